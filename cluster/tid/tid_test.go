@@ -31,7 +31,7 @@ func TestFromTime(t *testing.T) {
 
 func TestTime(t *testing.T) {
 	for in, want := range map[TID]string{
-		0x03f594581aaaaaaa: "2024-01-02 03:04:06.25",
+		0x03f594581aaaaaaa: "2024-01-02 03:04:06.249999",
 		0x040d265c07e3a790: "2026-11-20 20:12:01.849048",
 		0x040d265a1099e841: "2026-11-20 20:10:03.890906",
 		0x040d265b8671e27b: "2026-11-20 20:11:31.510514",
