@@ -1,0 +1,309 @@
+// Package backend says what a database must do to be the storage of a NEO node.
+//
+// # Guarantees
+//
+// What was written before [Backend.Commit] returned survives the death of the
+// process and of the machine. What was written after the last Commit may be lost,
+// but only as a whole suffix of commits: there is never a rollback, an abort
+// deletes rows.
+//
+// Every method may be called concurrently. Writes are serialised by the backend.
+// [Backend.GetObject] and the other reads see everything written by calls that
+// returned before they began, committed or not, and need not wait for a Commit
+// that is under way.
+//
+// # Errors
+//
+// [ErrNonReadable], [ErrNotFound], [ErrNoSuchObject], [ErrUndoPacked] and
+// [ErrNotImplemented] are answers. Any other error means that the database can
+// no longer be trusted: the node must stop.
+package backend
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+var (
+	// ErrNonReadable reports a partition of which this node has no readable cell.
+	ErrNonReadable = errors.New("partition is not readable here")
+	// ErrNoSuchObject reports an object without any record.
+	ErrNoSuchObject = errors.New("object does not exist")
+	// ErrNotFound reports an object that exists but not at the time asked for,
+	// or a transaction that does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrUndoPacked reports that the record an undo refers to was packed away.
+	ErrUndoPacked = errors.New("the record to restore was packed away")
+	// ErrNotImplemented reports an operation that this backend cannot do.
+	ErrNotImplemented = errors.New("not implemented by this backend")
+	// ErrLocked reports a database that another process uses.
+	ErrLocked = errors.New("database is locked")
+)
+
+// CorruptError reports stored data that differs from its checksum. Retrying is
+// useless: another replica must answer, and the operator must know.
+type CorruptError struct {
+	Partition int
+	OID       tid.OID
+	TID       tid.TID
+	Detail    string
+}
+
+func (e *CorruptError) Error() string {
+	return "object " + e.OID.String() + " at " + e.TID.String() + " is corrupt: " + e.Detail
+}
+
+// DataID names a stored record. Zero with ok=false in this package's structs
+// means "no data" (the object is deleted at that revision); the id 0 is valid.
+type DataID struct {
+	ID int64
+	OK bool
+}
+
+// Object is one revision as stored.
+type Object struct {
+	Serial tid.TID
+	Next   tid.TID // following revision of the same object; Zero: none
+	proto.ObjectData
+	DataSerial tid.TID // earlier revision with the same data (undo); Zero: none
+}
+
+// Store is one object of a transaction.
+type Store struct {
+	OID        tid.OID
+	Data       DataID
+	DataSerial tid.TID // Zero: none
+}
+
+// Meta is the metadata of a transaction.
+type Meta struct {
+	User, Description, Extension []byte
+	Packed                       bool
+	TTID                         tid.TID
+	OIDs                         []tid.OID
+}
+
+// Config are the values that a database keeps for its node.
+type Config struct {
+	Name        string // "" in a new database
+	ID          proto.NodeID
+	PTID        proto.Opt[uint64]
+	Replicas    int
+	BackupTID   proto.Opt[tid.TID] // present, even Zero: in backup mode
+	TruncateTID proto.Opt[tid.TID]
+}
+
+// Cell is a row of the stored partition table. TID is meaningful for the node's
+// own OUT_OF_DATE cells: everything up to it is present.
+type Cell struct {
+	Partition int
+	ID        proto.NodeID
+	State     proto.CellState
+	TID       tid.TID
+}
+
+// LastIDs are over readable partitions. Absent values: nothing there.
+type LastIDs struct {
+	TID   proto.Opt[tid.TID]
+	OID   proto.Opt[tid.OID]
+	First tid.TID // tid.Max if there is none
+}
+
+// Backend is a database of one storage node.
+type Backend interface {
+	Administration
+	PartitionTable
+	Reading
+	Storing
+	Committing
+	Replicating
+	Packing
+}
+
+// Administration opens, describes and closes.
+type Administration interface {
+	// Close commits what is pending and releases the lock on the database.
+	Close() error
+	// Erase drops all tables and creates them again, empty.
+	Erase() error
+	Config() (Config, error)
+	SetName(name string) error   // commits
+	SetID(id proto.NodeID) error // rewrites rows of the old id; commits
+	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
+	SetBackupTID(proto.Opt[tid.TID]) error
+	SetTruncateTID(proto.Opt[tid.TID]) error
+	// Topology returns the path that tells devices apart: host name, device number.
+	Topology() []string
+	// Commit makes everything written so far durable.
+	Commit() error
+}
+
+// PartitionTable keeps the node's copy of the partition table.
+type PartitionTable interface {
+	// Cells returns the stored table.
+	Cells() ([]Cell, error)
+	// ChangePartitionTable stores changes; reset replaces the whole table. It
+	// does not commit. lastPack is the pack id given to new cells of this node
+	// that are not readable. An own cell that becomes OUT_OF_DATE keeps the
+	// greatest TID up to which it is known complete.
+	ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error
+	// SetCellTID records that an own OUT_OF_DATE cell is complete up to t.
+	SetCellTID(partition int, t tid.TID) error
+	// SetReplicated makes one partition readable for LastTID of its objects,
+	// until the next ChangePartitionTable: it is complete, but not yet declared so.
+	SetReplicated(partition int)
+	// LastTIDs returns the greatest TIDs among the transactions and among the
+	// records of one partition, Zero if there is none. No readability needed.
+	LastTIDs(partition int) (trans, obj tid.TID, err error)
+}
+
+// Reading answers questions about committed data. Except where said, it needs a
+// readable cell: ErrNonReadable.
+type Reading interface {
+	// GetObject returns the revision at exactly At, or the last one before
+	// Before, or the last one. ErrNoSuchObject, ErrNotFound.
+	GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (Object, error)
+	// LastObjectTID returns the last revision of an object, absent if it has none.
+	LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error)
+	// Transaction returns metadata. ErrNotFound.
+	Transaction(t tid.TID) (Meta, error)
+	// FinalTID returns the TID under which ttid was committed, if it was.
+	FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error)
+	LastIDs() (LastIDs, error)
+	// TIDs returns TIDs of the given partitions in descending order, without
+	// the first skip, at most n.
+	TIDs(partitions []int, skip, n int) ([]tid.TID, error)
+	// TIDsFrom returns the TIDs in [min, max] of a partition, ascending, at most
+	// n if n > 0. No readability needed.
+	TIDsFrom(partition int, min, max tid.TID, n int) ([]tid.TID, error)
+	// History returns revisions, newest first. Empty if the object has none.
+	History(oid tid.OID, skip, n int) ([]proto.Revision, error)
+	// OIDsFrom returns objects that exist at a TID. Next is absent at the end.
+	OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error)
+	// UndoHistory returns whether the object has a record at undone, the
+	// revision before it, and the revisions after it, ascending, with their
+	// DataSerial.
+	UndoHistory(oid tid.OID, undone tid.TID) (UndoHistory, error)
+}
+
+// UndoHistory is what [Reading.UndoHistory] finds.
+type UndoHistory struct {
+	Found bool
+	Prev  proto.Opt[tid.TID]
+	Later []Later
+}
+
+// Later is a revision after the one to undo.
+type Later struct {
+	TID        tid.TID
+	DataSerial tid.TID // Zero: none
+}
+
+// Storing takes data of transactions in progress. Nothing here commits.
+type Storing interface {
+	// HoldData stores a record and protects it until ReleaseData. With
+	// dataSerial, the data of that revision of oid is shared; if it is gone:
+	// ErrUndoPacked when the partition is readable, else d is stored. ZeroHash
+	// gives a DataID that is not OK. The backend may keep the row in memory until
+	// it is needed; d.Data must not change after the call.
+	HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (DataID, error)
+	// ReleaseData ends the protection of records; with prune, those that no
+	// record refers to are deleted.
+	ReleaseData(ids []DataID, prune bool) error
+	// LoadData returns held data.
+	LoadData(id DataID) (proto.ObjectData, error)
+}
+
+// Committing is the two-phase commit.
+type Committing interface {
+	// Vote writes the objects of a transaction, and its metadata if meta is not
+	// nil, and its pack order if pack is not nil, to the temporary tables. The
+	// caller commits before it answers.
+	Vote(ttid tid.TID, stores []Store, meta *Meta, pack *proto.PackRequest) error
+	// Lock records the final TID next to the voted metadata (and approves the
+	// pack order). The caller commits before it answers.
+	Lock(ttid, final tid.TID, approvePack bool) error
+	// Unlock moves a transaction to the final tables and releases its data.
+	// meta, objects: which of both are here. It needs no commit of its own.
+	Unlock(ttid, final tid.TID, meta, objects, pack bool) error
+	// Abort deletes a voted transaction. Its data are released by ReleaseData.
+	Abort(ttid tid.TID) error
+	// Unfinished returns every transaction in the temporary tables, with its
+	// final TID if it was locked.
+	Unfinished() (map[tid.TID]proto.Opt[tid.TID], error)
+	// Validate commits a transaction found by Unfinished: Lock and Unlock,
+	// whichever of metadata and objects are here, approving its pack order. It commits.
+	Validate(ttid, final tid.TID) error
+	// DropUnfinished deletes every unfinished transaction, and pack orders that
+	// belong to no transaction. It commits.
+	DropUnfinished() error
+	// DropUnfinishedPartitions deletes what unfinished transactions have in these
+	// partitions, without releasing data.
+	DropUnfinishedPartitions(partitions []int) error
+	// Truncate deletes everything after the recorded truncate TID in the
+	// assigned cells, lowers the TID of outdated ones, forgets the order. It
+	// commits. Nothing happens if none is recorded.
+	Truncate() error
+}
+
+// Replicating feeds other nodes and is fed by them. No readability is checked.
+type Replicating interface {
+	// FetchObject returns one revision exactly, without Next. ErrNotFound.
+	FetchObject(oid tid.OID, t tid.TID) (Object, error)
+	// FetchTransaction returns metadata and its pack order. ErrNotFound.
+	FetchTransaction(t tid.TID) (Meta, *proto.PackState, error)
+	// RecordsFrom returns at most n records ordered by (TID, OID), from
+	// (min, minOID) to max inclusive.
+	RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]Key, error)
+	// AddTransaction stores metadata in the final tables. An equal row is accepted.
+	AddTransaction(t tid.TID, meta Meta, pack *proto.PackState) error
+	// AddObject stores a record in the final tables; if the revision named by
+	// dataSerial is gone, the data given is stored. An equal row is accepted.
+	AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) error
+	DeleteTransaction(t tid.TID) error
+	DeleteObject(oid tid.OID, t tid.TID) error
+	// CheckTIDs and CheckSerials digest ranges for the comparison of replicas: SHA-1 of
+	// decimal numbers joined by commas. n bounds the number of rows.
+	CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error)
+	CheckSerials(partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error)
+}
+
+// Key names one revision of one object.
+type Key struct {
+	TID tid.TID
+	OID tid.OID
+}
+
+// Packing deletes history, discarded partitions and orphans, slice by slice.
+type Packing interface {
+	// PackOrders returns the orders from an id on whose partition is readable
+	// here, of committed transactions only.
+	PackOrders(min tid.TID) ([]proto.PackOrder, error)
+	// SignPackOrders records decisions and returns the ids that are not here.
+	// changed tells whether the caller must commit.
+	SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, changed bool, err error)
+	// PackedIDs returns the last completed order of each own cell.
+	PackedIDs(upToDateOnly bool) (map[int]tid.TID, error)
+	SetPacked(partition int, id tid.TID) error
+	// LowerPacked makes the last completed order of a cell at most id.
+	LowerPacked(partition int, id tid.TID) error
+	// Pack packs at most about n records of a partition up to t, starting after
+	// the object after (absent: from the first), or the listed objects only. It
+	// returns the last object examined, absent when the partition is done, and
+	// the number of records deleted.
+	Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
+	// DropPartition deletes about n records of a partition that is not assigned
+	// to this node. done: nothing of it is left.
+	DropPartition(partition, n int) (done bool, err error)
+	// UnassignedPartitions yields partitions that may still have rows although
+	// they are not assigned to this node.
+	UnassignedPartitions() ([]int, error)
+	// Orphans yields stored data that nothing refers to.
+	Orphans(ctx context.Context) iter.Seq2[DataID, error]
+	// PruneData deletes those of the given data that nothing refers to.
+	PruneData(ids []DataID) (int, error)
+}
