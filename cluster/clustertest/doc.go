@@ -1,0 +1,7 @@
+// Package clustertest runs whole clusters in memory, under a seed, and compares
+// what their clients saw with a sequential model of ZODB.
+//
+// Nodes are the real ones; network, databases and time are simulated, so that
+// message delays, lost connections and dying clients come from the seed and a
+// failing run can be repeated.
+package clustertest
