@@ -1,0 +1,77 @@
+package proctest
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Cluster is a cluster of real processes with SQLite databases in one directory.
+type Cluster struct {
+	Name     string
+	Masters  string // address of the master
+	Admin    string // address of the admin
+	Dir      string
+	Master   *Process
+	Storages []*Process
+	AdminP   *Process
+}
+
+// Options shape a [Cluster].
+type Options struct {
+	Name       string // default "test"
+	Storages   int    // default 1
+	Partitions int    // default 4
+	Replicas   int
+	Extra      []string // more options for every node, such as TLS
+}
+
+// StartCluster starts a new cluster and waits until it is RUNNING.
+func StartCluster(t testing.TB, o Options) *Cluster {
+	t.Helper()
+	if o.Name == "" {
+		o.Name = "test"
+	}
+	o.Storages, o.Partitions = max(o.Storages, 1), max(o.Partitions, 4)
+	dir := t.TempDir()
+	c := &Cluster{
+		Name:    o.Name,
+		Dir:     dir,
+		Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+		Admin:   fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+	}
+	common := append([]string{"-c", o.Name, "-m", c.Masters}, o.Extra...)
+	with := func(args ...string) []string { return append(append([]string{}, common...), args...) }
+	c.Master = Start(t, "neomaster", with("-b", c.Masters, "-A", fmt.Sprint(o.Storages),
+		"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas))...)
+	for i := range o.Storages {
+		c.Storages = append(c.Storages, Start(t, "neostorage", with("-a", "SQLite",
+			"-d", filepath.Join(dir, fmt.Sprintf("s%d.sqlite", i+1)))...))
+	}
+	c.AdminP = Start(t, "neoadmin", with("-b", c.Admin)...)
+	c.WaitState(t, "RUNNING", 30*time.Second)
+	return c
+}
+
+// Nodes returns every process.
+func (c *Cluster) Nodes() []*Process { return append([]*Process{c.Master, c.AdminP}, c.Storages...) }
+
+// Ctl runs neoctl and returns what it printed.
+func (c *Cluster) Ctl(t testing.TB, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	return Run(t, "neoctl", append([]string{"-a", c.Admin}, args...)...)
+}
+
+// WaitState waits until the cluster reports a state.
+func (c *Cluster) WaitState(t testing.TB, want string, limit time.Duration) {
+	t.Helper()
+	var out, errOut string
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if out, errOut, _ = c.Ctl(t, "print", "cluster"); strings.TrimSpace(out) == want {
+			return
+		}
+	}
+	t.Fatalf("the cluster is not %s after %v: %s%s", want, limit, out, errOut)
+}
