@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/spf13/pflag"
+)
+
+// Text defines an option whose value is a text that is not empty.
+func Text(fs *pflag.FlagSet, p *string, name, short, def, usage string) {
+	*p = def
+	fs.VarP((*text)(p), name, short, usage)
+}
+
+// Path defines an option whose value is a path: ~ and ~user are expanded.
+func Path(fs *pflag.FlagSet, p *string, name, short, def, usage string) {
+	*p = def
+	fs.VarP((*path)(p), name, short, usage)
+}
+
+// Flag defines an option without value. In a file it is yes or no.
+func Flag(fs *pflag.FlagSet, p *bool, name, short string, usage string) {
+	fs.BoolVarP(p, name, short, false, usage)
+}
+
+// Texts defines an option that may be repeated. In a file its values are the
+// lines; those of the command line are added.
+func Texts(fs *pflag.FlagSet, p *[]string, name, short, usage string) {
+	fs.StringArrayVarP(p, name, short, nil, usage)
+}
+
+type text string
+
+func (t *text) Set(s string) error {
+	if s == "" {
+		return errors.New("value is empty")
+	}
+	*t = text(s)
+	return nil
+}
+func (t *text) String() string { return string(*t) }
+func (t *text) Type() string   { return "text" }
+
+type path string
+
+func (p *path) Set(s string) error {
+	if s == "" {
+		return errors.New("value is empty")
+	}
+	expanded, err := conf.ExpandUser(s)
+	*p = path(expanded)
+	return err
+}
+func (p *path) String() string { return string(*p) }
+func (p *path) Type() string   { return "path" }
+
+const (
+	requiredKey    = "required"
+	commandLineKey = "only on the command line"
+)
+
+// Required marks options that must be given, on the command line or in the file.
+func Required(fs *pflag.FlagSet, names ...string) { annotate(fs, requiredKey, names) }
+
+// CommandLineOnly marks options that a configuration file must not set.
+func CommandLineOnly(fs *pflag.FlagSet, names ...string) { annotate(fs, commandLineKey, names) }
+
+func annotate(fs *pflag.FlagSet, key string, names []string) {
+	for _, n := range names {
+		if err := fs.SetAnnotation(n, key, []string{"yes"}); err != nil {
+			panic(fmt.Sprintf("cli: %v", err)) // an option we did not define
+		}
+	}
+}
+
+// MergeFile gives the options that were not on the command line the values that
+// a section of a configuration file has for them, and checks that the required
+// ones have got a value. An empty path means no file. The key of an option is its
+// long name with _ for -; keys that are no option are ignored, since one file
+// serves all kinds of nodes. Errors say where the value came from.
+func MergeFile(fs *pflag.FlagSet, file, section string) error {
+	if file != "" {
+		f, err := conf.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		s, err := f.Section(section)
+		if err != nil {
+			return err
+		}
+		if err := mergeSection(fs, s, file, section); err != nil {
+			return err
+		}
+	}
+	var missing []string
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[requiredKey] != nil && !f.Changed {
+			missing = append(missing, "--"+f.Name)
+		}
+	})
+	if missing != nil {
+		return Usagef("required and neither on the command line nor in a configuration file: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func mergeSection(fs *pflag.FlagSet, s *conf.Section, file, section string) error {
+	var errs []error
+	fs.VisitAll(func(f *pflag.Flag) {
+		key := strings.ReplaceAll(f.Name, "-", "_")
+		if !s.Has(key) {
+			return
+		}
+		if err := mergeOption(f, s, key); err != nil {
+			errs = append(errs, fmt.Errorf("%s: section %q: key %q: %w", file, section, key, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func mergeOption(f *pflag.Flag, s *conf.Section, key string) error {
+	if f.Annotations[commandLineKey] != nil {
+		return errors.New("only allowed on the command line")
+	}
+	if list, ok := f.Value.(pflag.SliceValue); ok {
+		lines, err := s.List(key)
+		if err != nil {
+			return err
+		}
+		if f.Changed {
+			lines = append(lines, list.GetSlice()...)
+		}
+		f.Changed = true
+		return list.Replace(slices.Clip(lines))
+	}
+	if f.Changed {
+		return nil
+	}
+	value, _, err := s.Get(key)
+	if err != nil {
+		return err
+	}
+	if f.Value.Type() == "bool" {
+		b, err := conf.ParseBool(value)
+		if err != nil {
+			return err
+		}
+		value = fmt.Sprint(b)
+	}
+	if err := f.Value.Set(value); err != nil {
+		return err
+	}
+	f.Changed = true
+	return nil
+}

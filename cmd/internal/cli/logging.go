@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"strings"
+	"syscall"
+
+	"github.com/neozodb/neo/cluster/nodelog"
+	"github.com/spf13/pflag"
+)
+
+// Logging is the option group of whatever can keep a log.
+type Logging struct {
+	LogFile string // -l
+}
+
+// AddFlags defines -l.
+func (o *Logging) AddFlags(fs *pflag.FlagSet) {
+	Path(fs, &o.LogFile, "logfile", "l", "", "keep a log in this SQLite database")
+}
+
+// Log is where a command logs: to stderr from level WARNING on, and everything
+// to the log database if there is one.
+type Log struct {
+	*slog.Logger
+	File *nodelog.Log  // nil without log database
+	Node *nodelog.Node // of File, nil without: takes packets and the node's identity
+}
+
+// OpenLog opens the log of a command. Close it at the end.
+func (o *Logging) OpenLog(env *Env) (*Log, error) {
+	return o.openLog(env, nodelog.Config{Path: o.LogFile})
+}
+
+// OpenUnbufferedLog is OpenLog for a short command: everything is written at once.
+func (o *Logging) OpenUnbufferedLog(env *Env) (*Log, error) {
+	return o.openLog(env, nodelog.Config{Path: o.LogFile, Backlog: -1})
+}
+
+func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
+	stderr := nodelog.NewTextHandler(env.Stderr, slog.LevelWarn)
+	if o.LogFile == "" {
+		return &Log{Logger: slog.New(stderr)}, nil
+	}
+	file, err := nodelog.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	node := file.Node("")
+	return &Log{slog.New(slog.NewMultiHandler(stderr, node.Handler())), file, node}, nil
+}
+
+// Close writes what is still in memory.
+func (l *Log) Close() error { return l.File.Close() }
+
+// Crashed is to be deferred before the work of a command: it writes the backlog
+// when the goroutine panics, which goes on.
+func (l *Log) Crashed() {
+	if v := recover(); v != nil {
+		l.Error("crash, pre-mortem data follow", "panic", v, "goroutines", goroutines())
+		if err := l.File.Flush(); err != nil {
+			l.Error("log not written", "error", err)
+		}
+		panic(v)
+	}
+}
+
+// HandleSignals obeys the signals of NEO until ctx ends: SIGRTMIN writes the log
+// backlog, +1 reopens the log file, +2 logs the state of the node as dump writes
+// it, +3 logs what all goroutines do. dump may be nil. The result waits for the end.
+func (l *Log) HandleSignals(ctx context.Context, dump func(io.Writer)) (wait func()) {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, sigReopen, sigDump, sigDebug)
+	stopFlush := notifyFlush(c)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer stopFlush()
+		defer signal.Stop(c)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case sig := <-c:
+				if err := l.obey(sig, dump); err != nil {
+					l.Logger.LogAttrs(ctx, slog.LevelError, "signal", slog.Any("signal", sig), slog.Any("error", err))
+				}
+			}
+		}
+	}()
+	return func() { <-done }
+}
+
+// The signals of NEO, from SIGRTMIN as the C library has it.
+const (
+	sigFlush  = syscall.Signal(34)
+	sigReopen = syscall.Signal(35)
+	sigDump   = syscall.Signal(36)
+	sigDebug  = syscall.Signal(37)
+)
+
+func (l *Log) obey(sig os.Signal, dump func(io.Writer)) error {
+	switch sig {
+	case sigFlush:
+		return l.File.Flush()
+	case sigReopen:
+		return l.File.Reopen()
+	case sigDump:
+		if dump == nil {
+			return errors.New("this command has no state to show")
+		}
+		var b strings.Builder
+		dump(&b)
+		l.Info("state\n" + b.String())
+	case sigDebug:
+		l.Info("goroutines\n" + goroutines())
+	}
+	return l.File.Flush()
+}
+
+func goroutines() string {
+	var b strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&b, 2); err != nil {
+		return err.Error()
+	}
+	return b.String()
+}

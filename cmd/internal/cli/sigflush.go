@@ -1,0 +1,5 @@
+package cli
+
+import "os"
+
+func notifyFlush(c chan<- os.Signal) func() { return func() {} }
