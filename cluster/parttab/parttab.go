@@ -133,12 +133,27 @@ func (t *Table) Operational(running func(proto.NodeID) bool) bool {
 }
 
 // ReadableNodes returns the ids of the nodes that hold a readable cell, sorted.
-func (t *Table) ReadableNodes() []proto.NodeID {
+func (t *Table) ReadableNodes() []proto.NodeID { return t.nodes(proto.CellState.Readable) }
+
+func idText(ptid proto.Opt[uint64]) string {
+	if !ptid.OK {
+		return "None"
+	}
+	return fmt.Sprint(ptid.V)
+}
+
+// Nodes returns the ids of all nodes with cells, sorted.
+func (t *Table) Nodes() []proto.NodeID {
+	return t.nodes(func(proto.CellState) bool { return true })
+}
+
+// nodes returns the ids of the nodes with a cell in a wanted state, sorted.
+func (t *Table) nodes(want func(proto.CellState) bool) []proto.NodeID {
 	seen := map[proto.NodeID]bool{}
 	var ids []proto.NodeID
 	for _, row := range t.rows {
 		for _, c := range row {
-			if c.State.Readable() && !seen[c.ID] {
+			if !seen[c.ID] && want(c.State) {
 				seen[c.ID] = true
 				ids = append(ids, c.ID)
 			}
@@ -146,11 +161,4 @@ func (t *Table) ReadableNodes() []proto.NodeID {
 	}
 	slices.Sort(ids)
 	return ids
-}
-
-func idText(ptid proto.Opt[uint64]) string {
-	if !ptid.OK {
-		return "None"
-	}
-	return fmt.Sprint(ptid.V)
 }
