@@ -136,7 +136,8 @@ type PackOrder struct {
 	Time     tid.TID   // pack up to here
 }
 
-// PackRequest is the pack order inside a commit: all objects if OIDs is empty.
+// PackRequest is the pack order inside a commit: all objects if OIDs is empty
+// (an empty list on the wire, which would mean none, is refused).
 type PackRequest struct {
 	OIDs []tid.OID
 	Time tid.TID
@@ -150,6 +151,8 @@ type ObjectData struct {
 	Data        []byte
 }
 
-// Value is an item of the "extra" map of RequestIdentification: one of []byte,
-// []Value, int64, bool, float64, nil, map[string]Value.
+// Value is an item of the "extra" map of RequestIdentification or of
+// NotifyMonitorInformation: one of []byte, []Value, int64, bool, float64, nil,
+// map[string]Value, ClusterState, map[CellState]int, or else [Raw]. A sender may
+// also use string, int, []string and []int.
 type Value any
