@@ -1,0 +1,62 @@
+package fsformat
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// ErrNotFound reports that an object did not exist at the requested time: it
+// never did, was deleted, or its creation was undone. Python's POSKeyError.
+var ErrNotFound = errors.New("not found")
+
+// CorruptError reports bytes of a Data.fs that no writer leaves there. Retrying
+// is useless; [Salvage] recovers what is intact.
+type CorruptError struct {
+	File    string
+	Offset  int64   // of the record at fault
+	TID     tid.TID // of the transaction; 0 if not known
+	OID     tid.OID // of the object, if HasOID
+	HasOID  bool
+	Problem string
+}
+
+func (e *CorruptError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: offset %d: ", e.File, e.Offset)
+	e.describe(&b)
+	return b.String()
+}
+
+func (e *CorruptError) describe(b *strings.Builder) {
+	if e.TID != 0 {
+		fmt.Fprintf(b, "transaction %v: ", e.TID)
+	}
+	if e.HasOID {
+		fmt.Fprintf(b, "object %v: ", e.OID)
+	}
+	b.WriteString(e.Problem)
+}
+
+func (r *Reader) corrupt(offset int64, t tid.TID, format string, args ...any) *CorruptError {
+	return &CorruptError{File: r.name, Offset: offset, TID: t, Problem: fmt.Sprintf(format, args...)}
+}
+
+func (r *Reader) corruptRecord(h *RecordHeader, t tid.TID, format string, args ...any) *CorruptError {
+	return &CorruptError{
+		File: r.name, Offset: h.Pos, TID: t, OID: h.OID, HasOID: true,
+		Problem: fmt.Sprintf(format, args...),
+	}
+}
+
+// MagicError reports a file that is no Data.fs.
+type MagicError struct {
+	File string
+	Got  []byte // the first bytes, at most 4
+}
+
+func (e *MagicError) Error() string {
+	return fmt.Sprintf("%s: not a Data.fs: it begins with %q, want \"FS30\" or \"FS21\"", e.File, e.Got)
+}

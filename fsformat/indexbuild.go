@@ -1,0 +1,76 @@
+package fsformat
+
+import (
+	"context"
+)
+
+// Progress is told how far a long piece of work is: the position reached in the
+// file, every few megabytes. nil is allowed.
+type Progress func(pos int64)
+
+// progressStep is how many bytes lie between two calls of a Progress, and between
+// two looks at the context.
+const progressStep = 4 << 20
+
+// BuildIndex reads the whole file and returns its index. It checks all that the
+// heads of transactions and records let it check.
+func (r *Reader) BuildIndex(ctx context.Context, progress Progress) (*Index, error) {
+	x := NewIndex()
+	return x, r.extendIndex(ctx, x, progress)
+}
+
+// extendIndex adds to x what the file has after x.End.
+func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress) error {
+	s := r.newScanner(x.End, x.LastTID)
+	var rec RecordHeader
+	report := x.End
+	for {
+		h, err := s.next()
+		if err != nil {
+			return err
+		}
+		if h == nil {
+			x.End = s.pos
+			return nil
+		}
+		if h.Pos >= report {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(h.Pos)
+			}
+			report = h.Pos + progressStep
+		}
+		if h.Status != statusUndone {
+			for pos := h.First(); ; pos = rec.End() {
+				ok, err := s.record(h, pos, &rec)
+				if err != nil {
+					return err
+				}
+				if !ok {
+					break
+				}
+				x.Set(rec.OID, pos)
+			}
+			x.LastTID = h.TID
+		}
+		if err := s.trailer(h); err != nil {
+			return err
+		}
+		x.End = h.End()
+	}
+}
+
+// SetIndex gives the reader the index that loads and histories need.
+func (r *Reader) SetIndex(x *Index) { r.index = x }
+
+// Index returns the index the reader uses, nil if it has none.
+func (r *Reader) Index() *Index { return r.index }
+
+// UseIndex gives the reader the index stored in a file (default: NAME.index),
+// completed with what the data file has after it, or a new one.
+func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (unusable error, err error) {
+	r.index, err = r.BuildIndex(ctx, progress)
+	return nil, err
+}

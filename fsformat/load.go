@@ -1,0 +1,240 @@
+package fsformat
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// recordAt reads the head of the data record at pos, which may be anywhere: the
+// error is without offset and says why there can be no record.
+func (r *Reader) recordAt(pos int64, rec *RecordHeader) error {
+	var b [recHeaderLen + pointerLen]byte
+	n := min(int64(len(b)), r.size-pos)
+	if n < recHeaderLen || pos < minRecordPos {
+		return fmt.Errorf("position %d is no place for a record", pos)
+	}
+	if err := readFull(r.r, b[:n], pos); err != nil {
+		return err
+	}
+	*rec = parseRecordHeader(b[:], pos)
+	switch {
+	case rec.versions != 0:
+		return fmt.Errorf("there is no data record at %d", pos)
+	case rec.TxnPos < magicLen || rec.TxnPos > pos-txnHeaderLen:
+		return fmt.Errorf("there is no data record at %d: its transaction would be at %d", pos, uint64(rec.TxnPos))
+	case rec.DataLen < 0 || rec.DataLen > r.size-pos-recHeaderLen || rec.DataLen == 0 && n < int64(len(b)):
+		return fmt.Errorf("there is no data record at %d: its %d bytes of data would pass the end of the file", pos, uint64(rec.DataLen))
+	}
+	if rec.DataLen == 0 {
+		rec.Back = int64(binary.BigEndian.Uint64(b[recHeaderLen:]))
+	}
+	return nil
+}
+
+// follow reads the record that the back-pointer of rec leads to.
+func (r *Reader) follow(rec, target *RecordHeader) error {
+	oid, pos, t := rec.OID, rec.Pos, rec.TID
+	from := *rec
+	if rec.Back < minRecordPos || rec.Back >= pos {
+		return r.corruptRecord(&from, t, "its back-pointer leads to %d, where no earlier record can be", uint64(rec.Back))
+	}
+	if err := r.recordAt(rec.Back, target); err != nil {
+		return r.corruptRecord(&from, t, "its back-pointer: %v", err)
+	}
+	if target.OID != oid {
+		return r.corruptRecord(&from, t, "its back-pointer leads to %d, a record of object %v", target.Pos, target.OID)
+	}
+	if target.TID >= t {
+		return r.corruptRecord(&from, t, "its back-pointer leads to %d, a record of transaction %v", target.Pos, target.TID)
+	}
+	return nil
+}
+
+// previous reads the record before rec of the same object. It returns false if
+// there is none.
+func (r *Reader) previous(rec, prev *RecordHeader) (bool, error) {
+	from := *rec
+	if from.Prev == 0 {
+		return false, nil
+	}
+	if from.Prev < minRecordPos || from.Prev >= from.Pos {
+		return false, r.corruptRecord(&from, from.TID, "its previous record is at %d, where no earlier record can be", uint64(from.Prev))
+	}
+	if err := r.recordAt(from.Prev, prev); err != nil {
+		return false, r.corruptRecord(&from, from.TID, "its previous record: %v", err)
+	}
+	if prev.OID != from.OID {
+		return false, r.corruptRecord(&from, from.TID, "its previous record, at %d, is one of object %v", prev.Pos, prev.OID)
+	}
+	if prev.TID >= from.TID {
+		return false, r.corruptRecord(&from, from.TID, "its previous record, at %d, is of transaction %v", prev.Pos, prev.TID)
+	}
+	return true, nil
+}
+
+// resolve reads the data of a record, through as many back-pointers as needed,
+// into *buf, which grows. nil means that the object does not exist.
+func (r *Reader) resolve(rec *RecordHeader, buf *[]byte) ([]byte, error) {
+	cur := *rec
+	for cur.DataLen == 0 {
+		if cur.Back == 0 {
+			return nil, nil
+		}
+		var next RecordHeader
+		if err := r.follow(&cur, &next); err != nil {
+			return nil, err
+		}
+		cur = next
+	}
+	if int64(cap(*buf)) < cur.DataLen {
+		*buf = make([]byte, cur.DataLen)
+	}
+	b := (*buf)[:cur.DataLen:cur.DataLen]
+	if err := readFull(r.r, b, cur.DataPos()); err != nil {
+		return nil, fmt.Errorf("%s: reading the data of object %v in transaction %v at offset %d: %w", r.name, cur.OID, cur.TID, cur.Pos, err)
+	}
+	return b, nil
+}
+
+// current reads the head of the newest record of an object.
+func (r *Reader) current(oid tid.OID, rec *RecordHeader) error {
+	if r.index == nil {
+		return fmt.Errorf("%s: loading object %v: no index, call UseIndex first", r.name, oid)
+	}
+	pos, ok := r.index.Get(oid)
+	if !ok {
+		return fmt.Errorf("%s: object %v: %w", r.name, oid, ErrNotFound)
+	}
+	if err := r.recordAt(pos, rec); err != nil {
+		return &CorruptError{File: r.name, Offset: pos, OID: oid, HasOID: true, Problem: "the index is wrong: " + err.Error()}
+	}
+	if rec.OID != oid {
+		return &CorruptError{File: r.name, Offset: pos, OID: oid, HasOID: true, Problem: fmt.Sprintf("the index is wrong: it leads to a record of object %v", rec.OID)}
+	}
+	return nil
+}
+
+// Load returns the present data of an object and the transaction that made it so.
+// The error is [ErrNotFound] if it does not exist. [Reader.UseIndex] must have
+// been called before, as for all that follows.
+func (r *Reader) Load(oid tid.OID) (data []byte, at tid.TID, err error) {
+	data, at, _, err = r.LoadBefore(oid, tid.Max)
+	return data, at, err
+}
+
+// LoadBefore returns the data of an object as it was just before a transaction,
+// the transaction that made it so, and the one that ended it (0: it is current).
+// The error is [ErrNotFound] if the object did not exist then.
+func (r *Reader) LoadBefore(oid tid.OID, before tid.TID) (data []byte, at, end tid.TID, err error) {
+	var rec, prev RecordHeader
+	if err := r.current(oid, &rec); err != nil {
+		return nil, 0, 0, err
+	}
+	for rec.TID >= before {
+		end = rec.TID
+		ok, err := r.previous(&rec, &prev)
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		if !ok {
+			return nil, 0, 0, fmt.Errorf("%s: object %v before transaction %v: %w", r.name, oid, before, ErrNotFound)
+		}
+		rec = prev
+	}
+	var buf []byte
+	if data, err = r.resolve(&rec, &buf); err != nil {
+		return nil, 0, 0, err
+	}
+	if data == nil {
+		return nil, rec.TID, end, fmt.Errorf("%s: object %v, deleted or its creation undone by transaction %v: %w", r.name, oid, rec.TID, ErrNotFound)
+	}
+	return data, rec.TID, end, nil
+}
+
+// LoadSerial returns the data that a transaction gave to an object. The error is
+// [ErrNotFound] if it did not touch it, or made it disappear.
+func (r *Reader) LoadSerial(oid tid.OID, at tid.TID) ([]byte, error) {
+	data, got, _, err := r.LoadBefore(oid, at+1)
+	if err == nil && got != at {
+		return nil, fmt.Errorf("%s: object %v in transaction %v: %w", r.name, oid, at, ErrNotFound)
+	}
+	return data, err
+}
+
+// Revision is one entry of the history of an object.
+type Revision struct {
+	RecordHeader
+	DataTID tid.TID // one hop along the back-pointer; 0 if there is none
+}
+
+// History returns the revisions of an object, newest first, at most max of them
+// if max > 0. Deletions are revisions. What a pack has hidden is not found.
+func (r *Reader) History(ctx context.Context, oid tid.OID, max int) ([]Revision, error) {
+	var out []Revision
+	var rec, other RecordHeader
+	if err := r.current(oid, &rec); err != nil {
+		return nil, err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		rev := Revision{RecordHeader: rec}
+		if rec.DataLen == 0 && rec.Back != 0 {
+			if err := r.follow(&rec, &other); err != nil {
+				return out, err
+			}
+			rev.DataTID = other.TID
+		}
+		out = append(out, rev)
+		if max > 0 && len(out) == max {
+			return out, nil
+		}
+		ok, err := r.previous(&rec, &other)
+		if err != nil || !ok {
+			return out, err
+		}
+		rec = other
+	}
+}
+
+// Undoable is an entry of the undo log: a transaction that may be undone.
+type Undoable struct {
+	TID                          tid.TID
+	Size                         int64 // of the transaction record
+	User, Description, Extension []byte
+}
+
+// UndoLog returns count transactions that may be undone, newest first, after
+// skipping the first ones. It ends at the first packed transaction.
+func (r *Reader) UndoLog(ctx context.Context, skip, count int) ([]Undoable, error) {
+	var out []Undoable
+	if count <= 0 {
+		return nil, nil
+	}
+	for t, err := range r.Backwards(ctx) {
+		if err != nil {
+			return out, err
+		}
+		if t.Status == txn.Packed {
+			break
+		}
+		if skip > 0 {
+			skip--
+			continue
+		}
+		meta := append([]byte(nil), t.User...)
+		meta = append(meta, t.Description...)
+		meta = append(meta, t.Extension...)
+		u, d := len(t.User), len(t.User)+len(t.Description)
+		out = append(out, Undoable{t.TID, t.Head.Len, meta[:u:u], meta[u:d:d], meta[d:]})
+		if len(out) == count {
+			break
+		}
+	}
+	return out, nil
+}
