@@ -1,0 +1,170 @@
+package sqldb
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Keys of table config.
+const (
+	keyVersion  = "version"
+	keyName     = "name"
+	keyID       = "nid"
+	keyPTID     = "ptid"
+	keyReplicas = "replicas"
+	keyBackup   = "backup_tid"
+	keyTruncate = "truncate_tid"
+	keyImport   = "zodb"
+)
+
+func readConfig(c *Conn) (map[string]string, error) {
+	m := map[string]string{}
+	err := c.Each("SELECT name, value FROM config", func(r *Row) error {
+		if !r.Null(1) {
+			m[r.Text(0)] = r.Text(1)
+		}
+		return nil
+	})
+	return m, err
+}
+
+func setConfig(c *Conn, key string, value proto.Opt[string]) error {
+	var err error
+	if value.OK {
+		_, err = c.Exec("REPLACE INTO config (name, value) VALUES (?, ?)", key, value.V)
+	} else {
+		_, err = c.Exec("DELETE FROM config WHERE name = ?", key)
+	}
+	return err
+}
+
+// Config implements [backend.Administration].
+func (db *DB) Config() (backend.Config, error) {
+	var cfg backend.Config
+	err := db.readMain(func(c *Conn) error {
+		m, err := readConfig(c)
+		if err != nil {
+			return err
+		}
+		cfg, err = parseConfig(m)
+		if err != nil {
+			err = fmt.Errorf("database %s: %w", db.d.Name(), err)
+		}
+		return err
+	})
+	return cfg, err
+}
+
+func parseConfig(m map[string]string) (backend.Config, error) {
+	cfg := backend.Config{Name: m[keyName]}
+	number := func(key string, bits int) (int64, bool, error) {
+		s, ok := m[key]
+		if !ok {
+			return 0, false, nil
+		}
+		n, err := strconv.ParseInt(s, 10, bits)
+		if err != nil {
+			return 0, false, fmt.Errorf("configuration value %s is %q: %w", key, s, err)
+		}
+		return n, true, nil
+	}
+	moment := func(key string) (proto.Opt[tid.TID], error) {
+		s, ok := m[key]
+		if !ok {
+			return proto.Opt[tid.TID]{}, nil
+		}
+		t, err := tid.Parse(s)
+		if err != nil {
+			return proto.Opt[tid.TID]{}, fmt.Errorf("configuration value %s: %w", key, err)
+		}
+		return proto.Some(t), nil
+	}
+	id, _, err := number(keyID, 32)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.ID = proto.NodeID(id)
+	ptid, ok, err := number(keyPTID, 64)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.PTID = proto.Opt[uint64]{V: uint64(ptid), OK: ok}
+	replicas, _, err := number(keyReplicas, 32)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Replicas = int(replicas)
+	if cfg.BackupTID, err = moment(keyBackup); err != nil {
+		return cfg, err
+	}
+	cfg.TruncateTID, err = moment(keyTruncate)
+	return cfg, err
+}
+
+func (db *DB) setMoment(key string, t proto.Opt[tid.TID]) error {
+	return db.write(func(c *Conn) error {
+		return setConfig(c, key, proto.Opt[string]{V: t.V.String(), OK: t.OK})
+	})
+}
+
+// SetBackupTID implements [backend.Administration].
+func (db *DB) SetBackupTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyBackup, t) }
+
+// SetTruncateTID implements [backend.Administration].
+func (db *DB) SetTruncateTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyTruncate, t) }
+
+// SetName implements [backend.Administration].
+func (db *DB) SetName(name string) error {
+	err := db.write(func(c *Conn) error { return setConfig(c, keyName, proto.Some(name)) })
+	if err != nil {
+		return err
+	}
+	return db.Commit()
+}
+
+// SetID implements [backend.Administration].
+func (db *DB) SetID(id proto.NodeID) error {
+	old := db.layout.Load().id
+	err := db.write(func(c *Conn) error {
+		if old != 0 && old != id {
+			// A row that the new id already has is of another time.
+			q := "DELETE FROM pt WHERE nid = ? AND `partition` IN (SELECT `partition` FROM (SELECT `partition` FROM pt WHERE nid = ?) AS x)"
+			if _, err := c.Exec(q, int64(id), int64(old)); err != nil {
+				return err
+			}
+			if _, err := c.Exec("UPDATE pt SET nid = ? WHERE nid = ?", int64(id), int64(old)); err != nil {
+				return err
+			}
+		}
+		if err := setConfig(c, keyID, proto.Some(strconv.Itoa(int(id)))); err != nil {
+			return err
+		}
+		return db.loadLayout()
+	})
+	if err != nil {
+		return err
+	}
+	return db.Commit()
+}
+
+// ImportState returns the state of an import into this database, absent if it is
+// the destination of none.
+func (db *DB) ImportState() (proto.Opt[string], error) {
+	var state proto.Opt[string]
+	err := db.readMain(func(c *Conn) error {
+		return c.Each("SELECT value FROM config WHERE name = ?", func(r *Row) error {
+			state = proto.Opt[string]{V: r.Text(0), OK: !r.Null(0)}
+			return nil
+		}, keyImport)
+	})
+	return state, err
+}
+
+// SetImportState records the state of an import. It does not commit.
+func (db *DB) SetImportState(state proto.Opt[string]) error {
+	return db.write(func(c *Conn) error { return setConfig(c, keyImport, state) })
+}

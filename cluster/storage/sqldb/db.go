@@ -1,0 +1,419 @@
+package sqldb
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Options configure a DB. A zero field takes the documented default.
+type Options struct {
+	Dedup bool         // a new table of data keeps equal records once
+	Log   *slog.Logger // default: discard
+}
+
+// DB is a [backend.Backend] in an SQL database.
+type DB struct {
+	d     Dialect
+	log   *slog.Logger
+	dedup bool // asked for when the table of data is created
+
+	// w is held while the writing connection is used. It comes before m.
+	w     sync.Mutex
+	conn  *Conn
+	begun bool // there is an SQL transaction
+	topology []string
+	drop  map[int]bool // partitions to be dropped
+
+	pool   pool
+	layout atomic.Pointer[layout]
+	unique atomic.Bool // data has a unique index on (hash, compression)
+
+	// m guards what follows. It is never held while SQL runs.
+	m      sync.RWMutex
+	err    error // after the first failed write, or Close
+	held   map[int64]int
+	next   map[int]int64 // next data id of each partition
+	buf    buffer
+	txns   map[tid.TID]*transaction // voted, not yet unlocked
+	queue  []*transaction           // those with something to write
+	direct direct
+	recent overlay // changes since the last commit
+	saving overlay // changes that a commit under way makes durable
+}
+
+var _ backend.Backend = (*DB)(nil)
+
+// errClosed answers calls after Close.
+var errClosed = errors.New("database is closed")
+
+// Open opens a database with its tables, creating or migrating them.
+func Open(d Dialect, o Options) (*DB, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c, err := Connect(d, Writer)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	db := &DB{d: d, log: o.Log, dedup: o.Dedup, conn: c}
+	db.pool.open = func() (*Conn, error) { return Connect(d, Reader) }
+	db.pool.limit = d.Readers()
+	db.pool.cond.L = &db.pool.m
+	err = db.setup()
+	if err == nil {
+		db.topology, err = d.Topology(c)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.Close(), d.Close())
+	}
+	return db, nil
+}
+
+// reset empties what is kept in memory. The caller holds w.
+func (db *DB) reset() {
+	db.m.Lock()
+	defer db.m.Unlock()
+	db.held = map[int64]int{}
+	db.next = map[int]int64{}
+	db.buf = newBuffer()
+	db.txns = map[tid.TID]*transaction{}
+	db.queue = nil
+	db.direct = direct{}
+	db.recent = newOverlay()
+	db.saving = newOverlay()
+	db.drop = map[int]bool{}
+}
+
+func (db *DB) setup() error {
+	db.reset()
+	if err := db.create(); err != nil {
+		return err
+	}
+	if err := db.commitSQL(); err != nil {
+		return err
+	}
+	unique, err := db.d.Deduplicates(db.conn)
+	if err != nil {
+		return err
+	}
+	db.unique.Store(unique)
+	held := map[int64]int{}
+	err = db.conn.Each("SELECT data_id, COUNT(*) FROM tobj WHERE data_id IS NOT NULL GROUP BY data_id", func(r *Row) error {
+		held[r.Int(0)] = int(r.Int(1))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	db.m.Lock()
+	db.held = held
+	db.m.Unlock()
+	return db.loadLayout()
+}
+
+// broken returns the error that ended the use of the database.
+func (db *DB) broken() error {
+	db.m.RLock()
+	defer db.m.RUnlock()
+	return db.err
+}
+
+// fail remembers an error after which nothing can be trusted.
+func (db *DB) fail(err error) error {
+	if err == nil || answer(err) {
+		return err
+	}
+	db.m.Lock()
+	defer db.m.Unlock()
+	if db.err == nil {
+		db.err = err
+	}
+	return err
+}
+
+// answer reports an error that is only an answer to the caller.
+func answer(err error) bool {
+	return errors.Is(err, backend.ErrNonReadable) || errors.Is(err, backend.ErrNotFound) ||
+		errors.Is(err, backend.ErrNoSuchObject) || errors.Is(err, backend.ErrUndoPacked) ||
+		errors.Is(err, backend.ErrNotImplemented)
+}
+
+// write runs f on the writing connection inside the SQL transaction, after
+// everything that waits in memory was written.
+func (db *DB) write(f func(c *Conn) error) error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	return db.writeLocked(f)
+}
+
+func (db *DB) writeLocked(f func(c *Conn) error) error {
+	if err := db.flush(); err != nil {
+		return err
+	}
+	if err := db.begin(); err != nil {
+		return db.fail(err)
+	}
+	return db.fail(f(db.conn))
+}
+
+// readMain runs f on the writing connection, which sees everything.
+func (db *DB) readMain(f func(c *Conn) error) error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	if err := db.flush(); err != nil {
+		return err
+	}
+	return f(db.conn)
+}
+
+// read runs f, which looks at nothing later than upTo, on a connection that sees
+// all of that.
+func (db *DB) read(upTo tid.TID, f func(c *Conn) error) error {
+	db.m.RLock()
+	err := db.err
+	dirty := upTo >= min(db.recent.from, db.saving.from)
+	db.m.RUnlock()
+	if err != nil {
+		return err
+	}
+	if dirty || db.pool.limit == 0 {
+		return db.readMain(f)
+	}
+	return db.pool.use(f)
+}
+
+// begin opens the SQL transaction. The caller holds w.
+func (db *DB) begin() error {
+	if q := db.d.Begin(); q != "" && !db.begun {
+		if _, err := db.conn.Exec(q); err != nil {
+			return err
+		}
+	}
+	db.begun = true
+	return nil
+}
+
+// commitSQL ends the SQL transaction. The caller holds w.
+func (db *DB) commitSQL() error {
+	if !db.begun {
+		return nil
+	}
+	for logged := false; ; {
+		_, err := db.conn.Exec("COMMIT")
+		if err == nil {
+			break
+		}
+		if !db.d.Transient(err) {
+			return err
+		}
+		if !logged {
+			db.log.Warn("commit delayed: another process uses the database", "database", db.d.Name())
+			logged = true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	db.begun = false
+	return nil
+}
+
+// Commit implements [backend.Administration].
+func (db *DB) Commit() error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	return db.commitLocked()
+}
+
+func (db *DB) commitLocked() error {
+	if err := db.flushInto(true); err != nil {
+		return err
+	}
+	if err := db.commitSQL(); err != nil {
+		return db.fail(err)
+	}
+	db.m.Lock()
+	db.saving = newOverlay()
+	db.m.Unlock()
+	return db.fail(db.d.AfterCommit(db.conn, db.pool.pause))
+}
+
+// Close implements [backend.Administration].
+func (db *DB) Close() error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	err := db.broken()
+	if errors.Is(err, errClosed) {
+		return nil
+	}
+	if err == nil {
+		err = db.commitLocked()
+	} else {
+		err = nil // returned to whoever wrote
+	}
+	db.m.Lock()
+	db.err = fmt.Errorf("%s: %w", db.d.Name(), errClosed)
+	db.m.Unlock()
+	return errors.Join(err, db.pool.close(), db.conn.Close(), db.d.Close())
+}
+
+// Erase implements [backend.Administration].
+func (db *DB) Erase() error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	if err := db.flush(); err != nil {
+		return err
+	}
+	if err := db.begin(); err != nil {
+		return db.fail(err)
+	}
+	if err := db.dropTables(); err != nil {
+		return db.fail(err)
+	}
+	return db.fail(db.setup())
+}
+
+// Topology implements [backend.Administration].
+func (db *DB) Topology() []string { return db.topology }
+
+// pool holds the reading connections, the one used last on top.
+type pool struct {
+	open   func() (*Conn, error)
+	limit  int
+	m      sync.Mutex
+	cond   sync.Cond
+	idle   []*Conn
+	opened int
+	paused bool
+	closed bool
+}
+
+func (p *pool) use(f func(c *Conn) error) error {
+	c, err := p.get()
+	if err != nil {
+		return err
+	}
+	defer p.put(c)
+	return f(c)
+}
+
+func (p *pool) get() (*Conn, error) {
+	p.m.Lock()
+	for p.paused || len(p.idle) == 0 && p.opened == p.limit {
+		p.cond.Wait()
+	}
+	if p.closed {
+		p.m.Unlock()
+		return nil, errClosed
+	}
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.m.Unlock()
+		return c, nil
+	}
+	p.opened++
+	p.m.Unlock()
+	c, err := p.open()
+	if err != nil {
+		p.m.Lock()
+		p.opened--
+		p.cond.Broadcast()
+		p.m.Unlock()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (p *pool) put(c *Conn) {
+	p.m.Lock()
+	p.idle = append(p.idle, c)
+	wake := p.paused || len(p.idle) == 1
+	p.m.Unlock()
+	if wake {
+		p.cond.Broadcast()
+	}
+}
+
+// pause runs f while no reading connection is in use.
+func (p *pool) pause(f func() error) error {
+	p.m.Lock()
+	for p.paused {
+		p.cond.Wait()
+	}
+	p.paused = true
+	for len(p.idle) < p.opened {
+		p.cond.Wait()
+	}
+	p.m.Unlock()
+	defer func() {
+		p.m.Lock()
+		p.paused = false
+		p.m.Unlock()
+		p.cond.Broadcast()
+	}()
+	return f()
+}
+
+// close waits for readers and closes their connections.
+func (p *pool) close() error {
+	return p.pause(func() error {
+		var errs []error
+		for _, c := range p.idle {
+			errs = append(errs, c.Close())
+		}
+		p.idle, p.opened, p.closed = nil, 0, true
+		return errors.Join(errs...)
+	})
+}
+
+// layout is what the node's copy of the partition table says. It never changes;
+// another one takes its place.
+type layout struct {
+	np         int
+	id         proto.NodeID
+	readable   []bool
+	assigned   []bool
+	replicated []bool // complete, but not yet declared so
+}
+
+// partition returns the partition of a readable object.
+func (l *layout) object(o tid.OID) (int, error) {
+	if l.np == 0 {
+		return 0, backend.ErrNonReadable
+	}
+	p := o.Partition(l.np)
+	if !l.readable[p] {
+		return 0, backend.ErrNonReadable
+	}
+	return p, nil
+}
+
+func (l *layout) transaction(t tid.TID) (int, error) { return l.object(tid.OID(t)) }
+
+func (l *layout) check(partition int) error {
+	if partition < 0 || partition >= l.np || !l.readable[partition] {
+		return backend.ErrNonReadable
+	}
+	return nil
+}
+
+// readables returns the readable partitions.
+func (l *layout) readables() []int {
+	var ps []int
+	for p, ok := range l.readable {
+		if ok {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// eachChunk is how many rows a long scan reads before it lets others go on.
+const eachChunk = 1000

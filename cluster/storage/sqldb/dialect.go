@@ -1,0 +1,80 @@
+package sqldb
+
+import "database/sql/driver"
+
+// Role is what a connection is for.
+type Role int
+
+const (
+	Writer Role = iota // the one connection that writes
+	Reader             // one of several that only read what is committed
+)
+
+// Table names, in the order of creation.
+const (
+	tConfig  = "config"
+	tPT      = "pt"
+	tPack    = "pack"
+	tTrans   = "trans"
+	tObj     = "obj"
+	tData    = "data"
+	tBigData = "bigdata"
+	tTTrans  = "ttrans"
+	tTObj    = "tobj"
+	tToDel   = "todel"
+)
+
+// Dialect is what differs between databases. Statements are written once, with
+// ? for parameters and these words, which Rewrite replaces:
+//
+//	{pk:T}, {tid:T}  after table T: hint to use its primary key, or its index tid
+//	INSERT{ignore}   insert the rows whose keys are not there yet
+type Dialect interface {
+	// Name names the database in messages: its file, or its address.
+	Name() string
+	// Connect opens a connection with all its settings. A Reader must not wait
+	// for the commit of the Writer.
+	Connect(Role) (driver.Conn, error)
+	// Readers is the greatest number of reading connections. 0: the database
+	// cannot be read beside the writer, which then reads too.
+	Readers() int
+	// OwnsBytes reports that the driver never writes again to the bytes it
+	// returned.
+	OwnsBytes() bool
+	Rewrite(query string) string
+	// Rows is the greatest number of rows of one INSERT, and Bytes of the values in it.
+	Rows() int
+	Bytes() int
+
+	// Begin is the statement that opens an SQL transaction, "" if the connection
+	// always has one open.
+	Begin() string
+	// DDLCommits reports that changes of the schema commit what was written.
+	DDLCommits() bool
+
+	// Tables returns the tables of the dialect, in the order of creation.
+	Tables() []string
+	// CreateTable returns the statement that creates a table under the name as,
+	// as "CREATE TABLE name (…)". dedup is for data only.
+	CreateTable(table, as string, dedup bool) string
+	// Indices returns the statements that create the indices of a table which are
+	// not part of CreateTable, IF NOT EXISTS.
+	Indices(table string, dedup bool) []string
+	// Columns returns the names of the columns of a table, none if it does not exist.
+	Columns(c *Conn, table string) ([]string, error)
+	// Deduplicates reports whether data has a unique index on (hash, compression).
+	Deduplicates(c *Conn) (bool, error)
+
+	// AfterCommit is called after each commit, with the writing connection idle.
+	// pause runs a function while nobody reads.
+	AfterCommit(c *Conn, pause func(f func() error) error) error
+	// Topology returns what tells devices apart: host name, device number.
+	Topology(c *Conn) ([]string, error)
+	// Transient reports an error of a commit that is worth retrying: somebody
+	// else holds the database for a moment.
+	Transient(err error) bool
+	// MaxPartition is the greatest partition number.
+	MaxPartition() int
+	// Close is called after the last connection was closed.
+	Close() error
+}

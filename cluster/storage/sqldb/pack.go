@@ -1,0 +1,301 @@
+package sqldb
+
+import (
+	"database/sql/driver"
+	"fmt"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+func scanPack(r *Row, id tid.TID) (*proto.PackState, error) {
+	p := &proto.PackState{Partial: r.Int(1) != 0, Time: tid.TID(r.Int(3))}
+	if !r.Null(0) {
+		p.Approved = proto.Some(r.Int(0) != 0)
+	}
+	if p.Partial {
+		oids, err := splitOIDs(r.Bytes(2))
+		if err != nil {
+			return nil, fmt.Errorf("pack order %v: %w", id, err)
+		}
+		p.OIDs = oids
+	}
+	return p, nil
+}
+
+// readPack returns the pack order of a transaction, nil if it has none.
+func readPack(c *Conn, id tid.TID) (*proto.PackState, error) {
+	var p *proto.PackState
+	_, err := c.One("SELECT approved, partial, oids, pack_tid FROM pack WHERE tid = ?", func(r *Row) (err error) {
+		p, err = scanPack(r, id)
+		return err
+	}, int64(id))
+	return p, err
+}
+
+// PackOrders implements [backend.Packing]. The orders of transactions that were
+// never finished do not count: the Python implementation leaves them behind.
+func (db *DB) PackOrders(min tid.TID) ([]proto.PackOrder, error) {
+	l := db.layout.Load()
+	var orders []proto.PackOrder
+	if l.np == 0 {
+		return nil, nil
+	}
+	q := "SELECT pack.approved, pack.partial, pack.oids, pack.pack_tid, pack.tid FROM pack" +
+		" JOIN trans ON trans.`partition` = pack.tid % ? AND trans.tid = pack.tid WHERE pack.tid >= ? ORDER BY pack.tid"
+	err := db.readMain(func(c *Conn) error {
+		return c.Each(q, func(r *Row) error {
+			id := tid.TID(r.Int(4))
+			if !l.readable[id.Partition(l.np)] {
+				return nil
+			}
+			p, err := scanPack(r, id)
+			if err != nil {
+				return err
+			}
+			orders = append(orders, proto.PackOrder{ID: id, Approved: p.Approved, Partial: p.Partial, OIDs: p.OIDs, Time: p.Time})
+			return nil
+		}, int64(l.np), clampTID(min))
+	})
+	return orders, err
+}
+
+// SignPackOrders implements [backend.Packing].
+func (db *DB) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, changed bool, err error) {
+	err = db.write(func(c *Conn) error {
+		for i, ids := range [][]tid.TID{rejected, approved} {
+			for _, id := range ids {
+				found, err := c.One("SELECT approved FROM pack WHERE tid = ?", func(r *Row) error { return nil }, int64(id))
+				if err != nil {
+					return err
+				}
+				if !found {
+					missing = append(missing, id)
+					continue
+				}
+				n, err := c.Exec("UPDATE pack SET approved = ? WHERE tid = ?", int64(i), int64(id))
+				if err != nil {
+					return err
+				}
+				changed = changed || n > 0
+			}
+		}
+		return nil
+	})
+	return missing, changed, err
+}
+
+// dropStrayPacks deletes pack orders of readable partitions that belong to no
+// transaction: they would stay for ever, and keep later orders from being
+// approved.
+func (db *DB) dropStrayPacks(c *Conn) error {
+	l := db.layout.Load()
+	if l.np == 0 {
+		return nil
+	}
+	var stray []tid.TID
+	q := "SELECT pack.tid FROM pack LEFT JOIN trans ON trans.`partition` = pack.tid % ? AND trans.tid = pack.tid WHERE trans.tid IS NULL"
+	err := c.Each(q, func(r *Row) error {
+		if id := tid.TID(r.Int(0)); l.readable[id.Partition(l.np)] {
+			stray = append(stray, id)
+		}
+		return nil
+	}, int64(l.np))
+	if err != nil {
+		return err
+	}
+	return c.execIn("DELETE FROM pack WHERE tid IN ", tidValues(stray))
+}
+
+// PackedIDs implements [backend.Packing].
+func (db *DB) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
+	ids := map[int]tid.TID{}
+	err := db.readMain(func(c *Conn) error {
+		return c.Each("SELECT `partition`, pack, tid FROM pt WHERE nid = ? AND pack IS NOT NULL", func(r *Row) error {
+			if !upToDateOnly || r.Int(2) == -int64(proto.UpToDate) {
+				ids[int(r.Int(0))] = tid.TID(r.Int(1))
+			}
+			return nil
+		}, int64(db.layout.Load().id))
+	})
+	return ids, err
+}
+
+// SetPacked implements [backend.Packing].
+func (db *DB) SetPacked(partition int, id tid.TID) error {
+	return db.write(func(c *Conn) error {
+		_, err := c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ?", int64(id), int64(partition), int64(db.layout.Load().id))
+		return err
+	})
+}
+
+// LowerPacked implements [backend.Packing].
+func (db *DB) LowerPacked(partition int, id tid.TID) error {
+	return db.write(func(c *Conn) error {
+		_, err := c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ? AND pack > ?",
+			int64(id), int64(partition), int64(db.layout.Load().id), int64(id))
+		return err
+	})
+}
+
+// packable is an object with history to drop.
+type packable struct {
+	oid  tid.OID
+	upTo tid.TID // records before this go
+}
+
+// Pack implements [backend.Packing].
+func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
+	l := db.layout.Load()
+	if partition < 0 || partition >= l.np {
+		return last, 0, backend.ErrNonReadable
+	}
+	n = max(n, 1)
+	if oids != nil {
+		var mine []tid.OID
+		for _, o := range oids {
+			if o.Partition(l.np) == partition && (!after.OK || o > after.V) {
+				mine = append(mine, o)
+			}
+		}
+		slices.Sort(mine)
+		mine = slices.Compact(mine)
+		if len(mine) == 0 {
+			return last, 0, nil
+		}
+		if len(mine) > n {
+			mine = mine[:n]
+			last = proto.Some(mine[n-1])
+		}
+		oids = mine
+	}
+	err = db.write(func(c *Conn) error {
+		var work []packable
+		if oids != nil {
+			for _, o := range oids {
+				if _, err := packables(c, packOne, 0, &work, int64(partition), int64(o), clampTID(t), int64(1), int64(partition)); err != nil {
+					return err
+				}
+			}
+		} else {
+			from := int64(0)
+			if after.OK {
+				from = int64(after.V) + 1
+			}
+			var err error
+			if last, err = packables(c, packMany, n, &work, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
+				return err
+			}
+		}
+		var ids []backend.DataID
+		for _, w := range work {
+			err := c.Each("SELECT DISTINCT data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? AND data_id IS NOT NULL", func(r *Row) error {
+				ids = append(ids, backend.DataID{ID: r.Int(0), OK: true})
+				return nil
+			}, int64(partition), int64(w.oid), int64(w.upTo))
+			if err != nil {
+				return err
+			}
+			k, err := c.Exec("DELETE FROM obj WHERE `partition` = ? AND oid = ? AND tid < ?", int64(partition), int64(w.oid), int64(w.upTo))
+			if err != nil {
+				return err
+			}
+			deleted += int(k)
+		}
+		_, err := db.prune(c, ids)
+		return err
+	})
+	return last, deleted, err
+}
+
+const (
+	packMany = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
+		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
+		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
+	packOne = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
+		" WHERE `partition` = ? AND oid = ? AND tid <= ? GROUP BY oid LIMIT ?) AS x" +
+		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid"
+)
+
+// packables appends the objects with history to drop. It examines about n
+// records and returns the last object examined unless all were.
+func packables(c *Conn, q string, n int, work *[]packable, args ...driver.Value) (last proto.Opt[tid.OID], err error) {
+	objects, records := 0, 0
+	err = c.Each(q, func(r *Row) error {
+		if n > 0 && records >= n {
+			return errStop // last is set: go on from there
+		}
+		objects++
+		records += int(r.Int(0))
+		w := packable{oid: tid.OID(r.Int(1)), upTo: tid.TID(r.Int(2))}
+		if r.Null(3) {
+			w.upTo++ // deleted: its last record goes, too
+			*work = append(*work, w)
+		} else if r.Int(0) > 1 {
+			*work = append(*work, w)
+		}
+		if n > 0 && (records >= n || objects >= n) {
+			last = proto.Some(w.oid)
+		}
+		return nil
+	}, args...)
+	return last, err
+}
+
+// DropPartition implements [backend.Packing].
+func (db *DB) DropPartition(partition, n int) (finished bool, err error) {
+	l := db.layout.Load()
+	if partition >= 0 && partition < l.np && l.assigned[partition] {
+		return true, nil
+	}
+	n = max(n, 1)
+	err = db.write(func(c *Conn) error {
+		if _, dropping := db.drop[partition]; !dropping {
+			finished = true // assigned again, or done
+			return nil
+		}
+		var keys []backend.Key
+		err := eachRecord(c, partition, 0, tid.Max, 0, n, func(t tid.TID, o tid.OID) {
+			keys = append(keys, backend.Key{TID: t, OID: o})
+		})
+		if err != nil {
+			return err
+		}
+		var ids []backend.DataID
+		for _, k := range keys {
+			if ids, err = deleteRecord(c, partition, k.OID, k.TID, ids); err != nil {
+				return err
+			}
+		}
+		if _, err := db.prune(c, ids); err != nil || len(keys) > 0 {
+			return err
+		}
+		if _, err := c.Exec("DELETE FROM trans WHERE `partition` = ?", int64(partition)); err != nil {
+			return err
+		}
+		if _, err := c.Exec("DELETE FROM pack WHERE tid % ? = ?", int64(l.np), int64(partition)); err != nil {
+			return err
+		}
+		delete(db.drop, partition)
+		finished = true
+		return nil
+	})
+	return finished, err
+}
+
+// UnassignedPartitions implements [backend.Packing].
+func (db *DB) UnassignedPartitions() ([]int, error) {
+	db.w.Lock()
+	defer db.w.Unlock()
+	if err := db.broken(); err != nil {
+		return nil, err
+	}
+	var ps []int
+	for p := range db.drop {
+		ps = append(ps, p)
+	}
+	slices.Sort(ps)
+	return ps, nil
+}

@@ -1,0 +1,75 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql/driver"
+	"iter"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
+)
+
+// prune deletes those of the given data that neither a counter nor a record
+// refers to. Everything in memory was written before. The caller holds w.
+func (db *DB) prune(c *Conn, ids []backend.DataID) (int, error) {
+	list := make([]int64, 0, len(ids))
+	db.m.RLock()
+	for _, id := range ids {
+		if id.OK && db.held[id.ID] == 0 {
+			list = append(list, id.ID)
+		}
+	}
+	db.m.RUnlock()
+	slices.Sort(list)
+	list = slices.Compact(list)
+	values := make([]driver.Value, len(list))
+	for i, id := range list {
+		values[i] = id
+	}
+	n := 0
+	err := eachIn(values, func(in string, part []driver.Value) error {
+		q := "DELETE FROM data WHERE id IN " + in + " AND NOT EXISTS (SELECT 1 FROM obj WHERE obj.data_id = data.id)"
+		changed, err := c.Exec(q, part...)
+		n += int(changed)
+		return err
+	})
+	return n, err
+}
+
+// Orphans implements [backend.Packing].
+func (db *DB) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
+	return func(yield func(backend.DataID, error) bool) {
+		for next, more := int64(0), true; more; {
+			if err := ctx.Err(); err != nil {
+				yield(backend.DataID{}, err)
+				return
+			}
+			var ids []int64
+			n := 0
+			err := db.readMain(func(c *Conn) error {
+				q := "SELECT id, EXISTS (SELECT 1 FROM obj WHERE obj.data_id = data.id) FROM data WHERE id >= ? ORDER BY id LIMIT ?"
+				return c.Each(q, func(r *Row) error {
+					n++
+					next = r.Int(0) + 1
+					if r.Int(1) == 0 {
+						ids = append(ids, r.Int(0))
+					}
+					return nil
+				}, next, int64(eachChunk))
+			})
+			if err != nil {
+				yield(backend.DataID{}, err)
+				return
+			}
+			db.m.RLock()
+			ids = slices.DeleteFunc(ids, func(id int64) bool { return db.held[id] > 0 })
+			db.m.RUnlock()
+			for _, id := range ids {
+				if !yield(backend.DataID{ID: id, OK: true}, nil) {
+					return
+				}
+			}
+			more = n == eachChunk
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package sqldb
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/neozodb/neo/cluster/proto"
+)
+
+// Version of the tables. It stays at 4 as long as the Python implementation can
+// use them.
+const Version = 4
+
+// create creates what is missing, after migrating what is there. The caller holds w.
+func (db *DB) create() error {
+	c := db.conn
+	columns, err := db.d.Columns(c, tConfig)
+	if err != nil {
+		return err
+	}
+	if err := db.begin(); err != nil {
+		return err
+	}
+	if columns == nil {
+		if err := c.ExecOnce(db.d.CreateTable(tConfig, tConfig, false)); err != nil {
+			return err
+		}
+		if err := setConfig(c, keyVersion, proto.Some(strconv.Itoa(Version))); err != nil {
+			return err
+		}
+	} else if err := db.migrate(); err != nil {
+		return err
+	}
+	if err := db.begin(); err != nil {
+		return err
+	}
+	for _, t := range db.d.Tables() {
+		columns, err := db.d.Columns(c, t)
+		if err != nil {
+			return err
+		}
+		if columns == nil {
+			if err := c.ExecOnce(db.d.CreateTable(t, t, db.dedup && t == tData)); err != nil {
+				return err
+			}
+		}
+		for _, q := range db.d.Indices(t, columns == nil && db.dedup && t == tData) {
+			if err := c.ExecOnce(q); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dropTables drops the tables of the node, and no other.
+func (db *DB) dropTables() error {
+	if err := db.conn.forget(); err != nil {
+		return err
+	}
+	for _, t := range db.d.Tables() {
+		if err := db.conn.ExecOnce("DROP TABLE IF EXISTS " + t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// migrate brings older tables to the present version.
+func (db *DB) migrate() error {
+	c := db.conn
+	m, err := readConfig(c)
+	if err != nil {
+		return err
+	}
+	version := 0
+	if s, ok := m[keyVersion]; ok {
+		if version, err = strconv.Atoi(s); err != nil {
+			return fmt.Errorf("database %s: version of the tables is %q", db.d.Name(), s)
+		}
+	}
+	if version > Version {
+		return fmt.Errorf("database %s: tables of version %d can not be downgraded to %d", db.d.Name(), version, Version)
+	}
+	columns, err := db.d.Columns(c, tObj)
+	if err != nil {
+		return err
+	}
+	if columns != nil && !slices.Contains(columns, "data_id") {
+		return fmt.Errorf("database %s: the tables are of a format before NEO 1.0, which cannot be migrated", db.d.Name())
+	}
+	steps := []func() error{db.migrate1, db.migrate2, db.migrate3, db.migrate4}
+	for ; version < Version; version++ {
+		db.log.Info("migrating tables", "database", db.d.Name(), "to", version+1)
+		if err := steps[version](); err != nil {
+			return fmt.Errorf("migrate tables to version %d: %w", version+1, err)
+		}
+		if err := setConfig(c, keyVersion, proto.Some(strconv.Itoa(version+1))); err != nil {
+			return err
+		}
+		if err := db.commitSQL(); err != nil {
+			return err
+		}
+		if err := db.begin(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// migrate1 makes ttrans.tid nullable. Unfinished data of older versions can only
+// be verified by them.
+func (db *DB) migrate1() error {
+	for _, t := range []string{tTTrans, tTObj} {
+		columns, err := db.d.Columns(db.conn, t)
+		if err != nil {
+			return err
+		}
+		if columns == nil {
+			continue
+		}
+		found, err := db.conn.One("SELECT 1 FROM "+t+" LIMIT 1", func(*Row) error { return nil })
+		if err != nil {
+			return err
+		}
+		if found {
+			return fmt.Errorf("database %s: table %s is not empty: start the older version once more, so that it finishes its transactions", db.d.Name(), t)
+		}
+	}
+	if err := db.conn.forget(); err != nil {
+		return err
+	}
+	return db.conn.ExecOnce("DROP TABLE IF EXISTS " + tTTrans)
+}
+
+// migrate2 changes the order of the key of obj.
+func (db *DB) migrate2() error {
+	return db.rebuild(tObj, "`partition`, oid, tid, data_id, value_tid", "`partition`, oid, tid, data_id, value_tid")
+}
+
+// migrate3 makes pt hold TIDs instead of states.
+func (db *DB) migrate3() error {
+	columns, err := db.ptColumns()
+	if err != nil || !slices.Contains(columns, "rid") {
+		return err
+	}
+	return db.rebuild(tPT, "`partition`, nid, tid", "rid, nid, CASE state WHEN 0 THEN -1 WHEN 2 THEN -2 ELSE 1-state END")
+}
+
+// migrate4 adds pt.pack.
+func (db *DB) migrate4() error {
+	if err := setConfig(db.conn, "partitions", proto.Opt[string]{}); err != nil {
+		return err
+	}
+	columns, err := db.ptColumns()
+	if err != nil {
+		return err
+	}
+	if slices.Contains(columns, "pack") {
+		// The rebuild of step 3 made the column already.
+		_, err := db.conn.Exec("UPDATE pt SET pack = 0 WHERE pack IS NULL AND nid = (SELECT CAST(value AS SIGNED) FROM config WHERE name = 'nid')")
+		return err
+	}
+	return db.rebuild(tPT, "`partition`, nid, tid, pack",
+		"`partition`, nid, tid, CASE WHEN nid = (SELECT CAST(value AS SIGNED) FROM config WHERE name = 'nid') THEN 0 END")
+}
+
+// ptColumns returns the columns of pt, or of its copy that an interrupted
+// migration left.
+func (db *DB) ptColumns() ([]string, error) {
+	columns, err := db.d.Columns(db.conn, tPT)
+	if err == nil && columns == nil {
+		columns, err = db.d.Columns(db.conn, "new_"+tPT)
+	}
+	return columns, err
+}
+
+// rebuild makes a table anew, with the present definition. It may be interrupted
+// anywhere and started again.
+func (db *DB) rebuild(table, to, from string) error {
+	c, next := db.conn, "new_"+table
+	old, err := db.d.Columns(c, table)
+	if err != nil {
+		return err
+	}
+	fresh, err := db.d.Columns(c, next)
+	if err != nil {
+		return err
+	}
+	if err := c.forget(); err != nil {
+		return err
+	}
+	if old == nil && fresh == nil {
+		return nil
+	}
+	if old != nil {
+		for _, q := range []string{
+			"DROP TABLE IF EXISTS " + next,
+			db.d.CreateTable(table, next, false),
+			"INSERT INTO " + next + " (" + to + ") SELECT " + from + " FROM " + table,
+			"DROP TABLE " + table,
+		} {
+			if err := c.ExecOnce(q); err != nil {
+				return err
+			}
+		}
+	}
+	return c.ExecOnce("ALTER TABLE " + next + " RENAME TO " + table)
+}

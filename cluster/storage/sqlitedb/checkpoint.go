@@ -1,0 +1,139 @@
+package sqlitedb
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+)
+
+// Sizes of the write-ahead log, in pages.
+const (
+	walCopy    = 1000  // copied in the background from here on
+	walRestart = 10000 // begun again from its start, readers waiting for a moment
+	walMax     = 40000 // a commit waits until it is copied
+)
+
+// idle is the pause after which what is left of the log is copied.
+const idle = time.Second
+
+// checkpointer copies the write-ahead log into the file, on a connection of its
+// own and beside the writer.
+type checkpointer struct {
+	d    *dialect
+	wake chan struct{}
+	stop chan struct{}
+	end  sync.WaitGroup
+	once sync.Once
+	busy sync.Mutex // held during a checkpoint
+	err  atomic.Pointer[error]
+}
+
+func newCheckpointer(d *dialect) *checkpointer {
+	return &checkpointer{d: d, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+}
+
+// walSize returns the pages of the log and how many of them were copied.
+func walSize(c *sqldb.Conn, mode string) (pages, copied int64, err error) {
+	err = c.Each("PRAGMA wal_checkpoint("+mode+")", func(r *sqldb.Row) error {
+		pages, copied = r.Int(1), r.Int(2)
+		return nil
+	})
+	return pages, copied, err
+}
+
+// AfterCommit implements sqldb.Dialect.
+func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) error {
+	k := d.check
+	if k == nil {
+		return nil
+	}
+	k.once.Do(func() {
+		k.end.Add(1)
+		go k.run()
+	})
+	if err := k.err.Load(); err != nil {
+		return *err
+	}
+	pages, copied, err := walSize(c, "NOOP")
+	if err != nil {
+		return err
+	}
+	left := pages - copied
+	if pages >= walMax || pages >= walRestart && left < walCopy {
+		k.busy.Lock()
+		defer k.busy.Unlock()
+		return pause(func() error {
+			_, _, err := walSize(c, "RESTART")
+			if d.Transient(err) {
+				err = nil // another program reads: next time
+			}
+			return err
+		})
+	}
+	if left >= walCopy || len(k.wake) == 0 && left > 0 {
+		select {
+		case k.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+func (k *checkpointer) run() {
+	defer k.end.Done()
+	if err := k.loop(); err != nil {
+		err = fmt.Errorf("checkpoint %s: %w", k.d.Name(), err)
+		k.err.Store(&err)
+	}
+}
+
+func (k *checkpointer) loop() (err error) {
+	c, err := sqldb.Connect(k.d, sqldb.Writer)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	for {
+		select {
+		case <-k.stop:
+			return nil
+		case <-k.wake:
+		}
+		// A little log is not worth the flush until the database is idle.
+		for quiet := false; !quiet; {
+			pages, copied, err := walSize(c, "NOOP")
+			if err != nil {
+				return err
+			}
+			if pages-copied >= walCopy {
+				break
+			}
+			select {
+			case <-k.stop:
+				return nil
+			case <-k.wake:
+			case <-time.After(idle):
+				quiet = true
+			}
+		}
+		k.busy.Lock()
+		_, _, err := walSize(c, "PASSIVE")
+		k.busy.Unlock()
+		if err != nil && !k.d.Transient(err) {
+			return err
+		}
+	}
+}
+
+func (k *checkpointer) close() error {
+	close(k.stop)
+	k.end.Wait()
+	if err := k.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package sqlitedb
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+)
+
+// name is a parsed database string: a path, :memory:, or file:path?key=value.
+type name struct {
+	path    string // "" in memory
+	pragmas [][2]string
+}
+
+// parseName parses the value of option --database. Of the parameters of a URI
+// only cache_size, journal_mode, synchronous and cksumvfs are known, each once.
+func parseName(s string) (name, error) {
+	if s == "" {
+		return name{}, fmt.Errorf("database name is empty")
+	}
+	if s == ":memory:" {
+		return name{}, nil
+	}
+	uri, ok := strings.CutPrefix(s, "file:")
+	if !ok {
+		path, err := expandHome(s)
+		return name{path: path}, err
+	}
+	path, query, _ := strings.Cut(uri, "?")
+	if rest, ok := strings.CutPrefix(path, "//"); ok {
+		i := strings.IndexByte(rest, '/')
+		if i < 0 || rest[:i] != "" && rest[:i] != "localhost" {
+			return name{}, fmt.Errorf("database %q: cannot name a file of another host", s)
+		}
+		path = rest[i:]
+	}
+	if path == "" {
+		return name{}, fmt.Errorf("database %q: no path", s)
+	}
+	n := name{path: path}
+	if path == ":memory:" {
+		n.path = ""
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return name{}, fmt.Errorf("database %q: %w", s, err)
+	}
+	for k, v := range values {
+		switch k {
+		case "cache_size", "journal_mode", "synchronous", "cksumvfs":
+		default:
+			return name{}, fmt.Errorf("database %q: unknown parameter %s", s, k)
+		}
+		if len(v) != 1 {
+			return name{}, fmt.Errorf("database %q: %s is given twice", s, k)
+		}
+		if k != "cksumvfs" {
+			if !isWord(v[0]) {
+				return name{}, fmt.Errorf("database %q: %q is not a value for %s", s, v[0], k)
+			}
+			n.pragmas = append(n.pragmas, [2]string{k, v[0]})
+			continue
+		}
+		switch v[0] {
+		case "0":
+		case "1":
+			return name{}, fmt.Errorf("database %q: cksumvfs is an extension of the C library, which this program cannot load", s)
+		default:
+			return name{}, fmt.Errorf("database %q: cksumvfs must be 0 or 1", s)
+		}
+	}
+	return n, nil
+}
+
+func isWord(s string) bool {
+	for i, r := range s {
+		if !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_' || r == '-' && i == 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// expandHome expands ~ and ~user.
+func expandHome(path string) (string, error) {
+	if !strings.HasPrefix(path, "~") {
+		return path, nil
+	}
+	who, rest, _ := strings.Cut(path[1:], "/")
+	home := ""
+	if who == "" {
+		dir, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("database %s: %w", path, err)
+		}
+		home = dir
+	} else {
+		u, err := user.Lookup(who)
+		if err != nil {
+			return "", fmt.Errorf("database %s: %w", path, err)
+		}
+		home = u.HomeDir
+	}
+	return filepath.Join(home, rest), nil
+}
+
+// dsn returns what the driver is to open. The path is escaped, so that nothing
+// in it is taken for a parameter.
+func (n name) dsn() string {
+	if n.path == "" {
+		return ":memory:"
+	}
+	return "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(n.path)
+}
