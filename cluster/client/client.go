@@ -1,0 +1,234 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// DefaultCacheSize is the cache of a Config without CacheSize, in bytes.
+const DefaultCacheSize = 20 << 20
+
+// NoCompression in Config.Level stores records as they are.
+const NoCompression = -1
+
+// Config configures a client. A zero field takes the documented default.
+type Config struct {
+	Cluster string          // name shared by every node; required
+	Masters []proto.Address // master nodes; required
+	TLS     *tls.Config     // default: plain TCP
+
+	// Level is the zlib level of stored records, 1 to 9, or NoCompression.
+	// Default: DefaultLevel. A record that does not get smaller is stored as it is.
+	Level int
+
+	ReadOnly bool
+
+	// CacheSize is the size in bytes of the cache, and of the data of a
+	// transaction that may wait for the answers of storages.
+	// Default: DefaultCacheSize.
+	CacheSize int
+
+	// IgnoreWrongChecksum returns a damaged record that no replica has in good
+	// order, decompressed if possible, instead of ErrChecksum.
+	IgnoreWrongChecksum bool
+
+	// Resolver merges conflicting changes. Default: every conflict is an error.
+	Resolver Resolver
+
+	// OnInvalidate is told of the objects that another client changed, in the
+	// order of TIDs, before LastTID names the transaction. OnReset is told that
+	// anything may have changed. Both are called on the goroutine that reads from
+	// the master: they must neither block nor call the client.
+	OnInvalidate func(t tid.TID, oids []tid.OID)
+	OnReset      func()
+
+	// SaveMasters is given the known masters after a master was announced; see
+	// conf.MasterList. Default: they are not saved.
+	SaveMasters func([]proto.Address) error
+
+	Log *slog.Logger // default: discard
+
+	// Record sees every packet; see link.Config. Default: none.
+	Record func(sent bool, peer string, id uint32, p proto.Packet)
+
+	Dialer  *link.Dialer // shared by the process; default: one of its own
+	Network link.Network // default: TCP
+}
+
+// Client is a connection to a cluster. All methods may be called concurrently.
+type Client struct {
+	cfg     Config
+	log     *slog.Logger
+	packer  packer
+	masters *bootstrap.Masters
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // goroutines that connect
+
+	view atomic.Pointer[view] // nil: no usable master
+
+	mu         sync.Mutex
+	id         proto.NodeID // last id that a master gave us
+	connecting *connecting  // nil: nobody connects to a master
+	txns       map[tid.TID]*Txn
+	storages   storages
+
+	cacheMu sync.Mutex
+	cache   *cache
+	loading map[tid.OID]*loading
+	lastTID tid.TID
+	known   bool // lastTID was told by a master
+
+	last atomic.Uint64 // lastTID, for readers without the lock
+
+	oidTurn chan struct{} // held while oids are asked for
+	oids    []tid.OID     // reserve, under mu
+	lastOID tid.OID       // greatest oid given out, under mu
+}
+
+// Open connects to a cluster and waits until it can serve. ctx limits the wait,
+// not the life of the client.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	if cfg.Cluster == "" || len(cfg.Masters) == 0 {
+		return nil, errors.New("open cluster: its name and its masters are required")
+	}
+	level := cfg.Level
+	switch {
+	case level == 0:
+		level = DefaultLevel
+	case level == NoCompression:
+		level = 0
+	case level < 0 || level > 9:
+		return nil, fmt.Errorf("open cluster %s: compression level %d is not in 1..9", cfg.Cluster, level)
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = DefaultCacheSize
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dialer == nil {
+		cfg.Dialer = &link.Dialer{}
+	}
+	c := &Client{
+		cfg:     cfg,
+		log:     cfg.Log,
+		packer:  packer{level: level},
+		masters: bootstrap.NewMasters(cfg.Masters...),
+		txns:    map[tid.TID]*Txn{},
+		cache:   newCache(cfg.CacheSize),
+		loading: map[tid.OID]*loading{},
+		oidTurn: make(chan struct{}, 1),
+	}
+	c.storages.init()
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if _, err := c.connected(ctx); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open cluster %s: %w", cfg.Cluster, err)
+	}
+	return c, nil
+}
+
+// Close ends all links and waits for the goroutines of the client and of its
+// links. Calls that are under way fail.
+func (c *Client) Close() error {
+	c.cancel()
+	var ends []<-chan struct{}
+	// Twice: a goroutine may have connected before it saw the end.
+	for range 2 {
+		if v := c.view.Load(); v != nil {
+			v.session.conn.Close()
+			c.masterLost(v.session, ErrClosed)
+			ends = append(ends, v.session.conn.Done())
+		}
+		ends = append(ends, c.closeStorages(ErrClosed)...)
+		c.wg.Wait()
+	}
+	for _, end := range ends {
+		<-end
+	}
+	return nil
+}
+
+// links is the configuration of links whose events go to deliver.
+func (c *Client) links(deliver func(link.Event)) link.Config {
+	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network}
+}
+
+// Cluster returns the name of the cluster.
+func (c *Client) Cluster() string { return c.cfg.Cluster }
+
+// ReadOnly reports whether the client may only read.
+func (c *Client) ReadOnly() bool { return c.cfg.ReadOnly }
+
+// NodeID returns the id that the master gave to this client.
+func (c *Client) NodeID() proto.NodeID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id
+}
+
+// LastTID returns the last transaction whose invalidations were processed.
+// There is no round trip unless the master has to be connected again.
+func (c *Client) LastTID(ctx context.Context) (tid.TID, error) {
+	if _, err := c.connected(ctx); err != nil {
+		return tid.Zero, err
+	}
+	return tid.TID(c.last.Load()), nil
+}
+
+// Sync waits until every commit that was finished before, by any client, has
+// been processed here.
+func (c *Client) Sync(ctx context.Context) error {
+	v, err := c.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return c.ping(ctx, v)
+}
+
+func (c *Client) ping(ctx context.Context, v *view) error {
+	if _, err := v.session.conn.Call(ctx, &proto.Ping{}); err != nil {
+		return c.masterError(ctx, err)
+	}
+	return nil
+}
+
+// masterError says what became of a call to the master.
+func (c *Client) masterError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if _, ok := errors.AsType[*proto.Error](err); ok {
+		return fromWire(err)
+	}
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %w", ErrMasterLost, err)
+}
+
+// CacheStats describes the cache in one line, for logs.
+func (c *Client) CacheStats() string {
+	c.cacheMu.Lock()
+	defer c.cacheMu.Unlock()
+	return c.cache.String()
+}
+
+// ClearCache forgets every cached revision, for example after a pack.
+func (c *Client) ClearCache() {
+	c.cacheMu.Lock()
+	defer c.cacheMu.Unlock()
+	c.cache.clear()
+}

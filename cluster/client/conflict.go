@@ -1,0 +1,119 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Conflict is what a [Resolver] merges: Data was made from the revision Base,
+// but Committed is the current one now.
+type Conflict struct {
+	OID             tid.OID
+	Committed, Base tid.TID
+	Data            []byte
+	CommittedData   []byte // nil: load it with LoadSerial if needed
+}
+
+// Resolver merges two changes of an object into the record to store on top of
+// the committed one. It needs the classes of the application, so it is outside
+// of NEO. An error makes the conflict an error.
+type Resolver func(ctx context.Context, c Conflict) ([]byte, error)
+
+// resolve resolves the conflicts known so far. What it can not resolve stays in
+// the table, so that the object may be stored again by the caller.
+func (t *Txn) resolve(ctx context.Context) error {
+	for {
+		t.mu.Lock()
+		var oid tid.OID
+		var committed tid.TID
+		for oid, committed = range t.conflict {
+			break
+		}
+		w := t.data[oid]
+		t.mu.Unlock()
+		if committed == tid.Zero {
+			return nil
+		}
+		if w == nil {
+			return fmt.Errorf("transaction %v: conflict on object %v, which is not being stored", t.ttid, oid)
+		}
+		if err := t.resolveOne(ctx, oid, committed, w); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w *write) error {
+	serials := [2]tid.TID{committed, w.serial}
+	if w.check {
+		return &ReadConflictError{oid, serials}
+	}
+	if tid.TID(t.c.last.Load()) < committed { // its invalidation is late
+		if err := t.c.Sync(ctx); err != nil {
+			return err
+		}
+	}
+	if t.c.cfg.Resolver == nil || w.data == nil {
+		return &ConflictError{OID: oid, Serials: serials, Data: w.data}
+	}
+	data, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: committed, Base: w.serial, Data: w.data})
+	if err != nil {
+		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: err}
+	}
+	if data == nil {
+		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: errors.New("resolved to nothing")}
+	}
+	return t.send(ctx, oid, &write{data: data, kept: true, serial: committed})
+}
+
+// Conflicts waits for all answers of storages and returns the conflicts that
+// stand in the way of a vote, without trying to resolve them: one
+// [ConflictError] or [ReadConflictError] each, by object.
+func (t *Txn) Conflicts(ctx context.Context) ([]error, error) {
+	if err := t.quiet(ctx); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var list []error
+	for _, oid := range slices.Sorted(maps.Keys(t.conflict)) {
+		w := t.data[oid]
+		switch serials := [2]tid.TID{t.conflict[oid], w.serial}; {
+		case w.check:
+			list = append(list, &ReadConflictError{oid, serials})
+		default:
+			list = append(list, &ConflictError{OID: oid, Serials: serials, Data: w.data})
+		}
+	}
+	return list, nil
+}
+
+// quiet waits until no answer is pending.
+func (t *Txn) quiet(ctx context.Context) error {
+	for {
+		t.mu.Lock()
+		err := t.usableLocked()
+		waiting := t.waitingLocked()
+		t.mu.Unlock()
+		if err != nil || !waiting {
+			return err
+		}
+		if err := t.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (t *Txn) waitingLocked() bool {
+	for _, n := range t.pending {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,239 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Revision is one entry of the history of an object.
+type Revision struct {
+	TransactionInfo
+	Size int // stored length in bytes, compressed; 0 without data
+}
+
+// History returns the latest n revisions of an object, newest first.
+func (c *Client) History(ctx context.Context, oid tid.OID, n int) ([]Revision, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	a, err := readAs[*proto.AnswerObjectHistory](ctx, c, uint64(oid), &proto.AskObjectHistory{OID: oid, First: 0, Last: n})
+	if err != nil {
+		return nil, fmt.Errorf("history: %w", &ObjectError{oid, tid.Zero, err})
+	}
+	list := make([]Revision, len(a.History))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for i, r := range a.History {
+		g.Go(func() error {
+			info, err := c.TransactionInfo(ctx, r.TID)
+			if err != nil {
+				return fmt.Errorf("history of object %v: %w", oid, err)
+			}
+			list[i] = Revision{*info, r.Size}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// UndoLog returns the transactions at positions [first, last) among those that
+// filter accepts (nil: all), newest first. A negative last is a number of
+// transactions, as in ZODB.
+func (c *Client) UndoLog(ctx context.Context, first, last int, filter func(*TransactionInfo) bool) ([]*TransactionInfo, error) {
+	if last < 0 {
+		last = first - last
+	}
+	if first < 0 || last <= first {
+		return nil, nil
+	}
+	var list []*TransactionInfo
+	accepted := 0
+	for info, err := range c.backwards(ctx, last) {
+		if err != nil {
+			return nil, fmt.Errorf("undo log: %w", err)
+		}
+		if filter != nil && !filter(info) {
+			continue
+		}
+		if accepted >= first {
+			list = append(list, info)
+		}
+		if accepted++; accepted == last {
+			break
+		}
+	}
+	return list, nil
+}
+
+// backwards yields transactions, newest first. Positions in AskTIDs count within
+// a partition, so each partition has its own and the answers are merged.
+func (c *Client) backwards(ctx context.Context, expect int) iter.Seq2[*TransactionInfo, error] {
+	return func(yield func(*TransactionInfo, error) bool) {
+		v, err := c.connected(ctx)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		lists := make([]backList, v.np())
+		chunk := max(16, min(1000, expect/len(lists)+1))
+		for {
+			// Refill what has run out, then take the greatest head.
+			g, gctx := errgroup.WithContext(ctx)
+			g.SetLimit(16)
+			for p := range lists {
+				l := &lists[p]
+				if len(l.tids) > 0 || l.end {
+					continue
+				}
+				g.Go(func() error {
+					a, err := steady(gctx, func() (*proto.AnswerTIDs, error) {
+						return readAs[*proto.AnswerTIDs](gctx, c, uint64(p), &proto.AskTIDs{First: l.pos, Last: l.pos + chunk, Partition: uint32(p)})
+					})
+					if err != nil {
+						return err
+					}
+					l.pos += len(a.TIDs)
+					l.end = len(a.TIDs) < chunk
+					// Commits since the previous chunk have shifted the positions.
+					l.tids = slices.DeleteFunc(a.TIDs, func(t tid.TID) bool { return l.last != tid.Zero && t >= l.last })
+					if len(a.TIDs) > 0 {
+						l.last = min(a.TIDs[len(a.TIDs)-1], l.lastOr())
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				yield(nil, err)
+				return
+			}
+			best := -1
+			again := false
+			for p := range lists {
+				switch l := &lists[p]; {
+				case len(l.tids) == 0:
+					again = again || !l.end
+				case best < 0 || l.tids[0] > lists[best].tids[0]:
+					best = p
+				}
+			}
+			if again {
+				continue
+			}
+			if best < 0 {
+				return
+			}
+			t := lists[best].tids[0]
+			lists[best].tids = lists[best].tids[1:]
+			info, err := c.TransactionInfo(ctx, t)
+			if !yield(info, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// backList is the part of a partition that was asked for and not yet used.
+type backList struct {
+	tids []tid.TID // descending
+	pos  int
+	last tid.TID // the smallest seen
+	end  bool
+}
+
+func (l *backList) lastOr() tid.TID {
+	if l.last == tid.Zero {
+		return tid.Max
+	}
+	return l.last
+}
+
+// OIDs yields the objects that exist at a TID (Zero: the last one), ascending,
+// within [minimum, maximum].
+func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID) iter.Seq2[tid.OID, error] {
+	return func(yield func(tid.OID, error) bool) {
+		v, err := c.connected(ctx)
+		if err != nil {
+			yield(0, err)
+			return
+		}
+		if last, err := c.LastTID(ctx); err != nil {
+			yield(0, err)
+			return
+		} else if at == tid.Zero || at > last {
+			at = last
+		}
+		type list struct {
+			oids []tid.OID
+			next tid.OID
+			end  bool
+		}
+		lists := make([]list, v.np())
+		for p := range lists {
+			lists[p].next = minimum
+		}
+		for {
+			g, gctx := errgroup.WithContext(ctx)
+			g.SetLimit(16)
+			for p := range lists {
+				l := &lists[p]
+				if len(l.oids) > 0 || l.end {
+					continue
+				}
+				g.Go(func() error {
+					for len(l.oids) == 0 && !l.end {
+						a, err := steady(gctx, func() (*proto.AnswerOIDsFrom, error) {
+							return readAs[*proto.AnswerOIDsFrom](gctx, c, uint64(p), &proto.AskOIDsFrom{Partition: p, Length: 1000, Min: l.next, At: at})
+						})
+						if err != nil {
+							return fmt.Errorf("object ids of partition %d: %w", p, err)
+						}
+						l.oids = a.OIDs
+						l.end = !a.Next.OK || a.Next.V > maximum
+						if a.Next.OK && a.Next.V <= l.next && !l.end {
+							return fmt.Errorf("object ids of partition %d: %v follows %v", p, a.Next.V, l.next)
+						}
+						l.next = a.Next.V
+					}
+					return nil
+				})
+			}
+			if err := g.Wait(); err != nil {
+				yield(0, err)
+				return
+			}
+			for { // until a list has run out
+				best := -1
+				out := false
+				for p := range lists {
+					switch l := &lists[p]; {
+					case len(l.oids) == 0:
+						out = out || !l.end
+					case best < 0 || l.oids[0] < lists[best].oids[0]:
+						best = p
+					}
+				}
+				if out {
+					break
+				}
+				if best < 0 || lists[best].oids[0] > maximum {
+					return
+				}
+				oid := lists[best].oids[0]
+				lists[best].oids = lists[best].oids[1:]
+				if !yield(oid, nil) {
+					return
+				}
+			}
+		}
+	}
+}

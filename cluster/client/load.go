@@ -1,0 +1,217 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// loading is a load under way. Others that want the same object wait for it,
+// they usually want the same revision.
+//
+// The answer of a storage and the invalidation from the master race on two
+// links: changed keeps what was invalidated since the request was made, so that
+// a revision that was just replaced is never cached as the current one.
+type loading struct {
+	done    chan struct{}
+	changed []tid.TID // ascending
+}
+
+// Load returns the current revision of an object: the one at [Client.LastTID].
+// The error is an [ObjectError] over ErrNoSuchObject or ErrDeleted, or says what
+// failed.
+func (c *Client) Load(ctx context.Context, oid tid.OID) (data []byte, serial tid.TID, err error) {
+	data, serial, _, err = c.load(ctx, oid, tid.Zero, tid.Zero)
+	return data, serial, err
+}
+
+// LoadBefore returns the latest revision of an object before a TID, and the
+// following revision: Zero if it is the current one. An object that was created
+// later is an [ObjectError] over ErrNotFound.
+func (c *Client) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (data []byte, serial, next tid.TID, err error) {
+	if before == tid.Zero {
+		return nil, 0, 0, &ObjectError{oid, before, ErrNotFound}
+	}
+	return c.load(ctx, oid, tid.Zero, before)
+}
+
+// LoadSerial returns the revision of an object that a transaction wrote.
+func (c *Client) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
+	data, _, _, err := c.load(ctx, oid, serial, tid.Zero)
+	return data, err
+}
+
+// load: at most one of at and before is given.
+func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (data []byte, serial, next tid.TID, err error) {
+	if _, err := c.connected(ctx); err != nil { // learns lastTID
+		return nil, 0, 0, err
+	}
+	bound := before
+	if at != tid.Zero {
+		bound = at + 1
+	}
+	var l *loading
+	for {
+		c.cacheMu.Lock()
+		if at == tid.Zero && before == tid.Zero && c.lastTID != tid.Zero {
+			// Never return what is newer than the last invalidation.
+			before = c.lastTID + 1
+			bound = before
+		}
+		if e, ok := c.cache.load(oid, bound); ok && (at == tid.Zero || e.tid == at) {
+			data, serial, next = e.data, e.tid, e.next
+			c.cacheMu.Unlock()
+			return data, serial, next, nil
+		}
+		other := c.loading[oid]
+		if other == nil {
+			l = &loading{done: make(chan struct{})}
+			c.loading[oid] = l
+			c.cacheMu.Unlock()
+			break
+		}
+		c.cacheMu.Unlock()
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, 0, 0, ctx.Err()
+		}
+	}
+	defer close(l.done)
+
+	o, data, err := c.fetch(ctx, oid, at, before)
+
+	c.cacheMu.Lock()
+	defer c.cacheMu.Unlock()
+	valid := c.loading[oid] == l // else the master was lost: nothing is known of what came after
+	if valid {
+		delete(c.loading, oid)
+	}
+	if err != nil {
+		return nil, 0, 0, &ObjectError{oid, max(at, before), err}
+	}
+	next = o.NextSerial.V
+	if !o.NextSerial.OK {
+		next = tid.Zero
+		for _, t := range l.changed {
+			if t > o.Serial {
+				next = t
+				break
+			}
+		}
+	}
+	if data == nil {
+		return nil, o.Serial, next, &ObjectError{oid, o.Serial, ErrDeleted}
+	}
+	if valid {
+		c.cache.store(oid, data, o.Serial, next)
+	}
+	return data, o.Serial, next, nil
+}
+
+// fetch asks storages for a revision, verified and decompressed. data is nil if
+// the object does not exist at that revision.
+func (c *Client) fetch(ctx context.Context, oid tid.OID, at, before tid.TID) (*proto.AnswerObject, []byte, error) {
+	req := &proto.AskObject{OID: oid}
+	if at != tid.Zero {
+		req.At = proto.Some(at)
+	} else if before != tid.Zero {
+		req.Before = proto.Some(before)
+	}
+	var damaged *proto.AnswerObject
+	var data []byte
+	p, err := c.read(ctx, uint64(oid), req, func(p proto.Packet) (err error) {
+		o, ok := p.(*proto.AnswerObject)
+		if !ok || o.OID != oid {
+			return fmt.Errorf("object %v: answered with %T", oid, p)
+		}
+		data, err = decode(&o.ObjectData)
+		if err != nil && damaged == nil {
+			damaged = o
+		}
+		if err != nil {
+			err = &ObjectError{oid, o.Serial, err}
+		}
+		return err
+	})
+	if err == nil {
+		return p.(*proto.AnswerObject), data, nil
+	}
+	if damaged != nil && c.cfg.IgnoreWrongChecksum && errors.Is(err, ErrChecksum) {
+		data, unpackErr := unpack(&damaged.ObjectData)
+		if unpackErr != nil {
+			data = []byte{}
+		}
+		return damaged, data, nil
+	}
+	return nil, nil, err
+}
+
+// decode returns the ZODB record of stored bytes, verified. nil: no data.
+func decode(o *proto.ObjectData) ([]byte, error) {
+	if absent(o) {
+		return nil, nil
+	}
+	if err := verify(o); err != nil {
+		return nil, err
+	}
+	data, err := unpack(o)
+	if err != nil { // the checksum covers what was stored: all replicas have it
+		return nil, fmt.Errorf("%w: %w", ErrChecksum, err)
+	}
+	return data, nil
+}
+
+// replaceLocked notes that objects have a new revision.
+func (c *Client) replaceLocked(t tid.TID, oid tid.OID) {
+	c.cache.invalidate(oid, t)
+	if l := c.loading[oid]; l != nil {
+		l.changed = append(l.changed, t)
+	}
+}
+
+// invalidate applies the commit of another client.
+func (c *Client) invalidate(t tid.TID, oids []tid.OID) {
+	c.cacheMu.Lock()
+	for _, oid := range oids {
+		c.replaceLocked(t, oid)
+	}
+	c.cacheMu.Unlock()
+	if c.cfg.OnInvalidate != nil {
+		c.cfg.OnInvalidate(t, oids)
+	}
+	c.advance(t)
+}
+
+// advance makes t the last transaction, once all know what it changed.
+func (c *Client) advance(t tid.TID) {
+	c.cacheMu.Lock()
+	c.lastTID = t
+	c.last.Store(uint64(t))
+	c.cacheMu.Unlock()
+}
+
+// resync brings the cache in line with what a master tells after (re)connection.
+func (c *Client) resync(last tid.TID) {
+	c.cacheMu.Lock()
+	first := !c.known
+	if !first && last == c.lastTID {
+		c.cacheMu.Unlock()
+		return
+	}
+	if last > c.lastTID {
+		c.cache.clearCurrent()
+	} else { // truncated
+		c.cache.clear()
+	}
+	c.loading = map[tid.OID]*loading{}
+	c.known = true
+	c.cacheMu.Unlock()
+	if !first && c.cfg.OnReset != nil {
+		c.cfg.OnReset()
+	}
+	c.advance(last)
+}

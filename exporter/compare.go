@@ -1,0 +1,293 @@
+package exporter
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"iter"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// CompareOptions say which differences do not count.
+type CompareOptions struct {
+	// AnyStatus: a packed transaction may be an ordinary one on the other side. No
+	// client can give a cluster the status.
+	AnyStatus bool
+
+	// AnyOrder: the records of a transaction may be in another order. Of several
+	// records of one object only the last one counts.
+	AnyOrder bool
+
+	// FullData: a record may hold its data instead of the link to an earlier
+	// record with the same data.
+	FullData bool
+}
+
+// Difference is something that two histories do not have in common.
+type Difference struct {
+	TID    tid.TID
+	Record bool // about the object OID; else about the transaction
+	OID    tid.OID
+	What   string
+}
+
+func (d Difference) String() string {
+	if d.Record {
+		return fmt.Sprintf("transaction %v: object %v: %s", d.TID, d.OID, d.What)
+	}
+	return fmt.Sprintf("transaction %v: %s", d.TID, d.What)
+}
+
+// Compare reads two histories in (after, upTo] side by side, record by record,
+// and yields their differences. Memory does not depend on their size, except
+// that AnyOrder keeps digests of the records of one transaction. progress, which
+// may be nil, is told of what both have.
+func Compare(ctx context.Context, a, b Source, after, upTo tid.TID, opt CompareOptions, progress Progress) iter.Seq2[Difference, error] {
+	return func(yield func(Difference, error) bool) {
+		nextA, stopA := iter.Pull2(a.Transactions(ctx, after, upTo))
+		defer stopA()
+		nextB, stopB := iter.Pull2(b.Transactions(ctx, after, upTo))
+		defer stopB()
+		var transactions, records, size int64
+		ta, okA, err := step(nextA)
+		if err != nil {
+			yield(Difference{}, fmt.Errorf("compare: first history: %w", err))
+			return
+		}
+		tb, okB, err := step(nextB)
+		if err != nil {
+			yield(Difference{}, fmt.Errorf("compare: second history: %w", err))
+			return
+		}
+		for okA || okB {
+			both := okA && okB && ta.TID == tb.TID
+			switch {
+			case both:
+				for d, err := range compareOne(ta, tb, opt, &records, &size) {
+					if !yield(d, err) || err != nil {
+						return
+					}
+				}
+				transactions++
+				if progress != nil {
+					progress(ta.TID, transactions, records, size)
+				}
+			case okA && (!okB || ta.TID < tb.TID):
+				if !yield(Difference{TID: ta.TID, What: "missing in the second"}, nil) {
+					return
+				}
+			default:
+				if !yield(Difference{TID: tb.TID, What: "missing in the first"}, nil) {
+					return
+				}
+			}
+			stepA, stepB := both, both
+			if !both {
+				stepA = okA && (!okB || ta.TID < tb.TID)
+				stepB = !stepA
+			}
+			if stepA {
+				if ta, okA, err = step(nextA); err != nil {
+					yield(Difference{}, fmt.Errorf("compare: first history: %w", err))
+					return
+				}
+			}
+			if stepB {
+				if tb, okB, err = step(nextB); err != nil {
+					yield(Difference{}, fmt.Errorf("compare: second history: %w", err))
+					return
+				}
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(Difference{}, err)
+		}
+	}
+}
+
+func step(next func() (*txn.Transaction, error, bool)) (*txn.Transaction, bool, error) {
+	t, err, ok := next()
+	return t, ok, err
+}
+
+// compareOne compares two transactions of the same id.
+func compareOne(a, b *txn.Transaction, opt CompareOptions, records, size *int64) iter.Seq2[Difference, error] {
+	return func(yield func(Difference, error) bool) {
+		of := func(format string, args ...any) bool {
+			return yield(Difference{TID: a.TID, What: fmt.Sprintf(format, args...)}, nil)
+		}
+		sa, sb := status(a), status(b)
+		switch {
+		case sa != sb && !opt.AnyStatus && !of("status %q, not %q", sb, sa),
+			!bytes.Equal(a.User, b.User) && !of("user %q, not %q", b.User, a.User),
+			!bytes.Equal(a.Description, b.Description) && !of("description %q, not %q", b.Description, a.Description),
+			!bytes.Equal(a.Extension, b.Extension) && !of("extension %q, not %q", b.Extension, a.Extension):
+			return
+		}
+		if opt.AnyOrder {
+			compareSets(a, b, opt, records, size, yield)
+			return
+		}
+		nextA, stopA := iter.Pull2(all(a))
+		defer stopA()
+		nextB, stopB := iter.Pull2(all(b))
+		defer stopB()
+		for {
+			ra, errA, okA := nextA()
+			rb, errB, okB := nextB()
+			switch {
+			case errA != nil:
+				yield(Difference{}, fmt.Errorf("compare: transaction %v of the first history: %w", a.TID, errA))
+				return
+			case errB != nil:
+				yield(Difference{}, fmt.Errorf("compare: transaction %v of the second history: %w", a.TID, errB))
+				return
+			case !okA && !okB:
+				return
+			case !okB:
+				if !yield(Difference{a.TID, true, ra.OID, "missing in the second"}, nil) {
+					return
+				}
+				continue
+			case !okA:
+				if !yield(Difference{a.TID, true, rb.OID, "missing in the first"}, nil) {
+					return
+				}
+				continue
+			case ra.OID != rb.OID:
+				// What follows cannot be matched any more.
+				yield(Difference{a.TID, true, ra.OID, fmt.Sprintf("object %v in its place", rb.OID)}, nil)
+				return
+			}
+			*records++
+			*size += int64(len(ra.Data))
+			if what := compareRecords(digest(ra), digest(rb), opt, bytes.Equal(ra.Data, rb.Data)); what != "" {
+				if !yield(Difference{a.TID, true, ra.OID, what}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func status(t *txn.Transaction) byte {
+	if t.Status == 0 {
+		return txn.Committed
+	}
+	return t.Status
+}
+
+func all(t *txn.Transaction) iter.Seq2[*txn.Record, error] {
+	if t.Records == nil {
+		return func(func(*txn.Record, error) bool) {}
+	}
+	return t.Records
+}
+
+// summary is what a comparison needs of a record whose data is not kept.
+type summary struct {
+	absent  bool
+	size    int
+	sum     [sha256.Size]byte // only in sets
+	dataTID tid.TID
+}
+
+func digest(r *txn.Record) summary {
+	return summary{absent: r.Data == nil, size: len(r.Data), dataTID: r.DataTID}
+}
+
+// compareRecords returns how the second differs from the first, "" if not.
+func compareRecords(a, b summary, opt CompareOptions, same bool) string {
+	switch {
+	case a.absent != b.absent && b.absent:
+		return "no data in the second"
+	case a.absent != b.absent:
+		return "no data in the first"
+	case !same && a.size != b.size:
+		return fmt.Sprintf("%d bytes of data, not %d", b.size, a.size)
+	case !same:
+		return fmt.Sprintf("other data of %d bytes", a.size)
+	case a.dataTID != b.dataTID && !(opt.FullData && (a.dataTID == tid.Zero || b.dataTID == tid.Zero)):
+		return fmt.Sprintf("data of transaction %v, not %v", b.dataTID, a.dataTID)
+	}
+	return ""
+}
+
+// compareSets compares records whatever their order.
+func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64, yield func(Difference, error) bool) {
+	var sets [2]map[tid.OID]summary
+	var order [2][]tid.OID
+	for i, t := range []*txn.Transaction{a, b} {
+		sets[i] = map[tid.OID]summary{}
+		for r, err := range all(t) {
+			if err != nil {
+				yield(Difference{}, fmt.Errorf("compare: transaction %v: %w", a.TID, err))
+				return
+			}
+			s := digest(r)
+			s.sum = sha256.Sum256(r.Data)
+			if _, again := sets[i][r.OID]; !again {
+				order[i] = append(order[i], r.OID)
+			}
+			sets[i][r.OID] = s
+			if i == 0 {
+				*records++
+				*size += int64(len(r.Data))
+			}
+		}
+	}
+	for _, oid := range order[0] {
+		sb, ok := sets[1][oid]
+		what := "missing in the second"
+		if ok {
+			sa := sets[0][oid]
+			what = compareRecords(sa, sb, opt, sa.sum == sb.sum)
+		}
+		if what != "" && !yield(Difference{a.TID, true, oid, what}, nil) {
+			return
+		}
+	}
+	for _, oid := range order[1] {
+		if _, ok := sets[0][oid]; !ok && !yield(Difference{a.TID, true, oid, "missing in the first"}, nil) {
+			return
+		}
+	}
+}
+
+// NotPrefixError reports a destination that does not hold the beginning of the
+// source: to go on copying would give a database that never was.
+type NotPrefixError struct {
+	Last  tid.TID // of the destination
+	First Difference
+}
+
+func (e *NotPrefixError) Error() string {
+	return fmt.Sprintf("the destination, which ends with transaction %v, is not the beginning of the source: %v", e.Last, e.First)
+}
+
+// Follows verifies that dst, from the transaction after the given one to its
+// last, holds exactly what src has there. The error is a [NotPrefixError] if not.
+func Follows(ctx context.Context, src, dst Source, after, last tid.TID, opt CompareOptions) error {
+	for d, err := range Compare(ctx, src, dst, after, last, opt, nil) {
+		if err != nil {
+			return err
+		}
+		d.What = readable(d.What)
+		return &NotPrefixError{last, d}
+	}
+	return nil
+}
+
+// readable replaces the sides of a comparison by those of a copy.
+func readable(what string) string {
+	switch what {
+	case "missing in the second":
+		return "missing in the destination"
+	case "missing in the first":
+		return "missing in the source"
+	}
+	return what
+}
