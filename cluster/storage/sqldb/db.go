@@ -26,11 +26,11 @@ type DB struct {
 	dedup bool // asked for when the table of data is created
 
 	// w is held while the writing connection is used. It comes before m.
-	w     sync.Mutex
-	conn  *Conn
-	begun bool // there is an SQL transaction
+	w        sync.Mutex
+	conn     *Conn
+	begun    bool // there is an SQL transaction
 	topology []string
-	drop  map[int]bool // partitions to be dropped
+	drop     map[int]bool // partitions to be dropped
 
 	pool   pool
 	layout atomic.Pointer[layout]

@@ -67,7 +67,11 @@ func (db *DB) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, c
 	err = db.write(func(c *Conn) error {
 		for i, ids := range [][]tid.TID{rejected, approved} {
 			for _, id := range ids {
-				found, err := c.One("SELECT approved FROM pack WHERE tid = ?", func(r *Row) error { return nil }, int64(id))
+				signed := false
+				found, err := c.One("SELECT approved FROM pack WHERE tid = ?", func(r *Row) error {
+					signed = !r.Null(0) && r.Int(0) == int64(i)
+					return nil
+				}, int64(id))
 				if err != nil {
 					return err
 				}
@@ -75,11 +79,13 @@ func (db *DB) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, c
 					missing = append(missing, id)
 					continue
 				}
-				n, err := c.Exec("UPDATE pack SET approved = ? WHERE tid = ?", int64(i), int64(id))
-				if err != nil {
+				if signed {
+					continue
+				}
+				if _, err := c.Exec("UPDATE pack SET approved = ? WHERE tid = ?", int64(i), int64(id)); err != nil {
 					return err
 				}
-				changed = changed || n > 0
+				changed = true
 			}
 		}
 		return nil
