@@ -1,0 +1,107 @@
+package storage
+
+import (
+	"crypto/sha1"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/pending"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// maxCompression is the greatest known compression code: zlib.
+const maxCompression = 1
+
+// fromClient processes a packet of a client that its own goroutine did not.
+func (n *Node) fromClient(p *peer, ev link.Event, invalid string) error {
+	a := p.access.Load()
+	if n.session == nil || a == nil || a.txns != n.session.txns {
+		return nil // the connection is being closed
+	}
+	txns, r := a.txns, pending.Request{Conn: ev.Conn, ID: ev.ID}
+	if a.readOnly {
+		switch ev.Packet.(type) {
+		case *proto.AskStoreTransaction, *proto.AskVoteTransaction, *proto.AskStoreObject,
+			*proto.AskFinalTID, *proto.AskRelockObject, *proto.AskCheckCurrentSerial:
+			ev.Conn.AnswerError(ev.ID, proto.ReadOnlyAccess, "read-only access to a backup cluster")
+			return nil
+		}
+	}
+	switch q := ev.Packet.(type) {
+	case *proto.AskStoreObject:
+		if invalid != "" {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%s", invalid)
+			return nil
+		}
+		return txns.Store(r, p.id, q)
+	case *proto.AskCheckCurrentSerial:
+		if q.OID > tid.MaxOID || q.TTID > tid.Max {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "object %v or transaction %v is out of range", q.OID, q.TTID)
+			return nil
+		}
+		return txns.Check(r, p.id, q)
+	case *proto.AskRelockObject:
+		return txns.Relock(r, p.id, q)
+	case *proto.AskStoreTransaction:
+		if q.TTID > tid.Max {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "transaction %v is out of range", q.TTID)
+			return nil
+		}
+		return txns.StoreTransaction(r, p.id, q)
+	case *proto.AskVoteTransaction:
+		return txns.Vote(r, p.id, q)
+	case *proto.AbortTransaction:
+		if err := txns.ClientAbort(p.id, q.TTID); err != nil {
+			return err
+		}
+		return n.session.replicator.transactionFinished(q.TTID, proto.Opt[tid.TID]{})
+	case *proto.AskFinalTID:
+		final, isPending := txns.FinalTID(q.TTID)
+		var err error
+		if !isPending && q.TTID <= tid.Max {
+			final, err = n.db.FinalTID(q.TTID)
+		}
+		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
+		return nil
+	case *proto.AskObjectUndoSerial:
+		answer, err := n.undoSerial(a, q)
+		n.finishRead(ev.Conn, ev.ID, answer, q.Undone, err)
+		return nil
+	case *proto.CloseClient:
+		return n.drop(p)
+	}
+	switch n.read(a, ev.Conn, ev.ID, ev.Packet) {
+	case notRead:
+		n.unexpected(p, ev)
+	case mustWait:
+		switch q := ev.Packet.(type) {
+		case *proto.AskObject:
+			txns.WaitObject(r, q, q.OID)
+		case *proto.AskObjectHistory:
+			txns.WaitObject(r, q, q.OID)
+		case *proto.AskTIDsFrom:
+			txns.WaitTransaction(r, q, min(q.Max, n.limit(a)))
+		case *proto.AskOIDsFrom:
+			txns.WaitTransaction(r, q, min(q.At, n.limit(a)))
+		}
+	}
+	return nil
+}
+
+// invalidStore returns why a store is refused, "" if it is good. A payload
+// without data and with a zero checksum deletes the object, or undoes.
+func invalidStore(p *proto.AskStoreObject) string {
+	switch {
+	case p.Compression > maxCompression:
+		return "unknown compression"
+	case p.OID > tid.MaxOID:
+		return "object id out of range"
+	case p.TTID > tid.Max || p.TTID == tid.Zero || p.DataSerial.V > tid.Max:
+		return "transaction id out of range"
+	case len(p.Data) == 0 && p.Checksum == proto.ZeroHash:
+		return ""
+	case sha1.Sum(p.Data) != p.Checksum:
+		return "checksum differs from that of the data"
+	}
+	return ""
+}

@@ -1,0 +1,125 @@
+package storage
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// ErrEmpty reports that a database to be cloned has no assigned cell.
+var ErrEmpty = errors.New("database is empty")
+
+// Config configures a storage node. A zero field takes the documented default.
+type Config struct {
+	Cluster string             // name shared by every node; required
+	Bind    proto.Address      // where to listen; port 0: any
+	Masters *bootstrap.Masters // known masters, at least one; required
+	Backend backend.Backend    // required; the caller closes it after Run
+	ID      proto.NodeID       // of a new database; default: the master chooses
+	// NewID asks the master for a new node id for a copied database, after which
+	// Run ends.
+	NewID bool
+	// DisablePack pretends that pack orders are executed.
+	DisablePack bool
+	// DisableDrop keeps the data of discarded cells.
+	DisableDrop bool
+	TLS         *tls.Config // default: plain connections
+	// Record is told of every packet of every connection. Default: nobody is.
+	Record func(sent bool, peer string, id uint32, p proto.Packet)
+	// Lookup is asked for more masters, and MastersKnown told of those that are
+	// known now. Both may be nil.
+	Lookup       func(context.Context) ([]proto.Address, error)
+	MastersKnown func([]proto.Address)
+	Network      link.Network // default: TCP
+	Dialer       *link.Dialer // shared by the process; default: one of its own
+	Log          *slog.Logger // default: discard
+}
+
+// New makes a node of a database. It listens at once, but refuses everybody
+// until Run has made it operational.
+func New(cfg Config) (*Node, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dialer == nil {
+		cfg.Dialer = &link.Dialer{}
+	}
+	stored, err := cfg.Backend.Config()
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration of the database: %w", err)
+	}
+	switch stored.Name {
+	case cfg.Cluster:
+	case "":
+		if err := cfg.Backend.SetName(cfg.Cluster); err != nil {
+			return nil, fmt.Errorf("writing the cluster name to the database: %w", err)
+		}
+	default:
+		return nil, fmt.Errorf("the database belongs to cluster %q, not %q", stored.Name, cfg.Cluster)
+	}
+	n := &Node{
+		cfg:     cfg,
+		db:      cfg.Backend,
+		log:     cfg.Log,
+		id:      stored.ID,
+		inbox:   make(chan event, inboxSize),
+		done:    make(chan struct{}),
+		failed:  make(chan error, 1),
+		clients: map[proto.NodeID]*peer{},
+		links:   map[linkKey]*peer{},
+		peers:   map[*peer]bool{},
+	}
+	if n.id == 0 {
+		n.id = cfg.ID
+	}
+	if cfg.NewID {
+		if n.newIDs, err = ownPartitions(n.db, stored.ID); err != nil {
+			return nil, err
+		}
+		if len(n.newIDs) == 0 {
+			return nil, ErrEmpty
+		}
+		n.id = 0
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if n.listener, err = link.Listen(n.ctx, cfg.Bind, n.linkConfig(n.deliver), n.accept); err != nil {
+		n.cancel()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *Node) linkConfig(deliver func(link.Event)) link.Config {
+	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network}
+}
+
+// ownPartitions returns the partitions assigned to a node in its database.
+func ownPartitions(db backend.Backend, id proto.NodeID) ([]int, error) {
+	cells, err := db.Cells()
+	if err != nil {
+		return nil, fmt.Errorf("reading the partition table of the database: %w", err)
+	}
+	var list []int
+	for _, c := range cells {
+		if c.ID == id {
+			list = append(list, c.Partition)
+		}
+	}
+	return list, nil
+}
+
+// backup returns a copy of an optional TID for readers on other goroutines.
+func backup(t proto.Opt[tid.TID]) *tid.TID {
+	if !t.OK {
+		return nil
+	}
+	return &t.V
+}

@@ -1,0 +1,281 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/pending"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+const (
+	// maxFeeding is how many chunks are read at the same time for other storages.
+	maxFeeding = 4
+	// feedBuffer is how much may wait to be sent, in bytes, before the next record is read.
+	feedBuffer = 256 << 10
+	// maxChunk bounds the chunks that others may ask for, in items.
+	maxChunk = 100000
+)
+
+// feeder gives other storages what they lack, and digests for the comparison of
+// replicas. It works on goroutines of its own, after everybody else: a slow
+// receiver or a long list does not delay a client.
+type feeder struct {
+	n      *Node
+	s      *session
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{}
+}
+
+func newFeeder(n *Node, s *session) *feeder {
+	f := &feeder{n: n, s: s, slots: make(chan struct{}, maxFeeding)}
+	f.ctx, f.cancel = context.WithCancel(n.ctx)
+	return f
+}
+
+// stop waits for the end of all work.
+func (f *feeder) stop() {
+	f.cancel()
+	f.wg.Wait()
+}
+
+// run lets a task work on a goroutine of its own.
+func (f *feeder) run(task func()) {
+	f.wg.Go(func() {
+		select {
+		case f.slots <- struct{}{}:
+			task()
+			<-f.slots
+		case <-f.ctx.Done():
+		}
+	})
+}
+
+// post lets the goroutine of the node do something.
+func (f *feeder) post(call func() error) {
+	select {
+	case f.n.inbox <- event{call: call}:
+	case <-f.ctx.Done():
+	}
+}
+
+// breathe waits until what was sent is nearly gone, and gives way to packets
+// that wait to be processed. It reports whether the task should go on.
+func (f *feeder) breathe(conn *link.Conn) bool {
+	for busy := 0; conn.Buffered() > feedBuffer || busy < 10 && len(f.n.inbox) > 0; busy++ {
+		select {
+		case <-f.ctx.Done():
+			return false
+		case <-conn.Done():
+			return false
+		case <-time.After(200 * time.Microsecond):
+		}
+	}
+	return f.ctx.Err() == nil
+}
+
+// fromStorage processes a packet of another storage.
+func (n *Node) fromStorage(p *peer, ev link.Event) error {
+	s := n.session
+	if s == nil {
+		return nil // the connection is being closed
+	}
+	r := pending.Request{Conn: ev.Conn, ID: ev.ID}
+	switch q := ev.Packet.(type) {
+	case *proto.AskFetchTransactions:
+		p.server = true
+		if s.txns.TransactionLocked(q.Max) && n.isReadable(q.Partition) {
+			s.txns.WaitTransaction(r, q, q.Max)
+			return nil
+		}
+		s.feeder.run(func() { s.feeder.transactions(ev.Conn, ev.ID, q) })
+	case *proto.AskFetchObjects:
+		p.server = true
+		if s.txns.TransactionLocked(q.Max) {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "transactions up to %v must be fetched first", q.Max)
+			return nil
+		}
+		s.feeder.run(func() { s.feeder.objects(ev.Conn, ev.ID, q) })
+	case *proto.AskCheckTIDRange:
+		p.server = true
+		if s.txns.TransactionLocked(q.Max) {
+			s.txns.WaitTransaction(r, q, q.Max)
+			return nil
+		}
+		if !n.checkable(q.Partition) {
+			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
+			return nil
+		}
+		s.feeder.run(func() {
+			a, err := n.db.CheckTIDs(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
+			n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
+		})
+	case *proto.AskCheckSerialRange:
+		p.server = true
+		if s.txns.TransactionLocked(q.Max) {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "transactions up to %v must be checked first", q.Max)
+			return nil
+		}
+		if !n.checkable(q.Partition) {
+			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
+			return nil
+		}
+		s.feeder.run(func() {
+			a, err := n.db.CheckSerials(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
+			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
+		})
+	case *proto.AddTransaction:
+		return s.replicator.addTransaction(p, ev.ID, q)
+	case *proto.AddObject:
+		return s.replicator.addObject(p, ev.ID, q)
+	case *proto.CloseClient:
+		p.server = false
+		if !p.client {
+			return n.drop(p)
+		}
+	default:
+		n.unexpected(p, ev)
+	}
+	return nil
+}
+
+// notReadable answers a request for a partition that is not complete here.
+func notReadable(conn *link.Conn, id uint32, partition int) {
+	conn.AnswerError(id, proto.ReplicationError, "partition %d not readable", partition)
+}
+
+// failed answers after an error of the database, if it is one.
+func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
+	switch {
+	case errors.Is(err, backend.ErrNotFound), errors.Is(err, backend.ErrNoSuchObject):
+		// Packed or dropped since it was listed.
+		conn.AnswerError(id, proto.ReplicationError, "a record vanished while it was fed")
+	case errors.Is(err, backend.ErrNotImplemented):
+		conn.AnswerError(id, proto.BackendNotImplemented, "%v", err)
+	default:
+		if corrupt, ok := errors.AsType[*backend.CorruptError](err); ok {
+			f.n.log.Error("stored data are damaged", "error", corrupt)
+			conn.AnswerError(id, proto.ReplicationError, "%v", corrupt)
+			return
+		}
+		f.n.fail(err)
+	}
+}
+
+func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTransactions) {
+	db := f.n.db
+	if !f.n.isReadable(q.Partition) || q.Length < 1 {
+		notReadable(conn, id, q.Partition)
+		return
+	}
+	answer := &proto.AnswerFetchTransactions{}
+	if q.AskPack {
+		// Before anything is read: what is packed later will be packed again there.
+		packed, err := db.PackedIDs(false)
+		if err != nil {
+			f.failed(conn, id, err)
+			return
+		}
+		if t, ok := packed[q.Partition]; ok {
+			answer.Packed = proto.Some(t)
+		}
+	}
+	n := min(q.Length, maxChunk)
+	list, err := db.TIDsFrom(q.Partition, q.Min, min(q.Max, tid.Max), n+1)
+	if err != nil {
+		f.failed(conn, id, err)
+		return
+	}
+	if len(list) > n {
+		answer.Next = proto.Some(list[n])
+		list = list[:n]
+	}
+	have := make(map[tid.TID]bool, len(q.Have))
+	for _, t := range q.Have {
+		have[t] = true
+	}
+	for _, t := range list {
+		if have[t] {
+			delete(have, t)
+			continue
+		}
+		m, pack, err := db.FetchTransaction(t)
+		if err != nil {
+			f.failed(conn, id, err)
+			return
+		}
+		conn.SendAs(id, &proto.AddTransaction{TID: t, User: m.User, Description: m.Description, Extension: m.Extension,
+			Packed: m.Packed, TTID: m.TTID, OIDs: m.OIDs, Pack: pack})
+		if !f.breathe(conn) {
+			return
+		}
+	}
+	answer.Delete = slices.Sorted(maps.Keys(have))
+	// Had the cell been dropped meanwhile, the list would be too short.
+	if !f.n.isReadable(q.Partition) {
+		notReadable(conn, id, q.Partition)
+		return
+	}
+	conn.Answer(id, answer)
+}
+
+func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
+	db := f.n.db
+	if !f.n.isReadable(q.Partition) || q.Length < 1 {
+		notReadable(conn, id, q.Partition)
+		return
+	}
+	answer := &proto.AnswerFetchObjects{Delete: map[tid.TID][]tid.OID{}}
+	n := min(q.Length, maxChunk)
+	list, err := db.RecordsFrom(q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
+	if err != nil {
+		f.failed(conn, id, err)
+		return
+	}
+	if len(list) > n {
+		answer.Next, answer.NextOID = proto.Some(list[n].TID), proto.Some(list[n].OID)
+		list = list[:n]
+	}
+	have := map[backend.Key]bool{}
+	for t, oids := range q.Have {
+		for _, oid := range oids {
+			have[backend.Key{TID: t, OID: oid}] = true
+		}
+	}
+	for _, k := range list {
+		if have[k] {
+			delete(have, k)
+			continue
+		}
+		o, err := db.FetchObject(k.OID, k.TID)
+		if err != nil {
+			f.failed(conn, id, err)
+			return
+		}
+		add := &proto.AddObject{OID: k.OID, Serial: k.TID, ObjectData: o.ObjectData}
+		if o.DataSerial != tid.Zero {
+			add.DataSerial = proto.Some(o.DataSerial)
+		}
+		conn.SendAs(id, add)
+		if !f.breathe(conn) {
+			return
+		}
+	}
+	for k := range have {
+		answer.Delete[k.TID] = append(answer.Delete[k.TID], k.OID)
+	}
+	if !f.n.isReadable(q.Partition) {
+		notReadable(conn, id, q.Partition)
+		return
+	}
+	conn.Answer(id, answer)
+}

@@ -1,0 +1,341 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/nodetab"
+	"github.com/neozodb/neo/cluster/parttab"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/pending"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+const (
+	inboxSize = 512
+	// commitDelay is how long what was unlocked or aborted may stay uncommitted:
+	// a crash loses nothing, since verification or the next start does it again.
+	commitDelay = time.Second
+	// maxBatch and maxBatchAge bound how long an answer waits for company in
+	// its commit, when packets never stop to arrive.
+	maxBatch    = 1024
+	maxBatchAge = 20 * time.Millisecond
+)
+
+// Node is a storage node. See [New] and [Node.Run].
+type Node struct {
+	cfg      Config
+	db       backend.Backend
+	log      *slog.Logger
+	listener *link.Listener
+	inbox    chan event
+	done     chan struct{} // closed when nobody reads the inbox any more
+	failed   chan error    // an error of the database on another goroutine
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	newIDs   []int // partitions for which NewID asks
+
+	// For readers on other goroutines.
+	readable  atomic.Pointer[[]bool]  // by partition
+	backupTID atomic.Pointer[tid.TID] // nil: not in backup mode
+
+	// Owned by Run.
+	id            proto.NodeID
+	idTimestamp   proto.Opt[float64]
+	infoTimestamp proto.Opt[float64] // of the last NotifyNodeInformation of this master
+	nodes         nodetab.Table
+	table         parttab.Table
+	master        *peer
+	peers         map[*peer]bool
+	clients       map[proto.NodeID]*peer
+	links         map[linkKey]*peer // with other storages
+	unidentified  []*identification // until the master tells about the node
+	lastPack      tid.TID           // greatest approved order known
+	completedPack tid.TID           // as told to the master
+	session       *session          // nil unless operational
+	repair        *proto.NotifyRepair
+	batch         []reply
+	batchSince    time.Time
+	commitTimer   *time.Timer
+	exit          bool
+}
+
+// session is one period of operation: everything in it is volatile.
+type session struct {
+	txns       *pending.Manager
+	replicator *replicator
+	checker    *checker
+	feeder     *feeder
+	worker     *worker
+}
+
+// event is something for the goroutine of Run: of a connection, or a call.
+type event struct {
+	peer    *peer
+	link    link.Event
+	invalid string // why the payload of a store is refused
+	call    func() error
+}
+
+// reply is an answer that waits for a commit.
+type reply struct {
+	conn   *link.Conn
+	id     uint32
+	packet proto.Packet
+}
+
+// Addr returns the address where the node listens.
+func (n *Node) Addr() proto.Address { return n.listener.Addr() }
+
+// Close releases the address of a node that will not run.
+func (n *Node) Close() {
+	n.cancel()
+	n.listener.Close()
+}
+
+// Run serves until ctx ends, or the master tells the node to shut down: then it
+// returns nil. Any other end is an error of the database.
+func (n *Node) Run(ctx context.Context) (err error) {
+	n.commitTimer = time.NewTimer(commitDelay)
+	n.commitTimer.Stop()
+	defer func() {
+		n.listener.Close()
+		n.cancel()
+		close(n.done)
+		if n.session != nil {
+			n.session.feeder.stop()
+		}
+		for p := range n.peers {
+			if p.conn != nil {
+				p.conn.Close()
+			}
+		}
+		n.wg.Wait()
+		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
+			err = fmt.Errorf("last commit: %w", closeErr)
+		}
+	}()
+	defer func() {
+		// A state that cannot be, found by our own checks, must not be served.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if err := n.connect(); err != nil {
+		return err
+	}
+	for !n.exit {
+		if err := n.next(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return n.flush()
+}
+
+// next processes one event, or what can be done while there is none.
+func (n *Node) next(ctx context.Context) error {
+	if s := n.session; s == nil || !s.worker.overdue() {
+		select {
+		case e := <-n.inbox:
+			return n.handle(e)
+		default:
+		}
+	}
+	if len(n.batch) > 0 {
+		return n.flush()
+	}
+	var wake <-chan time.Time
+	if s := n.session; s != nil {
+		busy, err := s.worker.step()
+		if err != nil || busy == 0 {
+			return err
+		}
+		if busy > 0 {
+			wake = time.After(busy)
+		}
+	}
+	select {
+	case e := <-n.inbox:
+		return n.handle(e)
+	case <-n.commitTimer.C:
+		return n.commit()
+	case err := <-n.failed:
+		return err
+	case <-wake:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (n *Node) handle(e event) error {
+	err := n.dispatch(e)
+	if err == nil && n.session != nil {
+		err = n.carryOut()
+	}
+	if err != nil {
+		return err
+	}
+	if len(n.batch) >= maxBatch || len(n.batch) > 0 && time.Since(n.batchSince) > maxBatchAge {
+		return n.flush()
+	}
+	return nil
+}
+
+// carryOut does what the transactions in progress ask for.
+func (n *Node) carryOut() error {
+	s := n.session
+	for s == n.session {
+		effects := s.txns.Effects()
+		if len(effects) == 0 {
+			break
+		}
+		for _, e := range effects {
+			conn, _ := e.Request.Conn.(*link.Conn)
+			switch e.Kind {
+			case pending.Answer:
+				answer(conn, e.Request.ID, e.Packet)
+			case pending.AnswerDurable:
+				n.answerDurable(conn, e.Request.ID, e.Packet)
+			case pending.NotifyMaster:
+				if err := n.commit(); err != nil {
+					return err
+				}
+				n.master.conn.Send(e.Packet)
+			case pending.NotifyClient:
+				if p := n.clients[e.Client]; p != nil {
+					p.conn.Send(e.Packet)
+				}
+			case pending.Retry:
+				p, _ := conn.Tag.(*peer)
+				if p == nil || !n.peers[p] {
+					continue
+				}
+				if err := n.dispatch(event{peer: p, link: link.Event{Conn: conn, ID: e.Request.ID, Packet: e.Packet}}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if s == n.session && s.txns.Dirty() {
+		n.commitTimer.Reset(commitDelay)
+	}
+	return nil
+}
+
+// answer sends an answer; after a protocol error the connection ends.
+func answer(conn *link.Conn, id uint32, p proto.Packet) {
+	if e, ok := p.(*proto.Error); ok && e.ErrCode == proto.ProtocolError {
+		conn.AbortError(id, e.ErrCode, "%s", e.Message)
+		return
+	}
+	conn.Answer(id, p)
+}
+
+func (n *Node) answerDurable(conn *link.Conn, id uint32, p proto.Packet) {
+	if len(n.batch) == 0 {
+		n.batchSince = time.Now()
+	}
+	n.batch = append(n.batch, reply{conn, id, p})
+}
+
+// commit makes everything written so far durable, and sends the answers that
+// waited for it.
+func (n *Node) commit() error {
+	n.commitTimer.Stop()
+	if err := n.db.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	for _, r := range n.batch {
+		r.conn.Answer(r.id, r.packet)
+	}
+	clear(n.batch)
+	n.batch = n.batch[:0]
+	return nil
+}
+
+// flush commits if an answer waits for it.
+func (n *Node) flush() error {
+	if len(n.batch) == 0 {
+		return nil
+	}
+	return n.commit()
+}
+
+// post lets the goroutine of Run do something. It may be called from any other.
+func (n *Node) post(f func() error) { n.put(event{call: f}) }
+
+func (n *Node) put(e event) {
+	select {
+	case n.inbox <- e:
+	case <-n.done:
+	}
+}
+
+// fail ends Run from another goroutine.
+func (n *Node) fail(err error) {
+	select {
+	case n.failed <- err:
+	default: // one is enough
+	}
+}
+
+// dispatch gives an event to the handler of its peer's role.
+func (n *Node) dispatch(e event) error {
+	if e.call != nil {
+		return e.call()
+	}
+	p, ev := e.peer, e.link
+	if ev.Packet == nil && ev.Asked == nil {
+		return n.lost(p, ev.Err)
+	}
+	if p.closed || ev.Stale() {
+		return nil
+	}
+	if ev.Asked != nil {
+		return n.answered(p, ev)
+	}
+	switch ev.Packet.(type) {
+	case *proto.Ping:
+		ev.Conn.Answer(ev.ID, &proto.Pong{})
+		return nil
+	case *proto.FlushLog:
+		if h, ok := n.log.Handler().(interface{ Flush() error }); ok {
+			return h.Flush()
+		}
+		return nil
+	case *proto.Error:
+		n.log.Warn("error packet", "peer", p, "error", ev.Packet)
+		return nil
+	}
+	switch p.role {
+	case masterRole:
+		return n.fromMaster(ev)
+	case clientRole:
+		return n.fromClient(p, ev, e.invalid)
+	case storageRole:
+		return n.fromStorage(p, ev)
+	}
+	return n.fromStranger(p, ev)
+}
+
+// unexpected ends a connection that sent what its role does not allow now.
+func (n *Node) unexpected(p *peer, ev link.Event) {
+	n.log.Warn("unexpected packet", "peer", p, "packet", fmt.Sprintf("%T", ev.Packet))
+	if _, request := ev.Packet.(proto.Request); !request && p.role == clientRole {
+		// An Error that answers nothing stops the I/O thread of Python clients.
+		ev.Conn.Abort()
+		return
+	}
+	ev.Conn.AbortError(ev.ID, proto.ProtocolError, "unexpected packet")
+}

@@ -1,0 +1,231 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+)
+
+// idleTimeout is how long a link to another storage is kept after its last use.
+const idleTimeout = 100 * time.Second
+
+type role int
+
+const (
+	strangerRole role = iota // not identified yet
+	masterRole
+	clientRole
+	storageRole
+)
+
+// peer is the other end of a connection. Everything but access is owned by Run.
+type peer struct {
+	conn   *link.Conn
+	role   role
+	id     proto.NodeID // 0: anonymous, or not known yet
+	stamp  float64      // id timestamp under which it was accepted
+	closed bool
+
+	// access is set for clients: what its loads may see.
+	access atomic.Pointer[access]
+
+	// Links between storages.
+	key        linkKey
+	identified bool // else being connected to
+	client     bool // we use it
+	server     bool // it uses us
+	idle       *time.Timer
+}
+
+// linkKey names the other end of a link between storages: its id, or the address
+// of a storage of another cluster.
+type linkKey struct {
+	id   proto.NodeID
+	addr proto.Address
+}
+
+func (p *peer) String() string {
+	switch {
+	case p.id != 0:
+		return p.id.String()
+	case p.conn != nil:
+		return p.conn.RemoteAddr().String()
+	}
+	return p.key.addr.String()
+}
+
+// accept is called for an incoming connection, before its events.
+func (n *Node) accept(conn *link.Conn) { conn.Tag = &peer{conn: conn} }
+
+// deliver receives the events of incoming connections, on their goroutines.
+func (n *Node) deliver(ev link.Event) {
+	p := ev.Conn.Tag.(*peer)
+	e := event{peer: p, link: ev}
+	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
+		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
+			e.invalid = invalidStore(s)
+		} else if n.read(a, ev.Conn, ev.ID, ev.Packet) == served {
+			return
+		}
+	}
+	n.put(e)
+}
+
+// lost forgets a connection.
+func (n *Node) lost(p *peer, cause error) error {
+	if p.closed && !n.peers[p] {
+		return nil
+	}
+	p.closed = true
+	delete(n.peers, p)
+	if p.idle != nil {
+		p.idle.Stop()
+	}
+	n.forgetIdentification(p)
+	switch p.role {
+	case masterRole:
+		n.log.Warn("connection to the master lost", "error", cause)
+		n.master = nil
+		if err := n.leaveOperation(); err != nil {
+			return err
+		}
+		n.closeAll()
+		return n.connect()
+	case clientRole:
+		p.access.Store(nil)
+		if n.clients[p.id] == p {
+			delete(n.clients, p.id)
+		}
+		if s := n.session; s != nil {
+			return s.txns.ConnClosed(p.conn, p.id)
+		}
+	case storageRole:
+		if n.links[p.key] == p {
+			delete(n.links, p.key)
+		}
+		if s := n.session; s != nil {
+			if err := s.txns.ConnClosed(p.conn, 0); err != nil {
+				return err
+			}
+			if err := s.replicator.linkLost(p); err != nil {
+				return err
+			}
+			return s.checker.linkLost(p)
+		}
+	}
+	return nil
+}
+
+// drop closes a connection; its last event is then of no interest.
+func (n *Node) drop(p *peer) error {
+	if p.conn != nil {
+		p.conn.Close()
+	}
+	return n.lost(p, fmt.Errorf("closed"))
+}
+
+// closeAll closes every connection but the one with the master: whoever is not
+// ready serves nobody, and replication in either direction is aborted.
+func (n *Node) closeAll() {
+	for p := range n.peers {
+		if p == n.master {
+			continue
+		}
+		p.closed = true
+		p.access.Store(nil)
+		if p.idle != nil {
+			p.idle.Stop()
+		}
+		if p.conn != nil {
+			p.conn.Close()
+		}
+		delete(n.peers, p)
+	}
+	clear(n.clients)
+	clear(n.links)
+	n.unidentified = nil
+}
+
+// target is a storage to connect to.
+type target struct {
+	id       proto.NodeID  // 0: of another cluster
+	addr     proto.Address // where it listens
+	upstream string        // name of the other cluster
+}
+
+func (t target) key() linkKey {
+	if t.upstream != "" {
+		return linkKey{addr: t.addr}
+	}
+	return linkKey{id: t.id}
+}
+
+// use returns the link with another storage, to be used by us, and whether it is
+// ready. Else its end, or that it became ready, is told to the replicator and
+// the checker.
+func (n *Node) use(t target) (p *peer, ready bool) {
+	if p = n.links[t.key()]; p != nil {
+		if p.idle != nil {
+			p.idle.Stop()
+			p.idle = nil
+		}
+		p.client = true
+		return p, p.identified
+	}
+	p = &peer{role: storageRole, id: t.id, key: t.key(), client: true}
+	n.links[p.key] = p
+	n.peers[p] = true
+	ask := &proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
+		IDTimestamp: n.idTimestamp, Extra: map[string]proto.Value{}}
+	if t.upstream != "" {
+		ask.ID, ask.Cluster = 0, t.upstream
+	}
+	cfg := n.linkConfig(func(ev link.Event) { n.put(event{peer: p, link: ev}) })
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, time.Minute)
+		defer cancel()
+		conn, err := n.cfg.Dialer.Dial(ctx, t.addr, cfg)
+		n.post(func() error {
+			switch {
+			case err != nil:
+				return n.lost(p, err)
+			case p.closed:
+				conn.Close()
+				return nil
+			}
+			p.conn = conn
+			conn.Tag = p
+			conn.Ask(ask, p)
+			return nil
+		})
+		if n.ctx.Err() != nil && err == nil {
+			conn.Close()
+		}
+	})
+	return p, false
+}
+
+// release says that we no longer use a link.
+func (n *Node) release(p *peer) {
+	if p.closed || !p.client || p.idle != nil {
+		return
+	}
+	p.idle = time.AfterFunc(idleTimeout, func() {
+		n.post(func() error {
+			if p.closed || p.idle == nil {
+				return nil
+			}
+			p.idle = nil
+			if !p.server {
+				return n.drop(p)
+			}
+			p.client = false
+			p.conn.Send(&proto.CloseClient{})
+			return nil
+		})
+	})
+}

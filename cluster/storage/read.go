@@ -1,0 +1,262 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/pending"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// maxList bounds the answers that are lists, in items.
+const maxList = 1 << 20
+
+// access is what the loads of a client may see, and must wait for.
+type access struct {
+	txns     *pending.Manager
+	readOnly bool // of a backup cluster: nothing after the backup TID
+}
+
+// limit returns the greatest TID that may be seen.
+func (n *Node) limit(a *access) tid.TID {
+	if a.readOnly {
+		if b := n.backupTID.Load(); b != nil {
+			return *b
+		}
+	}
+	return tid.Max
+}
+
+type readResult int
+
+const (
+	notRead readResult = iota // another kind of packet
+	served
+	mustWait // until a commit is completed
+)
+
+// read answers a request that only needs committed data. It runs on any
+// goroutine.
+func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet) readResult {
+	var (
+		answer proto.Packet
+		what   fmt.Stringer = tid.OID(0)
+		err    error
+	)
+	switch p := p.(type) {
+	case *proto.AskObject:
+		if a.txns.ObjectLocked(p.OID) {
+			return mustWait
+		}
+		what = p.OID
+		answer, err = n.object(n.limit(a), p)
+	case *proto.AskObjectHistory:
+		if a.txns.ObjectLocked(p.OID) {
+			return mustWait
+		}
+		what = p.OID
+		answer, err = n.history(n.limit(a), p)
+	case *proto.AskTransactionInformation:
+		answer, err = n.transaction(n.limit(a), p)
+	case *proto.AskTIDs:
+		answer, err = n.tids(n.limit(a), p)
+	case *proto.AskTIDsFrom:
+		if a.txns.TransactionLocked(min(p.Max, n.limit(a))) {
+			return mustWait
+		}
+		answer, err = n.tidsFrom(n.limit(a), p)
+	case *proto.AskOIDsFrom:
+		if a.txns.TransactionLocked(min(p.At, n.limit(a))) {
+			return mustWait
+		}
+		answer, err = n.oidsFrom(n.limit(a), p)
+	default:
+		return notRead
+	}
+	n.finishRead(conn, id, answer, what, err)
+	return served
+}
+
+// finishRead sends an answer, or the error that goes for it.
+func (n *Node) finishRead(conn *link.Conn, id uint32, p proto.Packet, what fmt.Stringer, err error) {
+	if err == nil {
+		conn.Answer(id, p)
+		return
+	}
+	e, ok := errors.AsType[*proto.Error](err)
+	if !ok {
+		if e = wireError(err, what); e == nil {
+			n.fail(err)
+			return
+		}
+		if _, corrupt := errors.AsType[*backend.CorruptError](err); corrupt {
+			n.log.Error("stored data are damaged", "error", err)
+		}
+	}
+	answer(conn, id, e)
+}
+
+// isReadable reports whether this node has a readable cell of a partition.
+func (n *Node) isReadable(partition int) bool {
+	r := n.readable.Load()
+	return r != nil && partition >= 0 && partition < len(*r) && (*r)[partition]
+}
+
+// checkReadable gives the error of a partition that is not readable.
+func (n *Node) checkReadable(partition int) error {
+	if !n.isReadable(partition) {
+		return backend.ErrNonReadable
+	}
+	return nil
+}
+
+func (n *Node) object(limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
+	if p.OID > tid.MaxOID {
+		return nil, backend.ErrNoSuchObject
+	}
+	at, before := p.At, p.Before
+	switch {
+	case at.OK:
+		if at.V > limit {
+			at.V = tid.Zero // the object exists, or not, but not at that time
+		}
+	case before.OK:
+		before.V = min(before.V, limit+1, tid.Max)
+	case limit < tid.Max:
+		before = proto.Some(limit + 1)
+	}
+	o, err := n.db.GetObject(p.OID, at, before)
+	if err != nil {
+		return nil, err
+	}
+	answer := &proto.AnswerObject{OID: p.OID, Serial: o.Serial, ObjectData: o.ObjectData}
+	if o.Next != tid.Zero && o.Next <= limit {
+		answer.NextSerial = proto.Some(o.Next)
+	}
+	if o.DataSerial != tid.Zero {
+		answer.DataSerial = proto.Some(o.DataSerial)
+	}
+	return answer, nil
+}
+
+func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, error) {
+	if p.First < 0 || p.First >= p.Last {
+		return nil, proto.Errorf(proto.ProtocolError, "history from %d to %d", p.First, p.Last)
+	}
+	if p.OID > tid.MaxOID {
+		return nil, backend.ErrNotFound
+	}
+	skip := 0
+	if limit < tid.Max {
+		for {
+			revs, err := n.db.History(p.OID, skip, 100)
+			if err != nil {
+				return nil, err
+			}
+			hidden := 0
+			for hidden < len(revs) && revs[hidden].TID > limit {
+				hidden++
+			}
+			skip += hidden
+			if hidden < 100 {
+				break
+			}
+		}
+	}
+	revs, err := n.db.History(p.OID, skip+p.First, min(p.Last-p.First, maxList))
+	if err != nil {
+		return nil, err
+	}
+	if len(revs) == 0 {
+		return nil, backend.ErrNotFound
+	}
+	return &proto.AnswerObjectHistory{OID: p.OID, History: revs}, nil
+}
+
+func (n *Node) transaction(limit tid.TID, p *proto.AskTransactionInformation) (proto.Packet, error) {
+	notFound := proto.Errorf(proto.TIDNotFound, "%v", p.TID)
+	if p.TID > limit {
+		return nil, notFound
+	}
+	m, err := n.db.Transaction(p.TID)
+	if errors.Is(err, backend.ErrNotFound) {
+		return nil, notFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &proto.AnswerTransactionInformation{TID: p.TID, User: m.User, Description: m.Description,
+		Extension: m.Extension, Packed: m.Packed, OIDs: m.OIDs}, nil
+}
+
+func (n *Node) tids(limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
+	if p.First < 0 || p.First >= p.Last {
+		return nil, proto.Errorf(proto.ProtocolError, "transactions from %d to %d", p.First, p.Last)
+	}
+	var partitions []int
+	if p.Partition != proto.InvalidPartition {
+		if err := n.checkReadable(int(p.Partition)); err != nil {
+			return nil, err
+		}
+		partitions = []int{int(p.Partition)}
+	} else if r := n.readable.Load(); r != nil {
+		for i, ok := range *r {
+			if ok {
+				partitions = append(partitions, i)
+			}
+		}
+	}
+	if len(partitions) == 0 {
+		return &proto.AnswerTIDs{}, nil
+	}
+	list, err := n.db.TIDs(partitions, p.First, min(p.Last-p.First, maxList))
+	if err != nil {
+		return nil, err
+	}
+	for len(list) > 0 && list[0] > limit {
+		list = list[1:]
+	}
+	return &proto.AnswerTIDs{TIDs: list}, nil
+}
+
+func (n *Node) tidsFrom(limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, error) {
+	if p.Length < 1 {
+		return nil, proto.Errorf(proto.ProtocolError, "%d transactions", p.Length)
+	}
+	last := min(p.Max, limit)
+	var list []tid.TID
+	if p.Min <= last {
+		if err := n.checkReadable(p.Partition); err != nil {
+			return nil, err
+		}
+		var err error
+		if list, err = n.db.TIDsFrom(p.Partition, p.Min, last, min(p.Length, maxList)); err != nil {
+			return nil, err
+		}
+	}
+	// The partition may have been dropped meanwhile.
+	if err := n.checkReadable(p.Partition); err != nil {
+		return nil, err
+	}
+	return &proto.AnswerTIDsFrom{TIDs: list}, nil
+}
+
+func (n *Node) oidsFrom(limit tid.TID, p *proto.AskOIDsFrom) (proto.Packet, error) {
+	if p.Length < 1 {
+		return nil, proto.Errorf(proto.ProtocolError, "%d objects", p.Length)
+	}
+	if err := n.checkReadable(p.Partition); err != nil {
+		return nil, err
+	}
+	if p.Min > tid.MaxOID {
+		return &proto.AnswerOIDsFrom{}, nil
+	}
+	next, oids, err := n.db.OIDsFrom(p.Partition, min(p.Length, maxList), p.Min, min(p.At, limit))
+	if err != nil {
+		return nil, err
+	}
+	return &proto.AnswerOIDsFrom{Next: next, OIDs: oids}, nil
+}

@@ -1,0 +1,76 @@
+package storage
+
+import (
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// undoSerial answers what an undo needs to know about each object.
+func (n *Node) undoSerial(a *access, p *proto.AskObjectUndoSerial) (proto.Packet, error) {
+	limit := n.limit(a)
+	answer := &proto.AnswerObjectUndoSerial{Undo: map[tid.OID]proto.UndoSerial{}}
+	for _, oid := range p.OIDs {
+		if oid > tid.MaxOID {
+			continue
+		}
+		h, err := n.db.UndoHistory(oid, p.Undone)
+		if err != nil {
+			return nil, err
+		}
+		if !h.Found || p.Undone > limit {
+			continue // listed in the transaction, but not modified: readCurrent
+		}
+		for len(h.Later) > 0 && h.Later[len(h.Later)-1].TID > limit {
+			h.Later = h.Later[:len(h.Later)-1]
+		}
+		u, ok := findUndo(h, p.Undone, p.LastTID, a.txns.UndoBase(p.TTID, oid))
+		if !ok {
+			return nil, proto.Errorf(proto.OIDNotFound, "%v", oid)
+		}
+		answer.Undo[oid] = u
+	}
+	return answer, nil
+}
+
+// findUndo tells which revision an undo restores. Revisions after last are not
+// seen by the client; current is what the running transaction wrote, if it did.
+//
+// Among revisions with the same data the last one is returned, so that the
+// references from an undo to what it restored form a chain, and packing never
+// has to rewrite them.
+func findUndo(h backend.UndoHistory, undone, last tid.TID, current proto.Opt[tid.TID]) (u proto.UndoSerial, ok bool) {
+	if current.OK {
+		u.Current = current.V
+	} else {
+		for _, l := range h.Later {
+			if l.TID >= last {
+				break
+			}
+			u.Current = l.TID
+		}
+		if u.Current == tid.Zero {
+			if last <= undone {
+				return u, false
+			}
+			u.Current = undone
+		}
+	}
+	u.Undo, u.IsCurrent = h.Prev, u.Current == undone
+	for _, l := range h.Later {
+		switch l.DataSerial {
+		case tid.Zero:
+		case undone:
+			if u.Current == l.TID {
+				u.IsCurrent = true
+			} else {
+				undone = l.TID
+			}
+		default:
+			if u.Undo.OK && l.DataSerial == u.Undo.V {
+				u.Undo.V = l.TID
+			}
+		}
+	}
+	return u, true
+}
