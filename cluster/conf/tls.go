@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -160,29 +159,40 @@ func (a *authority) checkRevoked(leaf *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// selfCheck lets the node talk to itself over a pipe.
+// selfCheck lets the node talk to itself on the loopback interface.
 func selfCheck(cfg *tls.Config) error {
-	near, far := net.Pipe()
-	deadline := time.Now().Add(selfCheckTimeout)
-	server := make(chan error, 1)
-	go func() {
-		err := far.SetDeadline(deadline)
-		if err == nil {
-			err = tls.Server(far, cfg).Handshake()
-		}
-		server <- errors.Join(err, far.Close())
-	}()
-	err := near.SetDeadline(deadline)
-	if err == nil {
-		conn := tls.Client(near, cfg)
-		if err = conn.Handshake(); err == nil {
-			// Takes what the server still writes, and ends when it closes:
-			// whether it accepted the client is for the server to say.
-			conn.Read(make([]byte, 1))
-		}
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		return err
 	}
-	err = errors.Join(err, near.Close())
-	return cmp.Or(err, <-server)
+	server := make(chan error, 1)
+	go func() { server <- acceptOne(l, cfg) }()
+	dialer := &net.Dialer{Timeout: selfCheckTimeout}
+	conn, err := tls.DialWithDialer(dialer, "tcp", l.Addr().String(), cfg)
+	if err == nil {
+		// Takes what the server still writes, and ends when it closes: whether it
+		// accepted the client is for the server to say.
+		conn.Read(make([]byte, 1))
+		conn.Close()
+	}
+	err = errors.Join(err, l.Close())
+	if serverErr := <-server; err == nil {
+		err = serverErr
+	}
+	return err
 }
 
 const selfCheckTimeout = 10 * time.Second
+
+// acceptOne is the server of selfCheck.
+func acceptOne(l net.Listener, cfg *tls.Config) error {
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(selfCheckTimeout)); err != nil {
+		return err
+	}
+	return tls.Server(c, cfg).Handshake()
+}

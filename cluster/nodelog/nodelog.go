@@ -15,6 +15,7 @@
 package nodelog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -175,7 +176,7 @@ type Packet struct {
 	Peer  string // like "M1 (127.0.0.1:10000)"
 	MsgID uint32
 	Code  uint16 // with bit 0x8000 for an answer
-	Body  []byte // msgpack of the arguments; kept, so it must not change any more
+	Body  []byte // msgpack of the arguments; copied
 }
 
 // Packet records a packet.
@@ -186,6 +187,8 @@ func (n *Node) Packet(p Packet) error {
 	if n.log.cfg.MaxBody > 0 && len(p.Body) > n.log.cfg.MaxBody {
 		p.Body = nil
 	}
+	// A slice of a receive buffer would keep all of it in memory, uncounted.
+	p.Body = bytes.Clone(p.Body)
 	return n.log.add(entry{date: unix(n.log.cfg.Now()), node: n.id.Load(), packet: &p}, false)
 }
 

@@ -77,7 +77,10 @@ func (l *Log) Crashed() {
 func (l *Log) HandleSignals(ctx context.Context, dump func(io.Writer)) (wait func()) {
 	c := make(chan os.Signal, 4)
 	signal.Notify(c, sigReopen, sigDump, sigDebug)
-	stopFlush := notifyFlush(c)
+	stopFlush, err := notifyFlush(c)
+	if err != nil {
+		l.Error("SIGRTMIN is not obeyed", "error", err)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -89,7 +92,7 @@ func (l *Log) HandleSignals(ctx context.Context, dump func(io.Writer)) (wait fun
 				return
 			case sig := <-c:
 				if err := l.obey(sig, dump); err != nil {
-					l.Logger.LogAttrs(ctx, slog.LevelError, "signal", slog.Any("signal", sig), slog.Any("error", err))
+					l.Error("signal not obeyed", "signal", sig, "error", err)
 				}
 			}
 		}

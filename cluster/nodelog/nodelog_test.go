@@ -1,0 +1,381 @@
+package nodelog
+
+import (
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// stopped is a clock that stands still.
+func stopped() time.Time { return time.Unix(1700000000, 0) }
+
+func open(t *testing.T, cfg Config) *Log {
+	t.Helper()
+	if cfg.Path == "" {
+		cfg.Path = filepath.Join(t.TempDir(), "node.log")
+	}
+	l, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// texts returns what is in a log file, records by their message and packets by
+// their code.
+func texts(t *testing.T, path string) []string {
+	t.Helper()
+	var list []string
+	for e, err := range Read(t.Context(), path, time.Time{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Packet != nil {
+			list = append(list, fmt.Sprintf("%v 0x%04x %s", e.Packet.Sent, e.Packet.Code, e.Packet.Peer))
+		} else {
+			list = append(list, e.Msg)
+		}
+	}
+	return list
+}
+
+// Nothing is written before a warning; then everything is, in order, although
+// all dates are the same.
+func TestHistoryAroundAWarning(t *testing.T) {
+	l := open(t, Config{Now: stopped})
+	n := l.Node("")
+	log := slog.New(n.Handler())
+	log.Debug("one")
+	n.Identify("test", 1)
+	if err := n.Packet(Packet{Sent: true, Peer: "M1 (127.0.0.1:10000)", MsgID: 5, Code: 0x8001, Body: []byte{0x90}}); err != nil {
+		t.Fatal(err)
+	}
+	log.With("partition", 3).WithGroup("g").Info("two", "k", "a b", slog.Group("h", "x", 1))
+	if got := texts(t, l.cfg.Path); got != nil {
+		t.Errorf("written early: %q", got)
+	}
+	log.Warn("three\nfour")
+	want := []string{"one", "true 0x8001 M1 (127.0.0.1:10000)", `two partition=3 g.k="a b" g.h.x=1`, "three\nfour"}
+	var got []string
+	var entries []*Entry
+	for e, err := range Read(t.Context(), l.cfg.Path, time.Time{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, e)
+	}
+	got = texts(t, l.cfg.Path)
+	slices.Sort(got) // records carry the time of slog, the packet that of our clock
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, e := range entries {
+		wantCluster, wantID := "test", int32(1)
+		if e.Msg == "one" {
+			wantCluster, wantID = "", 0
+		}
+		if e.Cluster != wantCluster || e.NodeID != wantID {
+			t.Errorf("%q is of node %d of cluster %q", e.Msg, e.NodeID, e.Cluster)
+		}
+		if e.Packet == nil && (e.Path != "cluster/nodelog/nodelog_test.go" || e.Line == 0) {
+			t.Errorf("%q comes from %s:%d", e.Msg, e.Path, e.Line)
+		}
+	}
+}
+
+func TestEqualDatesKeepTheirOrder(t *testing.T) {
+	l := open(t, Config{Now: stopped})
+	n := l.Node("a")
+	var want []string
+	for i := range 100 {
+		p := Packet{Peer: "S1", Code: uint16(i)}
+		if err := n.Packet(p); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, fmt.Sprintf("false 0x%04x S1", i))
+		if i%10 == 0 { // also across flushes
+			if err := l.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, texts(t, l.cfg.Path)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// The backlog drops its oldest entries, and counts all that an entry costs.
+func TestBacklogIsBounded(t *testing.T) {
+	const size = entryOverhead + 1000
+	l := open(t, Config{Backlog: 10 * size})
+	n := l.Node("")
+	for i := range 5000 {
+		if err := n.Packet(Packet{Peer: "S1", Code: uint16(i), Body: make([]byte, 1000)}); err != nil {
+			t.Fatal(err)
+		}
+		if l.backlog.size > 10*size {
+			t.Fatalf("%d bytes after %d packets", l.backlog.size, i)
+		}
+		if len(l.backlog.entries) > 3000 {
+			t.Fatalf("%d entries are still referenced", len(l.backlog.entries))
+		}
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	got := texts(t, l.cfg.Path)
+	if len(got) != 10 || got[9] != fmt.Sprintf("false 0x%04x S1", 4999) {
+		t.Errorf("kept %q", got)
+	}
+}
+
+func TestUnbuffered(t *testing.T) {
+	l := open(t, Config{Backlog: -1, MaxBody: 3})
+	n := l.Node("")
+	if err := n.Packet(Packet{Peer: "A1", Body: []byte("long")}); err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range Read(t.Context(), l.cfg.Path, time.Time{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Packet == nil || e.Packet.Body != nil {
+			t.Errorf("body over the limit was kept: %+v", e)
+		}
+		return
+	}
+	t.Error("not written at once")
+}
+
+// As logrotate does it: the file is renamed, then the log reopened. A retired
+// file without packets needs no protocol.
+func TestRotation(t *testing.T) {
+	l := open(t, Config{})
+	n := l.Node("")
+	log := slog.New(n.Handler())
+	log.Info("old")
+	old := l.cfg.Path + ".1"
+	rename(t, l.cfg.Path, old)
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	n.Identify("c", 2)
+	log.Info("new")
+	if err := n.Packet(Packet{Peer: "S1"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, old); !slices.Equal(got, []string{"old"}) {
+		t.Errorf("retired file has %q", got)
+	}
+	if got := texts(t, l.cfg.Path); !slices.Equal(got, []string{"new", "false 0x0000 S1"}) {
+		t.Errorf("new file has %q", got)
+	}
+	if n := count(t, old, `SELECT count(*) FROM sqlite_master WHERE name = 'protocol'`); n != 0 {
+		t.Error("retired file without packets still has its protocol")
+	}
+
+	// With packets it is kept, and a reopened file goes on where it was.
+	if err := l.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	n.Identify("c", 3)
+	log.Error("newer")
+	if got := texts(t, l.cfg.Path); len(got) != 3 {
+		t.Errorf("reopened file has %q", got)
+	}
+	if n := count(t, l.cfg.Path, `SELECT count(*) FROM protocol`); n != 1 {
+		t.Errorf("%d protocols", n)
+	}
+	if n := count(t, l.cfg.Path, `SELECT count(*) FROM node WHERE id IN (0, 1)`); n != 2 {
+		t.Errorf("%d nodes, want 2 with ids from 0", n)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func count(t *testing.T, path, query string) (n int) {
+	t.Helper()
+	db, err := openSQL(path, "rw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.QueryRow(query).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A log that cannot be written does not lose what it has in memory.
+func TestFailedFlushKeepsTheBacklog(t *testing.T) {
+	l := open(t, Config{})
+	n := l.Node("x")
+	if _, err := l.db.db.Exec(`ALTER TABLE log RENAME TO elsewhere`); err != nil {
+		t.Fatal(err)
+	}
+	slog.New(n.Handler()).Info("kept")
+	if err := l.Flush(); err == nil || !strings.Contains(err.Error(), l.cfg.Path) {
+		t.Errorf("flush: %v", err)
+	}
+	if _, err := l.db.db.Exec(`ALTER TABLE elsewhere RENAME TO log`); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, l.cfg.Path); !slices.Equal(got, []string{"kept"}) {
+		t.Errorf("file has %q", got)
+	}
+	if n := count(t, l.cfg.Path, `SELECT count(*) FROM node`); n != 1 {
+		t.Errorf("%d nodes", n)
+	}
+}
+
+// Tables of the time when records had the name of their node are put aside.
+func TestOldTables(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "old.log")
+	db, err := openSQL(path, "rwc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{
+		`CREATE TABLE log (date REAL PRIMARY KEY, name TEXT, level INTEGER, pathname TEXT, lineno INTEGER, msg TEXT)`,
+		`CREATE TABLE packet (date REAL PRIMARY KEY, name TEXT, msg_id INTEGER, code INTEGER, peer TEXT, body BLOB)`,
+		`INSERT INTO log VALUES (1, 'S1', 20, 'x.py', 7, 'ancient')`,
+		`INSERT INTO packet VALUES (2, 'S1', 0, 1, '> M1', NULL)`,
+	} {
+		if _, err := db.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l := open(t, Config{Path: path})
+	slog.New(l.Node("").Handler()).Warn("recent")
+	if diff := cmp.Diff([]string{"ancient", "true 0x0001 M1", "recent"}, texts(t, path)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestReadCreatesNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "none.log")
+	for _, err := range Read(t.Context(), path, time.Time{}) {
+		if !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("reading a missing log: %v", err)
+		}
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("file was created: %v", err)
+	}
+}
+
+func TestReadRefusesWhatIsNoDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "text.log")
+	if err := os.WriteFile(path, []byte(strings.Repeat("no database\n", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got error
+	for _, err := range Read(t.Context(), path, time.Time{}) {
+		got = err
+	}
+	if got == nil {
+		t.Error("read without error")
+	}
+	if l, err := Open(Config{Path: path}); err == nil {
+		t.Error("opened for writing")
+		l.Close()
+	}
+}
+
+// A node without log file runs the same code.
+func TestNilLog(t *testing.T) {
+	var l *Log
+	n := l.Node("x")
+	n.Identify("c", 1)
+	slog.New(n.Handler()).Error("nowhere")
+	if err := errors.Join(n.Packet(Packet{}), n.Flush(), l.Flush(), l.Reopen(), l.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is compressed into each log is the text that is beside it here, and says
+// the version of the protocol in the form that readers look for.
+func TestProtocolText(t *testing.T) {
+	want, err := os.ReadFile("protocol.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(bzip2.NewReader(bytes.NewReader(protocolText)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("protocol.py.bz2 is not protocol.py: run bzip2 -k -f protocol.py")
+	}
+	if !bytes.Contains(want, []byte("\nPROTOCOL_VERSION = 5\n")) {
+		t.Error("protocol.py has no line PROTOCOL_VERSION = 5")
+	}
+}
+
+func TestTextHandler(t *testing.T) {
+	var b bytes.Buffer
+	h := NewTextHandler(&b, slog.LevelWarn)
+	if h.Enabled(context.Background(), slog.LevelInfo) {
+		t.Error("INFO goes to stderr")
+	}
+	r := slog.NewRecord(time.Date(2026, 11, 20, 20, 8, 6, 849600000, time.UTC), slog.LevelError, "a\nb", 0)
+	if err := h.Handle(context.Background(), r); err != nil {
+		t.Fatal(err)
+	}
+	start := "2026-11-20 20:08:06.8496 ERROR     NEO        [              :0   ] "
+	if want := start + "a\n" + start + "b\n"; b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+// BenchmarkPacket watches what recording costs each packet of a busy node.
+func BenchmarkPacket(b *testing.B) {
+	l, err := Open(Config{Path: filepath.Join(b.TempDir(), "node.log")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	n := l.Node("")
+	body := make([]byte, 200)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := n.Packet(Packet{Peer: "S1 (127.0.0.1:1)", Body: body}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
