@@ -67,10 +67,3 @@ func (r *Reader) SetIndex(x *Index) { r.index = x }
 
 // Index returns the index the reader uses, nil if it has none.
 func (r *Reader) Index() *Index { return r.index }
-
-// UseIndex gives the reader the index stored in a file (default: NAME.index),
-// completed with what the data file has after it, or a new one.
-func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (unusable error, err error) {
-	r.index, err = r.BuildIndex(ctx, progress)
-	return nil, err
-}

@@ -1,0 +1,246 @@
+package pickle
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type vector struct {
+	Python   string
+	Protocol int
+	In, Out  string
+	Edits    [3]int
+}
+
+func readVectors(t testing.TB) []vector {
+	t.Helper()
+	b, err := os.ReadFile("../../testdata/fs/rewrite-vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []vector
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// vectorMapping is that of the vectors: 3 is a mount point, the rest is shifted.
+type vectorMapping struct{}
+
+func (vectorMapping) Local(oid uint64) (uint64, bool) {
+	if oid == 3 {
+		return 424242, true
+	}
+	return oid + 0x90000000, false
+}
+
+func (vectorMapping) Foreign(db string, oid uint64) (uint64, bool) {
+	return oid + 777000, db == "one" || db == "two" || db == "other"
+}
+
+// identity leaves all references as they are.
+type identity struct{}
+
+func (identity) Local(oid uint64) (uint64, bool)             { return oid, false }
+func (identity) Foreign(_ string, oid uint64) (uint64, bool) { return oid, false }
+
+func TestRewriteVectors(t *testing.T) {
+	var rw Rewriter
+	for i, v := range readVectors(t) {
+		in, want := unhex(t, v.In), unhex(t, v.Out)
+		got, err := rw.Rewrite(in, vectorMapping{})
+		if err != nil {
+			t.Errorf("vector %d (Python %s, protocol %d): %v", i, v.Python, v.Protocol, err)
+			continue
+		}
+		if diff := cmp.Diff(hex.Dump(want), hex.Dump(got)); diff != "" {
+			t.Errorf("vector %d (Python %s, protocol %d) of %x (-want +got):\n%s", i, v.Python, v.Protocol, in, diff)
+		}
+		if edits := [3]int{rw.inPlace, rw.inserted, rw.reshaped}; edits != v.Edits {
+			t.Errorf("vector %d: edits %v, want %v", i, edits, v.Edits)
+		}
+		same, err := rw.Rewrite(in, identity{})
+		if err != nil || !bytes.Equal(same, in) {
+			t.Errorf("vector %d: the identity changes it to %x, %v", i, same, err)
+		}
+	}
+}
+
+func TestRewriteKeepsTheWrapping(t *testing.T) {
+	in := unhex(t, readVectors(t)[0].In)
+	want := unhex(t, readVectors(t)[0].Out)
+	for _, like := range []string{".z", ".h"} {
+		wrapped, err := wrap(in, []byte(like))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := new(Rewriter).Rewrite(wrapped, vectorMapping{})
+		if err != nil || !strings.HasPrefix(string(got), like) {
+			t.Fatalf("%s: %q, %v", like, got, err)
+		}
+		plain, _, err := Unwrap(got)
+		if err != nil || !bytes.Equal(plain, want) {
+			t.Errorf("%s: %x, %v, want %x", like, plain, err, want)
+		}
+		same, err := new(Rewriter).Rewrite(wrapped, identity{})
+		if err != nil || !bytes.Equal(same, wrapped) {
+			t.Errorf("%s: the identity gives %q, %v", like, same, err)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	const class = "8003 63610a620a 7100 2e" // a.b, memoised
+	for _, tt := range []struct {
+		name, in, want string
+	}{
+		{"empty", "", "pickle: offset 0: the data ends before STOP"},
+		{"one pickle", class, "pickle: offset 10: the data ends before STOP"},
+		{"text reference", class + "503132333435363738 0a 2e", "pickle: offset 10: a persistent reference as text, which ZODB never writes"},
+		{"reference to an integer", class + "4b01 51 2e", "pickle: offset 12: a persistent reference of unknown form"},
+		{"short oid", class + "4307 00000000000000 51 2e", "pickle: offset 19: a persistent reference of unknown form"},
+		{"reference used twice", class + "4308 0000000000000001 6800 86 32 51 30 51 2e", "pickle: offset 24: a persistent reference that is used more than once"},
+		{"unknown opcode", class + "ff", "pickle: offset 10: unknown opcode 0xff"},
+		{"length of 2 GiB", class + "42 ffffff7f 00", "pickle: offset 10: opcode 0x42 passes the end of the data"},
+		{"length of 2^63", class + "8e ffffffffffffff7f", "pickle: offset 10: opcode 0x8e passes the end of the data"},
+		{"no mark", class + "74 2e", "pickle: offset 10: opcode 0x74 without a mark"},
+		{"no slot", class + "6809 2e", "pickle: offset 10: nothing was put into slot 9 of the memo"},
+		{"two values", class + "4e 4e 2e", "pickle: offset 12: STOP with 2 values on the stack"},
+		{"no value", class + "2e", "pickle: offset 10: STOP with 0 values on the stack"},
+		{"no stack", class + "52", "pickle: offset 10: opcode 0x52 needs 2 values on the stack"},
+		{"below the mark", class + "4e 28 30 28 61", "pickle: offset 14: opcode 0x61 needs 2 values on the stack"},
+		{"protocol 9", class + "8009", "pickle: offset 10: unknown protocol 9"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := new(Rewriter).Rewrite(unhex(t, tt.in), vectorMapping{})
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("error %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// An object id may be pickled by any string opcode, and found through the memo.
+func TestFormsOfObjectIDs(t *testing.T) {
+	const class = "8003 63610a620a 7100 2e"
+	for _, tt := range []struct{ name, state string }{
+		{"SHORT_BINBYTES", "4308 3132333435363738"},
+		{"BINBYTES", "42 08000000 3132333435363738"},
+		{"BINBYTES8", "8e 0800000000000000 3132333435363738"},
+		{"SHORT_BINSTRING", "5508 3132333435363738"},
+		{"BINSTRING", "54 08000000 3132333435363738"},
+		{"BINUNICODE", "58 08000000 3132333435363738"},
+		{"SHORT_BINUNICODE", "8c08 3132333435363738"},
+		{"STRING", hex.EncodeToString([]byte(`S'12\x3345\06678'` + "\n"))},
+		{"UNICODE", hex.EncodeToString([]byte(`V12\u003345678` + "\n"))},
+		{"_codecs.encode", hex.EncodeToString([]byte("c_codecs\nencode\n(X\x08\x00\x00\x0012345678X\x06\x00\x00\x00latin1tR"))},
+		{"memo", "4308 3132333435363738 71 05 30 68 05"},
+		{"far memo", "4308 3132333435363738 72 ffffffff 30 6a ffffffff"},
+		{"DUP", "4308 3132333435363738 32 30"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rec := unhex(t, class+"8003"+tt.state+"6800 86 51 2e")
+			want := []Ref{{Kind: Strong, OID: 0x3132333435363738}}
+			got, err := new(Scanner).References(rec)
+			if diff := cmp.Diff(want, got); err != nil || diff != "" {
+				t.Fatalf("%v, references (-want +got):\n%s", err, diff)
+			}
+			out, err := new(Rewriter).Rewrite(rec, vectorMapping{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[0].OID += 0x90000000
+			got, err = new(Scanner).References(out)
+			if diff := cmp.Diff(want, got); err != nil || diff != "" {
+				t.Errorf("%v, rewritten references (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+}
+
+func TestClass(t *testing.T) {
+	for _, tt := range []struct{ name, in, want string }{
+		{"class", "\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00.", "persistent.mapping.PersistentMapping"},
+		{"class, args", "\x80\x02cm\nC\nq\x00)\x86.", "m.C"},
+		{"(class, None)", "(cm\nC\nNt.", "m.C"},
+		{"((module, name), None)", "((U\x01mU\x01CtNt.", "m.C"},
+		{"text", "\x80\x02X\x01\x00\x00\x00mX\x01\x00\x00\x00C\x86N\x86.", "m.C"},
+		{"STACK_GLOBAL", "\x80\x04\x95\x09\x00\x00\x00\x00\x00\x00\x00\x8c\x01m\x94\x8c\x01C\x94\x93\x94.", "m.C"},
+		{"persistent class", "U\x08\x00\x00\x00\x00\x00\x00\x00\x07Q.", "."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			module, name, err := new(Scanner).Class([]byte(tt.in))
+			if got := string(module) + "." + string(name); err != nil || got != tt.want {
+				t.Errorf("class %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+	for _, bad := range []string{"", "N.", "(K\x01K\x02t.", "\x80\x03c"} {
+		if m, n, err := new(Scanner).Class([]byte(bad)); err == nil {
+			t.Errorf("class of %q is %q.%q", bad, m, n)
+		}
+	}
+}
+
+func TestIsBlob(t *testing.T) {
+	if !IsBlob([]byte("\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N.")) || IsBlob([]byte("\x80\x03cm\nC\nq\x00.\x80\x03X\x09\x00\x00\x00ZODB.blob.")) {
+		t.Error("blobs are not recognised")
+	}
+}
+
+func TestScanningAllocatesNothing(t *testing.T) {
+	rec := unhex(t, readVectors(t)[2].In)
+	var s Scanner
+	if _, err := s.References(rec); err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		if _, err := s.References(rec); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.Class(rec); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations per record, want none", n)
+	}
+}
+
+func BenchmarkReferences(b *testing.B) { // what checking and packing do to every record
+	var s Scanner
+	vectors := readVectors(b)
+	var recs [][]byte
+	for _, v := range vectors {
+		rec := unhex(b, v.In)
+		recs = append(recs, rec)
+	}
+	total := 0
+	for _, rec := range recs {
+		total += len(rec)
+	}
+	b.SetBytes(int64(total))
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, rec := range recs {
+			if _, err := s.References(rec); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}

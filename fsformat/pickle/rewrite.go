@@ -1,0 +1,232 @@
+package pickle
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// Mapping tells what references are to become.
+type Mapping interface {
+	// Local returns the new id of an object of the database of the record, and
+	// whether it is a mount point: the object found there is then of another class.
+	Local(oid uint64) (n uint64, mount bool)
+	// Foreign returns the new id of an object of the named database. false leaves
+	// the reference as it is: to a database that is not merged.
+	Foreign(database string, oid uint64) (n uint64, ok bool)
+}
+
+// Rewriter changes the references of records and nothing else. It may be reused,
+// which saves allocations, by one goroutine.
+//
+// Nothing is unpickled and no slot of the memo moves: sharing, the kinds of strings
+// and integers, and the protocol of the pickles survive. The 8 bytes of an object
+// id are overwritten where they stand if nothing but references uses them; where
+// the same string is plain data too, POP and a new one are inserted after each use
+// in a reference.
+type Rewriter struct {
+	m       machine
+	mapping Mapping
+	uses    []use
+	edits   []edit
+	lits    []byte
+	out     []byte
+
+	inPlace, inserted, reshaped int // of the last record, for tests
+}
+
+// A use is an object id in a reference whose form stays.
+type use struct {
+	cell, end int32
+	n         uint64
+}
+
+// An edit replaces del bytes at off by lits[from:to].
+type edit struct {
+	off, del, from, to int
+}
+
+// Rewrite returns the record with its references mapped: the record itself if none
+// changes, otherwise bytes that are valid until the next call. It refuses, with an
+// error, what it does not understand wholly. A wrapped record, see [Unwrap], is
+// unwrapped, and wrapped again if it changed.
+func (rw *Rewriter) Rewrite(record []byte, mapping Mapping) ([]byte, error) {
+	plain, wrapped, err := Unwrap(record)
+	if err != nil {
+		return nil, err
+	}
+	rw.mapping = mapping
+	rw.uses, rw.edits, rw.lits = rw.uses[:0], rw.edits[:0], rw.lits[:0]
+	rw.inPlace, rw.inserted, rw.reshaped = 0, 0, 0
+	if rw.m.reference == nil {
+		rw.m.reference = rw.found
+		rw.m.persID = func(q int, _ []byte) error {
+			return errorAt(q, "a persistent reference as text, which ZODB never writes")
+		}
+	}
+	if _, _, err := rw.m.runRecord(plain); err != nil {
+		return nil, err
+	}
+	rw.decideUses()
+	if len(rw.edits) == 0 {
+		return record, nil
+	}
+	rw.apply(plain)
+	if wrapped {
+		return wrap(rw.out, record)
+	}
+	return rw.out, nil
+}
+
+// found decides about the reference at q.
+func (rw *Rewriter) found(q int, e entry) error {
+	m := &rw.m
+	p, ok := m.match(e)
+	if !ok {
+		return errorAt(q, "a persistent reference of unknown form")
+	}
+	if c := &m.cells[e.cell]; c.kind != stringCell {
+		if c.pushes != 1 {
+			return errorAt(q, "a persistent reference that is used more than once")
+		}
+		if c.kind == listCell && c.n == 2 && m.cells[m.entries(c)[1].cell].pushes != 1 {
+			return errorAt(q, "a part of a persistent reference that is used more than once")
+		}
+	}
+	old := m.oid(p.oid)
+	if p.hasDB {
+		n, ok := rw.mapping.Foreign(string(m.str(&m.cells[p.db.cell])), old)
+		if !ok {
+			return nil
+		}
+		from := rw.begin()
+		switch p.kind {
+		case MultiOID:
+			rw.literal(p.oid, n)
+		case Multi:
+			at := len(rw.lits)
+			rw.lits = append(rw.lits, opMark)
+			rw.literal(p.oid, n)
+			if !rw.class(p.class) {
+				rw.lits = rw.lits[:at]
+				rw.literal(p.oid, n)
+				break
+			}
+			rw.lits = append(rw.lits, opTuple)
+		case Weak:
+			rw.lits = append(rw.lits, "(X\x01\x00\x00\x00w("...)
+			rw.literal(p.oid, n)
+			rw.lits = append(rw.lits, opTuple, opList)
+		}
+		rw.insert(q, from)
+		rw.reshaped++
+		return nil
+	}
+	n, mount := rw.mapping.Local(old)
+	if mount && p.hasClass {
+		from := rw.begin()
+		rw.literal(p.oid, n)
+		rw.insert(q, from)
+		rw.reshaped++
+		return nil
+	}
+	rw.uses = append(rw.uses, use{p.oid.cell, p.oid.end, n})
+	return nil
+}
+
+// begin starts an insertion that replaces the top of the stack.
+func (rw *Rewriter) begin() int {
+	from := len(rw.lits)
+	rw.lits = append(rw.lits, opPop)
+	return from
+}
+
+func (rw *Rewriter) insert(off, from int) {
+	rw.edits = append(rw.edits, edit{off, 0, from, len(rw.lits)})
+}
+
+// literal writes an object id in a way the readers of the record know, since it
+// has the old one so.
+func (rw *Rewriter) literal(old entry, n uint64) {
+	op := byte(opShortBinString)
+	switch rw.m.cells[old.cell].op {
+	case opShortBinBytes, opBinBytes, opBinBytes8:
+		op = opShortBinBytes
+	}
+	rw.lits = binary.BigEndian.AppendUint64(append(rw.lits, op, 8), n)
+}
+
+// class writes a class again. It returns false if that is not possible.
+func (rw *Rewriter) class(e entry) bool {
+	m := &rw.m
+	c := &m.cells[e.cell]
+	if c.kind != classCell && c.kind != namedClass {
+		return false
+	}
+	if c.kind == classCell && c.slot >= 0 {
+		if in, ok := m.get(uint32(c.slot)); ok && in.cell == e.cell {
+			if c.slot < 256 {
+				rw.lits = append(rw.lits, opBinGet, byte(c.slot))
+			} else {
+				rw.lits = binary.LittleEndian.AppendUint32(append(rw.lits, opLongBinGet), uint32(c.slot))
+			}
+			return true
+		}
+	}
+	if c.kind != classCell {
+		return false
+	}
+	rw.lits = append(rw.lits, m.data[c.off:][:c.len]...)
+	return true
+}
+
+// decideUses makes the edits of the references whose form stays.
+func (rw *Rewriter) decideUses() {
+	m := &rw.m
+	slices.SortStableFunc(rw.uses, func(a, b use) int { return int(a.cell) - int(b.cell) })
+	for rest := rw.uses; len(rest) > 0; {
+		k := 1
+		for k < len(rest) && rest[k].cell == rest[0].cell {
+			k++
+		}
+		uses := rest[:k]
+		rest = rest[k:]
+		c := &m.cells[uses[0].cell]
+		old, n := m.oid(entry{cell: uses[0].cell}), uses[0].n
+		same, changed := true, false
+		for _, u := range uses {
+			same = same && u.n == n
+			changed = changed || u.n != old
+		}
+		if !changed {
+			continue
+		}
+		from := len(rw.lits)
+		switch c.op {
+		case opShortBinString, opBinString, opShortBinBytes, opBinBytes:
+			if same && int(c.pushes) == len(uses) {
+				rw.lits = binary.BigEndian.AppendUint64(rw.lits, n)
+				rw.edits = append(rw.edits, edit{int(c.off), 8, from, len(rw.lits)})
+				rw.inPlace++
+				continue
+			}
+		}
+		for _, u := range uses {
+			from := rw.begin()
+			rw.literal(entry{cell: u.cell}, u.n)
+			rw.insert(int(u.end), from)
+			rw.inserted++
+		}
+	}
+}
+
+func (rw *Rewriter) apply(record []byte) {
+	slices.SortStableFunc(rw.edits, func(a, b edit) int { return a.off - b.off })
+	rw.out = rw.out[:0]
+	pos := 0
+	for _, e := range rw.edits {
+		rw.out = append(rw.out, record[pos:e.off]...)
+		rw.out = append(rw.out, rw.lits[e.from:e.to]...)
+		pos = e.off + e.del
+	}
+	rw.out = append(rw.out, record[pos:]...)
+}
