@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodelog"
+	"github.com/neozodb/neo/cluster/proto"
 	"github.com/spf13/pflag"
 )
 
@@ -54,6 +57,41 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 	}
 	node := file.Node("")
 	return &Log{slog.New(slog.NewMultiHandler(stderr, node.Handler())), file, node}, nil
+}
+
+// LinkConfig returns what the links of a node have in common: they log here, and
+// record their packets.
+func (l *Log) LinkConfig(tls *tls.Config) link.Config {
+	cfg := link.Config{TLS: tls, Log: l.Logger}
+	if l.Node != nil {
+		cfg.Record = l.record
+	}
+	return cfg
+}
+
+// record records a packet. That the log cannot be written is reported by what
+// made it be written, not by each packet.
+func (l *Log) record(sent bool, peer string, id uint32, p proto.Packet) {
+	b := proto.Append(nil, id, p)
+	_ = l.Node.Packet(nodelog.Packet{Sent: sent, Peer: peer, MsgID: id, Code: p.Code(), Body: arguments(b)})
+}
+
+// arguments returns the third element of a message, an array of three.
+func arguments(msg []byte) []byte {
+	i := 1
+	for range 2 { // unsigned integers: message id and code
+		switch msg[i] {
+		case 0xcc:
+			i += 2
+		case 0xcd:
+			i += 3
+		case 0xce:
+			i += 5
+		default:
+			i++
+		}
+	}
+	return msg[i:]
 }
 
 // Close writes what is still in memory.

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"io"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/nodelog"
+	"github.com/neozodb/neo/cluster/proto"
 )
 
 // Each signal of NEO reaches the process, SIGRTMIN too, and what it asks for can
@@ -85,5 +87,45 @@ func TestWarningsGoToStderr(t *testing.T) {
 	}
 	if err := log.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is recorded of a packet is what neolog reads: the array of arguments alone.
+func TestRecordedPackets(t *testing.T) {
+	o := Logging{LogFile: filepath.Join(t.TempDir(), "node.log")}
+	log, err := o.OpenLog(&Env{Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := log.LinkConfig(nil).Record
+	for _, id := range []uint32{0, 127, 128, 255, 256, 65535, 65536, 1<<32 - 1} {
+		record(true, "M1 (127.0.0.1:10000)", id, &proto.SetNumReplicas{Replicas: 2})
+		record(false, "M1 (127.0.0.1:10000)", id, &proto.Error{Message: "x"})
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"91" + "02", "92" + "00" + "c4" + "01" + "78"}
+	n := 0
+	for e, err := range nodelog.Read(t.Context(), o.LogFile, time.Time{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(e.Packet.Body); got != want[n%2] {
+			t.Errorf("%s: body %s, want %s", proto.CodeName(e.Packet.Code), got, want[n%2])
+		}
+		n++
+	}
+	if n != 16 {
+		t.Errorf("%d packets, want 16", n)
+	}
+}
+
+func TestTLSWantsThreeFiles(t *testing.T) {
+	if cfg, err := (&TLS{}).TLSConfig(); cfg != nil || err != nil {
+		t.Errorf("without files: %v, %v", cfg, err)
+	}
+	if _, err := (&TLS{CA: "a", Cert: "b"}).TLSConfig(); err == nil || !strings.Contains(err.Error(), "3 files must be provided") {
+		t.Errorf("with two files: %v", err)
 	}
 }

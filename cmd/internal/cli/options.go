@@ -3,27 +3,39 @@ package cli
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/spf13/pflag"
 )
 
-// TLS is the option group for encrypted links.
+// TLS is the option group for encrypted links: three PEM files, or none.
 type TLS struct {
-	Files conf.TLS
+	CA   string // certificates that sign those of the nodes, and revocation lists
+	Cert string // of this node
+	Key  string // of Cert
 }
 
 // AddFlags defines --ca, --cert and --key.
 func (o *TLS) AddFlags(fs *pflag.FlagSet) {
-	Path(fs, &o.Files.CA, "ca", "", "", "(PEM) certificate authority of the cluster; enables TLS, with --cert and --key")
-	Path(fs, &o.Files.Cert, "cert", "", "", "(PEM) certificate of this node")
-	Path(fs, &o.Files.Key, "key", "", "", "(PEM) private key of this node")
+	Path(fs, &o.CA, "ca", "", "", "(PEM) certificate authority of the cluster; enables TLS, with --cert and --key")
+	Path(fs, &o.Cert, "cert", "", "", "(PEM) certificate of this node")
+	Path(fs, &o.Key, "key", "", "", "(PEM) private key of this node")
 }
 
-// Config loads and checks the certificates. It returns nil without TLS.
-func (o *TLS) Config() (*tls.Config, error) { return o.Files.Config() }
+// TLSConfig loads and checks the certificates. It returns nil without TLS.
+func (o *TLS) TLSConfig() (*tls.Config, error) {
+	switch {
+	case *o == TLS{}:
+		return nil, nil
+	case o.CA == "" || o.Cert == "" || o.Key == "":
+		return nil, errors.New("to enable encryption, 3 files must be provided: the CA certificate, and the certificate of this node with its private key")
+	}
+	return link.LoadTLS(o.CA, o.Cert, o.Key)
+}
 
 // Cluster is the option group of a client of a cluster.
 type Cluster struct {
