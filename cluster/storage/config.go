@@ -38,9 +38,13 @@ type Config struct {
 	// known now. Both may be nil.
 	Lookup       func(context.Context) ([]proto.Address, error)
 	MastersKnown func([]proto.Address)
-	Network      link.Network // default: TCP
-	Dialer       *link.Dialer // shared by the process; default: one of its own
-	Log          *slog.Logger // default: discard
+	// Identified is told the id of the node, and FlushLog called when another node
+	// asks for it. Both may be nil.
+	Identified func(proto.NodeID)
+	FlushLog   func() error
+	Network    link.Network // default: TCP
+	Dialer     *link.Dialer // shared by the process; default: one of its own
+	Log        *slog.Logger // default: discard
 }
 
 // New makes a node of a database. It listens at once, but refuses everybody

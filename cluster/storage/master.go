@@ -73,6 +73,9 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
 	n.id = found.ID
+	if n.cfg.Identified != nil {
+		n.cfg.Identified(n.id)
+	}
 	if stored.ID != n.id {
 		if err := n.db.SetID(n.id); err != nil {
 			return fmt.Errorf("writing the node id: %w", err)

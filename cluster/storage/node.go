@@ -310,8 +310,10 @@ func (n *Node) dispatch(e event) error {
 		ev.Conn.Answer(ev.ID, &proto.Pong{})
 		return nil
 	case *proto.FlushLog:
-		if h, ok := n.log.Handler().(interface{ Flush() error }); ok {
-			return h.Flush()
+		if n.cfg.FlushLog != nil {
+			if err := n.cfg.FlushLog(); err != nil {
+				n.log.Warn("log not flushed", "error", err)
+			}
 		}
 		return nil
 	case *proto.Error:

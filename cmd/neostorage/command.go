@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/nodelog"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/spf13/cobra"
+)
+
+type options struct {
+	cli.Daemon
+	adapter     string
+	database    string
+	wait        float64
+	engine      string
+	dedup       bool
+	disablePack bool
+	disableDrop bool
+	newNID      bool
+	reset       bool
+}
+
+func newCommand(env *cli.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "neostorage -c CLUSTER -d DATABASE [options]",
+		Short: "Run a storage node of a NEO cluster",
+		Long: `Run a storage node, which keeps a part of the database of a NEO cluster.
+
+The database is the path of an SQLite file (--adapter SQLite), which is created
+if need be, or file:PATH?OPTION=VALUE&… with cache_size, journal_mode and
+synchronous. Only one process at a time may use it.
+
+The node ends by itself when the cluster is shut down, or when it is dropped from
+the cluster: then it erases its database.` + cli.ExitStatus,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Load(cmd.Flags()); err != nil {
+				return err
+			}
+			return run(cmd.Context(), env, &o)
+		},
+	}
+	fs := cmd.Flags()
+	o.AddFlags(fs, cli.Storage)
+	cli.Text(fs, &o.adapter, "adapter", "a", "MySQL", "kind of database: Importer, MySQL, MySQLdb, PyMySQL, SQLite")
+	cli.Text(fs, &o.database, "database", "d", "", "database (required)")
+	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1 for ever")
+	cli.Text(fs, &o.engine, "engine", "e", "", "storage engine of MySQL: InnoDB or RocksDB (default InnoDB)")
+	cli.Flag(fs, &o.dedup, "dedup", "", "store equal data once, in a new database")
+	cli.Flag(fs, &o.disablePack, "disable-pack", "", "do not execute pack orders")
+	cli.Flag(fs, &o.disableDrop, "disable-drop-partitions", "", "do not delete the data of discarded cells")
+	cli.Flag(fs, &o.newNID, "new-nid", "", "ask for a new node id for a copied database, and exit")
+	cli.Flag(fs, &o.reset, "reset", "", "erase the database and exit")
+	cli.Required(fs, "database")
+	cli.CommandLineOnly(fs, "reset")
+	return cmd
+}
+
+// openDatabase opens the database that the options name.
+func (o *options) openDatabase(log *slog.Logger) (backend.Backend, error) {
+	switch o.adapter {
+	case "SQLite":
+		if o.engine != "" {
+			return nil, fmt.Errorf("unsupported engine %q: SQLite has none", o.engine)
+		}
+		db, err := sqlitedb.Open(o.database, sqlitedb.Options{Dedup: o.dedup, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		return db, nil
+	case "Importer", "MySQL", "MySQLdb", "PyMySQL":
+		if o.adapter != "Importer" && o.engine != "" && o.engine != "InnoDB" && o.engine != "RocksDB" {
+			return nil, fmt.Errorf("unsupported engine %q", o.engine)
+		}
+		return nil, fmt.Errorf("this build has no %s adapter: use --adapter SQLite", o.adapter)
+	}
+	return nil, cli.Usagef("unknown adapter %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", o.adapter)
+}
+
+func run(ctx context.Context, env *cli.Env, o *options) (err error) {
+	log, err := o.OpenLog(env)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.Crashed()
+
+	tlsConfig, err := o.TLSConfig()
+	if err != nil {
+		return err
+	}
+	masters, dynamic, err := o.Masters(ctx)
+	if err != nil {
+		return err
+	}
+	bind, err := o.Bind(ctx)
+	if err != nil {
+		return err
+	}
+	db, err := o.openDatabase(log.Logger)
+	if errors.Is(err, backend.ErrLocked) {
+		return backend.ErrLocked
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := db.Close(); closeErr != nil && err == nil {
+			err = fmt.Errorf("closing the database: %w", closeErr)
+		}
+	}()
+	if o.reset {
+		if err := db.Erase(); err != nil {
+			return fmt.Errorf("erasing the database: %w", err)
+		}
+		log.Info("database erased", "database", o.database)
+		return nil
+	}
+	log.Node.Identify(o.Cluster, 0)
+	cfg := storage.Config{
+		Cluster:     o.Cluster,
+		Bind:        proto.Address(bind),
+		Masters:     bootstrap.NewMasters(addresses(masters)...),
+		Backend:     db,
+		ID:          proto.NodeID(o.NodeID),
+		NewID:       o.newNID,
+		DisablePack: o.disablePack,
+		DisableDrop: o.disableDrop,
+		TLS:         tlsConfig,
+		FlushLog:    log.File.Flush,
+		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
+		Log:         log.Logger,
+	}
+	if log.Node != nil {
+		cfg.Record = packetLog(log)
+	}
+	if dynamic != nil {
+		cfg.MastersKnown = func(list []proto.Address) {
+			known := make([]conf.Address, len(list))
+			for i, a := range list {
+				known[i] = conf.Address(a)
+			}
+			if err := dynamic.Save(known); err != nil {
+				log.Error("list of masters not saved", "error", err)
+			}
+		}
+	}
+	node, err := storage.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	wait := log.HandleSignals(ctx, node.Dump)
+	err = node.Run(ctx)
+	cancel()
+	wait()
+	return err
+}
+
+func addresses(list []conf.Address) []proto.Address {
+	out := make([]proto.Address, len(list))
+	for i, a := range list {
+		out[i] = proto.Address(a)
+	}
+	return out
+}
+
+// packetLog records packets with their arguments, without the header.
+func packetLog(log *cli.Log) func(bool, string, uint32, proto.Packet) {
+	return func(sent bool, peer string, id uint32, p proto.Packet) {
+		b := proto.Append(nil, id, p)
+		err := log.Node.Packet(nodelog.Packet{Sent: sent, Peer: peer, MsgID: id, Code: p.Code(), Body: b[headerSize(id, p.Code()):]})
+		if err != nil {
+			log.Warn("packet not recorded", "error", err)
+		}
+	}
+}
+
+// headerSize returns the size of what precedes the arguments of a packet: an
+// array header, and two integers in their shortest form.
+func headerSize(id uint32, code uint16) int { return 1 + uintSize(id) + uintSize(uint32(code)) }
+
+func uintSize(n uint32) int {
+	switch {
+	case n < 1<<7:
+		return 1
+	case n < 1<<8:
+		return 2
+	case n < 1<<16:
+		return 3
+	}
+	return 5
+}
