@@ -1,0 +1,487 @@
+package zeo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// phase is how far a transaction is.
+type phase uint8
+
+const (
+	phaseQueueing  phase = iota // nothing was sent to the storage
+	phaseVoting                 // a goroutine carries the queue out
+	phaseResolving              // the client was told of conflicts; locks are held
+	phaseVoted                  // waits for the client to finish or abort; locks are held
+	phaseFinishing              // a goroutine commits
+)
+
+// transaction is what one client stores. The reader of its connection owns it,
+// except while voting or finishing, when a goroutine of its own does.
+type transaction struct {
+	id     int64
+	begin  Begin
+	queue  queue
+	blobs  bool // blobs were given, which no storage here can keep
+	ctx    context.Context
+	cancel context.CancelFunc
+	timer  *time.Timer
+
+	st        Txn // nil until the first vote
+	sent      int // operations of the queue that were carried out
+	conflicts map[tid.OID]*ConflictError
+	last      map[tid.OID]int // last operation that writes the object
+	undone    []tid.OID       // by undos
+
+	phase   phase  // changed by the owner, under txnState.mu
+	aborted bool   // while the goroutine owned it; under txnState.mu
+	after   func() // what to do then
+}
+
+// txnState is the transaction of a connection: at most one is open.
+type txnState struct {
+	c    *conn
+	mu   sync.Mutex
+	open *transaction
+}
+
+func (s *txnState) init(c *conn) { s.c = c }
+
+// begin opens a transaction. Nothing is locked before vote.
+func (s *txnState) begin(id int64, b Begin) error {
+	c := s.c
+	if c.readOnly {
+		return readOnlyError()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open != nil {
+		if s.open.id == id {
+			return nil
+		}
+		return transactionError("Multiple simultaneous tpc_begin requests from one client.")
+	}
+	t := &transaction{id: id, begin: b}
+	t.queue.limit = c.srv.cfg.SpillSize
+	t.ctx, t.cancel = context.WithCancel(c.srv.ctx)
+	s.open = t
+	c.seq.stats.active.Add(1)
+	return nil
+}
+
+// queueing returns the open transaction if it has this id and still takes
+// operations.
+func (s *txnState) queueing(id int64) (*transaction, error) {
+	if s.c.readOnly {
+		return nil, readOnlyError()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.open
+	switch {
+	case t == nil || t.id != id:
+		return nil, wrongTransaction(t, id)
+	case t.phase != phaseQueueing && t.phase != phaseResolving:
+		return nil, transactionError("Already voting")
+	}
+	return t, nil
+}
+
+// vote lets a goroutine carry out what is queued.
+func (s *txnState) vote(id int64, msg msgID, async bool) error {
+	if s.c.readOnly {
+		return readOnlyError()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.open
+	switch {
+	case t == nil || t.id != id:
+		return wrongTransaction(t, id)
+	case t.phase == phaseVoting:
+		return transactionError("Already voting (waiting)")
+	case t.phase == phaseVoted || t.phase == phaseFinishing:
+		return transactionError("Already voting (locked)")
+	}
+	t.phase = phaseVoting
+	s.c.wg.Go(func() { s.runVote(t, msg, async) })
+	return nil
+}
+
+func (s *txnState) runVote(t *transaction, msg msgID, async bool) {
+	c := s.c
+	changed, err := t.vote(s)
+	s.mu.Lock()
+	gone := t.aborted
+	switch {
+	case gone, err != nil:
+		if s.open == t {
+			s.open = nil
+		}
+	case len(t.conflicts) > 0:
+		t.phase = phaseResolving
+	default:
+		t.phase = phaseVoted
+	}
+	s.mu.Unlock()
+	switch {
+	case gone:
+		s.rollback(t)
+		t.after()
+	case err != nil:
+		s.rollback(t)
+		if isConflict(err) {
+			c.seq.stats.conflicts.Add(1)
+		}
+		if async {
+			c.log().Warn("call without answer failed", "method", "vote", "err", err)
+			c.out.close()
+		} else {
+			c.sendError(&msg, "vote", err, nil)
+		}
+	case !async:
+		s.sendVote(t, &msg, changed)
+	}
+}
+
+func isConflict(err error) bool {
+	_, a := errors.AsType[*ConflictError](err)
+	_, b := errors.AsType[*ReadConflictError](err)
+	return a || b
+}
+
+// sendVote answers a vote: with the conflicts, or with the objects whose data are
+// not what the client believes.
+func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
+	conflicts := make([]*ConflictError, 0, len(t.conflicts))
+	for _, c := range t.conflicts {
+		conflicts = append(conflicts, c)
+	}
+	slices.SortFunc(conflicts, func(a, b *ConflictError) int {
+		if a.OID < b.OID {
+			return -1
+		}
+		return 1
+	})
+	data := make([][]byte, len(conflicts))
+	for i, c := range conflicts {
+		var err error
+		if data[i], err = t.queue.load(&t.queue.ops[t.last[c.OID]]); err != nil {
+			s.c.log().Error("call failed", "method", "vote", "err", err)
+			s.c.out.close()
+			return
+		}
+	}
+	s.c.seq.stats.conflicts.Add(int64(len(conflicts)))
+	if len(conflicts) > 0 {
+		changed = nil // reported by the vote that succeeds
+	}
+	s.c.send(msg, func(e *encoder) {
+		e.beginList(len(conflicts) + len(changed))
+		for i, c := range conflicts {
+			e.beginDict(3)
+			e.text("oid")
+			e.oid(c.OID)
+			e.text("serials")
+			e.beginTuple(2)
+			e.tid(c.Committed)
+			e.tid(c.Base)
+			e.endTuple(2)
+			e.text("data")
+			e.bytes(data[i])
+			e.endDict(3)
+		}
+		for _, o := range changed {
+			e.oid(o)
+		}
+		e.endList(len(conflicts) + len(changed))
+	})
+}
+
+// vote carries out what is queued and votes if there are no conflicts. It returns
+// the objects whose data differ from what the client stored.
+func (t *transaction) vote(s *txnState) ([]tid.OID, error) {
+	c := s.c
+	if t.blobs {
+		return nil, fmt.Errorf("blobs: %w", ErrUnsupported)
+	}
+	if t.st == nil {
+		c.seq.stats.waiting.Add(1)
+		st, err := c.seq.st.Begin(t.ctx, t.begin)
+		c.seq.stats.waiting.Add(-1)
+		if err != nil {
+			return nil, err
+		}
+		t.st = st
+		c.seq.stats.lock(t)
+		s.limit(t)
+	}
+	if err := t.replay(); err != nil {
+		return nil, err
+	}
+	if len(t.conflicts) > 0 {
+		return nil, nil
+	}
+	changed, conflicts, err := t.st.Vote(t.ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range conflicts {
+		if err := t.conflict(c); err != nil {
+			return nil, err
+		}
+	}
+	changed = append(changed, t.undone...)
+	slices.Sort(changed)
+	return slices.Compact(changed), nil
+}
+
+// replay carries out the operations that were not yet. Of several writes to an
+// object only the last counts, and what is written needs no check.
+func (t *transaction) replay() error {
+	ops := t.queue.ops
+	if t.last == nil {
+		t.last = make(map[tid.OID]int, len(ops))
+		t.conflicts = make(map[tid.OID]*ConflictError)
+	}
+	for i := t.sent; i < len(ops); i++ {
+		if k := ops[i].kind; k != opCheck && k != opUndo {
+			t.last[ops[i].oid] = i
+		}
+	}
+	for ; t.sent < len(ops); t.sent++ {
+		if err := t.carryOut(t.sent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *transaction) carryOut(i int) error {
+	o := &t.queue.ops[i]
+	last, written := t.last[o.oid]
+	switch o.kind {
+	case opUndo:
+		oids, err := t.st.Undo(t.ctx, o.serial)
+		t.undone = append(t.undone, oids...)
+		return err
+	case opCheck:
+		if written {
+			return nil
+		}
+		return t.st.Check(t.ctx, o.oid, o.serial)
+	}
+	if last != i {
+		return nil
+	}
+	switch o.kind {
+	case opDelete:
+		err := t.st.Delete(t.ctx, o.oid, o.serial)
+		if errors.Is(err, ErrNoSuchObject) {
+			return keyError(o.oid.Bytes())
+		}
+		return err
+	case opRestore:
+		r, ok := t.st.(Restorer)
+		if !ok {
+			return fmt.Errorf("restore: %w", ErrUnsupported)
+		}
+		data, err := t.queue.load(o)
+		if err != nil {
+			return err
+		}
+		return r.Restore(t.ctx, txn.Record{OID: o.oid, TID: o.serial, Data: data, DataTID: o.prev})
+	}
+	data, err := t.queue.load(o)
+	if err != nil {
+		return err
+	}
+	err = t.st.Store(t.ctx, o.oid, o.serial, data)
+	if c, ok := errors.AsType[*ConflictError](err); ok {
+		return t.conflict(c)
+	}
+	if err == nil {
+		delete(t.conflicts, o.oid)
+	}
+	return err
+}
+
+// conflict notes a conflict that the client may resolve. That of anything but a
+// store is final.
+func (t *transaction) conflict(c *ConflictError) error {
+	i, ok := t.last[c.OID]
+	if !ok || t.queue.ops[i].kind != opStore {
+		return c
+	}
+	t.conflicts[c.OID] = c
+	return nil
+}
+
+// limit closes the connection if the transaction holds its locks for too long.
+func (s *txnState) limit(t *transaction) {
+	d := s.c.srv.cfg.TransactionTimeout
+	if d <= 0 {
+		return
+	}
+	timer := time.AfterFunc(d, func() {
+		s.mu.Lock()
+		expired := s.open == t && t.phase != phaseFinishing
+		s.mu.Unlock()
+		if expired {
+			s.c.log().Error("transaction timeout: closing the connection", "after", d)
+			s.c.out.close()
+		}
+	})
+	s.mu.Lock()
+	t.timer = timer
+	s.mu.Unlock()
+}
+
+// rollback releases all that a transaction holds.
+func (s *txnState) rollback(t *transaction) {
+	t.cancel()
+	if t.st != nil {
+		if err := t.st.Abort(s.c.srv.late); err != nil {
+			s.c.log().Warn("abort", "err", err)
+		}
+	}
+	s.forget(t)
+}
+
+// forget ends a transaction that holds nothing any more.
+func (s *txnState) forget(t *transaction) {
+	t.cancel()
+	s.mu.Lock()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	s.mu.Unlock()
+	t.queue.close()
+	s.c.seq.stats.unlock(t)
+	s.c.seq.stats.active.Add(-1)
+}
+
+// abort ends the transaction and calls done once its locks are released. A
+// transaction of another id, or none, is no error.
+func (s *txnState) abort(id int64, done func()) error {
+	s.mu.Lock()
+	t := s.open
+	switch {
+	case t == nil || t.id != id:
+		s.mu.Unlock()
+		done()
+		return nil
+	case t.phase == phaseFinishing:
+		s.mu.Unlock()
+		return transactionError("Already finishing")
+	}
+	s.c.seq.stats.aborts.Add(1)
+	s.endLocked(t, done)
+	return nil
+}
+
+// endLocked aborts t from any phase but finishing. It unlocks.
+func (s *txnState) endLocked(t *transaction, done func()) {
+	s.open = nil
+	t.cancel()
+	switch {
+	case t.phase == phaseVoting:
+		t.aborted, t.after = true, done // the goroutine goes on with it
+		s.mu.Unlock()
+	case t.st == nil:
+		s.mu.Unlock()
+		s.forget(t)
+		done()
+	default:
+		s.mu.Unlock()
+		s.c.wg.Go(func() {
+			s.rollback(t)
+			done()
+		})
+	}
+}
+
+// disconnected aborts what is open. What is finishing goes on.
+func (s *txnState) disconnected() {
+	s.mu.Lock()
+	t := s.open
+	if t == nil || t.phase == phaseFinishing {
+		s.mu.Unlock()
+		return
+	}
+	s.c.seq.stats.aborts.Add(1)
+	s.endLocked(t, func() {})
+}
+
+// finish lets a goroutine commit what was voted.
+func (s *txnState) finish(id int64, msg msgID, async bool) error {
+	s.mu.Lock()
+	t := s.open
+	if t == nil || t.id != id {
+		s.mu.Unlock()
+		if !async {
+			s.c.send(&msg, (*encoder).null)
+		}
+		return nil
+	}
+	defer s.mu.Unlock()
+	if t.phase != phaseVoted {
+		return textError("builtins.AssertionError", "finished called wo lock")
+	}
+	t.phase = phaseFinishing
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	s.c.wg.Go(func() { s.runFinish(t, &msg, async) })
+	return nil
+}
+
+func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
+	c := s.c
+	oids := slices.Clone(t.undone)
+	for oid := range t.last {
+		oids = append(oids, oid)
+	}
+	var final tid.TID
+	answer := func(e *encoder) {
+		s.mu.Lock()
+		s.open = nil // before the client can know
+		s.mu.Unlock()
+		c.seq.appendInfo(e)
+		if async {
+			return
+		}
+		at := e.beginReply(msg, flagResult)
+		e.tid(final)
+		e.endMessage(at)
+	}
+	told := false
+	recovered, err := t.st.Finish(c.srv.late, func(at tid.TID) {
+		final, told = at, true
+		c.seq.commit(at, oids, c, answer)
+	})
+	c.seq.stats.commits.Add(1)
+	if !told {
+		s.mu.Lock()
+		s.open = nil
+		s.mu.Unlock()
+		final = recovered
+		switch {
+		case err == nil && c.seq.recover(c.srv.late, final, c, answer):
+		case err == nil || errors.Is(err, ErrUnknown):
+			c.log().Warn("the client cannot be told whether its transaction is committed: closing", "tid", final, "err", err)
+			c.out.close()
+		default:
+			c.sendError(msg, "tpc_finish", err, nil)
+		}
+	}
+	s.forget(t)
+	c.out.flush()
+}

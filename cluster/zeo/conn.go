@@ -1,0 +1,395 @@
+package zeo
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// conn is one connection of a client. One goroutine reads and carries out what
+// does not wait; what may wait runs in others, of which there are few.
+type conn struct {
+	srv    *Server
+	nc     net.Conn
+	logger atomic.Pointer[slog.Logger]
+	ctx    context.Context // ends when the connection does
+	cancel context.CancelFunc
+	out    *output
+	wg     sync.WaitGroup // everything but the reader
+
+	msgpack  bool
+	seq      *sequencer // nil before register
+	readOnly bool
+	frames   *frameReader
+	dec      messageDecoder
+
+	loads   chan load // to idle workers
+	workers atomic.Int32
+	idle    atomic.Int32
+	slow    chan struct{} // a place for each slow call under way
+
+	tx    txnState
+	iters iterators
+	blob  bool // between storeBlobStart and storeBlobEnd
+}
+
+const (
+	maxWorkers = 8  // loads at the same time
+	maxSlow    = 16 // other calls at the same time
+	// Before it has registered a client has nothing long to say.
+	helloLimit = 64 << 10
+	// Time for a TLS handshake and for the first frame.
+	helloTimeout = time.Minute
+)
+
+// load is a loadBefore to be answered.
+type load struct {
+	id     msgID
+	oid    tid.OID
+	before tid.TID
+}
+
+// errClose ends a connection whose client was told all it has to know.
+var errClose = errors.New("closed")
+
+func newConn(srv *Server, nc net.Conn) *conn {
+	ctx, cancel := context.WithCancel(srv.ctx)
+	c := &conn{
+		srv:    srv,
+		nc:     nc,
+		ctx:    ctx,
+		cancel: cancel,
+		loads:  make(chan load),
+		slow:   make(chan struct{}, maxSlow),
+	}
+	c.setLog(srv.log.With("client", nc.RemoteAddr().String()))
+	c.out = newOutput(nc, srv.cfg.OutputLimit, func() {
+		c.log().Warn("client does not read: dropped", "waiting", srv.cfg.OutputLimit)
+	})
+	c.frames = newFrameReader(&watchedReader{nc: nc, idle: helloTimeout}, helloLimit)
+	c.tx.init(c)
+	return c
+}
+
+func (c *conn) log() *slog.Logger { return c.logger.Load() }
+
+func (c *conn) setLog(l *slog.Logger) { c.logger.Store(l) }
+
+// watchedReader gives up on a peer that was silent for too long.
+type watchedReader struct {
+	nc    net.Conn
+	idle  time.Duration
+	until time.Time
+}
+
+func (w *watchedReader) Read(p []byte) (int, error) {
+	// A deadline costs little, but not nothing: it is moved once in a while.
+	if now := time.Now(); w.until.Sub(now) < w.idle*3/4 {
+		w.until = now.Add(w.idle)
+		if err := w.nc.SetReadDeadline(w.until); err != nil {
+			return 0, err
+		}
+	}
+	return w.nc.Read(p)
+}
+
+// serve runs the connection to its end. When it returns, its transaction is
+// finished or aborted and all of its goroutines have ended.
+func (c *conn) serve() {
+	stop := make(chan struct{})
+	c.wg.Go(func() { c.out.run(stop) })
+	err := c.talk()
+	if errors.Is(err, errClose) {
+		c.out.flush()
+	}
+	c.cancel()
+	c.out.close()
+	if c.seq != nil {
+		c.seq.unregister(c)
+	}
+	c.tx.disconnected()
+	close(stop)
+	close(c.loads)
+	c.wg.Wait()
+	c.iters.closeAll()
+	switch {
+	case c.seq == nil && err == io.EOF: // a look-out for a free port, or ruok
+	case err == io.EOF, errors.Is(err, errClose), errors.Is(err, net.ErrClosed):
+		c.log().Info("disconnected")
+	default:
+		c.log().Warn("disconnected", "err", err)
+	}
+}
+
+// talk says hello and then serves one frame after the other.
+func (c *conn) talk() error {
+	if t, ok := c.nc.(*tls.Conn); ok {
+		ctx, cancel := context.WithTimeout(c.ctx, helloTimeout)
+		err := t.HandshakeContext(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.hello(); err != nil {
+		return err
+	}
+	var m message
+	for {
+		frame, err := c.frames.next()
+		if err != nil {
+			return err
+		}
+		if err := c.dec.decode(frame, &m); err != nil {
+			return err
+		}
+		if m.heartbeat {
+			continue
+		}
+		if err := c.dispatch(&m); err != nil {
+			return err
+		}
+	}
+}
+
+const version = "5"
+
+func (c *conn) hello() error {
+	e := c.out.lock()
+	at := e.beginFrame()
+	if c.srv.cfg.Msgpack {
+		e.b = append(e.b, 'M', version[0])
+	} else {
+		e.b = append(e.b, 'Z', version[0])
+	}
+	e.endFrame(at)
+	c.out.unlockQuietly()
+	c.out.flush()
+
+	frame, err := c.frames.next()
+	if err != nil {
+		return err
+	}
+	switch string(frame) {
+	case "ruok":
+		status := c.srv.statusJSON()
+		e := c.out.lock()
+		at := e.beginFrame()
+		e.b = append(e.b, status...)
+		e.endFrame(at)
+		c.out.unlockQuietly()
+		return errClose
+	case "M" + version:
+		c.msgpack = true
+	case "Z" + version:
+	default:
+		return fmt.Errorf("%w: protocol %.20q", errBadMessage, frame)
+	}
+	c.dec.msgpack = c.msgpack
+	e = c.out.lock()
+	e.msgpack = c.msgpack
+	c.out.unlockQuietly()
+	return nil
+}
+
+// dispatch carries out one call. An error ends the connection.
+func (c *conn) dispatch(m *message) error {
+	meth := m.method
+	switch {
+	case meth == nil:
+		return fmt.Errorf("%w: unknown method %.40q", errBadMessage, m.name)
+	case meth.first != (c.seq == nil):
+		return fmt.Errorf("%w: %s out of place", errBadMessage, meth.name)
+	}
+	if len(m.args) < meth.least || len(m.args) > meth.most {
+		return c.failed(m, argError(fmt.Sprintf("%s takes %d to %d arguments, %d given", meth.name, meth.least, meth.most, len(m.args))), nil)
+	}
+	return meth.call(c, m)
+}
+
+// failed answers a call with an error. Where nobody waits for an answer, the only
+// way to tell is to close.
+func (c *conn) failed(m *message, err error, oid []byte) error {
+	if m.async {
+		return fmt.Errorf("%s: %w", m.method.name, describe(err))
+	}
+	c.sendError(&m.id, m.method.name, err, oid)
+	return nil
+}
+
+func describe(err error) error {
+	if r, ok := errors.AsType[*remoteError](err); ok {
+		return fmt.Errorf("the client would get %s", r.class)
+	}
+	return err
+}
+
+func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
+	r := toRemote(err, oid)
+	if !r.quiet {
+		c.log().Warn("call failed", "method", name, "err", err)
+	}
+	e := c.out.lock()
+	e.appendError(id, r)
+	c.out.unlockQuietly()
+	c.out.flush()
+}
+
+// answer appends the result of a call and sends it.
+func (c *conn) answer(m *message, result func(*encoder)) {
+	if m.async {
+		return
+	}
+	c.send(&m.id, result)
+}
+
+func (c *conn) send(id *msgID, result func(*encoder)) {
+	e := c.out.lock()
+	at := e.beginReply(id, flagResult)
+	result(e)
+	e.endMessage(at)
+	c.out.unlockQuietly()
+	c.out.flush()
+}
+
+// background runs a call that may wait, once there is a place for it. What it
+// needs of the message must have been taken from it. It returns the result as a
+// function that appends it.
+func (c *conn) background(m *message, oid []byte, call func(ctx context.Context) (func(*encoder), error)) error {
+	select {
+	case c.slow <- struct{}{}:
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+	id, name, async := m.id, m.method.name, m.async
+	c.wg.Go(func() {
+		defer func() { <-c.slow }()
+		if !c.out.waitRoom() {
+			return
+		}
+		result, err := call(c.ctx)
+		switch {
+		case async && err != nil:
+			c.log().Warn("call without answer failed", "method", name, "err", err)
+			c.out.close()
+		case async:
+		case err != nil:
+			c.sendError(&id, name, err, oid)
+		case result != nil: // else it was sent
+			c.send(&id, result)
+		}
+	})
+	return nil
+}
+
+// startLoad answers a load, here if that cannot wait, else in another goroutine.
+func (c *conn) startLoad(l load) error {
+	if c.seq.feat.Local {
+		if !c.out.waitRoom() {
+			return net.ErrClosed
+		}
+		c.load(&l)
+		if !c.frames.ready() || c.out.pending() > bufferSize {
+			c.out.flush()
+		}
+		return nil
+	}
+	if c.idle.Load() == 0 && c.workers.Load() < maxWorkers {
+		c.workers.Add(1)
+		c.wg.Go(func() { c.loadWorker(l) })
+		return nil
+	}
+	select {
+	case c.loads <- l:
+		c.idle.Add(-1)
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
+
+// loadWorker answers loads until the connection ends, or until another worker is
+// idle as well.
+func (c *conn) loadWorker(l load) {
+	defer c.workers.Add(-1)
+	for ok := true; ok; {
+		if !c.out.waitRoom() {
+			return
+		}
+		c.load(&l)
+		c.out.flush()
+		if c.idle.Add(1) > 1 {
+			select {
+			case l, ok = <-c.loads:
+				continue
+			default:
+				c.idle.Add(-1)
+				return
+			}
+		}
+		l, ok = <-c.loads // the sender takes back the idle one
+	}
+}
+
+// load appends the answer to a loadBefore.
+func (c *conn) load(l *load) {
+	c.seq.stats.loads.Add(1)
+	for {
+		head := c.seq.last()
+		r, err := c.seq.st.LoadBefore(c.ctx, l.oid, l.before)
+		for {
+			e := c.out.lock()
+			// Within the lock: what is committed from here on is announced after
+			// this answer.
+			if now := c.seq.last(); now != head && (err != nil || r.Next == tid.Zero) {
+				c.out.unlockQuietly()
+				if err == nil {
+					var ok bool
+					if head, ok = c.seq.settle(l.oid, &r, head); ok {
+						continue
+					}
+				}
+				break // load again
+			}
+			c.appendLoad(e, l, &r, err)
+			c.out.unlockQuietly()
+			return
+		}
+		if c.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (c *conn) appendLoad(e *encoder, l *load, r *Revision, err error) {
+	switch {
+	case err == nil:
+		at := e.beginReply(&l.id, flagResult)
+		e.beginTuple(3)
+		e.bytes(r.Data)
+		e.tid(r.Serial)
+		e.tidOrNull(r.Next)
+		e.endTuple(3)
+		e.endMessage(at)
+	case errors.Is(err, ErrTooEarly):
+		at := e.beginReply(&l.id, flagResult)
+		e.null()
+		e.endMessage(at)
+	default:
+		var oid [8]byte
+		remote := toRemote(err, l.oid.Append(oid[:0]))
+		if !remote.quiet {
+			c.log().Warn("call failed", "method", "loadBefore", "oid", l.oid, "err", err)
+		}
+		e.appendError(&l.id, remote)
+	}
+}

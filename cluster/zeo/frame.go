@@ -1,0 +1,112 @@
+package zeo
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// frameReader reads frames: a length of 4 bytes, big-endian, and as many bytes.
+type frameReader struct {
+	r      io.Reader
+	buf    []byte
+	lo, hi int
+	limit  int  // greatest length accepted
+	owned  bool // the last frame is not in buf: it may be kept
+}
+
+const (
+	bufferSize = 16 << 10
+	// Longer frames get memory of their own.
+	ownedSize = 64 << 10
+	// The memory of a long frame grows by this much at most ahead of its bytes.
+	growth = 1 << 20
+)
+
+func newFrameReader(r io.Reader, limit int) *frameReader {
+	return &frameReader{r: r, buf: make([]byte, bufferSize), limit: limit}
+}
+
+// next returns the next frame. Unless it is owned, it is valid until the next call.
+func (f *frameReader) next() ([]byte, error) {
+	if err := f.fill(4); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint32(f.buf[f.lo:]))
+	if n > f.limit {
+		return nil, fmt.Errorf("%w: frame of %d bytes, at most %d are accepted", errBadMessage, n, f.limit)
+	}
+	f.lo += 4
+	f.owned = n > ownedSize
+	if f.owned {
+		return f.long(n)
+	}
+	if err := f.fill(n); err != nil {
+		return nil, midFrame(err)
+	}
+	p := f.buf[f.lo : f.lo+n : f.lo+n]
+	f.lo += n
+	return p, nil
+}
+
+// ready reports whether next would not wait.
+func (f *frameReader) ready() bool {
+	have := f.hi - f.lo
+	return have >= 4 && have-4 >= int(binary.BigEndian.Uint32(f.buf[f.lo:]))
+}
+
+// fill waits for n bytes in the buffer.
+func (f *frameReader) fill(n int) error {
+	if f.lo == f.hi {
+		f.lo, f.hi = 0, 0
+	}
+	if len(f.buf)-f.lo < n {
+		buf := f.buf
+		if len(buf) < n {
+			buf = make([]byte, ownedSize)
+		}
+		f.hi = copy(buf, f.buf[f.lo:f.hi])
+		f.lo, f.buf = 0, buf
+	}
+	for f.hi-f.lo < n {
+		k, err := f.r.Read(f.buf[f.hi:])
+		f.hi += k
+		if err != nil && f.hi-f.lo < n {
+			if err == io.EOF && f.hi > f.lo {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// long reads a frame into memory that grows with what has really come.
+func (f *frameReader) long(n int) ([]byte, error) {
+	p := make([]byte, 0, min(n, growth))
+	k := min(n, f.hi-f.lo)
+	p = append(p, f.buf[f.lo:f.lo+k]...)
+	f.lo += k
+	for len(p) < n {
+		if len(p) == cap(p) {
+			q := make([]byte, len(p), min(n, 2*cap(p)))
+			copy(q, p)
+			p = q
+		}
+		at := len(p)
+		p = p[:cap(p)]
+		k, err := io.ReadFull(f.r, p[at:])
+		p = p[:at+k]
+		if err != nil {
+			return nil, midFrame(err)
+		}
+	}
+	return p, nil
+}
+
+func midFrame(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,225 @@
+package zeo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// maxIterators bounds what one client can leave open.
+const maxIterators = 1000
+
+var errTooManyIterators = errors.New("too many open iterators")
+
+// iterators are the iterations that a client has under way. Its lock is held
+// while one of them advances: one at a time.
+type iterators struct {
+	mu    sync.Mutex
+	next  int64
+	txns  map[int64]*txnIterator
+	recs  map[int64]*recordIterator
+	ended bool
+}
+
+// txnIterator iterates over transactions.
+type txnIterator struct {
+	next    func() (*txn.Transaction, error, bool)
+	stop    func()
+	current *txn.Transaction
+	readers map[*recordIterator]struct{} // of current
+}
+
+// recordIterator iterates over the records of a transaction. It reads from the
+// iteration that found the transaction, and once that goes on, from its own.
+type recordIterator struct {
+	parent *txnIterator // nil: on its own
+	tid    tid.TID
+	done   int // records returned
+	next   func() (*txn.Record, error, bool)
+	stop   func()
+}
+
+func unknownIterator(id int64) error {
+	return &remoteError{quiet: true, class: "builtins.KeyError", data: func(e *encoder) {
+		e.beginTuple(1)
+		e.int(id)
+		e.endTuple(1)
+	}}
+}
+
+func (it *iterators) newIDLocked() (int64, error) {
+	if it.ended || len(it.txns)+len(it.recs) >= maxIterators {
+		return 0, errTooManyIterators
+	}
+	if it.txns == nil {
+		it.txns = make(map[int64]*txnIterator)
+		it.recs = make(map[int64]*recordIterator)
+	}
+	it.next++
+	return it.next - 1, nil
+}
+
+// start begins an iteration over transactions.
+func (it *iterators) start(seq iter.Seq2[*txn.Transaction, error]) (int64, error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	id, err := it.newIDLocked()
+	if err != nil {
+		return 0, err
+	}
+	t := &txnIterator{readers: make(map[*recordIterator]struct{})}
+	t.next, t.stop = iter.Pull2(seq)
+	it.txns[id] = t
+	return id, nil
+}
+
+// startRecords begins an iteration over the records of the transaction that the
+// iteration over transactions has just returned.
+func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	t := it.txns[over]
+	if t == nil || t.current == nil {
+		return 0, unknownIterator(over)
+	}
+	if t.current.TID != at {
+		return 0, textError("builtins.Exception", "Out-of-order request for record iterator for transaction %v", at)
+	}
+	id, err := it.newIDLocked()
+	if err != nil {
+		return 0, err
+	}
+	r := &recordIterator{parent: t, tid: at}
+	r.next, r.stop = iter.Pull2(t.current.Records)
+	t.readers[r] = struct{}{}
+	it.recs[id] = r
+	return id, nil
+}
+
+// nextTxn calls use with the next transaction, nil at the end.
+func (it *iterators) nextTxn(id int64, use func(*txn.Transaction)) error {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	t := it.txns[id]
+	if t == nil {
+		return unknownIterator(id)
+	}
+	t.leave()
+	next, err, ok := t.next()
+	if !ok || err != nil {
+		it.closeTxnLocked(id)
+		if err == nil {
+			use(nil)
+		}
+		return err
+	}
+	t.current = next
+	use(next)
+	return nil
+}
+
+// leave makes the readers of the current transaction go on by themselves.
+func (t *txnIterator) leave() {
+	for r := range t.readers {
+		r.stop()
+		r.parent, r.next, r.stop = nil, nil, nil
+	}
+	clear(t.readers)
+	t.current = nil
+}
+
+// nextRecord calls use with the next record, nil at the end.
+func (it *iterators) nextRecord(ctx context.Context, st Storage, id int64, use func(*txn.Record)) error {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	r := it.recs[id]
+	if r == nil {
+		return unknownIterator(id)
+	}
+	if r.next == nil {
+		r.next, r.stop = iter.Pull2(recordsOf(ctx, st, r.tid, r.done))
+	}
+	next, err, ok := r.next()
+	if !ok || err != nil {
+		it.closeRecordsLocked(id)
+		if err == nil {
+			use(nil)
+		}
+		return err
+	}
+	r.done++
+	use(next)
+	return nil
+}
+
+// recordsOf yields the records of one transaction but the first ones.
+func recordsOf(ctx context.Context, st Storage, at tid.TID, skip int) iter.Seq2[*txn.Record, error] {
+	return func(yield func(*txn.Record, error) bool) {
+		for t, err := range st.Transactions(ctx, at-1, at) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			n := 0
+			for r, err := range t.Records {
+				if n++; err == nil && n <= skip {
+					continue
+				}
+				if !yield(r, err) {
+					return
+				}
+			}
+			return
+		}
+		yield(nil, fmt.Errorf("transaction %v: %w", at, ErrNoSuchObject))
+	}
+}
+
+// forget ends iterations, of whatever kind.
+func (it *iterators) forget(ids []int64) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for _, id := range ids {
+		it.closeRecordsLocked(id)
+		it.closeTxnLocked(id)
+	}
+}
+
+func (it *iterators) closeAll() {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	it.ended = true
+	for id := range it.recs {
+		it.closeRecordsLocked(id)
+	}
+	for id := range it.txns {
+		it.closeTxnLocked(id)
+	}
+}
+
+func (it *iterators) closeTxnLocked(id int64) {
+	if t := it.txns[id]; t != nil {
+		t.leave()
+		t.stop()
+		delete(it.txns, id)
+	}
+}
+
+func (it *iterators) closeRecordsLocked(id int64) {
+	r := it.recs[id]
+	if r == nil {
+		return
+	}
+	if r.stop != nil {
+		r.stop()
+	}
+	if r.parent != nil {
+		delete(r.parent.readers, r)
+	}
+	delete(it.recs, id)
+}

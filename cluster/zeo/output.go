@@ -1,0 +1,149 @@
+package zeo
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+)
+
+// output is the queue of one connection to its client. Messages are encoded right
+// into it. Whoever finds it idle may write it to the network himself; nobody
+// waits for the network while holding a lock of others.
+type output struct {
+	nc      net.Conn
+	raw     net.Conn // nc, or what is below its TLS: closing that never waits
+	limit   int      // bytes that may wait when one more message comes
+	dropped func()   // called once, when the limit is passed
+
+	mu      sync.Mutex
+	room    sync.Cond // signalled when bytes were written, or at the end
+	enc     encoder   // enc.b: bytes that wait
+	spare   []byte
+	sending int // bytes of the write under way
+	writing bool
+	closed  bool
+
+	wake chan struct{} // for the goroutine that runs run
+}
+
+// Above roomy bytes, loads wait until the client has read some answers.
+const roomy = 1 << 20
+
+// stallLimit is how long one write may take without any progress.
+const stallLimit = 5 * time.Minute
+
+func newOutput(nc net.Conn, limit int, dropped func()) *output {
+	raw := nc
+	if t, ok := nc.(*tls.Conn); ok {
+		raw = t.NetConn()
+	}
+	o := &output{nc: nc, raw: raw, limit: limit, dropped: dropped, wake: make(chan struct{}, 1)}
+	o.room.L = &o.mu
+	return o
+}
+
+// lock returns the encoder, to which one message or several may be appended
+// before unlock.
+func (o *output) lock() *encoder {
+	o.mu.Lock()
+	if len(o.enc.b) > o.limit {
+		o.dropLocked()
+	}
+	if o.closed {
+		o.enc.b = o.enc.b[:0] // what is appended is lost
+	}
+	return &o.enc
+}
+
+func (o *output) dropLocked() {
+	if !o.closed {
+		o.closeLocked()
+		o.dropped()
+	}
+}
+
+// unlock lets another goroutine write what was appended.
+func (o *output) unlock() {
+	wake := !o.writing && !o.closed && len(o.enc.b) > 0
+	o.mu.Unlock()
+	if wake {
+		select {
+		case o.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// unlockQuietly leaves what was appended to a later flush of the caller.
+func (o *output) unlockQuietly() { o.mu.Unlock() }
+
+// flush writes what waits, unless somebody is at it.
+func (o *output) flush() {
+	o.mu.Lock()
+	for !o.writing && !o.closed && len(o.enc.b) > 0 {
+		b := o.enc.b
+		o.enc.b, o.spare = o.spare[:0], nil
+		o.writing, o.sending = true, len(b)
+		o.mu.Unlock()
+		err := o.nc.SetWriteDeadline(time.Now().Add(stallLimit))
+		if err == nil {
+			_, err = o.nc.Write(b)
+		}
+		o.mu.Lock()
+		o.writing, o.sending = false, 0
+		if cap(b) <= roomy {
+			o.spare = b[:0]
+		}
+		if err != nil {
+			o.closeLocked()
+		}
+		o.room.Broadcast()
+	}
+	o.mu.Unlock()
+}
+
+// waitRoom waits until few bytes wait, and reports whether the output is open.
+func (o *output) waitRoom() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for !o.closed && len(o.enc.b)+o.sending > roomy {
+		o.room.Wait()
+	}
+	return !o.closed
+}
+
+// pending returns how many bytes wait.
+func (o *output) pending() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.enc.b)
+}
+
+func (o *output) closeLocked() {
+	if o.closed {
+		return
+	}
+	o.closed = true
+	o.raw.Close() // the reader of the connection learns of it
+	o.room.Broadcast()
+}
+
+// close ends the connection at once.
+func (o *output) close() {
+	o.mu.Lock()
+	o.closeLocked()
+	o.mu.Unlock()
+}
+
+// run writes what others leave until stop is closed.
+func (o *output) run(stop <-chan struct{}) {
+	for {
+		select {
+		case <-o.wake:
+			o.flush()
+		case <-stop:
+			return
+		}
+	}
+}

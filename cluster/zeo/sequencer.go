@@ -1,0 +1,330 @@
+package zeo
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// sequencer serves one storage: it puts the commits in order into the output of
+// every connection, and remembers the last ones.
+type sequencer struct {
+	name  string
+	st    Storage
+	feat  Features
+	log   *slog.Logger
+	stats stats
+	age   time.Duration // cache verification beyond the history; 0: none
+
+	// head is the last transaction announced. It changes before the announcement
+	// enters any output, so that an answer which was computed earlier can tell.
+	head atomic.Uint64
+
+	mu     sync.Mutex // never held while waiting for anything
+	ready  bool       // Watch has returned
+	out    bool       // the storage is out of service
+	early  []Change   // announced before ready
+	recent history
+	conns  map[*conn]struct{}
+	frames [2]encoder // an announcement in both encodings
+}
+
+func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *sequencer {
+	s := &sequencer{
+		name:  name,
+		st:    st,
+		feat:  st.Features(),
+		log:   log.With("storage", name),
+		age:   cfg.InvalidationAge,
+		conns: make(map[*conn]struct{}),
+	}
+	s.recent.limit = cfg.InvalidationQueueSize
+	s.frames[1].msgpack = true
+	s.stats.start = time.Now()
+	return s
+}
+
+// start learns the last transaction, and what the ones before it changed.
+func (s *sequencer) start(ctx context.Context) error {
+	last, err := s.st.Watch(ctx, s)
+	if err != nil {
+		return err
+	}
+	base := last
+	var known []Change
+	if c, ok := s.st.(Changer); ok && last != tid.Zero {
+		n := s.recent.limit
+		if known, err = c.Changes(ctx, tid.Zero, n); err != nil {
+			return err
+		}
+		if len(known) < n {
+			base = tid.Zero
+		} else if n > 0 {
+			base, known = known[0].TID, known[1:]
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recent.reset(base)
+	for _, c := range known {
+		if c.TID <= last {
+			s.recent.add(c.TID, c.OIDs)
+		}
+	}
+	s.head.Store(uint64(last))
+	s.ready = true
+	for _, c := range s.early {
+		s.commitLocked(c.TID, c.OIDs, nil)
+	}
+	s.early = nil
+	return nil
+}
+
+func (s *sequencer) last() tid.TID { return tid.TID(s.head.Load()) }
+
+// Committed implements [Watcher].
+func (s *sequencer) Committed(t tid.TID, oids []tid.OID) {
+	own := append([]tid.OID(nil), oids...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ready {
+		s.early = append(s.early, Change{t, own})
+		return
+	}
+	s.commitLocked(t, own, nil)
+}
+
+// commit announces a transaction of c to all others; answer appends what c gets
+// instead. It is called by [Txn].Finish.
+func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*encoder)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commitLocked(t, oids, c)
+	e := c.out.lock()
+	answer(e)
+	c.out.unlockQuietly() // the goroutine that commits flushes it
+}
+
+func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
+	if t <= s.last() {
+		s.log.Warn("transaction is not after the last one", "tid", t, "last", s.last())
+		return
+	}
+	oids = s.recent.add(t, oids)
+	s.head.Store(uint64(t))
+	var made [2]bool
+	for c := range s.conns {
+		if c == except {
+			continue
+		}
+		i := 0
+		if c.msgpack {
+			i = 1
+		}
+		f := &s.frames[i]
+		if !made[i] {
+			made[i] = true
+			f.b = f.b[:0]
+			at := f.beginNotice("invalidateTransaction")
+			f.beginTuple(2)
+			f.tid(t)
+			f.oids(oids)
+			f.endTuple(2)
+			f.endMessage(at)
+		}
+		e := c.out.lock()
+		e.b = append(e.b, f.b...)
+		c.out.unlock()
+	}
+	for i := range s.frames {
+		if cap(s.frames[i].b) > roomy {
+			s.frames[i].b = nil
+		}
+	}
+}
+
+// Lost implements [Watcher]: clients have to verify their caches later.
+func (s *sequencer) Lost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out = true
+	s.closeAllLocked("storage is out of service")
+}
+
+// Back implements [Watcher].
+func (s *sequencer) Back(last tid.TID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out = false
+	if last != s.last() {
+		// Somebody may have registered between the loss and its notice.
+		s.closeAllLocked("transactions were missed")
+		s.recent.reset(last)
+		s.head.Store(uint64(last))
+	}
+}
+
+func (s *sequencer) closeAllLocked(why string) {
+	if len(s.conns) > 0 {
+		s.log.Warn("closing all connections", "why", why, "connections", len(s.conns))
+	}
+	for c := range s.conns {
+		c.out.close()
+	}
+}
+
+// register adds c and appends the answer to its output, so that everything
+// announced from then on comes after.
+func (s *sequencer) register(c *conn, id *msgID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	e := c.out.lock()
+	at := e.beginReply(id, flagResult)
+	e.tid(s.last())
+	e.endMessage(at)
+	c.out.unlock()
+	return true
+}
+
+func (s *sequencer) unregister(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// inOrder appends an answer such that all that was committed is before it, and all
+// that it does not know of after it.
+func (s *sequencer) inOrder(c *conn, answer func(e *encoder, last tid.TID)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := c.out.lock()
+	answer(e, s.last())
+	c.out.unlock()
+}
+
+// since appends the answer to getInvalidations: what changed after t.
+func (s *sequencer) since(ctx context.Context, c *conn, id *msgID, t tid.TID) error {
+	older, from, err := s.changesBeyond(ctx, t)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	newer, known := s.recent.after(from)
+	e := c.out.lock()
+	defer c.out.unlock()
+	at := e.beginReply(id, flagResult)
+	if known {
+		e.beginTuple(2)
+		e.tid(s.last())
+		e.oids(union(append(older, newer...)))
+		e.endTuple(2)
+	} else {
+		e.null()
+	}
+	e.endMessage(at)
+	return nil
+}
+
+// changesBeyond returns what changed after t up to from, which is t itself unless
+// t is older than the history but not too old.
+func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid.TID, error) {
+	s.mu.Lock()
+	_, known := s.recent.after(t)
+	s.mu.Unlock()
+	changer, ok := s.st.(Changer)
+	if known || !ok || s.age <= 0 || time.Since(t.Time()) > s.age {
+		return nil, t, nil
+	}
+	const most = 1 << 20
+	changes, err := changer.Changes(ctx, t, most)
+	if err != nil {
+		return nil, t, err
+	}
+	if len(changes) == 0 || len(changes) == most {
+		return nil, t, nil
+	}
+	return changes, changes[len(changes)-1].TID, nil
+}
+
+// settle tells what a revision, found when the last transaction was head, has
+// become. It returns the present head, and false if the revision must be loaded
+// anew.
+func (s *sequencer) settle(oid tid.OID, r *Revision, head tid.TID) (tid.TID, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, known := s.recent.nextChange(oid, max(head, r.Serial))
+	if !known {
+		return s.last(), false
+	}
+	if r.Next == tid.Zero {
+		r.Next = next
+	}
+	return s.last(), true
+}
+
+// recover announces what was committed up to t by storages that can list it, t
+// itself with the answer for c. It reports whether it could.
+func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func(*encoder)) bool {
+	changer, ok := s.st.(Changer)
+	if !ok {
+		return false
+	}
+	const most = 1 << 16
+	changes, err := changer.Changes(ctx, s.last(), most)
+	if err != nil || len(changes) == most {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, here := s.conns[c]; !here || s.last() >= t {
+		return false
+	}
+	for _, ch := range changes {
+		switch {
+		case ch.TID <= s.last():
+		case ch.TID == t:
+			s.commitLocked(t, ch.OIDs, c)
+			e := c.out.lock()
+			answer(e)
+			c.out.unlock()
+			return true
+		case ch.TID < t:
+			s.commitLocked(ch.TID, ch.OIDs, nil)
+		}
+	}
+	return false
+}
+
+// info tells sizes to all clients.
+func (s *sequencer) info() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		e := c.out.lock()
+		s.appendInfo(e)
+		c.out.unlock()
+	}
+}
+
+func (s *sequencer) appendInfo(e *encoder) {
+	at := e.beginNotice("info")
+	e.beginTuple(1)
+	e.beginDict(2)
+	objects, bytes := s.st.Size()
+	e.text("length")
+	e.int(objects)
+	e.text("size")
+	e.int(bytes)
+	e.endDict(2)
+	e.endTuple(1)
+	e.endMessage(at)
+}

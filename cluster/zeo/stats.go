@@ -1,0 +1,142 @@
+package zeo
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stats counts what one storage did for its clients.
+type stats struct {
+	start     time.Time
+	loads     atomic.Int64
+	stores    atomic.Int64
+	commits   atomic.Int64
+	aborts    atomic.Int64
+	active    atomic.Int64 // transactions begun
+	conflicts atomic.Int64
+	resolved  atomic.Int64 // never by the server: clients resolve
+	waiting   atomic.Int64 // votes waiting for the storage
+
+	mu     sync.Mutex
+	locked map[*transaction]time.Time // since when they hold locks
+}
+
+func (s *stats) lock(t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locked == nil {
+		s.locked = make(map[*transaction]time.Time)
+	}
+	s.locked[t] = time.Now()
+}
+
+func (s *stats) unlock(t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.locked, t)
+}
+
+// lockTime returns when the oldest lock was taken, the zero time if there is none.
+func (s *stats) lockTime() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest time.Time
+	for _, t := range s.locked {
+		if oldest.IsZero() || t.Before(oldest) {
+			oldest = t
+		}
+	}
+	return oldest
+}
+
+// status is what server_status returns, under the names of the Python server.
+type status struct {
+	Connections int      `json:"connections"`
+	Loads       int64    `json:"loads"`
+	Stores      int64    `json:"stores"`
+	Commits     int64    `json:"commits"`
+	Aborts      int64    `json:"aborts"`
+	Active      int64    `json:"active_txns"`
+	LockTime    *float64 `json:"lock_time"` // seconds since the epoch
+	Conflicts   int64    `json:"conflicts"`
+	Resolved    int64    `json:"conflicts_resolved"`
+	Start       string   `json:"start"`
+	Waiting     int64    `json:"waiting"`
+	Timeouts    bool     `json:"timeout-thread-is-alive"`
+	Last        string   `json:"last-transaction"`
+}
+
+func (s *sequencer) status() status {
+	st := &s.stats
+	s.mu.Lock()
+	n := len(s.conns)
+	s.mu.Unlock()
+	r := status{
+		Connections: n,
+		Loads:       st.loads.Load(),
+		Stores:      st.stores.Load(),
+		Commits:     st.commits.Load(),
+		Aborts:      st.aborts.Load(),
+		Active:      st.active.Load(),
+		Conflicts:   st.conflicts.Load(),
+		Resolved:    st.resolved.Load(),
+		Start:       st.start.Format(time.ANSIC),
+		Waiting:     st.waiting.Load(),
+		Timeouts:    true,
+		Last:        s.last().String(),
+	}
+	if t := st.lockTime(); !t.IsZero() {
+		f := float64(t.UnixMicro()) / 1e6
+		r.LockTime = &f
+	}
+	return r
+}
+
+func (e *encoder) status(r *status) {
+	e.beginDict(13)
+	for _, f := range []struct {
+		name string
+		n    int64
+	}{
+		{"connections", int64(r.Connections)},
+		{"loads", r.Loads},
+		{"stores", r.Stores},
+		{"commits", r.Commits},
+		{"aborts", r.Aborts},
+		{"active_txns", r.Active},
+		{"conflicts", r.Conflicts},
+		{"conflicts_resolved", r.Resolved},
+		{"waiting", r.Waiting},
+	} {
+		e.text(f.name)
+		e.int(f.n)
+	}
+	e.text("lock_time")
+	if r.LockTime == nil {
+		e.null()
+	} else {
+		e.float(*r.LockTime)
+	}
+	e.text("start")
+	e.text(r.Start)
+	e.text("timeout-thread-is-alive")
+	e.bool(r.Timeouts)
+	e.text("last-transaction")
+	e.text(r.Last)
+	e.endDict(13)
+}
+
+// statusJSON is the answer to ruok: the status of each storage.
+func (s *Server) statusJSON() []byte {
+	all := make(map[string]status)
+	for name, seq := range s.storages {
+		all[name] = seq.status()
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		panic("zeo: " + err.Error()) // numbers and text only
+	}
+	return b
+}
