@@ -51,6 +51,7 @@ type Conn struct {
 	out     []byte // to be written after rest
 	rest    []byte // left over by an immediate write
 	spare   []byte // an empty buffer to become out
+	flying  int    // bytes that the writer is writing
 	writing bool   // somebody is writing, or the writer has been woken
 	broken  bool   // output fails
 }
@@ -134,7 +135,7 @@ func (c *Conn) Closed() bool {
 func (c *Conn) Buffered() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.rest) + len(c.out)
+	return c.flying + len(c.rest) + len(c.out)
 }
 
 // PendingCount returns the number of requests that wait for an answer.

@@ -100,9 +100,11 @@ func (c *Conn) write() {
 			if len(b) == 0 {
 				b = c.takeLocked()
 			}
+			c.flying = len(b)
 			c.mu.Unlock()
 			_, err := c.nc.Write(b)
 			c.mu.Lock()
+			c.flying = 0
 			if err != nil {
 				c.breakLocked()
 			} else {
