@@ -1,0 +1,59 @@
+# Targets: build test bench fuzz cross install-test-deps
+#
+# `make test` is everything that must pass before a change is merged.
+
+SHELL     := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: all build test vet bench fuzz cross install-test-deps
+
+GO       ?= go
+FUZZTIME ?= 20s
+FUZZJOBS ?= 2
+BENCH    ?= .
+COUNT    ?= 6
+PEERS    ?= .peers
+TIMEOUT  ?= 15m
+
+all: build
+
+# One static program per command, in bin/.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+# The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
+# those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed.
+ifdef NEO_TEST_PYTHON
+test: vet
+else
+test: vet $(PEERS)
+endif
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+vet:
+	$(GO) build ./...
+	test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck ./...
+
+# Compare two runs with benchstat.
+bench:
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+
+# Each fuzz target for FUZZTIME, FUZZJOBS at a time.
+fuzz:
+	.ci/fuzz $(FUZZTIME) $(FUZZJOBS)
+
+# Everything builds where it is supposed to run.
+cross:
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build ./...
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
+
+# Python peers for the tests of compatibility, in a virtual environment of their
+# own. On Debian: apt-get install -y python3-venv
+install-test-deps: $(PEERS)
+$(PEERS):
+	rm -rf $@.tmp
+	python3 -m venv $@.tmp
+	$@.tmp/bin/pip install --quiet 'ZODB==6.4' 'ZEO==6.2' 'msgpack==1.2.4' 'zodbtools' 'six'
+	$@.tmp/bin/python -c 'import ZODB, ZEO, msgpack, zodbtools'
+	mv $@.tmp $@

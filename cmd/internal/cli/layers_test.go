@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/neozodb/neo"
+
+// layers says which packages of ours each package may import, beside those that
+// these may import in turn. Arrows never point up: a package is listed after all
+// that it names. A package that is not listed may not exist; internal packages
+// and commands take the rule of the directory they are in.
+var layers = []struct{ name, may string }{
+	{"cluster/tid", ""},
+	{"cluster/txn", "cluster/tid"},
+	{"cluster/msgpack", ""},
+	{"cluster/proto", "cluster/tid cluster/msgpack"},
+	{"cluster/conf", ""},
+	{"cluster/nodelog", ""},
+	{"cluster/internal", "cluster/proto"},
+	{"cluster/nodetab", "cluster/proto"},
+	{"cluster/parttab", "cluster/proto"},
+	{"cluster/link", "cluster/proto"},
+	{"cluster/bootstrap", "cluster/link cluster/nodetab"},
+	{"cluster/master", "cluster/bootstrap cluster/parttab"},
+	{"cluster/storage/backend", "cluster/txn cluster/proto"},
+	{"cluster/storage/backendtest", "cluster/storage/backend"},
+	{"cluster/storage/pending", "cluster/storage/backend"},
+	{"cluster/storage/sqldb", "cluster/storage/backend"},
+	{"cluster/storage/sqlitedb", "cluster/storage/sqldb"},
+	{"cluster/storage/mysqldb", "cluster/storage/sqldb"},
+	{"cluster/storage", "cluster/bootstrap cluster/parttab cluster/storage/backend cluster/storage/pending"},
+	{"cluster/client", "cluster/bootstrap cluster/parttab cluster/txn"},
+	{"cluster/admin", "cluster/bootstrap cluster/parttab"},
+	{"cluster/ctl", "cluster/link"},
+	{"fsformat/pickle", ""},
+	{"fsformat", "cluster/txn fsformat/pickle"},
+	{"cluster/zeo", "cluster/txn cluster/msgpack fsformat/pickle"},
+	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/sqlitedb cluster/ctl"},
+	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
+	{"importer", "cluster/storage/backend fsformat cluster/conf"},
+	{"exporter", "fsformat"},
+	{"backup/store", ""},
+	{"backup/snapshot", "cluster/txn"},
+	{"backup", "backup/snapshot backup/store"},
+	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
+	{"cmd", "*"},
+}
+
+// testOnly packages are imported by tests alone.
+var testOnly = []string{"cluster/clustertest", "cluster/storage/backendtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+
+// goPackage is what `go list -json` says of a package.
+type goPackage struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	Imports    []string
+}
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports", module+"/...")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, &stderr)
+	}
+	var list []goPackage
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+// rule returns the line of layers for a package: its own or that of the directory
+// above it.
+func rule(name string) (int, bool) {
+	for name != "." {
+		for i, l := range layers {
+			if l.name == name {
+				return i, true
+			}
+		}
+		name = filepath.Dir(name)
+	}
+	return 0, false
+}
+
+// allowed returns the lines whose packages a line may import, itself included.
+func allowed(t *testing.T, i int) map[int]bool {
+	set := map[int]bool{i: true}
+	for _, name := range strings.Fields(layers[i].may) {
+		if name == "*" {
+			for j := range i {
+				set[j] = true
+			}
+			continue
+		}
+		j, ok := rule(name)
+		if !ok || j >= i || layers[j].name != name {
+			t.Fatalf("layers: %s names %s, which must be listed before it", layers[i].name, name)
+		}
+		for k := range allowed(t, j) {
+			set[k] = true
+		}
+	}
+	return set
+}
+
+func TestLayers(t *testing.T) {
+	for _, p := range listPackages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		i, ok := rule(name)
+		if !ok {
+			t.Errorf("%s is in no layer", name)
+			continue
+		}
+		may := allowed(t, i)
+		for _, imported := range p.Imports {
+			imported, ours := strings.CutPrefix(imported, module+"/")
+			if !ours {
+				continue
+			}
+			if j, ok := rule(imported); !ok || !may[j] {
+				t.Errorf("%s must not import %s", name, imported)
+			}
+			if inAny(imported, testOnly) && !inAny(name, testOnly) {
+				t.Errorf("%s is no test, but imports %s", name, imported)
+			}
+		}
+	}
+}
+
+func inAny(name string, dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(d string) bool { return name == d || strings.HasPrefix(name, d+"/") })
+}
+
+// Each package has one comment, in one of its files.
+func TestPackageComments(t *testing.T) {
+	for _, p := range listPackages(t) {
+		var found []string
+		for _, name := range p.GoFiles {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				found = append(found, name)
+			}
+		}
+		if len(found) != 1 && len(p.GoFiles) > 0 {
+			t.Errorf("%s has %d package comments %q, want 1", p.ImportPath, len(found), found)
+		}
+	}
+}
