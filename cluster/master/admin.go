@@ -1,0 +1,321 @@
+package master
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/neozodb/neo/cluster/parttab"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// adminPacket handles what an operator asks through an admin node.
+func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
+	var denied *proto.Error
+	switch pkt := pkt.(type) {
+	case *proto.SetClusterState:
+		denied = m.setClusterState(p, id, pkt.State)
+	case *proto.SetNodeState:
+		denied = m.setNodeState(p, id, pkt)
+	case *proto.AddPendingNodes:
+		denied = m.addPending(p, id, pkt.IDs)
+	case *proto.TweakPartitionTable:
+		denied = m.tweak(p, id, pkt)
+	case *proto.SetNumReplicas:
+		denied = m.setReplicas(p, id, pkt.Replicas)
+	case *proto.Truncate:
+		denied = m.truncateAsked(p, id, pkt.TID)
+	case *proto.Repair:
+		denied = m.repair(p, id, pkt)
+	case *proto.CheckReplicas:
+		denied = m.checkReplicas(p, id, pkt)
+	default:
+		m.unexpected(p, id, pkt)
+		return
+	}
+	if denied != nil {
+		m.log(slog.LevelInfo, "operator denied", "error", denied.Message)
+		m.answer(p, id, denied)
+	}
+}
+
+func deny(format string, args ...any) *proto.Error {
+	return proto.Errorf(proto.Denied, format, args...)
+}
+
+func (m *Machine) ack(p *peer, id uint32, text string) {
+	m.answer(p, id, proto.Errorf(proto.Ack, "%s", text))
+}
+
+// setClusterState acknowledges before it acts: the operator's admin node may go
+// away with the rest.
+func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *proto.Error {
+	switch {
+	case s == proto.Stopping:
+		m.ack(p, id, "cluster is stopping")
+		m.stop()
+	case s == proto.Verifying && m.state == proto.Recovering:
+		storages := m.ofType(proto.Storage)
+		if len(storages) == 0 {
+			return deny("no storage node is connected")
+		}
+		for _, s := range storages {
+			if s.pending > 0 {
+				return deny("storage %v is still being asked, try again", s)
+			}
+		}
+		m.startup = startupForced
+		m.ack(p, id, "cluster state changed")
+	case s == proto.StartingBackup && m.state == proto.Running:
+		return deny("no upstream cluster to backup is configured")
+	default:
+		return deny("%v does not lead to %v", m.state, s)
+	}
+	return nil
+}
+
+func (m *Machine) setNodeState(p *peer, id uint32, pkt *proto.SetNodeState) *proto.Error {
+	n := m.nodes.ByID(pkt.ID)
+	switch {
+	case n == nil || pkt.ID == 0:
+		return deny("node %v is unknown", pkt.ID)
+	case n == m.self:
+		return deny("%v is the primary master", n.ID)
+	case n.Type == proto.Master && pkt.State == proto.NodeDown:
+		if n.State != proto.NodeDown {
+			m.kill(n, proto.NodeDown)
+		}
+		m.ack(p, id, "node "+n.ID.String()+" is down")
+		m.broadcastNodes(n)
+		return nil
+	case n.Type != proto.Storage || pkt.State != proto.NodeDown && pkt.State != proto.NodeUnknown:
+		return deny("a %v cannot be made %v", n.Type, pkt.State)
+	case n.State == pkt.State:
+		m.ack(p, id, "node "+n.ID.String()+" is already "+n.State.String())
+		return nil
+	case n.State == proto.NodeRunning && pkt.State == proto.NodeUnknown:
+		return deny("%v is running: kill it first", n.ID)
+	}
+	return m.removeStorage(p, id, n, pkt.State)
+}
+
+// kill tells a node its new state, which makes it exit, and ends its link. It
+// returns what remains to be done without it.
+func (m *Machine) kill(n *proto.Node, s proto.NodeState) *peer {
+	n.State = s
+	p := m.links[n]
+	if p == nil {
+		return nil
+	}
+	m.notify(p, &proto.NotifyNodeInformation{Timestamp: m.monotonic(), Nodes: []proto.Node{*n}})
+	m.out = append(m.out, Effect{Op: Abort, Conn: p.conn})
+	m.forget(p)
+	return p
+}
+
+// removeStorage stops a storage (DOWN), or removes it from the cluster
+// (UNKNOWN), in which case it also erases its database. The last readable copy
+// of a partition is never given up.
+func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeState) *proto.Error {
+	table := &m.table
+	if s == proto.NodeDown {
+		table = m.table.Clone() // kill only has to be possible like drop
+	}
+	changes, err := table.DropNodes([]proto.NodeID{n.ID})
+	if err != nil {
+		return deny("%v: %v", n.ID, err)
+	}
+	gone := m.kill(n, s)
+	recovering := m.state == proto.Recovering
+	if s == proto.NodeDown {
+		changes = nil
+		if !recovering {
+			changes = m.table.Outdate(n.ID, m.running)
+		}
+	}
+	// Receivers assume that a node which is removed has no cell.
+	m.broadcastCells(changes)
+	m.ack(p, id, "node "+n.ID.String()+" is now "+s.String())
+	m.broadcastNodes(n)
+	if s == proto.NodeUnknown {
+		m.nodes.Remove(n)
+		delete(m.where, n.ID)
+	}
+	if gone == nil {
+		return nil
+	}
+	if !recovering && !m.table.Operational(m.running) {
+		if gone.starting {
+			m.starting--
+		}
+		m.stopOperation(proto.Opt[tid.TID]{})
+		return nil
+	}
+	m.storageLost(gone)
+	return nil
+}
+
+// changeable denies requests that make sense only in service.
+func (m *Machine) changeable() *proto.Error {
+	if m.state != proto.Running {
+		return deny("the cluster is %v", m.state)
+	}
+	return nil
+}
+
+// addPending takes waiting storages into the cluster, still without cells.
+func (m *Machine) addPending(p *peer, id uint32, ids []proto.NodeID) *proto.Error {
+	if e := m.changeable(); e != nil {
+		return e
+	}
+	var nodes []*proto.Node
+	var names []string
+	for _, s := range m.ofType(proto.Storage) {
+		if s.node.State == proto.NodePending && slices.Contains(ids, s.node.ID) {
+			m.table.AddMember(s.node.ID)
+			m.startStorage(s)
+			nodes = append(nodes, s.node)
+			names = append(names, s.node.ID.String())
+		}
+	}
+	m.setRunning(nodes)
+	if nodes == nil {
+		m.ack(p, id, "no node added")
+	} else {
+		m.ack(p, id, "nodes added: "+strings.Join(names, " "))
+	}
+	return nil
+}
+
+func (m *Machine) tweak(p *peer, id uint32, pkt *proto.TweakPartitionTable) *proto.Error {
+	if e := m.changeable(); e != nil {
+		return e
+	}
+	ignored := slices.Clone(pkt.IDs)
+	for _, n := range m.nodes.OfType(proto.Storage) {
+		switch {
+		case n.State == proto.NodePending:
+			ignored = append(ignored, n.ID)
+		case n.State != proto.NodeRunning && !slices.Contains(pkt.IDs, n.ID):
+			return deny("%v is %v: it must be listed to be left out", n.ID, n.State)
+		}
+	}
+	table := &m.table
+	if pkt.DryRun {
+		table = m.table.Clone()
+	}
+	changes, spread, err := table.Tweak(ignored, m.place, m.running)
+	switch {
+	case errors.Is(err, parttab.ErrNoNode) || errors.Is(err, parttab.ErrNotOperational):
+		return deny("%v", err)
+	case err != nil:
+		return deny("tweak: %v", err)
+	}
+	m.warnTopology(spread)
+	if !pkt.DryRun {
+		m.broadcastCells(changes)
+	}
+	m.answer(p, id, &proto.AnswerTweakPartitionTable{Changed: len(changes) > 0, Rows: copyRows(table.Rows())})
+	return nil
+}
+
+// maxReplicas is far above what makes sense, and below what is harmful.
+const maxReplicas = 10_000
+
+func (m *Machine) setReplicas(p *peer, id uint32, n int) *proto.Error {
+	if e := m.changeable(); e != nil {
+		return e
+	}
+	if n < 0 || n > maxReplicas {
+		return deny("%d is not a number of replicas", n)
+	}
+	m.table.SetReplicas(n)
+	m.broadcastTable(nil)
+	m.ack(p, id, "")
+	return nil
+}
+
+func (m *Machine) truncateAsked(p *peer, id uint32, t tid.TID) *proto.Error {
+	switch {
+	case m.state != proto.Running:
+		return deny("the cluster is %v", m.state)
+	case t >= m.ids.committed:
+		return deny("nothing was committed after %v", t)
+	case t < m.ids.first:
+		return deny("everything was committed after %v", t)
+	case m.pack.approvedAfter(t):
+		return deny("the database was packed by an order after %v", t)
+	}
+	m.ack(p, id, "")
+	m.stopOperation(proto.Some(t))
+	return nil
+}
+
+func (m *Machine) repair(p *peer, id uint32, pkt *proto.Repair) *proto.Error {
+	var list []*peer
+	for _, nid := range pkt.IDs {
+		s := m.stores[nid]
+		if s == nil {
+			return deny("%v is not a connected storage", nid)
+		}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	for _, s := range list {
+		m.notify(s, &proto.NotifyRepair{DryRun: pkt.DryRun})
+	}
+	m.ack(p, id, "")
+	return nil
+}
+
+// checkReplicas makes one storage per partition compare the readable copies.
+func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *proto.Error {
+	if e := m.changeable(); e != nil {
+		return e
+	}
+	for n, source := range pkt.Partitions {
+		if n < 0 || n >= m.table.NP() {
+			return deny("no partition %d", n)
+		}
+		if !source.OK {
+			continue
+		}
+		if s := m.nodes.ByID(source.V); s == nil || s.Type != proto.Storage || s.Addr.IsZero() {
+			return deny("%v is not a storage that can be reached", source.V)
+		}
+	}
+	upTo := m.ids.committed
+	if pkt.Max.OK {
+		upTo = pkt.Max.V
+	}
+	if pkt.Min > upTo {
+		m.log(slog.LevelWarn, "nothing to check", "min_tid", pkt.Min.String(), "max_tid", upTo.String())
+		m.ack(p, id, "")
+		return nil
+	}
+	chosen := map[proto.NodeID]bool{}
+	for _, n := range slices.Sorted(maps.Keys(pkt.Partitions)) {
+		var cells []proto.NodeID
+		for _, c := range m.table.Row(n) {
+			if c.State.Readable() && m.stores[c.ID] != nil {
+				cells = append(cells, c.ID)
+			}
+		}
+		if len(cells) <= 1 {
+			continue
+		}
+		i := max(0, slices.IndexFunc(cells, func(id proto.NodeID) bool { return chosen[id] }))
+		chosen[cells[i]] = true
+		order := &proto.CheckPartition{Partition: n, Min: pkt.Min, Max: upTo}
+		if source := pkt.Partitions[n]; source.OK {
+			order.Source = m.nodes.ByID(source.V).Addr
+		}
+		m.notify(m.stores[cells[i]], order)
+	}
+	m.ack(p, id, "")
+	return nil
+}

@@ -1,0 +1,84 @@
+package master
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// allocator gives out transaction and object ids.
+//
+// No TID is given twice, nor one below another, whatever the clock does. That
+// holds for the life of the process: a client that comes back after a recovery
+// must not find its TTID in the hands of another.
+type allocator struct {
+	committed tid.TID // last committed
+	first     tid.TID // first of the database, tid.Max if none
+	oid       tid.OID // last given
+	given     tid.TID // greatest TTID or TID generated
+}
+
+// reset forgets the database, not what was given.
+func (a *allocator) reset() { *a = allocator{first: tid.Max, given: a.given} }
+
+// saw takes the last ids of a storage into account.
+func (a *allocator) saw(p *proto.AnswerLastIDs) {
+	if p.LastTID.OK && p.LastTID.V < tid.Max {
+		a.committed = max(a.committed, p.LastTID.V)
+	}
+	if p.LastOID.OK && p.LastOID.V <= tid.MaxOID {
+		a.oid = max(a.oid, p.LastOID.V)
+	}
+	a.first = min(a.first, p.FirstTID)
+}
+
+// next returns a TID above every one given, committed, or queued for commit.
+func (a *allocator) next(now time.Time, queued tid.TID) tid.TID {
+	t := tid.FromTime(now)
+	if last := max(a.given, a.committed, queued); t <= last {
+		t = last.Add(1)
+	}
+	a.given = t
+	return t
+}
+
+// final returns the TID under which a transaction is committed. Its metadata was
+// stored in the partition of its TTID, so the TID is of the same one.
+func (a *allocator) final(now time.Time, queued, ttid tid.TID, np int) tid.TID {
+	last := max(a.given, a.committed, queued)
+	t := tid.FromTime(now)
+	if t <= last {
+		if ttid == last {
+			return ttid
+		}
+		t = last.Add(1)
+	}
+	// At the end of a month Add skips days that do not exist, hence the loop.
+	for n := uint64(np); ; {
+		delta := (uint64(ttid)%n + n - uint64(t)%n) % n
+		if delta == 0 {
+			break
+		}
+		t = t.Add(int64(delta))
+	}
+	a.given = t
+	return t
+}
+
+// maxOIDsAsked bounds one request for object ids, so that its answer is small.
+const maxOIDsAsked = 100_000
+
+// newOIDs returns n consecutive object ids.
+func (a *allocator) newOIDs(n int) ([]tid.OID, error) {
+	if n < 1 || n > maxOIDsAsked || tid.OID(n) > tid.MaxOID-a.oid {
+		return nil, fmt.Errorf("cannot give %d object ids after %v", n, a.oid)
+	}
+	oids := make([]tid.OID, n)
+	for i := range oids {
+		a.oid++
+		oids[i] = a.oid
+	}
+	return oids, nil
+}

@@ -1,0 +1,308 @@
+package master
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+)
+
+// Config configures a master. A zero field takes the documented default.
+type Config struct {
+	Cluster    string          // name shared by every node; required
+	Bind       proto.Address   // where to listen, a numeric IP; port 0: any free one
+	Masters    []proto.Address // all masters; this one may be left out
+	ID         proto.NodeID    // to force the id of this node; default: the first free one
+	Partitions int             // of a new database; default: 100
+	Replicas   int             // copies beside the first, of a new database
+	// Autostart is the number of storages with which a new database is created
+	// without being told. Default: wait for the operator.
+	Autostart int
+
+	TLS     *tls.Config  // default: plain links
+	Network link.Network // default: TCP
+	Log     *slog.Logger // default: discard
+	// Record is told every packet, for a log of packets.
+	Record func(sent bool, peer string, id uint32, p proto.Packet)
+	// MastersKnown is told of all masters that are known now, Identified the id of
+	// this one, and FlushLog is called when another node asks for it. All may be nil.
+	MastersKnown func([]proto.Address)
+	Identified   func(proto.NodeID)
+	FlushLog     func() error
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+}
+
+// Master is a running master node: the shell of a [Machine].
+type Master struct {
+	cfg      Config
+	machine  *Machine
+	links    link.Config
+	dialer   link.Dialer
+	listener *link.Listener
+
+	inbox chan input
+	done  chan struct{} // closed when no input is taken any more
+	tasks sync.WaitGroup
+	dials context.Context // ends the attempts to connect
+	stop  context.CancelFunc
+
+	// Owned by Run.
+	conns map[ConnID]*link.Conn
+	last  ConnID
+	ended bool
+	err   error
+}
+
+// input is what happens outside, in the order in which it is seen.
+type input struct {
+	event    link.Event
+	accepted *link.Conn
+	dialed   proto.Address // of a connection attempt that has ended
+	conn     *link.Conn    // its result, nil if it failed
+	dump     io.Writer     // where to show the state
+	dumped   chan<- struct{}
+}
+
+// inboxSize is how many inputs may wait before peers are no longer read.
+const inboxSize = 1024
+
+// New starts to listen. It fails if the address is in use. Connections are
+// served once [Master.Run] is called.
+func New(cfg Config) (*Master, error) {
+	if cfg.Cluster == "" {
+		return nil, fmt.Errorf("starting a master: no cluster name")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Partitions == 0 {
+		cfg.Partitions = 100
+	}
+	if cfg.Partitions < 0 || cfg.Replicas < 0 || cfg.Replicas > maxReplicas {
+		return nil, fmt.Errorf("starting a master: %d partitions with %d replicas", cfg.Partitions, cfg.Replicas)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	m := &Master{
+		cfg:   cfg,
+		inbox: make(chan input, inboxSize),
+		done:  make(chan struct{}),
+		conns: map[ConnID]*link.Conn{},
+	}
+	m.dials, m.stop = context.WithCancel(context.Background())
+	m.links = link.Config{TLS: cfg.TLS, Log: cfg.Log, Record: cfg.Record, Network: cfg.Network,
+		Deliver: func(ev link.Event) { m.put(input{event: ev}) }}
+	var err error
+	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) { m.put(input{accepted: c}) })
+	if err != nil {
+		m.stop()
+		return nil, err
+	}
+	m.machine = NewMachine(cfg.Now(), Settings{
+		Cluster:    cfg.Cluster,
+		Addr:       m.listener.Addr(),
+		Masters:    cfg.Masters,
+		NID:        cfg.ID,
+		Partitions: cfg.Partitions,
+		Replicas:   cfg.Replicas,
+		Autostart:  cfg.Autostart,
+	})
+	return m, nil
+}
+
+// Addr returns the address at which the master listens.
+func (m *Master) Addr() proto.Address { return m.listener.Addr() }
+
+func (m *Master) put(in input) {
+	select {
+	case m.inbox <- in:
+	case <-m.done:
+	}
+}
+
+// Dump writes the state of the master, for its operator. It does nothing unless
+// Run is running.
+func (m *Master) Dump(w io.Writer) {
+	dumped := make(chan struct{})
+	select {
+	case m.inbox <- input{dump: w, dumped: dumped}:
+		select {
+		case <-dumped:
+		case <-m.done:
+		}
+	case <-m.done:
+	}
+}
+
+// Run serves until ctx ends, the cluster is stopped, or the primary stops this
+// master, and then returns nil. When it returns, all connections have ended.
+func (m *Master) Run(ctx context.Context) error {
+	m.perform(m.machine.Step(m.cfg.Now(), Event{}))
+	for !m.ended {
+		select {
+		case in := <-m.inbox:
+			m.handle(in)
+		case <-ctx.Done():
+			m.perform(m.machine.Step(m.cfg.Now(), Event{Kind: StopAsked}))
+		}
+	}
+	close(m.done)
+	m.stop()
+	m.tasks.Go(m.stopListening)
+	for _, c := range m.conns {
+		c.Abort()
+	}
+	m.tasks.Wait()
+	for drained := false; !drained; {
+		select {
+		case in := <-m.inbox: // accepted or dialled meanwhile
+			for _, c := range []*link.Conn{in.accepted, in.conn} {
+				if c != nil {
+					c.Close()
+					<-c.Done()
+				}
+			}
+		default:
+			drained = true
+		}
+	}
+	for _, c := range m.conns {
+		<-c.Done()
+	}
+	return m.err
+}
+
+func (m *Master) stopListening() {
+	if err := m.listener.Close(); err != nil {
+		m.cfg.Log.Debug("closing the listening socket", "error", err)
+	}
+}
+
+func (m *Master) handle(in input) {
+	ev := Event{}
+	switch {
+	case in.accepted != nil:
+		ev.Kind, ev.Conn = Accepted, m.register(in.accepted)
+	case !in.dialed.IsZero() && in.conn == nil:
+		ev.Kind, ev.Addr = ConnectFailed, in.dialed
+	case !in.dialed.IsZero():
+		ev.Kind, ev.Addr, ev.Conn = Connected, in.dialed, m.register(in.conn)
+	case in.dump != nil:
+		m.machine.dump(in.dump)
+		close(in.dumped)
+		return
+	default:
+		var ok bool
+		if ev.Conn, ok = in.event.Conn.Tag.(ConnID); !ok {
+			return
+		}
+		switch e := in.event; {
+		case e.End():
+			delete(m.conns, ev.Conn)
+			ev.Kind = Closed
+		case e.Packet == nil:
+			return // the end follows
+		case e.Asked != nil:
+			ev.Kind, ev.ID, ev.Packet = Answered, e.ID, e.Packet
+			ev.Request, ev.Tag = e.Asked.Request, e.Asked.Tag
+		default:
+			ev.Kind, ev.ID, ev.Packet = Received, e.ID, e.Packet
+		}
+	}
+	m.perform(m.machine.Step(m.cfg.Now(), ev))
+}
+
+func (m *Master) register(c *link.Conn) ConnID {
+	m.last++
+	m.conns[m.last] = c
+	c.Tag = m.last
+	return m.last
+}
+
+// perform carries out the effects of a step.
+func (m *Master) perform(effects []Effect) {
+	for i := range effects {
+		e := &effects[i]
+		c := m.conns[e.Conn]
+		switch e.Op {
+		case Notify:
+			if c != nil {
+				c.Send(e.Packet)
+			}
+		case Ask:
+			if c != nil {
+				c.Ask(e.Packet.(proto.Request), e.Tag)
+			}
+		case Answer:
+			if c != nil {
+				c.Answer(e.ID, e.Packet)
+			}
+		case Abort:
+			if c != nil {
+				c.Abort()
+			}
+		case Close:
+			if c != nil {
+				c.Close()
+			}
+		case Name:
+			if c != nil {
+				c.SetPeer(e.Text)
+			}
+		case Dial:
+			addr := e.Addr
+			m.tasks.Go(func() { m.dial(addr) })
+		case StopListening:
+			m.tasks.Go(m.stopListening)
+		case SaveMasters:
+			if m.cfg.MastersKnown != nil {
+				m.cfg.MastersKnown(e.Masters)
+			}
+		case Identify:
+			if m.cfg.Identified != nil {
+				m.cfg.Identified(e.Self)
+			}
+		case FlushLogs:
+			if m.cfg.FlushLog != nil {
+				if err := m.cfg.FlushLog(); err != nil {
+					m.cfg.Log.Error("flushing the log", "error", err)
+				}
+			}
+		case Log:
+			m.cfg.Log.Log(context.Background(), e.Line.Level, e.Line.Text, e.Line.Attrs...)
+		case Exit:
+			m.ended, m.err = true, e.Err
+		}
+	}
+}
+
+// dial connects to another master, and reports how it went before anything that
+// arrives on the connection.
+func (m *Master) dial(a proto.Address) {
+	known := make(chan struct{})
+	defer close(known)
+	cfg := m.links
+	cfg.Deliver = func(ev link.Event) {
+		<-known
+		m.links.Deliver(ev)
+	}
+	c, err := m.dialer.Dial(m.dials, a, cfg)
+	if err != nil {
+		m.cfg.Log.Debug("master not reached", "address", a.String(), "error", err)
+		m.put(input{dialed: a})
+		return
+	}
+	select {
+	case m.inbox <- input{dialed: a, conn: c}:
+	case <-m.done:
+		c.Close()
+	}
+}

@@ -1,0 +1,280 @@
+package master
+
+import (
+	"log/slog"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/parttab"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// recovery looks for the newest partition table that a storage has, and for the
+// moment when the cluster can start with it.
+type recovery struct {
+	target  uint64  // greatest version reported; 0: none
+	holders []*peer // which have it, in order of their answers
+	asked   *peer   // the holder asked for it
+	loaded  bool
+	info    map[*peer]*proto.AnswerRecovery
+}
+
+func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
+	r := &m.rec
+	switch pkt := pkt.(type) {
+	case *proto.AnswerRecovery:
+		r.info[p] = pkt
+		switch {
+		case !pkt.PTID.OK || pkt.PTID.V < r.target || pkt.PTID.V == 0:
+		case pkt.PTID.V > r.target:
+			r.target, r.holders, r.loaded = pkt.PTID.V, []*peer{p}, false
+			m.askTable(p)
+		case !slices.Contains(r.holders, p):
+			r.holders = append(r.holders, p)
+			if r.asked == nil && !r.loaded {
+				m.askTable(p)
+			}
+		}
+	case *proto.AnswerPartitionTable:
+		if p != r.asked {
+			return
+		}
+		r.asked = nil
+		if !pkt.PTID.OK || pkt.PTID.V != r.target {
+			return // of an earlier question; the holder has another version by now
+		}
+		if err := parttab.Check(pkt.Rows); err != nil || pkt.Replicas < 0 {
+			m.log(slog.LevelError, "unusable partition table", "node", p.String(), "ptid", pkt.PTID.V, "error", err)
+			m.close(p)
+			return
+		}
+		m.loadTable(p, pkt)
+	case *proto.Error:
+		m.close(p) // it cannot take part; it may come back
+	}
+}
+
+func (m *Machine) askTable(p *peer) {
+	m.rec.asked = p
+	m.ask(p, &proto.AskPartitionTable{})
+}
+
+func (m *Machine) loadTable(p *peer, pkt *proto.AnswerPartitionTable) {
+	m.rec.loaded = true
+	m.table.Load(pkt.PTID, pkt.Replicas, pkt.Rows)
+	m.backup = m.rec.info[p].BackupTID
+	var unknown []*proto.Node
+	for _, id := range m.table.Nodes() {
+		if m.nodes.ByID(id) == nil {
+			unknown = append(unknown, m.nodes.Put(proto.Node{Type: proto.Storage, ID: id, State: proto.NodeDown}))
+		}
+	}
+	m.log(slog.LevelInfo, "partition table loaded", "node", p.String(), "ptid", pkt.PTID.V,
+		"partitions", m.table.NP(), "replicas", m.table.Replicas())
+	now := m.monotonic()
+	table := m.tablePacket()
+	for _, a := range m.ofType(proto.Admin) {
+		if unknown != nil {
+			list := make([]proto.Node, len(unknown))
+			for i, n := range unknown {
+				list[i] = *n
+			}
+			m.notify(a, &proto.NotifyNodeInformation{Timestamp: now, Nodes: list})
+		}
+		m.notify(a, table)
+	}
+}
+
+// recoveryLost handles the loss of a storage. The table it was asked for is
+// asked from another holder; an older one is never taken instead.
+func (m *Machine) recoveryLost(p *peer) {
+	r := &m.rec
+	delete(r.info, p)
+	r.holders = slices.DeleteFunc(r.holders, func(o *peer) bool { return o == p })
+	if r.asked == p {
+		r.asked = nil
+		if len(r.holders) > 0 {
+			m.askTable(r.holders[0])
+		}
+	}
+	m.setState(p.node, proto.NodeDown)
+}
+
+// tryStart leaves the recovery if the cluster can start. It is called after
+// every event.
+func (m *Machine) tryStart() {
+	if m.second != nil || m.ended || m.state != proto.Recovering {
+		return
+	}
+	switch {
+	case m.rec.target == 0:
+		m.tryCreate()
+	case m.rec.loaded && m.table.Filled():
+		m.tryRestart()
+	}
+}
+
+// tryCreate makes a new database of all storages present.
+func (m *Machine) tryCreate() {
+	storages := m.ofType(proto.Storage)
+	wanted := m.startup == startupForced && len(storages) > 0 || m.set.Autostart > 0 && len(storages) >= m.set.Autostart
+	if !wanted || slices.ContainsFunc(storages, func(p *peer) bool { return p.pending > 0 }) {
+		return
+	}
+	var ids []proto.NodeID
+	var nodes []*proto.Node
+	for _, p := range storages {
+		ids = append(ids, p.node.ID)
+		nodes = append(nodes, p.node)
+	}
+	spread, err := m.table.Make(m.set.Partitions, m.set.Replicas, ids, m.place)
+	if err != nil {
+		m.log(slog.LevelError, "no partition table can be made", "error", err)
+		return
+	}
+	if m.maxPTID > 0 {
+		m.table.Number(m.maxPTID + 1)
+	}
+	m.warnTopology(spread)
+	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
+	m.setRunning(nodes)
+	for _, a := range m.ofType(proto.Admin) {
+		m.sendTable(a)
+	}
+	m.enterVerification()
+}
+
+// place is the topology of the storages.
+func (m *Machine) place(id proto.NodeID) []string { return m.where[id] }
+
+func (m *Machine) warnTopology(spread bool) {
+	if !spread {
+		m.log(slog.LevelWarn, "replicas cannot be spread evenly over hosts and devices, which are ignored")
+	}
+}
+
+// present reports whether a storage waits with a database of the cluster. One
+// that has lost its database, but has kept its address, has not.
+func (m *Machine) present(id proto.NodeID) bool {
+	p := m.stores[id]
+	return p != nil && p.node.State == proto.NodePending && m.rec.info[p] != nil && m.rec.info[p].PTID.OK
+}
+
+// tryRestart starts an existing database.
+func (m *Machine) tryRestart() {
+	if !m.table.Operational(m.present) {
+		return
+	}
+	truncate, outvoted, ok := m.settleTruncation()
+	if !ok {
+		return
+	}
+	m.truncate = truncate
+	allowed := m.startup == startupForced || m.startup == startupDegraded && m.table.PTID().V >= m.safePTID
+	needed := m.table.ReadableNodes()
+	if truncate.OK && !allowed {
+		needed = m.table.Nodes()
+	}
+	for _, id := range needed {
+		if !m.present(id) {
+			if !allowed {
+				return
+			}
+		} else if m.stores[id].pending > 0 {
+			return
+		}
+	}
+	if truncate.OK && m.orderTruncation(truncate.V) {
+		return
+	}
+	m.restart(func(id proto.NodeID) bool { return !slices.Contains(outvoted, id) })
+}
+
+// orderTruncation sends the order to cut the database to the storages that do
+// not have it, and asks them to confirm it. It reports whether there were any.
+func (m *Machine) orderTruncation(t tid.TID) bool {
+	waiting := false
+	for _, p := range m.ofType(proto.Storage) {
+		if info := m.rec.info[p]; info != nil && (!info.TruncateTID.OK || info.TruncateTID.V > t) {
+			delete(m.rec.info, p)
+			m.notify(p, &proto.Truncate{TID: t})
+			m.ask(p, &proto.AskRecovery{})
+			waiting = true
+		}
+	}
+	return waiting
+}
+
+// settleTruncation decides after which TID the database is to be cut, if at all.
+//
+// An order that only some storages have was interrupted, and nobody knows
+// whether they have already cut their data. If this process gave the order, it
+// goes on. Otherwise the cluster starts from the storages without order; the
+// others are outvoted: they cut themselves, and replicate what they lack. ok is
+// false if neither is possible without the operator.
+func (m *Machine) settleTruncation() (truncate proto.Opt[tid.TID], outvoted []proto.NodeID, ok bool) {
+	if m.orderedTruncate.OK {
+		return m.orderedTruncate, nil, true
+	}
+	var orders []tid.TID
+	free := 0
+	for _, id := range m.table.ReadableNodes() {
+		if !m.present(id) {
+			continue
+		}
+		info := m.rec.info[m.stores[id]]
+		switch {
+		case info.PTID.V != m.rec.target:
+		case info.TruncateTID.OK:
+			orders = append(orders, info.TruncateTID.V)
+			outvoted = append(outvoted, id)
+		default:
+			free++
+		}
+	}
+	switch {
+	case len(orders) == 0:
+		return truncate, nil, true
+	case free == 0 && slices.Min(orders) == slices.Max(orders):
+		return proto.Some(orders[0]), nil, true
+	case m.table.Operational(func(id proto.NodeID) bool { return m.present(id) && !slices.Contains(outvoted, id) }):
+		return truncate, outvoted, true
+	case m.startup == startupForced:
+		return proto.Some(slices.Min(orders)), nil, true
+	}
+	return truncate, nil, false
+}
+
+// restart makes every connected storage of the table RUNNING, takes the readable
+// cells of the others out of service, and goes on to verification. sound is
+// false for storages whose readable cells must not be trusted.
+func (m *Machine) restart(sound func(proto.NodeID) bool) {
+	var nodes []*proto.Node
+	for _, p := range m.ofType(proto.Storage) {
+		if p.node.State == proto.NodePending && m.table.HasCells(p.node.ID) {
+			nodes = append(nodes, p.node)
+		}
+	}
+	serving := func(id proto.NodeID) bool { return m.present(id) && sound(id) }
+	changes := m.table.Outdate(0, serving)
+	m.setRunning(nodes)
+	if len(changes) > 0 || m.table.PTID().V < m.maxPTID {
+		m.table.Number(m.maxPTID + 1)
+		m.maxPTID = m.table.PTID().V
+		pkt := &proto.NotifyPartitionChanges{PTID: m.maxPTID, Replicas: m.table.Replicas(), Cells: changes}
+		for _, a := range m.ofType(proto.Admin) {
+			m.notify(a, pkt)
+		}
+		m.log(slog.LevelWarn, "starting without some readable cells", "ptid", m.maxPTID, "cells", len(changes))
+	}
+	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
+	m.enterVerification()
+}
+
+// setRunning makes storages RUNNING and tells everybody.
+func (m *Machine) setRunning(nodes []*proto.Node) {
+	for _, n := range nodes {
+		n.State = proto.NodeRunning
+	}
+	m.broadcastNodes(nodes...)
+}

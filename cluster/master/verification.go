@@ -1,0 +1,214 @@
+package master
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// ErrNoUpstream reports a database that is a backup of a cluster that this
+// master was not told about.
+var ErrNoUpstream = errors.New("the database is a backup: no upstream cluster to backup defined in configuration")
+
+// verification finishes the transactions whose finish had begun, cuts the
+// database if that was ordered, and learns the last ids. Each step ends when
+// every storage asked has answered or is lost.
+type verification struct {
+	step    verificationStep
+	waiting map[*peer]bool
+	voted   map[tid.TID][]proto.NodeID
+	locked  map[tid.TID]tid.TID
+	unsure  []tid.TID // voted, not known to be locked: to be asked about
+	asking  []*peer   // storages to ask about the first of them
+}
+
+type verificationStep uint8
+
+const (
+	lockedStep verificationStep = iota
+	finalStep
+	lastIDsStep
+	packStep
+)
+
+// enterVerification gives the storages their partition table, which they make
+// durable, and starts the verification.
+func (m *Machine) enterVerification() {
+	for _, p := range m.peersOf(candidate) {
+		m.out = append(m.out, Effect{Op: Close, Conn: p.conn})
+		m.forget(p)
+	}
+	m.become(proto.Verifying)
+	for _, p := range m.ofType(proto.Storage) {
+		m.sendTable(p)
+	}
+	m.txns.reset()
+	m.ids.reset()
+	m.ver = verification{
+		waiting: map[*peer]bool{},
+		voted:   map[tid.TID][]proto.NodeID{},
+		locked:  map[tid.TID]tid.TID{},
+	}
+	if !m.backup.OK {
+		m.askAll(m.readableStores(), &proto.AskLockedTransactions{})
+		return
+	}
+	m.lastIDs()
+}
+
+// readableStores returns the running storages that have a readable cell.
+func (m *Machine) readableStores() []*peer {
+	var list []*peer
+	for _, id := range m.table.ReadableNodes() {
+		if p := m.stores[id]; p != nil && p.node.State == proto.NodeRunning {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// askAll asks storages the question of a step, and goes on if there are none.
+func (m *Machine) askAll(list []*peer, req proto.Request) {
+	for _, p := range list {
+		m.ver.waiting[p] = true
+		m.ask(p, req)
+	}
+	m.verificationNext()
+}
+
+func (m *Machine) verificationAnswered(p *peer, pkt proto.Packet) {
+	v := &m.ver
+	if !v.waiting[p] {
+		return
+	}
+	delete(v.waiting, p)
+	switch pkt := pkt.(type) {
+	case *proto.AnswerLockedTransactions:
+		for ttid, t := range pkt.TIDs {
+			v.voted[ttid] = append(v.voted[ttid], p.node.ID)
+			if t.OK {
+				v.locked[ttid] = t.V
+			}
+		}
+	case *proto.AnswerFinalTID:
+		if pkt.TID.OK && len(v.unsure) > 0 {
+			v.locked[v.unsure[0]] = pkt.TID.V
+			v.asking = nil
+		}
+	case *proto.AnswerLastIDs:
+		m.ids.saw(pkt)
+	case *proto.AnswerPackOrders:
+		m.pack.add(pkt.Orders)
+	case *proto.Error:
+		if v.step != finalStep {
+			m.close(p) // without its answer it cannot take part
+			return
+		}
+	}
+	m.verificationNext()
+}
+
+// verificationLost goes on without a storage.
+func (m *Machine) verificationLost(p *peer) {
+	v := &m.ver
+	v.asking = slices.DeleteFunc(v.asking, func(o *peer) bool { return o == p })
+	if v.waiting[p] {
+		delete(v.waiting, p)
+		m.verificationNext()
+	}
+}
+
+// verificationNext starts the next step if nothing more is awaited.
+func (m *Machine) verificationNext() {
+	v := &m.ver
+	if len(v.waiting) > 0 || m.state != proto.Verifying {
+		return
+	}
+	switch v.step {
+	case lockedStep:
+		v.step = finalStep
+		for _, ttid := range slices.Sorted(maps.Keys(v.voted)) {
+			if _, ok := v.locked[ttid]; !ok {
+				v.unsure = append(v.unsure, ttid)
+			}
+		}
+		if len(v.unsure) > 0 {
+			v.asking = m.unlockers(v.unsure[0])
+		}
+		fallthrough
+	case finalStep:
+		for len(v.unsure) > 0 {
+			if len(v.asking) > 0 {
+				p := v.asking[0]
+				v.asking = v.asking[1:]
+				v.waiting[p] = true
+				m.ask(p, &proto.AskFinalTID{TTID: v.unsure[0]})
+				return
+			}
+			if v.unsure = v.unsure[1:]; len(v.unsure) > 0 {
+				v.asking = m.unlockers(v.unsure[0])
+			}
+		}
+		m.validate()
+		m.lastIDs()
+	case lastIDsStep:
+		m.truncate, m.orderedTruncate = proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}
+		v.step = packStep
+		m.askAll(m.readableStores(), &proto.AskPackOrders{Min: m.firstPackNeeded()})
+	case packStep:
+		m.verified()
+	}
+}
+
+// unlockers returns the storages that may have committed a transaction already,
+// and so do not list it as voted any more.
+func (m *Machine) unlockers(ttid tid.TID) []*peer {
+	var list []*peer
+	for _, c := range m.table.Row(ttid.Partition(m.table.NP())) {
+		p := m.stores[c.ID]
+		if c.State.Readable() && p != nil && p.node.State == proto.NodeRunning && !slices.Contains(m.ver.voted[ttid], c.ID) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// validate commits, on every storage that voted it, each transaction that was
+// locked somewhere: its client may have been told that it is finished.
+func (m *Machine) validate() {
+	for _, ttid := range slices.Sorted(maps.Keys(m.ver.locked)) {
+		t := m.ver.locked[ttid]
+		m.log(slog.LevelInfo, "transaction committed by verification", "ttid", ttid.String(), "tid", t.String())
+		for _, id := range m.ver.voted[ttid] {
+			if p := m.stores[id]; p != nil {
+				m.notify(p, &proto.ValidateTransaction{TTID: ttid, TID: t})
+			}
+		}
+	}
+}
+
+// lastIDs asks all storages, pending ones too, for their last ids. They cut their
+// data first if that was ordered.
+func (m *Machine) lastIDs() {
+	m.ver.step = lastIDsStep
+	all := m.ofType(proto.Storage)
+	for _, p := range all {
+		p.lastAsked = true
+	}
+	m.askAll(all, &proto.AskLastIDs{})
+}
+
+func (m *Machine) verified() {
+	m.ver = verification{}
+	if m.backup.OK {
+		m.exit(ErrNoUpstream)
+		return
+	}
+	m.log(slog.LevelInfo, "verified", "last_tid", m.ids.committed.String(), "last_oid", m.ids.oid.String())
+	m.updatePacks()
+	m.enterService()
+}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/spf13/cobra"
+)
+
+type options struct {
+	cli.Daemon
+	autostart       int
+	upstreamCluster string
+	upstreamMasters string
+	backup          bool
+	replicas        int
+	partitions      int
+}
+
+func newCommand(env *cli.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "neomaster -c CLUSTER [options]",
+		Short: "Run a master node of a NEO cluster",
+		Long: `Run a master node. One of the masters of a cluster is primary: it knows the
+nodes and where the data are, gives out transaction ids and orders the commits.
+The others stand by. A master keeps nothing on disk.
+
+The numbers of partitions and replicas only matter when the database is created.
+A new database is created when the operator says so (neoctl start), or once the
+number of storage nodes given with --autostart is there.` + cli.ExitStatus,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.Load(cmd.Flags()); err != nil {
+				return err
+			}
+			return run(cmd.Context(), env, &o)
+		},
+	}
+	fs := cmd.Flags()
+	o.AddFlags(fs, cli.Master)
+	fs.IntVarP(&o.autostart, "autostart", "A", 0, "create a new database once that many storage nodes are pending")
+	cli.Text(fs, &o.upstreamCluster, "upstream-cluster", "C", "", "name of the cluster to back up")
+	cli.Text(fs, &o.upstreamMasters, "upstream-masters", "M", "", "masters of the cluster to back up")
+	cli.Flag(fs, &o.backup, "backup", "B", "make a new database a backup")
+	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
+	fs.IntVarP(&o.partitions, "partitions", "p", 100, "partitions of a new database, never to be changed")
+	return cmd
+}
+
+// check refuses options that contradict each other.
+func (o *options) check() error {
+	switch {
+	case o.replicas < 0:
+		return errors.New("replicas must be a positive integer")
+	case o.partitions <= 0:
+		return errors.New("partitions must be more than zero")
+	case o.autostart < 0:
+		return errors.New("autostart must be a positive integer")
+	case o.upstreamCluster != "" && o.upstreamCluster == o.Cluster:
+		return errors.New("upstream cluster name must be different from cluster name")
+	case o.upstreamCluster != "" && o.upstreamMasters == "":
+		return errors.New("an upstream cluster needs upstream masters")
+	case o.upstreamCluster != "" || o.backup:
+		return errors.New("this build cannot back up another cluster")
+	}
+	return nil
+}
+
+func run(ctx context.Context, env *cli.Env, o *options) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	log, err := o.OpenLog(env)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.Crashed()
+
+	tlsConfig, err := o.TLSConfig()
+	if err != nil {
+		return err
+	}
+	masters, dynamic, err := o.Masters(ctx)
+	if err != nil {
+		return err
+	}
+	bind, err := o.Bind(ctx)
+	if err != nil {
+		return err
+	}
+	log.Node.Identify(o.Cluster, 0)
+	cfg := master.Config{
+		Cluster:    o.Cluster,
+		Bind:       proto.Address(bind),
+		ID:         proto.NodeID(o.NodeID),
+		Partitions: o.partitions,
+		Replicas:   o.replicas,
+		Autostart:  o.autostart,
+		TLS:        tlsConfig,
+		Log:        log.Logger,
+		Record:     log.LinkConfig(nil).Record,
+		FlushLog:   log.File.Flush,
+		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
+	}
+	for _, a := range masters {
+		cfg.Masters = append(cfg.Masters, proto.Address(a))
+	}
+	if dynamic != nil {
+		cfg.MastersKnown = func(list []proto.Address) {
+			known := make([]conf.Address, len(list))
+			for i, a := range list {
+				known[i] = conf.Address(a)
+			}
+			if err := dynamic.Save(known); err != nil {
+				log.Error("list of masters not saved", "error", err)
+			}
+		}
+	}
+	node, err := master.New(cfg)
+	if err != nil {
+		return fmt.Errorf("starting the master: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	wait := log.HandleSignals(ctx, node.Dump)
+	err = node.Run(ctx)
+	cancel()
+	wait()
+	return err
+}

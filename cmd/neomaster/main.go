@@ -1,0 +1,6 @@
+// Neomaster runs a master node of a NEO cluster.
+package main
+
+import "github.com/neozodb/neo/cmd/internal/cli"
+
+func main() { cli.Main(newCommand) }
