@@ -765,8 +765,11 @@ func callIteratorGC(c *conn, m *message) error {
 			ids = append(ids, list[i].int())
 		}
 	}
+	end := c.iters.forget(ids) // at once: calls that follow do not know them
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
-		c.iters.forget(ids)
+		c.iters.busy.Lock()
+		defer c.iters.busy.Unlock()
+		end()
 		return (*encoder).null, nil
 	})
 }

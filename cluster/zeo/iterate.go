@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -16,10 +18,12 @@ const maxIterators = 1000
 
 var errTooManyIterators = errors.New("too many open iterators")
 
-// iterators are the iterations that a client has under way. Its lock is held
-// while one of them advances: one at a time.
+// iterators are the iterations that a client has under way. One of them advances
+// at a time.
 type iterators struct {
-	mu    sync.Mutex
+	busy sync.Mutex // held while one advances, or ends; before mu
+
+	mu    sync.Mutex // for the tables: never held while waiting
 	next  int64
 	txns  map[int64]*txnIterator
 	recs  map[int64]*recordIterator
@@ -78,18 +82,32 @@ func (it *iterators) start(seq iter.Seq2[*txn.Transaction, error]) (int64, error
 	return id, nil
 }
 
+func (it *iterators) txn(id int64) (*txnIterator, error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if t := it.txns[id]; t != nil {
+		return t, nil
+	}
+	return nil, unknownIterator(id)
+}
+
 // startRecords begins an iteration over the records of the transaction that the
 // iteration over transactions has just returned.
 func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
-	it.mu.Lock()
-	defer it.mu.Unlock()
-	t := it.txns[over]
-	if t == nil || t.current == nil {
+	it.busy.Lock()
+	defer it.busy.Unlock()
+	t, err := it.txn(over)
+	if err != nil {
+		return 0, err
+	}
+	if t.current == nil {
 		return 0, unknownIterator(over)
 	}
 	if t.current.TID != at {
 		return 0, textError("builtins.Exception", "Out-of-order request for record iterator for transaction %v", at)
 	}
+	it.mu.Lock()
+	defer it.mu.Unlock()
 	id, err := it.newIDLocked()
 	if err != nil {
 		return 0, err
@@ -103,16 +121,16 @@ func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
 
 // nextTxn calls use with the next transaction, nil at the end.
 func (it *iterators) nextTxn(id int64, use func(*txn.Transaction)) error {
-	it.mu.Lock()
-	defer it.mu.Unlock()
-	t := it.txns[id]
-	if t == nil {
-		return unknownIterator(id)
+	it.busy.Lock()
+	defer it.busy.Unlock()
+	t, err := it.txn(id)
+	if err != nil {
+		return err
 	}
 	t.leave()
 	next, err, ok := t.next()
 	if !ok || err != nil {
-		it.closeTxnLocked(id)
+		it.endLocked([]int64{id})
 		if err == nil {
 			use(nil)
 		}
@@ -135,9 +153,11 @@ func (t *txnIterator) leave() {
 
 // nextRecord calls use with the next record, nil at the end.
 func (it *iterators) nextRecord(ctx context.Context, st Storage, id int64, use func(*txn.Record)) error {
+	it.busy.Lock()
+	defer it.busy.Unlock()
 	it.mu.Lock()
-	defer it.mu.Unlock()
 	r := it.recs[id]
+	it.mu.Unlock()
 	if r == nil {
 		return unknownIterator(id)
 	}
@@ -146,7 +166,7 @@ func (it *iterators) nextRecord(ctx context.Context, st Storage, id int64, use f
 	}
 	next, err, ok := r.next()
 	if !ok || err != nil {
-		it.closeRecordsLocked(id)
+		it.endLocked([]int64{id})
 		if err == nil {
 			use(nil)
 		}
@@ -180,46 +200,52 @@ func recordsOf(ctx context.Context, st Storage, at tid.TID, skip int) iter.Seq2[
 	}
 }
 
-// forget ends iterations, of whatever kind.
-func (it *iterators) forget(ids []int64) {
+// forget makes iterations unknown, of whatever kind, and returns what ends them.
+func (it *iterators) forget(ids []int64) func() {
 	it.mu.Lock()
 	defer it.mu.Unlock()
+	var txns []*txnIterator
+	var recs []*recordIterator
 	for _, id := range ids {
-		it.closeRecordsLocked(id)
-		it.closeTxnLocked(id)
+		if t := it.txns[id]; t != nil {
+			txns = append(txns, t)
+			delete(it.txns, id)
+		}
+		if r := it.recs[id]; r != nil {
+			recs = append(recs, r)
+			delete(it.recs, id)
+		}
+	}
+	return func() { // busy is held
+		for _, r := range recs {
+			r.end()
+		}
+		for _, t := range txns {
+			t.leave()
+			t.stop()
+		}
 	}
 }
 
-func (it *iterators) closeAll() {
-	it.mu.Lock()
-	defer it.mu.Unlock()
-	it.ended = true
-	for id := range it.recs {
-		it.closeRecordsLocked(id)
-	}
-	for id := range it.txns {
-		it.closeTxnLocked(id)
-	}
-}
+// endLocked ends iterations; busy is held.
+func (it *iterators) endLocked(ids []int64) { it.forget(ids)() }
 
-func (it *iterators) closeTxnLocked(id int64) {
-	if t := it.txns[id]; t != nil {
-		t.leave()
-		t.stop()
-		delete(it.txns, id)
-	}
-}
-
-func (it *iterators) closeRecordsLocked(id int64) {
-	r := it.recs[id]
-	if r == nil {
-		return
-	}
+func (r *recordIterator) end() {
 	if r.stop != nil {
 		r.stop()
 	}
 	if r.parent != nil {
 		delete(r.parent.readers, r)
 	}
-	delete(it.recs, id)
+}
+
+func (it *iterators) closeAll() {
+	it.mu.Lock()
+	it.ended = true
+	ids := slices.Collect(maps.Keys(it.recs))
+	ids = slices.AppendSeq(ids, maps.Keys(it.txns))
+	it.mu.Unlock()
+	it.busy.Lock()
+	defer it.busy.Unlock()
+	it.endLocked(ids)
 }

@@ -141,10 +141,14 @@ func (v *value) asTID(what string) (tid.TID, error) {
 	return tid.FromBytes(v.b), nil
 }
 
-// asBase reads the revision a store starts from: None for a new object.
+// asBase reads the revision a store starts from: None for a new object. Some
+// programs give a text.
 func (v *value) asBase(what string) (tid.TID, error) {
-	if v.kind == kindNil {
+	switch {
+	case v.kind == kindNil:
 		return tid.Zero, nil
+	case v.kind == kindText && len(v.b) == 8:
+		return tid.FromBytes(v.b), nil
 	}
 	return v.asTID(what)
 }

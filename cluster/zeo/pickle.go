@@ -28,7 +28,7 @@ type pickleDecoder struct {
 func allowedFromClient(name []byte) bool {
 	switch string(name) {
 	case "ZopeUndo.Prefix Prefix", "zodbpickle binary",
-		"builtins set", "builtins frozenset", "builtins bytearray", "builtins complex", "builtins object",
+		"builtins dict", "__builtin__ dict", "builtins set", "builtins frozenset", "builtins bytearray", "builtins complex", "builtins object",
 		"__builtin__ set", "__builtin__ frozenset", "__builtin__ bytearray", "__builtin__ complex", "__builtin__ object",
 		"copy_reg _reconstructor":
 		return true
@@ -504,12 +504,16 @@ func (d *pickleDecoder) global(op byte, fromClient bool) error {
 	return d.push(value{kind: kindGlobal, b: full})
 }
 
-// call gives bytes their value and leaves the rest unbuilt.
+// call gives bytes and dicts their value and leaves the rest unbuilt.
 func (d *pickleDecoder) call(class, args value) error {
 	if class.kind == kindGlobal && args.kind == kindTuple {
 		switch {
 		case string(class.b) == "zodbpickle binary" && len(args.items) == 1 && args.items[0].kind == kindBytes:
 			return d.push(args.items[0])
+		case len(args.items) == 1 && (string(class.b) == "builtins dict" || string(class.b) == "__builtin__ dict"):
+			if items, ok := pairs(&args.items[0]); ok {
+				return d.push(value{kind: kindDict, box: &box{items}, start: -1})
+			}
 		case string(class.b) == "_codecs encode" && len(args.items) == 2 && args.items[0].kind == kindText:
 			if latin, ok := latin1(args.items[0].b); ok {
 				return d.push(value{kind: kindBytes, b: latin})
@@ -517,6 +521,23 @@ func (d *pickleDecoder) call(class, args value) error {
 		}
 	}
 	return d.opaque(&class)
+}
+
+// pairs returns the keys and values, in turn, of what dict() is called with.
+func pairs(v *value) ([]value, bool) {
+	list, ok := v.list()
+	if !ok {
+		return nil, false
+	}
+	items := make([]value, 0, 2*len(list))
+	for i := range list {
+		p, ok := list[i].list()
+		if !ok || len(p) != 2 {
+			return nil, false
+		}
+		items = append(items, p...)
+	}
+	return items, true
 }
 
 func latin1(utf []byte) ([]byte, bool) {
