@@ -20,10 +20,10 @@ import (
 // with, and the database of simulations: it waits for nothing but its own short
 // mutex.
 type Memory struct {
-	m    sync.Mutex
-	disk tables
-	undo []func() // what takes back the changes since the last commit
-	open *memory
+	m       sync.Mutex
+	disk    tables
+	undo    []func() // what takes back the changes since the last commit
+	open    *memory
 	commits int
 }
 

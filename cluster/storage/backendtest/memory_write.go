@@ -161,7 +161,9 @@ func (b *memory) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, 
 		put(b.Memory, b.disk.tobj, ttid, slices.Clone(stores))
 	}
 	if meta != nil {
-		put(b.Memory, b.disk.voted, ttid, voted{meta: *meta})
+		m := *meta
+		m.TTID = ttid
+		put(b.Memory, b.disk.voted, ttid, voted{meta: m})
 	}
 	if pack != nil {
 		put(b.Memory, b.disk.packs, ttid, proto.PackState{Partial: len(pack.OIDs) > 0, OIDs: slices.Clone(pack.OIDs), Time: pack.Time})

@@ -114,7 +114,10 @@ func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Obj
 		})
 	}
 	if err == nil && !found {
-		err = db.missing(p, oid, aside && len(added) == 0, len(added) > 0)
+		err = fmt.Errorf("object %v: %w", oid, backend.ErrNoSuchObject)
+		if at.OK || before.OK {
+			err = db.missing(p, oid, aside && len(added) == 0, len(added) > 0)
+		}
 	}
 	if err == nil {
 		err = o.verify(p, oid)

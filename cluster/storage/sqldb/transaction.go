@@ -31,14 +31,19 @@ func (db *DB) enqueue(t *transaction) {
 	}
 }
 
-// Vote implements [backend.Committing]. stores and meta must not change after the call.
+// Vote implements [backend.Committing].
 func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
 	db.m.Lock()
 	if db.err != nil {
 		db.m.Unlock()
 		return db.err
 	}
-	t := &transaction{ttid: ttid, stores: stores, meta: meta}
+	t := &transaction{ttid: ttid, stores: stores}
+	if meta != nil {
+		m := *meta
+		m.TTID = ttid
+		t.meta = &m
+	}
 	if pack != nil {
 		t.pack = &proto.PackState{Partial: len(pack.OIDs) > 0, OIDs: pack.OIDs, Time: pack.Time}
 	}

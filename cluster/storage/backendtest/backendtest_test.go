@@ -1,0 +1,7 @@
+package backendtest
+
+import "testing"
+
+func TestMemory(t *testing.T) {
+	Run(t, func(*testing.T) Database { return NewMemory() })
+}

@@ -1,0 +1,168 @@
+package backendtest
+
+import (
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+func (e *env) config(want backend.Config) {
+	e.Helper()
+	got, err := e.b.Config()
+	e.ok(err)
+	e.equal("Config", got, want)
+}
+
+func testConfiguration(e *env) {
+	e.config(backend.Config{})
+	e.ok(e.b.SetName("cluster"))
+	e.ok(e.b.SetID(me))
+	// Zero is a value of its own: in backup mode, nothing replicated yet.
+	e.ok(e.b.SetBackupTID(proto.Some(tid.Zero)))
+	e.ok(e.b.SetTruncateTID(proto.Some(tid.TID(0x0123456789abcdef))))
+	want := backend.Config{
+		Name: "cluster", ID: me, BackupTID: proto.Some(tid.Zero), TruncateTID: proto.Some(tid.TID(0x0123456789abcdef)),
+	}
+	e.config(want)
+	e.ok(e.b.Commit())
+	e.crash()
+	e.config(want)
+	e.ok(e.b.SetBackupTID(none))
+	e.ok(e.b.SetTruncateTID(none))
+	e.config(backend.Config{Name: "cluster", ID: me})
+	e.crash()
+	e.config(want) // not committed
+	if len(e.b.Topology()) == 0 {
+		e.Error("no topology")
+	}
+}
+
+func (e *env) cells(want ...backend.Cell) {
+	e.Helper()
+	got, err := e.b.Cells()
+	e.ok(err)
+	e.equal("Cells", got, want)
+}
+
+func testPartitionTable(e *env) {
+	e.ok(e.b.SetID(me))
+	e.cells()
+	e.ok(e.b.ChangePartitionTable(1<<40, 2, []proto.CellChange{
+		{Partition: 0, ID: 1, State: proto.UpToDate}, {Partition: 0, ID: me, State: proto.Feeding},
+		{Partition: 1, ID: me, State: proto.Corrupted}, {Partition: 2, ID: 1, State: proto.OutOfDate},
+	}, true, 0))
+	e.ok(e.b.Commit())
+	e.reopen()
+	want := []backend.Cell{
+		{Partition: 0, ID: 1, State: proto.UpToDate}, {Partition: 0, ID: me, State: proto.Feeding},
+		{Partition: 1, ID: me, State: proto.Corrupted}, {Partition: 2, ID: 1, State: proto.OutOfDate},
+	}
+	e.cells(want...)
+	e.config(backend.Config{ID: me, PTID: proto.Some(uint64(1 << 40)), Replicas: 2})
+
+	e.change(1, me, proto.Discarded)
+	e.change(2, 1, proto.UpToDate)
+	want[2], want = backend.Cell{Partition: 2, ID: 1, State: proto.UpToDate}, want[:3]
+	e.cells(want...)
+	drop, err := e.b.UnassignedPartitions()
+	e.ok(err)
+	e.equal("UnassignedPartitions", drop, []int{1})
+
+	// A whole table replaces what is not in it; whatever is not mine may have rows.
+	e.ok(e.b.ChangePartitionTable(5, 0, []proto.CellChange{
+		{Partition: 0, ID: 1, State: proto.UpToDate}, {Partition: 1, ID: me, State: proto.UpToDate}, {Partition: 2, ID: 1, State: proto.UpToDate},
+	}, true, 0))
+	e.cells(backend.Cell{Partition: 0, ID: 1, State: proto.UpToDate}, backend.Cell{Partition: 1, ID: me, State: proto.UpToDate},
+		backend.Cell{Partition: 2, ID: 1, State: proto.UpToDate})
+	drop, err = e.b.UnassignedPartitions()
+	e.ok(err)
+	e.equal("UnassignedPartitions", drop, []int{0, 2})
+}
+
+// An own cell that becomes OUT_OF_DATE keeps the greatest TID up to which it is
+// known to be complete: replication resumes there.
+func testOutOfDateCells(e *env) {
+	e.table()
+	t0, t1 := e.next(0), e.next(1)
+	e.commit(t0, t0, change{oid: 1, text: "one"}) // metadata in 0, object in 1
+	e.commit(t1, t1, change{oid: 5, text: "two"}) // both in 1
+	e.change(3, 9, proto.OutOfDate)
+	for p := range np - 1 {
+		e.change(p, me, proto.OutOfDate)
+	}
+	want := []backend.Cell{
+		{Partition: 0, ID: me, TID: t0}, {Partition: 1, ID: me, TID: t1}, {Partition: 2, ID: me},
+		{Partition: 3, ID: me, State: proto.UpToDate}, {Partition: 3, ID: 9},
+	}
+	e.cells(want...)
+	// Known once, it does not change until it is replicated.
+	e.change(1, me, proto.OutOfDate)
+	e.cells(want...)
+	e.ok(e.b.SetCellTID(2, 77))
+	e.ok(e.b.SetCellTID(3, 77)) // not outdated
+	want[2].TID = 77
+	e.cells(want...)
+	e.change(2, me, proto.Corrupted)
+	e.change(2, me, proto.OutOfDate)
+	want[2].TID = 0
+	e.cells(want...)
+	e.ok(e.b.SetBackupTID(proto.Some(tid.TID(55))))
+	e.change(3, me, proto.OutOfDate)
+	want[3] = backend.Cell{Partition: 3, ID: me, TID: 55}
+	e.cells(want...)
+}
+
+func testChangeOfID(e *env) {
+	e.table()
+	e.change(0, 8, proto.OutOfDate)
+	e.ok(e.b.SetPacked(2, 40))
+	e.commit(e.next(1), e.clock, change{oid: 1, text: "x"})
+	e.ok(e.b.SetID(12))
+	e.cells(backend.Cell{Partition: 0, ID: 8}, backend.Cell{Partition: 0, ID: 12, State: proto.UpToDate},
+		backend.Cell{Partition: 1, ID: 12, State: proto.UpToDate}, backend.Cell{Partition: 2, ID: 12, State: proto.UpToDate},
+		backend.Cell{Partition: 3, ID: 12, State: proto.UpToDate})
+	e.crash()
+	e.config(backend.Config{ID: 12, PTID: proto.Some(uint64(8)), Replicas: 1})
+	ids, err := e.b.PackedIDs(false)
+	e.ok(err)
+	e.equal("PackedIDs", ids, map[int]tid.TID{0: 0, 1: 0, 2: 40, 3: 0})
+	e.loads(1, query{}, "5 x")
+}
+
+func testPackedIDs(e *env) {
+	e.ok(e.b.SetID(me))
+	e.ok(e.b.ChangePartitionTable(1, 0, []proto.CellChange{
+		{Partition: 0, ID: me, State: proto.UpToDate}, {Partition: 1, ID: me, State: proto.OutOfDate},
+		{Partition: 2, ID: me, State: proto.Feeding}, {Partition: 3, ID: 9, State: proto.UpToDate},
+	}, true, 33))
+	packed := func(upToDate bool, want map[int]tid.TID) {
+		e.Helper()
+		ids, err := e.b.PackedIDs(upToDate)
+		e.ok(err)
+		e.equal("PackedIDs", ids, want)
+	}
+	packed(false, map[int]tid.TID{0: 0, 1: 33, 2: 0})
+	packed(true, map[int]tid.TID{0: 0})
+	e.ok(e.b.SetPacked(0, 50))
+	e.ok(e.b.SetPacked(2, 60))
+	e.ok(e.b.LowerPacked(0, 55))
+	e.ok(e.b.LowerPacked(2, 55))
+	e.change(1, me, proto.UpToDate) // keeps its value
+	packed(false, map[int]tid.TID{0: 50, 1: 33, 2: 55})
+}
+
+func testErase(e *env) {
+	e.ok(e.b.SetName("cluster"))
+	e.table()
+	e.commit(e.next(1), e.clock, change{oid: 1, text: "x"})
+	e.ok(e.b.Erase())
+	for range 2 {
+		e.config(backend.Config{})
+		e.cells()
+		e.reopen()
+	}
+	e.table()
+	e.loads(1, query{}, "no such object")
+	e.commit(e.next(1), e.clock, change{oid: 1, text: "y"})
+	e.loads(1, query{}, "9 y")
+}

@@ -1,0 +1,199 @@
+package backendtest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// CommitSample carries one transaction of three objects through b: a new object,
+// a changed one and an undo. [CheckSample] tells what became of it.
+func CommitSample(b backend.Backend, ttid tid.TID) error {
+	meta := &backend.Meta{User: []byte("u"), Description: []byte("sample"), Extension: []byte{}, TTID: ttid}
+	var stores []backend.Store
+	for oid, text := range []string{"new", "changed", "undone"} {
+		var from proto.Opt[tid.TID]
+		if oid == 2 {
+			from = proto.Some(tid.TID(4))
+		}
+		id, err := b.HoldData(tid.OID(oid), rec(text), from)
+		if err != nil {
+			return err
+		}
+		stores = append(stores, backend.Store{OID: tid.OID(oid), Data: id, DataSerial: from.V})
+		meta.OIDs = append(meta.OIDs, tid.OID(oid))
+	}
+	for _, step := range []func() error{
+		func() error { return b.Vote(ttid, stores, meta, nil) },
+		b.Commit,
+		func() error { return b.Lock(ttid, ttid, false) },
+		b.Commit,
+		func() error { return b.Unlock(ttid, ttid, true, true, false) },
+		b.Commit,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PrepareSample makes the database that CommitSample works on.
+func PrepareSample(b backend.Backend) error {
+	var cells []proto.CellChange
+	for p := range np {
+		cells = append(cells, proto.CellChange{Partition: p, ID: me, State: proto.UpToDate})
+	}
+	if err := b.SetID(me); err != nil {
+		return err
+	}
+	if err := b.ChangePartitionTable(1, 0, cells, true, 0); err != nil {
+		return err
+	}
+	for oid := tid.OID(1); oid <= 2; oid++ {
+		if err := b.AddObject(oid, 4, rec("old"), proto.Opt[tid.TID]{}); err != nil {
+			return err
+		}
+	}
+	meta := backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, TTID: 4, OIDs: []tid.OID{1, 2}}
+	if err := b.AddTransaction(4, meta, nil); err != nil {
+		return err
+	}
+	return b.Commit()
+}
+
+// CheckSample checks that the transaction of CommitSample is there whole or not
+// at all, finishing it like the verification of a cluster; with committed it must be
+// there. Nothing else may have changed.
+func CheckSample(b backend.Backend, ttid tid.TID, committed bool) error {
+	unfinished, err := b.Unfinished()
+	if err != nil {
+		return err
+	}
+	if final, ok := unfinished[ttid]; ok && final.OK {
+		if err := b.Validate(ttid, final.V); err != nil {
+			return err
+		}
+	}
+	if err := b.DropUnfinished(); err != nil {
+		return err
+	}
+	_, err = b.Transaction(ttid)
+	there := err == nil
+	if err != nil && !errors.Is(err, backend.ErrNotFound) {
+		return err
+	}
+	if committed && !there {
+		return fmt.Errorf("transaction %v is lost", ttid)
+	}
+	for oid, want := range []struct{ before, after string }{
+		{"", fmt.Sprintf("%d new", ttid)}, {"4 old", fmt.Sprintf("%d changed", ttid)}, {"4 old", fmt.Sprintf("%d as 4 old", ttid)},
+	} {
+		o, err := b.GetObject(tid.OID(oid), proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
+		if err != nil && !errors.Is(err, backend.ErrNoSuchObject) {
+			return err
+		}
+		got := ""
+		if err == nil {
+			got = show(o)
+		}
+		expect := want.before
+		if there {
+			expect = want.after
+		}
+		if got != expect {
+			return fmt.Errorf("object %d is %q, want %q (transaction there: %v)", oid, got, expect, there)
+		}
+	}
+	return nil
+}
+
+// Every operation of a commit fails once, in turn. Whatever the point of failure,
+// reopening shows the transaction whole or not at all.
+func testEveryOperationFailsOnce(e *env) {
+	e.ok(e.b.Close())
+	for n := 1; ; n++ {
+		e.database = e.fresh(e.T)
+		e.open()
+		e.ok(PrepareSample(e.b))
+		faulty := FailAt(e.b, n)
+		err := CommitSample(faulty, 8)
+		e.crash()
+		if cerr := CheckSample(e.b, 8, err == nil); cerr != nil {
+			e.Errorf("after operation %d failed with %v: %v", n, err, cerr)
+		}
+		if !faulty.Fired() {
+			e.ok(err)
+			if n < 8 {
+				e.Errorf("only %d operations", n-1)
+			}
+			return // n is past the last operation: every point has been tried
+		}
+		e.ok(e.b.Close())
+	}
+}
+
+// Loads go on while transactions are committed, and see each of them at once.
+func testConcurrency(e *env) {
+	e.table()
+	const objects, rounds = 8, 25
+	var g sync.WaitGroup
+	var m sync.Mutex
+	var latest tid.TID // of which the unlock has returned
+	stop := make(chan struct{})
+	for i := range 3 {
+		g.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				m.Lock()
+				at := latest
+				m.Unlock()
+				oid := tid.OID((n + i) % objects)
+				o, err := e.b.GetObject(oid, none, none)
+				switch {
+				case at == 0 && errors.Is(err, backend.ErrNoSuchObject):
+				case err != nil:
+					e.Errorf("load of %d after %d: %v", oid, at, err)
+					return
+				case o.Serial < at || string(o.Data) != fmt.Sprintf("%d at %d", oid, o.Serial):
+					e.Errorf("load of %d after %d: %s", oid, at, show(o))
+					return
+				}
+				if at > 0 {
+					b, err := e.b.GetObject(oid, none, proto.Some(at))
+					if at > 4 && (err != nil || b.Serial != at-4 || b.Next != at) {
+						e.Errorf("load of %d before %d: %s, %v", oid, at, show(b), err)
+						return
+					}
+					last, err := e.b.LastObjectTID(oid)
+					if err != nil || last.V < at {
+						e.Errorf("last revision of %d after %d: %v, %v", oid, at, last, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	for range rounds {
+		t := e.next(0)
+		var changes []change
+		for o := range objects {
+			changes = append(changes, change{oid: tid.OID(o), text: fmt.Sprintf("%d at %d", o, t)})
+		}
+		e.commit(t, t, changes...)
+		m.Lock()
+		latest = t
+		m.Unlock()
+	}
+	e.ok(e.b.Commit())
+	close(stop)
+	g.Wait()
+}

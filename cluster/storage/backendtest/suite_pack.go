@@ -1,0 +1,236 @@
+package backendtest
+
+import (
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// order commits a transaction that carries a pack order.
+func (e *env) order(ttid, final tid.TID, approve bool, pack proto.PackRequest) {
+	e.Helper()
+	stores, meta := e.hold(ttid)
+	e.ok(e.b.Vote(ttid, stores, meta, &pack))
+	e.ok(e.b.Commit())
+	e.ok(e.b.Lock(ttid, final, approve))
+	e.ok(e.b.Commit())
+	e.ok(e.b.Unlock(ttid, final, true, false, true))
+}
+
+func (e *env) orders(min tid.TID, want ...proto.PackOrder) {
+	e.Helper()
+	got, err := e.b.PackOrders(min)
+	e.ok(err)
+	e.equal("PackOrders", got, want)
+}
+
+func testPackOrders(e *env) {
+	e.table()
+	e.order(4, 8, true, proto.PackRequest{Time: 3})
+	e.order(12, 12, false, proto.PackRequest{Time: 10, OIDs: []tid.OID{1, 7}})
+	e.order(17, 21, false, proto.PackRequest{Time: 15})
+	all := []proto.PackOrder{
+		{ID: 8, Approved: proto.Some(true), Time: 3},
+		{ID: 12, Partial: true, OIDs: []tid.OID{1, 7}, Time: 10},
+		{ID: 21, Time: 15},
+	}
+	e.orders(0, all...)
+	e.reopen()
+	e.orders(0, all...)
+	e.orders(9, all[1:]...)
+	missing, changed, err := e.b.SignPackOrders([]tid.TID{8, 12, 77}, []tid.TID{21, 78})
+	e.ok(err)
+	e.equal("missing", missing, []tid.TID{78, 77})
+	e.equal("changed", changed, true)
+	all[1].Approved, all[2].Approved = proto.Some(true), proto.Some(false)
+	e.orders(0, all...)
+	_, changed, err = e.b.SignPackOrders([]tid.TID{8}, nil)
+	e.ok(err)
+	e.equal("changed", changed, false)
+	e.ok(e.b.Commit())
+	e.crash()
+	e.orders(0, all...)
+	e.change(1, me, proto.OutOfDate)
+	e.orders(0, all[:2]...) // 21 is of partition 1
+	_, pack, err := e.b.FetchTransaction(12)
+	e.ok(err)
+	e.equal("replicated order", pack, &proto.PackState{Approved: proto.Some(true), Partial: true, OIDs: []tid.OID{1, 7}, Time: 10})
+}
+
+// A pack order goes with its transaction: left behind, it would be reported as
+// unsigned after a restart, and keep later orders from being approved.
+func testPackOrderOfAborted(e *env) {
+	e.table()
+	end := map[string]func(ttid tid.TID){
+		"Abort":          func(ttid tid.TID) { e.ok(e.b.Abort(ttid)) },
+		"DropUnfinished": func(tid.TID) { e.ok(e.b.DropUnfinished()) },
+		"DropUnfinishedPartitions": func(ttid tid.TID) {
+			e.ok(e.b.DropUnfinishedPartitions([]int{ttid.Partition(np)}))
+		},
+	}
+	for name, f := range end {
+		for _, flushed := range []bool{false, true} {
+			ttid := e.next(0)
+			stores, meta := e.hold(ttid)
+			e.ok(e.b.Vote(ttid, stores, meta, &proto.PackRequest{Time: 1}))
+			if flushed {
+				e.ok(e.b.Commit())
+			}
+			e.orders(0) // not of a finished transaction
+			f(ttid)
+			e.ok(e.b.Commit())
+			e.reopen()
+			// A transaction with the same id would bring the order back to light.
+			e.ok(e.b.AddTransaction(ttid, *meta, nil))
+			orders, err := e.b.PackOrders(0)
+			e.ok(err)
+			if len(orders) > 0 {
+				e.Errorf("%s (flushed: %v) left %v", name, flushed, orders)
+			}
+			e.ok(e.b.DeleteTransaction(ttid))
+		}
+	}
+}
+
+func testPack(e *env) {
+	e.table()
+	e.commit(4, 4, change{oid: 1, text: "a4"}, change{oid: 5, text: "b4"}, change{oid: 9, text: "c4"}, change{oid: 2, text: "d4"})
+	e.commit(8, 8, change{oid: 1, text: "a8"}, change{oid: 5, text: "-"}, change{oid: 13, text: "e8"})
+	e.commit(12, 12, change{oid: 1, text: "a12"}, change{oid: 9, text: "c12"}, change{oid: 2, text: "d12"}, change{oid: 13, text: "-"})
+	e.ok(e.b.Commit())
+	// Slice by slice, one object each.
+	var after proto.Opt[tid.OID]
+	deleted, slices := 0, 0
+	for {
+		last, n, err := e.b.Pack(1, 10, nil, after, 1)
+		e.ok(err)
+		deleted += n
+		if slices++; slices > 10 {
+			e.Fatal("a pack does not end")
+		}
+		if !last.OK {
+			break
+		}
+		if after.OK && last.V <= after.V {
+			e.Fatalf("a pack does not advance: %v after %v", last.V, after.V)
+		}
+		after = last
+	}
+	e.equal("deleted", deleted, 3) // a4, b4 and its deletion
+	e.ok(e.b.Commit())
+	for range 2 {
+		e.loads(1, query{}, "12 a12")
+		e.loads(1, query{before: 12}, "8<12 a8")
+		e.loads(1, query{before: 8}, "not found")
+		e.loads(5, query{}, "no such object")
+		e.loads(9, query{before: 12}, "4<12 c4")
+		e.loads(13, query{before: 12}, "8<12 e8")
+		e.loads(2, query{before: 12}, "4<12 d4") // another partition
+		e.equal("orphans", e.orphans(), 0)
+		m, err := e.b.Transaction(4) // metadata stay
+		e.ok(err)
+		e.equal("oids", m.OIDs, []tid.OID{1, 5, 9, 2})
+		e.reopen()
+	}
+	// Again: nothing left to do.
+	last, n, err := e.b.Pack(1, 10, nil, proto.Opt[tid.OID]{}, 100)
+	e.ok(err)
+	e.equal("Pack", fmt.Sprint(last, n), fmt.Sprint(proto.Opt[tid.OID]{}, 0))
+}
+
+// A partial pack whose list names nothing of a partition is done there.
+func testPackListed(e *env) {
+	e.table()
+	for _, t := range []tid.TID{4, 8, 12} {
+		e.commit(t, t, change{oid: 1, text: "a"}, change{oid: 5, text: "b"}, change{oid: 9, text: "c"})
+	}
+	for _, oids := range [][]tid.OID{{}, {2, 3}, {77}} {
+		last, n, err := e.b.Pack(1, 12, oids, proto.Opt[tid.OID]{}, 10)
+		e.ok(err)
+		if last.OK || n != 0 {
+			e.Errorf("pack of %v: %v, %d deleted", oids, last, n)
+		}
+	}
+	var after proto.Opt[tid.OID]
+	deleted := 0
+	for i := 0; ; i++ {
+		last, n, err := e.b.Pack(1, 12, []tid.OID{9, 2, 1, 21}, after, 1)
+		e.ok(err)
+		deleted += n
+		if !last.OK {
+			break
+		}
+		if after = last; i > 10 {
+			e.Fatal("a pack does not end")
+		}
+	}
+	e.equal("deleted", deleted, 4)
+	e.ok(e.b.Commit())
+	e.loads(1, query{before: 12}, "not found")
+	e.loads(5, query{before: 12}, "8<12 b")
+	e.loads(9, query{}, "12 c")
+	e.equal("orphans", e.orphans(), 0)
+}
+
+func testDropPartition(e *env) {
+	e.table()
+	e.commit(4, 4, change{oid: 1, text: "a"}, change{oid: 2, text: "b"}, change{oid: 5, text: "c"})
+	e.commit(9, 9, change{oid: 1, text: "d"})
+	e.order(13, 13, true, proto.PackRequest{Time: 3})
+	e.ok(e.b.Commit())
+	done, err := e.b.DropPartition(1, 10)
+	e.ok(err)
+	e.equal("DropPartition of an assigned one", done, true)
+	e.loads(1, query{}, "9 d")
+	e.change(1, me, proto.Discarded)
+	for i := 0; ; i++ {
+		done, err := e.b.DropPartition(1, 1)
+		e.ok(err)
+		if done {
+			e.equal("slices", i, 3)
+			break
+		}
+		if i > 10 {
+			e.Fatal("dropping does not end")
+		}
+	}
+	drop, err := e.b.UnassignedPartitions()
+	e.ok(err)
+	e.equal("UnassignedPartitions", drop, []int{})
+	e.ok(e.b.Commit())
+	e.equal("orphans", e.orphans(), 0)
+	e.change(1, me, proto.UpToDate)
+	e.reopen()
+	e.loads(1, query{}, "no such object")
+	e.loads(2, query{}, "4 b")
+	_, err = e.b.Transaction(9)
+	e.is(err, backend.ErrNotFound)
+	_, err = e.b.Transaction(4)
+	e.ok(err)
+	e.orders(0)
+}
+
+func testOrphans(e *env) {
+	e.table()
+	held, _ := e.hold(4, change{oid: 1, text: "held"})
+	e.commit(8, 8, change{oid: 2, text: "used"})
+	stores, _ := e.hold(12, change{oid: 5, text: "orphan"}, change{oid: 6, text: "another"})
+	lost := []backend.DataID{stores[0].Data, stores[1].Data}
+	e.ok(e.b.Commit())
+	e.ok(e.b.ReleaseData(lost, false)) // as a crash leaves them
+	var found []backend.DataID
+	for id, err := range e.b.Orphans(e.Context()) {
+		e.ok(err)
+		found = append(found, id)
+	}
+	e.equal("Orphans", found, lost)
+	n, err := e.b.PruneData(append(found, held[0].Data))
+	e.ok(err)
+	e.equal("pruned", n, 2)
+	e.gone(lost[0])
+	e.kept(held[0].Data, "held")
+	e.loads(2, query{}, "8 used")
+	e.equal("orphans", e.orphans(), 0)
+}

@@ -1,0 +1,78 @@
+package sqlitedb
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+)
+
+// file is a database of the conformance suite. A crash is a copy of the files as
+// they are while the database is open, which is what a new process finds.
+type file struct {
+	t    *testing.T
+	dir  string
+	n    int
+	o    Options
+	uri  string // parameters
+	open *sqldb.DB
+}
+
+func (f *file) path() string { return filepath.Join(f.dir, fmt.Sprint("db", f.n)) }
+
+func (f *file) Open() (backend.Backend, error) {
+	db, err := Open("file:"+f.path()+f.uri, f.o)
+	f.open = db
+	return db, err
+}
+
+func (f *file) Crash() error {
+	old := f.path()
+	f.n++
+	for _, suffix := range []string{"", "-wal", "-journal"} {
+		if err := copyFile(f.path()+suffix, old+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	db := f.open
+	f.t.Cleanup(func() { db.Close() }) // in vain, if its disk was broken
+	return nil
+}
+
+func copyFile(to, from string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, r); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	return w.Close()
+}
+
+func TestConformance(t *testing.T) {
+	for name, f := range map[string]file{
+		"default": {},
+		"dedup":   {o: Options{Dedup: true}},
+		"journal": {uri: "?journal_mode=DELETE&synchronous=OFF"}, // no reader beside the writer
+	} {
+		t.Run(name, func(t *testing.T) {
+			backendtest.Run(t, func(t *testing.T) backendtest.Database {
+				f := f
+				f.t, f.dir = t, t.TempDir()
+				return &f
+			})
+		})
+	}
+}
