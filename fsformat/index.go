@@ -153,3 +153,17 @@ func (x *Index) All() iter.Seq2[tid.OID, int64] {
 		}
 	}
 }
+
+// positions returns the positions of all objects in ascending order.
+func (x *Index) positions() []int64 {
+	out := make([]int64, 0, x.n)
+	for i := range x.segments {
+		for _, e := range x.segments[i].slots {
+			if e.pos != 0 {
+				out = append(out, e.pos)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}

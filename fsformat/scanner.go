@@ -110,6 +110,12 @@ func (s *scanner) metadata() (user, desc, ext []byte, err error) {
 // back-pointer, and verifies that it lies in the transaction and is part of it.
 // It returns false at the end of the transaction.
 func (s *scanner) record(h *Header, pos int64, rec *RecordHeader) (bool, error) {
+	return s.recordOf(h, pos, h.Pos, rec)
+}
+
+// recordOf is record for a transaction that was written at another position, if
+// it is not negative.
+func (s *scanner) recordOf(h *Header, pos, writtenAt int64, rec *RecordHeader) (bool, error) {
 	end := h.Pos + h.Len
 	if pos == end {
 		return false, nil
@@ -122,12 +128,15 @@ func (s *scanner) record(h *Header, pos int64, rec *RecordHeader) (bool, error) 
 		return false, fmt.Errorf("%s: reading the record at offset %d: %w", s.r.name, pos, err)
 	}
 	*rec = parseRecordHeader(b, pos)
-	if rec.TxnPos == h.Pos && rec.TID == h.TID && rec.versions == 0 && rec.DataLen > 0 && rec.DataLen <= end-pos-recHeaderLen {
+	if writtenAt < 0 {
+		writtenAt = rec.TxnPos
+	}
+	if rec.TxnPos == writtenAt && rec.TID == h.TID && rec.versions == 0 && rec.DataLen > 0 && rec.DataLen <= end-pos-recHeaderLen {
 		return true, nil
 	}
 	switch {
-	case rec.TxnPos != h.Pos:
-		return false, s.r.corruptRecord(rec, h.TID, "the record says that its transaction is at %d, not %d", uint64(rec.TxnPos), h.Pos)
+	case rec.TxnPos != writtenAt:
+		return false, s.r.corruptRecord(rec, h.TID, "the record says that its transaction is at %d, not %d", uint64(rec.TxnPos), writtenAt)
 	case rec.versions != 0:
 		return false, s.r.corruptRecord(rec, h.TID, "the record has a version name of %d bytes: versions are not supported", rec.versions)
 	case rec.TID != h.TID:

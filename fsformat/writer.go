@@ -55,16 +55,16 @@ const defaultGroup = 64 << 20
 // voted, until all bytes of the group are on disk; then that byte is overwritten.
 // A restart that finds it cuts off the whole group, as Python does.
 type Writer struct {
-	path    string // of the finished file
-	tmp     string // where a new file is until it is complete, or ""
-	f       *os.File
-	lock    *lock
-	opt     WriterOptions
-	index   *Index
-	cut     Tail // what was cut off when the file was opened
-	failed  error
-	done    bool
-	dirty   bool // the index on disk is older than the file
+	path   string // of the finished file
+	tmp    string // where a new file is until it is complete, or ""
+	f      *os.File
+	lock   *lock
+	opt    WriterOptions
+	index  *Index
+	cut    Tail // what was cut off when the file was opened
+	failed error
+	done   bool
+	dirty  bool // the index on disk is older than the file
 
 	off int64  // position of buf[0] in the file
 	buf []byte // what is not written yet
