@@ -1,311 +1,28 @@
 package zeo_test
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
-	"fmt"
-	"log/slog"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
-	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
 
-// python returns an interpreter that has ZODB and ZEO.
-func python(t testing.TB) string {
-	t.Helper()
-	if p := os.Getenv("NEO_TEST_PYTHON"); p != "" {
-		return p
-	}
-	p, err := filepath.Abs("../../.peers/bin/python")
-	if err == nil {
-		_, err = os.Stat(p)
-	}
-	if err != nil {
-		t.Fatalf("no Python with ZODB and ZEO (make .peers, or set NEO_TEST_PYTHON): %v", err)
-	}
-	return p
-}
-
-// order is a line of the Python program.
-type order struct {
-	Op   string `json:"op"`
-	ID   int    `json:"id"`
-	Keep bool   `json:"keep"`
-
-	Address         string  `json:"address"`
-	Path            string  `json:"path"`
-	Create          bool    `json:"create"`
-	Mapping         bool    `json:"mapping"`
-	StorageReadOnly bool    `json:"storage_read_only"`
-	ReadOnly        bool    `json:"read_only"`
-	QueueSize       int     `json:"invalidation_queue_size"`
-	Age             float64 `json:"invalidation_age"`
-	Timeout         float64 `json:"transaction_timeout"`
-	Msgpack         bool    `json:"msgpack"`
-	Certificate     string  `json:"certificate"`
-	Key             string  `json:"key"`
-	Authenticate    string  `json:"authenticate"`
-	Log             string  `json:"log"`
-}
-
-// database is where a started server keeps its data.
-type database interface {
-	// open returns a storage and what to call at its end.
-	open(ctx context.Context, o *order) (zeo.Storage, func(), error)
-	remove()
-}
-
-// forker starts servers on behalf of a Python program.
-type forker struct {
-	t      testing.TB
-	create func(o *order) (database, error)
-
-	databases map[string]database
-	servers   map[int]*forked
-	nextID    int
-}
-
-type forked struct {
-	path   string
-	server *zeo.Server
-	stop   func()
-}
-
-func newForker(t testing.TB, create func(o *order) (database, error)) *forker {
-	return &forker{t: t, create: create, databases: map[string]database{}, servers: map[int]*forked{}}
-}
-
-// serve answers one program until it ends.
-func (f *forker) serve(nc net.Conn) {
-	defer nc.Close()
-	in := bufio.NewScanner(nc)
-	in.Buffer(nil, 1<<20)
-	out := json.NewEncoder(nc)
-	for in.Scan() {
-		var o order
-		answer := map[string]any{}
-		err := json.Unmarshal(in.Bytes(), &o)
-		if err == nil {
-			switch o.Op {
-			case "start":
-				err = f.start(&o, answer)
-			case "stop":
-				f.stop(o.ID, o.Keep)
-			default:
-				err = fmt.Errorf("unknown order %q", o.Op)
-			}
-		}
-		if err != nil {
-			answer["error"] = err.Error()
-		}
-		if out.Encode(answer) != nil {
-			break
-		}
-	}
-	for id := range f.servers {
-		f.stop(id, false)
-	}
-	for _, db := range f.databases {
-		db.remove()
-	}
-}
-
-func (f *forker) start(o *order, answer map[string]any) error {
-	f.nextID++
-	if o.Path == "" {
-		o.Path = fmt.Sprint("mapping", f.nextID)
-	}
-	db := f.databases[o.Path]
-	if db != nil && o.Create {
-		db.remove()
-		db = nil
-	}
-	if db == nil {
-		var err error
-		if db, err = f.create(o); err != nil {
-			return err
-		}
-		f.databases[o.Path] = db
-	}
-	st, closeStorage, err := db.open(context.Background(), o)
-	if err != nil {
-		return err
-	}
-	cfg := zeo.Config{
-		Storages:              map[string]zeo.Storage{"1": st},
-		ReadOnly:              o.ReadOnly,
-		Msgpack:               o.Msgpack,
-		InvalidationQueueSize: o.QueueSize,
-		InvalidationAge:       time.Duration(o.Age * float64(time.Second)),
-		TransactionTimeout:    time.Duration(o.Timeout * float64(time.Second)),
-		Log:                   slog.New(slog.NewTextHandler(logWriter{f.t}, nil)),
-	}
-	if o.Log != "" {
-		cfg.Log = slog.New(serverLog{path: o.Log})
-	}
-	if o.Certificate != "" {
-		if cfg.TLS, err = zeo.LoadTLS(o.Authenticate, o.Certificate, o.Key); err != nil {
-			return err
-		}
-	}
-	l, err := net.Listen("tcp", o.Address)
-	if err != nil {
-		return err
-	}
-	server, err := zeo.New(context.Background(), cfg)
-	if err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := server.Serve(l); err != nil {
-			f.t.Error(err)
-		}
-	})
-	f.servers[f.nextID] = &forked{o.Path, server, func() {
-		server.Close()
-		wg.Wait()
-		closeStorage()
-	}}
-	answer["id"], answer["address"] = f.nextID, l.Addr().String()
-	return nil
-}
-
-func (f *forker) stop(id int, keep bool) {
-	s := f.servers[id]
-	if s == nil {
-		return
-	}
-	delete(f.servers, id)
-	s.stop()
-	if db := f.databases[s.path]; db != nil && !keep {
-		db.remove()
-		delete(f.databases, s.path)
-	}
-}
-
-// logWriter sends a log to the test.
-type logWriter struct{ t testing.TB }
-
-func (w logWriter) Write(p []byte) (int, error) {
-	if testing.Verbose() && os.Getenv("ZEO_TEST_LOG") != "" {
-		w.t.Log(strings.TrimSuffix(string(p), "\n"))
-	}
-	return len(p), nil
-}
-
-// serverLog writes what the Python tests look for, as the Python server words it.
-type serverLog struct{ path string }
-
-func (l serverLog) Enabled(context.Context, slog.Level) bool { return true }
-func (l serverLog) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l serverLog) WithGroup(string) slog.Handler            { return l }
-
-func (l serverLog) Handle(_ context.Context, r slog.Record) error {
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	name, text := "INFO", r.Message
-	if r.Level >= slog.LevelError && strings.HasPrefix(text, "transaction timeout") {
-		name, text = "CRITICAL", "Transaction timeout after 1 seconds"
-	}
-	_, err = fmt.Fprintf(f, "%s %s ZEO.StorageServer %s\n", r.Time.Format(time.DateTime), name, text)
-	return err
-}
-
-// runPython runs test classes of ZEO and ZODB.
-func runPython(t *testing.T, create func(o *order) (database, error), args ...string) {
-	interpreter := python(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		nc, err := l.Accept()
-		if err != nil {
-			return
-		}
-		newForker(t, create).serve(nc)
-	}()
-	script, err := filepath.Abs("testdata/suite.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(interpreter, append([]string{script, l.Addr().String()}, args...)...)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "TMPDIR="+cmd.Dir)
-	out, err := cmd.CombinedOutput()
-	l.Close()
-	<-served
-	text := strings.TrimSpace(string(out))
-	if err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	if i := strings.LastIndexByte(text, '\n'); testing.Verbose() && i >= 0 {
-		text = text[i+1:]
-	}
-	t.Log(text)
-}
-
-// memory is a database in memory.
-type memory struct{ m *zeotest.Memory }
-
-func createMemory(*order) (database, error) { return memory{zeotest.NewMemory()}, nil }
-
-func (m memory) open(_ context.Context, o *order) (zeo.Storage, func(), error) {
-	d := m.m.Door()
-	d.F.ReadOnly = o.StorageReadOnly
-	d.F.Name = o.Path
-	if o.Mapping {
-		d.F.Undo, d.F.Restore, d.F.Objects, d.F.GC = false, false, false, false
-	}
-	return d, d.Forget, nil
-}
-
-func (m memory) remove() {}
-
-// Merging of undone changes needs the classes of the application.
-var undoMerges = []string{
-	"--expect-failure", "testUndoConflictResolution",
-	"--expect-failure", "testUndoMultipleConflictResolution",
-	"--expect-failure", "testUndoMultipleConflictResolutionReversed",
-}
-
-// TestPython runs what ZEO and ZODB test a remote storage with.
+// What ZEO and ZODB test a remote storage with, over a database in memory.
 func TestPython(t *testing.T) {
-	with := func(list []string, more ...string) []string { return append(append([]string{}, list...), more...) }
+	full := func(more ...string) []string { return append(append([]string{}, zeotest.UndoMerges...), more...) }
+	small := []string{
+		"ZEO.tests.testZEO:MappingStorageTests",
+		"ZEO.tests.testZEO:ClientConflictResolutionTests",
+		"ZEO.tests.testZEO:FileStorageRecoveryTests",
+	}
 	for _, tt := range []struct {
 		name string
 		args []string
 	}{
-		{"Full", with(undoMerges, "ZEO.tests.testZEO:FileStorageTests")},
-		{"FullMsgpack", with(undoMerges, "--msgpack", "ZEO.tests.testZEO:FileStorageTests")},
-		{"FullTLS", with(undoMerges, "ZEO.tests.testZEO:FileStorageSSLTests")},
-		{"Mapping", []string{
-			"ZEO.tests.testZEO:MappingStorageTests",
-			"ZEO.tests.testZEO:ClientConflictResolutionTests",
-			"ZEO.tests.testZEO:FileStorageRecoveryTests",
-		}},
-		{"MappingMsgpack", []string{
-			"--msgpack",
-			"ZEO.tests.testZEO:MappingStorageTests",
-			"ZEO.tests.testZEO:ClientConflictResolutionTests",
-			"ZEO.tests.testZEO:FileStorageRecoveryTests",
-		}},
+		{"Full", full("ZEO.tests.testZEO:FileStorageTests")},
+		{"FullMsgpack", full("--msgpack", "ZEO.tests.testZEO:FileStorageTests")},
+		{"FullTLS", full("ZEO.tests.testZEO:FileStorageSSLTests")},
+		{"Mapping", small},
+		{"MappingMsgpack", append([]string{"--msgpack"}, small...)},
 		{"Connections", []string{
 			"ZEO.tests.testConnection:FileStorageConnectionTests",
 			"ZEO.tests.testConnection:MappingStorageConnectionTests",
@@ -321,7 +38,7 @@ func TestPython(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			runPython(t, createMemory, tt.args...)
+			zeotest.RunPython(t, zeotest.CreateMemory, tt.args...)
 		})
 	}
 }

@@ -2,6 +2,7 @@ package zeo
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ type sequencer struct {
 	mu     sync.Mutex // never held while waiting for anything
 	ready  bool       // Watch has returned
 	out    bool       // the storage is out of service
+	missed tid.TID    // last transaction announced meanwhile
 	early  []Change   // announced before ready
 	recent history
 	conns  map[*conn]struct{}
@@ -57,15 +59,10 @@ func (s *sequencer) start(ctx context.Context) error {
 	base := last
 	var known []Change
 	if c, ok := s.st.(Changer); ok && last != tid.Zero {
-		n := s.recent.limit
-		if known, err = c.Changes(ctx, tid.Zero, n); err != nil {
-			return err
+		if known, base, err = c.Changes(ctx, tid.Zero, s.recent.limit); err != nil {
+			return fmt.Errorf("recent changes: %w", err)
 		}
-		if len(known) < n {
-			base = tid.Zero
-		} else if n > 0 {
-			base, known = known[0].TID, known[1:]
-		}
+		base = min(base, last)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,7 +75,9 @@ func (s *sequencer) start(ctx context.Context) error {
 	s.head.Store(uint64(last))
 	s.ready = true
 	for _, c := range s.early {
-		s.commitLocked(c.TID, c.OIDs, nil)
+		if c.TID > last {
+			s.commitLocked(c.TID, c.OIDs, nil)
+		}
 	}
 	s.early = nil
 	return nil
@@ -110,6 +109,10 @@ func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*enco
 }
 
 func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
+	if s.out { // no connection is open; Back says where to go on
+		s.missed = max(s.missed, t)
+		return
+	}
 	if t <= s.last() {
 		s.log.Warn("transaction is not after the last one", "tid", t, "last", s.last())
 		return
@@ -151,21 +154,23 @@ func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
 func (s *sequencer) Lost() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out = true
+	s.out, s.missed = true, tid.Zero
 	s.closeAllLocked("storage is out of service")
 }
 
-// Back implements [Watcher].
+// Back implements [Watcher]. Last may be before the last one announced: the
+// database was truncated. Clients that have seen more refuse the server then,
+// which is the best they can do.
 func (s *sequencer) Back(last tid.TID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out = false
-	if last != s.last() {
-		// Somebody may have registered between the loss and its notice.
+	last = max(last, s.missed)
+	if !s.out || last != s.last() {
 		s.closeAllLocked("transactions were missed")
 		s.recent.reset(last)
 		s.head.Store(uint64(last))
 	}
+	s.out = false
 }
 
 func (s *sequencer) closeAllLocked(why string) {
@@ -245,11 +250,11 @@ func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid
 		return nil, t, nil
 	}
 	const most = 1 << 20
-	changes, err := changer.Changes(ctx, t, most)
+	changes, from, err := changer.Changes(ctx, t, most)
 	if err != nil {
 		return nil, t, err
 	}
-	if len(changes) == 0 || len(changes) == most {
+	if len(changes) == 0 || from != t {
 		return nil, t, nil
 	}
 	return changes, changes[len(changes)-1].TID, nil
@@ -279,13 +284,14 @@ func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func
 		return false
 	}
 	const most = 1 << 16
-	changes, err := changer.Changes(ctx, s.last(), most)
-	if err != nil || len(changes) == most {
+	before := s.last()
+	changes, from, err := changer.Changes(ctx, before, most)
+	if err != nil || from != before {
 		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, here := s.conns[c]; !here || s.last() >= t {
+	if _, here := s.conns[c]; !here || s.out || s.last() >= t {
 		return false
 	}
 	for _, ch := range changes {

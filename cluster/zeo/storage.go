@@ -196,9 +196,9 @@ type Change struct {
 
 // Changer is a [Storage] that knows what changed without reading the data.
 type Changer interface {
-	// Changes returns what was committed after a moment, oldest first; if there
-	// are more than n transactions, the newest n.
-	Changes(ctx context.Context, after tid.TID, n int) ([]Change, error)
+	// Changes returns what was committed after from, oldest first. from is after,
+	// or later if these are more than n transactions or too many to list.
+	Changes(ctx context.Context, after tid.TID, n int) (changes []Change, from tid.TID, err error)
 }
 
 // Watcher is told of commits. Its methods do not wait.

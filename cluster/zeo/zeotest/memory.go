@@ -239,21 +239,23 @@ func (m *Memory) Transactions(_ context.Context, after, upTo tid.TID) iter.Seq2[
 }
 
 // Changes implements [zeo.Changer].
-func (m *Memory) Changes(_ context.Context, after tid.TID, n int) ([]zeo.Change, error) {
+func (m *Memory) Changes(_ context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var list []zeo.Change
-	for _, x := range m.txns[max(len(m.txns)-n, 0):] {
-		if x.tid <= after {
-			continue
+	for i := len(m.txns) - 1; i >= 0 && m.txns[i].tid > after; i-- {
+		if len(list) == n {
+			after = m.txns[i].tid
+			break
 		}
-		c := zeo.Change{TID: x.tid}
-		for _, r := range x.records {
+		c := zeo.Change{TID: m.txns[i].tid}
+		for _, r := range m.txns[i].records {
 			c.OIDs = append(c.OIDs, r.OID)
 		}
 		list = append(list, c)
 	}
-	return list, nil
+	slices.Reverse(list)
+	return list, after, nil
 }
 
 // NextObject implements [zeo.Storage].
