@@ -87,7 +87,12 @@ func (m *Manager) announceReplicated() error {
 		if err != nil {
 			return err
 		}
-		if result != locked {
+		switch {
+		case result == locked:
+		case t.voted:
+			// The client voted because a readable cell has a real lock for it.
+			m.locks[oid] = t.ttid
+		default:
 			// The readable cells have reported the conflict. Keeping the object
 			// would leave a lock that was never checked.
 			if _, err := m.unstore(t, oid); err != nil {
