@@ -129,4 +129,3 @@ func BenchmarkAppend(b *testing.B) { // an export, without waiting for the disk
 		}
 	}
 }
-

@@ -453,55 +453,90 @@ func (w *Writer) appendRecord(t *txn.Transaction, rec *txn.Record, start int64) 
 // findCopy returns the position of the record of transaction rec.DataTID for the
 // same object, if it has the same data, otherwise 0.
 func (w *Writer) findCopy(rec *txn.Record, newest int64) (int64, error) {
-	var h, target RecordHeader
-	pos := newest
-	for pos != 0 {
-		if err := w.recordAt(pos, &h); err != nil {
-			return 0, err
-		}
-		if h.TID <= rec.DataTID {
-			break
-		}
-		if h.Prev >= pos {
-			return 0, fmt.Errorf("object %v: the record at %d has its previous one at %d", rec.OID, pos, h.Prev)
-		}
-		pos = h.Prev
+	pos, err := w.find(rec.OID, rec.DataTID, newest)
+	if err != nil || pos == 0 {
+		return 0, err
 	}
-	if pos == 0 || h.TID != rec.DataTID {
-		pos = 0
-		for _, p := range w.hidden[rec.OID] {
-			if err := w.recordAt(p, &h); err != nil {
-				return 0, err
-			}
-			if h.TID == rec.DataTID {
-				pos = p // the last one counts
-			}
-		}
-		if pos == 0 {
-			return 0, nil
-		}
-		if err := w.recordAt(pos, &h); err != nil {
-			return 0, err
-		}
-	}
-	target = h
-	for target.DataLen == 0 && target.Back != 0 {
-		from := target.Pos
-		if target.Back >= from {
-			return 0, fmt.Errorf("object %v: the record at %d has a back-pointer to %d", rec.OID, from, target.Back)
-		}
-		if err := w.recordAt(target.Back, &target); err != nil {
-			return 0, err
-		}
-	}
-	if target.DataLen != int64(len(rec.Data)) {
-		return 0, nil
+	target, err := w.resolve(rec.OID, pos)
+	if err != nil || target.DataLen != int64(len(rec.Data)) {
+		return 0, err
 	}
 	same, err := w.equal(target.DataPos(), rec.Data)
 	if err != nil || !same {
 		return 0, err
 	}
 	return pos, nil
+}
+
+// find returns the position of the record of an object in a transaction, the last
+// one if there are several, 0 if there is none. newest is where the search begins.
+func (w *Writer) find(oid tid.OID, at tid.TID, newest int64) (int64, error) {
+	var h RecordHeader
+	for pos := newest; pos != 0; pos = h.Prev {
+		if err := w.recordAt(pos, &h); err != nil {
+			return 0, err
+		}
+		if h.TID == at {
+			return pos, nil
+		}
+		if h.TID < at {
+			break
+		}
+		if h.Prev >= pos {
+			return 0, fmt.Errorf("object %v: the record at %d has its previous one at %d", oid, pos, h.Prev)
+		}
+	}
+	found := int64(0)
+	for _, pos := range w.hidden[oid] {
+		if err := w.recordAt(pos, &h); err != nil {
+			return 0, err
+		}
+		if h.TID == at {
+			found = pos
+		}
+	}
+	return found, nil
+}
+
+// resolve follows back-pointers from the record at pos. The result has DataLen 0
+// if the object does not exist there.
+func (w *Writer) resolve(oid tid.OID, pos int64) (h RecordHeader, err error) {
+	for {
+		if err := w.recordAt(pos, &h); err != nil {
+			return h, err
+		}
+		if h.DataLen > 0 || h.Back == 0 {
+			return h, nil
+		}
+		if h.Back >= pos {
+			return h, fmt.Errorf("object %v: the record at %d has a back-pointer to %d", oid, pos, h.Back)
+		}
+		pos = h.Back
+	}
+}
+
+// LoadSerial returns the data that a transaction gave to an object, nil if the
+// object does not exist there. It sees all that was appended.
+func (w *Writer) LoadSerial(oid tid.OID, at tid.TID) ([]byte, error) {
+	newest, _ := w.index.Get(oid)
+	pos, err := w.find(oid, at, newest)
+	if err != nil || pos == 0 {
+		return nil, err
+	}
+	h, err := w.resolve(oid, pos)
+	if err != nil || h.DataLen == 0 {
+		return nil, err
+	}
+	b := make([]byte, 0, h.DataLen)
+	for left := h.DataLen; left > 0; {
+		part, err := w.read(h.DataPos()+h.DataLen-left, int(min(left, flushSize)))
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, part...)
+		left -= int64(len(part))
+	}
+	return b, nil
 }
 
 // equal reports whether the file has b at pos.
