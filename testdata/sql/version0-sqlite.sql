@@ -1,0 +1,14 @@
+CREATE TABLE config (name TEXT NOT NULL PRIMARY KEY, value TEXT);
+INSERT INTO config VALUES ('name', 'old'), ('nid', '2'), ('ptid', '9'), ('replicas', '1'), ('partitions', '2');
+CREATE TABLE pt (rid INTEGER NOT NULL, nid INTEGER NOT NULL, state INTEGER NOT NULL, PRIMARY KEY (rid, nid));
+INSERT INTO pt VALUES (0, 2, 0), (0, 3, 2), (1, 2, 1), (1, 3, 0), (1, 4, 4);
+CREATE TABLE trans (partition INTEGER NOT NULL, tid INTEGER NOT NULL, packed BOOLEAN NOT NULL, oids BLOB NOT NULL, user BLOB NOT NULL, description BLOB NOT NULL, ext BLOB NOT NULL, ttid INTEGER NOT NULL, PRIMARY KEY (partition, tid));
+INSERT INTO trans VALUES (0, 10, 0, X'0000000000000002', X'6A6F65', X'', X'', 10), (0, 12, 1, X'00000000000000020000000000000004', X'', X'6E6F7465', X'', 12);
+CREATE TABLE obj (partition INTEGER NOT NULL, oid INTEGER NOT NULL, tid INTEGER NOT NULL, data_id INTEGER, value_tid INTEGER, PRIMARY KEY (partition, tid, oid));
+CREATE INDEX _obj_i1 ON obj(partition, oid, tid);
+CREATE INDEX _obj_i2 ON obj(data_id);
+INSERT INTO obj VALUES (0, 2, 10, 1, NULL), (0, 2, 12, 1, 10), (0, 4, 12, NULL, NULL);
+CREATE TABLE data (id INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, compression INTEGER NOT NULL, value BLOB NOT NULL);
+INSERT INTO data VALUES (1, X'86F7E437FAA5A7FCE15D1DDCB9EAEAEA377667B8', 0, X'61');
+CREATE TABLE ttrans (partition INTEGER NOT NULL, tid INTEGER NOT NULL, packed BOOLEAN NOT NULL, oids BLOB NOT NULL, user BLOB NOT NULL, description BLOB NOT NULL, ext BLOB NOT NULL, ttid INTEGER NOT NULL);
+CREATE TABLE tobj (partition INTEGER NOT NULL, oid INTEGER NOT NULL, tid INTEGER NOT NULL, data_id INTEGER, value_tid INTEGER, PRIMARY KEY (tid, oid));
