@@ -80,10 +80,22 @@ func (m *Machine) elect() {
 		if n == m.self || m.links[n] != nil || n.Addr.IsZero() {
 			continue
 		}
-		if !slices.ContainsFunc(m.peersOf(candidate), func(p *peer) bool { return p.dialed == n.Addr }) {
+		if m.candidateAt(n.Addr) == nil {
 			m.dial(n.Addr)
 		}
 	}
+}
+
+// candidateAt returns the connection to another master, to which we have
+// identified ourselves as a candidate and which has not answered. Its answer is
+// still good once that master is known to be the better candidate.
+func (m *Machine) candidateAt(a proto.Address) *peer {
+	for _, p := range m.peersOf(candidate) {
+		if p.dialed == a {
+			return p
+		}
+	}
+	return nil
 }
 
 func (m *Machine) dial(a proto.Address) {

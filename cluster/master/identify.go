@@ -77,7 +77,7 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 			return
 		}
 		if m.state == proto.Recovering && r.IDTimestamp.OK && m.olderThanUs(r.IDTimestamp.V, r.Addr) {
-			m.becomeSecondary(r.Addr, nil)
+			m.becomeSecondary(r.Addr, m.candidateAt(r.Addr))
 			return
 		}
 	case proto.Client:
@@ -169,12 +169,10 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	}
 	p.node = m.nodes.Put(n)
 	m.links[p.node] = p
-	for _, o := range m.peersOf(candidate) {
-		if o.dialed == r.Addr {
-			// Two masters have connected to each other: this connection is enough.
-			m.out = append(m.out, Effect{Op: Close, Conn: o.conn})
-			m.forget(o)
-		}
+	if o := m.candidateAt(r.Addr); o != nil && r.Type == proto.Master {
+		// Two masters have connected to each other: this connection is enough.
+		m.out = append(m.out, Effect{Op: Close, Conn: o.conn})
+		m.forget(o)
 	}
 	p.readOnly, p.backups = e.readOnly, e.backups
 	if r.Type == proto.Storage {

@@ -1,0 +1,322 @@
+package master
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/neozodb/neo/cluster/parttab"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// This file is the text form of packets in scenarios: NAME Field=value. A list is
+// [a b], a map {k:v}, an absent value nil. TTIDs are t1, t2, …, in the order in
+// which they are given, and the TID of t1 is T1.
+
+var packetTypes = func() map[string]reflect.Type {
+	types := map[string]reflect.Type{}
+	for _, p := range []proto.Packet{
+		&proto.Error{}, &proto.Ping{}, &proto.CloseClient{}, &proto.NotPrimaryMaster{}, &proto.AcceptIdentification{},
+		&proto.NotifyNodeInformation{}, &proto.NotifyClusterInformation{},
+		&proto.AnswerRecovery{}, &proto.AnswerLastIDs{}, &proto.AnswerPartitionTable{}, &proto.AnswerLockedTransactions{},
+		&proto.AnswerFinalTID{}, &proto.AnswerPackOrders{}, &proto.AnswerInformationLocked{}, &proto.NotifyReady{},
+		&proto.NotifyPackCompleted{}, &proto.NotifyReplicationDone{}, &proto.AskUnfinishedTransactions{}, &proto.AskPackOrders{},
+		&proto.AskBeginTransaction{}, &proto.FailedVote{}, &proto.AskFinishTransaction{}, &proto.AbortTransaction{},
+		&proto.AskFinalTID{}, &proto.AskNewOIDs{}, &proto.WaitForPack{}, &proto.AskLastIDs{}, &proto.AskLastTransaction{},
+		&proto.AskRecovery{}, &proto.AskClusterState{}, &proto.SetClusterState{}, &proto.SetNodeState{}, &proto.AddPendingNodes{},
+		&proto.TweakPartitionTable{}, &proto.SetNumReplicas{}, &proto.Repair{}, &proto.CheckReplicas{}, &proto.Truncate{},
+		&proto.FlushLog{}, &proto.StartOperation{}, &proto.NotifyPartitionCorrupted{},
+	} {
+		t := reflect.TypeOf(p).Elem()
+		types[t.Name()] = t
+	}
+	return types
+}()
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// splitWords splits at spaces outside brackets.
+func splitWords(s string) []string {
+	var words []string
+	depth, word := 0, ""
+	for _, r := range s {
+		switch {
+		case strings.ContainsRune("[{", r):
+			depth++
+		case strings.ContainsRune("]}", r):
+			depth--
+		}
+		if r == ' ' && depth == 0 {
+			if word != "" {
+				words = append(words, word)
+			}
+			word = ""
+			continue
+		}
+		word += string(r)
+	}
+	if word != "" {
+		words = append(words, word)
+	}
+	return words
+}
+
+func (s *sim) parsePacket(name string, fields []string) proto.Packet {
+	s.t.Helper()
+	typ, ok := packetTypes[name]
+	if !ok {
+		s.t.Fatalf("unknown packet %q", name)
+	}
+	v := reflect.New(typ)
+	for _, f := range fields {
+		k, text, _ := strings.Cut(f, "=")
+		field := v.Elem().FieldByName(k)
+		if !field.IsValid() {
+			s.t.Fatalf("%s has no field %q", name, k)
+		}
+		s.parse(field, text)
+	}
+	return v.Interface().(proto.Packet)
+}
+
+func parseNodeID(t *testing.T, text string) proto.NodeID {
+	types := map[byte]proto.NodeType{'M': proto.Master, 'S': proto.Storage, 'C': proto.Client, 'A': proto.Admin}
+	n, err := strconv.Atoi(text[1:])
+	typ, ok := types[text[0]]
+	if err != nil || !ok {
+		t.Fatalf("%q is not a node", text)
+	}
+	return typ.ID(n)
+}
+
+func (s *sim) parse(v reflect.Value, text string) {
+	number := func() uint64 {
+		n, err := strconv.ParseInt(text, 0, 64)
+		if err != nil {
+			s.t.Fatalf("%q: %v", text, err)
+		}
+		return uint64(n)
+	}
+	list := func() []string { return splitWords(strings.Trim(text, "[]{}")) }
+	enum := func(n int, name func(int) string) {
+		for i := range n {
+			if name(i) == text {
+				v.SetUint(uint64(i))
+				return
+			}
+		}
+		s.t.Fatalf("%q is not a %v", text, v.Type())
+	}
+	switch v.Interface().(type) {
+	case tid.TID:
+		v.SetUint(uint64(s.parseTID(text)))
+		return
+	case proto.NodeID:
+		v.SetInt(int64(parseNodeID(s.t, text)))
+		return
+	case proto.ClusterState:
+		enum(7, func(i int) string { return proto.ClusterState(i).String() })
+		return
+	case proto.NodeState:
+		enum(4, func(i int) string { return proto.NodeState(i).String() })
+		return
+	case proto.ErrorCode:
+		enum(14, func(i int) string { return proto.ErrorCode(i).String() })
+		return
+	case [][]proto.Cell:
+		v.Set(reflect.ValueOf(s.parseRows(text)))
+		return
+	case proto.Address:
+		v.Set(reflect.ValueOf(simAddr(int(number()))))
+		return
+	case *proto.PackRequest:
+		v.Set(reflect.ValueOf(&proto.PackRequest{Time: s.parseTID(text)}))
+		return
+	case proto.PackOrder: // id/approved/time
+		parts := strings.Split(text, "/")
+		o := proto.PackOrder{ID: s.parseTID(parts[0]), Time: s.parseTID(parts[2])}
+		if parts[1] != "nil" {
+			o.Approved = proto.Some(parts[1] == "true")
+		}
+		v.Set(reflect.ValueOf(o))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct: // Opt
+		if text != "nil" {
+			v.FieldByName("OK").SetBool(true)
+			s.parse(v.FieldByName("V"), text)
+		}
+	case reflect.Slice:
+		for _, w := range list() {
+			e := reflect.New(v.Type().Elem()).Elem()
+			s.parse(e, w)
+			v.Set(reflect.Append(v, e))
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		for _, w := range list() {
+			key, val, _ := strings.Cut(w, ":")
+			k, e := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+			s.parse(k, key)
+			s.parse(e, val)
+			v.SetMapIndex(k, e)
+		}
+	case reflect.Bool:
+		v.SetBool(text == "true")
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(int64(number()))
+	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
+		v.SetUint(number())
+	case reflect.String:
+		v.SetString(text)
+	default:
+		s.t.Fatalf("cannot read a %v", v.Type())
+	}
+}
+
+func (s *sim) parseTID(text string) tid.TID {
+	for t, name := range s.names {
+		if name == text {
+			return t
+		}
+	}
+	switch {
+	case text == "MAX":
+		return tid.Max
+	case strings.HasPrefix(text, "now"):
+		n, _ := strconv.Atoi(strings.TrimPrefix(text, "now+"))
+		return tid.FromTime(s.now) + tid.TID(n)
+	}
+	n, err := strconv.ParseUint(text, 0, 64)
+	if err != nil {
+		s.t.Fatalf("%q is not a transaction id", text)
+	}
+	return tid.TID(n)
+}
+
+// parseRows reads S1:U,S2:O|S2:U.
+func (s *sim) parseRows(text string) [][]proto.Cell {
+	var rows [][]proto.Cell
+	for r := range strings.SplitSeq(text, "|") {
+		var row []proto.Cell
+		for c := range strings.SplitSeq(r, ",") {
+			node, letter, _ := strings.Cut(c, ":")
+			for _, st := range []proto.CellState{proto.OutOfDate, proto.UpToDate, proto.Feeding, proto.Corrupted} {
+				if letter == string(parttab.Letter(st)) {
+					row = append(row, proto.Cell{ID: parseNodeID(s.t, node), State: st})
+				}
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// learnTIDs names the transactions that the master numbers.
+func (s *sim) learnTIDs(pkt proto.Packet) {
+	switch pkt := pkt.(type) {
+	case *proto.AnswerBeginTransaction:
+		n := 1
+		for _, name := range s.names {
+			if name[0] == 't' {
+				n++
+			}
+		}
+		s.names[pkt.TTID] = fmt.Sprintf("t%d", n)
+	case *proto.AskLockInformation:
+		if name := s.names[pkt.TTID]; name != "" && s.names[pkt.TID] == "" {
+			s.names[pkt.TID] = "T" + name[1:]
+		}
+	}
+}
+
+func opt[T any](o proto.Opt[T]) string {
+	if !o.OK {
+		return "nil"
+	}
+	return fmt.Sprint(o.V)
+}
+
+func (s *sim) format(p proto.Packet) string {
+	v := reflect.ValueOf(p).Elem()
+	out := v.Type().Name()
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		if f.Name == "Timestamp" || f.Name == "Message" || f.Name == "Extra" || f.Name == "Cluster" {
+			continue
+		}
+		out += " " + f.Name + "=" + s.text(v.Field(i))
+	}
+	return out
+}
+
+func (s *sim) text(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case tid.TID:
+		switch {
+		case s.names[x] != "":
+			return s.names[x]
+		case x == tid.Max:
+			return "MAX"
+		case x < 1<<32:
+			return fmt.Sprint(uint64(x))
+		}
+		return x.String()
+	case tid.OID:
+		return fmt.Sprint(uint64(x))
+	case proto.Node:
+		if x.Addr.IsZero() || x.ID != 0 {
+			return fmt.Sprintf("%v:%v", x.ID, x.State)
+		}
+		return fmt.Sprintf("%d:%v", x.Addr.Port, x.State)
+	case proto.CellChange:
+		return fmt.Sprintf("%d:%v:%c", x.Partition, x.ID, parttab.Letter(x.State))
+	case [][]proto.Cell:
+		return s.rows(x)
+	case proto.Address:
+		if x.IsZero() {
+			return "nil"
+		}
+		return fmt.Sprint(x.Port)
+	case *proto.PackRequest:
+		return "nil"
+	case proto.PackOrder:
+		return fmt.Sprintf("%s/%s/%s", s.text(reflect.ValueOf(x.ID)), opt(x.Approved), s.text(reflect.ValueOf(x.Time)))
+	case fmt.Stringer:
+		return x.String()
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		if ok := v.FieldByName("OK"); ok.IsValid() {
+			if !ok.Bool() {
+				return "nil"
+			}
+			return s.text(v.FieldByName("V"))
+		}
+	case reflect.Slice:
+		var list []string
+		for i := range v.Len() {
+			list = append(list, s.text(v.Index(i)))
+		}
+		return "[" + strings.Join(list, " ") + "]"
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+func (s *sim) rows(rows [][]proto.Cell) string {
+	var words []string
+	for _, row := range rows {
+		var cells []string
+		for _, c := range row {
+			cells = append(cells, fmt.Sprintf("%v:%c", c.ID, parttab.Letter(c.State)))
+		}
+		words = append(words, strings.Join(cells, ","))
+	}
+	return strings.Join(words, "|")
+}
