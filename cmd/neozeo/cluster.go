@@ -1,0 +1,410 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo"
+)
+
+// clusterStorage is a NEO cluster as a [zeo.Storage]. All ZEO clients share its
+// one connection, so that the order in which the master announces commits is the
+// order in which they see them.
+type clusterStorage struct {
+	c      *client.Client
+	ctx    context.Context // of the process
+	objs   atomic.Int64    // greatest object id given out
+	listed listing
+
+	mu     sync.Mutex
+	w      zeo.Watcher
+	wg     sync.WaitGroup
+	resets int // how many times the history was interrupted
+}
+
+// openCluster connects to a cluster. The context is that of the process.
+func openCluster(ctx context.Context, cfg client.Config) (*clusterStorage, error) {
+	s := &clusterStorage{ctx: ctx}
+	cfg.OnInvalidate = s.invalidate
+	cfg.OnReset = s.reset
+	c, err := client.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.c = c
+	s.mu.Unlock()
+	return s, nil
+}
+
+func (s *clusterStorage) close() error {
+	err := s.c.Close()
+	s.wg.Wait()
+	return err
+}
+
+func (s *clusterStorage) Features() zeo.Features {
+	return zeo.Features{
+		Name:     "NEOStorage(" + s.c.Cluster() + ")",
+		ReadOnly: s.c.ReadOnly(),
+		Undo:     true,
+		Iterate:  true,
+		Objects:  true,
+		GC:       true,
+	}
+}
+
+// Size returns estimates: NEO does not count.
+func (s *clusterStorage) Size() (objects, bytes int64) {
+	n := s.objs.Load()
+	return n, 300 * n
+}
+
+func (s *clusterStorage) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
+	s.mu.Lock()
+	s.w = w
+	s.mu.Unlock()
+	return s.c.LastTID(ctx)
+}
+
+func (s *clusterStorage) watcher() zeo.Watcher {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w
+}
+
+// invalidate is called in the order of the commits.
+func (s *clusterStorage) invalidate(t tid.TID, oids []tid.OID) {
+	if w := s.watcher(); w != nil {
+		w.Committed(t, oids)
+	}
+}
+
+// reset is called when commits may have been missed.
+func (s *clusterStorage) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w == nil || s.c == nil {
+		return
+	}
+	s.w.Lost()
+	s.resets++
+	w, now := s.w, s.resets
+	s.wg.Go(func() {
+		for {
+			last, err := s.lastTID()
+			s.mu.Lock()
+			outdated := s.resets != now
+			if !outdated && err == nil {
+				w.Back(last)
+			}
+			s.mu.Unlock()
+			if outdated || err == nil || s.ctx.Err() != nil || errors.Is(err, client.ErrClosed) {
+				return
+			}
+		}
+	})
+}
+
+// lastTID returns the last commit once all that the reset brought is known.
+func (s *clusterStorage) lastTID() (tid.TID, error) {
+	if err := s.c.Sync(s.ctx); err != nil {
+		return 0, err
+	}
+	return s.c.LastTID(s.ctx)
+}
+
+func (s *clusterStorage) Sync(ctx context.Context) error { return s.c.Sync(ctx) }
+
+func missing(err error) bool {
+	return errors.Is(err, client.ErrNoSuchObject) || errors.Is(err, client.ErrDeleted)
+}
+
+func (s *clusterStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+	data, serial, next, err := s.c.LoadBefore(ctx, oid, before)
+	switch {
+	case err == nil:
+		return zeo.Revision{Data: data, Serial: serial, Next: next}, nil
+	case missing(err):
+		err = zeo.ErrNoSuchObject
+	case errors.Is(err, client.ErrNotFound):
+		err = zeo.ErrTooEarly
+	}
+	return zeo.Revision{}, err
+}
+
+func (s *clusterStorage) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
+	data, err := s.c.LoadSerial(ctx, oid, serial)
+	if missing(err) || errors.Is(err, client.ErrNotFound) {
+		err = zeo.ErrNoSuchObject
+	}
+	return data, err
+}
+
+func meta(t *client.TransactionInfo, size int) zeo.Meta {
+	return zeo.Meta{TID: t.TID, User: t.User, Description: t.Description, Extension: t.Extension, Size: int64(size)}
+}
+
+func (s *clusterStorage) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
+	revisions, err := s.c.History(ctx, oid, n)
+	if missing(err) || errors.Is(err, client.ErrNotFound) {
+		return nil, zeo.ErrNoSuchObject
+	}
+	if err != nil {
+		return nil, err
+	}
+	list := make([]zeo.Meta, len(revisions))
+	for i := range revisions {
+		list[i] = meta(&revisions[i].TransactionInfo, revisions[i].Size)
+	}
+	return list, nil
+}
+
+// packOrder is the description of the transactions that hold nothing but the order
+// to pack.
+const packOrder = "IStorage.pack"
+
+func (s *clusterStorage) UndoLog(ctx context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
+	infos, err := s.c.UndoLog(ctx, first, last, func(t *client.TransactionInfo) bool {
+		if t.Packed || len(t.OIDs) == 0 && string(t.Description) == packOrder {
+			return false
+		}
+		m := meta(t, 0)
+		return accept(&m)
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := make([]zeo.Meta, len(infos))
+	for i, t := range infos {
+		list[i] = meta(t, 0)
+	}
+	return list, nil
+}
+
+func (s *clusterStorage) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return s.c.Transactions(ctx, after, upTo)
+}
+
+// mostChanges bounds what is asked for at once about the past.
+const mostChanges = 4096
+
+// Changes asks for the metadata of transactions only, newest first.
+func (s *clusterStorage) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+	n = min(n, mostChanges)
+	for want := min(64, n); ; want = min(4*want, n) {
+		infos, err := s.c.UndoLog(ctx, 0, want, nil)
+		if err != nil {
+			return nil, after, err
+		}
+		from := after
+		if len(infos) == want && infos[want-1].TID > after {
+			if want < n {
+				continue // there are more
+			}
+			from = infos[want-1].TID
+		}
+		var list []zeo.Change
+		for _, t := range slices.Backward(infos) {
+			if t.TID > from {
+				list = append(list, zeo.Change{TID: t.TID, OIDs: t.OIDs})
+			}
+		}
+		return list, from, nil
+	}
+}
+
+// listing is a part of the ids of the objects, in ascending order, which serves
+// those who go from one to the next.
+type listing struct {
+	mu   sync.Mutex
+	from tid.OID
+	oids []tid.OID
+	end  bool // there are no more
+	made time.Time
+}
+
+const (
+	listingSize = 10000
+	listingAge  = 5 * time.Second // before objects that were created are seen
+)
+
+// next returns the first object whose id is not less than from.
+func (s *clusterStorage) next(ctx context.Context, from tid.OID) (tid.OID, error) {
+	l := &s.listed
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from < l.from || time.Since(l.made) > listingAge || !l.end && (len(l.oids) == 0 || from > l.oids[len(l.oids)-1]) {
+		oids := l.oids[:0]
+		for oid, err := range s.c.OIDs(ctx, tid.Max, from, tid.MaxOID) {
+			if err != nil {
+				l.made = time.Time{}
+				return 0, err
+			}
+			if oids = append(oids, oid); len(oids) == listingSize {
+				break
+			}
+		}
+		l.from, l.oids, l.end, l.made = from, oids, len(oids) < listingSize, time.Now()
+	}
+	i := sort.Search(len(l.oids), func(i int) bool { return l.oids[i] >= from })
+	if i == len(l.oids) {
+		return 0, zeo.ErrNoSuchObject
+	}
+	return l.oids[i], nil
+}
+
+func (s *clusterStorage) NextObject(ctx context.Context, from tid.OID) (tid.OID, zeo.Revision, error) {
+	for {
+		oid, err := s.next(ctx, from)
+		if err != nil {
+			return 0, zeo.Revision{}, err
+		}
+		r, err := s.LoadBefore(ctx, oid, tid.Max)
+		if err == nil || !errors.Is(err, zeo.ErrNoSuchObject) {
+			return oid, r, err
+		}
+		if oid >= tid.MaxOID {
+			return 0, zeo.Revision{}, zeo.ErrNoSuchObject
+		}
+		from = oid + 1 // deleted meanwhile
+	}
+}
+
+func (s *clusterStorage) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
+	oids, err := s.c.NewOIDs(ctx, n)
+	if errors.Is(err, client.ErrReadOnly) {
+		return nil, zeo.ErrReadOnly
+	}
+	for _, o := range oids {
+		for seen := s.objs.Load(); int64(o) > seen && !s.objs.CompareAndSwap(seen, int64(o)); seen = s.objs.Load() {
+		}
+	}
+	return oids, err
+}
+
+func (s *clusterStorage) Pack(ctx context.Context, at tid.TID) error {
+	id, err := s.c.Pack(ctx, at)
+	if err != nil || id == tid.Zero {
+		return err
+	}
+	return s.c.WaitForPack(ctx, id)
+}
+
+func (s *clusterStorage) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
+	if b.Status != txn.Committed && b.Status != 0 {
+		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
+	}
+	t, err := s.c.Begin(ctx, client.BeginOptions{
+		TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension,
+	})
+	if err != nil {
+		return nil, fromClient(err)
+	}
+	return &clusterTxn{s, t}, nil
+}
+
+// fromClient translates what the server acts upon.
+func fromClient(err error) error {
+	if c, ok := errors.AsType[*client.ConflictError](err); ok {
+		return &zeo.ConflictError{OID: c.OID, Committed: c.Serials[0], Base: c.Serials[1]}
+	}
+	if c, ok := errors.AsType[*client.ReadConflictError](err); ok {
+		return &zeo.ReadConflictError{OID: c.OID, Committed: c.Serials[0], Base: c.Serials[1]}
+	}
+	if u, ok := errors.AsType[*client.UndoError](err); ok {
+		f := zeo.UndoFailure{OID: u.OID, Reason: u.Reason}
+		if u.OID == tid.InvalidOID {
+			f.OID = 0
+		}
+		return &zeo.UndoError{Failures: []zeo.UndoFailure{f}}
+	}
+	switch {
+	case errors.Is(err, client.ErrReadOnly):
+		return zeo.ErrReadOnly
+	case errors.Is(err, client.ErrUnknownOutcome):
+		return fmt.Errorf("%w: %w", zeo.ErrUnknown, err)
+	}
+	return err
+}
+
+// clusterTxn is a transaction of the cluster.
+type clusterTxn struct {
+	s *clusterStorage
+	t *client.Txn
+}
+
+func (t *clusterTxn) Store(ctx context.Context, oid tid.OID, base tid.TID, data []byte) error {
+	return fromClient(t.t.Store(ctx, oid, base, data))
+}
+
+func (t *clusterTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error {
+	return fromClient(t.t.CheckCurrent(ctx, oid, base))
+}
+
+func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) error {
+	return fromClient(t.t.Delete(ctx, oid, base))
+}
+
+func (t *clusterTxn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
+	oids, err := t.t.Undo(ctx, undone)
+	if errors.Is(err, client.ErrNotFound) {
+		return nil, &zeo.UndoError{Failures: []zeo.UndoFailure{{Reason: "Invalid transaction id"}}}
+	}
+	return oids, fromClient(err)
+}
+
+// Vote reports conflicts once their transactions were announced: clients load
+// them at once.
+func (t *clusterTxn) Vote(ctx context.Context) ([]tid.OID, []*zeo.ConflictError, error) {
+	for {
+		errs, err := t.t.Conflicts(ctx)
+		if err != nil {
+			return nil, nil, fromClient(err)
+		}
+		if len(errs) > 0 {
+			conflicts, err := t.conflicts(ctx, errs)
+			return nil, conflicts, err
+		}
+		changed, err := t.t.Vote(ctx)
+		if _, ok := errors.AsType[*client.ConflictError](err); ok {
+			continue // one more came
+		}
+		return changed, nil, fromClient(err)
+	}
+}
+
+func (t *clusterTxn) conflicts(ctx context.Context, errs []error) ([]*zeo.ConflictError, error) {
+	var list []*zeo.ConflictError
+	newest := tid.Zero
+	for _, err := range errs {
+		c, ok := errors.AsType[*zeo.ConflictError](fromClient(err))
+		if !ok {
+			return nil, fromClient(err)
+		}
+		list = append(list, c)
+		newest = max(newest, c.Committed)
+	}
+	last, err := t.s.c.LastTID(ctx)
+	if err == nil && last < newest {
+		err = t.s.c.Sync(ctx)
+	}
+	return list, err
+}
+
+func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
+	at, err := t.t.Finish(ctx, committed)
+	return at, fromClient(err)
+}
+
+func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }
