@@ -10,12 +10,14 @@ import (
 	"github.com/neozodb/neo/cluster/storage/sqldb"
 )
 
-// Sizes of the write-ahead log, in pages.
-const (
-	walCopy    = 1000  // copied in the background from here on
-	walRestart = 10000 // begun again from its start, readers waiting for a moment
-	walMax     = 40000 // a commit waits until it is copied
-)
+// limits are sizes of the write-ahead log, in pages.
+type limits struct {
+	copy    int64 // copied in the background from here on
+	restart int64 // begun again from its start, readers waiting for a moment
+	max     int64 // a commit waits until it is copied
+}
+
+var defaultLimits = limits{copy: 1000, restart: 10000, max: 40000}
 
 // idle is the pause after which what is left of the log is copied.
 const idle = time.Second
@@ -23,7 +25,8 @@ const idle = time.Second
 // checkpointer copies the write-ahead log into the file, on a connection of its
 // own and beside the writer.
 type checkpointer struct {
-	d    *dialect
+	d *dialect
+	limits
 	wake chan struct{}
 	stop chan struct{}
 	end  sync.WaitGroup
@@ -33,7 +36,7 @@ type checkpointer struct {
 }
 
 func newCheckpointer(d *dialect) *checkpointer {
-	return &checkpointer{d: d, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	return &checkpointer{d: d, limits: defaultLimits, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 }
 
 // walSize returns the pages of the log and how many of them were copied.
@@ -63,7 +66,7 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 		return err
 	}
 	left := pages - copied
-	if pages >= walMax || pages >= walRestart && left < walCopy {
+	if pages >= k.max || pages >= k.restart && left < k.copy {
 		k.busy.Lock()
 		defer k.busy.Unlock()
 		return pause(func() error {
@@ -74,7 +77,7 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 			return err
 		})
 	}
-	if left >= walCopy || len(k.wake) == 0 && left > 0 {
+	if left >= k.copy || len(k.wake) == 0 && left > 0 {
 		select {
 		case k.wake <- struct{}{}:
 		default:
@@ -109,7 +112,7 @@ func (k *checkpointer) loop() (err error) {
 			if err != nil {
 				return err
 			}
-			if pages-copied >= walCopy {
+			if pages-copied >= k.copy {
 				break
 			}
 			select {

@@ -1,0 +1,447 @@
+package sqlitedb
+
+import (
+	"bufio"
+	"database/sql/driver"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// broken is a dialect whose writing connection fails at its n-th statement that
+// changes something, and from then on.
+type broken struct {
+	*dialect
+	n      int
+	after  bool // the statement is carried out all the same
+	failed bool
+}
+
+var errDisk = errors.New("the disk is on fire")
+
+func (b *broken) Connect(role sqldb.Role) (driver.Conn, error) {
+	dc, err := b.dialect.Connect(role)
+	if err != nil || role != sqldb.Writer {
+		return dc, err
+	}
+	return brokenConn{dc, b}, nil
+}
+
+type brokenConn struct {
+	driver.Conn
+	b *broken
+}
+
+func (c brokenConn) Prepare(q string) (driver.Stmt, error) {
+	s, err := c.Conn.Prepare(q)
+	if err != nil {
+		return nil, err
+	}
+	return brokenStmt{s, c.b}, nil
+}
+
+type brokenStmt struct {
+	driver.Stmt
+	b *broken
+}
+
+func (s brokenStmt) Exec(args []driver.Value) (driver.Result, error) {
+	if s.b.n--; s.b.n > 0 || s.b.failed {
+		if s.b.failed {
+			return nil, errDisk
+		}
+		//lint:ignore SA1019 as package sqldb does
+		return s.Stmt.Exec(args)
+	}
+	s.b.failed = true
+	if s.b.after {
+		//lint:ignore SA1019 as package sqldb does
+		if _, err := s.Stmt.Exec(args); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errDisk
+}
+
+// Every statement of a commit fails once, in turn, before or after it took
+// effect. Whatever the point of failure, the next start shows the transaction
+// whole or not at all, and nothing was written after the failure.
+func TestEveryStatementFailsOnce(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for n := 1; ; n++ {
+			f := &file{t: t, dir: t.TempDir()}
+			b, err := f.Open()
+			if err == nil {
+				err = errors.Join(backendtest.PrepareSample(b), b.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := newDialect(f.path(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := &broken{dialect: d, n: 1 << 30, after: after}
+			db, err := sqldb.Open(x, sqldb.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.open = db
+			x.n = n
+			err = backendtest.CommitSample(db, 8)
+			if x.failed {
+				if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), f.path()) {
+					t.Errorf("statement %d: error %v, want one that names the file", n, err)
+				}
+				for what, err := range map[string]error{
+					"commit": db.Commit(), "vote": db.Vote(12, nil, nil, nil), "name": db.SetName("x"), "prune": db.ReleaseData(nil, true),
+				} {
+					if !errors.Is(err, errDisk) {
+						t.Errorf("%s after statement %d failed: %v", what, n, err)
+					}
+				}
+			}
+			if err := f.Crash(); err != nil {
+				t.Fatal(err)
+			}
+			b, oerr := f.Open()
+			if oerr != nil {
+				t.Fatal(oerr)
+			}
+			if cerr := backendtest.CheckSample(b, 8, err == nil); cerr != nil {
+				t.Errorf("statement %d failed (took effect: %v): %v", n, after, cerr)
+			}
+			if err := b.Close(); err != nil {
+				t.Error(err)
+			}
+			if !x.failed {
+				if n < 10 {
+					t.Errorf("a commit has only %d statements", n-1)
+				}
+				break // n is past the last statement: every point has been tried
+			}
+		}
+	}
+}
+
+// small is a dialect whose file cannot grow beyond some pages.
+type small struct {
+	*dialect
+	pages int
+}
+
+func (s *small) Connect(role sqldb.Role) (driver.Conn, error) {
+	dc, err := s.dialect.Connect(role)
+	if err == nil {
+		_, err = pragma(dc, "max_page_count = "+strconv.Itoa(s.pages))
+	}
+	return dc, err
+}
+
+// A full disk stops the node, which loses nothing that was committed.
+func TestFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := mustOpen(t, path, Options{})
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, db)
+	d, err := newDialect(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err = sqldb.Open(&small{d, 60}, sqldb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var committed tid.TID
+	data := []byte(strings.Repeat("x", 20000))
+	for ttid := tid.TID(8); ; ttid += 4 {
+		d := proto.ObjectData{Checksum: sha(string(data)), Data: data}
+		err = db.AddObject(3, ttid, d, nothing)
+		if err == nil {
+			err = db.Commit()
+		}
+		if err != nil {
+			break
+		}
+		if committed = ttid; ttid > 4000 {
+			t.Fatal("the disk never fills")
+		}
+	}
+	if resultCode(err)&0xff != 13 || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v (code %d), want SQLITE_FULL and the file", err, resultCode(err))
+	}
+	if again := db.Commit(); resultCode(again)&0xff != 13 {
+		t.Errorf("commit after the disk was full: %v", again)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	db = mustOpen(t, path, Options{})
+	if last, err := db.LastObjectTID(3); err != nil || last.V != committed || committed == 0 {
+		t.Errorf("last revision %v, %v, want %v", last, err, committed)
+	}
+	if err := backendtest.CheckSample(db, 8, false); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCorruptData(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := mustOpen(t, path, Options{})
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, db)
+	script(t, path, "UPDATE data SET value = X'00' WHERE id >> 48 = 1; DELETE FROM data WHERE id >> 48 = 2")
+	db = mustOpen(t, path, Options{})
+	for oid, detail := range map[tid.OID]string{1: "differs from its checksum", 2: "is missing"} {
+		_, gerr := db.GetObject(oid, nothing, nothing)
+		_, ferr := db.FetchObject(oid, 4)
+		for _, err := range []error{gerr, ferr} {
+			c, ok := errors.AsType[*backend.CorruptError](err)
+			if !ok || c.OID != oid || c.TID != 4 || c.Partition != int(oid) || !strings.Contains(c.Detail, detail) {
+				t.Errorf("object %d: %v", oid, err)
+			}
+		}
+	}
+	if _, err := db.LoadData(backend.DataID{ID: 1 << 48, OK: true}); err == nil || errors.Is(err, backend.ErrNotFound) {
+		t.Errorf("LoadData: %v", err)
+	}
+	mustClose(t, db)
+	script(t, path, "UPDATE trans SET oids = X'0102'; UPDATE obj SET value_tid = 'text'")
+	db = mustOpen(t, path, Options{})
+	if _, err := db.Transaction(4); err == nil || !strings.Contains(err.Error(), "not a multiple of 8") {
+		t.Errorf("Transaction: %v", err)
+	}
+	if _, err := db.GetObject(1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "instead of an integer") || !strings.Contains(err.Error(), path) {
+		t.Errorf("GetObject: %v", err)
+	}
+}
+
+// Damaged pages make an error that names the file, whatever is read.
+func TestDamagedPages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := mustOpen(t, path, Options{})
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, db)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := pageSize; i < len(b); i++ {
+		b[i] ^= 0xa5
+	}
+	if err := os.WriteFile(path, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	db, err = Open(path, Options{})
+	if err == nil {
+		_, err = db.GetObject(1, nothing, nothing)
+		mustClose(t, db)
+	}
+	if err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v, want one that names the file", err)
+	}
+}
+
+// The write-ahead log does not grow with the work.
+func TestLogIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	d, err := newDialect(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.check.limits = limits{copy: 20, restart: 100, max: 300}
+	db, err := sqldb.Open(d, sqldb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	stop, end := make(chan struct{}), make(chan struct{})
+	go func() { // readers keep the log in use
+		defer close(end)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if _, err := db.GetObject(1, nothing, nothing); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	data := make([]byte, 5000)
+	var largest int64
+	for i := range 1500 {
+		binary.BigEndian.PutUint32(data, uint32(i))
+		if err := db.AddObject(3, tid.TID(8+4*i), proto.ObjectData{Checksum: sha(string(data)), Data: data}, nothing); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		largest = max(largest, st.Size()/pageSize)
+		data = make([]byte, 5000)
+	}
+	close(stop)
+	<-end
+	if largest > 500 {
+		t.Errorf("the log grew to %d pages", largest)
+	}
+	mustClose(t, db)
+	if st, err := os.Stat(path + "-wal"); err == nil {
+		t.Errorf("closing left a log of %d bytes", st.Size())
+	}
+}
+
+// TestCommitForEver is the child of TestKill.
+func TestCommitForEver(t *testing.T) {
+	path := os.Getenv("NEO_TEST_DATABASE")
+	if path == "" {
+		return // run by TestKill only
+	}
+	db, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg, err := db.Config(); err != nil {
+		t.Fatal(err)
+	} else if !cfg.PTID.OK {
+		if err := backendtest.PrepareSample(db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids, err := db.LastIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := ids.TID.V/4*4 + 4; ; n += 4 {
+		var stores []backend.Store
+		var oids []tid.OID
+		for oid := range tid.OID(20) {
+			text := fmt.Sprintf("%d at %d %s", oid, n, strings.Repeat("x", 900))
+			id, err := db.HoldData(100+oid, proto.ObjectData{Checksum: sha(text), Data: []byte(text)}, nothing)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stores = append(stores, backend.Store{OID: 100 + oid, Data: id})
+			oids = append(oids, 100+oid)
+		}
+		for i, err := range []error{
+			db.Vote(n, stores, &backend.Meta{OIDs: oids}, nil), db.Commit(), db.Lock(n, n, false), db.Commit(),
+			db.Unlock(n, n, true, true, false),
+		} {
+			if err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		fmt.Println("committed", uint64(n)) // the lock was durable
+	}
+}
+
+// Whatever was acknowledged before a process was killed is there afterwards, in
+// whole transactions.
+func TestKill(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 8 {
+		cmd := exec.Command(self, "-test.run", "^TestCommitForEver$")
+		cmd.Env = append(os.Environ(), "NEO_TEST_DATABASE="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		acked, after := uint64(0), 1+r.IntN(40)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if n, ok := strings.CutPrefix(lines.Text(), "committed "); ok {
+				if acked, err = strconv.ParseUint(n, 10, 64); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				t.Errorf("child: %s", lines.Text())
+			}
+			if after--; after == 0 {
+				time.AfterFunc(time.Duration(r.IntN(3000))*time.Microsecond, func() { cmd.Process.Kill() })
+			}
+		}
+		timer.Stop()
+		if err := cmd.Wait(); err == nil {
+			t.Fatal("the child ended by itself")
+		}
+		if acked == 0 {
+			t.Fatal("nothing was committed")
+		}
+		db := mustOpen(t, path, Options{})
+		found, err := db.Unfinished()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ttid, final := range found {
+			if final.OK {
+				if err := db.Validate(ttid, final.V); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := db.DropUnfinished(); err != nil {
+			t.Fatal(err)
+		}
+		ids, err := db.LastIDs()
+		if err != nil || ids.TID.V < tid.TID(acked) {
+			t.Fatalf("round %d: last transaction %d, %v, but %d was acknowledged", round, ids.TID.V, err, acked)
+		}
+		for n := tid.TID(8); n <= ids.TID.V; n += 4 {
+			m, err := db.Transaction(n)
+			if err != nil || len(m.OIDs) != 20 {
+				t.Fatalf("round %d: transaction %d: %v", round, n, err)
+			}
+			for _, oid := range m.OIDs {
+				o, err := db.GetObject(oid, proto.Some(n), nothing)
+				if err != nil || !strings.HasPrefix(string(o.Data), fmt.Sprintf("%d at %d ", oid-100, n)) {
+					t.Fatalf("round %d: object %d at %d: %v", round, oid, n, err)
+				}
+			}
+		}
+		mustClose(t, db)
+		if got := query(t, path, "PRAGMA integrity_check"); got[0] != "ok" {
+			t.Fatalf("round %d: %v", round, got)
+		}
+	}
+}
