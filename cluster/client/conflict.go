@@ -53,6 +53,14 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 	if w.check {
 		return &ReadConflictError{oid, serials}
 	}
+	if t.opt.rebase != nil && committed < t.opt.TID {
+		if err := t.opt.rebase(ctx); err != nil {
+			return err
+		}
+		again := *w
+		again.serial, again.waiting = committed, nil
+		return t.send(ctx, oid, &again)
+	}
 	if tid.TID(t.c.last.Load()) < committed { // its invalidation is late
 		if err := t.c.Sync(ctx); err != nil {
 			return err

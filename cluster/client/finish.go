@@ -30,10 +30,19 @@ func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, erro
 			return tid.Zero, err
 		}
 	}
+	a, err := t.askFinish(onFinish)
+	if err != nil {
+		return tid.Zero, err
+	}
+	return t.awaitFinish(ctx, a)
+}
+
+// askFinish requests the commit. From here on it can not be aborted.
+func (t *Txn) askFinish(onFinish func(tid.TID)) (*finishAsked, error) {
 	t.mu.Lock()
 	if err := t.usableLocked(); err != nil {
 		t.mu.Unlock()
-		return tid.Zero, err
+		return nil, err
 	}
 	t.ended = true
 	np := t.np()
@@ -55,6 +64,11 @@ func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, erro
 	a := &finishAsked{t: t, onFinish: onFinish, result: make(chan finishResult, 1)}
 	t.session.conn.Ask(req, a)
 	t.forget()
+	return a, nil
+}
+
+// awaitFinish waits for the end of the commit.
+func (t *Txn) awaitFinish(ctx context.Context, a *finishAsked) (tid.TID, error) {
 	var r finishResult
 	select {
 	case r = <-a.result:

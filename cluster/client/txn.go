@@ -22,6 +22,10 @@ type BeginOptions struct {
 
 	// NoCache does not keep what is stored in the cache of the client.
 	NoCache bool
+
+	// rebase is called before an object is stored again, as it is, on top of a
+	// revision that was not the expected one: there are no conflicts in a copy.
+	rebase func(context.Context) error
 }
 
 // Txn is a transaction of this client. It is used by one goroutine at a time:
@@ -205,6 +209,24 @@ func (t *Txn) SetPackOrder(upTo tid.TID, oids []tid.OID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.pack = &proto.PackRequest{OIDs: slices.Sorted(slices.Values(oids)), Time: upTo}
+}
+
+// baseOf returns the serial on which another store of an object of this
+// transaction must be based; ok is false if there was none.
+func (t *Txn) baseOf(oid tid.OID) (serial tid.TID, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.data[oid]
+	if w == nil {
+		w = t.done[oid]
+	}
+	if w == nil {
+		return tid.Zero, false
+	}
+	if w.dataSerial != tid.Zero { // storages take the target of an undo for the current revision
+		return w.dataSerial, true
+	}
+	return w.serial, true
 }
 
 // usable returns why nothing can be done with the transaction any more.

@@ -1,0 +1,317 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// AppenderOptions configures an [Appender]. A zero field takes the documented
+// default.
+type AppenderOptions struct {
+	// Window is how many transactions may be under way. Default: 64. A master that
+	// does not take several imposed TIDs at once gets one at a time.
+	Window int
+	// Bytes is how much data may be under way, in bytes. Default: 32 MiB. A single
+	// transaction is bounded by Config.CacheSize.
+	Bytes int64
+}
+
+// Appender copies the transactions of another database into a cluster, with
+// their TIDs, links to earlier data and order of objects. Nobody else may write
+// to the cluster meanwhile.
+//
+// Several transactions are under way at once; none is finished before the one
+// before it has been voted and its finish was requested. After a failure of a
+// node in the middle a transaction may nevertheless be missing among the last
+// ones: compare the end of the cluster with the source before going on.
+type Appender struct {
+	c   *Client
+	ctx context.Context
+	opt AppenderOptions
+
+	window int // 0: not yet known
+	slots  chan struct{}
+	turn   *place // of the last transaction
+	wg     sync.WaitGroup
+	end    context.CancelFunc
+
+	serials serials
+
+	mu    sync.Mutex
+	room  *sync.Cond
+	bytes int64
+	err   error
+	last  tid.TID // committed, with all before
+}
+
+// NewAppender returns an appender to a cluster whose last transaction is already
+// known to be in the source.
+func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender {
+	if opt.Window <= 0 {
+		opt.Window = 64
+	}
+	if opt.Bytes <= 0 {
+		opt.Bytes = 32 << 20
+	}
+	a := &Appender{c: c, opt: opt, last: tid.TID(c.last.Load())}
+	a.ctx, a.end = context.WithCancel(ctx)
+	a.room = sync.NewCond(&a.mu)
+	a.turn = newPlace()
+	close(a.turn.asked)
+	close(a.turn.committed)
+	return a
+}
+
+// LastTID returns the last transaction that is committed, with all before it.
+func (a *Appender) LastTID() tid.TID {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last
+}
+
+// Append starts to commit a transaction. An error may be about an earlier one.
+func (a *Appender) Append(t *txn.Transaction) error {
+	if err := a.failure(); err != nil {
+		return err
+	}
+	tx, err := a.begin(t)
+	if err != nil {
+		return a.fail(err)
+	}
+	size, err := a.store(tx, t)
+	if err != nil {
+		<-a.slots
+		a.release(size)
+		_ = tx.Abort(a.ctx) // always nil
+		return a.fail(err)
+	}
+	before, mine := a.turn, newPlace()
+	a.turn = mine
+	a.wg.Go(func() {
+		defer func() { <-a.slots }()
+		defer a.release(size)
+		a.commit(tx, before, mine)
+	})
+	return nil
+}
+
+// Close waits for all transactions and returns the first error.
+func (a *Appender) Close() error {
+	a.wg.Wait()
+	a.end()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+func (a *Appender) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+func (a *Appender) fail(err error) error {
+	a.mu.Lock()
+	if a.err == nil {
+		a.err = err
+	}
+	err = a.err
+	a.room.Broadcast()
+	a.mu.Unlock()
+	a.end()
+	return err
+}
+
+// reserve waits until size more bytes may be under way.
+func (a *Appender) reserve(have, size int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// A transaction that is alone may be of any size: stores wait by themselves.
+	for a.err == nil && a.bytes > have && a.bytes+size > a.opt.Bytes {
+		a.room.Wait()
+	}
+	a.bytes += size
+	return a.err
+}
+
+func (a *Appender) release(size int64) {
+	a.mu.Lock()
+	a.bytes -= size
+	a.room.Broadcast()
+	a.mu.Unlock()
+}
+
+// begin starts a transaction when there is a free slot. The first one finds out
+// how many the master takes at once.
+func (a *Appender) begin(t *txn.Transaction) (*Txn, error) {
+	opt := BeginOptions{
+		TID: t.TID, NoCache: true,
+		User: bytes.Clone(t.User), Description: bytes.Clone(t.Description), Extension: bytes.Clone(t.Extension),
+		rebase: a.rebase(a.turn),
+	}
+	if a.window == 0 {
+		tx, err := a.probe(opt)
+		if err != nil {
+			return nil, err
+		}
+		a.slots = make(chan struct{}, a.window)
+		a.slots <- struct{}{}
+		return tx, nil
+	}
+	select {
+	case a.slots <- struct{}{}:
+	case <-a.ctx.Done():
+		return nil, a.cause()
+	}
+	tx, err := a.c.Begin(a.ctx, opt)
+	if err != nil {
+		<-a.slots
+		return nil, err
+	}
+	return tx, nil
+}
+
+// rebase returns what a transaction does when an object has another current
+// revision than expected: the expected one was not remembered, or its transaction
+// had to store it again. The objects of earlier transactions must not be locked
+// by a later one that then waits for its turn, so it waits first.
+func (a *Appender) rebase(before *place) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-before.committed:
+			return a.failure()
+		case <-ctx.Done():
+			return a.cause()
+		}
+	}
+}
+
+func (a *Appender) cause() error {
+	if err := a.failure(); err != nil {
+		return err
+	}
+	return a.ctx.Err()
+}
+
+// probe begins the first transaction, and another one beside it. A master of the
+// Python implementation refuses that and hangs up.
+func (a *Appender) probe(opt BeginOptions) (*Txn, error) {
+	a.window = a.opt.Window
+	tx, err := a.c.Begin(a.ctx, opt)
+	if err != nil || a.window == 1 {
+		return tx, err
+	}
+	beside, err := a.c.Begin(a.ctx, BeginOptions{TID: opt.TID + 1})
+	if err == nil {
+		return tx, beside.Abort(a.ctx)
+	}
+	if _, refused := errors.AsType[*proto.Error](err); !refused && !errors.Is(err, ErrMasterLost) {
+		return nil, errors.Join(err, tx.Abort(a.ctx))
+	}
+	a.window = 1
+	a.c.log.Info("the master takes one imposed transaction id at a time")
+	if err := tx.Abort(a.ctx); err != nil {
+		return nil, err
+	}
+	for {
+		tx, err := a.c.Begin(a.ctx, opt)
+		if errors.Is(err, ErrMasterLost) && a.ctx.Err() == nil {
+			continue // it had not hung up yet
+		}
+		if err == nil {
+			if err := a.c.Sync(a.ctx); errors.Is(err, ErrMasterLost) {
+				continue
+			}
+		}
+		return tx, err
+	}
+}
+
+// store stores the records. What was under way for the same objects is waited
+// for by the storages, which keep locks in the order of TIDs.
+func (a *Appender) store(tx *Txn, t *txn.Transaction) (size int64, err error) {
+	if t.Records == nil {
+		return 0, nil
+	}
+	for r, err := range t.Records {
+		if err != nil {
+			return size, err
+		}
+		if r.OID > tid.MaxOID {
+			return size, fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
+		}
+		n := int64(len(r.Data))
+		err := a.reserve(size, n)
+		size += n
+		if err != nil {
+			return size, err
+		}
+		w := &write{data: bytes.Clone(r.Data), dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
+		if again, ok := tx.baseOf(r.OID); ok {
+			w.serial = again // twice in the source: the last one counts
+		} else {
+			w.serial = a.serials.get(r.OID)
+		}
+		if err := tx.write(a.ctx, r.OID, w); err != nil {
+			return size, err
+		}
+		a.serials.put(r.OID, t.TID)
+	}
+	return size, nil
+}
+
+// commit votes at once and finishes in turn.
+func (a *Appender) commit(tx *Txn, before, mine *place) {
+	defer close(mine.committed)
+	finish, err := a.request(tx, before)
+	if err != nil {
+		a.fail(fmt.Errorf("append: %w", err))
+	}
+	close(mine.asked) // after the failure is known: the next one must not go on
+	if err != nil {
+		_ = tx.Abort(a.ctx) // always nil: there is nothing to wait for
+		return
+	}
+	final, err := tx.awaitFinish(a.ctx, finish)
+	if err == nil && final != tx.opt.TID {
+		err = fmt.Errorf("transaction %v was committed as %v", tx.opt.TID, final)
+	}
+	if err != nil {
+		a.fail(fmt.Errorf("append: %w", err))
+		return
+	}
+	a.mu.Lock()
+	a.last = max(a.last, final)
+	a.mu.Unlock()
+}
+
+// request requests the commit, once that of the transaction before is requested.
+func (a *Appender) request(tx *Txn, before *place) (*finishAsked, error) {
+	if _, err := tx.Vote(a.ctx); err != nil {
+		return nil, err
+	}
+	select {
+	case <-before.asked:
+	case <-a.ctx.Done():
+		return nil, a.cause()
+	}
+	if err := a.failure(); err != nil {
+		return nil, err
+	}
+	return tx.askFinish(nil)
+}
+
+// place is that of a transaction in the order of commits.
+type place struct {
+	asked     chan struct{} // its finish was requested, or it failed
+	committed chan struct{} // it is over
+}
+
+func newPlace() *place { return &place{asked: make(chan struct{}), committed: make(chan struct{})} }

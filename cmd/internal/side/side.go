@@ -1,0 +1,105 @@
+// Package side opens what a copy is made from or to, as it is named on a command
+// line: an existing path is a Data.fs, anything else the masters of a cluster.
+package side
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+)
+
+// Options are those of a command with a cluster on one side.
+type Options struct {
+	cli.Logging
+	cli.TLS
+	Cluster string // -c
+	Quiet   bool   // -q
+}
+
+// AddFlags defines -c, -q, -l, --ca, --cert and --key.
+func (o *Options) AddFlags(fs *pflag.FlagSet) {
+	cli.Text(fs, &o.Cluster, "cluster", "c", "", "name of the cluster")
+	cli.Flag(fs, &o.Quiet, "quiet", "q", "print nothing but errors")
+	o.Logging.AddFlags(fs)
+	o.TLS.AddFlags(fs)
+}
+
+// IsFile reports whether a side that exists is a Data.fs.
+func IsFile(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// OpenCluster connects to a cluster. name is the list of its masters.
+func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cfg client.Config) (*client.Client, error) {
+	if o.Cluster == "" {
+		return nil, cli.Usagef("%q is not a file, so it must be the masters of a cluster: its name is missing (-c)", name)
+	}
+	masters, err := conf.ParseMasters(name)
+	if err != nil {
+		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
+	}
+	if len(masters) == 0 {
+		return nil, cli.Usagef("empty list of masters")
+	}
+	if masters, err = conf.ResolveAll(ctx, masters); err != nil {
+		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
+	}
+	if cfg.TLS, err = o.TLSConfig(); err != nil {
+		return nil, err
+	}
+	for _, a := range masters {
+		cfg.Masters = append(cfg.Masters, proto.Address(a))
+	}
+	cfg.Cluster = o.Cluster
+	links := log.LinkConfig(cfg.TLS)
+	cfg.Log, cfg.Record = links.Log, links.Record
+	return client.Open(ctx, cfg)
+}
+
+// Source is a database to read from.
+type Source struct {
+	txn.History
+	File  *fsformat.Reader // nil for a cluster
+	close func() error
+}
+
+// Close closes the file or the links.
+func (s *Source) Close() error { return s.close() }
+
+// OpenSource opens a database for reading.
+func (o *Options) OpenSource(ctx context.Context, name string, log *cli.Log) (*Source, error) {
+	if IsFile(name) {
+		r, err := fsformat.Open(name, fsformat.Options{})
+		if err != nil {
+			return nil, err
+		}
+		return &Source{r, r, r.Close}, nil
+	}
+	// Nothing is loaded twice: the cache would only take memory.
+	c, err := o.OpenCluster(ctx, name, log, client.Config{ReadOnly: true, CacheSize: 1 << 20})
+	if err != nil {
+		return nil, err
+	}
+	return &Source{c, nil, c.Close}, nil
+}
+
+// ErrSame reports a copy of a database onto itself.
+var ErrSame = errors.New("source and destination are the same file")
+
+// Same reports whether two paths are the same file.
+func Same(a, b string) bool {
+	fa, errA := os.Stat(a)
+	fb, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(fa, fb)
+}

@@ -1,0 +1,180 @@
+// Command neomigrate copies a Data.fs into a cluster, or a cluster into a Data.fs.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
+	"github.com/neozodb/neo/exporter"
+	"github.com/neozodb/neo/fsformat"
+)
+
+func main() { cli.Main(newCommand) }
+
+type options struct {
+	side.Options
+	level  int
+	window int
+}
+
+func newCommand(env *cli.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "neomigrate [options] SOURCE DESTINATION",
+		Short: "Copy a Data.fs into a cluster, or a cluster into a Data.fs",
+		Long: `Copy a Data.fs into a cluster, or a cluster into a Data.fs.
+
+If SOURCE is an existing file, DESTINATION is the list of the masters of a
+cluster, separated by spaces. Otherwise SOURCE is such a list, and DESTINATION
+the Data.fs to make or to bring up to date.
+
+Transactions keep their ids, metadata, links to undone data and order of objects,
+transactions without objects included. A cluster cannot be told that a transaction
+was packed: its status becomes that of an ordinary one.
+
+A copy that was interrupted goes on where it stopped when the command is run
+again. A destination that does not hold exactly the beginning of the source is
+left as it is. Nobody else may write to the cluster while it is filled.` + cli.ExitStatus,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return run(cmd.Context(), env, &o, args[0], args[1])
+		},
+	}
+	fs := cmd.Flags()
+	o.AddFlags(fs)
+	cli.Required(fs, "cluster")
+	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none")
+	fs.IntVar(&o.window, "window", 64, "transactions under way at once; 1 if another node of the cluster is too old for more")
+	return cmd
+}
+
+func run(ctx context.Context, env *cli.Env, o *options, source, destination string) (err error) {
+	if o.Cluster == "" {
+		return cli.Usagef("the name of the cluster is missing (-c)")
+	}
+	if o.level < 0 || o.level > 9 {
+		return cli.Usagef("--compress %d is not in 0..9", o.level)
+	}
+	log, err := o.OpenLog(env)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	start := time.Now()
+	if side.IsFile(source) {
+		if side.IsFile(destination) {
+			return cli.Usagef("both %s and %s are files: see neoexport", source, destination)
+		}
+		o.say(env, "NEO is also able to serve a Data.fs while it imports it: see the Importer backend of neostorage.")
+		o.say(env, "Migrating from %s to %s", source, destination)
+		err = toCluster(ctx, env, o, log, source, destination)
+	} else {
+		o.say(env, "Migrating from %s to %s", source, destination)
+		err = toFile(ctx, env, o, log, source, destination)
+	}
+	if err != nil {
+		return err
+	}
+	o.say(env, "Migration done in %.5f", time.Since(start).Seconds())
+	return nil
+}
+
+func (o *options) say(env *cli.Env, format string, args ...any) {
+	if !o.Quiet {
+		fmt.Fprintf(env.Stdout, format+"\n", args...)
+	}
+}
+
+// recent is how many transactions at the end of a cluster are compared with the
+// source before anything is appended: more than a copy has under way at once.
+const recent = 256
+
+// toCluster copies a Data.fs.
+func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
+	r, err := fsformat.Open(source, fsformat.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	upTo, err := r.LastTID(ctx)
+	if err != nil {
+		return err
+	}
+	level := o.level
+	if level == 0 {
+		level = client.NoCompression
+	}
+	c, err := o.OpenCluster(ctx, destination, log, client.Config{Level: level, CacheSize: 16 << 20})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	last, err := c.LastTID(ctx)
+	if err != nil {
+		return err
+	}
+	if err := checkCluster(ctx, r, c, last); err != nil {
+		return fmt.Errorf("cluster %s: %w", o.Cluster, err)
+	}
+	if last > tid.Zero {
+		o.say(env, "The cluster has everything up to transaction %v already", last)
+	}
+	bar := cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: r.Size(), Quiet: o.Quiet})
+	defer bar.Done()
+	a := c.NewAppender(ctx, client.AppenderOptions{Window: o.window})
+	_, err = exporter.Copy(ctx, a, r, last, upTo, func(_ tid.TID, transactions, records, bytes int64) {
+		bar.Set(transactions, transactions*31+records*42+bytes) // about as much as in the file
+	})
+	if closed := a.Close(); closed != nil && !errors.Is(err, closed) {
+		err = errors.Join(err, closed)
+	}
+	if err != nil {
+		return fmt.Errorf("stopped after transaction %v, run again to go on: %w", a.LastTID(), err)
+	}
+	return nil
+}
+
+// checkCluster verifies that a cluster that is not empty ends with what the source
+// has at the same place.
+func checkCluster(ctx context.Context, src exporter.Source, c *client.Client, last tid.TID) error {
+	if last == tid.Zero {
+		return nil
+	}
+	infos, err := c.UndoLog(ctx, 0, recent, nil)
+	if err != nil {
+		return err
+	}
+	after := tid.Zero
+	if len(infos) == recent {
+		after = infos[len(infos)-1].TID - 1
+	}
+	return exporter.Follows(ctx, src, c, after, last, exporter.CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true})
+}
+
+// toFile copies a cluster.
+func toFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
+	src, err := o.OpenSource(ctx, source, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	bar := cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Quiet: o.Quiet})
+	defer bar.Done()
+	_, err = exporter.ToFile(ctx, src, destination, exporter.FileOptions{
+		Opened: func(after, _ tid.TID) {
+			if after > tid.Zero {
+				o.say(env, "%s has everything up to transaction %v already", destination, after)
+			}
+		},
+		Progress: func(_ tid.TID, transactions, _, bytes int64) { bar.Set(transactions, bytes) },
+	})
+	return err
+}
