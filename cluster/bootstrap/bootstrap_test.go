@@ -154,6 +154,8 @@ func TestFindKeepsItsPace(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Find = %v", err)
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if n := len(w.asked); n < 15 || n > 21 {
 			t.Errorf("%d questions in 10 s to 2 masters", n)
 		}
