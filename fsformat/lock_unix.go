@@ -54,3 +54,13 @@ func acquireLock(path string) (*lock, error) {
 }
 
 func (l *lock) release() error { return l.f.Close() }
+
+// Lock keeps all other writers, in Python or Go, away from a Data.fs until the
+// function it returns is called. The error is a [*LockedError] if there is one.
+func Lock(path string) (unlock func() error, err error) {
+	l, err := acquireLock(path)
+	if err != nil {
+		return nil, err
+	}
+	return l.release, nil
+}

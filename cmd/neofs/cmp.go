@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+)
+
+type cmpOptions struct {
+	reader
+	content bool
+	all     bool
+}
+
+func newCmpCommand(env *cli.Env) *cobra.Command {
+	var o cmpOptions
+	cmd := &cobra.Command{
+		Use:   "cmp FILE1 FILE2 [RANGE]",
+		Short: "Compare the histories in two files",
+		Long: `Compare two files transaction by transaction: ids, status, user, description,
+extension, and the data of every record, and which earlier transaction an undo
+took them from. Not compared: the order of the records in a transaction, and
+positions. The first difference is printed, or all of them with --all.` + exitStatus,
+		Example: "  neofs cmp var/Data.fs backup/Data.fs && echo same",
+		Args:    cobra.RangeArgs(2, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runCmp(cmd.Context(), env, &o, args)
+		},
+	}
+	cli.Flag(cmd.Flags(), &o.content, "content", "", "ignore what a copy through a cluster may lose: status, and undos as such")
+	cli.Flag(cmd.Flags(), &o.all, "all", "a", "print all transactions that differ")
+	o.reader.addFlag(cmd)
+	return cmd
+}
+
+func runCmp(ctx context.Context, env *cli.Env, o *cmpOptions, args []string) error {
+	after, upTo, err := parseRange(args[2:])
+	if err != nil {
+		return err
+	}
+	var files [2]*fsformat.Reader
+	for i := range files {
+		if files[i], err = o.open(args[i]); err != nil {
+			return err
+		}
+		defer files[i].Close()
+		if err := warnTail(ctx, env, files[i]); err != nil {
+			return err
+		}
+	}
+	var differ int64
+	both, err := fsformat.Comparison{Content: o.content}.Histories(ctx, files[0], files[1], after, upTo, func(at tid.TID, difference string) bool {
+		differ++
+		fmt.Fprintf(env.Stdout, "transaction %v: %s\n", at, difference)
+		return o.all
+	})
+	if err != nil {
+		return err
+	}
+	if differ == 0 {
+		fmt.Fprintf(env.Stdout, "equal: %d transactions\n", both)
+	}
+	return found(differ)
+}

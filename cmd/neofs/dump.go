@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat/zdump"
+)
+
+type dumpOptions struct {
+	reader
+	quiet
+	hashOnly bool
+}
+
+func newDumpCommand(env *cli.Env) *cobra.Command {
+	var o dumpOptions
+	cmd := &cobra.Command{
+		Use:   "dump FILE [RANGE]",
+		Short: "Write transactions with all their data as text",
+		Long: `Write transactions with all their data to the standard output, in the format of
+zodbtools ("zodb dump"), byte for byte. "restore" makes a Data.fs of it.` + exitStatus,
+		Example: "  neofs dump var/Data.fs | less\n  neofs dump --hashonly var/Data.fs 2026-01-01..2026-01-31",
+		Args:    cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runDump(cmd.Context(), env, &o, args)
+		},
+	}
+	cli.Flag(cmd.Flags(), &o.hashOnly, "hashonly", "", "only the digest of the data: to compare, not to restore")
+	o.reader.addFlag(cmd)
+	o.quiet.addFlag(cmd)
+	return cmd
+}
+
+func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) error {
+	after, upTo, err := parseRange(args[1:])
+	if err != nil {
+		return err
+	}
+	r, err := o.open(args[0])
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := warnTail(ctx, env, r); err != nil {
+		return err
+	}
+	progress, done := o.progress(env, "dumping", r)
+	defer done()
+	w := zdump.NewWriter(env.Stdout, o.hashOnly)
+	for t, err := range r.Scan(ctx, after, upTo) {
+		if err != nil {
+			return err
+		}
+		if err := w.Write(&t.Transaction); err != nil {
+			return err
+		}
+		progress(t.Head.End())
+	}
+	return w.Flush()
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+)
+
+func newInfoCommand(env *cli.Env) *cobra.Command {
+	var o reader
+	cmd := &cobra.Command{
+		Use:   "info FILE",
+		Short: "Say in a moment what a file is",
+		Long: `Say what a file is: its size, its first and last transaction, whether its end
+is complete, and whether its index (FILE.index) can be used. That takes a
+moment whatever the size; "check" reads everything.` + exitStatus,
+		Example: "  neofs info var/Data.fs",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runInfo(cmd.Context(), env, &o, args[0])
+		},
+	}
+	o.addFlag(cmd)
+	return cmd
+}
+
+func runInfo(ctx context.Context, env *cli.Env, o *reader, path string) error {
+	r, err := o.open(path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	tail, err := r.Tail(ctx)
+	if err != nil {
+		return err
+	}
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(env.Stdout, "%-8s "+format+"\n", append([]any{name}, args...)...)
+	}
+	python := "Python 3"
+	if r.Magic() == fsformat.FS21 {
+		python = "Python 2"
+	}
+	line("name", "%s", path)
+	line("magic", "%s (%s)", r.Magic(), python)
+	line("size", "%d", r.Size())
+	for t, err := range r.Transactions(ctx, 0, tid.Max) {
+		if err != nil {
+			return err
+		}
+		line("first", "%v  %s", t.TID, when(t.TID))
+		break
+	}
+	line("last", "%v  %s", tail.LastTID, when(tail.LastTID))
+	if tail.Ignored > 0 {
+		line("end", "at %d: %s; the %d bytes that follow are ignored", tail.End, tail.Reason, tail.Ignored)
+	} else {
+		line("end", "complete")
+	}
+	x, err := r.ReadIndex(path + ".index")
+	var unusable *fsformat.IndexError
+	switch {
+	case err == nil && x.End == tail.End:
+		line("index", "%d objects", x.Len())
+	case err == nil:
+		line("index", "%d objects, %d bytes behind", x.Len(), tail.End-x.End)
+	case errors.Is(err, fs.ErrNotExist):
+		line("index", "none: the file is read whole when it is opened")
+	case errors.As(err, &unusable):
+		line("index", "unusable: %s", unusable.Problem)
+	default:
+		return err
+	}
+	return nil
+}
