@@ -1,0 +1,495 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+	"github.com/spf13/cobra"
+)
+
+//go:embed peer.py
+var peerScript string
+
+// comparison runs everything in one directory, one thing after the other.
+type comparison struct {
+	bin    string // our programs
+	python string // an interpreter with ZODB and ZEO
+	neo    string // an interpreter with the Python implementation of NEO; optional
+	size   int64
+	dir    string
+	out    io.Writer
+}
+
+func newCompare(env *cli.Env) *cobra.Command {
+	c := comparison{out: env.Stdout}
+	size := "100MB"
+	cmd := &cobra.Command{
+		Use:   "compare",
+		Short: "Start clusters, measure everything beside Python, print ratios",
+		Long: `Start clusters on this machine, measure everything beside Python, print ratios.
+
+The Python sides are FileStorage and ZEO, run by --python, and, if --peer names
+an interpreter that can import neo, the Python implementation of NEO. Every
+figure of a line was measured in this run.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if c.size, err = parseSize(size); err != nil {
+				return cli.Usagef("--size: %w", err)
+			}
+			if c.dir, err = os.MkdirTemp("", "neobench-"); err != nil {
+				return err
+			}
+			defer os.RemoveAll(c.dir)
+			if err := os.WriteFile(filepath.Join(c.dir, "peer.py"), []byte(peerScript), 0o600); err != nil {
+				return err
+			}
+			return c.run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&c.bin, "bin", "bin", "directory of the built programs")
+	cmd.Flags().StringVar(&c.python, "python", "python3", "Python with ZODB and ZEO")
+	cmd.Flags().StringVar(&c.neo, "peer", "", "Python that can also import neo; default: not compared with")
+	cmd.Flags().StringVar(&size, "size", size, "size of the Data.fs")
+	return cmd
+}
+
+func (c *comparison) run(ctx context.Context) error {
+	data := filepath.Join(c.dir, "Data.fs")
+	if err := generate(data, c.size, 1); err != nil {
+		return err
+	}
+	for _, step := range []func(context.Context, string) error{c.files, c.copies, c.service, c.zeo} {
+		if err := step(ctx, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *comparison) line(what string, ours float64, unit string, theirs float64) {
+	fmt.Fprintf(c.out, "%-44s %10.1f %-8s", what, ours, unit)
+	if theirs > 0 {
+		fmt.Fprintf(c.out, " Python %10.1f   ratio %6.2f", theirs, ours/theirs)
+	}
+	fmt.Fprintln(c.out)
+}
+
+// files compares the reading of a Data.fs.
+func (c *comparison) files(ctx context.Context, data string) error {
+	theirs, err := c.peer(ctx, c.python, "scan", data)
+	if err != nil {
+		return err
+	}
+	r, err := fsformat.Open(data, fsformat.Options{})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	mb := float64(r.Size()) / 1e6
+	start := time.Now()
+	if _, err := r.BuildIndex(ctx, nil); err != nil {
+		return err
+	}
+	c.line("Data.fs: rebuild of the index", mb/time.Since(start).Seconds(), "MB/s", theirs["rebuild_MB_s"])
+	start = time.Now()
+	if err := c.command(ctx, "neofs", "check", "-q", data); err != nil {
+		return err
+	}
+	c.line("Data.fs: full check (neofs check)", mb/time.Since(start).Seconds(), "MB/s", theirs["check_MB_s"])
+	return nil
+}
+
+// copies measures neomigrate and neoexport.
+func (c *comparison) copies(ctx context.Context, data string) error {
+	theirImport, theirExport, err := c.theirCopies(ctx)
+	if err != nil {
+		return err
+	}
+	cl, err := c.start(ctx, "copy", nil, 1)
+	if err != nil {
+		return err
+	}
+	defer cl.stop()
+	st, err := os.Stat(data)
+	if err != nil {
+		return err
+	}
+	mb := float64(st.Size()) / 1e6
+	start := time.Now()
+	if err := c.command(ctx, "neomigrate", "-q", "-c", cl.name, data, cl.masters); err != nil {
+		return err
+	}
+	c.line("neomigrate Data.fs into a cluster", mb/time.Since(start).Seconds(), "MB/s", theirImport)
+	out := filepath.Join(c.dir, "out.fs")
+	start = time.Now()
+	if err := c.command(ctx, "neoexport", "-q", "-c", cl.name, cl.masters, out); err != nil {
+		return err
+	}
+	c.line("neoexport of that cluster", mb/time.Since(start).Seconds(), "MB/s", theirExport)
+	if err := exec.CommandContext(ctx, "cmp", data, out).Run(); err != nil {
+		return fmt.Errorf("the export differs from the original: %w", err)
+	}
+	for _, p := range cl.processes {
+		c.line("peak memory of "+filepath.Base(p.Path), float64(peakMemory(p.Process.Pid))/1e6, "MB", 0)
+	}
+	g, err := cl.target(ctx)
+	if err != nil {
+		return err
+	}
+	oids, err := g.someOIDs(ctx, 50000)
+	if err != nil {
+		return err
+	}
+	for _, n := range []int{1, 4} {
+		f, err := g.loads(ctx, n, 40000/n, oids)
+		if err != nil {
+			return err
+		}
+		c.line(f.name+" (Go), median", float64(f.quantile(.5).Microseconds()), "µs", 0)
+		c.line(f.name+" (Go)", f.rate(), "/s", 0)
+	}
+	return nil
+}
+
+func (c *comparison) theirCopies(ctx context.Context) (imported, exported float64, err error) {
+	if c.neo == "" {
+		return 0, 0, nil
+	}
+	small := filepath.Join(c.dir, "small.fs")
+	if err := generate(small, min(c.size, 5e6), 1); err != nil {
+		return 0, 0, err
+	}
+	cl, err := c.start(ctx, "pycopy", []string{c.neo}, 1)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer cl.stop()
+	st, err := os.Stat(small)
+	if err != nil {
+		return 0, 0, err
+	}
+	mb := float64(st.Size()) / 1e6
+	start := time.Now()
+	if err := quiet(pythonProgram(ctx, c.neo, "neomigrate", "-q", "-c", cl.name, small, cl.masters)); err != nil {
+		return 0, 0, err
+	}
+	imported = mb / time.Since(start).Seconds()
+	start = time.Now()
+	if err := quiet(pythonProgram(ctx, c.neo, "neomigrate", "-q", "-c", cl.name, cl.masters, small+".out")); err != nil {
+		return 0, 0, err
+	}
+	return imported, mb / time.Since(start).Seconds(), nil
+}
+
+// service compares commits and loads on new, empty clusters.
+func (c *comparison) service(ctx context.Context, _ string) error {
+	theirs := map[int]map[string]float64{}
+	if c.neo != "" {
+		for _, n := range []int{1, 4} {
+			cl, err := c.start(ctx, fmt.Sprintf("py%d", n), []string{c.neo}, 1)
+			if err != nil {
+				return err
+			}
+			theirs[n], err = c.peer(ctx, c.neo, "storage", "neo:"+cl.name+"@"+cl.masters, fmt.Sprint(n))
+			cl.stop()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	cl, err := c.start(ctx, "service", nil, 1)
+	if err != nil {
+		return err
+	}
+	defer cl.stop()
+	g, err := cl.target(ctx)
+	if err != nil {
+		return err
+	}
+	floor, err := fsyncFloor(c.dir)
+	if err != nil {
+		return err
+	}
+	c.line("one 24 kB append and fdatasync of this disk", float64(floor.Microseconds()), "µs", 0)
+	for _, n := range []int{1, 4, 16} {
+		f, err := g.commits(ctx, n, 2000/n, 10, 2000, 0)
+		if err != nil {
+			return err
+		}
+		c.line(f.name+" (Go)", f.rate(), "/s", theirs[n]["commits_s"])
+		if n == 1 {
+			c.line(f.name+" (Go), median", float64(f.quantile(.5).Microseconds()), "µs", theirs[n]["commit_us"])
+		}
+	}
+	f, err := g.commits(ctx, 16, 60, 10, 2000, 8)
+	if err != nil {
+		return err
+	}
+	c.line(fmt.Sprintf("%s (Go), %d conflicts", f.name, f.conflicts), f.rate(), "/s", 0)
+	if c.neo != "" {
+		for _, n := range []int{1, 4} {
+			ours, err := c.peer(ctx, c.neo, "storage", "neo:"+cl.name+"@"+cl.masters, fmt.Sprint(n))
+			if err != nil {
+				return err
+			}
+			c.line(fmt.Sprintf("commit, %d clients (Python)", n), ours["commits_s"], "/s", theirs[n]["commits_s"])
+			c.line(fmt.Sprintf("load, %d clients (Python)", n), ours["loads_s"], "/s", theirs[n]["loads_s"])
+		}
+	}
+	return nil
+}
+
+// zeo compares the ZEO door with the Python ZEO server over a FileStorage, both
+// with Python clients.
+func (c *comparison) zeo(ctx context.Context, _ string) error {
+	for _, n := range []int{1, 2, 4} {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		server := exec.CommandContext(ctx, c.python, "-m", "ZEO.runzeo", "-a", address, "-f", filepath.Join(c.dir, fmt.Sprintf("zeo%d.fs", n)))
+		theirs, theirCPU, err := c.door(ctx, address, n, []*exec.Cmd{server})
+		if err != nil {
+			return err
+		}
+		cl, err := c.start(ctx, fmt.Sprintf("zeo%d", n), nil, 1)
+		if err != nil {
+			return err
+		}
+		if port, err = freePort(); err != nil {
+			return err
+		}
+		address = fmt.Sprintf("127.0.0.1:%d", port)
+		server = exec.CommandContext(ctx, filepath.Join(c.bin, "neozeo"), "-c", cl.name, "-m", cl.masters, "-b", address)
+		ours, ourCPU, err := c.door(ctx, address, n, append(cl.processes, server))
+		cl.stop()
+		if err != nil {
+			return err
+		}
+		c.line(fmt.Sprintf("ZEO commit, %d clients (Python)", n), ours["commits_s"], "/s", theirs["commits_s"])
+		c.line(fmt.Sprintf("ZEO load, %d clients (Python)", n), ours["loads_s"], "/s", theirs["loads_s"])
+		c.line(fmt.Sprintf("ZEO server CPU, %d clients, less is better", n), ourCPU, "s", theirCPU)
+	}
+	return nil
+}
+
+// door starts a server, measures through it, stops it, and returns the CPU time
+// in seconds that the given processes used meanwhile.
+func (c *comparison) door(ctx context.Context, address string, clients int, processes []*exec.Cmd) (map[string]float64, float64, error) {
+	server := processes[len(processes)-1]
+	server.Stdout, server.Stderr = io.Discard, io.Discard
+	if err := server.Start(); err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		server.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+		server.Wait()                          // its status is of no interest
+	}()
+	if err := waitPort(ctx, address); err != nil {
+		return nil, 0, err
+	}
+	cpu := func() (s float64) {
+		for _, p := range processes {
+			s += cpuTime(p.Process.Pid)
+		}
+		return
+	}
+	before := cpu()
+	figures, err := c.peer(ctx, c.python, "storage", "zeo:"+address, fmt.Sprint(clients), "400", "8000")
+	return figures, cpu() - before, err
+}
+
+// running is a cluster of processes.
+type running struct {
+	name, masters string
+	processes     []*exec.Cmd
+}
+
+// start starts a cluster with durable SQLite and waits until it serves. With
+// python, the nodes are those of the Python implementation.
+func (c *comparison) start(ctx context.Context, name string, python []string, storages int) (*running, error) {
+	var ports [2]int
+	for i := range ports {
+		var err error
+		if ports[i], err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	r := &running{name: name, masters: fmt.Sprintf("127.0.0.1:%d", ports[0])}
+	admin := fmt.Sprintf("127.0.0.1:%d", ports[1])
+	program := func(prog string, args ...string) *exec.Cmd {
+		if python != nil {
+			return pythonProgram(ctx, python[0], prog, args...)
+		}
+		return exec.CommandContext(ctx, filepath.Join(c.bin, prog), args...)
+	}
+	node := func(prog string, args ...string) error {
+		cmd := program(prog, append([]string{"-c", name, "-m", r.masters}, args...)...)
+		log, err := os.Create(filepath.Join(c.dir, fmt.Sprintf("%s-%s-%d.log", name, prog, len(r.processes))))
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		r.processes = append(r.processes, cmd)
+		return nil
+	}
+	err := node("neomaster", "-b", r.masters, "-A", fmt.Sprint(storages), "-p", "12")
+	for i := range storages {
+		err = errors.Join(err, node("neostorage", "-a", "SQLite", "-d", filepath.Join(c.dir, fmt.Sprintf("%s%d.sqlite", name, i))))
+	}
+	err = errors.Join(err, node("neoadmin", "-b", admin))
+	for deadline := time.Now().Add(30 * time.Second); err == nil; time.Sleep(100 * time.Millisecond) {
+		out, ctlErr := program("neoctl", "-a", admin, "print", "cluster").Output()
+		if strings.TrimSpace(string(out)) == "RUNNING" {
+			return r, nil
+		}
+		if time.Now().After(deadline) {
+			err = fmt.Errorf("cluster %s does not start: %w", name, ctlErr)
+		}
+	}
+	r.stop()
+	return nil, err
+}
+
+func (r *running) stop() {
+	for _, p := range r.processes {
+		p.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	}
+	for _, p := range r.processes {
+		p.Wait() // its status is of no interest
+	}
+}
+
+func (r *running) target(ctx context.Context) (target, error) {
+	masters, err := conf.ParseMasters(r.masters)
+	return target{client.Config{Cluster: r.name, Masters: addresses(masters)}}, err
+}
+
+func (c *comparison) command(ctx context.Context, program string, args ...string) error {
+	return quiet(exec.CommandContext(ctx, filepath.Join(c.bin, program), args...))
+}
+
+func quiet(cmd *exec.Cmd) error {
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
+}
+
+func pythonProgram(ctx context.Context, python, program string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, python, append([]string{"-c", "from neo.scripts." + program + " import main; main()"}, args...)...)
+}
+
+// peer runs the embedded script.
+func (c *comparison) peer(ctx context.Context, python string, args ...string) (map[string]float64, error) {
+	cmd := exec.CommandContext(ctx, python, append([]string{filepath.Join(c.dir, "peer.py")}, args...)...)
+	var errOut strings.Builder
+	cmd.Stderr = &errOut
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("peer.py %s: %w\n%s", strings.Join(args, " "), err, errOut.String())
+	}
+	var figures map[string]float64
+	if err := json.Unmarshal(out, &figures); err != nil {
+		return nil, fmt.Errorf("peer.py %s printed %q: %w", strings.Join(args, " "), out, err)
+	}
+	return figures, nil
+}
+
+// fsyncFloor returns the median time to append 24 kB and make it durable.
+func fsyncFloor(dir string) (time.Duration, error) {
+	f, err := os.Create(filepath.Join(dir, "floor"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	figures := figures{}
+	block := body(24000, 0)
+	for range 300 {
+		start := time.Now()
+		if _, err := f.Write(block); err != nil {
+			return 0, err
+		}
+		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+			return 0, err
+		}
+		figures.latencies = append(figures.latencies, time.Since(start))
+	}
+	return figures.quantile(.5), nil
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func waitPort(ctx context.Context, address string) error {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		nc, err := net.Dial("tcp", address)
+		if err == nil {
+			return nc.Close()
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return fmt.Errorf("nothing listens: %w", err)
+		}
+	}
+}
+
+// peakMemory returns the greatest resident size of a process in bytes, 0 if it ended.
+func peakMemory(pid int) int64 {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var kb int64
+		if n, _ := fmt.Sscanf(s.Text(), "VmHWM: %d kB", &kb); n == 1 {
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// cpuTime returns the CPU time of a process in seconds, 0 if it ended. Source:
+// fields 14 and 15 of /proc/PID/stat, in hundredths of a second.
+func cpuTime(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	var user, system float64
+	fmt.Sscan(f[11], &user)
+	fmt.Sscan(f[12], &system)
+	return (user + system) / 100
+}

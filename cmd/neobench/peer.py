@@ -1,0 +1,94 @@
+"""Measure a ZODB storage through its own Python code; prints one JSON object.
+
+  peer.py scan FILE            rebuild of the index of a Data.fs, and a check of it
+  peer.py storage TARGET [N [TXNS [LOADS]]]
+                               N processes commit ten objects of 2 kB, then load cold
+TARGET: neo:NAME@HOST:PORT | zeo:HOST:PORT | fs:PATH
+"""
+import json, multiprocessing, os, random, sys, time
+
+
+def scan(path):
+    from ZODB.FileStorage import FileStorage
+    from ZODB.FileStorage.FileStorage import read_index
+    from ZODB.fsIndex import fsIndex
+    size = os.path.getsize(path)
+    with open(path, 'rb') as f:
+        start = time.perf_counter()
+        read_index(f, path, fsIndex(), {})
+        rebuild = time.perf_counter() - start
+    s = FileStorage(path, read_only=True)
+    start = time.perf_counter()
+    for t in s.iterator():
+        for r in t:
+            pass
+    check = time.perf_counter() - start
+    return dict(rebuild_MB_s=size / rebuild / 1e6, check_MB_s=size / check / 1e6)
+
+
+def connect(target):
+    kind, _, rest = target.partition(':')
+    if kind == 'neo':
+        from neo.client.Storage import Storage
+        name, _, masters = rest.partition('@')
+        return Storage(master_nodes=masters, name=name, compress=False, cache_size=1)
+    if kind == 'zeo':
+        from ZEO.ClientStorage import ClientStorage
+        host, _, port = rest.rpartition(':')
+        return ClientStorage((host, int(port)), cache_size=1, wait_timeout=60)
+    from ZODB.FileStorage import FileStorage
+    return FileStorage(rest)
+
+
+def client(target, n, txns, loads, barrier, out):
+    from ZODB.Connection import TransactionMetaData
+    r = random.Random(n)
+    s = connect(target)
+    data = [b'\x80\x03cpersistent.mapping\nPersistentMapping\n.\x80\x03C\xff' + r.randbytes(255) + b'.' + r.randbytes(1700)
+            for _ in range(16)]
+    oids = [[s.new_oid() for _ in range(10)] for _ in range(txns)]
+    barrier.wait()
+    start = time.perf_counter()
+    latency = []
+    for group in oids:
+        t0 = time.perf_counter()
+        t = TransactionMetaData()
+        s.tpc_begin(t)
+        for i, oid in enumerate(group):
+            s.store(oid, b'\0' * 8, data[i], '', t)
+        s.tpc_vote(t)
+        s.tpc_finish(t)
+        latency.append(time.perf_counter() - t0)
+    commit = time.perf_counter() - start
+    barrier.wait()
+    flat = [oid for group in oids for oid in group]
+    start = time.perf_counter()
+    load_latency = []
+    for _ in range(loads):
+        t0 = time.perf_counter()
+        if s.loadBefore(r.choice(flat), b'\x7f' + b'\xff' * 7) is None:
+            raise SystemExit('an object is missing')
+        load_latency.append(time.perf_counter() - t0)
+    out.put((commit, time.perf_counter() - start, latency, load_latency))
+    s.close()
+
+
+def storage(target, n=1, txns=200, loads=2000):
+    barrier, out = multiprocessing.Barrier(n), multiprocessing.Queue()
+    ps = [multiprocessing.Process(target=client, args=(target, i, txns // n, loads // n, barrier, out)) for i in range(n)]
+    for p in ps:
+        p.start()
+    results = [out.get(timeout=600) for _ in ps]
+    for p in ps:
+        p.join()
+
+    def p50(i):
+        values = sorted(v for r in results for v in r[i])
+        return values[len(values) // 2] * 1e6
+    return dict(commits_s=txns // n * n / max(r[0] for r in results), loads_s=loads // n * n / max(r[1] for r in results),
+                commit_us=p50(2), load_us=p50(3))
+
+
+if __name__ == '__main__':
+    what, *args = sys.argv[1:]
+    print(json.dumps({'scan': scan, 'storage': storage}[what](args[0], *map(int, args[1:]))))
