@@ -282,7 +282,7 @@ func (m *Machine) notPrimary(p *peer, pkt *proto.NotPrimaryMaster) {
 		m.elect()
 	default:
 		if n := m.nodes.ByAddr(named); n == nil || m.links[n] == nil {
-			m.becomeSecondary(named, nil)
+			m.becomeSecondary(named, m.candidateAt(named))
 		}
 	}
 }
@@ -297,8 +297,10 @@ func (m *Machine) redirect(p *peer, id uint32, pkt proto.Packet) {
 	case r.Cluster != m.set.Cluster:
 		m.refuse(p, id, pkt, "this is cluster %q, not %q", m.set.Cluster, r.Cluster)
 		return
-	case r.Type == proto.Master && r.IDTimestamp.OK && !m.second.identified && !r.Addr.IsZero() && r.Addr != m.self.Addr:
-		// A candidate, while we do not know whether ours has won.
+	case r.Type == proto.Master && r.IDTimestamp.OK && !m.second.identified && !r.Addr.IsZero() && r.Addr != m.self.Addr &&
+		m.olderThanUs(r.IDTimestamp.V, r.Addr):
+		// A candidate, while we do not know whether ours has won. One that is
+		// younger than we are cannot win: we have given way to an older one.
 		m.close(p)
 		m.learn(r.Addr)
 		if m.second.target != r.Addr {
