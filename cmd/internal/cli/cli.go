@@ -64,10 +64,16 @@ var errInterrupted = errors.New("interrupted")
 // Stopped turns the error of a daemon into nil if it merely returned because it
 // was told to stop by SIGINT or SIGTERM.
 func Stopped(ctx context.Context, err error) error {
-	if errors.Is(context.Cause(ctx), errInterrupted) && errors.Is(err, context.Canceled) {
+	if interrupted(ctx, err) {
 		return nil
 	}
 	return err
+}
+
+// interrupted reports whether an error is nothing but the end of the context by a
+// signal.
+func interrupted(ctx context.Context, err error) bool {
+	return errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errInterrupted)
 }
 
 // Main runs a command as this process. It does not return.
@@ -137,7 +143,7 @@ func report(ctx context.Context, env *Env, cmd *cobra.Command, err error) int {
 	case exit.Err == nil:
 	case exit.Code == 2:
 		fmt.Fprintf(env.Stderr, "usage: %s\n%s: error: %v\nSee %s --help.\n", cmd.UseLine(), cmd.Name(), err, cmd.CommandPath())
-	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), errInterrupted):
+	case interrupted(ctx, err):
 		fmt.Fprintln(env.Stderr, "interrupted")
 	default:
 		fmt.Fprintf(env.Stderr, "error: %v\n", err)

@@ -1,0 +1,196 @@
+// Package ctl puts the questions and orders of an operator to an admin node.
+//
+// # Invariant
+//
+// An order returns without error only if the master acknowledged it. A refusal is
+// a [*proto.Error], whose message is meant for the operator: DENIED for an order
+// that the master does not accept now, NOT_READY without a primary master.
+package ctl
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Client is a link to an admin node. It may be used by several goroutines.
+type Client struct{ conn *link.Conn }
+
+// Dial connects to an admin node. cfg needs no Deliver.
+func Dial(ctx context.Context, addr proto.Address, cfg link.Config) (*Client, error) {
+	cfg.Deliver = nil
+	conn, err := link.Dial(ctx, addr, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{conn}, nil
+}
+
+// Close ends the link, once everything is sent.
+func (c *Client) Close() {
+	c.conn.Abort()
+	<-c.conn.Done()
+}
+
+// ask sends a request and returns its answer, which is of type A.
+func ask[A proto.Packet](ctx context.Context, c *Client, req proto.Request) (A, error) {
+	p, err := c.conn.Call(ctx, req)
+	if err != nil {
+		var none A
+		return none, err
+	}
+	answer, ok := p.(A)
+	if !ok {
+		return answer, fmt.Errorf("admin answered %s by %s", proto.CodeName(req.Code()), proto.CodeName(p.Code()))
+	}
+	return answer, nil
+}
+
+// order sends a request that is acknowledged, and returns what the master says.
+func (c *Client) order(ctx context.Context, req proto.Request) (string, error) {
+	ack, err := ask[*proto.Error](ctx, c, req)
+	if err != nil {
+		return "", err
+	}
+	return ack.Message, nil
+}
+
+// ClusterState returns the state of the cluster.
+func (c *Client) ClusterState(ctx context.Context) (proto.ClusterState, error) {
+	p, err := ask[*proto.AnswerClusterState](ctx, c, &proto.AskClusterState{})
+	if err != nil {
+		return 0, err
+	}
+	if !p.State.OK {
+		return 0, proto.Errorf(proto.NotReady, "the state of the cluster is not known yet")
+	}
+	return p.State.V, nil
+}
+
+// Nodes returns the nodes that the admin knows, of one type or of all.
+func (c *Client) Nodes(ctx context.Context, typ proto.Opt[proto.NodeType]) ([]proto.Node, error) {
+	p, err := ask[*proto.AnswerNodeList](ctx, c, &proto.AskNodeList{Type: typ})
+	if err != nil {
+		return nil, err
+	}
+	return p.Nodes, nil
+}
+
+// Storages returns the ids of all storage nodes.
+func (c *Client) Storages(ctx context.Context) ([]proto.NodeID, error) {
+	nodes, err := c.Nodes(ctx, proto.Some(proto.Storage))
+	ids := make([]proto.NodeID, 0, len(nodes))
+	for _, n := range nodes {
+		ids = append(ids, n.ID)
+	}
+	return ids, err
+}
+
+// PartitionTable returns rows [min, max) of the partition table, all from min on
+// if max is 0. The node is for admins that filter by it; ours does not.
+func (c *Client) PartitionTable(ctx context.Context, min, max int, node proto.NodeID) (*proto.AnswerPartitionList, error) {
+	return ask[*proto.AnswerPartitionList](ctx, c, &proto.AskPartitionList{Min: min, Max: max, ID: node})
+}
+
+// Primary returns the id of the primary master.
+func (c *Client) Primary(ctx context.Context) (proto.NodeID, error) {
+	p, err := ask[*proto.AnswerPrimary](ctx, c, &proto.AskPrimary{})
+	if err != nil {
+		return 0, err
+	}
+	return p.ID, nil
+}
+
+// LastIDs is where the database is. BackupTID is only present in a backup cluster,
+// which then has no LastOID: it is complete up to there, and knows transactions of
+// the upstream cluster up to LastTID.
+type LastIDs struct {
+	BackupTID proto.Opt[tid.TID]
+	LastTID   proto.Opt[tid.TID]
+	LastOID   proto.Opt[tid.OID]
+	PTID      proto.Opt[uint64]
+}
+
+// LastIDs returns the last ids of the database.
+func (c *Client) LastIDs(ctx context.Context) (*LastIDs, error) {
+	r, err := ask[*proto.AnswerRecovery](ctx, c, &proto.AskRecovery{})
+	if err != nil {
+		return nil, err
+	}
+	ids := &LastIDs{BackupTID: r.BackupTID, PTID: r.PTID}
+	if r.BackupTID.OK {
+		p, err := ask[*proto.AnswerLastTransaction](ctx, c, &proto.AskLastTransaction{})
+		if err != nil {
+			return nil, err
+		}
+		ids.LastTID = proto.Some(p.TID)
+		return ids, nil
+	}
+	p, err := ask[*proto.AnswerLastIDs](ctx, c, &proto.AskLastIDs{})
+	if err != nil {
+		return nil, err
+	}
+	ids.LastTID, ids.LastOID = p.LastTID, p.LastOID
+	return ids, nil
+}
+
+// Summary returns how the cluster and its backups are.
+func (c *Client) Summary(ctx context.Context) (*proto.AnswerMonitorInformation, error) {
+	return ask[*proto.AnswerMonitorInformation](ctx, c, &proto.AskMonitorInformation{})
+}
+
+// SetClusterState asks for a state: Verifying to start a cluster that recovers,
+// StartingBackup, StoppingBackup, Stopping.
+func (c *Client) SetClusterState(ctx context.Context, s proto.ClusterState) (string, error) {
+	return c.order(ctx, &proto.SetClusterState{State: s})
+}
+
+// SetReplicas sets the number of copies beside the first. A tweak then makes them.
+func (c *Client) SetReplicas(ctx context.Context, n int) (string, error) {
+	return c.order(ctx, &proto.SetNumReplicas{Replicas: n})
+}
+
+// Add takes pending storages into the cluster.
+func (c *Client) Add(ctx context.Context, ids []proto.NodeID) (string, error) {
+	return c.order(ctx, &proto.AddPendingNodes{IDs: ids})
+}
+
+// Tweak rebalances the partition table, taking the cells of the given nodes away.
+func (c *Client) Tweak(ctx context.Context, dryRun bool, ids []proto.NodeID) (*proto.AnswerTweakPartitionTable, error) {
+	return ask[*proto.AnswerTweakPartitionTable](ctx, c, &proto.TweakPartitionTable{DryRun: dryRun, IDs: ids})
+}
+
+// Kill stops a storage or a secondary master.
+func (c *Client) Kill(ctx context.Context, id proto.NodeID) (string, error) {
+	return c.order(ctx, &proto.SetNodeState{ID: id, State: proto.NodeDown})
+}
+
+// Drop removes a storage that does not run for ever.
+func (c *Client) Drop(ctx context.Context, id proto.NodeID) (string, error) {
+	return c.order(ctx, &proto.SetNodeState{ID: id, State: proto.NodeUnknown})
+}
+
+// Repair makes storages delete orphan data, or only log it.
+func (c *Client) Repair(ctx context.Context, dryRun bool, ids []proto.NodeID) (string, error) {
+	return c.order(ctx, &proto.Repair{IDs: ids, DryRun: dryRun})
+}
+
+// Truncate cuts the database after a transaction.
+func (c *Client) Truncate(ctx context.Context, t tid.TID) error {
+	_, err := c.order(ctx, &proto.Truncate{TID: t})
+	return err
+}
+
+// CheckReplicas starts a comparison of the replicas of partitions, with the cell
+// of a node if one is given for a partition. The result is only logged.
+func (c *Client) CheckReplicas(ctx context.Context, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) error {
+	_, err := c.order(ctx, &proto.CheckReplicas{Partitions: partitions, Min: min, Max: max})
+	return err
+}
+
+// FlushLog makes every node write its log. It is sent, but not acknowledged:
+// Close before leaving.
+func (c *Client) FlushLog() { c.conn.Send(&proto.FlushLog{}) }

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// order is a command with its arguments understood: it talks to an admin node and
+// returns what to print.
+type order func(context.Context, *ctl.Client) (string, error)
+
+// command is a line of the table of commands.
+type command struct {
+	words string // "print pt"
+	args  string // for the usage
+	help  string
+	parse func(args []string) (order, error)
+}
+
+// commands is in the order of the usage.
+func commands() []command {
+	return []command{
+		{"print cluster", "", "state of the cluster", noArgs(printCluster)},
+		{"print node", "[TYPE]", "nodes, of one type or all", parsePrintNode},
+		{"print pt", "[MIN [MAX [NODE]]]", "partition table, or its rows from MIN up to but without MAX", parsePrintPT},
+		{"print ids", "", "last ids of the database", noArgs(printIDs)},
+		{"print primary", "", "primary master", noArgs(printPrimary)},
+		{"print summary", "", "how the cluster and its backups are", noArgs(printSummary)},
+		{"start", "", "start a cluster that recovers", noArgs(setState(proto.Verifying))},
+		{"set cluster", "STATE", "VERIFYING, STARTING_BACKUP, STOPPING_BACKUP or STOPPING", parseSetCluster},
+		{"set replicas", "N", "copies of each partition beside the first; tweak then makes them", parseSetReplicas},
+		{"add", "NODE... | all", "take pending storages into the cluster", parseAdd},
+		{"tweak", "[-n] [NODE...]", "rebalance the partition table, emptying the nodes; -n only shows the result", parseTweak},
+		{"kill", "NODE", "stop a storage or a secondary master", parseNode((*ctl.Client).Kill)},
+		{"drop", "NODE", "remove a storage that does not run, for ever", parseNode((*ctl.Client).Drop)},
+		{"check", "[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]", "compare replicas, with those of NODE if given; the result is in the log of the master", parseCheck},
+		{"prune_orphan", "0|1 NODE... | all", "delete data that nothing refers to; 1 only logs them", parsePrune},
+		{"truncate", "TID", "cut the database after a transaction", parseTruncate},
+		{"flush_log", "", "make all nodes write their logs", noArgs(flushLog)},
+	}
+}
+
+// usage lists the commands.
+func usage() string {
+	var b strings.Builder
+	b.WriteString("Commands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %s\n        %s\n", strings.TrimSpace(c.words+" "+c.args), c.help)
+	}
+	b.WriteString("NODE is a letter and a number: S1, M2. TID is tid:<integer> or a UNIX timestamp.\n")
+	return b.String()
+}
+
+// errInvalid reports words that no command begins with.
+var errInvalid = errors.New("invalid command")
+
+// parse finds the command that the words begin with, and has it take the rest.
+func parse(words []string) (order, error) {
+	for _, c := range commands() {
+		name := strings.Fields(c.words)
+		if len(words) >= len(name) && slices.Equal(words[:len(name)], name) {
+			o, err := c.parse(words[len(name):])
+			var exit *cli.Exit
+			if err != nil && !errors.As(err, &exit) {
+				err = cli.Usagef("%s %s: %w", c.words, c.args, err)
+			}
+			return o, err
+		}
+	}
+	return nil, errInvalid
+}
+
+func noArgs(o order) func([]string) (order, error) {
+	return func(args []string) (order, error) {
+		if len(args) > 0 {
+			return nil, fmt.Errorf("unexpected %q", args[0])
+		}
+		return o, nil
+	}
+}
+
+// atMost checks the number of arguments.
+func atMost(args []string, least, most int) error {
+	switch {
+	case len(args) < least:
+		return errors.New("argument missing")
+	case len(args) > most:
+		return fmt.Errorf("unexpected %q", args[most])
+	}
+	return nil
+}
+
+func parseNodeID(s string) (proto.NodeID, error) {
+	id, err := conf.ParseNodeID(s)
+	return proto.NodeID(id), err
+}
+
+func parseNodeIDs(args []string) ([]proto.NodeID, error) {
+	ids := []proto.NodeID{}
+	for _, s := range args {
+		id, err := parseNodeID(s)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func parseTID(s string) (tid.TID, error) {
+	t, err := conf.ParseTID(s)
+	if err != nil {
+		return 0, err
+	}
+	if t.IsTime {
+		return tid.FromTime(t.Time), nil
+	}
+	if t.ID > uint64(tid.Max) {
+		return 0, fmt.Errorf("%q is greater than any transaction id", s)
+	}
+	return tid.TID(t.ID), nil
+}
+
+// parseCount reads a number that is not negative.
+func parseCount(s, what string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("invalid %s: %q", what, s)
+	}
+	return int(n), nil
+}
+
+func parsePrintNode(args []string) (order, error) {
+	if err := atMost(args, 0, 1); err != nil {
+		return nil, err
+	}
+	var typ proto.Opt[proto.NodeType]
+	if len(args) > 0 {
+		for t := proto.Master; t <= proto.Admin; t++ {
+			if strings.EqualFold(args[0], t.String()) {
+				typ = proto.Some(t)
+			}
+		}
+		if !typ.OK {
+			return nil, fmt.Errorf("unknown node type: %q", args[0])
+		}
+	}
+	return func(ctx context.Context, c *ctl.Client) (string, error) { return printNodes(ctx, c, typ) }, nil
+}
+
+func parsePrintPT(args []string) (order, error) {
+	if err := atMost(args, 0, 3); err != nil {
+		return nil, err
+	}
+	if len(args) == 0 {
+		return printTable, nil
+	}
+	var bounds [2]int
+	for i, s := range args[:min(2, len(args))] {
+		var err error
+		if bounds[i], err = parseCount(s, "partition"); err != nil {
+			return nil, err
+		}
+	}
+	var node proto.NodeID
+	if len(args) == 3 {
+		var err error
+		if node, err = parseNodeID(args[2]); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context, c *ctl.Client) (string, error) {
+		return printRows(ctx, c, bounds[0], bounds[1], node)
+	}, nil
+}
+
+func setState(s proto.ClusterState) order {
+	return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) { return c.SetClusterState(ctx, s) })
+}
+
+func parseSetCluster(args []string) (order, error) {
+	if err := atMost(args, 1, 1); err != nil {
+		return nil, err
+	}
+	for s := proto.Recovering; s <= proto.StoppingBackup; s++ {
+		if strings.EqualFold(args[0], s.String()) {
+			return setState(s), nil
+		}
+	}
+	return nil, fmt.Errorf("unknown cluster state: %q", args[0])
+}
+
+func parseSetReplicas(args []string) (order, error) {
+	if err := atMost(args, 1, 1); err != nil {
+		return nil, err
+	}
+	n, err := parseCount(args[0], "number of replicas")
+	if err != nil {
+		return nil, err
+	}
+	return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) { return c.SetReplicas(ctx, n) }), nil
+}
+
+// parseStorages reads NODE... | all. With all the result is nil.
+func parseStorages(args []string) ([]proto.NodeID, error) {
+	if len(args) == 0 {
+		return nil, errors.New("argument missing")
+	}
+	if len(args) == 1 && args[0] == "all" {
+		return nil, nil
+	}
+	return parseNodeIDs(args)
+}
+
+// storages returns the nodes meant by parseStorages.
+func storages(ctx context.Context, c *ctl.Client, ids []proto.NodeID) ([]proto.NodeID, error) {
+	if ids != nil {
+		return ids, nil
+	}
+	return c.Storages(ctx)
+}
+
+func parseAdd(args []string) (order, error) {
+	ids, err := parseStorages(args)
+	if err != nil {
+		return nil, err
+	}
+	return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) {
+		ids, err := storages(ctx, c, ids)
+		if err != nil {
+			return "", err
+		}
+		return c.Add(ctx, ids)
+	}), nil
+}
+
+func parsePrune(args []string) (order, error) {
+	if len(args) == 0 || args[0] != "0" && args[0] != "1" {
+		return nil, errors.New("the first argument is 0 or 1")
+	}
+	dryRun := args[0] == "1"
+	ids, err := parseStorages(args[1:])
+	if err != nil {
+		return nil, err
+	}
+	return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) {
+		ids, err := storages(ctx, c, ids)
+		if err != nil {
+			return "", err
+		}
+		return c.Repair(ctx, dryRun, ids)
+	}), nil
+}
+
+func parseTweak(args []string) (order, error) {
+	dryRun := len(args) > 0 && args[0] == "-n"
+	if dryRun {
+		args = args[1:]
+	}
+	ids, err := parseNodeIDs(args)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c *ctl.Client) (string, error) {
+		p, err := c.Tweak(ctx, dryRun, ids)
+		if err != nil {
+			return "", err
+		}
+		if !p.Changed {
+			return "No change done.\n", nil
+		}
+		return picture(ctx, c, p.Rows)
+	}, nil
+}
+
+// parseNode is for orders about one node.
+func parseNode(do func(*ctl.Client, context.Context, proto.NodeID) (string, error)) func([]string) (order, error) {
+	return func(args []string) (order, error) {
+		if err := atMost(args, 1, 1); err != nil {
+			return nil, err
+		}
+		id, err := parseNodeID(args[0])
+		if err != nil {
+			return nil, err
+		}
+		return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) { return do(c, ctx, id) }), nil
+	}
+}
+
+func parseTruncate(args []string) (order, error) {
+	if err := atMost(args, 1, 1); err != nil {
+		return nil, err
+	}
+	t, err := parseTID(args[0])
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c *ctl.Client) (string, error) { return "", c.Truncate(ctx, t) }, nil
+}
+
+// parseCheck reads [PARTITION]:[NODE]... [MIN_TID [MAX_TID]].
+func parseCheck(args []string) (order, error) {
+	partitions := map[int]proto.Opt[proto.NodeID]{}
+	var all bool
+	var source proto.Opt[proto.NodeID] // for all
+	n := 0
+	for ; n < len(args); n++ {
+		offset, node, ok := strings.Cut(args[n], ":")
+		if !ok || strings.EqualFold(offset, "tid") {
+			break
+		}
+		var ref proto.Opt[proto.NodeID]
+		if node != "" {
+			id, err := parseNodeID(node)
+			if err != nil {
+				return nil, err
+			}
+			ref = proto.Some(id)
+		}
+		if offset == "" {
+			all, source = true, ref
+			continue
+		}
+		p, err := parseCount(offset, "partition")
+		if err != nil {
+			return nil, err
+		}
+		partitions[p] = ref
+	}
+	if n == 0 {
+		return nil, errors.New("no partition given; : means all")
+	}
+	var bounds [2]tid.TID
+	if err := atMost(args[n:], 0, 2); err != nil {
+		return nil, err
+	}
+	for i, s := range args[n:] {
+		var err error
+		if bounds[i], err = parseTID(s); err != nil {
+			return nil, err
+		}
+	}
+	last := proto.Opt[tid.TID]{V: bounds[1], OK: len(args[n:]) == 2}
+	return func(ctx context.Context, c *ctl.Client) (string, error) {
+		if all {
+			t, err := c.PartitionTable(ctx, 0, 0, 0)
+			if err != nil {
+				return "", err
+			}
+			for p := range t.Rows {
+				if _, given := partitions[p]; !given {
+					partitions[p] = source
+				}
+			}
+		}
+		return "", c.CheckReplicas(ctx, partitions, bounds[0], last)
+	}, nil
+}
+
+func flushLog(_ context.Context, c *ctl.Client) (string, error) {
+	c.FlushLog()
+	return "", nil
+}
+
+// acknowledged prints what the master says to an order.
+func acknowledged(o order) order {
+	return func(ctx context.Context, c *ctl.Client) (string, error) {
+		text, err := o(ctx, c)
+		return text + "\n", err
+	}
+}

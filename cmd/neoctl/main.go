@@ -1,0 +1,119 @@
+// Neoctl operates a NEO cluster through an admin node.
+//
+// What it prints and what it exits with are those of the Python implementation,
+// which scripts rely on.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/spf13/cobra"
+)
+
+func main() { cli.Main(newCommand) }
+
+type options struct {
+	cli.Logging
+	cli.TLS
+	address string
+}
+
+func newCommand(env *cli.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:                   "neoctl [options] [command [arguments]]",
+		Short:                 "Operate a NEO cluster",
+		DisableFlagsInUseLine: true,
+		Long: "Operates a NEO cluster through one of its admin nodes. Without command, lists the commands.\n\n" + usage() +
+			"\nExit status: 0 done; 1 refused or failed, the reason is on stderr; 2 wrong usage.",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, words []string) error { return run(cmd.Context(), env, &o, words) },
+	}
+	fs := cmd.Flags()
+	cli.Text(fs, &o.address, "address", "a", "127.0.0.1:9999", "address of an admin node")
+	o.Logging.AddFlags(fs)
+	o.TLS.AddFlags(fs)
+	cli.StopAtFirstWord(cmd)
+	return cmd
+}
+
+func run(ctx context.Context, env *cli.Env, o *options, words []string) (err error) {
+	if len(words) == 0 {
+		_, err := fmt.Fprint(env.Stdout, usage())
+		return err
+	}
+	order, err := parse(words)
+	if errors.Is(err, errInvalid) {
+		fmt.Fprintf(env.Stderr, "invalid command: %s\n", strings.Join(words, " "))
+		return &cli.Exit{Code: 1}
+	}
+	if err != nil {
+		return err
+	}
+	addr, err := conf.ParseAddress(o.address, conf.AdminPort)
+	if err != nil {
+		return cli.Usagef("%w", err)
+	}
+	tls, err := o.TLSConfig()
+	if err != nil {
+		return err
+	}
+	log, err := o.OpenUnbufferedLog(env)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	text, err := execute(ctx, addr, log.LinkConfig(tls), order)
+	if err != nil {
+		return explain(env, err)
+	}
+	_, err = fmt.Fprint(env.Stdout, text)
+	return err
+}
+
+// errUnreachable is printed as the Python implementation does.
+var errUnreachable = errors.New("not connected")
+
+// execute carries out an order and returns what it prints.
+func execute(ctx context.Context, addr conf.Address, cfg link.Config, order order) (string, error) {
+	addr, err := addr.Resolve(ctx)
+	if err != nil {
+		return "", err
+	}
+	client, err := ctl.Dial(ctx, proto.Address(addr), cfg)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errUnreachable, err)
+	}
+	defer client.Close()
+	return order(ctx, client)
+}
+
+// explain prints an error as scripts know it, and returns the exit code. What the
+// master denies is for the operator to read as it is; the rest is an error.
+func explain(env *cli.Env, err error) error {
+	failed := &cli.Exit{Code: 1}
+	var refused *proto.Error
+	switch {
+	case errors.As(err, &refused) && refused.ErrCode == proto.Denied:
+		fmt.Fprintln(env.Stderr, refused.Message)
+	case errors.As(err, &refused) && refused.ErrCode == proto.NotReady:
+		fmt.Fprintf(env.Stderr, "ERROR: %s\n", refused.Message)
+	case errors.As(err, &refused):
+		fmt.Fprintf(env.Stderr, "ERROR: %v\n", refused)
+	case errors.Is(err, link.ErrClosed):
+		fmt.Fprintf(env.Stderr, "ERROR: Connection closed: %v\n", err)
+	case errors.Is(err, errUnreachable):
+		fmt.Fprintf(env.Stderr, "ERROR: %v\n", err)
+	default:
+		return err
+	}
+	return failed
+}
