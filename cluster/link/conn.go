@@ -48,21 +48,25 @@ type Conn struct {
 	cause   error // why it ends
 	nextID  uint32
 	pending map[uint32]*pending
-	out     []byte // to be written after rest
-	rest    []byte // left over by an immediate write
-	spare   []byte // an empty buffer to become out
-	flying  int    // bytes that the writer is writing
-	writing bool   // somebody is writing, or the writer has been woken
-	broken  bool   // output fails
+	calls   []*pending // to be used again
+	out     []byte     // to be written after rest
+	rest    []byte     // left over by an immediate write
+	spare   []byte     // an empty buffer to become out
+	flying  int        // bytes that the writer is writing
+	writing bool       // somebody is writing, or the writer has been woken
+	broken  bool       // output fails
 }
 
 // pending is a request without answer. It belongs to whoever removes it from the
 // map.
 type pending struct {
 	Pending
-	answer chan<- answer // of a Call
-	lost   bool          // the Call was given up: drop the answer
+	answer chan answer // of a Call
+	lost   bool        // the Call was given up: drop the answer
 }
+
+// maxSpareCalls is how many answered Calls are kept for reuse.
+const maxSpareCalls = 16
 
 type answer struct {
 	p   proto.Packet
@@ -195,18 +199,19 @@ func (c *Conn) idLocked() uint32 {
 // it as error, except for ACK, which it returns as packet. If the connection ends
 // the error wraps [ErrClosed]. Deliver must not use it.
 func (c *Conn) Call(ctx context.Context, req proto.Request) (proto.Packet, error) {
-	ch := make(chan answer, 1)
-	p := &pending{Pending: Pending{Request: req}, answer: ch}
 	c.mu.Lock()
 	if c.state != open {
 		err := c.lossLocked()
 		c.mu.Unlock()
 		return nil, err
 	}
+	p := c.callLocked()
+	p.Request = req
 	c.askLocked(req, p)
 	c.mu.Unlock()
 	select {
-	case a := <-ch:
+	case a := <-p.answer:
+		c.reuseCall(p)
 		if e, ok := a.p.(*proto.Error); ok && e.ErrCode != proto.Ack {
 			return nil, e
 		}
@@ -216,6 +221,27 @@ func (c *Conn) Call(ctx context.Context, req proto.Request) (proto.Packet, error
 		p.lost = true
 		c.mu.Unlock()
 		return nil, fmt.Errorf("waiting for %s to answer %s: %w", c, proto.CodeName(req.Code()), context.Cause(ctx))
+	}
+}
+
+// callLocked returns a pending with a channel.
+func (c *Conn) callLocked() *pending {
+	n := len(c.calls)
+	if n == 0 {
+		return &pending{answer: make(chan answer, 1)}
+	}
+	p := c.calls[n-1]
+	c.calls = c.calls[:n-1]
+	return p
+}
+
+// reuseCall takes back a pending whose answer has been received.
+func (c *Conn) reuseCall(p *pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.Pending = Pending{}
+	if len(c.calls) < maxSpareCalls {
+		c.calls = append(c.calls, p)
 	}
 }
 

@@ -7,37 +7,46 @@ import (
 	"syscall"
 )
 
-// socket writes to a socket without blocking.
-type socket struct{ rc syscall.RawConn }
+// socket writes to a socket without blocking. It has one user at a time.
+type socket struct {
+	rc    syscall.RawConn
+	write func(fd uintptr) bool // made once: a closure for each write would be allocated
 
-func socketWriter(nc net.Conn) tryWriter {
-	switch nc := nc.(type) {
-	case *net.TCPConn:
-		if rc, err := nc.SyscallConn(); err == nil {
-			return socket{rc}
-		}
-	case *net.UnixConn:
-		if rc, err := nc.SyscallConn(); err == nil {
-			return socket{rc}
-		}
-	}
-	return nil
+	b   []byte
+	n   int
+	err error
 }
 
-func (s socket) TryWrite(b []byte) (n int, err error) {
-	cerr := s.rc.Write(func(fd uintptr) bool {
+func socketWriter(nc net.Conn) tryWriter {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	s := &socket{rc: rc}
+	s.write = func(fd uintptr) bool {
 		for {
-			n, err = syscall.Write(int(fd), b)
-			if err != syscall.EINTR {
+			s.n, s.err = syscall.Write(int(fd), s.b)
+			if s.err != syscall.EINTR {
 				return true // do not wait
 			}
 		}
-	})
+	}
+	return s
+}
+
+func (s *socket) TryWrite(b []byte) (int, error) {
+	s.b, s.n, s.err = b, 0, nil
+	err := s.rc.Write(s.write)
+	s.b = nil
 	switch {
-	case cerr != nil:
-		return 0, cerr
-	case err == syscall.EAGAIN:
+	case err != nil:
+		return 0, err
+	case s.err == syscall.EAGAIN:
 		return 0, nil
 	}
-	return max(n, 0), err
+	return max(s.n, 0), s.err
 }
