@@ -10,7 +10,10 @@
 // Every method may be called concurrently. Writes are serialised by the backend.
 // [Backend.GetObject] and the other reads see everything written by calls that
 // returned before they began, committed or not, and need not wait for a Commit
-// that is under way.
+// that is under way. Only what Pack and DropPartition delete may still be seen
+// until the next Commit.
+//
+// A backend may commit earlier than it is told to, between two calls.
 //
 // # Errors
 //
@@ -222,15 +225,17 @@ type Storing interface {
 type Committing interface {
 	// Vote writes the objects of a transaction, and its metadata if meta is not
 	// nil, and its pack order if pack is not nil, to the temporary tables. The
-	// caller commits before it answers.
+	// caller commits before it answers. A second vote replaces the first. What the
+	// arguments refer to must not change any more. meta.TTID need not be set.
 	Vote(ttid tid.TID, stores []Store, meta *Meta, pack *proto.PackRequest) error
 	// Lock records the final TID next to the voted metadata (and approves the
 	// pack order). The caller commits before it answers.
 	Lock(ttid, final tid.TID, approvePack bool) error
 	// Unlock moves a transaction to the final tables and releases its data.
-	// meta, objects: which of both are here. It needs no commit of its own.
+	// meta, objects, pack: which of them are here. It needs no commit of its own.
 	Unlock(ttid, final tid.TID, meta, objects, pack bool) error
-	// Abort deletes a voted transaction. Its data are released by ReleaseData.
+	// Abort deletes a voted transaction, its pack order too; nothing happens to
+	// an unknown one. Its data are released by ReleaseData.
 	Abort(ttid tid.TID) error
 	// Unfinished returns every transaction in the temporary tables, with its
 	// final TID if it was locked.
@@ -259,10 +264,12 @@ type Replicating interface {
 	// RecordsFrom returns at most n records ordered by (TID, OID), from
 	// (min, minOID) to max inclusive.
 	RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]Key, error)
-	// AddTransaction stores metadata in the final tables. An equal row is accepted.
+	// AddTransaction stores metadata in the final tables. An equal row is
+	// accepted; a different one makes this call or a later one fail.
 	AddTransaction(t tid.TID, meta Meta, pack *proto.PackState) error
 	// AddObject stores a record in the final tables; if the revision named by
-	// dataSerial is gone, the data given is stored. An equal row is accepted.
+	// dataSerial is gone, the data given is stored. An equal row is accepted; a
+	// different one makes this call or a later one fail.
 	AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) error
 	DeleteTransaction(t tid.TID) error
 	DeleteObject(oid tid.OID, t tid.TID) error
@@ -297,7 +304,7 @@ type Packing interface {
 	// the number of records deleted.
 	Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
 	// DropPartition deletes about n records of a partition that is not assigned
-	// to this node. done: nothing of it is left.
+	// to this node; nothing of one that is. done: nothing of it is left to do.
 	DropPartition(partition, n int) (done bool, err error)
 	// UnassignedPartitions yields partitions that may still have rows although
 	// they are not assigned to this node.

@@ -283,6 +283,29 @@ func TestMigration(t *testing.T) {
 	}
 }
 
+// The Python implementation leaves the pack orders of aborted transactions behind.
+func TestStrayPackOrders(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	script(t, path, readFile(t, samples+"neoppod-sqlite.sql")+`
+		UPDATE pt SET tid = 0 WHERE partition = 2;
+		INSERT INTO pack VALUES (291935456467199400, 1, 0, NULL, 5), (300000000000000000, NULL, 0, NULL, 6),
+			(300000000000000001, NULL, 1, X'0000000000000001', 6), (300000000000000002, NULL, 0, NULL, 6)`)
+	db := mustOpen(t, path, Options{})
+	orders, err := db.PackOrders(0)
+	want := []proto.PackOrder{{ID: 291935456467199400, Approved: proto.Some(true), Time: 5}}
+	if diff := cmp.Diff(want, orders); diff != "" || err != nil {
+		t.Errorf("PackOrders: %v\n%s", err, diff)
+	}
+	if err := db.DropUnfinished(); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, db)
+	// Of a partition that is not readable, the transaction may still be to come.
+	if got := query(t, path, "SELECT tid FROM pack"); strings.Join(got, " ") != "291935456467199400 300000000000000002" {
+		t.Errorf("left: %v", got)
+	}
+}
+
 func TestRefusedDatabases(t *testing.T) {
 	old := readFile(t, samples+"version0-sqlite.sql")
 	for want, text := range map[string]string{
