@@ -135,9 +135,9 @@ func (c *cache) store(oid tid.OID, data []byte, serial, next tid.TID) {
 				c.fetched(prev)
 			} else if prev.level == 0 {
 				c.forget(prev)
-				list = c.oids[oid]
-				i = len(list)
 			}
+			list = c.oids[oid] // some of it may have been forgotten
+			i = len(list)
 		} else if i < len(list) && (next == tid.Zero || next > list[i].tid) || i > 0 && list[i-1].next > serial {
 			return
 		}

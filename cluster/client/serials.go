@@ -1,6 +1,10 @@
 package client
 
-import "github.com/neozodb/neo/cluster/tid"
+import (
+	"math/bits"
+
+	"github.com/neozodb/neo/cluster/tid"
+)
 
 // serials remembers the latest revision of objects in bounded memory: 64 MiB at
 // most. What it has forgotten costs a round trip more, nothing else.
@@ -22,7 +26,7 @@ const (
 
 func (s *serials) bucket(oid tid.OID) *serialBucket {
 	h := uint64(oid) * 0x9e3779b97f4a7c15
-	return &s.buckets[h>>32%uint64(len(s.buckets))]
+	return &s.buckets[h>>(65-bits.Len(uint(len(s.buckets))))] // the high bits of the product are the good ones
 }
 
 // get returns the revision of an object, Zero if there is none or it is forgotten.
