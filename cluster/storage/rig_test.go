@@ -229,7 +229,7 @@ type testClient struct {
 // dial connects to a node without identification.
 func (s *testNode) dial(host string) *testClient {
 	s.rig.t.Helper()
-	c := &testClient{t: s.rig.t, events: make(chan link.Event, 1000)}
+	c := &testClient{t: s.rig.t, events: make(chan link.Event, 10000)}
 	var err error
 	c.Conn, err = link.Dial(s.rig.t.Context(), s.Addr(), link.Config{
 		Network: s.rig.net.Host(host),
