@@ -510,7 +510,7 @@ func TestHandshake(t *testing.T) {
 		"older framing":     {"\x00\x00\x00\x01\x00\x01\x00\x00\x00\x00", "does not speak the NEO protocol"},
 		"web browser":       {"GET / HTTP/1.1\r\n\r\n", "does not speak the NEO protocol"},
 		"TLS":               {"\x16\x03\x01\x02\x00\x01", "speaks TLS"},
-		"nothing":           {"", "before its handshake"},
+		"nothing":           {"", "no handshake (it may require TLS"},
 		"half a handshake":  {"\x92\xa3N", "EOF"},
 		"python 2 strings":  {"\x92\xc4\x03NEO\x05", "does not speak the NEO protocol"},
 		"handshake, then":   {"\x92\xa3NEO\x05\xc1", "invalid"},

@@ -42,3 +42,35 @@ func BenchmarkCallLoopback(b *testing.B) { // every load that misses the cache
 	c.Close()
 	<-c.Done()
 }
+
+func BenchmarkPipelinedStores(b *testing.B) { // a commit of many objects
+	ctx := context.Background()
+	deliver := func(ev Event) {
+		if _, ok := ev.Packet.(*proto.AskStoreObject); ok {
+			ev.Conn.Answer(ev.ID, &proto.AnswerStoreObject{})
+		}
+	}
+	l, err := Listen(ctx, proto.Address{Host: "127.0.0.1"}, Config{Deliver: deliver}, func(*Conn) {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	window := make(chan struct{}, 256)
+	c, err := Dial(ctx, l.Addr(), Config{Deliver: func(ev Event) {
+		if ev.Packet != nil {
+			<-window
+		}
+	}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := &proto.AskStoreObject{ObjectData: proto.ObjectData{Data: make([]byte, 2048)}}
+	b.SetBytes(2048)
+	b.ReportAllocs()
+	for b.Loop() {
+		window <- struct{}{}
+		c.Ask(p, nil)
+	}
+	c.Close()
+	<-c.Done()
+}

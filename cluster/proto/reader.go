@@ -49,7 +49,7 @@ func (r *Reader) Handshake() error {
 		case same == len(got):
 			if err := r.fill(len(Handshake)); err != nil {
 				if err == io.EOF && len(r.buf) == 0 {
-					return fmt.Errorf("closed by the peer before its handshake: %w", err)
+					return fmt.Errorf("no handshake (it may require TLS, or speak another version of the protocol): %w", err)
 				}
 				return err
 			}
