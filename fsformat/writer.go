@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -573,7 +574,7 @@ func (w *Writer) recordAt(pos int64, h *RecordHeader) error {
 
 // read returns n bytes at pos, written or not. They are valid until the next call.
 func (w *Writer) read(pos int64, n int) ([]byte, error) {
-	w.scratch = append(w.scratch[:0], make([]byte, n)...)
+	w.scratch = slices.Grow(w.scratch[:0], n)[:n]
 	b := w.scratch
 	if pos < w.off {
 		k := int(min(int64(n), w.off-pos))
@@ -582,11 +583,14 @@ func (w *Writer) read(pos int64, n int) ([]byte, error) {
 		}
 		pos, b = pos+int64(k), b[k:]
 	}
-	if i := pos - w.off; i+int64(len(b)) > int64(len(w.buf)) {
-		return nil, io.ErrUnexpectedEOF
-	} else {
-		copy(b, w.buf[i:])
+	if len(b) == 0 {
+		return w.scratch, nil
 	}
+	i := pos - w.off
+	if i+int64(len(b)) > int64(len(w.buf)) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	copy(b, w.buf[i:])
 	return w.scratch, nil
 }
 
