@@ -1,0 +1,241 @@
+package storage
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// packAt commits a transaction that carries a pack order, approved at once.
+func (s *testNode) packAt(c *testClient, id, time tid.TID, oids ...tid.OID) {
+	s.rig.t.Helper()
+	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: id, Pack: &proto.PackRequest{Time: time, OIDs: oids}})
+	s.master.Ask(&proto.AskLockInformation{TTID: id, TID: id, PackApproved: true}, nil)
+	await[*proto.AnswerInformationLocked](s)
+	s.master.Send(&proto.NotifyUnlockInformation{TTID: id})
+	s.master.Send(&proto.NotifyPackSigned{Approved: []tid.TID{id}})
+}
+
+// ordered answers the question for the next pack order, as the master does from
+// what the storages told it.
+func (s *testNode) ordered(min tid.TID) {
+	s.rig.t.Helper()
+	ev := s.next()
+	q, ok := ev.Packet.(*proto.AskPackOrders)
+	if !ok || q.Min != min {
+		s.rig.t.Fatalf("got %T %+v, want AskPackOrders from %v", ev.Packet, ev.Packet, min)
+	}
+	orders := ask[*proto.AnswerPackOrders](s, &proto.AskPackOrders{Min: min}).Orders
+	if len(orders) == 0 || !orders[0].Approved.V {
+		s.rig.t.Fatalf("orders of the node: %+v", orders)
+	}
+	s.master.Answer(ev.ID, &proto.AnswerPackOrders{Orders: orders[:1]})
+}
+
+func (s *testNode) revisions(c *testClient, oid tid.OID) (list []tid.TID) {
+	s.rig.t.Helper()
+	for _, r := range call[*proto.AnswerObjectHistory](c, &proto.AskObjectHistory{OID: oid, Last: 100}).History {
+		list = append(list, r.TID)
+	}
+	return list
+}
+
+func TestPack(t *testing.T) {
+	r := newRig(t)
+	s := r.run(nil)
+	c := s.client(1)
+	s.commit(c, 10, 0, "one", 0, 1, 2, 3)
+	s.commit(c, 12, 10, "two", 0, 1, 2, 3)
+	s.commit(c, 14, 12, "three", 0, 1)
+	call[*proto.AnswerStoreObject](c, &proto.AskStoreObject{TTID: 16, OID: 3, Serial: 12}) // deleted
+	s.finish(c, 16, 3)
+
+	s.packAt(c, 18, 13)
+	s.ordered(1)
+	if p := await[*proto.NotifyPackCompleted](s); p.ID != 18 {
+		t.Errorf("completed: %+v", p)
+	}
+	for oid, want := range map[tid.OID][]tid.TID{0: {14, 12}, 1: {14, 12}, 2: {12}, 3: {16, 12}} {
+		if got := s.revisions(c, oid); !cmp.Equal(got, want) {
+			t.Errorf("revisions of %v after the first pack: %v, want %v", oid, got, want)
+		}
+	}
+	// Of one object only; the other partition has none of the list.
+	s.packAt(c, 20, 17, 1)
+	s.ordered(19)
+	if p := await[*proto.NotifyPackCompleted](s); p.ID != 20 {
+		t.Errorf("completed: %+v", p)
+	}
+	for oid, want := range map[tid.OID][]tid.TID{0: {14, 12}, 1: {14}, 3: {16, 12}} {
+		if got := s.revisions(c, oid); !cmp.Equal(got, want) {
+			t.Errorf("revisions of %v after the partial pack: %v, want %v", oid, got, want)
+		}
+	}
+	// Two orders at once are executed one after the other.
+	s.packAt(c, 22, 14)
+	s.ordered(21)
+	s.packAt(c, 24, 17)
+	s.await24(c)
+	for oid, want := range map[tid.OID]string{0: "", 3: "OID_DOES_NOT_EXIST"} {
+		if want != "" {
+			if got := code(c, &proto.AskObject{OID: oid}); got != want {
+				t.Errorf("deleted object %v: %s", oid, got)
+			}
+		} else if got := s.revisions(c, oid); !cmp.Equal(got, []tid.TID{14}) {
+			t.Errorf("revisions of %v: %v", oid, got)
+		}
+	}
+	if n := orphans(t, s.db); n != 0 {
+		t.Errorf("%d orphans", n)
+	}
+	// Nothing is begun again by the next period of operation.
+	s.master.Send(&proto.StopOperation{})
+	s.announce(proto.NodePending, clientNode(1))
+	s.master.Send(&proto.SendPartitionTable{PTID: proto.Some[uint64](2), Rows: table("U", "U")})
+	s.master.Ask(&proto.AskLastIDs{}, nil)
+	if p := expect[*proto.NotifyPackCompleted](s); p.ID != 24 {
+		t.Errorf("completed before: %+v", p)
+	}
+	expect[*proto.AnswerLastIDs](s)
+	s.operate()
+	s.master.Send(&proto.NotifyPackSigned{Approved: []tid.TID{24}})
+	s.master.Ask(&proto.Ping{}, nil)
+	expect[*proto.Pong](s)
+}
+
+// await24 answers questions until order 24 is completed.
+func (s *testNode) await24(c *testClient) {
+	s.rig.t.Helper()
+	for {
+		ev := s.next()
+		switch p := ev.Packet.(type) {
+		case *proto.AskPackOrders:
+			orders, err := s.db.PackOrders(p.Min)
+			if err != nil {
+				s.rig.t.Fatal(err)
+			}
+			for len(orders) > 0 && !orders[0].Approved.V {
+				orders = orders[1:]
+			}
+			s.master.Answer(ev.ID, &proto.AnswerPackOrders{Orders: orders[:min(1, len(orders))]})
+		case *proto.NotifyPackCompleted:
+			if p.ID == 24 {
+				return
+			}
+		}
+		if ev.End() {
+			s.rig.t.Fatal("the node hung up")
+		}
+	}
+}
+
+func TestDisablePack(t *testing.T) {
+	r := newRig(t)
+	s := r.run(func(c *Config) { c.DisablePack = true })
+	c := s.client(1)
+	s.commit(c, 10, 0, "one", 1)
+	s.commit(c, 12, 10, "two", 1)
+	s.packAt(c, 14, 13)
+	if p := expect[*proto.NotifyPackCompleted](s); p.ID != 14 {
+		t.Errorf("completed: %+v", p)
+	}
+	if got := s.revisions(c, 1); !cmp.Equal(got, []tid.TID{12, 10}) {
+		t.Errorf("revisions: %v", got)
+	}
+}
+
+// A pack order that never got a transaction stays unsigned for ever, and would
+// block all others, unless it is deleted.
+func TestPackOrderOfAbortedTransaction(t *testing.T) {
+	r := newRig(t)
+	mem := backendtest.NewMemory()
+	s := r.start(1, mem, nil)
+	s.initialize(1, table("U", "U"))
+	s.operate()
+	c := s.client(1)
+	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 10, Pack: &proto.PackRequest{Time: 5}})
+	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 12, Pack: &proto.PackRequest{Time: 5}})
+	if a := ask[*proto.AnswerPackOrders](s, &proto.AskPackOrders{}); len(a.Orders) > 0 {
+		t.Errorf("orders of unfinished transactions: %+v", a.Orders)
+	}
+	c.Send(&proto.AbortTransaction{TTID: 10})
+	if _, err := try(c, &proto.Ping{}); err != nil {
+		t.Fatal(err)
+	}
+	s.cancel() // 12 is dropped by the next start
+	s.wait()
+	if err := s.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = r.start(1, mem, nil)
+	s.initialize(2, table("U", "U"))
+	s.operate()
+	if a := ask[*proto.AnswerPackOrders](s, &proto.AskPackOrders{}); len(a.Orders) > 0 {
+		t.Errorf("orders without transaction: %+v", a.Orders)
+	}
+}
+
+// An order to cut that a node still holds when it joins a cluster in service is
+// executed before it replicates.
+func TestStaleTruncation(t *testing.T) {
+	r := newRig(t)
+	s := r.run(nil)
+	c := s.client(1)
+	s.commit(c, 10, 0, "one", 1)
+	s.commit(c, 12, 10, "two", 1)
+	s.master.Send(&proto.StopOperation{})
+	s.master.Send(&proto.Truncate{TID: 11})
+	s.announce(proto.NodeRunning, clientNode(1))
+	s.master.Send(&proto.SendPartitionTable{PTID: proto.Some[uint64](2), Rows: table("U", "U")})
+	s.master.Send(&proto.StartOperation{})
+	expect[*proto.NotifyReady](s)
+	if a := call[*proto.AnswerObject](s.client(1), &proto.AskObject{OID: 1}); a.Serial != 10 {
+		t.Errorf("load: %+v", a)
+	}
+	if conf, err := s.db.Config(); err != nil || conf.TruncateTID.OK {
+		t.Errorf("truncate TID: %+v, %v", conf.TruncateTID, err)
+	}
+}
+
+func TestRepair(t *testing.T) {
+	r := newRig(t)
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("U", "U"))
+	// As after a crash: data without record nor protection.
+	for i := range tid.OID(10) {
+		id, err := s.db.HoldData(i, data("lost"), proto.Opt[tid.TID]{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.db.ReleaseData([]backend.DataID{id}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.master.Send(&proto.NotifyRepair{DryRun: true}) // before operation: done later
+	s.operate()
+	idle := func() bool {
+		over := make(chan bool)
+		s.post(func() error { over <- s.repair == nil; return nil })
+		return <-over
+	}
+	eventually(t, "the search is over", idle)
+	if n := orphans(t, s.db); n != 10 {
+		t.Errorf("%d orphans after a dry run, want 10", n)
+	}
+	c := s.client(1)
+	call[*proto.AnswerStoreObject](c, store(10, 1, 0, "held"))
+	s.master.Send(&proto.NotifyRepair{})
+	s.barrier()
+	eventually(t, "the repair is over", idle)
+	if n := orphans(t, s.db); n != 0 {
+		t.Errorf("%d orphans after the repair", n)
+	}
+	s.finish(c, 10, 1)
+	if a := call[*proto.AnswerObject](c, &proto.AskObject{OID: 1}); string(a.Data) != "held" {
+		t.Errorf("data in use: %+v", a)
+	}
+}
