@@ -43,6 +43,7 @@ func (m *Machine) playPrimary() {
 func (m *Machine) learn(a proto.Address) {
 	if !a.IsZero() && m.nodes.ByAddr(a) == nil {
 		m.nodes.Put(proto.Node{Type: proto.Master, Addr: a, State: proto.NodeDown})
+		m.learnt = true
 	}
 }
 
@@ -53,6 +54,10 @@ func (m *Machine) tellSelf() {
 		m.announced = m.self.ID
 		m.out = append(m.out, Effect{Op: Identify, Self: m.self.ID})
 	}
+	if !m.learnt {
+		return
+	}
+	m.learnt = false
 	if list := m.masters(); !slices.Equal(list, m.saved) {
 		m.saved = list
 		m.out = append(m.out, Effect{Op: SaveMasters, Masters: list})
@@ -334,6 +339,7 @@ func (m *Machine) leaderPacket(p *peer, id uint32, pkt proto.Packet) {
 		}
 		m.nodes.Update(nodes, complete, func(n *proto.Node) bool { return n == m.self || slices.Contains(m.set.Masters, n.Addr) })
 		m.self = m.nodes.ByAddr(m.self.Addr)
+		m.learnt = true
 	case *proto.NotifyClusterInformation:
 		if pkt.State == proto.Stopping {
 			m.log(slog.LevelInfo, "the cluster stops")

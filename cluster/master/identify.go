@@ -169,6 +169,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	}
 	p.node = m.nodes.Put(n)
 	m.links[p.node] = p
+	m.learnt = m.learnt || r.Type == proto.Master
 	if o := m.candidateAt(r.Addr); o != nil && r.Type == proto.Master {
 		// Two masters have connected to each other: this connection is enough.
 		m.out = append(m.out, Effect{Op: Close, Conn: o.conn})

@@ -41,6 +41,7 @@ type Machine struct {
 	where     map[proto.NodeID][]string
 	dialing   map[proto.Address]bool
 	saved     []proto.Address // masters last saved
+	learnt    bool            // there may be others now
 	announced proto.NodeID    // own id last told to the shell
 
 	second  *secondary // nil: this master plays primary
@@ -128,6 +129,7 @@ func NewMachine(now time.Time, s Settings) *Machine {
 		dialing: map[proto.Address]bool{},
 	}
 	m.self = m.nodes.Put(proto.Node{Type: proto.Master, Addr: s.Addr, State: proto.NodeRunning})
+	m.learnt = true
 	for _, a := range s.Masters {
 		m.learn(a)
 	}

@@ -1,0 +1,92 @@
+package master
+
+import (
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Whatever the clock does, ids grow, and a TID is of the partition of its TTID.
+func TestIDsNeverGoBack(t *testing.T) {
+	for _, np := range []int{1, 2, 7, 12, 100, 5000} {
+		a := allocator{}
+		a.reset()
+		now := time.Date(2026, 2, 28, 23, 59, 59, 999_999_000, time.UTC) // the next minute is in March
+		var last tid.TID
+		var ttids []tid.TID
+		for i, step := range []time.Duration{0, 0, time.Microsecond, -time.Hour, -time.Hour, 0, 24 * time.Hour, -48 * time.Hour, 0, 3 * time.Second} {
+			now = now.Add(step)
+			ttid := a.next(now, 0)
+			if ttid <= last {
+				t.Errorf("np %d, step %d: ttid %v after %v", np, i, ttid, last)
+			}
+			last = ttid
+			ttids = append(ttids, ttid)
+			if i%3 != 2 {
+				continue
+			}
+			for _, ttid := range ttids {
+				got := a.final(now, 0, ttid, np)
+				if got < last || got == last && got != ttid {
+					t.Errorf("np %d, step %d: tid %v after %v", np, i, got, last)
+				}
+				if got.Partition(np) != ttid.Partition(np) {
+					t.Errorf("np %d: tid %v is not of the partition of ttid %v", np, got, ttid)
+				}
+				if got < ttid {
+					t.Errorf("np %d: tid %v is below its ttid %v", np, got, ttid)
+				}
+				last = got
+			}
+			ttids = nil
+		}
+		if ahead := last.Time().Sub(now); ahead > 49*time.Hour {
+			t.Errorf("np %d: ids are %v ahead of the clock", np, ahead)
+		}
+	}
+}
+
+// The last id of a month is followed by one in the next month, congruent all the same.
+func TestFinalIDAtTheEndOfAMonth(t *testing.T) {
+	const end = tid.TID(0x03eead5f_ffffffff) // 2023-02-28 23:59, last fraction
+	for np := 1; np < 200; np++ {
+		a := allocator{given: end}
+		ttid := end - tid.TID(np/2)
+		got := a.final(time.Time{}, 0, ttid, np)
+		if got.Partition(np) != ttid.Partition(np) || got < end || got == end && ttid != end {
+			t.Fatalf("np %d: %v for ttid %v", np, got, ttid)
+		}
+		if at := got.Time(); got != end && at.Month() != time.March {
+			t.Errorf("np %d: %v is in %v", np, got, at)
+		}
+	}
+}
+
+func TestIDsAfterARecovery(t *testing.T) {
+	a := allocator{}
+	a.reset()
+	ttid := a.next(time.Now(), 0)
+	a.reset()
+	a.saw(&proto.AnswerLastIDs{LastTID: proto.Some(tid.TID(50)), LastOID: proto.Some(tid.OID(7)), FirstTID: 40})
+	a.saw(&proto.AnswerLastIDs{LastTID: proto.Some(tid.Invalid), LastOID: proto.Some(tid.InvalidOID), FirstTID: 45})
+	if a.committed != 50 || a.oid != 7 || a.first != 40 {
+		t.Errorf("last ids are %+v", a)
+	}
+	if again := a.next(time.Time{}, 0); again <= ttid {
+		t.Errorf("%v was given again as %v", ttid, again)
+	}
+}
+
+func TestNewOIDs(t *testing.T) {
+	a := allocator{oid: tid.MaxOID - 3}
+	for _, n := range []int{-1, 0, 4, maxOIDsAsked + 1} {
+		if oids, err := a.newOIDs(n); err == nil {
+			t.Errorf("%d ids asked: got %v", n, oids)
+		}
+	}
+	if oids, err := a.newOIDs(3); err != nil || oids[2] != tid.MaxOID {
+		t.Errorf("got %v, %v", oids, err)
+	}
+}
