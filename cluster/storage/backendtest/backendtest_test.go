@@ -1,7 +1,84 @@
 package backendtest
 
-import "testing"
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
+)
 
 func TestMemory(t *testing.T) {
 	Run(t, func(*testing.T) Database { return NewMemory() })
+}
+
+// Simulations use the memory model with a clock that stands still while anybody
+// works.
+func TestMemoryInBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := NewMemory()
+		b, err := d.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Open(); !errors.Is(err, backend.ErrLocked) {
+			t.Errorf("second use: %v", err)
+		}
+		if err := PrepareSample(b); err != nil {
+			t.Fatal(err)
+		}
+		end := make(chan error)
+		go func() {
+			time.Sleep(time.Hour)
+			end <- CommitSample(b, 8)
+		}()
+		if err := <-end; err != nil {
+			t.Error(err)
+		}
+		if err := d.Crash(); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Commit(); err == nil {
+			t.Error("a backend that crashed goes on")
+		}
+		b, err = d.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := CheckSample(b, 8, true); err != nil {
+			t.Error(err)
+		}
+		if n := d.Commits(); n != 5 {
+			t.Errorf("%d commits, want 5: node id, table, vote, lock, unlock", n)
+		}
+	})
+}
+
+// A suite that a broken backend passes is worth nothing.
+func TestFailAt(t *testing.T) {
+	d := NewMemory()
+	b, err := d.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := PrepareSample(b); err != nil {
+		t.Fatal(err)
+	}
+	f := FailAt(b, 5)
+	if err := CommitSample(f, 8); !errors.Is(err, ErrFault) || !f.Fired() {
+		t.Errorf("CommitSample: %v", err)
+	}
+	if err := f.Commit(); !errors.Is(err, ErrFault) {
+		t.Errorf("commit after a fault: %v", err)
+	}
+	if err := CheckSample(b, 8, true); err == nil {
+		t.Error("a lost transaction was not noticed")
+	}
+	if err := b.AddObject(1, 12, rec("damage"), none); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckSample(b, 8, false); err == nil {
+		t.Error("a damaged object was not noticed")
+	}
 }

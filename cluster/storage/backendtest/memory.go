@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -20,6 +19,10 @@ import (
 // with, and the database of simulations: it waits for nothing but its own short
 // mutex.
 type Memory struct {
+	// Device tells disks apart in [backend.Administration.Topology]. It is set
+	// before Open. Default: all databases share one.
+	Device string
+
 	m       sync.Mutex
 	disk    tables
 	undo    []func() // what takes back the changes since the last commit
@@ -309,7 +312,7 @@ func (b *memory) SetBackupTID(t proto.Opt[tid.TID]) error { return b.setMoment("
 func (b *memory) SetTruncateTID(t proto.Opt[tid.TID]) error { return b.setMoment("truncate", t) }
 
 // Topology implements [backend.Administration].
-func (b *memory) Topology() []string { return []string{"memory", fmt.Sprintf("%p", b.Memory)} }
+func (b *memory) Topology() []string { return []string{"memory", b.Device} }
 
 // Cells implements [backend.PartitionTable].
 func (b *memory) Cells() ([]backend.Cell, error) {

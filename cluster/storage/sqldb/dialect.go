@@ -49,8 +49,6 @@ type Dialect interface {
 	// Begin is the statement that opens an SQL transaction, "" if the connection
 	// always has one open.
 	Begin() string
-	// DDLCommits reports that changes of the schema commit what was written.
-	DDLCommits() bool
 
 	// Tables returns the tables of the dialect, in the order of creation.
 	Tables() []string

@@ -226,11 +226,9 @@ func pragmas(dc driver.Conn, text string) ([]driver.Value, error) {
 	if err == io.EOF {
 		return nil, rows.Close()
 	}
-	if b, ok := any(values).([]driver.Value); ok && err == nil {
-		for i := range b {
-			if s, ok := b[i].([]byte); ok {
-				b[i] = string(s)
-			}
+	for i := range values {
+		if s, ok := values[i].([]byte); ok {
+			values[i] = string(s)
 		}
 	}
 	return values, errors.Join(err, rows.Close())
@@ -261,9 +259,6 @@ func (d *dialect) Bytes() int { return bytesInSQL }
 
 // Begin implements sqldb.Dialect.
 func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
-
-// DDLCommits implements sqldb.Dialect.
-func (d *dialect) DDLCommits() bool { return false }
 
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
