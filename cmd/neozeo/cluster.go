@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sort"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
@@ -23,7 +22,6 @@ import (
 type clusterStorage struct {
 	c      *client.Client
 	ctx    context.Context // of the process
-	objs   atomic.Int64    // greatest object id given out
 	listed listing
 
 	mu     sync.Mutex
@@ -64,11 +62,8 @@ func (s *clusterStorage) Features() zeo.Features {
 	}
 }
 
-// Size returns estimates: NEO does not count.
-func (s *clusterStorage) Size() (objects, bytes int64) {
-	n := s.objs.Load()
-	return n, 300 * n
-}
+// Size returns that nothing is known: NEO does not count.
+func (s *clusterStorage) Size() (objects, bytes int64) { return 0, 0 }
 
 func (s *clusterStorage) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
 	s.mu.Lock()
@@ -131,7 +126,7 @@ func missing(err error) bool {
 }
 
 func (s *clusterStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
-	data, serial, next, err := s.c.LoadBefore(ctx, oid, before)
+	data, serial, next, err := s.c.LoadBefore(ctx, oid, max(before, 1)) // nothing is older
 	switch {
 	case err == nil:
 		return zeo.Revision{Data: data, Serial: serial, Next: next}, nil
@@ -285,10 +280,6 @@ func (s *clusterStorage) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) 
 	oids, err := s.c.NewOIDs(ctx, n)
 	if errors.Is(err, client.ErrReadOnly) {
 		return nil, zeo.ErrReadOnly
-	}
-	for _, o := range oids {
-		for seen := s.objs.Load(); int64(o) > seen && !s.objs.CompareAndSwap(seen, int64(o)); seen = s.objs.Load() {
-		}
 	}
 	return oids, err
 }

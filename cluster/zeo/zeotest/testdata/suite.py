@@ -1,9 +1,9 @@
 """Run tests that ZEO and ZODB ship against servers that a test program starts.
 
-suite.py CONTROL [--msgpack] [--expect-failure NAME]... CLASS...
+suite.py CONTROL [--msgpack] [--without INTERFACE] [--expect-failure NAME]... CLASS...
 
 CONTROL is the host:port of the program: it takes one JSON object per line and
-answers with one. CLASS is MODULE:CLASS, or MODULE:CLASS.METHOD for one test. The
+answers with one. INTERFACE is one that the storage does not have. CLASS is MODULE:CLASS, or MODULE:CLASS.METHOD for one test. The
 exit status is 0 if all tests pass but those expected to fail, which must fail.
 """
 import argparse
@@ -112,8 +112,14 @@ def main():
     parser.add_argument('control')
     parser.add_argument('--msgpack', action='store_true')
     parser.add_argument('--expect-failure', action='append', default=[])
+    parser.add_argument('--without', action='append', default=[])
     parser.add_argument('classes', nargs='+')
     args = parser.parse_args()
+
+    from ZEO.tests.testZEO import FileStorageTests
+    FileStorageTests._expected_interfaces = tuple(
+        i for i in FileStorageTests._expected_interfaces
+        if i[1] not in args.without)
 
     start = make_start(Control(args.control), args.msgpack)
     ZEO._forker.start_zeo_server = start

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/proto"
+	storagenode "github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/zeo"
+	"github.com/neozodb/neo/cluster/zeo/zeotest"
+)
+
+// testCluster is a master and a storage in this process.
+type testCluster struct {
+	t       testing.TB
+	masters []proto.Address
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	dir     string
+}
+
+func testLog(t testing.TB) *slog.Logger {
+	if os.Getenv("NEOZEO_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}
+
+func startCluster(t testing.TB) (*testCluster, error) {
+	dir, err := os.MkdirTemp("", "neozeo-test-")
+	if err != nil {
+		return nil, err
+	}
+	log := testLog(t)
+	m, err := master.New(master.Config{
+		Cluster: "test", Bind: proto.Address{Host: "127.0.0.1"}, Partitions: 4, Autostart: 1, Log: log.With("node", "M"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &testCluster{t: t, masters: []proto.Address{m.Addr()}, dir: dir}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	run := func(what string, f func(context.Context) error) {
+		c.wg.Go(func() {
+			if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", what, err)
+			}
+		})
+	}
+	run("master", m.Run)
+	db, err := sqlitedb.Open(filepath.Join(dir, "s1.sqlite"), sqlitedb.Options{})
+	if err != nil {
+		return nil, err
+	}
+	s, err := storagenode.New(storagenode.Config{
+		Cluster: "test", Bind: proto.Address{Host: "127.0.0.1"}, Masters: bootstrap.NewMasters(c.masters...),
+		Backend: db, Log: log.With("node", "S1"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	run("storage", func(ctx context.Context) error {
+		return errors.Join(s.Run(ctx), db.Close())
+	})
+	return c, nil
+}
+
+func (c *testCluster) open(ctx context.Context, readOnly bool) (*clusterStorage, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	return openCluster(ctx, client.Config{Cluster: "test", Masters: c.masters, ReadOnly: readOnly, Log: testLog(c.t).With("node", "C")})
+}
+
+// Open implements [zeotest.Database].
+func (c *testCluster) Open(ctx context.Context, o *zeotest.Order) (zeo.Storage, func(), error) {
+	s, err := c.open(ctx, o.StorageReadOnly)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, func() {
+		if err := s.close(); err != nil {
+			c.t.Errorf("closing the client: %v", err)
+		}
+	}, nil
+}
+
+// Remove implements [zeotest.Database].
+func (c *testCluster) Remove() {
+	c.cancel()
+	c.wg.Wait()
+	if err := os.RemoveAll(c.dir); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// pool starts clusters before they are needed, which takes a second.
+type pool struct {
+	ready chan *testCluster
+	errs  chan error
+}
+
+func newPool(t testing.TB) *pool {
+	p := &pool{ready: make(chan *testCluster, 2), errs: make(chan error, 1)}
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			c, err := startCluster(t)
+			if err != nil {
+				p.errs <- err
+				return
+			}
+			s, err := c.open(context.Background(), true) // waits until it is ready
+			if err == nil {
+				err = s.close()
+			}
+			if err != nil {
+				c.Remove()
+				p.errs <- err
+				return
+			}
+			select {
+			case p.ready <- c:
+			case <-done:
+				c.Remove()
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(done)
+		<-stopped
+		close(p.ready)
+		for c := range p.ready {
+			c.Remove()
+		}
+	})
+	return p
+}
+
+func (p *pool) create(*zeotest.Order) (zeotest.Database, error) {
+	select {
+	case c := <-p.ready:
+		return c, nil
+	case err := <-p.errs:
+		return nil, err
+	}
+}
+
+// What ZEO and ZODB test a remote storage with, over a cluster.
+func TestPython(t *testing.T) {
+	full := append([]string{
+		"--without", "IStorageRestoreable",
+		// NEO collects no garbage.
+		"--expect-failure", "testPackAllRevisions",
+		// NEO does not note in transactions that they were packed.
+		"--expect-failure", "checkPackUndoLog",
+		"--expect-failure", "testTransactionalUndoAfterPack",
+		"ZEO.tests.testZEO:FileStorageTests",
+	}, zeotest.UndoMerges...)
+	p := newPool(t)
+	for _, tt := range []struct {
+		name string
+		args []string
+	}{
+		{"Full", full},
+		{"Msgpack", []string{
+			"--msgpack", "--expect-failure", "testPackAllRevisions",
+			"ZEO.tests.testZEO:ClientConflictResolutionTests",
+			"ZEO.tests.testZEO:MappingStorageTests",
+		}},
+		{"Connections", []string{"ZEO.tests.testConnection:FileStorageConnectionTests"}},
+		{"Reconnections", []string{
+			"ZEO.tests.testConnection:FileStorageReconnectionTests",
+			"ZEO.tests.testConnection:FileStorageInvqTests",
+			"ZEO.tests.testConnection:FileStorageTimeoutTests",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { zeotest.RunPython(t, p.create, tt.args...) })
+	}
+}
