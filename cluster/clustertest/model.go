@@ -9,6 +9,9 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
+// packMark is the description of the transactions that carry pack orders.
+const packMark = "IStorage.pack"
+
 // Outcome is what a client knows of a transaction it tried to commit.
 type Outcome int
 
@@ -23,10 +26,7 @@ type Write struct {
 	OID tid.OID
 	// Base is the revision the new one was made from, Zero for a new object.
 	Base tid.TID
-	Data []byte // nil: deletion or creation undone
-	// Undo marks a record written by an undo: it copies an older one, whatever
-	// the last one is.
-	Undo bool
+	Data []byte // nil: deletion
 }
 
 // Check is an object that a transaction wanted unchanged.
@@ -43,6 +43,9 @@ type Attempt struct {
 	TID     tid.TID // if Committed
 	Writes  []Write
 	Checks  []Check
+	// Undoes, when not Zero, is the transaction that this one undid: its writes
+	// follow from the history.
+	Undoes tid.TID
 	// After is the greatest TID acknowledged to any client before this attempt
 	// began: its own TID must be above.
 	After tid.TID
@@ -88,7 +91,7 @@ func Verify(o Observed, db []Stored) []error {
 		if i > 0 && s.TID <= db[i-1].TID {
 			fail("transaction %v does not come after %v", s.TID, db[i-1].TID)
 		}
-		if stored[s.Mark] != nil {
+		if stored[s.Mark] != nil && s.Mark != packMark {
 			fail("transaction %q was committed twice, at %v and %v", s.Mark, stored[s.Mark].TID, s.TID)
 		}
 		stored[s.Mark] = s
@@ -112,6 +115,23 @@ func Verify(o Observed, db []Stored) []error {
 		return
 	}
 
+	// A pack deletes an object that no longer existed at its time without a
+	// trace: such objects may lack any record.
+	removed := map[tid.OID]bool{}
+	undone := map[tid.TID]bool{}
+	for _, a := range o.Attempts {
+		if a.Outcome != Aborted {
+			undone[a.Undoes] = true
+		}
+	}
+	for _, a := range o.Attempts {
+		for _, w := range a.Writes {
+			if w.Data == nil || w.Base == 0 && undone[a.TID] {
+				removed[w.OID] = true
+			}
+		}
+	}
+
 	attempts := map[string]bool{}
 	for _, a := range o.Attempts {
 		attempts[a.Mark] = true
@@ -132,10 +152,15 @@ func Verify(o Observed, db []Stored) []error {
 		if s.TID <= a.After {
 			fail("transaction %q got %v, although %v was acknowledged before it began", a.Mark, s.TID, a.After)
 		}
+		if a.Undoes != 0 {
+			verifyUndo(a, s, byTID[a.Undoes], o.PackedUpTo, byTID, before, fail)
+		}
 		for _, w := range a.Writes {
 			data, ok := s.Records[w.OID]
 			if !ok {
-				if next := firstAfter(revisions[w.OID], s.TID); s.TID > o.PackedUpTo || (next == 0 && w.Data != nil) || next > o.PackedUpTo && w.Data != nil {
+				// It may be packed if there is a later one at the pack time.
+				next := firstAfter(revisions[w.OID], s.TID)
+				if s.TID > o.PackedUpTo || (next == 0 || next > o.PackedUpTo) && !removed[w.OID] {
 					fail("transaction %q (%v) lost its record of %v", a.Mark, s.TID, w.OID)
 				}
 				continue
@@ -144,12 +169,12 @@ func Verify(o Observed, db []Stored) []error {
 				fail("transaction %q (%v) holds %q for %v, want %q", a.Mark, s.TID, data, w.OID, w.Data)
 			}
 			prev, _ := before(w.OID, s.TID)
-			if prev != w.Base && !w.Undo && w.Base > o.PackedUpTo {
+			if prev != w.Base && w.Base > o.PackedUpTo {
 				fail("lost update: transaction %q (%v) wrote %v from %v, but the last revision was %v", a.Mark, s.TID, w.OID, w.Base, prev)
 			}
 		}
 		for oid := range s.Records {
-			if !slices.ContainsFunc(a.Writes, func(w Write) bool { return w.OID == oid }) {
+			if a.Undoes == 0 && !slices.ContainsFunc(a.Writes, func(w Write) bool { return w.OID == oid }) {
 				fail("transaction %q (%v) holds %v, which it never wrote", a.Mark, s.TID, oid)
 			}
 		}
@@ -160,7 +185,7 @@ func Verify(o Observed, db []Stored) []error {
 		}
 	}
 	for _, s := range db {
-		if !attempts[s.Mark] {
+		if !attempts[s.Mark] && s.Mark != packMark {
 			fail("transaction %v (%q) was never attempted", s.TID, s.Mark)
 		}
 	}
@@ -181,6 +206,41 @@ func Verify(o Observed, db []Stored) []error {
 		}
 	}
 	return errs
+}
+
+// verifyUndo checks that an undo gave each object the state before the undone
+// transaction, and that nobody had changed it since to something else.
+func verifyUndo(a Attempt, s, undone *Stored, packed tid.TID, byTID map[tid.TID]*Stored,
+	before func(tid.OID, tid.TID) (serial, next tid.TID), fail func(string, ...any)) {
+	if undone == nil {
+		fail("transaction %q (%v) undid %v, which does not exist", a.Mark, s.TID, a.Undoes)
+		return
+	}
+	if a.Undoes <= packed {
+		return // what it needed to know may be gone
+	}
+	for oid, data := range undone.Records {
+		got, ok := s.Records[oid]
+		if !ok {
+			if s.TID > packed {
+				fail("transaction %q (%v) undid %v without %v", a.Mark, s.TID, a.Undoes, oid)
+			}
+			continue
+		}
+		var want []byte
+		earlier, _ := before(oid, a.Undoes)
+		if earlier != 0 {
+			want = byTID[earlier].Records[oid]
+		} else if packed > 0 {
+			continue // the state before may have been packed since
+		}
+		if !bytes.Equal(got, want) || (got == nil) != (want == nil) {
+			fail("transaction %q (%v) undid %v but gave %v %q, want %q", a.Mark, s.TID, a.Undoes, oid, got, want)
+		}
+		if last, _ := before(oid, s.TID); last > packed && !bytes.Equal(byTID[last].Records[oid], data) {
+			fail("transaction %q (%v) undid %v over a later change of %v at %v", a.Mark, s.TID, a.Undoes, oid, last)
+		}
+	}
 }
 
 func firstAfter(sorted []tid.TID, t tid.TID) tid.TID {

@@ -2,6 +2,7 @@ package memnet
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -74,6 +75,7 @@ type pipe struct {
 	from, to string
 
 	mu         sync.Mutex
+	rand       *rand.Rand // of its own, so that delays do not depend on other pipes
 	wake       *sync.Cond
 	queue      []chunk
 	size       int // bytes in queue
@@ -91,7 +93,8 @@ type chunk struct {
 }
 
 func newPipe(n *Network, from, to string) *pipe {
-	p := &pipe{n: n, from: from, to: to, held: n.held[pairOf(from, to)]}
+	n.pipes++
+	p := &pipe{n: n, from: from, to: to, held: n.held[pairOf(from, to)], rand: rand.New(rand.NewPCG(n.seed, n.pipes))}
 	p.wake = sync.NewCond(&p.mu)
 	return p
 }
@@ -141,9 +144,13 @@ func (p *pipe) read(b []byte) (int, error) {
 }
 
 func (p *pipe) write(b []byte, wait bool) (int, error) {
-	at := p.n.arrival(p.from, p.to)
+	d := p.n.delay(p.from, p.to)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	at := time.Now()
+	if d.most > 0 {
+		at = at.Add(d.least + time.Duration(p.rand.Int64N(int64(d.most-d.least)+1)))
+	}
 	for {
 		switch {
 		case p.noWriter:

@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -30,7 +29,8 @@ var errRefused error = syscall.ECONNREFUSED
 // Network is a set of hosts. Its methods may be called by any goroutine.
 type Network struct {
 	mu        sync.Mutex
-	rand      *rand.Rand
+	seed      uint64
+	pipes     uint64 // made so far
 	port      int
 	listeners map[string]*listener // by host:port
 	conns     map[*Conn]bool
@@ -56,7 +56,7 @@ type delay struct{ least, most time.Duration }
 // New returns a network without hosts. Delays are drawn from the seed.
 func New(seed uint64) *Network {
 	return &Network{
-		rand:      rand.New(rand.NewPCG(seed, 0)),
+		seed:      seed,
 		port:      40000,
 		listeners: map[string]*listener{},
 		conns:     map[*Conn]bool{},
@@ -198,16 +198,11 @@ func (n *Network) Delay(from, to string, least, most time.Duration) {
 	n.delays[direction{from, to}] = delay{least, most}
 }
 
-// arrival returns when what is sent now arrives.
-func (n *Network) arrival(from, to string) time.Time {
+// delay returns the bounds of the delay of what is sent now.
+func (n *Network) delay(from, to string) delay {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := time.Now()
-	d := n.delays[direction{from, to}]
-	if d.most <= 0 {
-		return now
-	}
-	return now.Add(d.least + time.Duration(n.rand.Int64N(int64(d.most-d.least)+1)))
+	return n.delays[direction{from, to}]
 }
 
 // Conns returns the number of open ends of connections, to find leaks.

@@ -1,0 +1,492 @@
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/internal/memnet"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Plan shapes a simulated run. All of it follows from the seed.
+type Plan struct {
+	Seed                          uint64
+	Storages, Partitions, Clients int
+	Objects                       int // that all clients compete for
+	Steps                         int // of each client
+	Delay                         time.Duration
+	Lost                          bool // connections are reset, clients die
+	Crashes                       bool // nodes crash and come back
+	Packs                         bool
+}
+
+// PlanOf returns the plan of a seed.
+func PlanOf(seed uint64) Plan {
+	r := rand.New(rand.NewPCG(seed, 1))
+	p := Plan{
+		Seed:       seed,
+		Storages:   1 + r.IntN(3),
+		Partitions: 1 + r.IntN(4),
+		Clients:    2 + r.IntN(3),
+		Objects:    2 + r.IntN(5),
+		Steps:      10 + r.IntN(15),
+		Delay:      time.Duration(1+r.IntN(30)) * time.Millisecond,
+		Lost:       r.IntN(2) == 0,
+		Crashes:    r.IntN(3) == 0,
+		Packs:      r.IntN(3) == 0,
+	}
+	p.Storages = min(p.Storages, p.Partitions)
+	return p
+}
+
+const masterHost = "10.0.0.1"
+
+func storageHost(i int) string { return fmt.Sprintf("10.0.1.%d", i+1) }
+func clientHost(i int) string  { return fmt.Sprintf("10.0.2.%d", i+1) }
+
+// limit is how long, in simulated time, a run may take: far more than any run
+// needs, so that one that reaches it is stuck.
+const limit = 2 * time.Hour
+
+// simulation is one run.
+type simulation struct {
+	t    *testing.T
+	plan Plan
+	log  *slog.Logger
+	net  *memnet.Network
+	ctx  context.Context
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	nodes    map[string]context.CancelFunc // running nodes by host
+	seen     Observed
+	lastAck  tid.TID
+	finished map[string][]Attempt // committed transactions by client, for undo
+	oids     []tid.OID
+}
+
+// Simulate runs a plan and reports every violated promise. log may be nil.
+func Simulate(t *testing.T, plan Plan, log *slog.Logger) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}}
+		ctx, cancel := context.WithCancel(t.Context())
+		s.ctx = ctx
+		defer s.wg.Wait()
+		defer cancel()
+		stuck := time.AfterFunc(limit, func() {
+			buf := make([]byte, 1<<20)
+			t.Errorf("%+v: stuck\n%s", plan, buf[:runtime.Stack(buf, true)])
+			cancel()
+		})
+		defer stuck.Stop()
+		s.run()
+	})
+}
+
+func (s *simulation) run() {
+	hosts := []string{masterHost}
+	for i := range s.plan.Storages {
+		hosts = append(hosts, storageHost(i))
+	}
+	for i := range s.plan.Clients + 1 {
+		hosts = append(hosts, clientHost(i))
+	}
+	for _, a := range hosts {
+		for _, b := range hosts {
+			s.net.Delay(a, b, 0, s.plan.Delay)
+		}
+	}
+	s.startMaster()
+	dbs := make([]*backendtest.Memory, s.plan.Storages)
+	for i := range dbs {
+		dbs[i] = backendtest.NewMemory()
+		s.startStorage(i, dbs[i])
+	}
+	if !s.create() {
+		return
+	}
+	var clients sync.WaitGroup
+	for i := range s.plan.Clients {
+		clients.Go(func() { s.client(i) })
+	}
+	done := make(chan struct{})
+	s.wg.Go(func() { s.disturb(done, dbs) })
+	clients.Wait()
+	close(done)
+	s.finish()
+}
+
+func (s *simulation) startMaster() {
+	m, err := master.New(master.Config{
+		Cluster: "sim", Bind: proto.Address{Host: masterHost, Port: 10000},
+		Partitions: s.plan.Partitions, Autostart: s.plan.Storages,
+		Network: s.net.Host(masterHost), Log: s.log.With("host", "master"),
+	})
+	if err != nil {
+		s.t.Errorf("starting the master: %v", err)
+		return
+	}
+	s.node(masterHost, m.Run)
+}
+
+func (s *simulation) startStorage(i int, db *backendtest.Memory) {
+	b, err := db.Open()
+	if err != nil {
+		s.t.Errorf("opening database %d: %v", i, err)
+		return
+	}
+	n, err := storage.New(storage.Config{
+		Cluster: "sim", Bind: proto.Address{Host: storageHost(i), Port: 20000},
+		Masters: bootstrap.NewMasters(s.masters()...), Backend: b,
+		Network: s.net.Host(storageHost(i)), Log: s.log.With("host", fmt.Sprintf("storage%d", i+1)),
+	})
+	if err != nil {
+		s.t.Errorf("starting storage %d: %v", i, err)
+		return
+	}
+	s.node(storageHost(i), n.Run)
+}
+
+// node runs a node until its host is stopped.
+func (s *simulation) node(host string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	ended := make(chan struct{})
+	s.mu.Lock()
+	s.nodes[host] = func() { cancel(); <-ended }
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		defer close(ended)
+		if err := run(ctx); err != nil && ctx.Err() == nil {
+			s.t.Errorf("%+v: the node of %s failed: %v", s.plan, host, err)
+		}
+	})
+}
+
+func (s *simulation) masters() []proto.Address {
+	return []proto.Address{{Host: masterHost, Port: 10000}}
+}
+
+func (s *simulation) open(ctx context.Context, i int) (*client.Client, error) {
+	return client.Open(ctx, client.Config{
+		Cluster: "sim", Masters: s.masters(), Network: s.net.Host(clientHost(i)),
+		Dialer: &link.Dialer{}, Log: s.log.With("host", fmt.Sprintf("client%d", i+1)),
+	})
+}
+
+// create stores the objects that the clients compete for.
+func (s *simulation) create() bool {
+	cl, err := s.open(s.ctx, s.plan.Clients)
+	if err != nil {
+		s.t.Errorf("%+v: the cluster does not start: %v", s.plan, err)
+		return false
+	}
+	defer cl.Close()
+	if s.oids, err = cl.NewOIDs(s.ctx, s.plan.Objects); err != nil {
+		s.t.Errorf("%+v: %v", s.plan, err)
+		return false
+	}
+	a := Attempt{Mark: "init"}
+	for _, oid := range s.oids {
+		a.Writes = append(a.Writes, Write{OID: oid, Data: fmt.Appendf(nil, "init %v", oid)})
+	}
+	s.commit(s.ctx, cl, &a)
+	s.record(a)
+	if a.Outcome != Committed {
+		s.t.Errorf("%+v: the first transaction failed", s.plan)
+	}
+	return a.Outcome == Committed
+}
+
+// disturb loses connections and crashes nodes until done.
+func (s *simulation) disturb(done <-chan struct{}, dbs []*backendtest.Memory) {
+	r := rand.New(rand.NewPCG(s.plan.Seed, 2))
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Duration(200+r.IntN(3000)) * time.Millisecond):
+		}
+		host := masterHost
+		i := r.IntN(s.plan.Storages + 1)
+		if i < s.plan.Storages {
+			host = storageHost(i)
+		}
+		if s.plan.Lost && r.IntN(2) == 0 {
+			s.net.Drop(clientHost(r.IntN(s.plan.Clients)), host)
+		}
+		if s.plan.Crashes && r.IntN(3) == 0 {
+			if i < s.plan.Storages {
+				if err := dbs[i].Crash(); err != nil {
+					s.t.Errorf("crashing database %d: %v", i, err)
+				}
+			}
+			s.net.Crash(host)
+			s.mu.Lock()
+			stop := s.nodes[host]
+			s.mu.Unlock()
+			stop()
+			time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+			if i < s.plan.Storages {
+				s.startStorage(i, dbs[i])
+			} else {
+				s.startMaster()
+			}
+		}
+	}
+}
+
+// client is one client: it works, dies and comes back.
+func (s *simulation) client(i int) {
+	r := rand.New(rand.NewPCG(s.plan.Seed, uint64(100+i)))
+	for life, step := 0, 0; step < s.plan.Steps && s.ctx.Err() == nil; life++ {
+		ctx, cancel := context.WithCancel(s.ctx)
+		if s.plan.Lost && r.IntN(2) == 0 {
+			death := time.Duration(r.IntN(20000)) * time.Millisecond
+			t := time.AfterFunc(death, func() {
+				s.net.Crash(clientHost(i))
+				cancel()
+			})
+			defer t.Stop()
+		}
+		cl, err := s.open(ctx, i)
+		if err == nil {
+			for ; step < s.plan.Steps && ctx.Err() == nil; step++ {
+				s.step(ctx, r, cl, fmt.Sprintf("%d.%d.%d", i, life, step))
+				time.Sleep(time.Duration(r.IntN(100)) * time.Millisecond)
+			}
+			cl.Close()
+		} else if ctx.Err() == nil {
+			s.t.Errorf("%+v: client %d cannot connect: %v", s.plan, i, err)
+		}
+		cancel()
+		time.Sleep(time.Duration(1+r.IntN(500)) * time.Millisecond)
+	}
+}
+
+func (s *simulation) step(ctx context.Context, r *rand.Rand, cl *client.Client, mark string) {
+	switch n := r.IntN(100); {
+	case n < 20:
+		s.snapshot(ctx, r, cl)
+	case n < 30:
+		s.undo(ctx, r, cl, mark)
+	case n < 35 && s.plan.Packs:
+		s.pack(ctx, r, cl)
+	default:
+		s.change(ctx, r, cl, mark)
+	}
+}
+
+// read loads an object as of the client's present and records what it got.
+func (s *simulation) read(ctx context.Context, cl *client.Client, oid tid.OID, before tid.TID) (Read, error) {
+	data, serial, next, err := cl.LoadBefore(ctx, oid, before)
+	read := Read{OID: oid, Before: before, Serial: serial, Next: next, Data: data}
+	var gone *client.ObjectError
+	switch {
+	case err == nil:
+	case errors.Is(err, client.ErrDeleted) && errors.As(err, &gone):
+		read.Serial = gone.TID
+	case errors.Is(err, client.ErrNotFound), errors.Is(err, client.ErrNoSuchObject):
+	default:
+		return read, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen.Reads = append(s.seen.Reads, read)
+	return read, nil
+}
+
+func (s *simulation) snapshot(ctx context.Context, r *rand.Rand, cl *client.Client) {
+	last, err := cl.LastTID(ctx)
+	if err != nil {
+		return
+	}
+	for range 1 + r.IntN(4) {
+		if _, err := s.read(ctx, cl, s.oids[r.IntN(len(s.oids))], last+1); err != nil {
+			return
+		}
+		time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
+	}
+}
+
+func (s *simulation) change(ctx context.Context, r *rand.Rand, cl *client.Client, mark string) {
+	a := s.attempt(mark)
+	last, err := cl.LastTID(ctx)
+	if err != nil {
+		return
+	}
+	chosen := r.Perm(len(s.oids))[:1+r.IntN(min(3, len(s.oids)))]
+	for i, n := range chosen {
+		read, err := s.read(ctx, cl, s.oids[n], last+1)
+		if err != nil {
+			return
+		}
+		switch {
+		case i > 0 && r.IntN(4) == 0:
+			a.Checks = append(a.Checks, Check{read.OID, read.Serial})
+		default:
+			a.Writes = append(a.Writes, Write{OID: read.OID, Base: read.Serial, Data: fmt.Appendf(nil, "%s %v", mark, read.OID)})
+		}
+	}
+	if r.IntN(5) == 0 {
+		if oids, err := cl.NewOIDs(ctx, 1); err == nil {
+			a.Writes = append(a.Writes, Write{OID: oids[0], Data: []byte(mark)})
+		}
+	}
+	s.commit(ctx, cl, &a)
+	s.record(a)
+}
+
+// commit tries a transaction and says how it ended.
+func (s *simulation) commit(ctx context.Context, cl *client.Client, a *Attempt) {
+	s.transact(ctx, cl, a, func(t *client.Txn) error {
+		for _, w := range a.Writes {
+			if err := t.Store(ctx, w.OID, w.Base, w.Data); err != nil {
+				return err
+			}
+		}
+		for _, c := range a.Checks {
+			if err := t.CheckCurrent(ctx, c.OID, c.Serial); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *simulation) transact(ctx context.Context, cl *client.Client, a *Attempt, fill func(*client.Txn) error) {
+	a.Outcome = Aborted
+	t, err := cl.Begin(ctx, client.BeginOptions{Description: []byte(a.Mark)})
+	if err != nil {
+		return
+	}
+	if err = fill(t); err == nil {
+		_, err = t.Vote(ctx)
+	}
+	if err == nil {
+		a.TID, err = t.Finish(ctx, nil)
+		switch {
+		case err == nil:
+			a.Outcome = Committed
+			return
+		case ctx.Err() != nil || errors.Is(err, client.ErrUnknownOutcome):
+			a.Outcome = Unknown
+		}
+	}
+	t.Abort(context.WithoutCancel(ctx)) // how it ended is already known
+}
+
+func (s *simulation) undo(ctx context.Context, r *rand.Rand, cl *client.Client, mark string) {
+	s.mu.Lock()
+	var candidates []tid.TID
+	for _, a := range s.seen.Attempts {
+		if a.Outcome == Committed && a.Mark != "init" && len(a.Writes)+int(a.Undoes) > 0 {
+			candidates = append(candidates, a.TID)
+		}
+	}
+	s.mu.Unlock()
+	if len(candidates) == 0 {
+		return
+	}
+	// Recent ones have more often not been overwritten.
+	slices.Sort(candidates)
+	a := s.attempt(mark)
+	a.Undoes = candidates[max(0, len(candidates)-1-r.IntN(4))]
+	s.transact(ctx, cl, &a, func(t *client.Txn) error {
+		_, err := t.Undo(ctx, a.Undoes)
+		return err
+	})
+	s.record(a)
+}
+
+func (s *simulation) pack(ctx context.Context, r *rand.Rand, cl *client.Client) {
+	last, err := cl.LastTID(ctx)
+	if err != nil {
+		return
+	}
+	upTo := last.Add(-int64(r.IntN(1<<32)) / 4)
+	s.mu.Lock()
+	s.seen.PackedUpTo = max(s.seen.PackedUpTo, upTo)
+	s.mu.Unlock()
+	if id, err := cl.Pack(ctx, upTo); err == nil && id != 0 && r.IntN(2) == 0 {
+		cl.WaitForPack(ctx, id) // an error means a lost connection, no wrong pack
+	}
+}
+
+func (s *simulation) attempt(mark string) Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Attempt{Mark: mark, After: s.lastAck}
+}
+
+func (s *simulation) record(a Attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen.Attempts = append(s.seen.Attempts, a)
+	if a.Outcome == Committed {
+		s.lastAck = max(s.lastAck, a.TID)
+	}
+}
+
+// finish reads the whole database and compares.
+func (s *simulation) finish() {
+	// Whatever was on its way arrives, lost nodes come back.
+	time.Sleep(time.Minute)
+	if s.ctx.Err() != nil {
+		return
+	}
+	cl, err := s.open(s.ctx, s.plan.Clients)
+	if err != nil {
+		s.t.Errorf("%+v: the cluster does not serve any more: %v", s.plan, err)
+		return
+	}
+	defer cl.Close()
+	db, err := Dump(s.ctx, cl)
+	if err != nil {
+		s.t.Errorf("%+v: reading the database: %v", s.plan, err)
+		return
+	}
+	for _, err := range Verify(s.seen, db) {
+		s.t.Errorf("%+v: %v", s.plan, err)
+	}
+	committed := 0
+	for _, a := range s.seen.Attempts {
+		if a.Outcome == Committed {
+			committed++
+		}
+	}
+	s.t.Logf("seed %d: %d of %d transactions committed, %d reads, %d stored", s.plan.Seed, committed, len(s.seen.Attempts), len(s.seen.Reads), len(db))
+	if committed == 1 && !s.plan.Lost && !s.plan.Crashes {
+		s.t.Errorf("%+v: nothing was committed", s.plan)
+	}
+	if s.t.Failed() {
+		var b bytes.Buffer
+		for _, tx := range db {
+			fmt.Fprintf(&b, "%v %s", tx.TID, tx.Mark)
+			for oid, data := range tx.Records {
+				fmt.Fprintf(&b, " %v=%q", oid, data)
+			}
+			b.WriteByte('\n')
+		}
+		s.t.Logf("database:\n%s", &b)
+	}
+}
