@@ -16,7 +16,7 @@ type Conflict struct {
 	OID             tid.OID
 	Committed, Base tid.TID
 	Data            []byte
-	CommittedData   []byte // nil: load it with LoadSerial if needed
+	CommittedData   []byte // nil if the object was deleted
 }
 
 // Resolver merges two changes of an object into the record to store on top of
@@ -69,7 +69,11 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 	if t.c.cfg.Resolver == nil || w.data == nil {
 		return &ConflictError{OID: oid, Serials: serials, Data: w.data}
 	}
-	data, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: committed, Base: w.serial, Data: w.data})
+	theirs, err := t.c.LoadSerial(ctx, oid, committed)
+	if err != nil && !errors.Is(err, ErrDeleted) {
+		return fmt.Errorf("transaction %v: conflict: %w", t.ttid, err)
+	}
+	data, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: committed, Base: w.serial, Data: w.data, CommittedData: theirs})
 	if err != nil {
 		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: err}
 	}

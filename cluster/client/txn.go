@@ -47,6 +47,7 @@ type Txn struct {
 	order    []tid.OID                   // in the order of the last stores; InvalidOID: moved to the end
 	position map[tid.OID]int             // in order
 	nodes    map[proto.NodeID]*link.Conn // nil once lost: not used again by this transaction
+	wrote    map[proto.NodeID]bool       // nodes that know the transaction
 	pending  map[proto.NodeID]int        // requests without answer
 	lockless map[int]map[proto.NodeID]bool
 	stored   bool // no more stores: deadlocks need not be avoided any more
@@ -108,6 +109,7 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 		resolved: map[tid.OID]tid.TID{},
 		position: map[tid.OID]int{},
 		nodes:    map[proto.NodeID]*link.Conn{},
+		wrote:    map[proto.NodeID]bool{},
 		pending:  map[proto.NodeID]int{},
 		lockless: map[int]map[proto.NodeID]bool{},
 	}
@@ -341,6 +343,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	for _, to := range targets {
 		w.waiting = append(w.waiting, to.id)
 		t.pending[to.id]++
+		t.wrote[to.id] = true
 	}
 	t.data[oid] = w
 	t.dataSize += len(w.data)

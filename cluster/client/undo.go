@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -44,6 +45,9 @@ func (t *Txn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
 		if errors.Is(err, ErrUndoPacked) {
 			return nil, &UndoError{undone, tid.InvalidOID, err.Error()}
 		}
+		if ce, ok := errors.AsType[*ConflictError](err); ok && slices.Contains(written, ce.OID) {
+			return nil, &UndoError{undone, ce.OID, modifiedLater}
+		}
 		return nil, err
 	}
 	return written, nil
@@ -63,18 +67,39 @@ func (t *Txn) undoSerials(ctx context.Context, undone tid.TID, oids []tid.OID) (
 	}
 	result := map[tid.OID]proto.UndoSerial{}
 	for partition, group := range groups {
-		a, err := t.askUndo(ctx, partition, &proto.AskObjectUndoSerial{TTID: t.ttid, LastTID: last + 1, Undone: undone, OIDs: group})
-		if errors.Is(err, ErrNotFound) {
-			return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction"}
-		}
-		if err != nil {
-			return nil, fmt.Errorf("undo transaction %v: %w", undone, err)
-		}
-		for oid, s := range a.Undo {
-			result[oid] = s
+		for len(group) > 0 {
+			a, err := t.askUndo(ctx, partition, &proto.AskObjectUndoSerial{TTID: t.ttid, LastTID: last + 1, Undone: undone, OIDs: group})
+			if errors.Is(err, ErrNotFound) {
+				return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction"}
+			}
+			if err == nil {
+				maps.Copy(result, a.Undo)
+				group, err = t.written(ctx, undone, group, a.Undo)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("undo transaction %v: %w", undone, err)
+			}
 		}
 	}
 	return result, nil
+}
+
+// written returns those objects that a transaction wrote although the storage did
+// not name them: when it was asked it had not yet heard that the transaction is
+// committed. A load waits for that; then it can be asked again.
+func (t *Txn) written(ctx context.Context, at tid.TID, oids []tid.OID, named map[tid.OID]proto.UndoSerial) (again []tid.OID, err error) {
+	for _, oid := range oids {
+		if _, ok := named[oid]; ok {
+			continue
+		}
+		switch _, _, err := t.c.fetch(ctx, oid, at, tid.Zero); {
+		case err == nil:
+			again = append(again, oid)
+		case !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoSuchObject): // else only checked
+			return nil, err
+		}
+	}
+	return again, nil
 }
 
 // askUndo asks a readable cell that has not missed a store of this transaction.
@@ -85,9 +110,16 @@ func (t *Txn) askUndo(ctx context.Context, partition int, req *proto.AskObjectUn
 			return nil, ErrMasterLost
 		}
 		for _, id := range t.c.readCells(v, partition, nil) {
-			conn, err := t.node(ctx, v, id)
-			if err != nil {
-				return nil, err
+			t.mu.Lock()
+			conn, used := t.nodes[id]
+			t.mu.Unlock()
+			if !used {
+				var err error
+				if conn, err = t.c.storage(ctx, v, id); ctx.Err() != nil {
+					return nil, ctx.Err()
+				} else if err != nil {
+					continue
+				}
 			}
 			if conn == nil {
 				continue
@@ -122,6 +154,8 @@ func (t *Txn) askUndo(ctx context.Context, partition int, req *proto.AskObjectUn
 	}
 }
 
+const modifiedLater = "some data were modified by a later transaction"
+
 func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.UndoSerial) error {
 	var data []byte
 	var err error
@@ -140,9 +174,8 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 	if s.IsCurrent {
 		return t.StoreUndo(ctx, oid, s.Current, data, s.Undo.V)
 	}
-	const modified = "some data were modified by a later transaction"
 	if !s.Undo.OK || data == nil || t.c.cfg.Resolver == nil {
-		return &UndoError{undone, oid, modified}
+		return &UndoError{undone, oid, modifiedLater}
 	}
 	var current []byte
 	if s.Current == t.ttid {
@@ -162,11 +195,11 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		}
 	}
 	if current == nil {
-		return &UndoError{undone, oid, modified}
+		return &UndoError{undone, oid, modifiedLater}
 	}
 	merged, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: s.Current, Base: undone, Data: data, CommittedData: current})
 	if err != nil || merged == nil {
-		return &UndoError{undone, oid, modified}
+		return &UndoError{undone, oid, modifiedLater}
 	}
 	return t.StoreUndo(ctx, oid, s.Current, merged, tid.Zero)
 }

@@ -112,7 +112,7 @@ func (t *Txn) sendVotes(ctx context.Context, oids []tid.OID) error {
 	t.mu.Lock()
 	votes := map[proto.NodeID]*link.Conn{}
 	for id, conn := range t.nodes {
-		if conn != nil {
+		if conn != nil && (t.wrote[id] || meta[id] != nil) {
 			votes[id] = conn
 			t.pending[id]++
 		}
