@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/neozodb/neo/cluster/msgpack"
 )
 
 // A stream is read alike in whatever pieces it arrives.
@@ -98,11 +100,11 @@ func TestReaderReturnsPacketsBeforeErrors(t *testing.T) {
 	}
 }
 
-// endless sends a start and then the same byte for ever.
+// endless sends a start and then elements of 1 MiB for ever.
 type endless struct {
-	start []byte
-	n     int
-	limit int
+	start   []byte
+	element []byte
+	n       int
 }
 
 func (e *endless) Read(b []byte) (int, error) {
@@ -111,14 +113,12 @@ func (e *endless) Read(b []byte) (int, error) {
 		e.start = e.start[n:]
 		return n, nil
 	}
-	if e.n >= e.limit {
+	if e.n > 1<<30 {
 		return 0, io.EOF
 	}
-	for i := range b {
-		b[i] = 1
-	}
-	e.n += len(b)
-	return len(b), nil
+	n := copy(b, e.element[e.n%len(e.element):])
+	e.n += n
+	return n, nil
 }
 
 // A few bytes that announce much do not allocate it.
@@ -149,7 +149,7 @@ func TestBombs(t *testing.T) {
 		})
 	}
 	t.Run("endless packet", func(t *testing.T) {
-		src := &endless{start: unhex(t, "930027dd0effffff"), limit: 1 << 30}
+		src := &endless{start: unhex(t, "930027dd0effffff"), element: msgpack.AppendBin(nil, make([]byte, 1<<20))}
 		if _, _, err := NewReader(src).Next(); err == nil || src.n > 300<<20 {
 			t.Errorf("%v after %d MiB", err, src.n>>20)
 		}
