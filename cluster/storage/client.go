@@ -3,7 +3,6 @@ package storage
 import (
 	"crypto/sha1"
 
-	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/pending"
 	"github.com/neozodb/neo/cluster/tid"
@@ -13,7 +12,8 @@ import (
 const maxCompression = 1
 
 // fromClient processes a packet of a client that its own goroutine did not.
-func (n *Node) fromClient(p *peer, ev link.Event, invalid string) error {
+func (n *Node) fromClient(e event) error {
+	p, ev := e.peer, e.link
 	a := p.access.Load()
 	if n.session == nil || a == nil || a.txns != n.session.txns {
 		return nil // the connection is being closed
@@ -29,8 +29,8 @@ func (n *Node) fromClient(p *peer, ev link.Event, invalid string) error {
 	}
 	switch q := ev.Packet.(type) {
 	case *proto.AskStoreObject:
-		if invalid != "" {
-			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%s", invalid)
+		if e.invalid != "" {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%s", e.invalid)
 			return nil
 		}
 		return txns.Store(r, p.id, q)
@@ -70,19 +70,14 @@ func (n *Node) fromClient(p *peer, ev link.Event, invalid string) error {
 	case *proto.CloseClient:
 		return n.drop(p)
 	}
-	switch n.read(a, ev.Conn, ev.ID, ev.Packet) {
+	switch n.read(a, ev.Conn, ev.ID, ev.Packet, e.waited) {
 	case notRead:
 		n.unexpected(p, ev)
 	case mustWait:
-		switch q := ev.Packet.(type) {
-		case *proto.AskObject:
-			txns.WaitObject(r, q, q.OID)
-		case *proto.AskObjectHistory:
-			txns.WaitObject(r, q, q.OID)
-		case *proto.AskTIDsFrom:
-			txns.WaitTransaction(r, q, min(q.Max, n.limit(a)))
-		case *proto.AskOIDsFrom:
-			txns.WaitTransaction(r, q, min(q.At, n.limit(a)))
+		if oid, last := n.needs(a, ev.Packet); oid.OK {
+			txns.WaitObject(r, ev.Packet, oid.V)
+		} else {
+			txns.WaitTransaction(r, ev.Packet, last)
 		}
 	}
 	return nil

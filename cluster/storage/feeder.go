@@ -84,7 +84,8 @@ func (f *feeder) breathe(conn *link.Conn) bool {
 }
 
 // fromStorage processes a packet of another storage.
-func (n *Node) fromStorage(p *peer, ev link.Event) error {
+func (n *Node) fromStorage(e event) error {
+	p, ev := e.peer, e.link
 	s := n.session
 	if s == nil {
 		return nil // the connection is being closed
@@ -93,7 +94,7 @@ func (n *Node) fromStorage(p *peer, ev link.Event) error {
 	switch q := ev.Packet.(type) {
 	case *proto.AskFetchTransactions:
 		p.server = true
-		if s.txns.TransactionLocked(q.Max) && n.isReadable(q.Partition) {
+		if !e.waited && s.txns.TransactionLocked(q.Max) && n.isReadable(q.Partition) {
 			s.txns.WaitTransaction(r, q, q.Max)
 			return nil
 		}
@@ -107,7 +108,7 @@ func (n *Node) fromStorage(p *peer, ev link.Event) error {
 		s.feeder.run(func() { s.feeder.objects(ev.Conn, ev.ID, q) })
 	case *proto.AskCheckTIDRange:
 		p.server = true
-		if s.txns.TransactionLocked(q.Max) {
+		if !e.waited && s.txns.TransactionLocked(q.Max) {
 			s.txns.WaitTransaction(r, q, q.Max)
 			return nil
 		}

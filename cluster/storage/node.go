@@ -82,6 +82,7 @@ type event struct {
 	peer    *peer
 	link    link.Event
 	invalid string // why the payload of a store is refused
+	waited  bool   // a read that has waited long enough
 	call    func() error
 }
 
@@ -221,7 +222,7 @@ func (n *Node) carryOut() error {
 				if p == nil || !n.peers[p] {
 					continue
 				}
-				if err := n.dispatch(event{peer: p, link: link.Event{Conn: conn, ID: e.Request.ID, Packet: e.Packet}}); err != nil {
+				if err := n.dispatch(event{peer: p, link: link.Event{Conn: conn, ID: e.Request.ID, Packet: e.Packet}, waited: true}); err != nil {
 					return err
 				}
 			}
@@ -324,9 +325,9 @@ func (n *Node) dispatch(e event) error {
 	case masterRole:
 		return n.fromMaster(ev)
 	case clientRole:
-		return n.fromClient(p, ev, e.invalid)
+		return n.fromClient(e)
 	case storageRole:
-		return n.fromStorage(p, ev)
+		return n.fromStorage(e)
 	}
 	return n.fromStranger(p, ev)
 }

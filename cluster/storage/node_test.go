@@ -78,11 +78,13 @@ func TestCommitAndLoad(t *testing.T) {
 		t.Errorf("final TID after the lock: %+v", a)
 	}
 	// Loads of the object wait, whatever they ask for; those of others don't.
-	loads := make(chan proto.Packet, 3)
+	loads := make(chan proto.Packet, 5)
 	for _, req := range []proto.Request{
 		&proto.AskObject{OID: 1, Before: proto.Some[tid.TID](12)},
 		&proto.AskTIDsFrom{Max: 30, Length: 10, Partition: 0},
 		&proto.AskObjectHistory{OID: 1, Last: 10},
+		&proto.AskTransactionInformation{TID: 22},
+		&proto.AskTIDs{Last: 10, Partition: proto.InvalidPartition},
 	} {
 		go func() {
 			p, err := try(other, req)
@@ -94,18 +96,27 @@ func TestCommitAndLoad(t *testing.T) {
 	}
 	call[*proto.AnswerObject](other, &proto.AskObject{OID: 2})
 	call[*proto.AnswerTIDsFrom](other, &proto.AskTIDsFrom{Max: 21, Length: 10, Partition: 0})
-	eventually(t, "three requests wait", func() bool {
+	call[*proto.AnswerTransactionInformation](other, &proto.AskTransactionInformation{TID: 10})
+	eventually(t, "five requests wait", func() bool {
 		n := make(chan int)
 		s.post(func() error {
 			_, d := s.session.txns.Len()
 			n <- d
 			return nil
 		})
-		return <-n == 3
+		return <-n == 5
 	})
 	s.master.Send(&proto.NotifyUnlockInformation{TTID: 20})
-	for range 3 {
+	for range 5 {
 		switch p := (<-loads).(type) {
+		case *proto.AnswerTransactionInformation:
+			if p.TID != 22 {
+				t.Errorf("transaction: %+v", p)
+			}
+		case *proto.AnswerTIDs:
+			if !cmp.Equal(p.TIDs, []tid.TID{22, 10}) {
+				t.Errorf("undo log: %v", p.TIDs)
+			}
 		case *proto.AnswerObject:
 			want := &proto.AnswerObject{OID: 1, Serial: 10, NextSerial: proto.Some[tid.TID](22), ObjectData: data("one")}
 			if diff := cmp.Diff(want, p); diff != "" {
@@ -125,9 +136,6 @@ func TestCommitAndLoad(t *testing.T) {
 	}
 	if a := call[*proto.AnswerTransactionInformation](c, &proto.AskTransactionInformation{TID: 22}); string(a.User)+string(a.Description)+string(a.Extension) != "ude" || !cmp.Equal(a.OIDs, []tid.OID{1}) {
 		t.Errorf("transaction: %+v", a)
-	}
-	if a := call[*proto.AnswerTIDs](c, &proto.AskTIDs{Last: 10, Partition: proto.InvalidPartition}); !cmp.Equal(a.TIDs, []tid.TID{22, 10}) {
-		t.Errorf("all transactions: %v", a.TIDs)
 	}
 	if a := call[*proto.AnswerOIDsFrom](c, &proto.AskOIDsFrom{Partition: 1, Length: 10, At: 30}); !cmp.Equal(a.OIDs, []tid.OID{1}) || a.Next.OK {
 		t.Errorf("objects: %+v", a)

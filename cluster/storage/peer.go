@@ -68,7 +68,7 @@ func (n *Node) deliver(ev link.Event) {
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
 			e.invalid = invalidStore(s)
-		} else if n.read(a, ev.Conn, ev.ID, ev.Packet) == served {
+		} else if n.read(a, ev.Conn, ev.ID, ev.Packet, false) == served {
 			return
 		}
 	}

@@ -38,9 +38,44 @@ const (
 	mustWait // until a commit is completed
 )
 
-// read answers a request that only needs committed data. It runs on any
-// goroutine.
-func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet) readResult {
+// needs tells what a read must not overlap with: a commit of an object, or of
+// transactions up to a TID, that is being completed. Zero values: none.
+//
+// A client that was told of a commit may ask for it before this node is told to
+// complete it, hence also for transactions and the undo log.
+func (n *Node) needs(a *access, p proto.Packet) (oid proto.Opt[tid.OID], last tid.TID) {
+	switch p := p.(type) {
+	case *proto.AskObject:
+		return proto.Some(p.OID), 0
+	case *proto.AskObjectHistory:
+		return proto.Some(p.OID), 0
+	case *proto.AskTransactionInformation:
+		last = p.TID
+	case *proto.AskTIDs:
+		last = tid.Max
+	case *proto.AskTIDsFrom:
+		last = p.Max
+	case *proto.AskOIDsFrom:
+		last = p.At
+	}
+	return oid, min(last, n.limit(a))
+}
+
+// mustWaitFor reports whether a read must wait.
+func (n *Node) mustWaitFor(a *access, p proto.Packet) bool {
+	oid, last := n.needs(a, p)
+	if oid.OK {
+		return a.txns.ObjectLocked(oid.V)
+	}
+	return last != tid.Zero && a.txns.TransactionLocked(last)
+}
+
+// read answers a request that only needs committed data. waited: it need not
+// wait any more. It runs on any goroutine.
+func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet, waited bool) readResult {
+	if !waited && n.mustWaitFor(a, p) {
+		return mustWait
+	}
 	var (
 		answer proto.Packet
 		what   fmt.Stringer = tid.OID(0)
@@ -48,15 +83,9 @@ func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet) readR
 	)
 	switch p := p.(type) {
 	case *proto.AskObject:
-		if a.txns.ObjectLocked(p.OID) {
-			return mustWait
-		}
 		what = p.OID
 		answer, err = n.object(n.limit(a), p)
 	case *proto.AskObjectHistory:
-		if a.txns.ObjectLocked(p.OID) {
-			return mustWait
-		}
 		what = p.OID
 		answer, err = n.history(n.limit(a), p)
 	case *proto.AskTransactionInformation:
@@ -64,14 +93,8 @@ func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet) readR
 	case *proto.AskTIDs:
 		answer, err = n.tids(n.limit(a), p)
 	case *proto.AskTIDsFrom:
-		if a.txns.TransactionLocked(min(p.Max, n.limit(a))) {
-			return mustWait
-		}
 		answer, err = n.tidsFrom(n.limit(a), p)
 	case *proto.AskOIDsFrom:
-		if a.txns.TransactionLocked(min(p.At, n.limit(a))) {
-			return mustWait
-		}
 		answer, err = n.oidsFrom(n.limit(a), p)
 	default:
 		return notRead

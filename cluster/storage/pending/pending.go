@@ -58,7 +58,7 @@ type Kind int
 const (
 	Answer        Kind = iota // send Packet in answer to Request
 	AnswerDurable             // the same, after a commit of all that was written before
-	Retry                     // Packet, of Request, may be processed again
+	Retry                     // Packet, of Request, need not wait any more
 	NotifyClient              // send Packet to Client
 	NotifyMaster              // send Packet to the master
 )

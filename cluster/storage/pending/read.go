@@ -34,9 +34,17 @@ func (m *Manager) WaitObject(r Request, p proto.Packet, oid tid.OID) {
 	m.wait(r, p, func() bool { return !m.ObjectLocked(oid) })
 }
 
-// WaitTransaction delays a request until [Manager.TransactionLocked] is false.
+// WaitTransaction delays a request until the transactions up to t that are being
+// completed now have been: of those that are locked later, whoever asked could
+// not know yet.
 func (m *Manager) WaitTransaction(r Request, p proto.Packet, t tid.TID) {
-	m.wait(r, p, func() bool { return !m.TransactionLocked(t) })
+	last := tid.Zero
+	for _, txn := range m.txns {
+		if txn.final <= t {
+			last = max(last, txn.final)
+		}
+	}
+	m.wait(r, p, func() bool { return !m.TransactionLocked(last) })
 }
 
 func (m *Manager) wait(r Request, p proto.Packet, ready func() bool) {
