@@ -1,0 +1,404 @@
+// Package simple runs a whole cluster in one process: a master, storages with
+// SQLite databases, an admin.
+//
+// # Invariant
+//
+// It is a real cluster: the nodes only talk to each other through links, other
+// nodes may join, and what is committed is in the databases like anywhere else. A
+// directory is used by one process at a time, and never under another cluster
+// name than the one it was created with.
+package simple
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/neozodb/neo/cluster/admin"
+	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+)
+
+// Defaults of a [Config].
+const (
+	DefaultName       = "neo"
+	DefaultPartitions = 12
+	DefaultStorages   = 1
+)
+
+// Config configures a [Cluster]. A zero field takes the documented default.
+type Config struct {
+	Dir        string // where the databases are, created if need be; required
+	Name       string // default: the name in the databases, otherwise DefaultName
+	Partitions int    // of a new database; default: DefaultPartitions
+	Storages   int    // default: as many as there are databases, otherwise DefaultStorages
+	Replicas   int    // copies beside the first, of a new database
+
+	Master proto.Address // where the master listens; default: a free port of 127.0.0.1
+	Admin  proto.Address // where the admin listens; default: a free port of 127.0.0.1
+
+	TLS *tls.Config // default: plain connections
+	// Record returns who is told of every packet of a node ("master", "storage1",
+	// "admin"). Default: nobody is.
+	Record  func(node string) func(sent bool, peer string, id uint32, p proto.Packet)
+	Network link.Network // default: TCP
+	Log     *slog.Logger // default: discard
+}
+
+// Cluster is a cluster in this process.
+type Cluster struct {
+	cfg       Config
+	existing  bool // the databases had a partition table
+	databases []backend.Backend
+	master    *master.Master
+	storages  []*storage.Node
+	admin     *admin.Node
+	stopping  atomic.Bool
+}
+
+// ErrInUse reports that another process uses the directory.
+var ErrInUse = errors.New("in use by another process")
+
+// New opens the databases and makes the nodes, which listen at once. A cluster
+// that was made must be run.
+func New(cfg Config) (*Cluster, error) {
+	c := &Cluster{cfg: cfg}
+	if c.cfg.Log == nil {
+		c.cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c.cfg.Log = slog.New(quietHandler{c.cfg.Log.Handler(), &c.stopping})
+	if err := c.make(); err != nil {
+		// Whatever was made ends at once; that the database of a node which never
+		// ran cannot be closed adds nothing to the reason.
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		if closeErr := c.Run(ended); closeErr != nil {
+			c.cfg.Log.Error("ending the nodes that were made", "err", closeErr)
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Cluster) make() error {
+	if err := os.MkdirAll(c.cfg.Dir, 0o777); err != nil {
+		return fmt.Errorf("directory of the databases: %w", err)
+	}
+	if err := c.openDatabases(); err != nil {
+		return err
+	}
+	cfg := &c.cfg
+	if cfg.Partitions == 0 {
+		cfg.Partitions = DefaultPartitions
+	}
+	if !c.existing && cfg.Replicas >= cfg.Storages {
+		return fmt.Errorf("%d replicas need at least %d storages", cfg.Replicas, cfg.Replicas+1)
+	}
+	loopback := proto.Address{Host: "127.0.0.1"}
+	for _, a := range []*proto.Address{&cfg.Master, &cfg.Admin} {
+		if a.IsZero() {
+			*a = loopback
+		}
+	}
+	var err error
+	c.master, err = master.New(master.Config{
+		Cluster: cfg.Name, Bind: cfg.Master, Partitions: cfg.Partitions, Replicas: cfg.Replicas, Autostart: cfg.Storages,
+		TLS: cfg.TLS, Network: cfg.Network, Log: c.log("master"), Record: c.record("master"),
+	})
+	if err != nil {
+		return fmt.Errorf("master: %w", err)
+	}
+	dialer := &link.Dialer{}
+	for i, db := range c.databases {
+		name := fmt.Sprintf("storage%d", i+1)
+		node, err := storage.New(storage.Config{
+			Cluster: cfg.Name, Bind: loopback, Masters: bootstrap.NewMasters(c.master.Addr()), Backend: db,
+			TLS: cfg.TLS, Network: cfg.Network, Dialer: dialer, Log: c.log(name), Record: c.record(name),
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		c.storages = append(c.storages, node)
+	}
+	c.admin, err = admin.New(admin.Config{
+		Cluster: cfg.Name, Bind: cfg.Admin, Masters: bootstrap.NewMasters(c.master.Addr()),
+		TLS: cfg.TLS, Network: cfg.Network, Dialer: dialer, Log: c.log("admin"), Record: c.record("admin"),
+	})
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) log(node string) *slog.Logger { return c.cfg.Log.With("node", node) }
+
+func (c *Cluster) record(node string) func(bool, string, uint32, proto.Packet) {
+	if c.cfg.Record == nil {
+		return nil
+	}
+	return c.cfg.Record(node)
+}
+
+// openDatabases opens what the directory has, and the databases to be made, and
+// finds out the name of the cluster and the number of storages.
+func (c *Cluster) openDatabases() error {
+	cfg := &c.cfg
+	found := 0
+	for ; ; found++ {
+		_, err := os.Stat(c.database(found + 1))
+		if errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("directory of the databases: %w", err)
+		}
+	}
+	// The first database stands for the directory: it is locked before anything
+	// else is looked at.
+	for n := 1; n <= max(found, cfg.Storages, DefaultStorages); n++ {
+		if n > 1 && !c.existing && cfg.Storages > 0 && n > cfg.Storages {
+			break // left by a creation that did not get far
+		}
+		if n > 1 && c.existing && n > found {
+			break
+		}
+		if err := c.openDatabase(n); err != nil {
+			return err
+		}
+	}
+	if c.existing && cfg.Storages != 0 && cfg.Storages != len(c.databases) {
+		return fmt.Errorf("%s has the databases of %d storages, not %d", cfg.Dir, len(c.databases), cfg.Storages)
+	}
+	cfg.Storages = len(c.databases)
+	return nil
+}
+
+func (c *Cluster) database(n int) string {
+	return filepath.Join(c.cfg.Dir, fmt.Sprintf("storage%d.sqlite", n))
+}
+
+func (c *Cluster) openDatabase(n int) error {
+	path := c.database(n)
+	db, err := sqlitedb.Open(path, sqlitedb.Options{Log: c.log(fmt.Sprintf("storage%d", n))})
+	if errors.Is(err, backend.ErrLocked) {
+		return fmt.Errorf("%s: %w", c.cfg.Dir, ErrInUse)
+	}
+	if err != nil {
+		return err
+	}
+	c.databases = append(c.databases, db)
+	stored, err := db.Config()
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if c.cfg.Name == "" {
+		c.cfg.Name = stored.Name
+	}
+	if c.cfg.Name == "" {
+		c.cfg.Name = DefaultName
+	}
+	if stored.Name != "" && stored.Name != c.cfg.Name {
+		return fmt.Errorf("%s belongs to cluster %q, not %q", path, stored.Name, c.cfg.Name)
+	}
+	c.existing = c.existing || stored.PTID.OK
+	return nil
+}
+
+// Name returns the name of the cluster.
+func (c *Cluster) Name() string { return c.cfg.Name }
+
+// Storages returns the number of storages.
+func (c *Cluster) Storages() int { return len(c.storages) }
+
+// Existing reports whether the directory had a database before.
+func (c *Cluster) Existing() bool { return c.existing }
+
+// Master returns the address of the master.
+func (c *Cluster) Master() proto.Address { return c.master.Addr() }
+
+// Admin returns the address of the admin.
+func (c *Cluster) Admin() proto.Address { return c.admin.Addr() }
+
+// Dump writes the states of all nodes.
+func (c *Cluster) Dump(w io.Writer) {
+	c.master.Dump(w)
+	for _, s := range c.storages {
+		s.Dump(w)
+	}
+	c.admin.Dump(w)
+}
+
+// Run serves until ctx ends or the cluster is stopped by an operator, and then
+// returns nil. If a node ends with an error the others are stopped too; one that
+// an operator has stopped is merely missing. When it returns all databases are
+// closed.
+func (c *Cluster) Run(ctx context.Context) error {
+	// The master stops first: storages that are merely stopped must not become out
+	// of date.
+	masterCtx, stopMaster := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopMaster()
+	defer context.AfterFunc(ctx, func() {
+		c.stopping.Store(true)
+		stopMaster()
+	})()
+	others, stopOthers := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopOthers()
+
+	var errs errorList
+	var masterDone, othersDone sync.WaitGroup
+	if c.master != nil {
+		masterDone.Go(func() { errs.add("master", c.master.Run(masterCtx)) })
+	}
+	left := make(chan error, len(c.storages)+1)
+	start := func(name string, run func(context.Context) error) {
+		othersDone.Go(func() {
+			err := run(others)
+			if others.Err() != nil && errors.Is(err, context.Canceled) {
+				err = nil
+			}
+			errs.add(name, err)
+			left <- err
+		})
+	}
+	for i, s := range c.storages {
+		start(fmt.Sprintf("storage%d", i+1), s.Run)
+	}
+	if c.admin != nil {
+		start("admin", c.admin.Run)
+	}
+	ended := make(chan struct{})
+	go func() { masterDone.Wait(); close(ended) }()
+	running := len(c.storages) + 1
+	for serving := true; serving; {
+		select {
+		case <-ended:
+			serving = false
+		case err := <-left:
+			running--
+			if err != nil {
+				stopMaster()
+				<-ended
+				running, serving = 0, false
+			}
+		}
+	}
+	if c.master != nil && ctx.Err() == nil {
+		waitFor(left, running)
+	}
+	stopOthers()
+	othersDone.Wait()
+	for i, db := range c.databases {
+		if err := db.Close(); err != nil {
+			errs.add(fmt.Sprintf("closing database %d", i+1), err)
+		}
+	}
+	return errs.join()
+}
+
+// stopTimeout is how long nodes may take to notice that their cluster has stopped.
+const stopTimeout = 5 * time.Second
+
+// waitFor waits until n nodes have ended, or an error, or for stopTimeout.
+func waitFor(left <-chan error, n int) {
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
+	for range n {
+		select {
+		case err := <-left:
+			if err != nil {
+				return
+			}
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// errorList gathers the errors of several goroutines.
+type errorList struct {
+	mu   sync.Mutex
+	list []error
+}
+
+func (l *errorList) add(what string, err error) {
+	if err == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, fmt.Errorf("%s: %w", what, err))
+}
+
+func (l *errorList) join() error { return errors.Join(l.list...) }
+
+// pollInterval is how often WaitRunning looks.
+const pollInterval = 20 * time.Millisecond
+
+// WaitRunning returns once the cluster is RUNNING, which it makes sure of: since
+// all nodes are here, nobody else is to be waited for.
+func (c *Cluster) WaitRunning(ctx context.Context) error {
+	client, err := ctl.Dial(ctx, c.Admin(), link.Config{TLS: c.cfg.TLS, Network: c.cfg.Network})
+	if err != nil {
+		return fmt.Errorf("waiting for the cluster: %w", err)
+	}
+	defer client.Close()
+	last := "the admin has not found the master yet"
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		state, err := client.ClusterState(ctx)
+		var refused *proto.Error
+		switch {
+		case err == nil && state == proto.Running:
+			return nil
+		case err == nil:
+			last = "it is " + state.String()
+			if state == proto.Recovering {
+				if err := c.start(ctx, client); err != nil {
+					last += ", " + err.Error()
+				}
+			}
+		case !errors.As(err, &refused):
+			return fmt.Errorf("waiting for the cluster: %w", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the cluster: %w: %s", context.Cause(ctx), last)
+		}
+	}
+}
+
+// start orders a cluster whose storages are all there to leave recovery.
+func (c *Cluster) start(ctx context.Context, client *ctl.Client) error {
+	nodes, err := client.Nodes(ctx, proto.Some(proto.Storage))
+	if err != nil {
+		return err
+	}
+	pending := 0
+	for _, n := range nodes {
+		if n.State == proto.NodePending || n.State == proto.NodeRunning {
+			pending++
+		}
+	}
+	if pending < len(c.storages) || !c.existing {
+		return nil // a new one starts by itself
+	}
+	_, err = client.SetClusterState(ctx, proto.Verifying)
+	return err
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/spf13/cobra"
+)
+
+type options struct {
+	cli.Logging
+	cli.TLS
+	dir        string
+	source     string // --import
+	name       string
+	partitions int
+	storages   int
+	replicas   int
+	masters    string
+	admin      string
+	adapter    string
+	quiet      bool
+}
+
+func newCommand(env *cli.Env) *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "neosimple [options]",
+		Short: "Run a small NEO cluster in one process",
+		Long: `Run a small NEO cluster in one process, until SIGINT or SIGTERM.
+
+With --dir what is stored stays there: the next start with the same directory goes
+on with it. Otherwise the directory is a temporary one, removed at the end. With
+--import the cluster begins as a copy of a Data.fs; one that has this copy already
+goes on from there.
+
+Once it is running, a line is written to stdout:
+
+  ready name=NAME masters=HOST:PORT admin=HOST:PORT` + cli.ExitStatus,
+		Args:                  cobra.NoArgs,
+		DisableFlagsInUseLine: true,
+		RunE:                  func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, &o) },
+	}
+	fs := cmd.Flags()
+	cli.Path(fs, &o.dir, "dir", "d", "", "directory of the databases")
+	cli.Path(fs, &o.source, "import", "", "", "Data.fs to begin with")
+	cli.Text(fs, &o.name, "name", "n", "", fmt.Sprintf("name of the cluster (default that of the directory, or %q)", simple.DefaultName))
+	fs.IntVarP(&o.partitions, "partitions", "p", simple.DefaultPartitions, "partitions of a new database")
+	fs.IntVar(&o.storages, "storages", 0, fmt.Sprintf("storages (default those of the directory, or %d)", simple.DefaultStorages))
+	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
+	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:0", "address of the master")
+	cli.Text(fs, &o.admin, "admin", "", "127.0.0.1:0", "address of the admin")
+	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "kind of databases: only SQLite")
+	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
+	o.Logging.AddFlags(fs)
+	o.TLS.AddFlags(fs)
+	return cmd
+}
+
+// check refuses values that make no sense.
+func (o *options) check() error {
+	switch {
+	case o.partitions <= 0:
+		return cli.Usagef("--partitions must be more than zero")
+	case o.storages < 0:
+		return cli.Usagef("--storages must be more than zero")
+	case o.replicas < 0:
+		return cli.Usagef("--replicas must not be negative")
+	case o.adapter != "SQLite":
+		return cli.Usagef("--adapter %q: a simple cluster only has SQLite", o.adapter)
+	}
+	if o.source != "" {
+		if _, err := os.Stat(o.source); err != nil {
+			return fmt.Errorf("--import: %w", err)
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, env *cli.Env, o *options) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	cfg, err := o.config(ctx)
+	if err != nil {
+		return err
+	}
+	log, err := o.OpenLog(env)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.Crashed()
+	cfg.Log = log.Logger
+	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {
+		return log.LinkConfig(nil).Record
+	}
+	if o.dir == "" {
+		if cfg.Dir, err = os.MkdirTemp("", "neosimple-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
+	}
+	cluster, err := simple.New(cfg)
+	if err != nil {
+		return err
+	}
+	log.Node.Identify(cluster.Name(), 0)
+	signals, stop := context.WithCancel(ctx)
+	wait := log.HandleSignals(signals, cluster.Dump)
+	err = serve(ctx, env, o, log, cluster, cfg.Dir)
+	stop()
+	wait()
+	return err
+}
+
+func (o *options) config(ctx context.Context) (simple.Config, error) {
+	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas}
+	var err error
+	if cfg.TLS, err = o.TLSConfig(); err != nil {
+		return cfg, err
+	}
+	for _, a := range []struct {
+		text string
+		to   *proto.Address
+	}{{o.masters, &cfg.Master}, {o.admin, &cfg.Admin}} {
+		addr, err := conf.ParseAddress(a.text, 0)
+		if err == nil {
+			addr, err = addr.Resolve(ctx)
+		}
+		if err != nil {
+			return cfg, err
+		}
+		*a.to = proto.Address(addr)
+	}
+	return cfg, nil
+}
+
+// serve runs the cluster until it is told to stop.
+func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string) error {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		err := cluster.Run(running)
+		stop() // also ends what waits for the cluster
+		ended <- err
+	}()
+	err := prepare(running, env, o, log, cluster, dir)
+	if err != nil {
+		interrupted := ctx.Err() != nil
+		stop()
+		runErr := <-ended
+		switch {
+		case interrupted && errors.Is(err, context.Canceled):
+			return runErr // stopped in order, although early
+		case runErr != nil && errors.Is(err, context.Canceled):
+			return runErr // the reason
+		}
+		return errors.Join(err, runErr)
+	}
+	err = <-ended
+	if err == nil && !o.quiet {
+		fmt.Fprintln(env.Stderr, "Stopped.")
+	}
+	return err
+}
+
+// startTimeout is how long the nodes may take to become a cluster.
+const startTimeout = 60 * time.Second
+
+// prepare waits for the cluster, fills it, and says that it is ready.
+func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string) error {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := cluster.WaitRunning(starting); err != nil {
+		return err
+	}
+	imported := ""
+	if o.source != "" {
+		var err error
+		if imported, err = importFile(ctx, env, o, log, cluster); err != nil {
+			return fmt.Errorf("importing %s: %w", o.source, err)
+		}
+	}
+	if !o.quiet {
+		fmt.Fprint(env.Stderr, welcome(o, cluster, dir, imported))
+	}
+	_, err := fmt.Fprintf(env.Stdout, "ready name=%s masters=%v admin=%v\n", cluster.Name(), cluster.Master(), cluster.Admin())
+	return err
+}
+
+// welcome says what is running and what to do with it.
+func welcome(o *options, cluster *simple.Cluster, dir, imported string) string {
+	var b strings.Builder
+	what := "A new database"
+	if cluster.Existing() {
+		what = "The database"
+	}
+	keep := ""
+	if o.dir == "" {
+		keep = ",\n  a temporary directory that is removed at the end (keep it with --dir DIR)"
+	}
+	fmt.Fprintf(&b, "Cluster %q is running: a master, %s and an admin in this process.\n", cluster.Name(), plural(cluster.Storages(), "storage"))
+	fmt.Fprintf(&b, "  %s is in %s%s.\n", what, dir, keep)
+	if imported != "" {
+		fmt.Fprintf(&b, "  %s\n", imported)
+	}
+	fmt.Fprintf(&b, "  master  %v\n  admin   %v\n  client  %s\n", cluster.Master(), cluster.Admin(), clientURI(o, cluster))
+	opts := fmt.Sprintf("-c %s%s", cluster.Name(), tlsOptions(o))
+	b.WriteString("Try, in another terminal:\n")
+	if imported == "" {
+		fmt.Fprintf(&b, "  %s %s Data.fs %v    # load a Data.fs into it\n", program("neomigrate"), opts, cluster.Master())
+	} else {
+		fmt.Fprintf(&b, "  %s -a %v%s print ids    # what it has: last object, last transaction\n", program("neoctl"), cluster.Admin(), tlsOptions(o))
+	}
+	fmt.Fprintf(&b, "  %s %s %v copy.fs    # export everything to a Data.fs\n", program("neoexport"), opts, cluster.Master())
+	b.WriteString("Ctrl-C stops it.\n")
+	return b.String()
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "a " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// clientURI is what a ZODB client is configured with.
+func clientURI(o *options, cluster *simple.Cluster) string {
+	if o.TLS == (cli.TLS{}) {
+		return fmt.Sprintf("neo://%s@%v", cluster.Name(), cluster.Master())
+	}
+	return fmt.Sprintf("neos://%s@%v?ca=%s&cert=%s&key=%s", cluster.Name(), cluster.Master(), o.CA, o.Cert, o.Key)
+}
+
+func tlsOptions(o *options) string {
+	if o.TLS == (cli.TLS{}) {
+		return ""
+	}
+	return fmt.Sprintf(" --ca %s --cert %s --key %s", o.CA, o.Cert, o.Key)
+}
+
+// program returns how to run another command: the one beside this one, or from
+// the source.
+func program(name string) string {
+	if exe, err := os.Executable(); err == nil {
+		path := filepath.Join(filepath.Dir(exe), name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return "go run ./cmd/" + name
+}
