@@ -66,6 +66,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"EveryOperationFailsOnce", testEveryOperationFailsOnce},
 		{"Erase", testErase},
 		{"Concurrency", testConcurrency},
+		{"ConcurrentTransactions", testConcurrentTransactions},
 		{"RandomWorkMatchesModel", testRandomWork},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

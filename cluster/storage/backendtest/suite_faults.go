@@ -197,3 +197,71 @@ func testConcurrency(e *env) {
 	close(stop)
 	g.Wait()
 }
+
+// Nodes carry out many transactions at once.
+func testConcurrentTransactions(e *env) {
+	e.table()
+	const workers, rounds = 4, 12
+	var g sync.WaitGroup
+	for w := range workers {
+		g.Go(func() {
+			for n := range rounds {
+				t := tid.TID((n+1)*np*workers + w*np)
+				var stores []backend.Store
+				for i := range 5 {
+					oid := tid.OID(100*w + i)
+					id, err := e.b.HoldData(oid, rec(fmt.Sprintf("%d at %d", oid, t)), none)
+					if err != nil {
+						e.Error(err)
+						return
+					}
+					stores = append(stores, backend.Store{OID: oid, Data: id})
+				}
+				ok := true
+				steps := []func() error{
+					func() error { return e.b.Vote(t, stores, &backend.Meta{TTID: t}, nil) },
+					e.b.Commit,
+					func() error { return e.b.Lock(t, t, false) },
+					e.b.Commit,
+					func() error { return e.b.Unlock(t, t, true, true, false) },
+				}
+				if n%4 == 3 {
+					var ids []backend.DataID
+					for _, s := range stores {
+						ids = append(ids, s.Data)
+					}
+					steps = append(steps[:2+n/4%2], func() error { return e.b.Abort(t) },
+						func() error { return e.b.ReleaseData(ids, true) })
+				}
+				for _, step := range steps {
+					if err := step(); err != nil {
+						e.Error(err)
+						ok = false
+					}
+				}
+				if o, err := e.b.GetObject(tid.OID(100*w), none, none); !ok || err != nil || o.Serial != t && n%4 != 3 {
+					e.Errorf("worker %d, transaction %d: %s, %v", w, t, show(o), err)
+					return
+				}
+			}
+		})
+	}
+	g.Wait()
+	e.ok(e.b.Commit())
+	e.crash()
+	e.unfinished(map[tid.TID]proto.Opt[tid.TID]{})
+	e.equal("orphans", e.orphans(), 0)
+	for w := range workers {
+		for i := range 5 {
+			revs, err := e.b.History(tid.OID(100*w+i), 0, 100)
+			e.ok(err)
+			e.equal("revisions", len(revs), rounds-rounds/4)
+			for _, r := range revs {
+				o, err := e.b.GetObject(tid.OID(100*w+i), proto.Some(r.TID), none)
+				if want := fmt.Sprintf("%d at %d", 100*w+i, r.TID); err != nil || string(o.Data) != want {
+					e.Errorf("%s, %v, want %s", show(o), err, want)
+				}
+			}
+		}
+	}
+}

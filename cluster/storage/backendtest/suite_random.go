@@ -72,6 +72,7 @@ func testRandomWork(e *env) {
 			for _, x := range both {
 				if !v.locked {
 					x.ok(x.b.Lock(v.ttid, v.ttid, false))
+					x.ok(x.b.Commit()) // so that an unlock that is lost is done again
 				}
 			}
 			v.locked = true

@@ -9,14 +9,6 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-const (
-	// maxBytes and maxRows bound the records that wait in memory.
-	maxBytes = 8 << 20
-	maxRows  = 500
-	// maxRecent bounds the overlay: more changes than that are committed at once.
-	maxRecent = 1 << 17
-)
-
 // dataRow is a record that is not in SQL yet.
 type dataRow struct {
 	id   int64
@@ -56,7 +48,7 @@ func (b *buffer) add(id int64, d proto.ObjectData, unique bool) {
 	}
 }
 
-func (b *buffer) full() bool { return b.bytes >= maxBytes || len(b.order) >= maxRows }
+func (b *buffer) full(o *Options) bool { return b.bytes >= o.MaxBytes || len(b.order) >= o.MaxRows }
 
 // drop forgets a record that nothing refers to, if it never left memory.
 func (b *buffer) drop(id int64) bool {

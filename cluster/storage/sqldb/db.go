@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,13 +18,20 @@ import (
 type Options struct {
 	Dedup bool         // a new table of data keeps equal records once
 	Log   *slog.Logger // default: discard
+
+	// MaxBytes and MaxRows bound the records that wait in memory to be written.
+	// Defaults: 8 MiB, 500.
+	MaxBytes, MaxRows int
+	// MaxRecent bounds the number of records that are written, but not
+	// committed: a call that exceeds it commits. Default: 131072.
+	MaxRecent int
 }
 
 // DB is a [backend.Backend] in an SQL database.
 type DB struct {
-	d     Dialect
-	log   *slog.Logger
-	dedup bool // asked for when the table of data is created
+	d   Dialect
+	log *slog.Logger
+	o   Options
 
 	// w is held while the writing connection is used. It comes before m.
 	w        sync.Mutex
@@ -59,11 +67,14 @@ func Open(d Dialect, o Options) (*DB, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.MaxBytes = cmp.Or(o.MaxBytes, 8<<20)
+	o.MaxRows = cmp.Or(o.MaxRows, 500)
+	o.MaxRecent = cmp.Or(o.MaxRecent, 1<<17)
 	c, err := Connect(d, Writer)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	db := &DB{d: d, log: o.Log, dedup: o.Dedup, conn: c}
+	db := &DB{d: d, log: o.Log, o: o, conn: c}
 	db.pool.open = func() (*Conn, error) { return Connect(d, Reader) }
 	db.pool.limit = d.Readers()
 	db.pool.cond.L = &db.pool.m

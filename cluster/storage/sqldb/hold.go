@@ -53,7 +53,7 @@ func (db *DB) store(p int, d proto.ObjectData, hold bool) (backend.DataID, error
 		return backend.DataID{}, db.err
 	}
 	id, err := db.addData(p, d, hold)
-	full := db.buf.full()
+	full := db.buf.full(&db.o)
 	db.m.Unlock()
 	if err == nil && full {
 		db.w.Lock()
@@ -155,7 +155,7 @@ func (db *DB) storeUnique(p int, d proto.ObjectData, hold bool) (backend.DataID,
 		return backend.DataID{ID: id, OK: true}, nil
 	}
 	added, err := db.addData(p, d, hold)
-	full := db.buf.full()
+	full := db.buf.full(&db.o)
 	db.m.Unlock()
 	if err == nil && full {
 		err = db.flush()

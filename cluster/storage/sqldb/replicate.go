@@ -112,7 +112,7 @@ func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial p
 		}
 		db.release(id.ID)
 	}
-	much := db.recent.n >= maxRecent
+	much := db.recent.n >= db.o.MaxRecent
 	db.m.Unlock()
 	if much {
 		return db.Commit()

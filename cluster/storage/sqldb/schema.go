@@ -41,11 +41,11 @@ func (db *DB) create() error {
 			return err
 		}
 		if columns == nil {
-			if err := c.ExecOnce(db.d.CreateTable(t, t, db.dedup && t == tData)); err != nil {
+			if err := c.ExecOnce(db.d.CreateTable(t, t, db.o.Dedup && t == tData)); err != nil {
 				return err
 			}
 		}
-		for _, q := range db.d.Indices(t, columns == nil && db.dedup && t == tData) {
+		for _, q := range db.d.Indices(t, columns == nil && db.o.Dedup && t == tData) {
 			if err := c.ExecOnce(q); err != nil {
 				return err
 			}

@@ -177,7 +177,7 @@ func (db *DB) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 		t.pack = nil
 	}
 	db.unlock(t, final)
-	much := db.recent.n >= maxRecent
+	much := db.recent.n >= db.o.MaxRecent
 	db.m.Unlock()
 	if much {
 		return db.Commit()

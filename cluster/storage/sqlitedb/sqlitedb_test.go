@@ -20,14 +20,24 @@ type file struct {
 	dir  string
 	n    int
 	o    Options
-	uri  string // parameters
+	uri  string         // parameters
+	sql  *sqldb.Options // instead of o
 	open *sqldb.DB
 }
 
 func (f *file) path() string { return filepath.Join(f.dir, fmt.Sprint("db", f.n)) }
 
 func (f *file) Open() (backend.Backend, error) {
-	db, err := Open("file:"+f.path()+f.uri, f.o)
+	if f.sql == nil {
+		db, err := Open("file:"+f.path()+f.uri, f.o)
+		f.open = db
+		return db, err
+	}
+	d, err := newDialect(f.path(), nil)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sqldb.Open(d, *f.sql)
 	f.open = db
 	return db, err
 }
@@ -65,7 +75,11 @@ func TestConformance(t *testing.T) {
 	for name, f := range map[string]file{
 		"default": {},
 		"dedup":   {o: Options{Dedup: true}},
-		"journal": {uri: "?journal_mode=DELETE&synchronous=OFF"}, // no reader beside the writer
+		// Whatever is done meets what is written, but not committed.
+		"flushed": {sql: &sqldb.Options{MaxBytes: 1}},
+		// Nobody asked for some of the commits.
+		"committed": {sql: &sqldb.Options{MaxRows: 3, MaxRecent: 4}},
+		"journal":   {uri: "?journal_mode=DELETE&synchronous=OFF"}, // no reader beside the writer
 	} {
 		t.Run(name, func(t *testing.T) {
 			backendtest.Run(t, func(t *testing.T) backendtest.Database {
