@@ -27,6 +27,9 @@ const (
 	// its commit, when packets never stop to arrive.
 	maxBatch    = 1024
 	maxBatchAge = 20 * time.Millisecond
+	// maxQueued is how many answers are sent together, if packets do not stop to
+	// arrive.
+	maxQueued = 32
 )
 
 // Node is a storage node. See [New] and [Node.Run].
@@ -63,6 +66,7 @@ type Node struct {
 	session       *session          // nil unless operational
 	repair        *proto.NotifyRepair
 	batch         []reply
+	queued        []*link.Conn // with answers that are sent together
 	batchSince    time.Time
 	commitTimer   *time.Timer
 	exit          bool
@@ -153,6 +157,7 @@ func (n *Node) next(ctx context.Context) error {
 		default:
 		}
 	}
+	n.sendQueued()
 	if len(n.batch) > 0 {
 		return n.flush()
 	}
@@ -205,7 +210,7 @@ func (n *Node) carryOut() error {
 			conn, _ := e.Request.Conn.(*link.Conn)
 			switch e.Kind {
 			case pending.Answer:
-				answer(conn, e.Request.ID, e.Packet)
+				n.answerSoon(conn, e.Request.ID, e.Packet)
 			case pending.AnswerDurable:
 				n.answerDurable(conn, e.Request.ID, e.Packet)
 			case pending.NotifyMaster:
@@ -243,6 +248,30 @@ func answer(conn *link.Conn, id uint32, p proto.Packet) {
 	conn.Answer(id, p)
 }
 
+// answerSoon is answer, together with others.
+func (n *Node) answerSoon(conn *link.Conn, id uint32, p proto.Packet) {
+	if e, ok := p.(*proto.Error); ok && e.ErrCode == proto.ProtocolError {
+		answer(conn, id, p)
+		return
+	}
+	conn.Queue(id, p)
+	n.queued = append(n.queued, conn)
+	if len(n.queued) >= maxQueued {
+		n.sendQueued()
+	}
+}
+
+func (n *Node) sendQueued() {
+	var last *link.Conn
+	for i, conn := range n.queued {
+		if conn != last {
+			conn.Flush()
+		}
+		last, n.queued[i] = conn, nil
+	}
+	n.queued = n.queued[:0]
+}
+
 func (n *Node) answerDurable(conn *link.Conn, id uint32, p proto.Packet) {
 	if len(n.batch) == 0 {
 		n.batchSince = time.Now()
@@ -254,12 +283,15 @@ func (n *Node) answerDurable(conn *link.Conn, id uint32, p proto.Packet) {
 // waited for it.
 func (n *Node) commit() error {
 	n.commitTimer.Stop()
+	n.sendQueued() // not to wait for the disk
 	if err := n.db.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	for _, r := range n.batch {
-		r.conn.Answer(r.id, r.packet)
+		r.conn.Queue(r.id, r.packet)
+		n.queued = append(n.queued, r.conn)
 	}
+	n.sendQueued()
 	clear(n.batch)
 	n.batch = n.batch[:0]
 	return nil

@@ -1,0 +1,26 @@
+package link
+
+import "github.com/neozodb/neo/cluster/proto"
+
+// Queue is Answer for whoever has more to answer at once: the packet is sent with
+// the next one, or by [Conn.Flush].
+func (c *Conn) Queue(id uint32, p proto.Packet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != open {
+		return
+	}
+	c.queueLocked(id, p)
+	if len(c.out) > delayedBytes {
+		c.flushLocked()
+	}
+}
+
+// Flush sends what was queued.
+func (c *Conn) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == open {
+		c.flushLocked()
+	}
+}
