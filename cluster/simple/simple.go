@@ -123,12 +123,11 @@ func (c *Cluster) make() error {
 	if err != nil {
 		return fmt.Errorf("master: %w", err)
 	}
-	dialer := &link.Dialer{}
 	for i, db := range c.databases {
 		name := fmt.Sprintf("storage%d", i+1)
 		node, err := storage.New(storage.Config{
 			Cluster: cfg.Name, Bind: loopback, Masters: bootstrap.NewMasters(c.master.Addr()), Backend: db,
-			TLS: cfg.TLS, Network: cfg.Network, Dialer: dialer, Log: c.log(name), Record: c.record(name),
+			TLS: cfg.TLS, Network: cfg.Network, Log: c.log(name), Record: c.record(name),
 		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -137,7 +136,7 @@ func (c *Cluster) make() error {
 	}
 	c.admin, err = admin.New(admin.Config{
 		Cluster: cfg.Name, Bind: cfg.Admin, Masters: bootstrap.NewMasters(c.master.Addr()),
-		TLS: cfg.TLS, Network: cfg.Network, Dialer: dialer, Log: c.log("admin"), Record: c.record("admin"),
+		TLS: cfg.TLS, Network: cfg.Network, Log: c.log("admin"), Record: c.record("admin"),
 	})
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
