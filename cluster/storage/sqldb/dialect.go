@@ -25,10 +25,13 @@ const (
 )
 
 // Dialect is what differs between databases. Statements are written once, with
-// ? for parameters and these words, which Rewrite replaces:
+// ? for parameters, `partition` quoted this way, and these words, which Rewrite
+// replaces:
 //
-//	{pk:T}, {tid:T}  after table T: hint to use its primary key, or its index tid
-//	INSERT{ignore}   insert the rows whose keys are not there yet
+//	 {pk:trans} {pk:obj}  after a table: hint to use its primary key
+//	 {tid:obj}            after table obj: hint to use its index tid
+//	INSERT{ignore}        insert the rows whose keys are not there yet
+//	CAST(x AS SIGNED)     to a 64-bit integer
 type Dialect interface {
 	// Name names the database in messages: its file, or its address.
 	Name() string
