@@ -93,7 +93,8 @@ type watchedReader struct {
 
 func (w *watchedReader) Read(p []byte) (int, error) {
 	// A deadline costs little, but not nothing: it is moved once in a while.
-	if now := time.Now(); w.until.Sub(now) < w.idle*3/4 {
+	now := time.Now()
+	if left := w.until.Sub(now); left < w.idle*3/4 || left > w.idle {
 		w.until = now.Add(w.idle)
 		if err := w.nc.SetReadDeadline(w.until); err != nil {
 			return 0, err
