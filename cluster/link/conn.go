@@ -55,6 +55,7 @@ type Conn struct {
 	flying  int        // bytes that the writer is writing
 	writing bool       // somebody is writing, or the writer has been woken
 	broken  bool       // output fails
+	held    bool       // the owner has more to send
 }
 
 // pending is a request without answer. It belongs to whoever removes it from the

@@ -24,7 +24,7 @@ func tryWriterOf(nc net.Conn) tryWriter {
 // saves the switch to the writer goroutine, but not if the reader has more input,
 // whose answers may as well go together.
 func (c *Conn) flushLocked() {
-	if c.writing || len(c.out) == 0 {
+	if c.writing || len(c.out) == 0 || c.held && c.state == open && len(c.out) <= delayedBytes {
 		return
 	}
 	if c.try == nil || c.batch.Load() || c.state != open {
@@ -51,6 +51,24 @@ func (c *Conn) flushLocked() {
 			return
 		}
 		c.writing = false
+	}
+}
+
+// Hold keeps what is sent from now on until [Conn.Release], or until there is
+// much of it: an owner that has more to do shares writes between its packets.
+func (c *Conn) Hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = true
+}
+
+// Release ends [Conn.Hold].
+func (c *Conn) Release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = false
+	if c.state == open {
+		c.flushLocked()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,9 +56,12 @@ type Master struct {
 
 	// Owned by Run.
 	conns map[ConnID]*link.Conn
-	last  ConnID
-	ended bool
-	err   error
+	held  []*link.Conn // with packets that wait for the end of a batch
+	// holding tells that more input is there: what is sent may wait for its effects.
+	holding bool
+	last    ConnID
+	ended   bool
+	err     error
 }
 
 // input is what happens outside, in the order in which it is seen.
@@ -149,7 +153,7 @@ func (m *Master) Run(ctx context.Context) error {
 	for !m.ended {
 		select {
 		case in := <-m.inbox:
-			m.handle(in)
+			m.batch(in)
 		case <-ctx.Done():
 			m.perform(m.machine.Step(m.cfg.Now(), Event{Kind: StopAsked}))
 		}
@@ -178,6 +182,36 @@ func (m *Master) Run(ctx context.Context) error {
 		<-c.Done()
 	}
 	return m.err
+}
+
+// maxBatch bounds how many inputs are handled before anything is sent.
+const maxBatch = 64
+
+// batch handles an input, and those that wait behind it: what they make the
+// master send on a connection goes in one write.
+func (m *Master) batch(in input) {
+	for n := 1; ; n++ {
+		m.holding = n < maxBatch && len(m.inbox) > 0
+		m.handle(in)
+		if !m.holding || m.ended {
+			break
+		}
+		in = <-m.inbox // nobody else takes from it
+	}
+	m.holding = false
+	for i, c := range m.held {
+		c.Release()
+		m.held[i] = nil
+	}
+	m.held = m.held[:0]
+}
+
+// hold makes a connection wait for the end of the batch.
+func (m *Master) hold(c *link.Conn) {
+	if m.holding && !slices.Contains(m.held, c) {
+		c.Hold()
+		m.held = append(m.held, c)
+	}
 }
 
 func (m *Master) stopListening() {
@@ -235,14 +269,17 @@ func (m *Master) perform(effects []Effect) {
 		switch e.Op {
 		case Notify:
 			if c != nil {
+				m.hold(c)
 				c.Send(e.Packet)
 			}
 		case Ask:
 			if c != nil {
+				m.hold(c)
 				c.Ask(e.Packet.(proto.Request), e.Tag)
 			}
 		case Answer:
 			if c != nil {
+				m.hold(c)
 				c.Answer(e.ID, e.Packet)
 			}
 		case Abort:

@@ -304,3 +304,67 @@ func TestStopWhileDialling(t *testing.T) {
 		}
 	})
 }
+
+// What the master, its links, and eight clients with one storage need for a
+// commit, over loopback.
+func BenchmarkCommitOverLinks(b *testing.B) { // bounds the commits per second of a cluster
+	t := &testing.T{}
+	m, err := master.New(master.Config{Cluster: "test", Bind: proto.Address{Host: "127.0.0.1"}, Partitions: 12, Autostart: 1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := m.Run(ctx); err != nil {
+			b.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	connect := func(handle func(*link.Conn, link.Event), r *proto.RequestIdentification) *link.Conn {
+		c, err := link.Dial(ctx, m.Addr(), link.Config{Deliver: func(ev link.Event) {
+			if handle != nil && ev.Packet != nil {
+				handle(ev.Conn, ev)
+			}
+		}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Cluster, r.Extra = "test", map[string]proto.Value{}
+		if _, err := c.Call(ctx, r); err != nil {
+			b.Fatal(err)
+		}
+		return c
+	}
+	s := connect(func(c *link.Conn, ev link.Event) { storage(&node{t: t, conn: c}, ev) },
+		&proto.RequestIdentification{Type: proto.Storage, Addr: proto.Address{Host: "127.0.0.1", Port: 9}})
+	defer s.Close()
+	time.Sleep(50 * time.Millisecond)
+	const clients = 8
+	jobs := make(chan struct{})
+	var workers sync.WaitGroup
+	for range clients {
+		c := connect(nil, &proto.RequestIdentification{Type: proto.Client})
+		workers.Go(func() {
+			defer c.Close()
+			for range jobs {
+				p, err := c.Call(ctx, &proto.AskBeginTransaction{})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if _, err := c.Call(ctx, &proto.AskFinishTransaction{TTID: p.(*proto.AnswerBeginTransaction).TTID, OIDs: []tid.OID{1, 2, 3}}); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		jobs <- struct{}{}
+	}
+	close(jobs)
+	workers.Wait()
+}

@@ -60,8 +60,6 @@ type world struct {
 	clients []*worldClient
 	admin   *worldLink
 	acked   map[tid.TID][]int // partitions of what clients were told is committed
-	ended   bool
-	lastTID tid.TID
 }
 
 // worldLink is a connection to the master: what is under way on it.
@@ -89,7 +87,6 @@ type worldStore struct {
 	waiting  map[tid.TID]bool // transactions to end before the replication
 	fetching []int
 	asked    bool
-	erased   bool
 }
 
 type worldVote struct {
@@ -98,18 +95,16 @@ type worldVote struct {
 }
 
 type worldClient struct {
-	w         *world
-	link      *worldLink
-	table     parttab.Table
-	nodes     nodetab.Table
-	ttid      tid.TID
-	tid       tid.TID
-	parts     []int
-	oids      []tid.OID
-	busy      bool
-	voted     bool
-	reported  []proto.NodeID
-	prevented bool
+	w     *world
+	link  *worldLink
+	table parttab.Table
+	nodes nodetab.Table
+	ttid  tid.TID
+	tid   tid.TID
+	parts []int
+	oids  []tid.OID
+	busy  bool
+	voted bool
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
