@@ -138,8 +138,7 @@ func (c *checker) recordProblem(s Severity, rec *RecordHeader, t tid.TID, format
 }
 
 func (c *checker) transactions(ctx context.Context) error {
-	r := c.r
-	s := r.newScanner(magicLen, 0)
+	s := c.r.newScanner(magicLen, 0)
 	report := int64(0)
 	for {
 		if s.pos >= report {
@@ -161,15 +160,39 @@ func (c *checker) transactions(ctx context.Context) error {
 			}
 		}
 		if h == nil {
-			c.sum.End, c.sum.Ignored, c.sum.Reason = s.pos, r.size-s.pos, s.reason
-			if c.sum.Ignored > 0 {
-				c.problem(Problem{Severity: Error, Offset: s.pos, Text: fmt.Sprintf("%s: %d bytes ignored", s.reason, c.sum.Ignored)})
-			}
+			c.end(s)
 			return nil
+		}
+		if err := s.trailer(h); err != nil {
+			if err := c.corrupt(err); err != nil {
+				return err
+			}
+			fits, err := c.r.recordsFit(s, h)
+			if err != nil {
+				return err
+			}
+			if !fits {
+				s.pos = h.Pos
+				if h, err = c.goOn(ctx, s); err != nil {
+					return err
+				}
+				if h == nil {
+					c.end(s)
+					return nil
+				}
+			}
 		}
 		if err := c.transaction(s, h); err != nil {
 			return err
 		}
+	}
+}
+
+// end notes where the transactions end, and what follows them.
+func (c *checker) end(s *scanner) {
+	c.sum.End, c.sum.Ignored, c.sum.Reason = s.pos, c.r.size-s.pos, s.reason
+	if c.sum.Ignored > 0 {
+		c.problem(Problem{Severity: Error, Offset: s.pos, Text: fmt.Sprintf("%s: %d bytes ignored", s.reason, c.sum.Ignored)})
 	}
 }
 
@@ -208,9 +231,6 @@ func (c *checker) transaction(s *scanner, h *Header) error {
 	}
 	if h.TID > c.limit {
 		c.problem(Problem{Severity: Warning, Offset: h.Pos, TID: h.TID, Text: "it is in the future"})
-	}
-	if err := c.corrupt(s.trailer(h)); err != nil {
-		return err
 	}
 	if h.Status == statusUndone {
 		c.sum.Undone++
@@ -293,7 +313,11 @@ func (c *checker) pointer(rec *RecordHeader) error {
 	}
 	for from.DataLen == 0 && from.Back != 0 {
 		var target RecordHeader
-		if err := c.r.follow(&from, &target); err != nil {
+		err := c.r.follow(&from, &target)
+		if err != nil && from.Pos != rec.Pos && errors.As(err, new(*CorruptError)) {
+			return nil // was reported for that record
+		}
+		if err != nil {
 			return c.corrupt(err)
 		}
 		from = target

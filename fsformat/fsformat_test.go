@@ -59,7 +59,7 @@ type sampleRecord struct {
 	Class      string
 	References []struct {
 		Kind, OID string
-		Database  string
+		DB        string
 	}
 }
 

@@ -69,19 +69,27 @@ func appendPos(b []byte, n int64) []byte {
 }
 
 // Save writes the index to a file, which it replaces only when complete.
-func (x *Index) Save(path string) error {
+func (x *Index) Save(path string) error { return x.save(path, true) }
+
+func (x *Index) save(path string, sync bool) error {
 	tmp := path + ".index_tmp"
 	f, err := os.Create(tmp)
 	if err != nil {
 		return err
 	}
 	_, err = x.WriteTo(f)
-	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(tmp)))
+	}
+	if !sync {
+		return nil
 	}
 	return syncDir(path)
 }

@@ -129,13 +129,11 @@ func (r *Reader) seek(ctx context.Context, after tid.TID) (pos int64, last tid.T
 		return pos, 0, nil
 	}
 	s := r.newScanner(pos, 0)
-	end := r.size
+	var end int64
 	if t, ok, err := r.tailFromEnd(); err != nil {
 		return 0, 0, err
 	} else if ok {
 		end = t.End
-	} else {
-		end = 0
 	}
 	for n := 0; ; n++ {
 		if n%1024 == 0 && ctx.Err() != nil {

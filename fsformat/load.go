@@ -3,7 +3,9 @@ package fsformat
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -12,6 +14,17 @@ import (
 // recordAt reads the head of the data record at pos, which may be anywhere: the
 // error is without offset and says why there can be no record.
 func (r *Reader) recordAt(pos int64, rec *RecordHeader) error {
+	if err := r.movedRecordAt(pos, rec); err != nil {
+		return err
+	}
+	if rec.TxnPos < magicLen || rec.TxnPos > pos-txnHeaderLen {
+		return fmt.Errorf("there is no data record at %d: its transaction would be at %d", pos, uint64(rec.TxnPos))
+	}
+	return nil
+}
+
+// movedRecordAt is recordAt for a record that was perhaps written elsewhere.
+func (r *Reader) movedRecordAt(pos int64, rec *RecordHeader) error {
 	var b [recHeaderLen + pointerLen]byte
 	n := min(int64(len(b)), r.size-pos)
 	if n < recHeaderLen || pos < minRecordPos {
@@ -24,8 +37,6 @@ func (r *Reader) recordAt(pos int64, rec *RecordHeader) error {
 	switch {
 	case rec.versions != 0:
 		return fmt.Errorf("there is no data record at %d", pos)
-	case rec.TxnPos < magicLen || rec.TxnPos > pos-txnHeaderLen:
-		return fmt.Errorf("there is no data record at %d: its transaction would be at %d", pos, uint64(rec.TxnPos))
 	case rec.DataLen < 0 || rec.DataLen > r.size-pos-recHeaderLen || rec.DataLen == 0 && n < int64(len(b)):
 		return fmt.Errorf("there is no data record at %d: its %d bytes of data would pass the end of the file", pos, uint64(rec.DataLen))
 	}
@@ -33,6 +44,15 @@ func (r *Reader) recordAt(pos int64, rec *RecordHeader) error {
 		rec.Back = int64(binary.BigEndian.Uint64(b[recHeaderLen:]))
 	}
 	return nil
+}
+
+// badTarget is the error of a record that leads to no record, or to one that cannot
+// be read.
+func (r *Reader) badTarget(rec *RecordHeader, what string, err error) error {
+	if errors.As(err, new(*fs.PathError)) {
+		return fmt.Errorf("%s: offset %d: transaction %v: object %v: reading %s: %w", r.name, rec.Pos, rec.TID, rec.OID, what, err)
+	}
+	return r.corruptRecord(rec, rec.TID, "%s: %v", what, err)
 }
 
 // follow reads the record that the back-pointer of rec leads to.
@@ -43,7 +63,7 @@ func (r *Reader) follow(rec, target *RecordHeader) error {
 		return r.corruptRecord(&from, t, "its back-pointer leads to %d, where no earlier record can be", uint64(rec.Back))
 	}
 	if err := r.recordAt(rec.Back, target); err != nil {
-		return r.corruptRecord(&from, t, "its back-pointer: %v", err)
+		return r.badTarget(&from, "its back-pointer", err)
 	}
 	if target.OID != oid {
 		return r.corruptRecord(&from, t, "its back-pointer leads to %d, a record of object %v", target.Pos, target.OID)
@@ -65,7 +85,7 @@ func (r *Reader) previous(rec, prev *RecordHeader) (bool, error) {
 		return false, r.corruptRecord(&from, from.TID, "its previous record is at %d, where no earlier record can be", uint64(from.Prev))
 	}
 	if err := r.recordAt(from.Prev, prev); err != nil {
-		return false, r.corruptRecord(&from, from.TID, "its previous record: %v", err)
+		return false, r.badTarget(&from, "its previous record", err)
 	}
 	if prev.OID != from.OID {
 		return false, r.corruptRecord(&from, from.TID, "its previous record, at %d, is one of object %v", prev.Pos, prev.OID)
@@ -109,7 +129,9 @@ func (r *Reader) current(oid tid.OID, rec *RecordHeader) error {
 	if !ok {
 		return fmt.Errorf("%s: object %v: %w", r.name, oid, ErrNotFound)
 	}
-	if err := r.recordAt(pos, rec); err != nil {
+	if err := r.recordAt(pos, rec); errors.As(err, new(*fs.PathError)) {
+		return fmt.Errorf("%s: reading the record of object %v at offset %d: %w", r.name, oid, pos, err)
+	} else if err != nil {
 		return &CorruptError{File: r.name, Offset: pos, OID: oid, HasOID: true, Problem: "the index is wrong: " + err.Error()}
 	}
 	if rec.OID != oid {

@@ -43,7 +43,8 @@ func acquireLock(path string) (*lock, error) {
 		}
 		return nil, &LockedError{name, pid}
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = fmt.Fprintf(f, " %d\n", os.Getpid())
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -74,6 +75,74 @@ type salvager struct {
 	lost    func(Lost)
 	sum     Salvaged
 	bad     []Lost // of the transaction
+	shifts  []shift
+}
+
+// A shift says how far what was written at from and behind it has moved.
+type shift struct{ from, by int64 }
+
+func (s *salvager) shiftedFrom(from, by int64) {
+	last := shift{}
+	if n := len(s.shifts); n > 0 {
+		last = s.shifts[n-1]
+	}
+	if by != last.by && from > last.from {
+		s.shifts = append(s.shifts, shift{from, by})
+	}
+}
+
+// moved returns where the bytes are that were written at pos.
+func (s *salvager) moved(pos int64) int64 {
+	by := int64(0)
+	for _, sh := range s.shifts {
+		if sh.from <= pos {
+			by = sh.by
+		}
+	}
+	return pos + by
+}
+
+// load is scanner.load for a record in a transaction that has moved, and so may
+// have what its back-pointers lead to.
+func (s *salvager) load(rec *RecordHeader, by int64, out *txn.Record) error {
+	if rec.DataLen > 0 || rec.Back == 0 || len(s.shifts) == 0 {
+		return s.scanner.load(rec, out)
+	}
+	*out = txn.Record{OID: rec.OID, TID: rec.TID}
+	cur := *rec
+	for cur.DataLen == 0 && cur.Back != 0 {
+		// The loss may be further ahead than it seems: then the record is where it
+		// would be had it moved along with this one.
+		var target RecordHeader
+		found := false
+		for _, pos := range []int64{s.moved(cur.Back), cur.Back + by} {
+			if found || pos < minRecordPos || pos >= cur.Pos {
+				continue
+			}
+			err := s.r.movedRecordAt(pos, &target)
+			if errors.As(err, new(*fs.PathError)) {
+				return err
+			}
+			found = err == nil && target.OID == rec.OID && target.TID < cur.TID
+		}
+		if !found {
+			return s.r.corruptRecord(rec, rec.TID, "its back-pointer leads to %d, where its data are no more", uint64(cur.Back))
+		}
+		if out.DataTID == 0 {
+			out.DataTID = target.TID
+		}
+		cur = target
+	}
+	var err error
+	out.Data, err = s.r.resolve(&cur, &s.scanner.big)
+	return err
+}
+
+func ofObject(e *CorruptError) string {
+	if !e.HasOID {
+		return e.Problem
+	}
+	return fmt.Sprintf("object %v: %s", e.OID, e.Problem)
 }
 
 func (s *salvager) run(ctx context.Context) error {
@@ -89,7 +158,7 @@ func (s *salvager) run(ctx context.Context) error {
 		}
 		from := sc.pos
 		h, err := sc.next()
-		reason := sc.reason
+		reason, badTID := sc.reason, tid.TID(0)
 		if h != nil && err == nil {
 			err = sc.trailer(h)
 		}
@@ -98,7 +167,7 @@ func (s *salvager) run(ctx context.Context) error {
 			if !errors.As(err, &e) {
 				return err
 			}
-			reason, h = e.Problem, nil
+			reason, badTID, h = e.Problem, e.TID, nil
 		}
 		if h == nil {
 			if from == s.r.size {
@@ -109,7 +178,7 @@ func (s *salvager) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			l := Lost{From: from, To: s.r.size, Reason: reason}
+			l := Lost{From: from, To: s.r.size, TID: badTID, Reason: reason}
 			if found != nil {
 				l.To = found.Pos
 			}
@@ -190,6 +259,7 @@ func (s *salvager) records(h *Header, yield func(*txn.Record) bool) (int64, erro
 			}
 			if at := binary.BigEndian.Uint64(b[:]); at >= magicLen && at < maxPos {
 				shift = h.Pos - int64(at)
+				s.shiftedFrom(int64(at), shift)
 			}
 		}
 		_, err := s.scanner.recordOf(h, pos, h.Pos-shift, &rec)
@@ -198,25 +268,14 @@ func (s *salvager) records(h *Header, yield func(*txn.Record) bool) (int64, erro
 			return n, err
 		}
 		if err != nil {
-			s.bad = append(s.bad, Lost{pos, h.Pos + h.Len, h.TID, e.Problem})
+			s.bad = append(s.bad, Lost{pos, h.Pos + h.Len, h.TID, ofObject(e)})
 			return n, nil
 		}
-		if rec.DataLen == 0 && rec.Back != 0 {
-			rec.Back += shift // what it points to moved along, unless the loss is between
-			var target RecordHeader
-			if err = s.r.follow(&rec, &target); err != nil && shift != 0 {
-				rec.Back -= shift
-				err = s.r.follow(&rec, &target)
-			}
-		}
-		if err == nil {
-			err = s.scanner.load(&rec, &out)
-		}
-		if err != nil {
+		if err := s.load(&rec, shift, &out); err != nil {
 			if !errors.As(err, &e) {
 				return n, err
 			}
-			s.bad = append(s.bad, Lost{pos, rec.End(), h.TID, fmt.Sprintf("object %v: %s", rec.OID, e.Problem)})
+			s.bad = append(s.bad, Lost{pos, rec.End(), h.TID, ofObject(e)})
 			continue
 		}
 		n++
@@ -278,6 +337,12 @@ func (r *Reader) looksIntact(s *scanner, h *Header) (bool, error) {
 		}
 		return false, err
 	}
+	return r.recordsFit(s, h)
+}
+
+// recordsFit verifies that records fill a transaction, wherever it was written.
+func (r *Reader) recordsFit(s *scanner, h *Header) (bool, error) {
+	var e *CorruptError
 	at := int64(-1)
 	var rec RecordHeader
 	for pos := h.First(); ; pos = rec.End() {

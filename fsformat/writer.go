@@ -229,8 +229,10 @@ func (w *Writer) saveTail(size int64) (string, error) {
 			return "", err
 		}
 		_, err = io.Copy(out, io.NewSectionReader(w.f, w.end, size-w.end))
-		err = errors.Join(err, out.Sync(), out.Close())
-		if err != nil {
+		if err == nil && !w.opt.NoSync {
+			err = out.Sync()
+		}
+		if err = errors.Join(err, out.Close()); err != nil {
 			return "", fmt.Errorf("saving the incomplete end of %s: %w", w.path, err)
 		}
 		return name, nil
@@ -709,8 +711,10 @@ func (w *Writer) finish() error {
 		if err := os.Rename(w.tmp, w.path); err != nil {
 			return err
 		}
-		if err := syncDir(w.path); err != nil {
-			return err
+		if !w.opt.NoSync {
+			if err := syncDir(w.path); err != nil {
+				return err
+			}
 		}
 		w.tmp = ""
 	}
@@ -718,7 +722,7 @@ func (w *Writer) finish() error {
 		return nil
 	}
 	w.index.End, w.index.LastTID = w.end, w.lastTID
-	return w.index.Save(w.path + ".index")
+	return w.index.save(w.path+".index", !w.opt.NoSync)
 }
 
 // Abort releases the file as it is: what is durable stays, the rest is cut off

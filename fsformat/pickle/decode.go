@@ -92,6 +92,9 @@ func (d *decoder) popMark() ([]Value, bool) {
 
 func clone(items []Value) []Value { return append([]Value(nil), items...) }
 
+// tuple is never nil: the empty tuple is a value.
+func tuple(items []Value) Tuple { return append(make(Tuple, 0, len(items)), items...) }
+
 // step executes an instruction. It returns what is wrong with it, or "".
 func (d *decoder) step(op byte, arg []byte) string {
 	switch op {
@@ -214,7 +217,7 @@ func (d *decoder) build(op byte, arg []byte) string {
 			return tooFew
 		}
 		at := len(d.stack) - n
-		t := Tuple(clone(d.stack[at:]))
+		t := tuple(d.stack[at:])
 		d.stack = d.stack[:at]
 		return d.push(t)
 	case opTuple, opList, opDict, opFrozenSet, opObj, opInst:
@@ -224,19 +227,19 @@ func (d *decoder) build(op byte, arg []byte) string {
 		}
 		switch op {
 		case opTuple:
-			return d.push(Tuple(clone(items)))
+			return d.push(tuple(items))
 		case opList:
 			return d.push(&List{clone(items)})
 		case opFrozenSet:
 			return d.push(&Set{clone(items), true})
 		case opInst:
 			module, name, _ := globalNames(arg)
-			return d.push(&Object{Class: Global{string(module), string(name)}, Args: Tuple(clone(items))})
+			return d.push(&Object{Class: Global{string(module), string(name)}, Args: tuple(items)})
 		case opObj:
 			if len(items) == 0 {
 				return "no class"
 			}
-			return d.push(&Object{Class: items[0], Args: Tuple(clone(items[1:]))})
+			return d.push(&Object{Class: items[0], Args: tuple(items[1:])})
 		}
 		dict := &Dict{}
 		if len(items)%2 != 0 {
