@@ -328,6 +328,11 @@ func (s *sim) receive(p *simPeer, pkt proto.Packet) {
 func (s *sim) answer(p *simPeer, pkt proto.Packet) {
 	i := slices.IndexFunc(p.asked, func(a simAsked) bool {
 		_, isError := pkt.(*proto.Error)
+		if lock, ok := a.req.(*proto.AskLockInformation); ok {
+			if locked, ok := pkt.(*proto.AnswerInformationLocked); ok {
+				return lock.TTID == locked.TTID
+			}
+		}
 		return isError || a.req.AnswerCode() == pkt.Code()
 	})
 	if i < 0 {
