@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+const samples = "../../testdata/fs/"
+
+// run runs neofs and returns what it prints and its exit code.
+func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	env := &cli.Env{Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs, Getenv: os.Getenv}
+	code = cli.Run(t.Context(), env, newCommand)
+	return out.String(), errs.String(), code
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCommands(t *testing.T) {
+	for _, tt := range []struct {
+		args      string
+		out, errs string
+		code      int
+	}{
+		{"info 08-truncated-tail.fs", `name     08-truncated-tail.fs
+magic    FS30 (Python 3)
+size     1563
+first    03f5945817777777  2024-01-02 03:04:05.499999
+last     03f594581aaaaaaa  2024-01-02 03:04:06.249999
+end      at 1135: transaction 03f594581bbbbbbb is incomplete; the 428 bytes that follow are ignored
+index    none: the file is read whole when it is opened
+`, "", 0},
+		{"info README.md", "", `error: README.md: not a Data.fs: it begins with "# Da", want "FS30" or "FS21"` + "\n", 1},
+		{"info no.fs", "", "error: open no.fs: no such file or directory\n", 1},
+		{"check 01-basic.fs", `5 transactions, 9 records of 4 objects, 1093 bytes of data; last transaction 03f594581bbbbbbb
+no problems found
+`, "", 0},
+		{"check 09-voted-tail.fs", `error: offset 293: transaction 03fb2e0004444444 was voted but not finished: 289 bytes ignored
+2 transactions, 2 records of 2 objects, 139 bytes of data; last transaction 03fb2e0003333333
+1 errors, 0 warnings
+`, "", 1},
+		{"index 01-basic.fs", "the index is right: 4 objects\n", "", 0},
+		{"index 08-truncated-tail.fs", "", `warning: 08-truncated-tail.fs: offset 1135: transaction 03f594581bbbbbbb is incomplete: 428 bytes ignored
+error: open 08-truncated-tail.fs.index: no such file or directory
+`, 1},
+		{"log -n 1 -r 02-undo.fs", `03f6420008888888 2024-02-02 00:00:01.999999 user "u" description "T7 undo T6 (three hops for 1)" size 153 offset 1128
+  0000000000000002 persistent.mapping.PersistentMapping from 03f6420002222222
+  0000000000000001 persistent.mapping.PersistentMapping from 03f6420006666666
+`, "", 0},
+		{"log -F 02-undo.fs ..2024-02-02T00:00:00.8Z", `03f6420002222222 2024-02-02 00:00:00.499999 user "u" description "T1 create 0,1,2" size 379 offset 4
+03f6420003333333 2024-02-02 00:00:00.749999 user "u" description "T2 modify 1" size 152 offset 391
+`, "", 0},
+		{"cat 02-undo.fs 1@03f6420003333333", `object 0000000000000001 of transaction 03f6420003333333, 2024-02-02 00:00:00.749999
+class <persistent.mapping.PersistentMapping>
+state {'data': {'v': 11}}
+`, "", 0},
+		{"cat 03-creation-undone.fs 5", "", "error: 03-creation-undone.fs: object 0000000000000005, deleted or its creation undone by transaction 03f6f60006666666: not found\n", 1},
+		{"cat --history 03-creation-undone.fs 5", `03f6f60006666666 2024-03-03 00:00:01.499999 from 03f6f60004444444
+03f6f60005555555 2024-03-03 00:00:01.249999 from 03f6f60003333333
+03f6f60004444444 2024-03-03 00:00:00.999999 gone
+03f6f60003333333 2024-03-03 00:00:00.749999 75 bytes
+`, "", 0},
+		{"refs 10-legacy-fs21.fs 4", `weak-legacy 0000000000000001 legacy.mod.Doc
+strong      0000000000000002 legacy.mod.WithArgs
+multi       0000000000000009 in database "otherdb"
+multi-oid   0000000000000008 in database "otherdb"
+weak        0000000000000007 in database "otherdb"
+`, "", -1},
+		{"refs --to 01-basic.fs 1", "strong      0000000000000000 persistent.mapping.PersistentMapping\n", "", 0},
+		{"analyze --csv 01-basic.fs", `class,records,bytes,current records,current bytes,past records,past bytes
+persistent.list.PersistentList,2,471,1,389,1,82
+persistent.mapping.PersistentMapping,4,451,2,279,2,172
+samplepkg.Doc,3,171,1,68,2,103
+total,9,1093,4,736,5,357
+`, "", 0},
+		{"cmp 01-basic.fs 01-basic.fs", "equal: 5 transactions\n", "", 0},
+		{"cmp 01-basic.fs 08-truncated-tail.fs", "transaction 03f594581bbbbbbb: only in the first\n",
+			"warning: 08-truncated-tail.fs: offset 1135: transaction 03f594581bbbbbbb is incomplete: 428 bytes ignored\n", 1},
+		{"cat 01-basic.fs xyz", "", `usage: neofs cat FILE OID[@TID] [flags]
+cat: error: "xyz" is no object id: up to 16 hexadecimal digits
+See neofs cat --help.
+`, 2},
+		{"log 01-basic.fs 2024", "", `usage: neofs log FILE [RANGE] [flags]
+log: error: "2024" is no range: FROM..TO
+See neofs log --help.
+`, 2},
+		{"check", "", "usage: neofs check FILE [flags]\ncheck: error: accepts 1 arg(s), received 0\nSee neofs check --help.\n", 2},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			t.Chdir(samples)
+			out, errs, code := run(t, "", strings.Fields(tt.args)...)
+			if tt.code < 0 { // only the beginning
+				if !strings.Contains(out, tt.out) || code != 0 {
+					t.Errorf("exit code %d, output:\n%s\nwant:\n%s", code, out, tt.out)
+				}
+				return
+			}
+			if diff := cmp.Diff(tt.out, out); diff != "" {
+				t.Errorf("output (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.errs, errs); diff != "" {
+				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+			if code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+		})
+	}
+}
+
+func TestDumpAndRestore(t *testing.T) {
+	names, err := filepath.Glob(samples + "*.zdump")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		source := strings.TrimSuffix(name, ".zdump") + ".fs"
+		want := read(t, name)
+		got, _, code := run(t, "", "dump", source)
+		if got != want || code != 0 {
+			t.Errorf("%s: exit code %d, dump (-want +got):\n%s", source, code, cmp.Diff(want, got))
+		}
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		if _, errs, code := run(t, got, "restore", path); code != 0 {
+			t.Errorf("%s: restore: exit code %d: %s", source, code, errs)
+			continue
+		}
+		if again, _, _ := run(t, "", "dump", path); again != want {
+			t.Errorf("%s: dump of what was restored (-want +got):\n%s", source, cmp.Diff(want, again))
+		}
+		if _, errs, code := run(t, got, "restore", path); code != 1 || !strings.HasSuffix(errs, "Data.fs: file already exists\n") {
+			t.Errorf("%s: restoring over a file: exit code %d: %s", source, code, errs)
+		}
+		if _, errs, code := run(t, got, "restore", "--append", path); code != 1 || !strings.Contains(errs, "its id is not above that of the last one") {
+			t.Errorf("%s: restoring twice: exit code %d: %s", source, code, errs)
+		}
+	}
+}
+
+func TestDumpOfARange(t *testing.T) {
+	all := read(t, samples+"02-undo.zdump")
+	out, _, code := run(t, "", "dump", samples+"02-undo.fs", "03f6420003333333..03f6420004444444")
+	from, to := strings.Index(all, "txn 03f6420003333333"), strings.Index(all, "txn 03f6420005555555")
+	if out != all[from:to] || code != 0 {
+		t.Errorf("exit code %d, dump (-want +got):\n%s", code, cmp.Diff(all[from:to], out))
+	}
+}
+
+func TestIndexWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	write(t, path, read(t, samples+"07-btrees-refs.fs"))
+	if out, errs, code := run(t, "", "index", "-w", path); code != 0 || !strings.HasSuffix(out, ".index written: 99 objects\n") {
+		t.Fatalf("exit code %d: %s%s", code, out, errs)
+	}
+	if read(t, path+".index") != read(t, samples+"07-btrees-refs.fs.index") {
+		t.Error("the index differs from that of ZODB")
+	}
+	write(t, path, read(t, samples+"07-btrees-refs.fs")[:20000])
+	if _, errs, code := run(t, "", "index", path); code != 1 || !strings.Contains(errs, "unusable index: it is newer than the file") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
+func TestSalvage(t *testing.T) {
+	dir := t.TempDir()
+	broken, saved := filepath.Join(dir, "broken.fs"), filepath.Join(dir, "saved.fs")
+	b := []byte(read(t, samples+"02-undo.fs"))
+	copy(b[845:], "damage damage damage")
+	write(t, broken, string(b))
+	out, errs, code := run(t, "", "salvage", broken, saved)
+	if code != 1 || !strings.HasSuffix(out, "6 transactions with 9 records recovered, 0 of them incomplete; 283 bytes lost\n") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+	if out, _, code := run(t, "", "check", saved); code != 0 {
+		t.Errorf("what was saved has problems:\n%s", out)
+	}
+	out, _, code = run(t, "", "cmp", "--content", "--all", samples+"02-undo.fs", saved)
+	if out != "transaction 03f6420007777777: only in the first\n" || code != 1 {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	if read(t, broken) != string(b) {
+		t.Error("the damaged file was changed")
+	}
+}
+
+func TestHelpTeaches(t *testing.T) {
+	root := newCommand(&cli.Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}})
+	for _, c := range root.Commands() {
+		if !strings.Contains(c.Long, "Exit status: 0") || c.Example == "" {
+			t.Errorf("%s: its help says no exit status or has no example", c.Name())
+		}
+	}
+}
