@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -55,13 +54,18 @@ type Master struct {
 	stop  context.CancelFunc
 
 	// Owned by Run.
-	conns map[ConnID]*link.Conn
-	held  []*link.Conn // with packets that wait for the end of a batch
+	conns map[ConnID]*connection
+	held  []*connection // with packets that wait for the end of a batch
 	// holding tells that more input is there: what is sent may wait for its effects.
 	holding bool
 	last    ConnID
 	ended   bool
 	err     error
+}
+
+type connection struct {
+	*link.Conn
+	held bool
 }
 
 // input is what happens outside, in the order in which it is seen.
@@ -99,7 +103,7 @@ func New(cfg Config) (*Master, error) {
 		cfg:   cfg,
 		inbox: make(chan input, inboxSize),
 		done:  make(chan struct{}),
-		conns: map[ConnID]*link.Conn{},
+		conns: map[ConnID]*connection{},
 	}
 	m.dials, m.stop = context.WithCancel(context.Background())
 	m.links = link.Config{TLS: cfg.TLS, Log: cfg.Log, Record: cfg.Record, Network: cfg.Network,
@@ -200,6 +204,7 @@ func (m *Master) batch(in input) {
 	}
 	m.holding = false
 	for i, c := range m.held {
+		c.held = false
 		c.Release()
 		m.held[i] = nil
 	}
@@ -207,8 +212,9 @@ func (m *Master) batch(in input) {
 }
 
 // hold makes a connection wait for the end of the batch.
-func (m *Master) hold(c *link.Conn) {
-	if m.holding && !slices.Contains(m.held, c) {
+func (m *Master) hold(c *connection) {
+	if m.holding && !c.held {
+		c.held = true
 		c.Hold()
 		m.held = append(m.held, c)
 	}
@@ -256,7 +262,7 @@ func (m *Master) handle(in input) {
 
 func (m *Master) register(c *link.Conn) ConnID {
 	m.last++
-	m.conns[m.last] = c
+	m.conns[m.last] = &connection{Conn: c}
 	c.Tag = m.last
 	return m.last
 }
