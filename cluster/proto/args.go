@@ -96,7 +96,7 @@ func (p *NotifyNodeInformation) decodeArgs(d *decoder) {
 		return
 	}
 	p.Timestamp = d.Float()
-	p.Nodes = list(d, 11, d.node)
+	p.Nodes = list(d, 10, d.node)
 }
 
 func (*AskRecovery) appendArgs(b []byte) []byte { return msgpack.AppendArray(b, 0) }
@@ -753,7 +753,7 @@ func (p *AnswerNodeList) decodeArgs(d *decoder) {
 	if !d.tuple(1) {
 		return
 	}
-	p.Nodes = list(d, 11, d.node)
+	p.Nodes = list(d, 10, d.node)
 }
 
 func (p *SetNodeState) appendArgs(b []byte) []byte {
