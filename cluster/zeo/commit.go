@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -208,21 +209,77 @@ func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
 // vote carries out what is queued and votes if there are no conflicts. It returns
 // the objects whose data differ from what the client stored.
 func (t *transaction) vote(s *txnState) ([]tid.OID, error) {
-	c := s.c
 	if t.blobs {
 		return nil, fmt.Errorf("blobs: %w", ErrUnsupported)
 	}
-	if t.st == nil {
-		c.seq.stats.waiting.Add(1)
-		st, err := c.seq.st.Begin(t.ctx, t.begin)
-		c.seq.stats.waiting.Add(-1)
-		if err != nil {
+	t.collapse()
+	claims := &s.c.seq.claims
+	for {
+		if t.st == nil {
+			if err := t.start(s); err != nil {
+				return nil, err
+			}
+		}
+		changed, err := t.attempt()
+		if err != nil || len(t.conflicts) == 0 {
+			return changed, err
+		}
+		oids := slices.Collect(maps.Keys(t.conflicts))
+		if claims.try(t, oids) {
+			return nil, nil
+		}
+		// Another client of this server resolves a conflict on the same object: to
+		// be told of its result is better than to be told of what it replaces.
+		if err := s.restart(t, oids); err != nil {
 			return nil, err
 		}
-		t.st = st
-		c.seq.stats.lock(t)
-		s.limit(t)
 	}
+}
+
+// start waits for those who resolve conflicts on the same objects, and begins the
+// transaction of the storage.
+func (t *transaction) start(s *txnState) error {
+	seq := s.c.seq
+	seq.stats.waiting.Add(1)
+	defer seq.stats.waiting.Add(-1)
+	if seq.claims.held.Load() > 0 {
+		if oids := seq.claims.taken(t, slices.Collect(maps.Keys(t.last))); len(oids) > 0 {
+			if err := seq.claims.wait(t.ctx, t, oids); err != nil {
+				return err
+			}
+		}
+	}
+	st, err := seq.st.Begin(t.ctx, t.begin)
+	if err != nil {
+		return err
+	}
+	t.st = st
+	seq.stats.lock(t)
+	s.limit(t)
+	return nil
+}
+
+// restart gives up what the storage has of t, waits for the objects and is ready
+// to start anew.
+func (s *txnState) restart(t *transaction, oids []tid.OID) error {
+	seq := s.c.seq
+	st := t.st
+	t.st = nil
+	s.unlimit(t)
+	seq.stats.unlock(t)
+	seq.claims.release(t)
+	if err := st.Abort(s.c.srv.late); err != nil {
+		s.c.log().Warn("abort", "err", err)
+	}
+	t.sent, t.undone = 0, nil
+	clear(t.conflicts)
+	seq.stats.waiting.Add(1)
+	defer seq.stats.waiting.Add(-1)
+	return seq.claims.wait(t.ctx, t, oids)
+}
+
+// attempt sends what was not sent yet, and votes if there are no conflicts.
+func (t *transaction) attempt() ([]tid.OID, error) {
 	if err := t.replay(); err != nil {
 		return nil, err
 	}
@@ -243,9 +300,8 @@ func (t *transaction) vote(s *txnState) ([]tid.OID, error) {
 	return slices.Compact(changed), nil
 }
 
-// replay carries out the operations that were not yet. Of several writes to an
-// object only the last counts, and what is written needs no check.
-func (t *transaction) replay() error {
+// collapse finds the last write of each object: only that one counts.
+func (t *transaction) collapse() {
 	ops := t.queue.ops
 	if t.last == nil {
 		t.last = make(map[tid.OID]int, len(ops))
@@ -256,7 +312,11 @@ func (t *transaction) replay() error {
 			t.last[ops[i].oid] = i
 		}
 	}
-	for ; t.sent < len(ops); t.sent++ {
+}
+
+// replay carries out the operations that were not yet.
+func (t *transaction) replay() error {
+	for ; t.sent < len(t.queue.ops); t.sent++ {
 		if err := t.carryOut(t.sent); err != nil {
 			return err
 		}
@@ -264,6 +324,8 @@ func (t *transaction) replay() error {
 	return nil
 }
 
+// carryOut carries out one operation. What is written later, or at all, needs not
+// be written, or checked.
 func (t *transaction) carryOut(i int) error {
 	o := &t.queue.ops[i]
 	last, written := t.last[o.oid]
@@ -344,6 +406,15 @@ func (s *txnState) limit(t *transaction) {
 	s.mu.Unlock()
 }
 
+// unlimit ends what limit began.
+func (s *txnState) unlimit(t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}
+
 // rollback releases all that a transaction holds.
 func (s *txnState) rollback(t *transaction) {
 	t.cancel()
@@ -358,11 +429,8 @@ func (s *txnState) rollback(t *transaction) {
 // forget ends a transaction that holds nothing any more.
 func (s *txnState) forget(t *transaction) {
 	t.cancel()
-	s.mu.Lock()
-	if t.timer != nil {
-		t.timer.Stop()
-	}
-	s.mu.Unlock()
+	s.unlimit(t)
+	s.c.seq.claims.release(t)
 	t.queue.close()
 	s.c.seq.stats.unlock(t)
 	s.c.seq.stats.active.Add(-1)

@@ -14,12 +14,13 @@ import (
 // sequencer serves one storage: it puts the commits in order into the output of
 // every connection, and remembers the last ones.
 type sequencer struct {
-	name  string
-	st    Storage
-	feat  Features
-	log   *slog.Logger
-	stats stats
-	age   time.Duration // cache verification beyond the history; 0: none
+	name   string
+	st     Storage
+	feat   Features
+	log    *slog.Logger
+	stats  stats
+	claims claims
+	age    time.Duration // cache verification beyond the history; 0: none
 
 	// head is the last transaction announced. It changes before the announcement
 	// enters any output, so that an answer which was computed earlier can tell.
