@@ -104,10 +104,11 @@ func (m *Machine) verificationAnswered(p *peer, pkt proto.Packet) {
 	case *proto.AnswerPackOrders:
 		m.pack.add(pkt.Orders)
 	case *proto.Error:
-		if v.step != finalStep {
-			m.close(p) // without its answer it cannot take part
-			return
-		}
+		// Without its answer it cannot take part: what it may know could be the
+		// only trace of a commit.
+		v.waiting[p] = true
+		m.close(p)
+		return
 	}
 	m.verificationNext()
 }
