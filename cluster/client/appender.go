@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -38,11 +39,16 @@ type Appender struct {
 
 	window int // 0: not yet known
 	slots  chan struct{}
-	turn   *place // of the last transaction
+	turn   *place   // of the last transaction
+	open   []*place // not known to be over, oldest first
 	wg     sync.WaitGroup
 	end    context.CancelFunc
 
 	serials serials
+	// unsure are objects of open transactions stored without knowing their
+	// current revision. No other store may be sent for them before that one has
+	// its lock: storages take a base that is newer than the current one for an error.
+	unsure map[tid.OID]*Txn
 
 	mu    sync.Mutex
 	room  *sync.Cond
@@ -60,10 +66,10 @@ func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20
 	}
-	a := &Appender{c: c, opt: opt, last: tid.TID(c.last.Load())}
+	a := &Appender{c: c, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}}
 	a.ctx, a.end = context.WithCancel(ctx)
 	a.room = sync.NewCond(&a.mu)
-	a.turn = newPlace()
+	a.turn = newPlace(nil)
 	close(a.turn.asked)
 	close(a.turn.committed)
 	return a
@@ -76,7 +82,8 @@ func (a *Appender) LastTID() tid.TID {
 	return a.last
 }
 
-// Append starts to commit a transaction. An error may be about an earlier one.
+// Append starts to commit a transaction. An error may be about an earlier one;
+// nothing can be appended after it.
 func (a *Appender) Append(t *txn.Transaction) error {
 	if err := a.failure(); err != nil {
 		return err
@@ -85,26 +92,40 @@ func (a *Appender) Append(t *txn.Transaction) error {
 	if err != nil {
 		return a.fail(err)
 	}
-	size, err := a.store(tx, t)
-	if err != nil {
-		<-a.slots
-		a.release(size)
-		_ = tx.Abort(a.ctx) // always nil
+	before, mine := a.turn, newPlace(tx)
+	a.turn = mine
+	a.open = append(a.open, mine)
+	if err := a.store(mine, t); err != nil {
+		close(mine.asked)
+		close(mine.committed)
 		return a.fail(err)
 	}
-	before, mine := a.turn, newPlace()
-	a.turn = mine
 	a.wg.Go(func() {
 		defer func() { <-a.slots }()
-		defer a.release(size)
-		a.commit(tx, before, mine)
+		defer a.release(mine.size)
+		a.commit(before, mine)
 	})
+	for len(a.open) > 0 && a.open[0].over() {
+		for _, oid := range a.open[0].unsure {
+			if a.unsure[oid] == a.open[0].tx {
+				delete(a.unsure, oid)
+			}
+		}
+		a.open[0] = nil
+		a.open = a.open[1:]
+	}
 	return nil
 }
 
-// Close waits for all transactions and returns the first error.
+// Close waits for all transactions and returns the first error. Those that can
+// not be committed any more are aborted, the last one first: a store that waits
+// for the lock of an earlier transaction must be gone when that is aborted.
 func (a *Appender) Close() error {
 	a.wg.Wait()
+	for _, p := range slices.Backward(a.open) {
+		_ = p.tx.Abort(a.ctx) // always nil; does nothing once the finish is requested
+	}
+	a.open = nil
 	a.end()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -236,52 +257,60 @@ func (a *Appender) probe(opt BeginOptions) (*Txn, error) {
 
 // store stores the records. What was under way for the same objects is waited
 // for by the storages, which keep locks in the order of TIDs.
-func (a *Appender) store(tx *Txn, t *txn.Transaction) (size int64, err error) {
+func (a *Appender) store(mine *place, t *txn.Transaction) error {
 	if t.Records == nil {
-		return 0, nil
+		return nil
 	}
+	tx := mine.tx
 	for r, err := range t.Records {
 		if err != nil {
-			return size, err
+			return err
 		}
 		if r.OID > tid.MaxOID {
-			return size, fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
+			return fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
 		}
 		n := int64(len(r.Data))
-		err := a.reserve(size, n)
-		size += n
+		err := a.reserve(mine.size, n)
+		mine.size += n
 		if err != nil {
-			return size, err
+			return err
 		}
 		w := &write{data: bytes.Clone(r.Data), dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
 		if again, ok := tx.baseOf(r.OID); ok {
 			w.serial = again // twice in the source: the last one counts
-		} else {
-			w.serial = a.serials.get(r.OID)
+		} else if w.serial = a.serials.get(r.OID); w.serial == tid.Zero {
+			a.unsure[r.OID] = tx
+			mine.unsure = append(mine.unsure, r.OID)
+		} else if other := a.unsure[r.OID]; other != nil {
+			if err := other.awaitLock(a.ctx, r.OID); err != nil {
+				return a.cause()
+			}
+			if err := a.failure(); err != nil {
+				return err
+			}
 		}
 		if err := tx.write(a.ctx, r.OID, w); err != nil {
-			return size, err
+			return err
 		}
 		a.serials.put(r.OID, t.TID)
 	}
-	return size, nil
+	return nil
 }
 
 // commit votes at once and finishes in turn.
-func (a *Appender) commit(tx *Txn, before, mine *place) {
+func (a *Appender) commit(before, mine *place) {
 	defer close(mine.committed)
-	finish, err := a.request(tx, before)
+	finish, err := a.request(mine.tx, before)
 	if err != nil {
 		a.fail(fmt.Errorf("append: %w", err))
 	}
 	close(mine.asked) // after the failure is known: the next one must not go on
 	if err != nil {
-		_ = tx.Abort(a.ctx) // always nil: there is nothing to wait for
-		return
+		return // Close aborts it
 	}
-	final, err := tx.awaitFinish(a.ctx, finish)
-	if err == nil && final != tx.opt.TID {
-		err = fmt.Errorf("transaction %v was committed as %v", tx.opt.TID, final)
+	final, err := mine.tx.awaitFinish(a.ctx, finish)
+	if err == nil && final != mine.tx.opt.TID {
+		err = fmt.Errorf("transaction %v was committed as %v", mine.tx.opt.TID, final)
 	}
 	if err != nil {
 		a.fail(fmt.Errorf("append: %w", err))
@@ -310,8 +339,23 @@ func (a *Appender) request(tx *Txn, before *place) (*finishAsked, error) {
 
 // place is that of a transaction in the order of commits.
 type place struct {
+	tx        *Txn
+	size      int64         // bytes of its data
+	unsure    []tid.OID     // see Appender.unsure
 	asked     chan struct{} // its finish was requested, or it failed
 	committed chan struct{} // it is over
 }
 
-func newPlace() *place { return &place{asked: make(chan struct{}), committed: make(chan struct{})} }
+func newPlace(tx *Txn) *place {
+	return &place{tx: tx, asked: make(chan struct{}), committed: make(chan struct{})}
+}
+
+// over reports whether nothing more happens to the transaction.
+func (p *place) over() bool {
+	select {
+	case <-p.committed:
+		return true
+	default:
+		return false
+	}
+}

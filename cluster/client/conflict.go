@@ -58,7 +58,7 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 			return err
 		}
 		again := *w
-		again.serial, again.waiting = committed, nil
+		again.serial, again.waiting, again.again = committed, nil, true
 		return t.send(ctx, oid, &again)
 	}
 	if tid.TID(t.c.last.Load()) < committed { // its invalidation is late
@@ -80,7 +80,7 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 	if data == nil {
 		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: errors.New("resolved to nothing")}
 	}
-	return t.send(ctx, oid, &write{data: data, kept: true, serial: committed})
+	return t.send(ctx, oid, &write{data: data, kept: true, serial: committed, again: true})
 }
 
 // Conflicts waits for all answers of storages and returns the conflicts that

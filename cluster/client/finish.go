@@ -188,6 +188,7 @@ func (t *Txn) Abort(context.Context) error {
 	}
 	t.data, t.done = nil, nil
 	t.mu.Unlock()
+	t.signal()
 	t.forget()
 	// On each link after our own stores, so that none of them leaves a lock...
 	for _, conn := range conns {

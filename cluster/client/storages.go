@@ -158,6 +158,9 @@ func (l *storageLink) deliver(ev link.Event) {
 			delete(s.links, l.id)
 		}
 		s.mu.Unlock()
+		if l.c.ctx.Err() == nil {
+			l.c.log.Info("link ended", "storage", l.id, "error", ev.Err)
+		}
 		l.c.storageLost(l.id, ev.Conn)
 		return
 	}

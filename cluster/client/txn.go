@@ -53,8 +53,9 @@ type Txn struct {
 	stored   bool // no more stores: deadlocks need not be avoided any more
 	voted    bool
 	ended    bool
-	keepAll  bool  // keep the data of all stores until the end
-	err      error // why it can no longer be committed
+	keepAll  bool            // keep the data of all stores until the end
+	watchers []chan struct{} // to be closed at the next answer
+	err      error           // why it can no longer be committed
 	pack     *proto.PackRequest
 }
 
@@ -65,6 +66,7 @@ type write struct {
 	serial     tid.TID
 	dataSerial tid.TID // undo: the revision with the same data
 	check      bool    // not stored, must only stay unchanged
+	again      bool    // same place in the order as the attempt before
 	deleted    bool    // stored without data, and not an undo to an earlier deletion
 	waiting    []proto.NodeID
 }
@@ -330,11 +332,13 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 
 	t.mu.Lock()
 	t.forgetLocked(oid)
-	if i, ok := t.position[oid]; ok {
-		t.order[i] = tid.InvalidOID
+	if i, ok := t.position[oid]; !ok || !w.again {
+		if ok {
+			t.order[i] = tid.InvalidOID
+		}
+		t.position[oid] = len(t.order)
+		t.order = append(t.order, oid)
 	}
-	t.position[oid] = len(t.order)
-	t.order = append(t.order, oid)
 	if c, ok := t.conflict[oid]; ok && c <= w.serial {
 		delete(t.conflict, oid)
 		t.resolved[oid] = max(c, t.resolved[oid])
@@ -406,6 +410,13 @@ func (t *Txn) fail(err error) {
 }
 
 func (t *Txn) signal() {
+	t.mu.Lock()
+	watchers := t.watchers
+	t.watchers = nil
+	t.mu.Unlock()
+	for _, w := range watchers {
+		close(w)
+	}
 	select {
 	case t.changed <- struct{}{}:
 	default:
@@ -419,6 +430,26 @@ func (t *Txn) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// awaitLock waits until all nodes have accepted the store of an object, or the
+// transaction is over. It may be called by other goroutines than its user.
+func (t *Txn) awaitLock(ctx context.Context, oid tid.OID) error {
+	for {
+		t.mu.Lock()
+		if t.data[oid] == nil || t.ended || t.err != nil {
+			t.mu.Unlock()
+			return nil
+		}
+		w := make(chan struct{})
+		t.watchers = append(t.watchers, w)
+		t.mu.Unlock()
+		select {
+		case <-w:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
