@@ -39,10 +39,8 @@ type Appender struct {
 
 	window int // 0: not yet known
 	slots  chan struct{}
-	turn   *place   // of the last transaction
-	open   []*place // not known to be over, oldest first
+	turn   *place // of the last transaction
 	wg     sync.WaitGroup
-	end    context.CancelFunc
 
 	serials serials
 	// unsure are objects of open transactions stored without knowing their
@@ -51,6 +49,7 @@ type Appender struct {
 	unsure map[tid.OID]*Txn
 
 	mu    sync.Mutex
+	open  []*place // not known to be over, oldest first
 	room  *sync.Cond
 	bytes int64
 	err   error
@@ -66,10 +65,10 @@ func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20
 	}
-	a := &Appender{c: c, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}}
-	a.ctx, a.end = context.WithCancel(ctx)
+	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}}
 	a.room = sync.NewCond(&a.mu)
-	a.turn = newPlace(nil)
+	a.turn = newPlace(ctx, nil)
+	a.turn.cancel()
 	close(a.turn.asked)
 	close(a.turn.committed)
 	return a
@@ -83,29 +82,38 @@ func (a *Appender) LastTID() tid.TID {
 }
 
 // Append starts to commit a transaction. An error may be about an earlier one;
-// nothing can be appended after it.
+// nothing can be appended after it, but those before the failed one go on.
 func (a *Appender) Append(t *txn.Transaction) error {
 	if err := a.failure(); err != nil {
 		return err
 	}
 	tx, err := a.begin(t)
 	if err != nil {
-		return a.fail(err)
+		return a.fail(nil, err)
 	}
-	before, mine := a.turn, newPlace(tx)
+	before, mine := a.turn, newPlace(a.ctx, tx)
 	a.turn = mine
-	a.open = append(a.open, mine)
+	a.enter(mine)
 	if err := a.store(mine, t); err != nil {
+		err = a.fail(mine, err)
 		close(mine.asked)
 		close(mine.committed)
-		return a.fail(err)
+		return err
 	}
 	a.wg.Go(func() {
 		defer func() { <-a.slots }()
 		defer a.release(mine.size)
 		a.commit(before, mine)
 	})
-	for len(a.open) > 0 && a.open[0].over() {
+	return nil
+}
+
+// enter makes a transaction known and forgets those that are over.
+func (a *Appender) enter(mine *place) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open = append(a.open, mine)
+	for a.err == nil && a.open[0].over() {
 		for _, oid := range a.open[0].unsure {
 			if a.unsure[oid] == a.open[0].tx {
 				delete(a.unsure, oid)
@@ -114,7 +122,6 @@ func (a *Appender) Append(t *txn.Transaction) error {
 		a.open[0] = nil
 		a.open = a.open[1:]
 	}
-	return nil
 }
 
 // Close waits for all transactions and returns the first error. Those that can
@@ -122,13 +129,17 @@ func (a *Appender) Append(t *txn.Transaction) error {
 // for the lock of an earlier transaction must be gone when that is aborted.
 func (a *Appender) Close() error {
 	a.wg.Wait()
-	for _, p := range slices.Backward(a.open) {
-		_ = p.tx.Abort(a.ctx) // always nil; does nothing once the finish is requested
-	}
-	a.open = nil
-	a.end()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, p := range slices.Backward(a.open) {
+		_ = p.tx.Abort(a.ctx) // always nil; does nothing once the finish is requested
+		p.cancel()
+	}
+	a.open = nil
+	if a.err == nil {
+		a.err = fmt.Errorf("append: %w", ErrClosed)
+		return nil
+	}
 	return a.err
 }
 
@@ -138,16 +149,26 @@ func (a *Appender) failure() error {
 	return a.err
 }
 
-func (a *Appender) fail(err error) error {
+// fail ends the copy at a transaction (nil: after the last one): those that
+// follow it cannot be committed.
+func (a *Appender) fail(at *place, err error) error {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.err == nil {
 		a.err = err
 	}
-	err = a.err
+	later := false
+	for _, p := range a.open {
+		if p == at {
+			later = true
+			p.failed = true
+		}
+		if later {
+			p.cancel()
+		}
+	}
 	a.room.Broadcast()
-	a.mu.Unlock()
-	a.end()
-	return err
+	return a.err
 }
 
 // reserve waits until size more bytes may be under way.
@@ -189,9 +210,13 @@ func (a *Appender) begin(t *txn.Transaction) (*Txn, error) {
 	select {
 	case a.slots <- struct{}{}:
 	case <-a.ctx.Done():
-		return nil, a.cause()
+		return nil, a.ctx.Err()
 	}
-	tx, err := a.c.Begin(a.ctx, opt)
+	err := a.failure() // of the one that had the slot
+	var tx *Txn
+	if err == nil {
+		tx, err = a.c.Begin(a.ctx, opt)
+	}
 	if err != nil {
 		<-a.slots
 		return nil, err
@@ -207,18 +232,11 @@ func (a *Appender) rebase(before *place) func(context.Context) error {
 	return func(ctx context.Context) error {
 		select {
 		case <-before.committed:
-			return a.failure()
+			return nil
 		case <-ctx.Done():
-			return a.cause()
+			return ctx.Err()
 		}
 	}
-}
-
-func (a *Appender) cause() error {
-	if err := a.failure(); err != nil {
-		return err
-	}
-	return a.ctx.Err()
 }
 
 // probe begins the first transaction, and another one beside it. A master of the
@@ -282,14 +300,11 @@ func (a *Appender) store(mine *place, t *txn.Transaction) error {
 			a.unsure[r.OID] = tx
 			mine.unsure = append(mine.unsure, r.OID)
 		} else if other := a.unsure[r.OID]; other != nil {
-			if err := other.awaitLock(a.ctx, r.OID); err != nil {
-				return a.cause()
-			}
-			if err := a.failure(); err != nil {
+			if err := other.awaitLock(mine.ctx, r.OID); err != nil {
 				return err
 			}
 		}
-		if err := tx.write(a.ctx, r.OID, w); err != nil {
+		if err := tx.write(mine.ctx, r.OID, w); err != nil {
 			return err
 		}
 		a.serials.put(r.OID, t.TID)
@@ -299,10 +314,11 @@ func (a *Appender) store(mine *place, t *txn.Transaction) error {
 
 // commit votes at once and finishes in turn.
 func (a *Appender) commit(before, mine *place) {
+	defer mine.cancel()
 	defer close(mine.committed)
-	finish, err := a.request(mine.tx, before)
+	finish, err := a.request(before, mine)
 	if err != nil {
-		a.fail(fmt.Errorf("append: %w", err))
+		a.fail(mine, fmt.Errorf("append: %w", err))
 	}
 	close(mine.asked) // after the failure is known: the next one must not go on
 	if err != nil {
@@ -313,7 +329,7 @@ func (a *Appender) commit(before, mine *place) {
 		err = fmt.Errorf("transaction %v was committed as %v", mine.tx.opt.TID, final)
 	}
 	if err != nil {
-		a.fail(fmt.Errorf("append: %w", err))
+		a.fail(mine, fmt.Errorf("append: %w", err))
 		return
 	}
 	a.mu.Lock()
@@ -322,32 +338,36 @@ func (a *Appender) commit(before, mine *place) {
 }
 
 // request requests the commit, once that of the transaction before is requested.
-func (a *Appender) request(tx *Txn, before *place) (*finishAsked, error) {
-	if _, err := tx.Vote(a.ctx); err != nil {
+func (a *Appender) request(before, mine *place) (*finishAsked, error) {
+	if _, err := mine.tx.Vote(mine.ctx); err != nil {
 		return nil, err
 	}
-	select {
-	case <-before.asked:
-	case <-a.ctx.Done():
-		return nil, a.cause()
+	<-before.asked
+	a.mu.Lock()
+	failed := before.failed
+	a.mu.Unlock()
+	if failed {
+		return nil, errors.New("the transaction before has failed")
 	}
-	if err := a.failure(); err != nil {
-		return nil, err
-	}
-	return tx.askFinish(nil)
+	return mine.tx.askFinish(nil)
 }
 
 // place is that of a transaction in the order of commits.
 type place struct {
 	tx        *Txn
+	ctx       context.Context // ends when it cannot be committed any more
+	cancel    context.CancelFunc
 	size      int64         // bytes of its data
 	unsure    []tid.OID     // see Appender.unsure
 	asked     chan struct{} // its finish was requested, or it failed
 	committed chan struct{} // it is over
+	failed    bool          // under Appender.mu
 }
 
-func newPlace(tx *Txn) *place {
-	return &place{tx: tx, asked: make(chan struct{}), committed: make(chan struct{})}
+func newPlace(ctx context.Context, tx *Txn) *place {
+	p := &place{tx: tx, asked: make(chan struct{}), committed: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	return p
 }
 
 // over reports whether nothing more happens to the transaction.
