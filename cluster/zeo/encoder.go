@@ -158,6 +158,20 @@ func (e *encoder) msgpackInt(n int64) {
 	}
 }
 
+// big writes an int beyond 64 bits, given in little-endian two's complement.
+func (e *encoder) big(b []byte) {
+	switch {
+	case e.msgpack && len(b) == 9 && b[8] == 0:
+		e.b = binary.BigEndian.AppendUint64(append(e.b, 0xcf), binary.LittleEndian.Uint64(b))
+	case e.msgpack: // it has none
+		e.text(decimal(b))
+	case len(b) < 1<<8:
+		e.b = append(append(e.b, 0x8a, byte(len(b))), b...)
+	default:
+		e.b = append(binary.LittleEndian.AppendUint32(append(e.b, 0x8b), uint32(len(b))), b...)
+	}
+}
+
 func (e *encoder) float(f float64) {
 	if e.msgpack {
 		e.b = append(e.b, 0xcb)

@@ -199,5 +199,5 @@ func (v *value) equal(w *value) bool {
 		}
 		return true
 	}
-	return v.kind == w.kind && v.n == w.n && v.kind <= kindInt
+	return v.kind == w.kind && v.n == w.n && v.kind <= kindBig && bytes.Equal(v.b, w.b)
 }

@@ -171,6 +171,31 @@ func TestInts(t *testing.T) {
 	}
 }
 
+// Ints beyond 64 bits, which extensions may hold, stay what they are where the
+// encoding has them.
+func TestBigInts(t *testing.T) {
+	for _, tt := range []struct{ little, text string }{
+		{"00000000000000000001", "4722366482869645213696"},
+		{"ffffffffffffffff00", "18446744073709551615"},
+		{"000000000000000080ff", "-2361183241434822606848"},
+	} {
+		b := unhex(t, tt.little)
+		if got := decimal(b); got != tt.text {
+			t.Errorf("%s is %s, want %s", tt.little, got, tt.text)
+		}
+		var e encoder
+		e.big(b)
+		if v, err := decodeAny(false, e.b); err != nil || v.kind != kindBig || !reflect.DeepEqual(v.b, b) {
+			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
+		}
+		e = encoder{msgpack: true}
+		e.big(b)
+		if v, err := decodeAny(true, e.b); err != nil || v.kind != kindText && !reflect.DeepEqual(v.b, b) {
+			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
+		}
+	}
+}
+
 func decodeAny(msgpack bool, b []byte) (value, error) {
 	if msgpack {
 		var d msgpackDecoder

@@ -93,7 +93,7 @@ func (d *msgpackDecoder) value(depth int) (value, error) {
 	case 0xcc, 0xcd, 0xce, 0xcf:
 		n, err := d.uint(1 << (c - 0xcc))
 		if n > math.MaxInt64 {
-			return value{kind: kindOpaque, b: []byte("int")}, err
+			return value{kind: kindBig, b: append(binary.LittleEndian.AppendUint64(nil, n), 0)}, err
 		}
 		return intValue(int64(n)), err
 	case 0xd0, 0xd1, 0xd2, 0xd3:

@@ -2,6 +2,7 @@ package zeo
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -330,7 +331,7 @@ func (d *pickleDecoder) smallInt(w uint64) error {
 // long reads a two's complement, little-endian.
 func (d *pickleDecoder) long(p []byte) error {
 	if len(p) > 8 {
-		return d.push(value{kind: kindOpaque, b: []byte("int")})
+		return d.push(value{kind: kindBig, b: p})
 	}
 	var n int64
 	for i, c := range p {
@@ -361,10 +362,13 @@ func (d *pickleDecoder) textNumber(op byte) error {
 		p = p[:len(p)-1]
 	}
 	n, err := strconv.ParseInt(string(p), 10, 64)
-	if err != nil {
-		return d.errorf("int %q", p)
+	if err == nil {
+		return d.push(intValue(n))
 	}
-	return d.push(intValue(n))
+	if errors.Is(err, strconv.ErrRange) {
+		return d.push(value{kind: kindOpaque, b: p})
+	}
+	return d.errorf("int %q", p)
 }
 
 // grow adds to the container below.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -15,6 +17,7 @@ const (
 	kindNil kind = iota
 	kindBool
 	kindInt
+	kindBig // int beyond 64 bits: two's complement in b, little-endian
 	kindFloat
 	kindBytes
 	kindText
@@ -100,6 +103,8 @@ func (e *encoder) value(v *value, depth int, budget *int) error {
 		e.bool(v.n != 0)
 	case kindInt:
 		e.int(v.int())
+	case kindBig:
+		e.big(v.b)
 	case kindFloat:
 		e.float(v.float())
 	case kindBytes:
@@ -179,8 +184,25 @@ func text(v *value) string {
 		}
 		return "<object>"
 	}
+	if v.kind == kindBig {
+		return decimal(v.b)
+	}
 	if !utf8.Valid(v.b) {
 		return fmt.Sprintf("%q", v.b)
 	}
 	return string(v.b)
+}
+
+// decimal shows a big int.
+func decimal(little []byte) string {
+	if len(little) > 1024 { // digits cost the square of their number
+		return "<int>"
+	}
+	b := slices.Clone(little)
+	slices.Reverse(b)
+	n := new(big.Int).SetBytes(b)
+	if len(b) > 0 && b[0] >= 0x80 {
+		n.Sub(n, new(big.Int).Lsh(big.NewInt(1), uint(8*len(b))))
+	}
+	return n.String()
 }

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/zeo/zeotest"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// start runs the command in this process until the test ends.
+func start(t *testing.T, o *options) net.Addr {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	addrs := make(chan net.Addr, 1)
+	done := make(chan error, 1)
+	var stderr bytes.Buffer
+	env := &cli.Env{Stdout: &stderr, Stderr: &stderr, Getenv: func(string) string { return "" }}
+	if o.bind == nil {
+		o.bind = []string{"127.0.0.1:0"}
+	}
+	if o.cacheSize == "" {
+		o.cacheSize = "1MB"
+	}
+	go func() { done <- run(ctx, env, o, func(a []net.Addr) { addrs <- a[0] }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("%v\n%s", err, &stderr)
+		}
+	})
+	select {
+	case a := <-addrs:
+		return a
+	case err := <-done:
+		done <- nil
+		t.Fatal(err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("not ready after 20 s")
+	}
+	panic("unreachable")
+}
+
+// Clients see of a Data.fs what FileStorage shows of it.
+func TestFilesAsFileStorageShowsThem(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/fs/*.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, encoding := range []string{"Z", "M"} {
+		t.Run(encoding, func(t *testing.T) {
+			o := options{msgpack: encoding == "M"}
+			args := []string{"testdata/compare.py", "", encoding}
+			for _, f := range files {
+				if !readableByFileStorage(f) {
+					continue
+				}
+				// The server makes no index files next to the samples.
+				copied := filepath.Join(t.TempDir(), "Data.fs")
+				b, err := os.ReadFile(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(copied, b, 0o444); err != nil {
+					t.Fatal(err)
+				}
+				name := strings.TrimSuffix(filepath.Base(f), ".fs")
+				o.storages = append(o.storages, name+"="+copied)
+				args = append(args, name+"="+f)
+			}
+			args[1] = start(t, &o).String()
+			out, err := exec.Command(zeotest.Python(t), args...).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			t.Logf("%s", out)
+		})
+	}
+}
+
+// readableByFileStorage leaves out the samples of damage.
+func readableByFileStorage(path string) bool {
+	name := filepath.Base(path)
+	return name < "08"
+}
