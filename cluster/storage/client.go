@@ -64,8 +64,17 @@ func (n *Node) fromClient(e event) error {
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskObjectUndoSerial:
-		answer, err := n.undoSerial(a, q)
-		n.finishRead(ev.Conn, ev.ID, answer, q.Undone, err)
+		// The list may be long: not on this goroutine.
+		bases := map[tid.OID]tid.TID{}
+		for _, oid := range q.OIDs {
+			if t := txns.UndoBase(q.TTID, oid); t.OK {
+				bases[oid] = t.V
+			}
+		}
+		n.session.feeder.wg.Go(func() {
+			answer, err := n.undoSerial(n.limit(a), q, bases)
+			n.finishRead(ev.Conn, ev.ID, answer, q.Undone, err)
+		})
 		return nil
 	case *proto.CloseClient:
 		return n.drop(p)

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
+	"golang.org/x/sync/semaphore"
 )
 
 // ErrEmpty reports that a database to be cloned has no assigned cell.
@@ -77,6 +78,7 @@ func New(cfg Config) (*Node, error) {
 		inbox:   make(chan event, inboxSize),
 		done:    make(chan struct{}),
 		failed:  make(chan error, 1),
+		big:     semaphore.NewWeighted(maxInbox),
 		clients: map[proto.NodeID]*peer{},
 		links:   map[linkKey]*peer{},
 		peers:   map[*peer]bool{},

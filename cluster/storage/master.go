@@ -30,13 +30,21 @@ func (n *Node) connect() error {
 		ask.Addr = proto.Address{}
 	}
 	cfg := bootstrap.Config{
-		Masters:  n.cfg.Masters,
-		Lookup:   n.cfg.Lookup,
-		Accepted: func(found *bootstrap.Result) { n.post(func() error { return n.connected(p, found) }) },
+		Masters: n.cfg.Masters,
+		Lookup:  n.cfg.Lookup,
+		Accepted: func(found *bootstrap.Result) {
+			n.conns.add(found.Conn)
+			n.post(func() error { return n.connected(p, found) })
+		},
 		Identify: ask,
-		Link:     n.linkConfig(func(ev link.Event) { n.put(event{peer: p, link: ev}) }),
-		Dialer:   n.cfg.Dialer,
-		Log:      n.log,
+		Link: n.linkConfig(func(ev link.Event) {
+			if ev.End() {
+				n.conns.remove(ev.Conn)
+			}
+			n.put(event{peer: p, link: ev})
+		}),
+		Dialer: n.cfg.Dialer,
+		Log:    n.log,
 	}
 	again := n.infoTimestamp.OK
 	n.wg.Go(func() {

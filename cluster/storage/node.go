@@ -16,10 +16,18 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/pending"
 	"github.com/neozodb/neo/cluster/tid"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
 	inboxSize = 512
+	// bigPacket is the size in bytes from which a packet counts for maxInbox, the
+	// bytes that may wait to be processed. Who sends more waits.
+	bigPacket = 64 << 10
+	maxInbox  = 64 << 20
+	// maxOutput is how many bytes may wait for a client that does not read them,
+	// before its next request is read.
+	maxOutput = 32 << 20
 	// commitDelay is how long what was unlocked or aborted may stay uncommitted:
 	// a crash loses nothing, since verification or the next start does it again.
 	commitDelay = time.Second
@@ -39,11 +47,13 @@ type Node struct {
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event
-	done     chan struct{} // closed when nobody reads the inbox any more
-	failed   chan error    // an error of the database on another goroutine
+	big      *semaphore.Weighted // bytes of big packets in the inbox
+	done     chan struct{}       // closed when nobody reads the inbox any more
+	failed   chan error          // an error of the database on another goroutine
 	ctx      context.Context
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
+	conns    connSet
 	newIDs   []int // partitions for which NewID asks
 
 	// For readers on other goroutines.
@@ -87,6 +97,7 @@ type event struct {
 	link    link.Event
 	invalid string // why the payload of a store is refused
 	waited  bool   // a read that has waited long enough
+	size    int64  // bytes that count for maxInbox
 	call    func() error
 }
 
@@ -118,12 +129,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if n.session != nil {
 			n.session.feeder.stop()
 		}
-		for p := range n.peers {
-			if p.conn != nil {
-				p.conn.Close()
-			}
-		}
 		n.wg.Wait()
+		n.conns.close()
 		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
 			err = fmt.Errorf("last commit: %w", closeErr)
 		}
@@ -185,6 +192,9 @@ func (n *Node) next(ctx context.Context) error {
 }
 
 func (n *Node) handle(e event) error {
+	if e.size > 0 {
+		n.big.Release(e.size)
+	}
 	err := n.dispatch(e)
 	if err == nil && n.session != nil {
 		err = n.carryOut()
@@ -309,10 +319,32 @@ func (n *Node) flush() error {
 func (n *Node) post(f func() error) { n.put(event{call: f}) }
 
 func (n *Node) put(e event) {
+	if e.size = packetSize(e.link.Packet); e.size > 0 && n.big.Acquire(n.ctx, e.size) != nil {
+		return // the node has ended
+	}
 	select {
 	case n.inbox <- e:
 	case <-n.done:
 	}
+}
+
+// packetSize returns the bytes of a packet that count for maxInbox.
+func packetSize(p proto.Packet) int64 {
+	size := 0
+	switch p := p.(type) {
+	case *proto.AskStoreObject:
+		size = len(p.Data)
+	case *proto.AddObject:
+		size = len(p.Data)
+	case *proto.AskStoreTransaction:
+		size = 8*len(p.OIDs) + len(p.Extension)
+	case *proto.AddTransaction:
+		size = 8*len(p.OIDs) + len(p.Extension)
+	}
+	if size < bigPacket {
+		return 0
+	}
+	return int64(min(size, maxInbox))
 }
 
 // fail ends Run from another goroutine.

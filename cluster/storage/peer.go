@@ -3,6 +3,9 @@ package storage
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,7 +62,51 @@ func (p *peer) String() string {
 }
 
 // accept is called for an incoming connection, before its events.
-func (n *Node) accept(conn *link.Conn) { conn.Tag = &peer{conn: conn} }
+func (n *Node) accept(conn *link.Conn) {
+	conn.Tag = &peer{conn: conn}
+	n.conns.add(conn)
+}
+
+// connSet are the connections of a node, to be closed when it ends.
+type connSet struct {
+	mu     sync.Mutex
+	conns  map[*link.Conn]bool
+	closed bool
+}
+
+// add adds a connection, closing it if the node has ended.
+func (s *connSet) add(c *link.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		c.Close()
+		return
+	}
+	if s.conns == nil {
+		s.conns = map[*link.Conn]bool{}
+	}
+	s.conns[c] = true
+}
+
+func (s *connSet) remove(c *link.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// close closes all connections and waits for the end of their goroutines.
+func (s *connSet) close() {
+	s.mu.Lock()
+	list := slices.Collect(maps.Keys(s.conns))
+	s.closed = true
+	s.mu.Unlock()
+	for _, c := range list {
+		c.Close()
+	}
+	for _, c := range list {
+		<-c.Done()
+	}
+}
 
 // deliver receives the events of incoming connections, on their goroutines.
 func (n *Node) deliver(ev link.Event) {
@@ -69,10 +116,25 @@ func (n *Node) deliver(ev link.Event) {
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
 			e.invalid = invalidStore(s)
 		} else if n.read(a, ev.Conn, ev.ID, ev.Packet, false) == served {
+			n.throttle(ev.Conn)
 			return
 		}
 	}
+	if ev.End() {
+		n.conns.remove(ev.Conn)
+	}
 	n.put(e)
+}
+
+// throttle waits until a client has read most of its answers.
+func (n *Node) throttle(conn *link.Conn) {
+	for conn.Buffered() > maxOutput {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // lost forgets a connection.
@@ -184,11 +246,22 @@ func (n *Node) use(t target) (p *peer, ready bool) {
 	if t.upstream != "" {
 		ask.ID, ask.Cluster = 0, t.upstream
 	}
-	cfg := n.linkConfig(func(ev link.Event) { n.put(event{peer: p, link: ev}) })
+	if node := n.nodes.ByID(t.id); node != nil && t.id != 0 {
+		p.stamp = node.IDTimestamp.V
+	}
+	cfg := n.linkConfig(func(ev link.Event) {
+		if ev.End() {
+			n.conns.remove(ev.Conn)
+		}
+		n.put(event{peer: p, link: ev})
+	})
 	n.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, time.Minute)
 		defer cancel()
 		conn, err := n.cfg.Dialer.Dial(ctx, t.addr, cfg)
+		if err == nil {
+			n.conns.add(conn)
+		}
 		n.post(func() error {
 			switch {
 			case err != nil:
@@ -202,9 +275,6 @@ func (n *Node) use(t target) (p *peer, ready bool) {
 			conn.Ask(ask, p)
 			return nil
 		})
-		if n.ctx.Err() != nil && err == nil {
-			conn.Close()
-		}
 	})
 	return p, false
 }

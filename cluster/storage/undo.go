@@ -6,9 +6,9 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// undoSerial answers what an undo needs to know about each object.
-func (n *Node) undoSerial(a *access, p *proto.AskObjectUndoSerial) (proto.Packet, error) {
-	limit := n.limit(a)
+// undoSerial answers what an undo needs to know about each object. bases are the
+// revisions that the running transaction itself has stored or restored.
+func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map[tid.OID]tid.TID) (proto.Packet, error) {
 	answer := &proto.AnswerObjectUndoSerial{Undo: map[tid.OID]proto.UndoSerial{}}
 	for _, oid := range p.OIDs {
 		if oid > tid.MaxOID {
@@ -24,7 +24,8 @@ func (n *Node) undoSerial(a *access, p *proto.AskObjectUndoSerial) (proto.Packet
 		for len(h.Later) > 0 && h.Later[len(h.Later)-1].TID > limit {
 			h.Later = h.Later[:len(h.Later)-1]
 		}
-		u, ok := findUndo(h, p.Undone, p.LastTID, a.txns.UndoBase(p.TTID, oid))
+		base, stored := bases[oid]
+		u, ok := findUndo(h, p.Undone, p.LastTID, proto.Opt[tid.TID]{V: base, OK: stored})
 		if !ok {
 			return nil, proto.Errorf(proto.OIDNotFound, "%v", oid)
 		}
