@@ -20,7 +20,10 @@ func Show(record []byte) (string, error) {
 	}
 	class, state, err := DecodeRecord(plain)
 	if err != nil {
-		return "", fmt.Errorf("showing a record: %w", err)
+		var other error
+		if class, state, other = unpickle(plain); other != nil {
+			return "", fmt.Errorf("showing a record: %w", err)
+		}
 	}
 	var b bytes.Buffer
 	b.WriteString("class ")
