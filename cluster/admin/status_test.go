@@ -78,7 +78,7 @@ func TestLag(t *testing.T) {
 	}{
 		{"complete", at(0), at(0), "0.0", false, false},
 		{"behind by less than is shown", at(0), at(0) + 1, "ε", true, false},
-		{"behind", at(0), at(15*time.Second), "15.0", true, true},
+		{"behind", at(0), at(15 * time.Second), "15.0", true, true},
 		{"little", at(0), at(20 * time.Microsecond), "1.9e-05", true, false}, // and not 0.00002
 	} {
 		b, m := backingUp(tt.backup), running(tt.main)

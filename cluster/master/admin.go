@@ -42,6 +42,10 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 	}
 }
 
+// stateChanged is what an operator is told whatever the state. This and the other
+// texts for operators are those of the Python implementation, which scripts know.
+const stateChanged = "Cluster state changed"
+
 func deny(format string, args ...any) *proto.Error {
 	return proto.Errorf(proto.Denied, format, args...)
 }
@@ -55,7 +59,7 @@ func (m *Machine) ack(p *peer, id uint32, text string) {
 func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *proto.Error {
 	switch {
 	case s == proto.Stopping:
-		m.ack(p, id, "cluster is stopping")
+		m.ack(p, id, stateChanged)
 		m.stop()
 	case s == proto.Verifying && m.state == proto.Recovering:
 		storages := m.ofType(proto.Storage)
@@ -68,7 +72,7 @@ func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *pro
 			}
 		}
 		m.startup = startupForced
-		m.ack(p, id, "cluster state changed")
+		m.ack(p, id, stateChanged)
 	case s == proto.StartingBackup && m.state == proto.Running:
 		return deny("no upstream cluster to backup is configured")
 	default:
@@ -81,23 +85,23 @@ func (m *Machine) setNodeState(p *peer, id uint32, pkt *proto.SetNodeState) *pro
 	n := m.nodes.ByID(pkt.ID)
 	switch {
 	case n == nil || pkt.ID == 0:
-		return deny("node %v is unknown", pkt.ID)
+		return deny("unknown node")
 	case n == m.self:
-		return deny("%v is the primary master", n.ID)
+		return deny("can not kill primary master node")
 	case n.Type == proto.Master && pkt.State == proto.NodeDown:
 		if n.State != proto.NodeDown {
 			m.kill(n, proto.NodeDown)
 		}
-		m.ack(p, id, "node "+n.ID.String()+" is down")
+		m.ack(p, id, "state changed")
 		m.broadcastNodes(n)
 		return nil
 	case n.Type != proto.Storage || pkt.State != proto.NodeDown && pkt.State != proto.NodeUnknown:
 		return deny("a %v cannot be made %v", n.Type, pkt.State)
 	case n.State == pkt.State:
-		m.ack(p, id, "node "+n.ID.String()+" is already "+n.State.String())
+		m.ack(p, id, "node already in "+n.State.String()+" state")
 		return nil
 	case n.State == proto.NodeRunning && pkt.State == proto.NodeUnknown:
-		return deny("%v is running: kill it first", n.ID)
+		return deny("a running node must be stopped before removal")
 	}
 	return m.removeStorage(p, id, n, pkt.State)
 }
@@ -120,6 +124,7 @@ func (m *Machine) kill(n *proto.Node, s proto.NodeState) *peer {
 // (UNKNOWN), in which case it also erases its database. The last readable copy
 // of a partition is never given up.
 func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeState) *proto.Error {
+	hadCells := m.table.HasCells(n.ID)
 	table := &m.table
 	if s == proto.NodeDown {
 		table = m.table.Clone() // kill only has to be possible like drop
@@ -138,7 +143,11 @@ func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeS
 	}
 	// Receivers assume that a node which is removed has no cell.
 	m.broadcastCells(changes)
-	m.ack(p, id, "node "+n.ID.String()+" is now "+s.String())
+	if s == proto.NodeUnknown && hadCells {
+		m.ack(p, id, "node permanently removed")
+	} else {
+		m.ack(p, id, "state changed")
+	}
 	m.broadcastNodes(n)
 	if s == proto.NodeUnknown {
 		m.nodes.Remove(n)
@@ -183,9 +192,9 @@ func (m *Machine) addPending(p *peer, id uint32, ids []proto.NodeID) *proto.Erro
 	}
 	m.setRunning(nodes)
 	if nodes == nil {
-		m.ack(p, id, "no node added")
+		m.ack(p, id, "No node added")
 	} else {
-		m.ack(p, id, "nodes added: "+strings.Join(names, " "))
+		m.ack(p, id, "Nodes added: "+strings.Join(names, ", "))
 	}
 	return nil
 }
@@ -200,7 +209,7 @@ func (m *Machine) tweak(p *peer, id uint32, pkt *proto.TweakPartitionTable) *pro
 		case n.State == proto.NodePending:
 			ignored = append(ignored, n.ID)
 		case n.State != proto.NodeRunning && !slices.Contains(pkt.IDs, n.ID):
-			return deny("%v is %v: it must be listed to be left out", n.ID, n.State)
+			return deny("tweak: down nodes must be listed explicitly: %v is %v", n.ID, n.State)
 		}
 	}
 	table := &m.table
