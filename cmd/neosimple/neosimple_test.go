@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/spf13/cobra"
+)
+
+// site is a sample database.
+const site = "../../testdata/fs/site.fs"
+
+// output can be read while it is written.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// process is a neosimple that runs.
+type process struct {
+	t              *testing.T
+	stdout, stderr output
+	cancel         context.CancelFunc
+	code           chan int
+}
+
+// start runs neosimple in this process; the end of its context stands for SIGINT.
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, code: make(chan int, 1)}
+	var ctx context.Context
+	ctx, p.cancel = context.WithCancel(t.Context())
+	env := &cli.Env{Args: args, Stdout: &p.stdout, Stderr: &p.stderr, Getenv: os.Getenv}
+	go func() { p.code <- cli.Run(ctx, env, newCommand) }()
+	return p
+}
+
+var readyLine = regexp.MustCompile(`^ready name=(\S+) masters=(\S+:\d+) admin=(\S+:\d+)\n$`)
+
+// ready waits for the line on stdout and returns its values.
+func (p *process) ready() (name, masters, admin string) {
+	p.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if m := readyLine.FindStringSubmatch(p.stdout.String()); m != nil {
+			return m[1], m[2], m[3]
+		}
+		select {
+		case code := <-p.code:
+			p.t.Fatalf("exit %d before it was ready: %s", code, p.stderr.String())
+		default:
+		}
+	}
+	p.t.Fatalf("not ready after a minute: %q, %s", p.stdout.String(), p.stderr.String())
+	return
+}
+
+// stop interrupts, and wants exit code 0.
+func (p *process) stop() {
+	p.t.Helper()
+	p.cancel()
+	select {
+	case code := <-p.code:
+		if code != 0 {
+			p.t.Errorf("exit %d: %s", code, p.stderr.String())
+		}
+	case <-time.After(time.Minute):
+		p.t.Fatal("still running a minute after it was told to stop")
+	}
+}
+
+// fails runs to the end and wants exit code 1 (or 2) with a text on stderr.
+func fails(t *testing.T, code int, want string, args ...string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got := cli.Run(ctx, &cli.Env{Args: args, Stdout: &stdout, Stderr: &stderr, Getenv: os.Getenv}, newCommand)
+	if got != code || stdout.Len() > 0 || !strings.Contains(stderr.String(), want) {
+		t.Errorf("%q: exit %d, %q, %q; want exit %d and %q", args, got, stdout.String(), stderr.String(), code, want)
+	}
+}
+
+// A directory that was filled from a Data.fs has everything at the next start, and
+// the same command can be given again.
+func TestImport(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "db")
+	for i, want := range []string{"It has 334 transactions with 2142 records from ", "It already has everything that is in "} {
+		p := start(t, "--dir", dir, "--import", site, "--name", "sample", "--storages", "2")
+		name, masters, admin := p.ready()
+		text := p.stderr.String()
+		if name != "sample" || !strings.Contains(text, want+site) || !strings.Contains(text, masters) || !strings.Contains(text, admin) {
+			t.Errorf("start %d: %s %s %s\n%s", i, name, masters, admin, text)
+		}
+		if !strings.Contains(text, "neoexport -c sample "+masters+" copy.fs") {
+			t.Errorf("start %d does not say how to export:\n%s", i, text)
+		}
+		p.stop()
+	}
+	fails(t, 1, "already has data that are not from this file", "--dir", dir, "--import", "../../testdata/fs/01-basic.fs")
+}
+
+func TestTemporaryDirectory(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	p := start(t)
+	p.ready()
+	entries, err := os.ReadDir(os.TempDir())
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("%d directories, %v", len(entries), err)
+	}
+	dir := filepath.Join(os.TempDir(), entries[0].Name())
+	if text := p.stderr.String(); !strings.Contains(text, dir) || !strings.Contains(text, "temporary directory that is removed") || !strings.Contains(text, "neomigrate -c neo Data.fs") {
+		t.Errorf("stderr: %s", text)
+	}
+	p.stop()
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s was not removed: %v", dir, err)
+	}
+	if text := p.stderr.String(); strings.Contains(text, "WARNING") || !strings.HasSuffix(text, "Stopped.\n") {
+		t.Errorf("a quiet life and end, but: %s", text)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, "--dir", dir, "-q", "--name", "n1")
+	_, masters, _ := p.ready()
+	if p.stderr.String() != "" {
+		t.Errorf("quiet, but: %s", p.stderr.String())
+	}
+	fails(t, 1, dir+": in use by another process", "--dir", dir)
+	fails(t, 1, "listening at "+masters, "--masters", masters)
+	fails(t, 1, "listening at "+masters, "--admin", masters)
+	p.stop()
+	fails(t, 1, `belongs to cluster "n1", not "n2"`, "--dir", dir, "--name", "n2")
+	fails(t, 1, "databases of 1 storages, not 2", "--dir", dir, "--storages", "2")
+
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, 1, file, "--dir", filepath.Join(file, "x"))
+	fails(t, 1, "not a Data.fs", "--import", file)
+	fails(t, 1, "no such file", "--import", file+"x")
+	fails(t, 1, "at least 2 storages", "--replicas", "1")
+	fails(t, 2, "--partitions", "--partitions", "0")
+	fails(t, 2, "MySQL", "--adapter", "MySQL")
+	fails(t, 2, "unknown command", "word")
+}
+
+func TestHelp(t *testing.T) {
+	var stdout bytes.Buffer
+	env := &cli.Env{Args: []string{"--help"}, Stdout: &stdout, Stderr: io.Discard}
+	if code := cli.Run(t.Context(), env, func(e *cli.Env) *cobra.Command { return newCommand(e) }); code != 0 || !strings.Contains(stdout.String(), "Exit status: 0 done") {
+		t.Errorf("exit %d, %s", code, stdout.String())
+	}
+}
