@@ -30,7 +30,7 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress) e
 			return err
 		}
 		if h == nil {
-			x.End = s.pos
+			x.End = max(s.pos, magicLen) // a file may have no byte at all
 			return nil
 		}
 		if h.Pos >= report {
