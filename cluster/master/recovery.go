@@ -17,6 +17,7 @@ type recovery struct {
 	asked   *peer   // the holder asked for it
 	loaded  bool
 	info    map[*peer]*proto.AnswerRecovery
+	warned  bool // of why the cluster does not start
 }
 
 func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
@@ -167,6 +168,8 @@ func (m *Machine) tryRestart() {
 	}
 	truncate, outvoted, ok := m.settleTruncation()
 	if !ok {
+		m.warnOnce("waiting: some storages have an order to truncate the database, others have not, and cannot serve alone; " +
+			"an explicit start repeats the order")
 		return
 	}
 	m.truncate = truncate
@@ -178,6 +181,10 @@ func (m *Machine) tryRestart() {
 	for _, id := range needed {
 		if !m.present(id) {
 			if !allowed {
+				if m.startup == startupDegraded {
+					m.warnOnce("waiting: transactions were committed since this partition table; " +
+						"an explicit start goes on without what only the missing storages have")
+				}
 				return
 			}
 		} else if m.stores[id].pending > 0 {
@@ -187,7 +194,18 @@ func (m *Machine) tryRestart() {
 	if truncate.OK && m.orderTruncation(truncate.V) {
 		return
 	}
+	if outvoted != nil {
+		m.log(slog.LevelWarn, "an interrupted truncation is not resumed", "nodes", idTexts(outvoted))
+	}
 	m.restart(func(id proto.NodeID) bool { return !slices.Contains(outvoted, id) })
+}
+
+// warnOnce tells the operator why the cluster does not start.
+func (m *Machine) warnOnce(text string) {
+	if !m.rec.warned {
+		m.rec.warned = true
+		m.log(slog.LevelWarn, text, "ptid", m.table.PTID().V)
+	}
 }
 
 // orderTruncation sends the order to cut the database to the storages that do
