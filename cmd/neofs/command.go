@@ -29,8 +29,8 @@ Only index --write, restore and salvage write, and never to their source. The
 others may look at a file that is in use; what is being committed is not seen.
 
 A TID is 16 hexadecimal digits, or a moment: 2026-01-31, 2026-01-31T12:30,
-2026-01-31T12:30:00Z (all of them UTC). A RANGE is FROM..TO, both included,
-and both may be left out. An OID is up to 16 hexadecimal digits; 0 is the root.
+2026-01-31T12:30:00Z (UTC; a day is its first moment). A RANGE is FROM..TO, both
+included, and both may be left out. An OID is up to 16 hexadecimal digits; 0 is the root.
 ` + strings.TrimPrefix(exitStatus, "\n"),
 	}
 	cmd.AddCommand(

@@ -69,7 +69,7 @@ func runIndex(ctx context.Context, env *cli.Env, o *indexOptions, path string) e
 	}
 	stored, err := r.ReadIndex(path + ".index")
 	if err != nil {
-		return err
+		return fmt.Errorf("%w (--write makes a new one)", err)
 	}
 	return compareIndexes(env, x, stored)
 }

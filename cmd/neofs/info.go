@@ -58,7 +58,11 @@ func runInfo(ctx context.Context, env *cli.Env, o *reader, path string) error {
 		line("first", "%v  %s", t.TID, when(t.TID))
 		break
 	}
-	line("last", "%v  %s", tail.LastTID, when(tail.LastTID))
+	if tail.LastTID == 0 {
+		line("last", "none: the database is empty")
+	} else {
+		line("last", "%v  %s", tail.LastTID, when(tail.LastTID))
+	}
 	if tail.Ignored > 0 {
 		line("end", "at %d: %s; the %d bytes that follow are ignored", tail.End, tail.Reason, tail.Ignored)
 	} else {

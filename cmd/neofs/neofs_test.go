@@ -64,7 +64,7 @@ no problems found
 `, "", 1},
 		{"index 01-basic.fs", "the index is right: 4 objects\n", "", 0},
 		{"index 08-truncated-tail.fs", "", `warning: 08-truncated-tail.fs: offset 1135: transaction 03f594581bbbbbbb is incomplete: 428 bytes ignored
-error: open 08-truncated-tail.fs.index: no such file or directory
+error: open 08-truncated-tail.fs.index: no such file or directory (--write makes a new one)
 `, 1},
 		{"log -n 1 -r 02-undo.fs", `03f6420008888888 2024-02-02 00:00:01.999999 user "u" description "T7 undo T6 (three hops for 1)" size 153 offset 1128
   0000000000000002 persistent.mapping.PersistentMapping from 03f6420002222222
