@@ -28,7 +28,7 @@ func ParseTID(s string) (TID, error) {
 	if prefix, digits, ok := strings.Cut(s, ":"); ok && strings.EqualFold(prefix, "tid") {
 		n, err := strconv.ParseUint(digits, 0, 64)
 		if err != nil {
-			return TID{}, fmt.Errorf("%q: %w: want an integer after %s:", s, ErrNotTID, prefix)
+			return TID{}, fmt.Errorf("%q: %w: want an integer after the colon", s, ErrNotTID)
 		}
 		return TID{ID: n}, nil
 	}

@@ -19,7 +19,9 @@ var (
 	flushOnce sync.Once
 	flushPipe *os.File // where handler's bytes are read
 	flushErr  error
-	flushFD   int32 // the other end, for the handler
+	//lint:ignore U1000 read by the handler: the other end
+	flushFD int32
+	//lint:ignore U1000 read by the handler
 	flushByte byte
 	flushTo   struct {
 		sync.Mutex
