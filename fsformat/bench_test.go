@@ -1,6 +1,7 @@
 package fsformat
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -10,10 +11,13 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// bigFile is a database of 64 MB with the sizes of a production ZODB: objects of
+// bigFile is what benchmarks read.
+var bigFile = sync.OnceValue(func() []byte { return generate(64<<20, 0) })
+
+// generate makes a database with the sizes of a production ZODB: objects of
 // exp(N(6.04, 1.56)) bytes, exp(N(1.04, 0.91)) of them in a transaction, four of
-// five of them new.
-var bigFile = sync.OnceValue(func() []byte {
+// five of them new. If large is not 0, every hundredth object has that many bytes.
+func generate(size, large int) []byte {
 	const seed = 1
 	rng := rand.New(rand.NewPCG(seed, 0))
 	noise := make([]byte, 1<<20)
@@ -24,7 +28,7 @@ var bigFile = sync.OnceValue(func() []byte {
 	out = append(out, FS30...)
 	newest := map[tid.OID]int64{}
 	objects := tid.OID(0)
-	for t := tid.TID(0x03d6000000000000); len(out) < 64<<20; t += 1 << 24 {
+	for t := tid.TID(0x03d6000000000000); len(out) < size; t += 1 << 24 {
 		start := int64(len(out))
 		out = t.Append(out)
 		out = append(out, make([]byte, 8)...)
@@ -41,6 +45,9 @@ var bigFile = sync.OnceValue(func() []byte {
 				continue
 			}
 			body := noise[rng.IntN(len(noise)/2):][:min(len(noise)/2, int(math.Exp(6.04+1.56*rng.NormFloat64())))]
+			if large > 0 && oid%100 == 99 {
+				body = bytes.Repeat(noise[:1<<10], large>>10)
+			}
 			data := []byte("\x80\x03cProducts.ERP5.Document\nPerson\nq\x00.\x80\x03}q\x01(X\x04\x00\x00\x00dataq\x02B")
 			data = binary.LittleEndian.AppendUint32(data, uint32(len(body)))
 			data = append(data, body...)
@@ -60,7 +67,7 @@ var bigFile = sync.OnceValue(func() []byte {
 		out = binary.BigEndian.AppendUint64(out, n)
 	}
 	return out
-})
+}
 
 func BenchmarkIndexRebuild(b *testing.B) { // the wait for a database whose index was lost
 	file := bigFile()

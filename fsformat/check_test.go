@@ -135,9 +135,9 @@ func TestMostDamageIsFound(t *testing.T) {
 			missed++
 		}
 	}
-	// Of 1289 bytes these are 110 of descriptions and 7 users, and what is free in
-	// 440 bytes of pickles: names of classes and keys, and contents of strings.
-	if missed > 520 {
+	// About 410 of 1289: descriptions and users, and in the pickles the names of
+	// classes and keys, and contents of strings. Nothing in a Data.fs protects them.
+	if missed > 420 {
 		t.Errorf("%d of %d damaged bytes are not found", missed, len(undo))
 	}
 }

@@ -275,6 +275,40 @@ func TestCopyOfAPackedFileFillsInPreviousRecords(t *testing.T) {
 	}
 }
 
+// Records and transactions around and beyond the size of the window.
+func TestLargeRecords(t *testing.T) {
+	for _, large := range []int{0, 60 << 10, windowMax / 2, windowMax, 3 * windowMax, 2 << 20} {
+		file := generate(8<<20, large)
+		r := openBytes(t, file)
+		if got := copyFile(t, r, WriterOptions{}); !bytes.Equal(got, file) {
+			t.Errorf("records of %d bytes: the copy differs", large)
+		}
+		sum, problems := checkAll(t, file)
+		if problems != "" {
+			t.Errorf("records of %d bytes: %s", large, problems)
+		}
+		x, err := r.BuildIndex(t.Context(), nil)
+		if err != nil || x.Len() != sum.Objects || x.LastTID != sum.LastTID {
+			t.Errorf("records of %d bytes: %d objects up to %v, %v; the check has seen %+v", large, x.Len(), x.LastTID, err, sum)
+		}
+		n := int64(0)
+		for tr, err := range r.Backwards(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rec, err := range tr.Records {
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += int64(len(rec.Data))
+			}
+		}
+		if n != sum.DataBytes {
+			t.Errorf("records of %d bytes: %d bytes of data backwards, %d forwards", large, n, sum.DataBytes)
+		}
+	}
+}
+
 // dumpRecords is all of a file but positions.
 func dumpRecords(t *testing.T, r *Reader) []string {
 	t.Helper()
