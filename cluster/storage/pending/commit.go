@@ -30,7 +30,7 @@ func (m *Manager) StoreTransaction(r Request, client proto.NodeID, p *proto.AskS
 	case p.Pack != nil && len(p.Pack.OIDs) >= proto.MaxOIDs:
 		m.refuse(r, "the pack order of %v has %d objects, too many", p.TTID, len(p.Pack.OIDs))
 		return nil
-	case m.forgotten[p.TTID]:
+	case m.forgotten[p.TTID] != 0:
 		m.refuse(r, "transaction %v was aborted when its client was lost", p.TTID)
 		return nil
 	}
@@ -146,13 +146,13 @@ func (m *Manager) Unlock(r Request, ttid tid.TID) error {
 // under the same imposed TID. A locked transaction is left, it will be unlocked.
 func (m *Manager) ClientAbort(client proto.NodeID, ttid tid.TID) error {
 	if _, ok := m.forgotten[ttid]; ok {
-		m.forgotten[ttid] = false
+		m.forgotten[ttid] = 0
 	}
 	t := m.txns[ttid]
 	if t == nil || t.client != client || t.final != tid.Zero {
 		return nil
 	}
-	m.forget(ttid, false)
+	m.forget(ttid, 0)
 	return m.abort(t)
 }
 
@@ -167,7 +167,7 @@ func (m *Manager) Abort(ttid tid.TID) error {
 	return nil
 }
 
-func (m *Manager) forget(ttid tid.TID, lost bool) {
+func (m *Manager) forget(ttid tid.TID, lost proto.NodeID) {
 	if len(m.forgotten) >= maxForgotten {
 		clear(m.forgotten) // by far older than anything the master still knows
 	}
@@ -255,8 +255,20 @@ func (m *Manager) ConnClosed(conn any, client proto.NodeID) error {
 }
 
 // ClientGone aborts all transactions of a client that the master no longer
-// knows, except locked ones.
-func (m *Manager) ClientGone(client proto.NodeID) error { return m.abortOf(client, true) }
+// knows, except locked ones. It will not come back: whoever uses one of their
+// TIDs from now on imposes it on a new transaction, such as the next run of an
+// interrupted copy.
+func (m *Manager) ClientGone(client proto.NodeID) error {
+	if err := m.abortOf(client, true); err != nil {
+		return err
+	}
+	for ttid, lost := range m.forgotten {
+		if lost == client {
+			m.forgotten[ttid] = 0
+		}
+	}
+	return nil
+}
 
 func (m *Manager) abortOf(client proto.NodeID, voted bool) error {
 	if client == 0 {
@@ -266,7 +278,7 @@ func (m *Manager) abortOf(client proto.NodeID, voted bool) error {
 		if t.client != client || t.final != tid.Zero || t.voted && !voted {
 			continue
 		}
-		m.forget(t.ttid, true)
+		m.forget(t.ttid, client)
 		if err := m.abort(t); err != nil {
 			return err
 		}

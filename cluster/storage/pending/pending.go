@@ -114,9 +114,10 @@ type Manager struct {
 	replicated map[int]proto.Opt[tid.TID]
 
 	// forgotten are transactions aborted here but perhaps not for the master.
-	// True: the client was lost. What it stored is gone, so that it must neither
-	// store more nor vote. None of them may be locked.
-	forgotten map[tid.TID]bool
+	// The value is the client if it was lost, and perhaps only by this node: what it
+	// stored is gone, so that it must neither store more nor vote. None of them may
+	// be locked.
+	forgotten map[tid.TID]proto.NodeID
 	// foreign were locked without having stored anything here.
 	foreign map[tid.TID]bool
 
@@ -133,7 +134,7 @@ func New(db Database, np int) *Manager {
 		locks:       map[tid.OID]tid.TID{},
 		replicating: map[int]bool{},
 		replicated:  map[int]proto.Opt[tid.TID]{},
-		forgotten:   map[tid.TID]bool{},
+		forgotten:   map[tid.TID]proto.NodeID{},
 		foreign:     map[tid.TID]bool{},
 		readLocks:   map[tid.OID]tid.TID{},
 		lockedMin:   tid.Invalid,

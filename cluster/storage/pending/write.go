@@ -97,7 +97,7 @@ func (t *transaction) setLockless(oid tid.OID) {
 
 // Store processes an AskStoreObject, whose payload the caller has verified.
 func (m *Manager) Store(r Request, client proto.NodeID, p *proto.AskStoreObject) error {
-	if m.forgotten[p.TTID] {
+	if m.forgotten[p.TTID] != 0 {
 		m.answer(r, &proto.AnswerStoreObject{Conflict: proto.Some(tid.Zero)})
 		return nil
 	}
@@ -109,7 +109,7 @@ func (m *Manager) Store(r Request, client proto.NodeID, p *proto.AskStoreObject)
 
 // Check processes an AskCheckCurrentSerial.
 func (m *Manager) Check(r Request, client proto.NodeID, p *proto.AskCheckCurrentSerial) error {
-	if m.forgotten[p.TTID] {
+	if m.forgotten[p.TTID] != 0 {
 		m.answer(r, &proto.AnswerCheckCurrentSerial{Conflict: proto.Some(tid.Zero)})
 		return nil
 	}
