@@ -64,6 +64,12 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 		m.refuse(p, id, r, "%v is the address of this master", r.Addr)
 		return
 	}
+	if m.displaced[r.Addr] && r.Type == proto.Storage {
+		delete(m.displaced, r.Addr)
+		other := *r
+		other.ID = 0
+		r = &other
+	}
 	known, ok := m.resolve(p, id, r)
 	if !ok {
 		return
@@ -178,6 +184,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	p.readOnly, p.backups = e.readOnly, e.backups
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
+		p.newID = r.ID != n.ID
 	}
 	m.broadcastNodes(p.node)
 	if state == proto.NodeDown {

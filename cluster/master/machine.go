@@ -40,9 +40,10 @@ type Machine struct {
 	stores    map[proto.NodeID]*peer // identified storages
 	where     map[proto.NodeID][]string
 	dialing   map[proto.Address]bool
-	saved     []proto.Address // masters last saved
-	learnt    bool            // there may be others now
-	announced proto.NodeID    // own id last told to the shell
+	displaced map[proto.Address]bool // storages that must get another id
+	saved     []proto.Address        // masters last saved
+	learnt    bool                   // there may be others now
+	announced proto.NodeID           // own id last told to the shell
 
 	second  *secondary // nil: this master plays primary
 	started float64    // since when it plays primary
@@ -89,6 +90,7 @@ type peer struct {
 	gone    bool
 
 	// Of a storage.
+	newID     bool   // it came without the id that it has
 	ready     uint64 // its number in the order of readiness; 0: not ready
 	starting  bool
 	lastAsked bool               // AskLastIDs was sent since the last recovery
@@ -120,13 +122,14 @@ const (
 // with those of the first event.
 func NewMachine(now time.Time, s Settings) *Machine {
 	m := &Machine{
-		set:     s,
-		now:     now,
-		peers:   map[ConnID]*peer{},
-		links:   map[*proto.Node]*peer{},
-		stores:  map[proto.NodeID]*peer{},
-		where:   map[proto.NodeID][]string{},
-		dialing: map[proto.Address]bool{},
+		set:       s,
+		now:       now,
+		peers:     map[ConnID]*peer{},
+		links:     map[*proto.Node]*peer{},
+		stores:    map[proto.NodeID]*peer{},
+		where:     map[proto.NodeID][]string{},
+		dialing:   map[proto.Address]bool{},
+		displaced: map[proto.Address]bool{},
 	}
 	m.self = m.nodes.Put(proto.Node{Type: proto.Master, Addr: s.Addr, State: proto.NodeRunning})
 	m.learnt = true

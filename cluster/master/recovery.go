@@ -25,6 +25,9 @@ func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
 	switch pkt := pkt.(type) {
 	case *proto.AnswerRecovery:
 		r.info[p] = pkt
+		if m.displace(p) {
+			return
+		}
 		switch {
 		case !pkt.PTID.OK || pkt.PTID.V < r.target || pkt.PTID.V == 0:
 		case pkt.PTID.V > r.target:
@@ -72,6 +75,9 @@ func (m *Machine) loadTable(p *peer, pkt *proto.AnswerPartitionTable) {
 	}
 	m.log(slog.LevelInfo, "partition table loaded", "node", p.String(), "ptid", pkt.PTID.V,
 		"partitions", m.table.NP(), "replicas", m.table.Replicas())
+	for _, o := range m.ofType(proto.Storage) {
+		m.displace(o)
+	}
 	now := m.monotonic()
 	table := m.tablePacket()
 	for _, a := range m.ofType(proto.Admin) {
@@ -84,6 +90,20 @@ func (m *Machine) loadTable(p *peer, pkt *proto.AnswerPartitionTable) {
 		}
 		m.notify(a, table)
 	}
+}
+
+// displace ends the link to a new storage that was given the id of one with
+// cells: it came first, when nobody knew that the id was in use, and keeps the
+// owner away. It gets another id when it comes back.
+func (m *Machine) displace(p *peer) bool {
+	info := m.rec.info[p]
+	if !p.newID || !m.rec.loaded || info == nil || info.PTID.OK || !m.table.HasCells(p.node.ID) {
+		return false
+	}
+	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "address", p.node.Addr.String())
+	m.displaced[p.node.Addr] = true
+	m.close(p)
+	return true
 }
 
 // recoveryLost handles the loss of a storage. The table it was asked for is

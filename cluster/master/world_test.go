@@ -17,11 +17,11 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "run only this seed of the random tests")
 
-// TestCommittedStaysCommitted lets clients commit while storages die and come
-// back, nodes are added and the table is tweaked, with messages in any order
-// that the links allow. Then everything is repaired, and every transaction that
-// a client was told to be committed must be in every readable copy, and the
-// copies must be equal.
+// TestCommittedStaysCommitted lets clients commit while storages and the master
+// die and come back, nodes are added, the table is tweaked, and the database is
+// truncated, with messages in any order that the links allow. Then everything is
+// repaired, and every transaction that a client was told to be committed must be
+// in every readable copy, unless it was cut off, and the copies must be equal.
 func TestCommittedStaysCommitted(t *testing.T) {
 	seeds := make([]uint64, 0, 400)
 	for s := range uint64(400) {
@@ -60,7 +60,14 @@ type world struct {
 	clients []*worldClient
 	admin   *worldLink
 	acked   map[tid.TID][]int // partitions of what clients were told is committed
+	cuts    []worldCut
 }
+
+// worldCut is a truncation that the master has accepted: what was committed in
+// (after, upTo] may be gone.
+type worldCut struct{ after, upTo tid.TID }
+
+func (c worldCut) cuts(t tid.TID) bool { return t > c.after && t <= c.upTo }
 
 // worldLink is a connection to the master: what is under way on it.
 type worldLink struct {
@@ -81,7 +88,8 @@ type worldStore struct {
 	table    parttab.Table
 	voted    map[tid.TID]*worldVote
 	data     map[int]map[tid.TID]tid.TID // partition: tid to ttid
-	link     *worldLink                  // nil: dead
+	truncate proto.Opt[tid.TID]
+	link     *worldLink // nil: dead
 	starting bool
 	working  bool
 	waiting  map[tid.TID]bool // transactions to end before the replication
@@ -147,9 +155,15 @@ func (l *worldLink) cut() {
 
 func (w *world) step(ev Event) {
 	w.now = w.now.Add(time.Duration(w.r.IntN(3)-1) * time.Microsecond) // the clock may step back
+	committed := w.m.ids.committed
 	for _, e := range slices.Clone(w.m.Step(w.now, ev)) {
 		switch e.Op {
 		case Notify, Ask, Answer:
+			if p, ok := e.Packet.(*proto.Truncate); ok {
+				cut := worldCut{p.TID, committed}
+				w.cuts = append(w.cuts, cut)
+				maps.DeleteFunc(w.acked, func(t tid.TID, _ []int) bool { return cut.cuts(t) })
+			}
 			l := w.links[e.Conn]
 			if l == nil {
 				w.t.Fatalf("seed %d: %T sent on a closed connection", w.seed, e.Packet)
@@ -188,6 +202,8 @@ func (w *world) run(n int) {
 			w.stores[w.r.IntN(len(w.stores))].start()
 		case k < 42:
 			w.clients[w.r.IntN(len(w.clients))].disconnect()
+		case k < 43:
+			w.restartMaster()
 		case k < 46:
 			w.operate()
 		case k < 260:
@@ -198,13 +214,33 @@ func (w *world) run(n int) {
 	}
 }
 
+// restartMaster replaces the master by one that knows nothing.
+func (w *world) restartMaster() {
+	if w.r.IntN(3) > 0 || !w.m.table.PTID().OK {
+		return // seldom, and not before there is a database
+	}
+	links := w.links
+	w.links, w.admin = map[ConnID]*worldLink{}, nil
+	for _, id := range slices.Sorted(maps.Keys(links)) {
+		if l := links[id]; l.lost != nil {
+			l.lost()
+		}
+	}
+	w.now = w.now.Add(time.Second)
+	w.m = NewMachine(w.now, Settings{Cluster: "test", Addr: simAddr(1), Partitions: 1})
+}
+
 // operate does something that an operator might.
 func (w *world) operate() {
 	if w.admin == nil {
 		w.admin = w.connect(func(Effect) {}, func() { w.admin = nil }, &proto.RequestIdentification{Type: proto.Admin, Addr: simAddr(99)})
 	}
 	id := w.stores[w.r.IntN(len(w.stores))].nid
-	switch w.r.IntN(5) {
+	switch w.r.IntN(6) {
+	case 5:
+		if tids := slices.Sorted(maps.Keys(w.acked)); len(tids) > 0 {
+			w.admin.send(&proto.Truncate{TID: tids[w.r.IntN(len(tids))]})
+		}
 	case 0:
 		if len(w.stores) < 6 {
 			s := &worldStore{w: w, number: len(w.stores) + 1, voted: map[tid.TID]*worldVote{}, data: map[int]map[tid.TID]tid.TID{}}
@@ -272,6 +308,18 @@ func (w *world) repair() {
 		}
 		for _, s := range w.stores {
 			s.replicate()
+		}
+	}
+	if w.m.state == proto.Recovering {
+		// An interrupted truncation may need a decision.
+		w.admin = w.connect(func(Effect) {}, func() {}, &proto.RequestIdentification{Type: proto.Admin, Addr: simAddr(98)})
+		w.admin.send(&proto.SetClusterState{State: proto.Verifying})
+		for range 5 {
+			for w.deliver() {
+			}
+			for _, s := range w.stores {
+				s.replicate()
+			}
 		}
 	}
 	if w.m.state != proto.Running {
@@ -344,7 +392,7 @@ func (s *worldStore) handle(e Effect) {
 			s.fail("%v", p)
 		}
 	case *proto.AcceptIdentification:
-		if s.nid != 0 && s.nid != p.YourID {
+		if s.nid != 0 && s.nid != p.YourID && s.table.PTID().OK {
 			s.fail("renamed %v", p.YourID)
 		}
 		s.nid = p.YourID
@@ -356,7 +404,9 @@ func (s *worldStore) handle(e Effect) {
 			}
 		}
 	case *proto.AskRecovery:
-		s.answer(e, &proto.AnswerRecovery{PTID: s.table.PTID()})
+		s.answer(e, &proto.AnswerRecovery{PTID: s.table.PTID(), TruncateTID: s.truncate})
+	case *proto.Truncate:
+		s.truncate = proto.Some(p.TID)
 	case *proto.AskPartitionTable:
 		s.answer(e, &proto.AnswerPartitionTable{PTID: s.table.PTID(), Replicas: s.table.Replicas(), Rows: copyRows(s.table.Rows())})
 	case *proto.SendPartitionTable:
@@ -391,6 +441,12 @@ func (s *worldStore) handle(e Effect) {
 			s.unlock(p.TTID)
 		}
 	case *proto.AskLastIDs:
+		if s.truncate.OK {
+			for _, tids := range s.data {
+				maps.DeleteFunc(tids, func(t, _ tid.TID) bool { return t > s.truncate.V })
+			}
+			s.truncate = proto.Opt[tid.TID]{}
+		}
 		a := &proto.AnswerLastIDs{FirstTID: tid.Max}
 		for part, tids := range s.data {
 			if s.table.Cell(part, s.nid).Readable() {
@@ -630,7 +686,9 @@ func (c *worldClient) handle(e Effect) {
 			c.w.t.Errorf("seed %d: %v is not above the last commit", c.w.seed, p.TID)
 		}
 		c.tid = p.TID
-		c.w.acked[p.TID] = c.parts
+		if !slices.ContainsFunc(c.w.cuts, func(cut worldCut) bool { return cut.cuts(p.TID) }) {
+			c.w.acked[p.TID] = c.parts
+		}
 		c.ttid, c.voted, c.busy = 0, false, false
 	case *proto.InvalidateObjects:
 		if p.TID <= c.tid {
