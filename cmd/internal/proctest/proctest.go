@@ -175,21 +175,26 @@ func (p *Process) Pid() int {
 // PeakMemory returns the greatest resident size of the running program in bytes.
 func (p *Process) PeakMemory(t testing.TB) int64 {
 	t.Helper()
+	n, ok := p.peakMemory()
+	if !ok {
+		t.Fatalf("%s: no VmHWM in /proc/%d/status", p.Name, p.Pid())
+	}
+	return n
+}
+
+// peakMemory returns false if the program has ended.
+func (p *Process) peakMemory() (int64, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
 	if err != nil {
-		t.Fatal(err)
+		return 0, false
 	}
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmHWM:" {
 			n, err := strconv.ParseInt(f[1], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n << 10
+			return n << 10, err == nil
 		}
 	}
-	t.Fatal("no VmHWM in /proc/PID/status")
-	return 0
+	return 0, false
 }
 
 // Output returns all that the program printed so far, all starts together.
