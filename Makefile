@@ -48,12 +48,17 @@ cross:
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build ./...
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
 
-# Python peers for the tests of compatibility, in a virtual environment of their
-# own. On Debian: apt-get install -y python3-venv
+# Python peers for the tests of compatibility, in virtual environments of their
+# own: ZODB and ZEO, and zodbtools, whose last release needs ZODB 5, and Cython
+# below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)
 $(PEERS):
-	rm -rf $@.tmp
+	rm -rf $@.tmp $@
 	python3 -m venv $@.tmp
-	$@.tmp/bin/pip install --quiet 'ZODB==6.4' 'ZEO==6.2' 'msgpack==1.2.4' 'zodbtools' 'six'
-	$@.tmp/bin/python -c 'import ZODB, ZEO, msgpack, zodbtools'
+	$@.tmp/bin/pip install --quiet 'ZODB==6.4' 'ZEO==6.2' 'msgpack==1.2.4'
+	$@.tmp/bin/python -c 'import ZODB, ZEO, msgpack'
+	python3 -m venv $@.tmp/zodbtools
+	echo 'Cython<3' > $@.tmp/constraints
+	PIP_CONSTRAINT=$@.tmp/constraints $@.tmp/zodbtools/bin/pip install --quiet 'ZODB==5.8.1' 'zodbtools==0.0.0.dev9'
+	$@.tmp/zodbtools/bin/python -c 'import zodbtools.zodbdump'
 	mv $@.tmp $@
