@@ -1,0 +1,336 @@
+package client_test
+
+import (
+	"context"
+	"crypto/sha1"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// stores returns the requests of one write to two storages, by node.
+func stores(s *script) map[proto.NodeID]link.Event {
+	s.t.Helper()
+	m := map[proto.NodeID]link.Event{}
+	for range 2 {
+		ev, _ := request[*proto.AskStoreObject](s)
+		m[ev.Conn.Tag.(proto.NodeID)] = ev
+	}
+	return m
+}
+
+func answerStore(ev link.Event, conflict proto.Opt[tid.TID]) {
+	ev.Conn.Answer(ev.ID, &proto.AnswerStoreObject{Conflict: conflict})
+	synctest.Wait()
+}
+
+var (
+	locked   = proto.Opt[tid.TID]{}
+	lockless = proto.Some(tid.Zero)
+)
+
+func vote(ctx context.Context, tx *client.Txn) <-chan error {
+	ch := make(chan error, 1)
+	go func() {
+		_, err := tx.Vote(ctx)
+		ch <- err
+	}()
+	synctest.Wait()
+	return ch
+}
+
+func begin(t *testing.T, c *client.Client) *client.Txn {
+	t.Helper()
+	tx, err := c.Begin(t.Context(), client.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
+// Which answers of two replicas, with one of them lost or not, make a commit.
+func TestReplicasAnswerDifferently(t *testing.T) {
+	none := proto.Some(tid.Max) // no answer, the link is lost instead
+	for _, tt := range []struct {
+		name string
+		a, b proto.Opt[tid.TID]
+		lose proto.NodeID // after the answers
+		want string       // part of the error of the vote; "" if it succeeds
+	}{
+		{"both lock", locked, locked, 0, ""},
+		{"one is replicating", locked, lockless, 0, ""},
+		{"one is lost before its answer", locked, none, 0, ""},
+		{"the replicating one is lost", locked, lockless, 2, ""},
+		{"nobody has checked for conflicts", locked, lockless, 1, "not fully write-locked"},
+		{"the only one that is left is replicating", none, lockless, 0, "not fully write-locked"},
+		{"both are lost", none, none, 0, "no storage available"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			playScript(t, 2, 10, func(t *testing.T, s *script) {
+				c := s.open(nil)
+				tx := begin(t, c)
+				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+					t.Fatal(err)
+				}
+				evs := stores(s)
+				for id, answer := range map[proto.NodeID]proto.Opt[tid.TID]{1: tt.a, 2: tt.b} {
+					if answer == none {
+						evs[id].Conn.Close()
+					} else {
+						answerStore(evs[id], answer)
+					}
+				}
+				synctest.Wait()
+				if tt.lose != 0 {
+					evs[tt.lose].Conn.Close()
+					synctest.Wait()
+				}
+				err := <-vote(t.Context(), tx)
+				if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+					t.Errorf("vote: %v, want %q", err, tt.want)
+				}
+				if err := tx.Abort(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A slow replica reports a conflict that is resolved already.
+func TestLateConflict(t *testing.T) {
+	playScript(t, 2, 50, func(t *testing.T, s *script) {
+		c := s.open(func(cfg *client.Config) {
+			cfg.Resolver = func(_ context.Context, x client.Conflict) ([]byte, error) {
+				return fmt.Appendf(nil, "%s+%s", x.CommittedData, x.Data), nil
+			}
+		})
+		tx := begin(t, c)
+		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+		first := stores(s)
+		answerStore(first[1], proto.Some(tid.TID(20)))
+		done := vote(t.Context(), tx)
+		ev, p := request[*proto.AskObject](s)
+		if p.At != proto.Some(tid.TID(20)) {
+			t.Errorf("%+v asked for", p)
+		}
+		ev.Conn.Answer(ev.ID, object(1, 20, 0, "theirs"))
+		second := stores(s)
+		for _, ev := range second {
+			p := ev.Packet.(*proto.AskStoreObject)
+			if p.Serial != 20 || string(p.Data) != "theirs+mine" {
+				t.Errorf("stored again: %v %q", p.Serial, p.Data)
+			}
+		}
+		answerStore(second[1], locked)
+		answerStore(first[2], proto.Some(tid.TID(20))) // late
+		select {
+		case err := <-done:
+			t.Fatalf("voted before the second replica has answered: %v", err)
+		default:
+		}
+		answerStore(second[2], locked)
+		if err := <-done; err != nil {
+			t.Errorf("vote: %v", err)
+		}
+		s.none()
+		tx.Abort(t.Context())
+	})
+}
+
+// A positive answer to an attempt that was followed by another one must not count
+// for the latter.
+func TestAnswerToEarlierAttempt(t *testing.T) {
+	playScript(t, 2, 50, func(t *testing.T, s *script) {
+		c := s.open(nil)
+		tx := begin(t, c)
+		var attempts []map[proto.NodeID]link.Event
+		for range 2 {
+			if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+				t.Fatal(err)
+			}
+			attempts = append(attempts, stores(s))
+		}
+		first, second := attempts[0], attempts[1]
+		for id := range first {
+			answerStore(first[id], locked)
+		}
+		answerStore(second[1], locked)
+		done := vote(t.Context(), tx)
+		if len(done) > 0 {
+			t.Fatalf("voted too early: %v", <-done)
+		}
+		answerStore(second[2], locked)
+		if err := <-done; err != nil {
+			t.Errorf("vote: %v", err)
+		}
+		tx.Abort(t.Context())
+	})
+}
+
+// What a storage hands back is verified, and stored again only if it conflicts.
+func TestRelock(t *testing.T) {
+	for _, damaged := range []bool{false, true} {
+		t.Run(fmt.Sprintf("damaged %v", damaged), func(t *testing.T) {
+			playScript(t, 1, 50, func(t *testing.T, s *script) {
+				c := s.open(func(cfg *client.Config) { cfg.CacheSize = 10 })
+				tx := begin(t, c)
+				data := strings.Repeat("x", 20) // more than is kept
+				written := make(chan error, 1)
+				go func() { written <- tx.Store(t.Context(), 1, 5, []byte(data)) }()
+				ev, p := request[*proto.AskStoreObject](s)
+				if len(written) > 0 {
+					t.Fatal("the store did not wait, with more data under way than allowed")
+				}
+				answerStore(ev, locked)
+				if err := <-written; err != nil {
+					t.Fatal(err)
+				}
+				ev.Conn.Send(&proto.NotifyDeadlock{TTID: tx.TTID(), OID: 1})
+				relock, _ := request[*proto.AskRelockObject](s)
+				back := p.ObjectData
+				if damaged {
+					back.Checksum = sha1.Sum([]byte("else"))
+				}
+				relock.Conn.Answer(relock.ID, &proto.AnswerRelockObject{Conflict: &proto.RelockConflict{Serial: 5, Conflict: 40, Data: &back}})
+				err := <-vote(t.Context(), tx)
+				if ce, ok := errors.AsType[*client.ConflictError](err); !damaged && (!ok || string(ce.Data) != data || ce.Serials != [2]tid.TID{40, 5}) {
+					t.Errorf("vote: %v", err)
+				}
+				if damaged && !errors.Is(err, client.ErrChecksum) {
+					t.Errorf("vote: %v", err)
+				}
+				tx.Abort(t.Context())
+				// A transaction that is over does not relock.
+				ev.Conn.Send(&proto.NotifyDeadlock{TTID: tx.TTID(), OID: 1})
+				if ab, _ := request[*proto.AbortTransaction](s); ab.Packet.(*proto.AbortTransaction).TTID != tx.TTID() {
+					t.Error("another transaction was aborted")
+				}
+				s.none()
+			})
+		})
+	}
+}
+
+// The master dies while a commit is being finished: how it ended is found out.
+func TestMasterLostInFinish(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		master  proto.Opt[tid.TID]
+		storage proto.Opt[tid.TID]
+		want    tid.TID // Zero: not committed
+	}{
+		{"the next master knows it", proto.Some(tid.TID(1020)), proto.Opt[tid.TID]{}, 1020},
+		{"it was not committed", proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}, 0},
+		{"a storage knows it", proto.Some(tid.Max), proto.Some(tid.TID(1030)), 1030},
+		{"no storage knows it", proto.Some(tid.Max), proto.Opt[tid.TID]{}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			playScript(t, 1, 10, func(t *testing.T, s *script) {
+				resets := 0
+				c := s.open(func(cfg *client.Config) { cfg.OnReset = func() { resets++ } })
+				tx := begin(t, c)
+				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+					t.Fatal(err)
+				}
+				ev, _ := request[*proto.AskStoreObject](s)
+				answerStore(ev, locked)
+				type result struct {
+					tid tid.TID
+					err error
+				}
+				done := make(chan result, 1)
+				go func() {
+					at, err := tx.Finish(t.Context(), func(tid.TID) { t.Error("onFinish was called") })
+					done <- result{at, err}
+				}()
+				synctest.Wait()
+				s.mu.Lock()
+				conn := s.finish.Conn
+				s.last = max(s.last, tt.want)
+				s.mu.Unlock()
+				conn.Close()
+				time.Sleep(5 * time.Second) // reconnection
+				final, _ := request[*proto.AskFinalTID](s)
+				final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.master})
+				if tt.master == proto.Some(tid.Max) {
+					time.Sleep(5 * time.Second)
+					final, _ = request[*proto.AskFinalTID](s)
+					if final.Conn.Tag == nil {
+						t.Error("the master was asked twice")
+					}
+					final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.storage})
+				}
+				r := <-done
+				if r.tid != tt.want || (r.err == nil) != (tt.want != 0) || tt.want == 0 && !errors.Is(r.err, client.ErrMasterLost) {
+					t.Errorf("finish: %v, %v", r.tid, r.err)
+				}
+				if want := min(1, int(tt.want)); resets != want {
+					t.Errorf("%d resets, want %d", resets, want)
+				}
+			})
+		})
+	}
+}
+
+// Before the finish, a lost master fails the vote, and nobody is asked to abort
+// a transaction that he does not know.
+func TestMasterLostBeforeVote(t *testing.T) {
+	playScript(t, 1, 10, func(t *testing.T, s *script) {
+		c := s.open(nil)
+		tx := begin(t, c)
+		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+		ev, _ := request[*proto.AskStoreObject](s)
+		answerStore(ev, locked)
+		s.mu.Lock()
+		conn := s.master
+		s.mu.Unlock()
+		conn.Close()
+		synctest.Wait()
+		if err := <-vote(t.Context(), tx); !errors.Is(err, client.ErrMasterLost) {
+			t.Errorf("vote: %v", err)
+		}
+		if err := c.Sync(t.Context()); err != nil {
+			t.Errorf("sync with the next master: %v", err)
+		}
+		tx.Abort(t.Context())
+		s.none()
+	})
+}
+
+// A read goes to another replica, and gives up when there is none.
+func TestReadRetries(t *testing.T) {
+	playScript(t, 2, 10, func(t *testing.T, s *script) {
+		c := s.open(nil)
+		load := loadBefore(t.Context(), c, 1, 0)
+		first, _ := request[*proto.AskObject](s)
+		first.Conn.AnswerError(first.ID, proto.NonReadableCell, "")
+		second, _ := request[*proto.AskObject](s)
+		if first.Conn == second.Conn {
+			t.Error("the same replica was asked again at once")
+		}
+		second.Conn.Close()
+		third, _ := request[*proto.AskObject](s) // after a round trip to the master
+		third.Conn.Answer(third.ID, object(1, 5, 0, "five"))
+		if r := <-load; r.data != "five" {
+			t.Errorf("load: %+v", r)
+		}
+		s.net.Crash("s1")
+		s.net.Crash("s2")
+		if r := <-loadBefore(t.Context(), c, 2, 0); !errors.Is(r.err, client.ErrNoStorage) {
+			t.Errorf("load without storages: %+v", r)
+		}
+	})
+}
