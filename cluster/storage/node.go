@@ -79,6 +79,7 @@ type Node struct {
 	queued        []*link.Conn // with answers that are sent together
 	batchSince    time.Time
 	commitTimer   *time.Timer
+	timing        bool // commitTimer runs
 	exit          bool
 }
 
@@ -243,7 +244,8 @@ func (n *Node) carryOut() error {
 			}
 		}
 	}
-	if s == n.session && s.txns.Dirty() {
+	if s == n.session && s.txns.Dirty() && !n.timing {
+		n.timing = true
 		n.commitTimer.Reset(commitDelay)
 	}
 	return nil
@@ -293,8 +295,14 @@ func (n *Node) answerDurable(conn *link.Conn, id uint32, p proto.Packet) {
 // waited for it.
 func (n *Node) commit() error {
 	n.commitTimer.Stop()
+	n.timing = false
+	return n.commitBy(n.db.Commit)
+}
+
+// commitBy commits, and sends the answers that waited for it.
+func (n *Node) commitBy(commit func() error) error {
 	n.sendQueued() // not to wait for the disk
-	if err := n.db.Commit(); err != nil {
+	if err := commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	for _, r := range n.batch {
@@ -307,10 +315,14 @@ func (n *Node) commit() error {
 	return nil
 }
 
-// flush commits if an answer waits for it.
+// flush commits if an answer waits for it. What was unlocked waits for the timer,
+// or until there is much of it, if the database can do that.
 func (n *Node) flush() error {
 	if len(n.batch) == 0 {
 		return nil
+	}
+	if d, ok := n.db.(backend.Deferring); ok {
+		return n.commitBy(d.CommitVotes)
 	}
 	return n.commit()
 }

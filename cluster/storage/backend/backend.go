@@ -141,7 +141,7 @@ type Administration interface {
 	SetTruncateTID(proto.Opt[tid.TID]) error
 	// Topology returns the path that tells devices apart: host name, device number.
 	Topology() []string
-	// Commit makes everything written so far durable.
+	// Commit makes everything written so far durable. See also [Deferring].
 	Commit() error
 }
 
@@ -313,4 +313,13 @@ type Packing interface {
 	Orphans(ctx context.Context) iter.Seq2[DataID, error]
 	// PruneData deletes those of the given data that nothing refers to.
 	PruneData(ids []DataID) (int, error)
+}
+
+// Deferring is implemented by a [Backend] that can write what Unlock has changed
+// later than the rest, for many transactions at once.
+type Deferring interface {
+	// CommitVotes is Commit, except that the effects of Unlock need not be durable
+	// if the vote and the lock are: after a crash the transaction is unfinished
+	// again. Readers see it in any case.
+	CommitVotes() error
 }

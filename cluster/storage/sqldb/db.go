@@ -242,8 +242,19 @@ func (db *DB) Commit() error {
 	return db.commitLocked()
 }
 
-func (db *DB) commitLocked() error {
-	if err := db.flushInto(true); err != nil {
+// CommitVotes implements [backend.Deferring].
+func (db *DB) CommitVotes() error {
+	db.w.Lock()
+	defer db.w.Unlock()
+	return db.commit(true)
+}
+
+func (db *DB) commitLocked() error { return db.commit(false) }
+
+// commit makes everything durable; later: moves to the final tables may wait. The
+// caller holds w.
+func (db *DB) commit(later bool) error {
+	if err := db.flushInto(true, later); err != nil {
 		return err
 	}
 	if err := db.commitSQL(); err != nil {

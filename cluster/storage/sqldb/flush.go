@@ -36,19 +36,27 @@ type tempRow struct {
 	approved    bool
 }
 
+// maxDeferred bounds the records and the transactions whose move to the final
+// tables may wait in memory.
+const maxDeferred = 4096
+
 // flush writes everything that waits in memory. The caller holds w.
-func (db *DB) flush() error { return db.flushInto(false) }
+func (db *DB) flush() error { return db.flushInto(false, false) }
+
+// flushSome is flush, but moves to the final tables may wait. The caller holds w.
+func (db *DB) flushSome() error { return db.flushInto(false, true) }
 
 // flushInto is flush; when a commit follows, what changed until now becomes what
-// that commit saves.
-func (db *DB) flushInto(commit bool) error {
+// that commit saves, unless moves wait.
+func (db *DB) flushInto(commit, later bool) error {
 	db.m.Lock()
 	if db.err != nil {
 		db.m.Unlock()
 		return db.err
 	}
-	w := db.plan()
-	if commit {
+	later = later && db.deferrable()
+	w := db.plan(later)
+	if commit && !later {
 		db.saving, db.recent = db.recent, newOverlay()
 	}
 	db.m.Unlock()
@@ -61,14 +69,35 @@ func (db *DB) flushInto(commit bool) error {
 	return nil
 }
 
-// plan takes what waits to be written. The caller holds m.
-func (db *DB) plan() *work {
+// deferrable reports whether all that unlocks have changed may stay in memory:
+// there is not much of it, nothing else has changed, and the temporary tables have
+// it all. The caller holds m.
+func (db *DB) deferrable() bool {
+	if db.recent.n >= maxDeferred || db.recent.deleted || len(db.queue) >= maxDeferred ||
+		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
+		return false
+	}
+	for _, t := range db.queue {
+		if t.unlocked && (!t.stored || t.pack != nil || t.meta != nil && t.final != t.storedFinal) {
+			return false
+		}
+	}
+	return true
+}
+
+// plan takes what waits to be written; later: except for moves. The caller holds m.
+func (db *DB) plan(later bool) *work {
 	w := &work{
 		data: db.buf.take(),
 		objs: db.direct.objs, trans: db.direct.trans, packs: db.direct.packs,
 	}
 	db.direct = direct{}
+	var left []*transaction
 	for _, t := range db.queue {
+		if later && t.unlocked {
+			left = append(left, t)
+			continue
+		}
 		t.queued = false
 		if t.unlocked {
 			for _, s := range t.stores {
@@ -108,7 +137,7 @@ func (db *DB) plan() *work {
 			w.locks = append(w.locks, tempRow{t.ttid, t.final, t.meta, t.storedPack})
 		}
 	}
-	db.queue = nil
+	db.queue = left
 	slices.SortFunc(w.objs, func(x, y objRow) int {
 		if c := cmpInt(int64(x.oid), int64(y.oid)); c != 0 {
 			return c

@@ -58,7 +58,7 @@ func (db *DB) store(p int, d proto.ObjectData, hold bool) (backend.DataID, error
 	if err == nil && full {
 		db.w.Lock()
 		defer db.w.Unlock()
-		err = db.flush()
+		err = db.flushSome()
 	}
 	return id, err
 }
@@ -158,7 +158,7 @@ func (db *DB) storeUnique(p int, d proto.ObjectData, hold bool) (backend.DataID,
 	full := db.buf.full(&db.o)
 	db.m.Unlock()
 	if err == nil && full {
-		err = db.flush()
+		err = db.flushSome()
 	}
 	return added, err
 }
