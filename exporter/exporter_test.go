@@ -1,0 +1,238 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/fsformat"
+)
+
+// slice is a history in memory. It fails after failAt transactions if that is not 0.
+type slice struct {
+	txns   []txn.Transaction
+	failAt int
+}
+
+var errBroken = errors.New("broken")
+
+func (s slice) Transactions(_ context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		n := 0
+		for i := range s.txns {
+			t := s.txns[i]
+			if t.TID <= after || t.TID > upTo {
+				continue
+			}
+			if n++; n == s.failAt {
+				yield(nil, errBroken)
+				return
+			}
+			if !yield(&t, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s slice) LastTID(context.Context) (tid.TID, error) {
+	if len(s.txns) == 0 {
+		return 0, nil
+	}
+	return s.txns[len(s.txns)-1].TID, nil
+}
+
+func record(oid tid.OID, data string) txn.Record { return txn.Record{OID: oid, Data: []byte(data)} }
+
+func transaction(t tid.TID, records ...txn.Record) txn.Transaction {
+	for i := range records {
+		records[i].TID = t
+	}
+	return txn.Transaction{TID: t, Status: ' ', Description: fmt.Appendf(nil, "number %d", t), Records: txn.Slice(records)}
+}
+
+// sample is a history of n transactions.
+func sample(n int) slice {
+	var s slice
+	for i := range n {
+		t := transaction(tid.TID(10*i+10), record(tid.OID(i%7), fmt.Sprintf("data %d", i)), record(tid.OID(100+i), "new"))
+		if i%5 == 3 {
+			t = transaction(t.TID) // without records
+		}
+		s.txns = append(s.txns, t)
+	}
+	return s
+}
+
+func TestCompare(t *testing.T) {
+	same := CompareOptions{}
+	back := record(1, "x")
+	back.DataTID = 5
+	gone := txn.Record{OID: 1}
+	packed := transaction(10, record(1, "x"))
+	packed.Status = 'p'
+	named := transaction(10)
+	named.User = []byte("me")
+	for _, tt := range []struct {
+		name string
+		a, b []txn.Transaction
+		opt  CompareOptions
+		want []string
+	}{
+		{"equal", sample(20).txns, sample(20).txns, same, nil},
+		{"shorter", sample(3).txns, sample(2).txns, same, []string{"transaction 000000000000001e: missing in the second"}},
+		{"hole", sample(3).txns, append(sample(1).txns, sample(3).txns[2]), same, []string{"transaction 0000000000000014: missing in the second"}},
+		{"longer", sample(2).txns, sample(3).txns, same, []string{"transaction 000000000000001e: missing in the first"}},
+		{"interleaved", []txn.Transaction{transaction(1), transaction(3)}, []txn.Transaction{transaction(2), transaction(3)}, same,
+			[]string{"transaction 0000000000000001: missing in the second", "transaction 0000000000000002: missing in the first"}},
+		{"metadata", []txn.Transaction{named}, []txn.Transaction{transaction(10)}, same, []string{`transaction 000000000000000a: user "", not "me"`}},
+		{"status", []txn.Transaction{packed}, []txn.Transaction{transaction(10, record(1, "x"))}, same, []string{"transaction 000000000000000a: status ' ', not 'p'"}},
+		{"any status", []txn.Transaction{packed}, []txn.Transaction{transaction(10, record(1, "x"))}, CompareOptions{AnyStatus: true}, nil},
+		{"data", []txn.Transaction{transaction(10, record(1, "x"))}, []txn.Transaction{transaction(10, record(1, "y"))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000001: other data of 1 bytes"}},
+		{"size", []txn.Transaction{transaction(10, record(1, "x"))}, []txn.Transaction{transaction(10, record(1, "yy"))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000001: 2 bytes of data, not 1"}},
+		{"deletion", []txn.Transaction{transaction(10, gone)}, []txn.Transaction{transaction(10, record(1, ""))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000001: no data in the first"}},
+		{"link", []txn.Transaction{transaction(10, back)}, []txn.Transaction{transaction(10, record(1, "x"))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000001: data of transaction 0000000000000000, not 0000000000000005"}},
+		{"full data for a link", []txn.Transaction{transaction(10, back)}, []txn.Transaction{transaction(10, record(1, "x"))}, CompareOptions{FullData: true}, nil},
+		{"order", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "y"), record(1, "x"))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000001: object 0000000000000002 in its place"}},
+		{"any order", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "y"), record(1, "x"))}, CompareOptions{AnyOrder: true}, nil},
+		{"last of two", []txn.Transaction{transaction(10, record(1, "x"), record(1, "y"))}, []txn.Transaction{transaction(10, record(1, "y"))}, CompareOptions{AnyOrder: true}, nil},
+		{"sets", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(3, "z"), record(2, "Y"))}, CompareOptions{AnyOrder: true},
+			[]string{"transaction 000000000000000a: object 0000000000000001: missing in the second", "transaction 000000000000000a: object 0000000000000002: other data of 1 bytes", "transaction 000000000000000a: object 0000000000000003: missing in the first"}},
+		{"records", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(1, "x"))}, same,
+			[]string{"transaction 000000000000000a: object 0000000000000002: missing in the second"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var got []string
+			for d, err := range Compare(t.Context(), slice{txns: tt.a}, slice{txns: tt.b}, 0, tid.Max, tt.opt, nil) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, d.String())
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("differences (-want +got):\n%s", diff)
+			}
+		})
+	}
+	for d, err := range Compare(t.Context(), slice{sample(5).txns, 3}, sample(5), 0, tid.Max, same, nil) {
+		if !errors.Is(err, errBroken) {
+			t.Errorf("broken source: %v, %v", d, err)
+		}
+	}
+}
+
+// An export that fails at any transaction goes on from there, and at no time is a
+// part of it taken for the whole.
+func TestToFileResumes(t *testing.T) {
+	const n = 12
+	want := filepath.Join(t.TempDir(), "want.fs")
+	if _, err := ToFile(t.Context(), sample(n), want, FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for failAt := 1; failAt <= n; failAt++ {
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		src := sample(n)
+		src.failAt = failAt
+		last, err := ToFile(t.Context(), src, path, FileOptions{})
+		if !errors.Is(err, errBroken) || last != tid.TID(10*(failAt-1)) {
+			t.Fatalf("failure at transaction %d: last %v, %v", failAt, last, err)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("an incomplete file has the final name: %v", err)
+		}
+		var after tid.TID
+		if _, err := ToFile(t.Context(), sample(n), path, FileOptions{Opened: func(a, _ tid.TID) { after = a }}); err != nil {
+			t.Fatal(err)
+		}
+		if after != last {
+			t.Errorf("went on after %v, want %v", after, last)
+		}
+		same(t, path, want)
+	}
+}
+
+func same(t *testing.T, path, want string) {
+	t.Helper()
+	a, errA := os.ReadFile(path)
+	b, errB := os.ReadFile(want)
+	if errA != nil || errB != nil || string(a) != string(b) {
+		t.Errorf("%s: %d bytes, want %d (%v, %v)", path, len(a), len(b), errA, errB)
+	}
+}
+
+func TestToFileAppends(t *testing.T) {
+	dir := t.TempDir()
+	path, want := filepath.Join(dir, "Data.fs"), filepath.Join(dir, "want.fs")
+	for _, n := range []int{3, 3, 200, 300} {
+		if last, err := ToFile(t.Context(), sample(n), path, FileOptions{}); err != nil || last != tid.TID(10*n) {
+			t.Fatalf("%d transactions: %v, %v", n, last, err)
+		}
+	}
+	if _, err := ToFile(t.Context(), sample(300), want, FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, path, want)
+	r, err := fsformat.Open(path, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for d, err := range Compare(t.Context(), sample(300), r, 0, tid.Max, CompareOptions{}, nil) {
+		t.Errorf("%v, %v", d, err)
+	}
+
+	// Not on top of something else.
+	changed := sample(300)
+	changed.txns[290] = transaction(changed.txns[290].TID, record(1, "changed"))
+	hole := sample(300)
+	hole.txns = append(hole.txns[:295], hole.txns[296:]...)
+	early := sample(310)
+	early.txns[305] = transaction(early.txns[305].TID, record(1, "x"))
+	for _, tt := range []struct {
+		name string
+		src  slice
+		opt  FileOptions
+		want string
+	}{
+		{"other data", changed, FileOptions{}, "transaction 0000000000000b5e"},
+		{"missing transaction", hole, FileOptions{}, "missing in the source"},
+		{"shorter source", sample(299), FileOptions{}, "later than what is to be copied"},
+		{"earlier moment", sample(300), FileOptions{UpTo: 2500}, "later than what is to be copied"},
+		{"empty source", slice{}, FileOptions{}, "later than what is to be copied"},
+	} {
+		_, err := ToFile(t.Context(), tt.src, path, tt.opt)
+		if np, ok := errors.AsType[*NotPrefixError](err); !ok || np.Last != 3000 || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		same(t, path, want)
+	}
+}
+
+func TestToFileUpTo(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	last, err := ToFile(t.Context(), sample(20), path, FileOptions{UpTo: 95})
+	if err != nil || last != 90 {
+		t.Fatalf("last %v, %v", last, err)
+	}
+	var told []string
+	last, err = ToFile(t.Context(), sample(20), path, FileOptions{Progress: func(last tid.TID, txns, records, bytes int64) {
+		told = append(told, fmt.Sprintf("%d %d %d %d", last, txns, records, bytes))
+	}})
+	if err != nil || last != 200 || len(told) != 11 || told[10] != "200 11 18 89" {
+		t.Errorf("last %v, %v, progress %q", last, err, told)
+	}
+}
