@@ -75,7 +75,7 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	src, err := o.OpenSource(ctx, source, log)
+	src, err := o.OpenSource(ctx, env, source, log)
 	if err != nil {
 		return err
 	}

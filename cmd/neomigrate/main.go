@@ -14,7 +14,6 @@ import (
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
-	"github.com/neozodb/neo/fsformat"
 )
 
 func main() { cli.Main(newCommand) }
@@ -99,7 +98,7 @@ const recent = 256
 
 // toCluster copies a Data.fs.
 func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
-	r, err := fsformat.Open(source, fsformat.Options{})
+	r, err := side.OpenFile(ctx, env, source)
 	if err != nil {
 		return err
 	}
@@ -161,7 +160,7 @@ func checkCluster(ctx context.Context, src exporter.Source, c *client.Client, la
 
 // toFile copies a cluster.
 func toFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
-	src, err := o.OpenSource(ctx, source, log)
+	src, err := o.OpenSource(ctx, env, source, log)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
 	"github.com/neozodb/neo/fsformat"
 )
@@ -17,7 +18,7 @@ import (
 // importFile makes sure that the cluster has everything that is in a Data.fs, and
 // says in words what it did. A cluster with something else is left as it is.
 func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster) (done string, err error) {
-	file, err := fsformat.Open(o.source, fsformat.Options{})
+	file, err := side.OpenFile(ctx, env, o.source)
 	if err != nil {
 		return "", err
 	}

@@ -67,6 +67,23 @@ func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cf
 	return client.Open(ctx, cfg)
 }
 
+// OpenFile opens a Data.fs for reading. What cannot be copied, since it is no part
+// of the database, is said: somebody may miss it.
+func OpenFile(ctx context.Context, env *cli.Env, name string) (*fsformat.Reader, error) {
+	r, err := fsformat.Open(name, fsformat.Options{})
+	if err != nil {
+		return nil, err
+	}
+	t, err := r.Tail(ctx)
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	if t.Ignored > 0 {
+		fmt.Fprintf(env.Stderr, "warning: %s: offset %d: %s: %d bytes ignored\n", r.Name(), t.End, t.Reason, t.Ignored)
+	}
+	return r, nil
+}
+
 // Source is a database to read from.
 type Source struct {
 	txn.History
@@ -78,9 +95,9 @@ type Source struct {
 func (s *Source) Close() error { return s.close() }
 
 // OpenSource opens a database for reading.
-func (o *Options) OpenSource(ctx context.Context, name string, log *cli.Log) (*Source, error) {
+func (o *Options) OpenSource(ctx context.Context, env *cli.Env, name string, log *cli.Log) (*Source, error) {
 	if IsFile(name) {
-		r, err := fsformat.Open(name, fsformat.Options{})
+		r, err := OpenFile(ctx, env, name)
 		if err != nil {
 			return nil, err
 		}
