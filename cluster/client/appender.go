@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -16,7 +18,7 @@ import (
 // AppenderOptions configures an [Appender]. A zero field takes the documented
 // default.
 type AppenderOptions struct {
-	// Window is how many transactions may be under way. Default: 64. A master that
+	// Window is how many transactions may be under way. Default: 128. A master that
 	// does not take several imposed TIDs at once gets one at a time.
 	Window int
 	// Bytes is how much data may be under way, in bytes. Default: 32 MiB. A single
@@ -32,6 +34,10 @@ type AppenderOptions struct {
 // before it has been voted and its finish was requested. After a failure of a
 // node in the middle a transaction may nevertheless be missing among the last
 // ones: compare the end of the cluster with the source before going on.
+//
+// What is sent waits up to [appendDelay] for company, except for the oldest
+// transaction, for which all others wait: a packet by itself costs everybody a
+// system call and a switch.
 type Appender struct {
 	c   *Client
 	ctx context.Context
@@ -39,9 +45,13 @@ type Appender struct {
 
 	window int // 0: not yet known
 	slots  chan struct{}
-	turn   *place // of the last transaction
+	jobs   chan *job // begun, to be stored; nil: not started
 	wg     sync.WaitGroup
+	stop   chan struct{}
+	aside  sync.WaitGroup // the goroutines that store and that send
 
+	// Owned by the goroutine that stores.
+	turn    *place // of the last transaction
 	serials serials
 	// unsure are objects of open transactions stored without knowing their
 	// current revision. No other store may be sent for them before that one has
@@ -60,12 +70,12 @@ type Appender struct {
 // known to be in the source.
 func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender {
 	if opt.Window <= 0 {
-		opt.Window = 64
+		opt.Window = 128
 	}
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20
 	}
-	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}}
+	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}, stop: make(chan struct{})}
 	a.room = sync.NewCond(&a.mu)
 	a.turn = newPlace(ctx, nil)
 	a.turn.cancel()
@@ -81,31 +91,162 @@ func (a *Appender) LastTID() tid.TID {
 	return a.last
 }
 
+// appendDelay is how long packets of a copy wait for others.
+const appendDelay = 2 * time.Millisecond
+
+// job is a transaction to be stored.
+type job struct {
+	asked  *beginAsked
+	tx     *Txn // already begun
+	size   int64
+	writes []jobWrite
+	err    error // it could not be read
+}
+
+type jobWrite struct {
+	oid tid.OID
+	w   *write
+}
+
 // Append starts to commit a transaction. An error may be about an earlier one;
 // nothing can be appended after it, but those before the failed one go on.
 func (a *Appender) Append(t *txn.Transaction) error {
 	if err := a.failure(); err != nil {
 		return err
 	}
-	tx, err := a.begin(t)
+	j, err := a.begin(t)
 	if err != nil {
 		return a.fail(nil, err)
 	}
-	before, mine := a.turn, newPlace(a.ctx, tx)
+	if j.err = a.collect(j, t); j.err != nil {
+		a.mu.Lock()
+		if a.err != nil {
+			j.err = a.err // the cause
+		}
+		a.mu.Unlock()
+	}
+	if a.jobs == nil {
+		a.jobs = make(chan *job, a.window)
+		a.aside.Go(a.run)
+		a.aside.Go(a.sendAll)
+	}
+	err = j.err
+	a.jobs <- j // there is room, or no slot
+	return err
+}
+
+// run stores transactions in order. After a failure it only gives them up.
+func (a *Appender) run() {
+	for {
+		select {
+		case j := <-a.jobs:
+			a.start(j)
+		case <-a.stop:
+			for len(a.jobs) > 0 {
+				a.start(<-a.jobs)
+			}
+			return
+		}
+	}
+}
+
+// start stores a transaction, and lets it go on by itself.
+func (a *Appender) start(j *job) {
+	over := func() {
+		a.release(j.size)
+		<-a.slots
+	}
+	if a.failure() != nil {
+		if j.tx != nil {
+			_ = j.tx.Abort(a.ctx) // always nil
+		} else {
+			j.asked.abandon()
+		}
+		over()
+		return
+	}
+	before := a.turn
+	tx := j.tx
+	if tx == nil {
+		j.asked.opt.rebase = a.rebase(before)
+		j.asked.opt.voting = a.hurry(before)
+		var err error
+		if tx, err = a.c.begun(a.ctx, j.asked); err != nil {
+			a.fail(nil, err)
+			over()
+			return
+		}
+	}
+	mine := newPlace(a.ctx, tx)
 	a.turn = mine
 	a.enter(mine)
-	if err := a.store(mine, t); err != nil {
-		err = a.fail(mine, err)
+	err := j.err
+	if err == nil {
+		err = a.store(mine, j)
+	}
+	if err != nil {
+		a.fail(mine, err)
 		close(mine.asked)
 		close(mine.committed)
-		return err
+		over()
+		return
 	}
 	a.wg.Go(func() {
-		defer func() { <-a.slots }()
-		defer a.release(mine.size)
+		defer over()
 		a.commit(before, mine)
 	})
-	return nil
+}
+
+// hurry returns what is done when a transaction has sent its votes: if it is the
+// oldest, nothing waits.
+func (a *Appender) hurry(before *place) func() {
+	return func() {
+		if before.over() {
+			a.c.sendHeld()
+		}
+	}
+}
+
+// sendAll sends what waits, periodically.
+func (a *Appender) sendAll() {
+	tick := time.NewTicker(appendDelay)
+	defer tick.Stop()
+	for {
+		a.c.sendHeld()
+		select {
+		case <-tick.C:
+		case <-a.stop:
+			for _, conn := range a.c.conns() {
+				conn.Release()
+			}
+			return
+		}
+	}
+}
+
+// conns returns the links to the master and to storages.
+func (c *Client) conns() []*link.Conn {
+	var list []*link.Conn
+	if v := c.view.Load(); v != nil {
+		list = append(list, v.session.conn)
+	}
+	s := &c.storages
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, l := range s.links {
+		if l.conn != nil {
+			list = append(list, l.conn)
+		}
+	}
+	return list
+}
+
+// sendHeld sends what waits for company, and holds what comes from now on.
+func (c *Client) sendHeld() {
+	for _, conn := range c.conns() {
+		conn.Release()
+		conn.Hold()
+	}
 }
 
 // enter makes a transaction known and forgets those that are over.
@@ -128,6 +269,8 @@ func (a *Appender) enter(mine *place) {
 // not be committed any more are aborted, the last one first: a store that waits
 // for the lock of an earlier transaction must be gone when that is aborted.
 func (a *Appender) Close() error {
+	close(a.stop)
+	a.aside.Wait()
 	a.wg.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -192,20 +335,20 @@ func (a *Appender) release(size int64) {
 
 // begin starts a transaction when there is a free slot. The first one finds out
 // how many the master takes at once.
-func (a *Appender) begin(t *txn.Transaction) (*Txn, error) {
+func (a *Appender) begin(t *txn.Transaction) (*job, error) {
 	opt := BeginOptions{
 		TID: t.TID, NoCache: true,
 		User: bytes.Clone(t.User), Description: bytes.Clone(t.Description), Extension: bytes.Clone(t.Extension),
-		rebase: a.rebase(a.turn),
 	}
 	if a.window == 0 {
+		opt.rebase = a.rebase(a.turn) // nobody else uses it yet
 		tx, err := a.probe(opt)
 		if err != nil {
 			return nil, err
 		}
 		a.slots = make(chan struct{}, a.window)
 		a.slots <- struct{}{}
-		return tx, nil
+		return &job{tx: tx}, nil
 	}
 	select {
 	case a.slots <- struct{}{}:
@@ -213,15 +356,15 @@ func (a *Appender) begin(t *txn.Transaction) (*Txn, error) {
 		return nil, a.ctx.Err()
 	}
 	err := a.failure() // of the one that had the slot
-	var tx *Txn
+	var asked *beginAsked
 	if err == nil {
-		tx, err = a.c.Begin(a.ctx, opt)
+		asked, err = a.c.askBegin(a.ctx, opt)
 	}
 	if err != nil {
 		<-a.slots
 		return nil, err
 	}
-	return tx, nil
+	return &job{asked: asked}, nil
 }
 
 // rebase returns what a transaction does when an object has another current
@@ -273,13 +416,11 @@ func (a *Appender) probe(opt BeginOptions) (*Txn, error) {
 	}
 }
 
-// store stores the records. What was under way for the same objects is waited
-// for by the storages, which keep locks in the order of TIDs.
-func (a *Appender) store(mine *place, t *txn.Transaction) error {
+// collect reads the records of a transaction.
+func (a *Appender) collect(j *job, t *txn.Transaction) error {
 	if t.Records == nil {
 		return nil
 	}
-	tx := mine.tx
 	for r, err := range t.Records {
 		if err != nil {
 			return err
@@ -288,27 +429,41 @@ func (a *Appender) store(mine *place, t *txn.Transaction) error {
 			return fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
 		}
 		n := int64(len(r.Data))
-		err := a.reserve(mine.size, n)
-		mine.size += n
+		err := a.reserve(j.size, n)
+		j.size += n
 		if err != nil {
 			return err
 		}
 		w := &write{data: bytes.Clone(r.Data), dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
-		if again, ok := tx.baseOf(r.OID); ok {
+		packed := a.c.packer.pack(w.data)
+		w.packed = &packed
+		j.writes = append(j.writes, jobWrite{r.OID, w})
+	}
+	return nil
+}
+
+// store stores the records. What was under way for the same objects is waited
+// for by the storages, which keep locks in the order of TIDs.
+func (a *Appender) store(mine *place, j *job) error {
+	tx := mine.tx
+	for i := range j.writes {
+		oid, w := j.writes[i].oid, j.writes[i].w
+		if again, ok := tx.baseOf(oid); ok {
 			w.serial = again // twice in the source: the last one counts
-		} else if w.serial = a.serials.get(r.OID); w.serial == tid.Zero {
-			a.unsure[r.OID] = tx
-			mine.unsure = append(mine.unsure, r.OID)
-		} else if other := a.unsure[r.OID]; other != nil {
-			if err := other.awaitLock(mine.ctx, r.OID); err != nil {
+		} else if w.serial = a.serials.get(oid); w.serial == tid.Zero {
+			a.unsure[oid] = tx
+			mine.unsure = append(mine.unsure, oid)
+		} else if other := a.unsure[oid]; other != nil {
+			if err := other.awaitLock(mine.ctx, oid); err != nil {
 				return err
 			}
 		}
-		if err := tx.write(mine.ctx, r.OID, w); err != nil {
+		if err := tx.write(mine.ctx, oid, w); err != nil {
 			return err
 		}
-		a.serials.put(r.OID, t.TID)
+		a.serials.put(oid, tx.opt.TID)
 	}
+	j.writes = nil
 	return nil
 }
 
@@ -349,7 +504,11 @@ func (a *Appender) request(before, mine *place) (*finishAsked, error) {
 	if failed {
 		return nil, errors.New("the transaction before has failed")
 	}
-	return mine.tx.askFinish(nil)
+	asked, err := mine.tx.askFinish(nil)
+	if err == nil && before.over() {
+		a.c.sendHeld()
+	}
+	return asked, err
 }
 
 // place is that of a transaction in the order of commits.
@@ -357,7 +516,6 @@ type place struct {
 	tx        *Txn
 	ctx       context.Context // ends when it cannot be committed any more
 	cancel    context.CancelFunc
-	size      int64         // bytes of its data
 	unsure    []tid.OID     // see Appender.unsure
 	asked     chan struct{} // its finish was requested, or it failed
 	committed chan struct{} // it is over

@@ -26,6 +26,8 @@ type BeginOptions struct {
 	// rebase is called before an object is stored again, as it is, on top of a
 	// revision that was not the expected one: there are no conflicts in a copy.
 	rebase func(context.Context) error
+	// voting is called when the votes are queued to be sent.
+	voting func()
 }
 
 // Txn is a transaction of this client. It is used by one goroutine at a time:
@@ -53,6 +55,7 @@ type Txn struct {
 	stored   bool // no more stores: deadlocks need not be avoided any more
 	voted    bool
 	ended    bool
+	crowded  bool            // its user waits for room
 	keepAll  bool            // keep the data of all stores until the end
 	watchers []chan struct{} // to be closed at the next answer
 	err      error           // why it can no longer be committed
@@ -61,8 +64,9 @@ type Txn struct {
 
 // write is one object of a transaction.
 type write struct {
-	data       []byte // uncompressed; nil: no data, or dropped from done
-	kept       bool   // data is what was stored
+	data       []byte            // uncompressed; nil: no data, or dropped from done
+	packed     *proto.ObjectData // data as it is sent, if that is already known
+	kept       bool              // data is what was stored
 	serial     tid.TID
 	dataSerial tid.TID // undo: the revision with the same data
 	check      bool    // not stored, must only stay unchanged
@@ -76,6 +80,15 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 	if c.cfg.ReadOnly {
 		return nil, fmt.Errorf("begin transaction: %w", ErrReadOnly)
 	}
+	a, err := c.askBegin(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	return c.begun(ctx, a)
+}
+
+// askBegin asks for a transaction.
+func (c *Client) askBegin(ctx context.Context, opt BeginOptions) (*beginAsked, error) {
 	v, err := c.connected(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin transaction: %w", err)
@@ -84,15 +97,21 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 	if opt.TID != tid.Zero {
 		req.TID = proto.Some(opt.TID)
 	}
-	a := &beginAsked{conn: v.session.conn, result: make(chan beginResult, 1)}
-	v.session.conn.Ask(req, a)
+	a := &beginAsked{session: v.session, conn: v.session.conn, opt: opt, result: make(chan beginResult, 1)}
+	a.conn.Ask(req, a)
+	return a, nil
+}
+
+// begun waits for a transaction that was asked for.
+func (c *Client) begun(ctx context.Context, a *beginAsked) (*Txn, error) {
+	opt := a.opt
 	var r beginResult
 	select {
 	case r = <-a.result:
 	case <-ctx.Done():
 		a.abandon()
 		return nil, ctx.Err()
-	case <-v.session.conn.Done():
+	case <-a.conn.Done():
 		select {
 		case r = <-a.result:
 		default:
@@ -103,7 +122,7 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 		return nil, fmt.Errorf("begin transaction: %w", c.masterError(ctx, r.err))
 	}
 	t := &Txn{
-		c: c, session: v.session, ttid: r.ttid, opt: opt,
+		c: c, session: a.session, ttid: r.ttid, opt: opt,
 		changed:  make(chan struct{}, 1),
 		data:     map[tid.OID]*write{},
 		done:     map[tid.OID]*write{},
@@ -118,7 +137,7 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 	c.mu.Lock()
 	c.txns[t.ttid] = t
 	c.mu.Unlock()
-	if now := c.view.Load(); now == nil || now.session != v.session {
+	if now := c.view.Load(); now == nil || now.session != a.session {
 		t.fail(ErrMasterLost) // lost before we were in the table
 	}
 	if opt.TID != tid.Zero && t.ttid != opt.TID {
@@ -131,7 +150,9 @@ func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 // beginAsked is the tag of AskBeginTransaction. Whoever asked may go away before
 // the answer: the transaction is then aborted.
 type beginAsked struct {
+	session   *session
 	conn      *link.Conn
+	opt       BeginOptions
 	mu        sync.Mutex
 	abandoned bool
 	result    chan beginResult
@@ -272,6 +293,7 @@ func (t *Txn) write(ctx context.Context, oid tid.OID, w *write) error {
 	for {
 		t.mu.Lock()
 		full := t.dataSize >= t.c.cfg.CacheSize
+		t.crowded = full
 		stuck := len(t.conflict) > 0
 		err := t.usableLocked()
 		t.mu.Unlock()
@@ -320,7 +342,12 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	if w.check {
 		req = &proto.AskCheckCurrentSerial{TTID: t.ttid, OID: oid, Serial: w.serial}
 	} else {
-		store := &proto.AskStoreObject{OID: oid, Serial: w.serial, TTID: t.ttid, ObjectData: t.c.packer.pack(w.data)}
+		store := &proto.AskStoreObject{OID: oid, Serial: w.serial, TTID: t.ttid}
+		if w.packed != nil {
+			store.ObjectData = *w.packed
+		} else {
+			store.ObjectData = t.c.packer.pack(w.data)
+		}
 		if len(store.Data) > proto.MaxElement {
 			return fmt.Errorf("transaction %v: object %v: record of %d bytes is too big", t.ttid, oid, len(store.Data))
 		}
@@ -465,8 +492,14 @@ type storeAsked struct {
 func (a *storeAsked) answered(ev link.Event) {
 	t := a.t
 	t.mu.Lock()
-	defer t.signal()
-	defer t.mu.Unlock()
+	defer func() {
+		// Nobody waits for one answer among many.
+		tell := !t.waitingLocked() || t.crowded || t.err != nil || len(t.conflict) > 0 || len(t.watchers) > 0
+		t.mu.Unlock()
+		if tell {
+			t.signal()
+		}
+	}()
 	if !t.answeredLocked(a.id, ev) {
 		return
 	}
@@ -562,7 +595,7 @@ func (t *Txn) acceptLocked(oid tid.OID, w *write, id proto.NodeID) {
 	delete(t.data, oid)
 	t.dataSize -= len(w.data)
 	if !t.keepAll && (t.opt.NoCache || t.doneSize+len(w.data) >= t.c.cfg.CacheSize) {
-		w.data, w.kept = nil, false
+		w.data, w.packed, w.kept = nil, nil, false
 	}
 	t.done[oid] = w
 	t.doneSize += len(w.data)

@@ -131,6 +131,9 @@ func (t *Txn) sendVotes(ctx context.Context, oids []tid.OID) error {
 		}
 		conn.Ask(req, &voteAsked{t, id})
 	}
+	if t.opt.voting != nil {
+		t.opt.voting()
+	}
 	return nil
 }
 
