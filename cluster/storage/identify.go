@@ -76,6 +76,7 @@ func (n *Node) fromStranger(p *peer, ev link.Event) error {
 	}
 	p.role, p.id, p.key, p.stamp, p.identified, p.server = storageRole, r.ID, key, r.IDTimestamp.V, true, true
 	n.links[key] = p
+	p.named()
 	p.conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: n.id, YourID: r.ID})
 	return nil
 }
@@ -107,6 +108,7 @@ func (n *Node) acceptClient(p *peer, ev link.Event, r *proto.RequestIdentificati
 	}
 	p.role, p.id, p.stamp, p.identified = clientRole, r.ID, r.IDTimestamp.V, true
 	n.clients[r.ID] = p
+	p.named()
 	p.access.Store(&access{txns: n.session.txns, readOnly: n.backupTID.Load() != nil})
 	p.conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: n.id, YourID: r.ID})
 	return nil

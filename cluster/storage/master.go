@@ -71,6 +71,7 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 	p.conn, p.id, p.identified = found.Conn, found.MasterID, true
 	n.master = p
 	n.peers[p] = true
+	p.named()
 	n.log.Info("connected to the primary master", "master", found.MasterID, "node", found.ID)
 	n.idTimestamp, n.infoTimestamp = proto.Opt[float64]{}, proto.Opt[float64]{}
 	if found.ID == 0 {
@@ -543,6 +544,7 @@ func (n *Node) linkAnswered(p *peer, ev link.Event) error {
 		return n.drop(p)
 	}
 	p.identified = true
+	p.named()
 	if s := n.session; s != nil {
 		if err := s.replicator.linkReady(p); err != nil {
 			return err

@@ -61,6 +61,9 @@ func (p *peer) String() string {
 	return p.key.addr.String()
 }
 
+// named lets logs of packets call the peer by its id.
+func (p *peer) named() { p.conn.SetPeer(fmt.Sprintf("%v (%v)", p.id, p.conn.RemoteAddr())) }
+
 // accept is called for an incoming connection, before its events.
 func (n *Node) accept(conn *link.Conn) {
 	conn.Tag = &peer{conn: conn}
