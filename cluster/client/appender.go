@@ -47,8 +47,9 @@ type Appender struct {
 	slots  chan struct{}
 	jobs   chan *job // begun, to be stored; nil: not started
 	wg     sync.WaitGroup
-	stop   chan struct{}
-	aside  sync.WaitGroup // the goroutines that store and that send
+
+	storing, sending sync.WaitGroup
+	stored, sent     chan struct{} // closed to end them
 
 	// Owned by the goroutine that stores.
 	turn    *place // of the last transaction
@@ -75,7 +76,7 @@ func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20
 	}
-	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}, stop: make(chan struct{})}
+	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}, stored: make(chan struct{}), sent: make(chan struct{})}
 	a.room = sync.NewCond(&a.mu)
 	a.turn = newPlace(ctx, nil)
 	a.turn.cancel()
@@ -94,13 +95,18 @@ func (a *Appender) LastTID() tid.TID {
 // appendDelay is how long packets of a copy wait for others.
 const appendDelay = 2 * time.Millisecond
 
+// jobBytes is how much of a transaction is stored at once.
+const jobBytes = 1 << 20
+
 // job is a transaction to be stored.
 type job struct {
-	asked  *beginAsked
-	tx     *Txn // already begun
-	size   int64
-	writes []jobWrite
-	err    error // it could not be read
+	asked *beginAsked
+	tx    *Txn // already begun
+	parts chan []jobWrite
+	// handed: it is being stored before it is complete.
+	handed bool
+	err    error // it could not be read; once parts is closed
+	size   int64 // bytes of its data; once parts is closed
 }
 
 type jobWrite struct {
@@ -118,20 +124,22 @@ func (a *Appender) Append(t *txn.Transaction) error {
 	if err != nil {
 		return a.fail(nil, err)
 	}
-	if j.err = a.collect(j, t); j.err != nil {
-		a.mu.Lock()
-		if a.err != nil {
-			j.err = a.err // the cause
-		}
-		a.mu.Unlock()
-	}
 	if a.jobs == nil {
 		a.jobs = make(chan *job, a.window)
-		a.aside.Go(a.run)
-		a.aside.Go(a.sendAll)
+		a.storing.Go(a.run)
+		a.sending.Go(a.sendAll)
 	}
-	err = j.err
-	a.jobs <- j // there is room, or no slot
+	j.parts = make(chan []jobWrite, 1)
+	// There is room for the job, or it would have no slot. Small ones are complete.
+	part, err := a.collect(j, t)
+	if err == nil && part != nil {
+		j.parts <- part
+	}
+	j.err = err
+	close(j.parts)
+	if !j.handed {
+		a.jobs <- j
+	}
 	return err
 }
 
@@ -141,7 +149,7 @@ func (a *Appender) run() {
 		select {
 		case j := <-a.jobs:
 			a.start(j)
-		case <-a.stop:
+		case <-a.stored:
 			for len(a.jobs) > 0 {
 				a.start(<-a.jobs)
 			}
@@ -153,6 +161,8 @@ func (a *Appender) run() {
 // start stores a transaction, and lets it go on by itself.
 func (a *Appender) start(j *job) {
 	over := func() {
+		for range j.parts { // of one that is given up
+		}
 		a.release(j.size)
 		<-a.slots
 	}
@@ -180,11 +190,7 @@ func (a *Appender) start(j *job) {
 	mine := newPlace(a.ctx, tx)
 	a.turn = mine
 	a.enter(mine)
-	err := j.err
-	if err == nil {
-		err = a.store(mine, j)
-	}
-	if err != nil {
+	if err := a.store(mine, j); err != nil {
 		a.fail(mine, err)
 		close(mine.asked)
 		close(mine.committed)
@@ -215,7 +221,7 @@ func (a *Appender) sendAll() {
 		a.c.sendHeld()
 		select {
 		case <-tick.C:
-		case <-a.stop:
+		case <-a.sent:
 			for _, conn := range a.c.conns() {
 				conn.Release()
 			}
@@ -269,9 +275,11 @@ func (a *Appender) enter(mine *place) {
 // not be committed any more are aborted, the last one first: a store that waits
 // for the lock of an earlier transaction must be gone when that is aborted.
 func (a *Appender) Close() error {
-	close(a.stop)
-	a.aside.Wait()
+	close(a.stored)
+	a.storing.Wait()
 	a.wg.Wait()
+	close(a.sent)
+	a.sending.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range slices.Backward(a.open) {
@@ -416,54 +424,72 @@ func (a *Appender) probe(opt BeginOptions) (*Txn, error) {
 	}
 }
 
-// collect reads the records of a transaction.
-func (a *Appender) collect(j *job, t *txn.Transaction) error {
+// collect reads the records of a transaction, and returns the last part.
+func (a *Appender) collect(j *job, t *txn.Transaction) (part []jobWrite, err error) {
 	if t.Records == nil {
-		return nil
+		return nil, nil
 	}
+	size := int64(0) // of part
 	for r, err := range t.Records {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if r.OID > tid.MaxOID {
-			return fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
+			return nil, fmt.Errorf("transaction %v: object %v: a cluster cannot be relied on to hold ids above %v", t.TID, r.OID, tid.MaxOID)
 		}
 		n := int64(len(r.Data))
 		err := a.reserve(j.size, n)
 		j.size += n
 		if err != nil {
-			return err
+			return nil, err
 		}
-		w := &write{data: bytes.Clone(r.Data), dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
-		packed := a.c.packer.pack(w.data)
-		w.packed = &packed
-		j.writes = append(j.writes, jobWrite{r.OID, w})
+		packed := a.c.packer.pack(r.Data)
+		if packed.Compression == compressNone {
+			packed.Data = bytes.Clone(packed.Data)
+		}
+		w := &write{data: packed.Data, packed: &packed, dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
+		part = append(part, jobWrite{r.OID, w})
+		if size += n; size >= jobBytes {
+			if !j.handed {
+				j.handed = true
+				a.jobs <- j
+			}
+			j.parts <- part
+			part, size = nil, 0
+		}
 	}
-	return nil
+	return part, nil
 }
 
 // store stores the records. What was under way for the same objects is waited
 // for by the storages, which keep locks in the order of TIDs.
 func (a *Appender) store(mine *place, j *job) error {
-	tx := mine.tx
-	for i := range j.writes {
-		oid, w := j.writes[i].oid, j.writes[i].w
-		if again, ok := tx.baseOf(oid); ok {
-			w.serial = again // twice in the source: the last one counts
-		} else if w.serial = a.serials.get(oid); w.serial == tid.Zero {
-			a.unsure[oid] = tx
-			mine.unsure = append(mine.unsure, oid)
-		} else if other := a.unsure[oid]; other != nil {
-			if err := other.awaitLock(mine.ctx, oid); err != nil {
+	for part := range j.parts {
+		for _, p := range part {
+			if err := a.storeOne(mine, p.oid, p.w); err != nil {
 				return err
 			}
 		}
-		if err := tx.write(mine.ctx, oid, w); err != nil {
+	}
+	return j.err
+}
+
+func (a *Appender) storeOne(mine *place, oid tid.OID, w *write) error {
+	tx := mine.tx
+	if again, ok := tx.baseOf(oid); ok {
+		w.serial = again // twice in the source: the last one counts
+	} else if w.serial = a.serials.get(oid); w.serial == tid.Zero {
+		a.unsure[oid] = tx
+		mine.unsure = append(mine.unsure, oid)
+	} else if other := a.unsure[oid]; other != nil {
+		if err := other.awaitLock(mine.ctx, oid); err != nil {
 			return err
 		}
-		a.serials.put(oid, tx.opt.TID)
 	}
-	j.writes = nil
+	if err := tx.write(mine.ctx, oid, w); err != nil {
+		return err
+	}
+	a.serials.put(oid, tx.opt.TID)
 	return nil
 }
 

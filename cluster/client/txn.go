@@ -64,7 +64,7 @@ type Txn struct {
 
 // write is one object of a transaction.
 type write struct {
-	data       []byte            // uncompressed; nil: no data, or dropped from done
+	data       []byte            // uncompressed, unless packed; nil: no data, or dropped from done
 	packed     *proto.ObjectData // data as it is sent, if that is already known
 	kept       bool              // data is what was stored
 	serial     tid.TID

@@ -51,7 +51,7 @@ left as it is. Nobody else may write to the cluster while it is filled.` + cli.E
 	o.AddFlags(fs)
 	cli.Required(fs, "cluster")
 	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none")
-	fs.IntVar(&o.window, "window", 64, "transactions under way at once; 1 if another node of the cluster is too old for more")
+	fs.IntVar(&o.window, "window", 128, "transactions under way at once; 1 if another node of the cluster is too old for more")
 	return cmd
 }
 
