@@ -50,8 +50,8 @@ func (c *claims) taken(t *transaction, oids []tid.OID) []tid.OID {
 // takenLocked reports whether an object is claimed by another transaction, or by
 // one of the first ones that wait.
 func (c *claims) takenLocked(t *transaction, oid tid.OID, first int) bool {
-	if owner := c.owner[oid]; owner != nil && owner != t {
-		return true
+	if owner := c.owner[oid]; owner != nil {
+		return owner != t // who waits for what t has is behind t
 	}
 	for _, w := range c.waiting[:first] {
 		if w.t != t && slices.Contains(w.oids, oid) {

@@ -55,6 +55,9 @@ func TestClaims(t *testing.T) {
 		wait(e, 4)
 		wait(f, 2)
 		granted(e)
+		if got := c.taken(a, []tid.OID{1, 2}); got != nil {
+			t.Errorf("a would wait for its own %v", got)
+		}
 		if c.try(e, []tid.OID{3}) {
 			t.Error("e passed those who wait")
 		}

@@ -114,7 +114,10 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	defer log.Crashed()
-	defer log.HandleSignals(ctx, func(io.Writer) {})()
+	signals, stop := context.WithCancel(ctx)
+	wait := log.HandleSignals(signals, func(io.Writer) {})
+	defer wait()
+	defer stop()
 
 	cfg := zeo.Config{
 		Storages:              make(map[string]zeo.Storage),

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/neozodb/neo/cluster/zeo/zeotest"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+func TestSources(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		o    options
+		want map[string]source
+		err  string
+	}{
+		{"cluster", options{cluster: "c", masters: "m:1"}, map[string]source{"1": {cluster: "c", masters: "m:1"}}, ""},
+		{"file", options{file: "Data.fs", masters: "m:1"}, map[string]source{"1": {file: "Data.fs"}}, ""},
+		{"names", options{cluster: "c", masters: "m:1", storages: []string{"a", "b", "old=x.fs", "2=neo://d@h:1,[::1]:2"}}, map[string]source{
+			"a": {cluster: "c", masters: "m:1"}, "b": {cluster: "c", masters: "m:1"}, "old": {file: "x.fs"}, "2": {cluster: "d", masters: "h:1 [::1]:2"},
+		}, ""},
+		{"only others", options{storages: []string{"a=x.fs"}}, map[string]source{"a": {file: "x.fs"}}, ""},
+		{"nothing", options{}, nil, "nothing to serve"},
+		{"both", options{cluster: "c", file: "f"}, nil, "either"},
+		{"twice", options{cluster: "c", storages: []string{"a", "a"}}, nil, "twice"},
+		{"no name", options{cluster: "c", storages: []string{"=x"}}, nil, "no name"},
+		{"no source", options{storages: []string{"a="}}, nil, "without source"},
+		{"no masters", options{storages: []string{"a=neo://c"}}, nil, "want neo://"},
+	} {
+		got, err := tt.o.sources()
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(source{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.err)
+		}
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]int{"1": 1, "20MB": 20 << 20, "3 kb": 3 << 10, "1GB": 1 << 30, "": 0, "0": 0, "-1": 0, "MB": 0, "1TB": 0} {
+		if got, err := parseSize(in); got != want || (err == nil) != (want != 0) {
+			t.Errorf("parseSize(%q) = %d, %v, want %d", in, got, err, want)
+		}
+	}
+}
+
+func TestListen(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "zeo.sock")
+	for _, tt := range []struct{ bind, network, prefix string }{
+		{"127.0.0.1:0", "tcp", "127.0.0.1:"},
+		{"127.0.0.1", "tcp", "127.0.0.1:"},
+		{"0", "tcp", "[::]:"},
+		{socket, "unix", socket},
+	} {
+		l, err := listen(tt.bind)
+		if err != nil {
+			t.Errorf("%s: %v", tt.bind, err)
+			continue
+		}
+		if l.Addr().Network() != tt.network || !strings.HasPrefix(l.Addr().String(), tt.prefix) {
+			t.Errorf("%s: listening on %v", tt.bind, l.Addr())
+		}
+		if tt.network == "unix" {
+			if _, err := listen(tt.bind); err == nil {
+				t.Error("a socket in use was taken")
+			}
+			l.(*net.UnixListener).SetUnlinkOnClose(false) // as after a crash
+		}
+		l.Close()
+	}
+	l, err := listen(socket)
+	if err != nil {
+		t.Fatalf("a socket left by a crash: %v", err)
+	}
+	l.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listen(file); err == nil {
+		t.Error("a file was replaced by a socket")
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, tt := range []struct {
+		args   string
+		status int
+		stderr string
+	}{
+		{"--help", 0, ""},
+		{"", 2, "--bind"},
+		{"-b 127.0.0.1:0", 2, "nothing to serve"},
+		{"-b 127.0.0.1:0 --file none.fs", 1, "none.fs"},
+		{"-b 127.0.0.1:0 -c c --ssl-certificate none.pem", 1, "authenticate"},
+		{"-b 127.0.0.1:0 -c c --cache-size x", 2, "size"},
+		{"-b nowhere.invalid:0 --file x.fs", 1, "nowhere"},
+		{"extra", 2, "extra"},
+	} {
+		var stdout, stderr bytes.Buffer
+		env := &cli.Env{Args: strings.Fields(tt.args), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }}
+		if status := cli.Run(t.Context(), env, newCommand); status != tt.status || !strings.Contains(stderr.String(), tt.stderr) {
+			t.Errorf("neozeo %s: status %d, want %d; stderr %q", tt.args, status, tt.status, &stderr)
+		}
+	}
+}
+
+// Several storages have one port, and a Unix socket is as good.
+func TestSeveralStorages(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "zeo.sock")
+	start(t, &options{
+		bind:     []string{socket},
+		storages: []string{"a=../../testdata/fs/01-basic.fs", "b=../../testdata/fs/02-undo.fs"},
+		pidFile:  filepath.Join(t.TempDir(), "pid"),
+	})
+	var last []any
+	for _, name := range []string{"a", "b"} {
+		nc, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := zeotest.Hello(nc, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		at, err := c.Call("register", name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = append(last, at)
+	}
+	if cmp.Equal(last[0], last[1]) {
+		t.Errorf("both storages have the last transaction %x", last[0])
+	}
+}
+
+// A cluster served by two neozeo shows all clients one order.
+func TestDoorsOnOneCluster(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Remove()
+	s, err := c.open(context.Background(), false) // waits until it is ready
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	testDoors(t, c)
+}
