@@ -3,6 +3,7 @@ package proctest
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ type Cluster struct {
 	Master   *Process
 	Storages []*Process
 	AdminP   *Process
+	extra    []string // options for neoctl, such as TLS
 }
 
 // Options shape a [Cluster].
@@ -25,7 +27,8 @@ type Options struct {
 	Storages   int    // default 1
 	Partitions int    // default 4
 	Replicas   int
-	Extra      []string // more options for every node, such as TLS
+	Dir        string   // of the databases; default: a temporary one
+	Extra      []string // more options for every node and neoctl, such as TLS
 }
 
 // StartCluster starts a new cluster and waits until it is RUNNING.
@@ -35,10 +38,14 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		o.Name = "test"
 	}
 	o.Storages, o.Partitions = max(o.Storages, 1), max(o.Partitions, 4)
-	dir := t.TempDir()
+	dir := o.Dir
+	if dir == "" {
+		dir = t.TempDir()
+	}
 	c := &Cluster{
 		Name:    o.Name,
 		Dir:     dir,
+		extra:   o.Extra,
 		Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 		Admin:   fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 	}
@@ -61,7 +68,7 @@ func (c *Cluster) Nodes() []*Process { return append([]*Process{c.Master, c.Admi
 // Ctl runs neoctl and returns what it printed.
 func (c *Cluster) Ctl(t testing.TB, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
-	return Run(t, "neoctl", append([]string{"-a", c.Admin}, args...)...)
+	return Run(t, "neoctl", slices.Concat([]string{"-a", c.Admin}, c.extra, args)...)
 }
 
 // WaitState waits until the cluster reports a state.
