@@ -235,6 +235,11 @@ func describe(err error) error {
 }
 
 func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
+	if errors.Is(err, ErrUnavailable) {
+		c.log().Warn("call failed: closing", "method", name, "err", err)
+		c.out.close()
+		return
+	}
 	r := toRemote(err, oid)
 	if !r.quiet {
 		c.log().Warn("call failed", "method", name, "err", err)
@@ -347,6 +352,10 @@ func (c *conn) load(l *load) {
 	for {
 		head := c.seq.last()
 		r, err := c.seq.st.LoadBefore(c.ctx, l.oid, l.before)
+		if errors.Is(err, ErrUnavailable) {
+			c.sendError(&l.id, "loadBefore", err, nil)
+			return
+		}
 		for {
 			e := c.out.lock()
 			// Within the lock: what is committed from here on is announced after

@@ -915,6 +915,100 @@ func TestStorageOutOfService(t *testing.T) {
 	}
 }
 
+// failing fails some operations.
+type failing struct {
+	*zeotest.Door
+	mu  sync.Mutex
+	err error
+}
+
+func (f *failing) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *failing) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+	if err := f.get(); err != nil {
+		return zeo.Revision{}, err
+	}
+	return f.Door.LoadBefore(ctx, oid, before)
+}
+
+func (f *failing) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
+	t, err := f.Door.Begin(ctx, b)
+	return &failingTxn{t, f}, err
+}
+
+type failingTxn struct {
+	zeo.Txn
+	f *failing
+}
+
+func (t *failingTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
+	err := t.f.get()
+	if err == nil {
+		return t.Txn.Finish(ctx, committed)
+	}
+	if errors.Is(err, errOutOfOrder) { // committed, but nobody knows when
+		return t.Txn.Finish(ctx, func(tid.TID) {})
+	}
+	return 0, errors.Join(err, t.Txn.Abort(ctx))
+}
+
+var errOutOfOrder = errors.New("committed out of order")
+
+// A storage that cannot serve disconnects its clients, which then try again; other
+// errors are answers. Nobody is told that a commit failed unless it did.
+func TestStorageFails(t *testing.T) {
+	m := zeotest.NewMemory()
+	f := &failing{Door: m.Door()}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = f })
+	fail := func(err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.err = err
+	}
+	ended := func(err error) bool {
+		_, remote := errors.AsType[*zeotest.RemoteError](err)
+		return err != nil && !remote
+	}
+	c := s.client(false)
+	at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
+
+	fail(errors.New("disk on fire"))
+	_, _, _, err := c.LoadBefore(1, tid.Max)
+	wantClass(t, err, "ZODB.POSException.StorageError")
+	_, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")})
+	wantClass(t, err, "ZODB.POSException.StorageError")
+
+	fail(fmt.Errorf("no master: %w", zeo.ErrUnavailable))
+	if _, _, _, err = c.LoadBefore(1, tid.Max); !ended(err) {
+		t.Errorf("load without database: %v", err)
+	}
+	c = s.client(true)
+	if _, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")}); !ended(err) {
+		t.Errorf("commit without database: %v", err)
+	}
+	fail(fmt.Errorf("gone: %w", zeo.ErrUnknown))
+	c = s.client(true)
+	if _, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")}); !ended(err) {
+		t.Errorf("commit that may or may not be: %v", err)
+	}
+
+	// The commit is found in what the storage lists, and announced in its order.
+	other := s.client(true)
+	c = s.client(false)
+	fail(errOutOfOrder)
+	found := commit(t, c, zeotest.Store{OID: 1, Base: at, Data: []byte("z")})
+	if _, err := other.Call("ping"); err != nil || len(other.Notices) != 1 || other.Notices[0].Name != "invalidateTransaction" {
+		t.Errorf("the others are told %v, %v", other.Notices, err)
+	}
+	if v, err := other.Call("lastTransaction"); err != nil || !bytes.Equal(v.([]byte), found.Bytes()) {
+		t.Errorf("last transaction %x, %v, want %v", v, err, found)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	s := serve(t, zeotest.NewMemory(), nil)
 	c := s.client(true)

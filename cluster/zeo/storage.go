@@ -18,6 +18,10 @@ var (
 	ErrTooEarly = errors.New("object was created later")
 	// ErrReadOnly reports a write to what can only be read.
 	ErrReadOnly = errors.New("read-only storage")
+	// ErrUnavailable reports that the database cannot serve for the moment. The
+	// client is disconnected: it connects again, here or elsewhere, and repeats its
+	// transaction.
+	ErrUnavailable = errors.New("storage is not available")
 	// ErrUnsupported reports an operation the storage does not offer.
 	ErrUnsupported = errors.New("not supported by this storage")
 )

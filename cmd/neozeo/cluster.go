@@ -119,7 +119,7 @@ func (s *clusterStorage) lastTID() (tid.TID, error) {
 	return s.c.LastTID(s.ctx)
 }
 
-func (s *clusterStorage) Sync(ctx context.Context) error { return s.c.Sync(ctx) }
+func (s *clusterStorage) Sync(ctx context.Context) error { return outage(s.c.Sync(ctx)) }
 
 func missing(err error) bool {
 	return errors.Is(err, client.ErrNoSuchObject) || errors.Is(err, client.ErrDeleted)
@@ -134,6 +134,8 @@ func (s *clusterStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid
 		err = zeo.ErrNoSuchObject
 	case errors.Is(err, client.ErrNotFound):
 		err = zeo.ErrTooEarly
+	default:
+		err = outage(err)
 	}
 	return zeo.Revision{}, err
 }
@@ -143,7 +145,7 @@ func (s *clusterStorage) LoadSerial(ctx context.Context, oid tid.OID, serial tid
 	if missing(err) || errors.Is(err, client.ErrNotFound) {
 		err = zeo.ErrNoSuchObject
 	}
-	return data, err
+	return data, outage(err)
 }
 
 func meta(t *client.TransactionInfo, size int) zeo.Meta {
@@ -281,7 +283,7 @@ func (s *clusterStorage) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) 
 	if errors.Is(err, client.ErrReadOnly) {
 		return nil, zeo.ErrReadOnly
 	}
-	return oids, err
+	return oids, outage(err)
 }
 
 func (s *clusterStorage) Pack(ctx context.Context, at tid.TID) error {
@@ -325,6 +327,14 @@ func fromClient(err error) error {
 		return zeo.ErrReadOnly
 	case errors.Is(err, client.ErrUnknownOutcome):
 		return fmt.Errorf("%w: %w", zeo.ErrUnknown, err)
+	}
+	return outage(err)
+}
+
+// outage marks the errors of a cluster that cannot serve for the moment.
+func outage(err error) error {
+	if errors.Is(err, client.ErrMasterLost) || errors.Is(err, client.ErrNoStorage) || errors.Is(err, client.ErrClosed) {
+		return fmt.Errorf("%w: %w", zeo.ErrUnavailable, err)
 	}
 	return err
 }
