@@ -27,6 +27,8 @@ type testCluster struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	dir     string
+
+	stopMaster func() // and waits for its end
 }
 
 func testLog(t testing.TB) *slog.Logger {
@@ -42,23 +44,12 @@ func startCluster(t testing.TB) (*testCluster, error) {
 		return nil, err
 	}
 	log := testLog(t)
-	m, err := master.New(master.Config{
-		Cluster: "test", Bind: proto.Address{Host: "127.0.0.1"}, Partitions: 4, Autostart: 1, Log: log.With("node", "M"),
-	})
-	if err != nil {
+	c := &testCluster{t: t, dir: dir}
+	if err := c.startMaster(proto.Address{Host: "127.0.0.1"}); err != nil {
 		return nil, err
 	}
-	c := &testCluster{t: t, masters: []proto.Address{m.Addr()}, dir: dir}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	run := func(what string, f func(context.Context) error) {
-		c.wg.Go(func() {
-			if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: %v", what, err)
-			}
-		})
-	}
-	run("master", m.Run)
 	db, err := sqlitedb.Open(filepath.Join(dir, "s1.sqlite"), sqlitedb.Options{})
 	if err != nil {
 		return nil, err
@@ -70,10 +61,33 @@ func startCluster(t testing.TB) (*testCluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	run("storage", func(ctx context.Context) error {
-		return errors.Join(s.Run(ctx), db.Close())
+	c.wg.Go(func() {
+		if err := errors.Join(s.Run(ctx), db.Close()); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("storage: %v", err)
+		}
 	})
 	return c, nil
+}
+
+// startMaster starts a master at an address, which it notes.
+func (c *testCluster) startMaster(addr proto.Address) error {
+	m, err := master.New(master.Config{
+		Cluster: "test", Bind: addr, Partitions: 4, Autostart: 1, Log: testLog(c.t).With("node", "M"),
+	})
+	if err != nil {
+		return err
+	}
+	c.masters = []proto.Address{m.Addr()}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	c.stopMaster = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			c.t.Errorf("master: %v", err)
+		}
+	})
+	return nil
 }
 
 func (c *testCluster) open(ctx context.Context, readOnly bool) (*clusterStorage, error) {
@@ -97,6 +111,7 @@ func (c *testCluster) Open(ctx context.Context, o *zeotest.Order) (zeo.Storage, 
 
 // Remove implements [zeotest.Database].
 func (c *testCluster) Remove() {
+	c.stopMaster()
 	c.cancel()
 	c.wg.Wait()
 	if err := os.RemoveAll(c.dir); err != nil {

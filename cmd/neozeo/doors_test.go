@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
@@ -72,4 +73,57 @@ func testDoors(t *testing.T, c *testCluster) {
 			t.Errorf("client %d saw %d transactions, want %d as client 0", i, len(seen[i]), commits*len(clients))
 		}
 	}
+}
+
+// When the master is gone nobody can commit; once there is one again, all goes on,
+// and no commit is lost that was answered.
+func TestMasterRestarts(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Remove()
+	addr := start(t, &options{cluster: "test", masters: c.masters[0].String()}).String()
+	client, err := zeotest.Register(addr, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	base, err := client.Commit(zeotest.Store{OID: 1, Data: []byte("0")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := byte(1); n <= 3; n++ {
+		// A transaction whose master goes between vote and finish is not committed.
+		if _, err := client.Vote(7, zeotest.Store{OID: 1, Base: base, Data: []byte("lost")}); err != nil {
+			t.Fatal(err)
+		}
+		master := c.masters[0]
+		c.stopMaster()
+		if err := c.startMaster(master); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := client.Call("tpc_finish", 7); err == nil {
+			t.Errorf("tpc_finish returned %v", v)
+		}
+		client.Close()
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			if client, err = zeotest.Register(addr, n%2 == 0); err == nil {
+				var at tid.TID
+				if at, err = client.Commit(zeotest.Store{OID: 1, Base: base, Data: []byte{'0' + n}}); err == nil {
+					base = at
+					break
+				}
+				client.Close()
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no commit after the master was started again: %v", err)
+			}
+		}
+		data, serial, _, err := client.LoadBefore(1, tid.Max)
+		if string(data) != string([]byte{'0' + n}) || serial != base || err != nil {
+			t.Errorf("after restart %d: %q at %v, %v", n, data, serial, err)
+		}
+	}
+	client.Close()
 }
