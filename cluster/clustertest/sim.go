@@ -35,6 +35,7 @@ type Plan struct {
 	Lost                          bool // connections are reset, clients die
 	Crashes                       bool // nodes crash and come back
 	Packs                         bool
+	Replicas                      int
 }
 
 // PlanOf returns the plan of a seed.
@@ -53,6 +54,9 @@ func PlanOf(seed uint64) Plan {
 		Packs:      r.IntN(3) == 0,
 	}
 	p.Storages = min(p.Storages, p.Partitions)
+	if p.Storages > 1 && r.IntN(3) == 0 {
+		p.Replicas = 1
+	}
 	return p
 }
 
@@ -67,43 +71,57 @@ const limit = 2 * time.Hour
 
 // simulation is one run.
 type simulation struct {
-	t    *testing.T
-	plan Plan
-	log  *slog.Logger
-	net  *memnet.Network
-	ctx  context.Context
-	wg   sync.WaitGroup
+	t      *testing.T
+	plan   Plan
+	log    *slog.Logger
+	net    *memnet.Network
+	dbs    []*backendtest.Memory
+	ctx    context.Context
+	cancel context.CancelFunc
+	stuck  *time.Timer
+	wg     sync.WaitGroup
 
-	mu       sync.Mutex
-	nodes    map[string]context.CancelFunc // running nodes by host
-	seen     Observed
-	lastAck  tid.TID
-	finished map[string][]Attempt // committed transactions by client, for undo
-	oids     []tid.OID
+	mu      sync.Mutex
+	nodes   map[string]context.CancelFunc // running nodes by host
+	seen    Observed
+	lastAck tid.TID
+	oids    []tid.OID
 }
 
 // Simulate runs a plan and reports every violated promise. log may be nil.
 func Simulate(t *testing.T, plan Plan, log *slog.Logger) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	synctest.Test(t, func(t *testing.T) {
-		s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}}
-		ctx, cancel := context.WithCancel(t.Context())
-		s.ctx = ctx
-		defer s.wg.Wait()
-		defer cancel()
-		stuck := time.AfterFunc(limit, func() {
-			buf := make([]byte, 1<<20)
-			t.Errorf("%+v: stuck\n%s", plan, buf[:runtime.Stack(buf, true)])
-			cancel()
-		})
-		defer stuck.Stop()
-		s.run()
+		s := newSimulation(t, plan, log)
+		defer s.close()
+		if s.start() {
+			s.run()
+		}
 	})
 }
 
-func (s *simulation) run() {
+func newSimulation(t *testing.T, plan Plan, log *slog.Logger) *simulation {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}}
+	s.ctx, s.cancel = context.WithCancel(t.Context())
+	s.stuck = time.AfterFunc(limit, func() {
+		buf := make([]byte, 1<<20)
+		t.Errorf("%+v: stuck\n%s", plan, buf[:runtime.Stack(buf, true)])
+		s.cancel()
+	})
+	return s
+}
+
+// close ends all nodes and waits for them.
+func (s *simulation) close() {
+	s.stuck.Stop()
+	s.cancel()
+	s.wg.Wait()
+}
+
+// start starts the nodes and stores the objects that the clients compete for.
+func (s *simulation) start() bool {
 	hosts := []string{masterHost}
 	for i := range s.plan.Storages {
 		hosts = append(hosts, storageHost(i))
@@ -117,29 +135,31 @@ func (s *simulation) run() {
 		}
 	}
 	s.startMaster()
-	dbs := make([]*backendtest.Memory, s.plan.Storages)
-	for i := range dbs {
-		dbs[i] = backendtest.NewMemory()
-		s.startStorage(i, dbs[i])
+	for i := range s.plan.Storages {
+		s.dbs = append(s.dbs, backendtest.NewMemory())
+		s.startStorage(i, s.dbs[i])
 	}
-	if !s.create() {
-		return
-	}
+	return s.create()
+}
+
+func (s *simulation) run() {
 	var clients sync.WaitGroup
 	for i := range s.plan.Clients {
 		clients.Go(func() { s.client(i) })
 	}
 	done := make(chan struct{})
-	s.wg.Go(func() { s.disturb(done, dbs) })
+	s.wg.Go(func() { s.disturb(done) })
 	clients.Wait()
 	close(done)
-	s.finish()
+	// Whatever was on its way arrives, lost nodes come back.
+	time.Sleep(time.Minute)
+	s.compare()
 }
 
 func (s *simulation) startMaster() {
 	m, err := master.New(master.Config{
 		Cluster: "sim", Bind: proto.Address{Host: masterHost, Port: 10000},
-		Partitions: s.plan.Partitions, Autostart: s.plan.Storages,
+		Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages,
 		Network: s.net.Host(masterHost), Log: s.log.With("host", "master"),
 	})
 	if err != nil {
@@ -218,7 +238,7 @@ func (s *simulation) create() bool {
 }
 
 // disturb loses connections and crashes nodes until done.
-func (s *simulation) disturb(done <-chan struct{}, dbs []*backendtest.Memory) {
+func (s *simulation) disturb(done <-chan struct{}) {
 	r := rand.New(rand.NewPCG(s.plan.Seed, 2))
 	for {
 		select {
@@ -236,7 +256,7 @@ func (s *simulation) disturb(done <-chan struct{}, dbs []*backendtest.Memory) {
 		}
 		if s.plan.Crashes && r.IntN(3) == 0 {
 			if i < s.plan.Storages {
-				if err := dbs[i].Crash(); err != nil {
+				if err := s.dbs[i].Crash(); err != nil {
 					s.t.Errorf("crashing database %d: %v", i, err)
 				}
 			}
@@ -247,7 +267,7 @@ func (s *simulation) disturb(done <-chan struct{}, dbs []*backendtest.Memory) {
 			stop()
 			time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 			if i < s.plan.Storages {
-				s.startStorage(i, dbs[i])
+				s.startStorage(i, s.dbs[i])
 			} else {
 				s.startMaster()
 			}
@@ -447,10 +467,8 @@ func (s *simulation) record(a Attempt) {
 	}
 }
 
-// finish reads the whole database and compares.
-func (s *simulation) finish() {
-	// Whatever was on its way arrives, lost nodes come back.
-	time.Sleep(time.Minute)
+// compare reads the whole database and compares it with what clients saw.
+func (s *simulation) compare() {
 	if s.ctx.Err() != nil {
 		return
 	}
