@@ -13,7 +13,7 @@ import (
 )
 
 // group is how many bytes of an export are made durable at once.
-const group = 64 << 20
+const group = 16 << 20
 
 // recent is how many transactions at the end of a destination are compared with
 // the source before anything is appended.
