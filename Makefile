@@ -25,7 +25,7 @@ build:
 ifdef NEO_TEST_PYTHON
 test: vet
 else
-test: vet $(PEERS)
+test: vet $(PEERS)/installed
 endif
 	$(GO) test -race -timeout $(TIMEOUT) ./...
 
@@ -51,14 +51,9 @@ cross:
 # Python peers for the tests of compatibility, in virtual environments of their
 # own: ZODB and ZEO, and zodbtools, whose last release needs ZODB 5, and Cython
 # below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
-install-test-deps: $(PEERS)
-$(PEERS):
-	rm -rf $@.tmp $@
-	python3 -m venv $@.tmp
-	$@.tmp/bin/pip install --quiet 'ZODB==6.4' 'ZEO==6.2' 'msgpack==1.2.4'
-	$@.tmp/bin/python -c 'import ZODB, ZEO, msgpack'
-	python3 -m venv $@.tmp/zodbtools
-	echo 'Cython<3' > $@.tmp/constraints
-	PIP_CONSTRAINT=$@.tmp/constraints $@.tmp/zodbtools/bin/pip install --quiet 'ZODB==5.8.1' 'zodbtools==0.0.0.dev9'
-	$@.tmp/zodbtools/bin/python -c 'import zodbtools.zodbdump'
-	mv $@.tmp $@
+install-test-deps: $(PEERS)/installed
+$(PEERS)/installed: .ci/requirements.txt
+	python3 -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
+	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, zodbtools, ZODB.tests.util, ZEO.tests.forker'
+	touch $@
