@@ -64,6 +64,12 @@ func (n *Node) fromClient(e event) error {
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskObjectUndoSerial:
+		// The client knows of every commit below LastTID, this node perhaps not
+		// yet of its completion.
+		if last := min(q.LastTID-1, n.limit(a)); !e.waited && txns.TransactionLocked(last) {
+			txns.WaitTransaction(r, q, last)
+			return nil
+		}
 		// The list may be long: not on this goroutine.
 		bases := map[tid.OID]tid.TID{}
 		for _, oid := range q.OIDs {

@@ -85,6 +85,7 @@ func TestCommitAndLoad(t *testing.T) {
 		&proto.AskObjectHistory{OID: 1, Last: 10},
 		&proto.AskTransactionInformation{TID: 22},
 		&proto.AskTIDs{Last: 10, Partition: proto.InvalidPartition},
+		&proto.AskObjectUndoSerial{TTID: 30, LastTID: 23, Undone: 10, OIDs: []tid.OID{1}},
 	} {
 		go func() {
 			p, err := try(other, req)
@@ -97,18 +98,23 @@ func TestCommitAndLoad(t *testing.T) {
 	call[*proto.AnswerObject](other, &proto.AskObject{OID: 2})
 	call[*proto.AnswerTIDsFrom](other, &proto.AskTIDsFrom{Max: 21, Length: 10, Partition: 0})
 	call[*proto.AnswerTransactionInformation](other, &proto.AskTransactionInformation{TID: 10})
-	eventually(t, "five requests wait", func() bool {
+	eventually(t, "six requests wait", func() bool {
 		n := make(chan int)
 		s.post(func() error {
 			_, d := s.session.txns.Len()
 			n <- d
 			return nil
 		})
-		return <-n == 5
+		return <-n == 6
 	})
 	s.master.Send(&proto.NotifyUnlockInformation{TTID: 20})
-	for range 5 {
+	for range 6 {
 		switch p := (<-loads).(type) {
+		case *proto.AnswerObjectUndoSerial:
+			want := map[tid.OID]proto.UndoSerial{1: {Current: 22}}
+			if diff := cmp.Diff(want, p.Undo); diff != "" {
+				t.Errorf("undo (-want +got):\n%s", diff)
+			}
 		case *proto.AnswerTransactionInformation:
 			if p.TID != 22 {
 				t.Errorf("transaction: %+v", p)
