@@ -36,9 +36,12 @@ type tempRow struct {
 	approved    bool
 }
 
-// maxDeferred bounds the records and the transactions whose move to the final
-// tables may wait in memory.
-const maxDeferred = 4096
+// The moves of so many records and transactions to the final tables may wait in
+// memory.
+const (
+	maxDeferredRecords = 4096
+	maxDeferred        = 512
+)
 
 // flush writes everything that waits in memory. The caller holds w.
 func (db *DB) flush() error { return db.flushInto(false, false) }
@@ -73,7 +76,7 @@ func (db *DB) flushInto(commit, later bool) error {
 // there is not much of it, nothing else has changed, and the temporary tables have
 // it all. The caller holds m.
 func (db *DB) deferrable() bool {
-	if db.recent.n >= maxDeferred || db.recent.deleted || len(db.queue) >= maxDeferred ||
+	if db.recent.n >= maxDeferredRecords || db.recent.deleted || len(db.queue) >= maxDeferred ||
 		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
 		return false
 	}
@@ -158,6 +161,7 @@ const (
 	insertTrans = "INSERT{ignore} INTO trans (`partition`, tid, packed, oids, user, description, ext, ttid) VALUES "
 	insertObj   = "INSERT{ignore} INTO obj (`partition`, oid, tid, data_id, value_tid) VALUES "
 	insertTemp  = "INSERT INTO ttrans (`partition`, tid, packed, oids, user, description, ext, ttid) VALUES "
+	updateTemp  = "UPDATE ttrans SET tid = CASE ttid"
 	insertPack  = "REPLACE INTO pack (tid, approved, partial, oids, pack_tid) VALUES "
 )
 
@@ -194,12 +198,10 @@ func (db *DB) carryOut(w *work) error {
 	if _, err := in.end(); err != nil {
 		return err
 	}
+	if err := c.lockRows(w.locks); err != nil {
+		return err
+	}
 	for _, t := range w.locks {
-		if t.meta != nil {
-			if _, err := c.Exec("UPDATE ttrans SET tid = ? WHERE ttid = ?", nullTID(t.final), int64(t.ttid)); err != nil {
-				return err
-			}
-		}
 		if t.approved {
 			if _, err := c.Exec("UPDATE pack SET approved = 1 WHERE tid = ?", int64(t.ttid)); err != nil {
 				return err
@@ -224,6 +226,37 @@ func (db *DB) carryOut(w *work) error {
 		return err
 	}
 	return c.execIn("DELETE FROM ttrans WHERE ttid IN ", tidValues(w.gone))
+}
+
+// lockRows writes the final TIDs of transactions. ttrans has no key: each statement
+// reads all of it, so one is made for many transactions.
+func (c *Conn) lockRows(rows []tempRow) error {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(t tempRow) bool { return t.meta == nil })
+	for len(rows) > 0 {
+		n := 1
+		for n < len(rows) && n < inSize {
+			n *= 8
+		}
+		args := make([]driver.Value, 0, 3*n)
+		for i := range n {
+			t := rows[min(i, len(rows)-1)]
+			args = append(args, int64(t.ttid), nullTID(t.final))
+		}
+		for i := range n {
+			args = append(args, args[2*i])
+		}
+		k := rowsKey{updateTemp, n}
+		q, ok := c.texts[k]
+		if !ok {
+			q = updateTemp + strings.Repeat(" WHEN ? THEN ?", n) + " END WHERE ttid IN (" + strings.Repeat("?,", n-1) + "?)"
+			c.texts[k] = q
+		}
+		if _, err := c.Exec(q, args...); err != nil {
+			return err
+		}
+		rows = rows[min(n, len(rows)):]
+	}
+	return nil
 }
 
 func (db *DB) insertDataRows(c *Conn, rows []*dataRow) error {
