@@ -55,6 +55,7 @@ type Conn struct {
 	flying  int        // bytes that the writer is writing
 	writing bool       // somebody is writing, or the writer has been woken
 	broken  bool       // output fails
+	shaking bool       // an accepted peer has to do the TLS handshake
 	held    bool       // the owner has more to send
 }
 
@@ -94,10 +95,12 @@ func newConn(nc net.Conn, remote proto.Address, cfg Config) *Conn {
 
 func (c *Conn) start() {
 	c.try = tryWriterOf(c.nc)
-	if c.incoming {
+	c.mu.Lock()
+	if c.incoming && c.state == open { // an abort has deadlines of its own
 		// A deadline that cannot be set fails the reads too.
 		_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	}
+	c.mu.Unlock()
 	go c.write()
 	go c.read()
 	c.mu.Lock()
@@ -312,7 +315,14 @@ func (c *Conn) Abort() {
 
 func (c *Conn) abortLocked(cause error) {
 	c.state, c.local, c.aborted, c.cause = aborting, true, true, cause
-	_ = c.nc.SetWriteDeadline(time.Now().Add(flushTimeout))
+	limit := time.Now().Add(flushTimeout)
+	if c.shaking {
+		// Nothing can be said to a peer before its part of the TLS handshake, which
+		// may never come: writes would wait for it whatever their deadline.
+		limit = time.Now()
+		_ = c.raw.SetReadDeadline(limit)
+	}
+	_ = c.nc.SetWriteDeadline(limit)
 	if !c.writing {
 		c.wakeLocked()
 	}

@@ -166,7 +166,7 @@ func accepted(nc net.Conn, cfg Config) *Conn {
 	c := newConn(nc, address(nc.RemoteAddr()), cfg)
 	c.incoming = true
 	if cfg.TLS != nil {
-		c.nc = tls.Server(nc, cfg.TLS)
+		c.nc, c.shaking = tls.Server(nc, cfg.TLS), true
 	}
 	return c
 }

@@ -46,6 +46,9 @@ func (c *Conn) greet() error {
 		if err := tc.HandshakeContext(ctx); err != nil {
 			return explainTLS(err)
 		}
+		c.mu.Lock()
+		c.shaking = false
+		c.mu.Unlock()
 	}
 	if err := c.input.Handshake(); err != nil {
 		return explainTLS(err) // with TLS 1.3 a server refuses our certificate only now

@@ -309,3 +309,30 @@ func TestHostileBytesToTLS(t *testing.T) {
 		l.Close()
 	}
 }
+
+// An abort does not wait for a peer that connected and says nothing.
+func TestAbortDuringTLSHandshake(t *testing.T) {
+	checkGoroutines(t)
+	accepted := make(chan *Conn, 1)
+	l, err := Listen(t.Context(), proto.Address{Host: "127.0.0.1"}, Config{TLS: newAuthority(t, "ca").config(), Deliver: func(Event) {}},
+		func(c *Conn) { accepted <- c })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	silent, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c := <-accepted
+	time.Sleep(20 * time.Millisecond) // the handshake has begun
+	c.Abort()
+	select {
+	case <-c.Done():
+	case <-time.After(lingerTimeout + 2*time.Second):
+		t.Error("the connection has not ended")
+		c.Close()
+		<-c.Done()
+	}
+}
