@@ -161,6 +161,8 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		stop()
 		runErr := <-ended
 		switch {
+		case interrupted && errors.Is(err, context.Canceled) && o.source != "":
+			return errors.Join(errors.New("interrupted before everything was imported; with --dir, the same command goes on"), runErr)
 		case interrupted && errors.Is(err, context.Canceled):
 			return runErr // stopped in order, although early
 		case runErr != nil && errors.Is(err, context.Canceled):

@@ -120,6 +120,24 @@ func TestImport(t *testing.T) {
 	fails(t, 1, "already has data that are not from this file", "--dir", dir, "--import", "../../testdata/fs/01-basic.fs")
 }
 
+// An import that is interrupted says so, and goes on at the next start.
+func TestInterruptedImport(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "db")
+	p := start(t, "--dir", dir, "--import", site, "--name", "sample")
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "storage1.sqlite")); err == nil {
+			break
+		}
+	}
+	p.cancel()
+	if code := <-p.code; code != 1 || !strings.Contains(p.stderr.String(), "interrupted before everything was imported") || p.stdout.String() != "" {
+		t.Errorf("exit %d: %s%s", code, p.stdout.String(), p.stderr.String())
+	}
+	p = start(t, "--dir", dir, "--import", site)
+	p.ready()
+	p.stop()
+}
+
 func TestTemporaryDirectory(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	p := start(t)

@@ -7,7 +7,7 @@
 // A command exits with 0 only if it did what it was asked, 2 if it was asked
 // wrongly (with its usage on stderr), and 1 or a code of its own otherwise (with
 // the reason on stderr). SIGINT and SIGTERM are requests to stop in order: they
-// end the context of the command, which returns; a second one kills.
+// end the context of the command, which returns; one that comes later kills.
 package cli
 
 import (
@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -81,6 +82,10 @@ func Main(build func(*Env) *cobra.Command) {
 	os.Exit(runWithSignals(build))
 }
 
+// sameSignal is how long after a signal another one is taken for the same request;
+// one that comes later kills.
+const sameSignal = time.Second
+
 func runWithSignals(build func(*Env) *cobra.Command) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -88,8 +93,10 @@ func runWithSignals(build func(*Env) *cobra.Command) int {
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
 	go func() { // ends with the process
 		<-c
-		signal.Stop(c) // a second signal kills
 		cancel(errInterrupted)
+		// Programs like timeout send a signal both to us and to our group.
+		time.Sleep(sameSignal)
+		signal.Stop(c)
 	}()
 	return Run(ctx, OSEnv(), build)
 }
