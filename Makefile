@@ -1,10 +1,10 @@
-# Targets: build test bench fuzz cross install-test-deps
+# Targets: build test bench gobench fuzz nightly cross install-test-deps
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench fuzz cross install-test-deps
+.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -35,9 +35,20 @@ vet:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-# Compare two runs with benchstat.
-bench:
+# Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
+# is a Python that can import neo, the Python implementation.
+bench: build $(PEERS)/installed
+	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER))
+
+# The benchmarks of the packages; compare two runs with benchstat.
+gobench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+
+# Long runs: 10,000 simulated clusters, a thousand killed processes, fuzzing.
+nightly: vet $(PEERS)/installed
+	$(GO) test ./cluster/clustertest -run TestSimulation -seeds 10000 -first-seed $$(date +%s) -timeout 2h
+	$(GO) test ./cmd/internal/proctest -run TestKill -crash-rounds 1000 -timeout 2h
+	.ci/fuzz 600s $(FUZZJOBS)
 
 # Each fuzz target for FUZZTIME, FUZZJOBS at a time.
 fuzz:
@@ -52,8 +63,11 @@ cross:
 # own: ZODB and ZEO, and zodbtools, whose last release needs ZODB 5, and Cython
 # below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)/installed
-$(PEERS)/installed: .ci/requirements.txt
+$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
-	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, zodbtools, ZODB.tests.util, ZEO.tests.forker'
+	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, ZODB.tests.util, ZEO.tests.forker'
+	python3 -m venv --clear $(PEERS)/zodbtools
+	PIP_CONSTRAINT=.ci/zodbtools.txt $(PEERS)/zodbtools/bin/python -m pip install --quiet ZODB zodbtools
+	$(PEERS)/zodbtools/bin/python -c 'import zodbtools.zodbdump'
 	touch $@
