@@ -61,7 +61,12 @@ for path in sys.argv[1:]:
 
 func python(t testing.TB, script string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(zeotest.Python(t), append([]string{"-c", script}, args...)...)
+	return interpret(t, zeotest.Python(t), script, args...)
+}
+
+func interpret(t testing.TB, interpreter, script string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(interpreter, append([]string{"-c", script}, args...)...)
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	var errOut strings.Builder
@@ -73,20 +78,15 @@ func python(t testing.TB, script string, args ...string) string {
 	return string(out)
 }
 
-// dump returns what "zodb dump" of zodbtools prints. Only an interpreter of
-// somebody's own choice may lack zodbtools: then it is empty for every file.
+// dump returns what "zodb dump" of zodbtools prints. It has an interpreter of its
+// own, zodbtools/bin/python in the environment of the other one.
 func dump(t testing.TB, path string) string {
 	t.Helper()
-	return python(t, `
-import os, sys
-try:
-    from zodbtools.zodb import main
-except ImportError:
-    if os.environ.get('NEO_TEST_PYTHON'):
-        sys.exit(print("no zodbtools"))
-    raise
-sys.argv = ['zodb', 'dump', sys.argv[1]]
-main()`, path)
+	environment := filepath.Dir(filepath.Dir(zeotest.Python(t)))
+	return interpret(t, filepath.Join(environment, "zodbtools", "bin", "python"), `
+import sys
+from zodbtools.zodbdump import main
+main(['zodb dump', sys.argv[1]])`, path)
 }
 
 // ZODB reads what comes out of a cluster, and sees what it saw in the original.
