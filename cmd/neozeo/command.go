@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/door"
 )
 
 type options struct {
@@ -103,7 +104,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 // storage is an open database.
 type storage interface {
 	zeo.Storage
-	close() error
+	Close() error
 }
 
 // run serves until ctx ends; ready is told the addresses.
@@ -154,7 +155,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
-			if e := st.close(); e != nil && err == nil {
+			if e := st.Close(); e != nil && err == nil {
 				err = fmt.Errorf("%s: %w", name, e)
 			}
 		}
@@ -325,7 +326,7 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 	}
 	links := log.LinkConfig(cfg.TLS)
 	cfg.Log, cfg.Record = links.Log, links.Record
-	return openCluster(ctx, cfg)
+	return door.Open(ctx, cfg)
 }
 
 // parseSize reads a number of bytes, with KB, MB or GB after it or not.

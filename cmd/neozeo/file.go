@@ -33,7 +33,7 @@ func openFile(ctx context.Context, path string) (*fileStorage, error) {
 	return &fileStorage{r, sync.OnceValue(func() []tid.OID { return r.Index().OIDs() })}, nil
 }
 
-func (s *fileStorage) close() error { return s.r.Close() }
+func (s *fileStorage) Close() error { return s.r.Close() }
 
 func (s *fileStorage) Features() zeo.Features {
 	return zeo.Features{
@@ -119,6 +119,9 @@ func (s *fileStorage) UndoLog(ctx context.Context, first, last int, accept func(
 func (s *fileStorage) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	return s.r.Transactions(ctx, after, upTo)
 }
+
+// mostChanges bounds what is asked for at once about the past.
+const mostChanges = 4096
 
 // Changes implements [zeo.Changer].
 func (s *fileStorage) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {

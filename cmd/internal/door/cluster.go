@@ -1,4 +1,12 @@
-package main
+// Package door is the way of ZEO clients into a NEO cluster: a client of the
+// cluster, as a storage that [zeo.Server] serves.
+//
+// # Invariant
+//
+// The server hears of the commits of the cluster in the order in which the master
+// announces them. If some may have been missed, it is told so before it hears of a
+// later one.
+package door
 
 import (
 	"context"
@@ -16,10 +24,10 @@ import (
 	"github.com/neozodb/neo/cluster/zeo"
 )
 
-// clusterStorage is a NEO cluster as a [zeo.Storage]. All ZEO clients share its
-// one connection, so that the order in which the master announces commits is the
-// order in which they see them.
-type clusterStorage struct {
+// Cluster is a NEO cluster as a [zeo.Storage], which can be watched once. All ZEO
+// clients share its one connection, so that the order in which the master announces
+// commits is the order in which they see them.
+type Cluster struct {
 	c      *client.Client
 	ctx    context.Context // of the process
 	listed listing
@@ -30,9 +38,10 @@ type clusterStorage struct {
 	resets int // how many times the history was interrupted
 }
 
-// openCluster connects to a cluster. The context is that of the process.
-func openCluster(ctx context.Context, cfg client.Config) (*clusterStorage, error) {
-	s := &clusterStorage{ctx: ctx}
+// Open connects to a cluster, and waits until it serves. The context is that of the
+// whole time that it is open; the callbacks of the configuration are taken.
+func Open(ctx context.Context, cfg client.Config) (*Cluster, error) {
+	s := &Cluster{ctx: ctx}
 	cfg.OnInvalidate = s.invalidate
 	cfg.OnReset = s.reset
 	c, err := client.Open(ctx, cfg)
@@ -45,13 +54,14 @@ func openCluster(ctx context.Context, cfg client.Config) (*clusterStorage, error
 	return s, nil
 }
 
-func (s *clusterStorage) close() error {
+// Close disconnects from the cluster. The server comes first.
+func (s *Cluster) Close() error {
 	err := s.c.Close()
 	s.wg.Wait()
 	return err
 }
 
-func (s *clusterStorage) Features() zeo.Features {
+func (s *Cluster) Features() zeo.Features {
 	return zeo.Features{
 		Name:     "NEOStorage(" + s.c.Cluster() + ")",
 		ReadOnly: s.c.ReadOnly(),
@@ -63,30 +73,30 @@ func (s *clusterStorage) Features() zeo.Features {
 }
 
 // Size returns that nothing is known: NEO does not count.
-func (s *clusterStorage) Size() (objects, bytes int64) { return 0, 0 }
+func (s *Cluster) Size() (objects, bytes int64) { return 0, 0 }
 
-func (s *clusterStorage) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
+func (s *Cluster) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
 	s.mu.Lock()
 	s.w = w
 	s.mu.Unlock()
 	return s.c.LastTID(ctx)
 }
 
-func (s *clusterStorage) watcher() zeo.Watcher {
+func (s *Cluster) watcher() zeo.Watcher {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.w
 }
 
 // invalidate is called in the order of the commits.
-func (s *clusterStorage) invalidate(t tid.TID, oids []tid.OID) {
+func (s *Cluster) invalidate(t tid.TID, oids []tid.OID) {
 	if w := s.watcher(); w != nil {
 		w.Committed(t, oids)
 	}
 }
 
 // reset is called when commits may have been missed.
-func (s *clusterStorage) reset() {
+func (s *Cluster) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.w == nil || s.c == nil {
@@ -112,20 +122,20 @@ func (s *clusterStorage) reset() {
 }
 
 // lastTID returns the last commit once all that the reset brought is known.
-func (s *clusterStorage) lastTID() (tid.TID, error) {
+func (s *Cluster) lastTID() (tid.TID, error) {
 	if err := s.c.Sync(s.ctx); err != nil {
 		return 0, err
 	}
 	return s.c.LastTID(s.ctx)
 }
 
-func (s *clusterStorage) Sync(ctx context.Context) error { return outage(s.c.Sync(ctx)) }
+func (s *Cluster) Sync(ctx context.Context) error { return outage(s.c.Sync(ctx)) }
 
 func missing(err error) bool {
 	return errors.Is(err, client.ErrNoSuchObject) || errors.Is(err, client.ErrDeleted)
 }
 
-func (s *clusterStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+func (s *Cluster) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
 	data, serial, next, err := s.c.LoadBefore(ctx, oid, max(before, 1)) // nothing is older
 	switch {
 	case err == nil:
@@ -140,7 +150,7 @@ func (s *clusterStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid
 	return zeo.Revision{}, err
 }
 
-func (s *clusterStorage) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
+func (s *Cluster) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
 	data, err := s.c.LoadSerial(ctx, oid, serial)
 	if missing(err) || errors.Is(err, client.ErrNotFound) {
 		err = zeo.ErrNoSuchObject
@@ -152,7 +162,7 @@ func meta(t *client.TransactionInfo, size int) zeo.Meta {
 	return zeo.Meta{TID: t.TID, User: t.User, Description: t.Description, Extension: t.Extension, Size: int64(size)}
 }
 
-func (s *clusterStorage) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
+func (s *Cluster) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
 	revisions, err := s.c.History(ctx, oid, n)
 	if missing(err) || errors.Is(err, client.ErrNotFound) {
 		return nil, zeo.ErrNoSuchObject
@@ -171,7 +181,7 @@ func (s *clusterStorage) History(ctx context.Context, oid tid.OID, n int) ([]zeo
 // to pack.
 const packOrder = "IStorage.pack"
 
-func (s *clusterStorage) UndoLog(ctx context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
+func (s *Cluster) UndoLog(ctx context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
 	infos, err := s.c.UndoLog(ctx, first, last, func(t *client.TransactionInfo) bool {
 		if t.Packed || len(t.OIDs) == 0 && string(t.Description) == packOrder {
 			return false
@@ -189,7 +199,7 @@ func (s *clusterStorage) UndoLog(ctx context.Context, first, last int, accept fu
 	return list, nil
 }
 
-func (s *clusterStorage) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+func (s *Cluster) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	return s.c.Transactions(ctx, after, upTo)
 }
 
@@ -197,7 +207,7 @@ func (s *clusterStorage) Transactions(ctx context.Context, after, upTo tid.TID) 
 const mostChanges = 4096
 
 // Changes asks for the metadata of transactions only, newest first.
-func (s *clusterStorage) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+func (s *Cluster) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
 	n = min(n, mostChanges)
 	for want := min(64, n); ; want = min(4*want, n) {
 		infos, err := s.c.UndoLog(ctx, 0, want, nil)
@@ -237,7 +247,7 @@ const (
 )
 
 // next returns the first object whose id is not less than from.
-func (s *clusterStorage) next(ctx context.Context, from tid.OID) (tid.OID, error) {
+func (s *Cluster) next(ctx context.Context, from tid.OID) (tid.OID, error) {
 	l := &s.listed
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -261,7 +271,7 @@ func (s *clusterStorage) next(ctx context.Context, from tid.OID) (tid.OID, error
 	return l.oids[i], nil
 }
 
-func (s *clusterStorage) NextObject(ctx context.Context, from tid.OID) (tid.OID, zeo.Revision, error) {
+func (s *Cluster) NextObject(ctx context.Context, from tid.OID) (tid.OID, zeo.Revision, error) {
 	for {
 		oid, err := s.next(ctx, from)
 		if err != nil {
@@ -278,7 +288,7 @@ func (s *clusterStorage) NextObject(ctx context.Context, from tid.OID) (tid.OID,
 	}
 }
 
-func (s *clusterStorage) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
+func (s *Cluster) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 	oids, err := s.c.NewOIDs(ctx, n)
 	if errors.Is(err, client.ErrReadOnly) {
 		return nil, zeo.ErrReadOnly
@@ -286,7 +296,7 @@ func (s *clusterStorage) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) 
 	return oids, outage(err)
 }
 
-func (s *clusterStorage) Pack(ctx context.Context, at tid.TID) error {
+func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 	id, err := s.c.Pack(ctx, at)
 	if err != nil || id == tid.Zero {
 		return err
@@ -294,7 +304,7 @@ func (s *clusterStorage) Pack(ctx context.Context, at tid.TID) error {
 	return s.c.WaitForPack(ctx, id)
 }
 
-func (s *clusterStorage) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
+func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	if b.Status != txn.Committed && b.Status != 0 {
 		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
 	}
@@ -341,7 +351,7 @@ func outage(err error) error {
 
 // clusterTxn is a transaction of the cluster.
 type clusterTxn struct {
-	s *clusterStorage
+	s *Cluster
 	t *client.Txn
 }
 

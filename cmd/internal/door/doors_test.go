@@ -1,20 +1,55 @@
-package main
+package door
 
 import (
+	"errors"
+	"net"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
 
-func testDoors(t *testing.T, c *testCluster) {
-	masters := c.masters[0].String()
+// serve lets ZEO clients into a cluster until the test ends.
+func serve(t *testing.T, c *testCluster) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), client.Config{Cluster: "test", Masters: c.masters, CacheSize: 1 << 20, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := zeo.New(t.Context(), zeo.Config{Storages: map[string]zeo.Storage{"1": s}, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Close()
+		if err := errors.Join(<-served, s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+// A cluster that is served twice shows all clients one order.
+func TestTwoDoors(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
 	var clients []*zeotest.Client
 	for range 2 {
-		addr := start(t, &options{cluster: "test", masters: masters}).String()
+		addr := serve(t, c)
 		for i := range 2 {
 			c, err := zeotest.Register(addr, i == 1)
 			if err != nil {
@@ -82,8 +117,8 @@ func TestMasterRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Remove()
-	addr := start(t, &options{cluster: "test", masters: c.masters[0].String()}).String()
+	t.Cleanup(c.Remove)
+	addr := serve(t, c)
 	client, err := zeotest.Register(addr, false)
 	if err != nil {
 		t.Fatal(err)

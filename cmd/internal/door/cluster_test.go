@@ -1,4 +1,4 @@
-package main
+package door
 
 import (
 	"context"
@@ -32,14 +32,14 @@ type testCluster struct {
 }
 
 func testLog(t testing.TB) *slog.Logger {
-	if os.Getenv("NEOZEO_TEST_LOG") == "" {
+	if os.Getenv("DOOR_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, nil))
 }
 
 func startCluster(t testing.TB) (*testCluster, error) {
-	dir, err := os.MkdirTemp("", "neozeo-test-")
+	dir, err := os.MkdirTemp("", "door-test-")
 	if err != nil {
 		return nil, err
 	}
@@ -90,10 +90,10 @@ func (c *testCluster) startMaster(addr proto.Address) error {
 	return nil
 }
 
-func (c *testCluster) open(ctx context.Context, readOnly bool) (*clusterStorage, error) {
+func (c *testCluster) open(ctx context.Context, readOnly bool) (*Cluster, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	return openCluster(ctx, client.Config{Cluster: "test", Masters: c.masters, ReadOnly: readOnly, Log: testLog(c.t).With("node", "C")})
+	return Open(ctx, client.Config{Cluster: "test", Masters: c.masters, ReadOnly: readOnly, Log: testLog(c.t).With("node", "C")})
 }
 
 // Open implements [zeotest.Database].
@@ -103,7 +103,7 @@ func (c *testCluster) Open(ctx context.Context, o *zeotest.Order) (zeo.Storage, 
 		return nil, nil, err
 	}
 	return s, func() {
-		if err := s.close(); err != nil {
+		if err := s.Close(); err != nil {
 			c.t.Errorf("closing the client: %v", err)
 		}
 	}, nil
@@ -139,7 +139,7 @@ func newPool(t testing.TB) *pool {
 			}
 			s, err := c.open(context.Background(), true) // waits until it is ready
 			if err == nil {
-				err = s.close()
+				err = s.Close()
 			}
 			if err != nil {
 				c.Remove()
