@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -63,6 +64,8 @@ type walk struct {
 	tail int // next slot to use
 	post int // txns[:post] have all their records asked for
 
+	asking []*link.Conn // with requests that are not sent yet
+
 	signal chan struct{}
 	mu     sync.Mutex
 	bytes  int // answered and not consumed
@@ -91,6 +94,7 @@ type walkSlot struct {
 	conn *link.Conn
 	done bool
 	obj  *proto.AnswerObject
+	data []byte // of obj, decoded
 	err  error
 }
 
@@ -170,6 +174,7 @@ func (w *walk) await(conn *link.Conn, done *bool) error {
 
 // pump asks for as much as may be asked for ahead.
 func (w *walk) pump() error {
+	defer w.flush()
 	if len(w.txns) <= walkTxns/2 {
 		for len(w.txns) < walkTxns {
 			t, ok, err := w.tids.next(w.ctx)
@@ -222,6 +227,9 @@ func (w *walk) pump() error {
 func (w *walk) postTo(key uint64, req proto.Request, tag asked, later func()) *link.Conn {
 	if v := w.c.view.Load(); v != nil {
 		if conn := w.c.post(v, int(key%uint64(v.np())), req, tag); conn != nil {
+			if !slices.Contains(w.asking, conn) {
+				w.asking = append(w.asking, conn)
+			}
 			return conn
 		}
 	}
@@ -229,6 +237,15 @@ func (w *walk) postTo(key uint64, req proto.Request, tag asked, later func()) *l
 	later()
 	w.mu.Unlock()
 	return nil
+}
+
+// flush sends the requests that wait for more.
+func (w *walk) flush() {
+	for i, conn := range w.asking {
+		conn.Flush()
+		w.asking[i] = nil
+	}
+	w.asking = w.asking[:0]
 }
 
 func (w *walk) wake() {
@@ -252,15 +269,21 @@ func (t *walkTxn) answered(ev link.Event) {
 
 func (s *walkSlot) answered(ev link.Event) {
 	w := s.w
-	w.mu.Lock()
-	s.done = true
-	w.asked--
-	if o, ok := ev.Packet.(*proto.AnswerObject); ok {
-		s.obj = o
-		w.bytes += len(o.Data)
-		w.mean += (len(o.Data) - w.mean) / 16
+	o, ok := ev.Packet.(*proto.AnswerObject)
+	var data []byte
+	var err error
+	if ok {
+		data, err = decodeInPlace(&o.ObjectData) // beside the goroutine that iterates
 	} else {
-		s.err = answerError(ev)
+		err = answerError(ev)
+	}
+	w.mu.Lock()
+	s.done, s.data, s.err = true, data, err
+	w.asked--
+	if ok {
+		s.obj = o
+		w.bytes += len(data)
+		w.mean += (len(data) - w.mean) / 16
 	}
 	w.mu.Unlock()
 	w.wake()
@@ -279,7 +302,7 @@ func (t *walkTxn) take() (*txn.Record, error) {
 		return nil, err
 	}
 	oid := t.info.OIDs[t.taken]
-	obj, err := s.obj, s.err
+	obj, data, err := s.obj, s.data, s.err
 	if obj == nil && err == nil {
 		err = link.ErrClosed
 	}
@@ -290,31 +313,27 @@ func (t *walkTxn) take() (*txn.Record, error) {
 			return nil, err
 		}
 	}
-	return w.record(oid, t.tid, obj, err)
+	return w.record(oid, t.tid, obj, data, err)
 }
 
 // release makes the slot at the head free for another record.
 func (w *walk) release(s *walkSlot) {
 	w.mu.Lock()
 	if s.obj != nil {
-		w.bytes -= len(s.obj.Data)
+		w.bytes -= len(s.data)
 	}
 	if !s.done {
 		w.asked--
 	}
 	w.mu.Unlock()
-	s.obj = nil
+	s.obj, s.data = nil, nil
 	w.head++
 }
 
-// record decodes an answer, or asks again after an error that may not last.
-func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, err error) (*txn.Record, error) {
-	var data []byte
-	if err == nil {
-		if obj.OID != oid || obj.Serial != at {
-			return nil, fmt.Errorf("asked for object %v at %v, got %v at %v", oid, at, obj.OID, obj.Serial)
-		}
-		data, err = decodeInPlace(&obj.ObjectData)
+// record takes a decoded answer, or asks again after an error that may not last.
+func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []byte, err error) (*txn.Record, error) {
+	if err == nil && (obj.OID != oid || obj.Serial != at) {
+		return nil, fmt.Errorf("asked for object %v at %v, got %v at %v", oid, at, obj.OID, obj.Serial)
 	}
 	if pe, ok := errors.AsType[*proto.Error](err); ok {
 		err = fromWire(pe)
@@ -379,7 +398,7 @@ func (t *walkTxn) transaction() *txn.Transaction {
 func (t *walkTxn) records(yield func(*txn.Record, error) bool) {
 	if t.drop {
 		for _, oid := range t.info.OIDs[:t.taken] {
-			r, err := t.w.record(oid, t.tid, nil, ErrNoStorage)
+			r, err := t.w.record(oid, t.tid, nil, nil, ErrNoStorage)
 			if err != nil {
 				yield(nil, err)
 				return

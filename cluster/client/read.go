@@ -145,8 +145,8 @@ func steady[T any](ctx context.Context, read func() (T, error)) (T, error) {
 	}
 }
 
-// post makes a request to one readable cell of a partition without waiting, and
-// returns the link, nil if none is open; the caller then takes the slow way,
+// post makes a request to one readable cell of a partition without waiting, to be
+// sent by Flush, and returns the link, nil if none is open; the caller then takes the slow way,
 // [Client.read]. If the link ends without the tag having been told, the request
 // came too late.
 func (c *Client) post(v *view, partition int, req proto.Request, tag asked) *link.Conn {
@@ -162,7 +162,7 @@ func (c *Client) post(v *view, partition int, req proto.Request, tag asked) *lin
 		select {
 		case <-l.done:
 			if l.conn != nil {
-				l.conn.Ask(req, tag)
+				l.conn.AskLater(req, tag)
 				return l.conn
 			}
 		default:

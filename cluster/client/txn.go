@@ -55,6 +55,7 @@ type Txn struct {
 	stored   bool // no more stores: deadlocks need not be avoided any more
 	voted    bool
 	ended    bool
+	unsent   bool            // stores may wait on the links for more, or for an answer
 	crowded  bool            // its user waits for room
 	keepAll  bool            // keep the data of all stores until the end
 	watchers []chan struct{} // to be closed at the next answer
@@ -195,7 +196,7 @@ func (t *Txn) TTID() tid.TID { return t.ttid }
 
 // Store writes an object whose current revision is expected to be serial, Zero
 // for a new object. It does not wait for storages, unless much data is waiting
-// already. Conflicts appear in Vote, or in a later Store. data must not be
+// already; it may be sent together with the following ones. Conflicts appear in Vote, or in a later Store. data must not be
 // changed until the transaction ends; nil deletes the object.
 func (t *Txn) Store(ctx context.Context, oid tid.OID, serial tid.TID, data []byte) error {
 	return t.write(ctx, oid, &write{data: data, serial: serial, deleted: data == nil})
@@ -321,8 +322,9 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	}
 	partition := oid.Partition(v.np())
 	type target struct {
-		id   proto.NodeID
-		conn *link.Conn
+		id    proto.NodeID
+		conn  *link.Conn
+		alone bool // do not wait: nothing else is under way
 	}
 	targets := make([]target, 0, 4)
 	for _, cell := range v.rows[partition] {
@@ -331,7 +333,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 			return err
 		}
 		if conn != nil {
-			targets = append(targets, target{cell.ID, conn})
+			targets = append(targets, target{id: cell.ID, conn: conn})
 		}
 	}
 	if len(targets) == 0 {
@@ -358,6 +360,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	}
 
 	t.mu.Lock()
+	repeated := t.data[oid] != nil
 	t.forgetLocked(oid)
 	if i, ok := t.position[oid]; !ok || !w.again {
 		if ok {
@@ -371,8 +374,10 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 		t.resolved[oid] = max(c, t.resolved[oid])
 	}
 	targets = slices.DeleteFunc(targets, func(to target) bool { return t.nodes[to.id] != to.conn })
-	for _, to := range targets {
+	for i, to := range targets {
 		w.waiting = append(w.waiting, to.id)
+		targets[i].alone = t.pending[to.id] == 0 || repeated
+		t.unsent = t.unsent || !targets[i].alone
 		t.pending[to.id]++
 		t.wrote[to.id] = true
 	}
@@ -383,7 +388,11 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 		return fmt.Errorf("transaction %v: write to partition %d: %w", t.ttid, partition, ErrNoStorage)
 	}
 	for _, to := range targets {
-		to.conn.Ask(req, &storeAsked{t, to.id, oid, w})
+		if to.alone {
+			to.conn.Ask(req, &storeAsked{t, to.id, oid, w})
+		} else {
+			to.conn.AskLater(req, &storeAsked{t, to.id, oid, w})
+		}
 	}
 	return nil
 }
@@ -450,8 +459,27 @@ func (t *Txn) signal() {
 	}
 }
 
+// flush sends the stores that wait for more.
+func (t *Txn) flush() {
+	t.mu.Lock()
+	var conns []*link.Conn
+	if t.unsent {
+		t.unsent = false
+		for _, conn := range t.nodes {
+			if conn != nil {
+				conns = append(conns, conn)
+			}
+		}
+	}
+	t.mu.Unlock()
+	for _, conn := range conns {
+		conn.Flush()
+	}
+}
+
 // wait waits for an answer.
 func (t *Txn) wait(ctx context.Context) error {
+	t.flush()
 	select {
 	case <-t.changed:
 		return nil
@@ -463,6 +491,7 @@ func (t *Txn) wait(ctx context.Context) error {
 // awaitLock waits until all nodes have accepted the store of an object, or the
 // transaction is over. It may be called by other goroutines than its user.
 func (t *Txn) awaitLock(ctx context.Context, oid tid.OID) error {
+	t.flush()
 	for {
 		t.mu.Lock()
 		if t.data[oid] == nil || t.ended || t.err != nil {
@@ -494,8 +523,12 @@ func (a *storeAsked) answered(ev link.Event) {
 	t.mu.Lock()
 	defer func() {
 		// Nobody waits for one answer among many.
+		flush := t.unsent
 		tell := !t.waitingLocked() || t.crowded || t.err != nil || len(t.conflict) > 0 || len(t.watchers) > 0
 		t.mu.Unlock()
+		if flush {
+			t.flush()
+		}
 		if tell {
 			t.signal()
 		}

@@ -170,10 +170,10 @@ func (c *Conn) Send(p proto.Packet) {
 func (c *Conn) Ask(req proto.Request, tag any) (id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.askLocked(req, &pending{Pending: Pending{Request: req, Tag: tag}})
+	return c.askLocked(req, &pending{Pending: Pending{Request: req, Tag: tag}}, false)
 }
 
-func (c *Conn) askLocked(req proto.Request, p *pending) uint32 {
+func (c *Conn) askLocked(req proto.Request, p *pending, later bool) uint32 {
 	id := c.idLocked()
 	if c.state == ended {
 		return id
@@ -182,7 +182,9 @@ func (c *Conn) askLocked(req proto.Request, p *pending) uint32 {
 	c.pending[id] = p
 	if c.state == open {
 		c.queueLocked(id, req)
-		c.flushLocked()
+		if !later || len(c.out) > delayedBytes {
+			c.flushLocked()
+		}
 	}
 	return id
 }
@@ -211,7 +213,7 @@ func (c *Conn) Call(ctx context.Context, req proto.Request) (proto.Packet, error
 	}
 	p := c.callLocked()
 	p.Request = req
-	c.askLocked(req, p)
+	c.askLocked(req, p, false)
 	c.mu.Unlock()
 	select {
 	case a := <-p.answer:

@@ -16,6 +16,14 @@ func (c *Conn) Queue(id uint32, p proto.Packet) {
 	}
 }
 
+// AskLater is Ask for whoever has more to ask at once: the request is sent with
+// the next packet, or by [Conn.Flush].
+func (c *Conn) AskLater(req proto.Request, tag any) (id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.askLocked(req, &pending{Pending: Pending{Request: req, Tag: tag}}, true)
+}
+
 // Flush sends what was queued.
 func (c *Conn) Flush() {
 	c.mu.Lock()

@@ -233,7 +233,7 @@ func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	}
 	use := db.readMain
 	if aside {
-		use = db.pool.use
+		use = db.readNear
 	}
 	var found proto.Opt[tid.TID]
 	err = use(func(c *Conn) error {

@@ -13,11 +13,12 @@ import (
 // limits are sizes of the write-ahead log, in pages.
 type limits struct {
 	copy    int64 // copied in the background from here on
+	little  int64 // left to be copied while readers wait
 	restart int64 // begun again from its start, readers waiting for a moment
 	max     int64 // a commit waits until it is copied
 }
 
-var defaultLimits = limits{copy: 1000, restart: 10000, max: 40000}
+var defaultLimits = limits{copy: 3000, little: 1000, restart: 10000, max: 40000}
 
 // idle is the pause after which what is left of the log is copied.
 const idle = time.Second
@@ -66,7 +67,7 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 		return err
 	}
 	left := pages - copied
-	if pages >= k.max || pages >= k.restart && left < k.copy {
+	if pages >= k.max || pages >= k.restart && left < k.little {
 		k.busy.Lock()
 		defer k.busy.Unlock()
 		return pause(func() error {
