@@ -67,6 +67,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"Erase", testErase},
 		{"Concurrency", testConcurrency},
 		{"ConcurrentTransactions", testConcurrentTransactions},
+		{"DeferredUnlock", testDeferredUnlock},
 		{"RandomWorkMatchesModel", testRandomWork},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -210,11 +211,19 @@ func (e *env) hold(ttid tid.TID, changes ...change) ([]backend.Store, *backend.M
 func (e *env) commit(ttid, final tid.TID, changes ...change) []backend.Store {
 	e.Helper()
 	stores := e.vote(ttid, changes...)
-	e.ok(e.b.Commit())
+	e.ok(commitVotes(e.b))
 	e.ok(e.b.Lock(ttid, final, false))
-	e.ok(e.b.Commit())
+	e.ok(commitVotes(e.b))
 	e.ok(e.b.Unlock(ttid, final, true, len(stores) > 0, false))
 	return stores
+}
+
+// commitVotes commits as nodes do while transactions follow each other.
+func commitVotes(b backend.Backend) error {
+	if d, ok := b.(backend.Deferring); ok {
+		return d.CommitVotes()
+	}
+	return b.Commit()
 }
 
 // at and before are arguments of GetObject.

@@ -265,3 +265,56 @@ func testConcurrentTransactions(e *env) {
 		}
 	}
 }
+
+// What was unlocked is seen at once. If it was not committed, a crash makes it
+// unfinished again, with its final TID, whatever was committed since.
+func testDeferredUnlock(e *env) {
+	e.table()
+	const n = 40
+	finals := map[tid.TID]tid.TID{}
+	var last tid.TID
+	for i := range n {
+		t := e.next(0)
+		last = t
+		finals[t] = t
+		e.commit(t, t, change{oid: 1, text: fmt.Sprint(i)}, change{oid: tid.OID(10 + i), text: "new"})
+		e.loads(1, query{}, e.load(1, query{at: t}))
+		if i > 0 {
+			o, err := e.b.GetObject(1, none, proto.Some(t))
+			e.ok(err)
+			e.equal("next revision", o.Next, t)
+		}
+		m, err := e.b.Transaction(t)
+		if i%10 == 9 { // this may write what waits
+			e.ok(err)
+			e.equal("objects", m.OIDs, []tid.OID{1, tid.OID(10 + i)})
+		}
+	}
+	voted := e.next(0)
+	e.vote(voted, change{oid: 2, text: "voted"})
+	e.ok(commitVotes(e.b))
+	want := e.load(1, query{})
+	e.crash()
+	found, err := e.b.Unfinished()
+	e.ok(err)
+	e.equal("vote", found[voted], proto.Opt[tid.TID]{})
+	if _, ok := found[voted]; !ok {
+		e.Error("a vote was lost")
+	}
+	delete(found, voted)
+	for ttid, final := range found {
+		e.equal(fmt.Sprint("final TID of ", ttid), final, proto.Some(finals[ttid]))
+		e.ok(e.b.Validate(ttid, final.V))
+	}
+	e.ok(e.b.DropUnfinished())
+	e.loads(1, query{}, want)
+	for i := range n {
+		if got := e.load(tid.OID(10+i), query{}); got == "no such object" {
+			e.Errorf("object %d of transaction %d was lost", 10+i, i)
+		}
+	}
+	if _, err := e.b.Transaction(last); err != nil {
+		e.Error(err)
+	}
+	e.equal("orphans", e.orphans(), 0)
+}

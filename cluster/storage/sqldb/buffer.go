@@ -133,6 +133,9 @@ type overlay struct {
 	from tid.TID
 	// deleted: something was deleted, so objs is not all that changed.
 	deleted bool
+	// written: statements of others changed the tables, so that what is in objs
+	// may have been packed.
+	written bool
 }
 
 func newOverlay() overlay { return overlay{objs: map[tid.OID][]objRow{}, from: tid.Invalid} }

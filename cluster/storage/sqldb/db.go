@@ -172,6 +172,9 @@ func (db *DB) writeLocked(f func(c *Conn) error) error {
 	if err := db.begin(); err != nil {
 		return db.fail(err)
 	}
+	db.m.Lock()
+	db.recent.written = true
+	db.m.Unlock()
 	return db.fail(f(db.conn))
 }
 

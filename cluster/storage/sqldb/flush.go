@@ -76,7 +76,7 @@ func (db *DB) flushInto(commit, later bool) error {
 // there is not much of it, nothing else has changed, and the temporary tables have
 // it all. The caller holds m.
 func (db *DB) deferrable() bool {
-	if db.recent.n >= maxDeferredRecords || db.recent.deleted || len(db.queue) >= maxDeferred ||
+	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred ||
 		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
 		return false
 	}

@@ -171,7 +171,7 @@ func (db *DB) share(p int, oid tid.OID, t tid.TID, hold bool) (id backend.DataID
 	err = db.err
 	for _, o := range []*overlay{&db.recent, &db.saving} {
 		for _, r := range o.objs[oid] {
-			if r.tid == t && !o.deleted {
+			if r.tid == t && !o.deleted && !o.written {
 				id, found = r.data, true
 			}
 		}
