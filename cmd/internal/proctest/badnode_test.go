@@ -2,7 +2,6 @@ package proctest
 
 import (
 	"crypto/tls"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -155,7 +154,14 @@ func TestForeignBytes(t *testing.T) {
 		defer conn.Close()
 	}
 	c.alive(t, file)
-	if out := fmt.Sprint(c.Master.Output()); strings.Count(out, "\n") > 200 {
-		t.Errorf("the master wrote %d lines about strangers", strings.Count(out, "\n"))
+	if n := strings.Count(c.Master.Output(), "\n"); n > 200 {
+		t.Errorf("the master wrote %d lines about strangers", n)
+	}
+	// Nor do they hold up the end.
+	for _, p := range c.Nodes() {
+		start := time.Now()
+		if err := p.Stop(t); err != nil || time.Since(start) > 15*time.Second {
+			t.Errorf("%s ended after %v: %v", p.Name, time.Since(start), err)
+		}
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-
-	"github.com/neozodb/neo/fsformat"
 )
 
 // without returns a Data.fs without the bytes [from, to), which are transactions or
@@ -77,6 +75,9 @@ var differences = map[string]func(b []byte) []byte{
 	},
 }
 
+// undone is how many records of some samples are links to older data.
+var undone = map[string]string{"02-undo.fs": "5", "site.fs": "51"}
+
 var shapes = []Options{
 	{Storages: 1, Partitions: 4},
 	{Storages: 2, Partitions: 5, Replicas: 1},
@@ -125,7 +126,11 @@ func TestIdentity(t *testing.T) {
 				c.migrate(t, file)
 				c.export(t, out)
 				sameBytes(t, out, want)
-				must(t, "neofs", "check", "-q", out)
+				// Nothing was replaced by what only looks alike: undo refers to what it undid.
+				report, _ := must(t, "neofs", "check", "-q", out)
+				if n := undone[name]; n != "" {
+					says(t, "neofs check", report, n+` records that share the data of earlier ones`)
+				}
 			})
 		}
 	}
@@ -158,24 +163,6 @@ func TestMetadata(t *testing.T) {
 	}
 	want[packed] = ' '
 	sameBytes(t, out, want)
-}
-
-// Undo records refer to older ones in the file that comes back, as they did.
-func TestUndoLinks(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(samples, "site.fs")
-	r, err := fsformat.Open(file, fsformat.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	s, err := fsformat.Check(t.Context(), r, fsformat.CheckOptions{}, func(p fsformat.Problem) { t.Error(p) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.BackPointers == 0 {
-		t.Error("the sample shows no undo")
-	}
 }
 
 // An export as of a moment is the beginning of the file.

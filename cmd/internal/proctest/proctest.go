@@ -64,7 +64,6 @@ type Process struct {
 	Name string
 	path string
 	args []string
-	env  []string
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -200,13 +199,27 @@ func (p *Process) peakMemory() (int64, bool) {
 // Output returns all that the program printed so far, all starts together.
 func (p *Process) Output() string { return p.output.String() }
 
-// Run runs a program of the module to its end.
+// runLimit is how long a program may run that has to end by itself.
+const runLimit = 3 * time.Minute
+
+// Run runs a program of the module to its end. One that does not end is made to
+// tell what it waits for.
 func Run(t testing.TB, program string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	cmd := exec.Command(Bin(t, program), args...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
+	cmd.SysProcAttr = childAttr()
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	stuck := time.AfterFunc(runLimit, func() {
+		cmd.Process.Signal(syscall.SIGABRT) // fails only if the process ended meanwhile
+	})
+	err := cmd.Wait()
+	if !stuck.Stop() {
+		t.Fatalf("%s %s does not end:\n%s", program, strings.Join(args, " "), errOut.String())
+	}
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		t.Fatalf("%s: %v", program, err)
 	}

@@ -120,7 +120,7 @@ func TestStopUnderLoad(t *testing.T) {
 	}
 }
 
-var ready = regexp.MustCompile(`(?m)^ready name=(\S+) masters=(\S+) admin=(\S+)$`)
+var ready = regexp.MustCompile(`(?m)^ready name=(\S+) masters=(\S+) admin=(\S+)(?: zeo=\S+)?$`)
 
 // waitReady waits for the nth line of neosimple that says where its cluster is.
 func waitReady(t testing.TB, p *Process, nth int) *Cluster {
