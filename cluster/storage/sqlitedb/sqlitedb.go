@@ -55,9 +55,10 @@ func Open(database string, o Options) (*sqldb.DB, error) {
 var _ backend.Backend = (*sqldb.DB)(nil)
 
 const (
-	pageSize     = 8192
-	writerCache  = 64 << 10 // KiB
-	readerCache  = 16 << 10 // KiB
+	pageSize = 8192
+	// The allocator of the pure Go driver takes twice as much.
+	writerCache  = 24 << 10 // KiB
+	readerCache  = 8 << 10  // KiB
 	readers      = 4
 	maxPartition = 32767 // data ids, partition·2⁴⁸, are signed
 	rowsInInsert = 64
