@@ -50,7 +50,7 @@ left as it is. Nobody else may write to the cluster while it is filled.` + cli.E
 	fs := cmd.Flags()
 	o.AddFlags(fs)
 	cli.Required(fs, "cluster")
-	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none")
+	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none; 1 costs a tenth less work than 5, and 6 % of space")
 	fs.IntVar(&o.window, "window", 128, "transactions under way at once; 1 if another node of the cluster is too old for more")
 	return cmd
 }
