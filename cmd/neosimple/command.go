@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,7 @@ type options struct {
 	replicas   int
 	masters    string
 	admin      string
+	zeo        string
 	adapter    string
 	quiet      bool
 }
@@ -43,9 +45,12 @@ on with it. Otherwise the directory is a temporary one, removed at the end. With
 --import the cluster begins as a copy of a Data.fs; one that has this copy already
 goes on from there.
 
-Once it is running, a line is written to stdout:
+Applications that know ZEO need no NEO client: they are served at --zeo, storage
+"1". With --ca, --cert and --key they need a certificate of that authority as well.
 
-  ready name=NAME masters=HOST:PORT admin=HOST:PORT` + cli.ExitStatus,
+Once it is running, a line is written to stdout (with --zeo none without zeo=):
+
+  ready name=NAME masters=HOST:PORT admin=HOST:PORT zeo=HOST:PORT` + cli.ExitStatus,
 		Args:                  cobra.NoArgs,
 		DisableFlagsInUseLine: true,
 		RunE:                  func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, &o) },
@@ -59,6 +64,7 @@ Once it is running, a line is written to stdout:
 	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
 	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:0", "address of the master")
 	cli.Text(fs, &o.admin, "admin", "", "127.0.0.1:0", "address of the admin")
+	cli.Text(fs, &o.zeo, "zeo", "", "127.0.0.1:0", "address for ZEO clients, or "+noZEO)
 	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "kind of databases: only SQLite")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
 	o.Logging.AddFlags(fs)
@@ -94,6 +100,14 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	// A port in use must not cost an import.
+	zeoPort, err := o.listenZEO(ctx)
+	if err != nil {
+		return err
+	}
+	if zeoPort != nil {
+		defer zeoPort.Close() // by who serves it, unless the start failed
+	}
 	log, err := o.OpenLog(env)
 	if err != nil {
 		return err
@@ -117,7 +131,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)
-	err = serve(ctx, env, o, log, cluster, cfg.Dir)
+	err = serve(ctx, env, o, log, cluster, cfg.Dir, zeoPort)
 	stop()
 	wait()
 	return err
@@ -146,19 +160,22 @@ func (o *options) config(ctx context.Context) (simple.Config, error) {
 }
 
 // serve runs the cluster until it is told to stop.
-func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string) error {
-	running, stop := context.WithCancel(ctx)
-	defer stop()
+func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string, zeoPort net.Listener) error {
+	// The nodes outlive what uses them.
+	nodes, stopNodes := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopNodes()
+	using, stopUsing := context.WithCancel(ctx)
+	defer stopUsing()
 	ended := make(chan error, 1)
 	go func() {
-		err := cluster.Run(running)
-		stop() // also ends what waits for the cluster
+		err := cluster.Run(nodes)
+		stopUsing()
 		ended <- err
 	}()
-	err := prepare(running, env, o, log, cluster, dir)
+	imported, err := prepare(using, env, o, log, cluster)
 	if err != nil {
 		interrupted := ctx.Err() != nil
-		stop()
+		stopNodes()
 		runErr := <-ended
 		switch {
 		case interrupted && errors.Is(err, context.Canceled) && o.source != "":
@@ -170,7 +187,12 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		}
 		return errors.Join(err, runErr)
 	}
-	err = <-ended
+	err = use(using, stopUsing, env, o, log, cluster, dir, imported, zeoPort)
+	if using.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // told to stop, or the cluster has ended and says why
+	}
+	stopNodes()
+	err = errors.Join(err, <-ended)
 	if err == nil && !o.quiet {
 		fmt.Fprintln(env.Stderr, "Stopped.")
 	}
@@ -180,29 +202,45 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 // startTimeout is how long the nodes may take to become a cluster.
 const startTimeout = 60 * time.Second
 
-// prepare waits for the cluster, fills it, and says that it is ready.
-func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string) error {
+// prepare waits for the cluster and fills it. It says in words what was imported.
+func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster) (imported string, err error) {
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := cluster.WaitRunning(starting); err != nil {
-		return err
+		return "", err
 	}
-	imported := ""
 	if o.source != "" {
-		var err error
 		if imported, err = importFile(ctx, env, o, log, cluster); err != nil {
-			return fmt.Errorf("importing %s: %w", o.source, err)
+			return "", fmt.Errorf("importing %s: %w", o.source, err)
 		}
 	}
-	if !o.quiet {
-		fmt.Fprint(env.Stderr, welcome(o, cluster, dir, imported))
+	return imported, nil
+}
+
+// use serves ZEO clients, says that the cluster is ready, and waits for the end of
+// the context, which is also that of the cluster; stop ends it.
+func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir, imported string, zeoPort net.Listener) (err error) {
+	ready := fmt.Sprintf("ready name=%s masters=%v admin=%v", cluster.Name(), cluster.Master(), cluster.Admin())
+	if zeoPort != nil {
+		d, openErr := openZEO(ctx, o, log, cluster, zeoPort, stop)
+		if openErr != nil {
+			return fmt.Errorf("serving ZEO clients: %w", openErr)
+		}
+		defer func() { err = errors.Join(err, d.close()) }()
+		ready += fmt.Sprintf(" zeo=%v", zeoPort.Addr())
 	}
-	_, err := fmt.Fprintf(env.Stdout, "ready name=%s masters=%v admin=%v\n", cluster.Name(), cluster.Master(), cluster.Admin())
-	return err
+	if !o.quiet {
+		fmt.Fprint(env.Stderr, welcome(o, cluster, dir, imported, zeoPort))
+	}
+	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // welcome says what is running and what to do with it.
-func welcome(o *options, cluster *simple.Cluster, dir, imported string) string {
+func welcome(o *options, cluster *simple.Cluster, dir, imported string, zeoPort net.Listener) string {
 	var b strings.Builder
 	what := "A new database"
 	if cluster.Existing() {
@@ -218,6 +256,9 @@ func welcome(o *options, cluster *simple.Cluster, dir, imported string) string {
 		fmt.Fprintf(&b, "  %s\n", imported)
 	}
 	fmt.Fprintf(&b, "  master  %v\n  admin   %v\n  client  %s\n", cluster.Master(), cluster.Admin(), clientURI(o, cluster))
+	if zeoPort != nil {
+		fmt.Fprintf(&b, "  ZEO     %v\n", zeoPort.Addr())
+	}
 	opts := fmt.Sprintf("-c %s%s", cluster.Name(), tlsOptions(o))
 	b.WriteString("Try, in another terminal:\n")
 	if imported == "" {
@@ -225,7 +266,10 @@ func welcome(o *options, cluster *simple.Cluster, dir, imported string) string {
 	} else {
 		fmt.Fprintf(&b, "  %s -a %v%s print ids    # what it has: last object, last transaction\n", program("neoctl"), cluster.Admin(), tlsOptions(o))
 	}
-	fmt.Fprintf(&b, "  %s %s %v copy.fs    # export everything to a Data.fs\n", program("neoexport"), opts, cluster.Master())
+	if zeoPort != nil {
+		fmt.Fprintf(&b, "Load objects, in a Python with ZEO (pip install ZEO):\n%s", loadWithZEO(o, zeoPort))
+	}
+	fmt.Fprintf(&b, "Export everything to a Data.fs:\n  %s %s %v copy.fs\n", program("neoexport"), opts, cluster.Master())
 	b.WriteString("Ctrl-C stops it.\n")
 	return b.String()
 }

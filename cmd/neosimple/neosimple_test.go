@@ -56,14 +56,14 @@ func start(t *testing.T, args ...string) *process {
 	return p
 }
 
-var readyLine = regexp.MustCompile(`^ready name=(\S+) masters=(\S+:\d+) admin=(\S+:\d+)\n$`)
+var readyLine = regexp.MustCompile(`^ready name=(\S+) masters=(\S+:\d+) admin=(\S+:\d+)( zeo=(\S+:\d+))?\n$`)
 
 // ready waits for the line on stdout and returns its values.
-func (p *process) ready() (name, masters, admin string) {
+func (p *process) ready() (name, masters, admin, zeo string) {
 	p.t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if m := readyLine.FindStringSubmatch(p.stdout.String()); m != nil {
-			return m[1], m[2], m[3]
+			return m[1], m[2], m[3], m[5]
 		}
 		select {
 		case code := <-p.code:
@@ -107,7 +107,7 @@ func TestImport(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "db")
 	for i, want := range []string{"It has 334 transactions with 2142 records from ", "It already has everything that is in "} {
 		p := start(t, "--dir", dir, "--import", site, "--name", "sample", "--storages", "2")
-		name, masters, admin := p.ready()
+		name, masters, admin, _ := p.ready()
 		text := p.stderr.String()
 		if name != "sample" || !strings.Contains(text, want+site) || !strings.Contains(text, masters) || !strings.Contains(text, admin) {
 			t.Errorf("start %d: %s %s %s\n%s", i, name, masters, admin, text)
@@ -162,13 +162,14 @@ func TestTemporaryDirectory(t *testing.T) {
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, "--dir", dir, "-q", "--name", "n1")
-	_, masters, _ := p.ready()
+	_, masters, _, zeo := p.ready()
 	if p.stderr.String() != "" {
 		t.Errorf("quiet, but: %s", p.stderr.String())
 	}
 	fails(t, 1, dir+": in use by another process", "--dir", dir)
 	fails(t, 1, "listening at "+masters, "--masters", masters)
 	fails(t, 1, "listening at "+masters, "--admin", masters)
+	fails(t, 1, "--zeo: listen tcp "+zeo+": bind: address already in use", "--zeo", zeo)
 	p.stop()
 	fails(t, 1, `belongs to cluster "n1", not "n2"`, "--dir", dir, "--name", "n2")
 	fails(t, 1, "databases of 1 storages, not 2", "--dir", dir, "--storages", "2")
@@ -182,6 +183,7 @@ func TestRefused(t *testing.T) {
 	fails(t, 1, "no such file", "--import", file+"x")
 	fails(t, 1, "at least 2 storages", "--replicas", "1")
 	fails(t, 2, "--partitions", "--partitions", "0")
+	fails(t, 1, "--zeo: ", "--zeo", "nowhere.invalid:x")
 	fails(t, 2, "MySQL", "--adapter", "MySQL")
 	fails(t, 2, "unknown command", "word")
 }
