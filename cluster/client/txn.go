@@ -377,7 +377,6 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	for i, to := range targets {
 		w.waiting = append(w.waiting, to.id)
 		targets[i].alone = t.pending[to.id] == 0 || repeated
-		t.unsent = t.unsent || !targets[i].alone
 		t.pending[to.id]++
 		t.wrote[to.id] = true
 	}
@@ -387,12 +386,19 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	if len(targets) == 0 { // lost since
 		return fmt.Errorf("transaction %v: write to partition %d: %w", t.ttid, partition, ErrNoStorage)
 	}
+	later := false
 	for _, to := range targets {
 		if to.alone {
 			to.conn.Ask(req, &storeAsked{t, to.id, oid, w})
 		} else {
 			to.conn.AskLater(req, &storeAsked{t, to.id, oid, w})
+			later = true
 		}
+	}
+	if later { // not before: an answer that comes meanwhile would take the mark
+		t.mu.Lock()
+		t.unsent = true
+		t.mu.Unlock()
 	}
 	return nil
 }
