@@ -2,6 +2,7 @@ package proctest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -87,7 +88,7 @@ func TestStopUnderLoad(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
 	if _, errOut, status := c.Ctl(t, "set", "cluster", "stopping"); status != 0 {
 		t.Errorf("set cluster stopping: %s, exit status %d", errOut, status)
 	}
@@ -115,8 +116,8 @@ func TestStopUnderLoad(t *testing.T) {
 	for _, err := range clustertest.Verify(seen, db) {
 		t.Error(err)
 	}
-	if len(db) < 5 {
-		t.Errorf("only %d transactions were committed", len(db))
+	if len(db) == 0 {
+		t.Error("nothing was committed")
 	}
 }
 
