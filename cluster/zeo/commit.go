@@ -41,6 +41,8 @@ type transaction struct {
 	last      map[tid.OID]int // last operation that writes the object
 	undone    []tid.OID       // by undos
 
+	unresolved int // votes that were answered with conflicts
+
 	phase   phase  // changed by the owner, under txnState.mu
 	aborted bool   // while the goroutine owned it; under txnState.mu
 	after   func() // what to do then
@@ -119,6 +121,11 @@ func (s *txnState) vote(id int64, msg msgID, async bool) error {
 func (s *txnState) runVote(t *transaction, msg msgID, async bool) {
 	c := s.c
 	changed, err := t.vote(s)
+	if err == nil && len(t.conflicts) > 0 {
+		if t.unresolved++; t.unresolved == mostVotes {
+			err = t.firstConflict()
+		}
+	}
 	s.mu.Lock()
 	gone := t.aborted
 	switch {
@@ -150,6 +157,15 @@ func (s *txnState) runVote(t *transaction, msg msgID, async bool) {
 	case !async:
 		s.sendVote(t, &msg, changed)
 	}
+}
+
+// mostVotes is how often clients vote on one transaction. If the last vote is
+// answered with conflicts, they resolve them, do not vote again, and finish.
+const mostVotes = 9
+
+// firstConflict returns the conflict with the least object id.
+func (t *transaction) firstConflict() error {
+	return t.conflicts[slices.Min(slices.Collect(maps.Keys(t.conflicts)))]
 }
 
 func isConflict(err error) bool {
@@ -494,10 +510,9 @@ func (s *txnState) finish(id int64, msg msgID, async bool) error {
 	t := s.open
 	if t == nil || t.id != id {
 		s.mu.Unlock()
-		if !async {
-			s.c.send(&msg, (*encoder).null)
-		}
-		return nil
+		// A client that was connected elsewhere when it voted would take any answer,
+		// even None, for a commit.
+		return fmt.Errorf("transaction %d is not open on this connection: %w", id, ErrUnavailable)
 	}
 	defer s.mu.Unlock()
 	if t.phase != phaseVoted {

@@ -512,16 +512,42 @@ func TestExceptions(t *testing.T) {
 		}
 		_, err := c.Call("vote", 9)
 		wantClass(t, err, "ZODB.POSException.Unsupported")
-		_, err = c.Call("tpc_finish", 9) // forgotten: not an error
-		if err != nil {
-			t.Error(err)
-		}
 		// Finishing what was not voted.
 		if err := c.Async("tpc_begin", 10, []byte{}, []byte{}, zeotest.Dict{}); err != nil {
 			t.Fatal(err)
 		}
 		_, err = c.Call("tpc_finish", 10)
 		wantClass(t, err, "builtins.AssertionError")
+		// Clients take any answer for a commit.
+		if v, err := c.Call("tpc_finish", 9); err == nil {
+			t.Errorf("finishing what was voted elsewhere: %v", v)
+		} else if r, ok := errors.AsType[*zeotest.RemoteError](err); ok {
+			t.Errorf("finishing what was voted elsewhere: %v instead of the end of the connection", r)
+		}
+	})
+}
+
+// Clients give up resolving conflicts after nine votes, and then finish what was
+// not voted unless the ninth fails.
+func TestLastVote(t *testing.T) {
+	bothEncodings(t, func(t *testing.T, msgpack bool) {
+		s := serve(t, zeotest.NewMemory(), nil)
+		c := s.client(msgpack)
+		base := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
+		newest := commit(t, c, zeotest.Store{OID: 1, Base: base, Data: []byte("y")})
+		answer, err := c.Vote(1, zeotest.Store{OID: 1, Base: base, Data: []byte("mine")})
+		for n := 1; n < 9; n++ {
+			if err != nil || !strings.Contains(fmt.Sprint(answer), "serials") {
+				t.Fatalf("vote %d: %v, %v, want a conflict", n, answer, err)
+			}
+			if err := c.Async("storea", tid.OID(1), base, []byte("not resolved"), 1); err != nil {
+				t.Fatal(err)
+			}
+			answer, err = c.Call("vote", 1)
+		}
+		wantClass(t, err, "ZODB.POSException.ConflictError")
+		// The client goes on with the same connection.
+		commit(t, c, zeotest.Store{OID: 1, Base: newest, Data: []byte("again")})
 	})
 }
 

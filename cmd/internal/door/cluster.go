@@ -343,8 +343,10 @@ func fromClient(err error) error {
 
 // outage marks the errors of a cluster that cannot serve for the moment.
 func outage(err error) error {
-	if errors.Is(err, client.ErrMasterLost) || errors.Is(err, client.ErrNoStorage) || errors.Is(err, client.ErrClosed) {
-		return fmt.Errorf("%w: %w", zeo.ErrUnavailable, err)
+	for _, e := range []error{client.ErrMasterLost, client.ErrNoStorage, client.ErrIncomplete, client.ErrClosed} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", zeo.ErrUnavailable, err)
+		}
 	}
 	return err
 }
