@@ -336,3 +336,34 @@ func TestAbortDuringTLSHandshake(t *testing.T) {
 		<-c.Done()
 	}
 }
+
+// A peer that requires TLS may reset the connection of one that does not use it.
+func TestResetBeforeHandshake(t *testing.T) {
+	checkGoroutines(t)
+	nl, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nl.Close()
+	ended := make(chan error, 1)
+	c, err := Dial(t.Context(), address(nl.Addr()), Config{Deliver: func(ev Event) {
+		if ev.End() {
+			ended <- ev.Err
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc, err := nl.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	if err := <-ended; !strings.Contains(err.Error(), "may require TLS") {
+		t.Errorf("ended with %v", err)
+	}
+	<-c.Done()
+}

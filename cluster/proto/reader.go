@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"github.com/neozodb/neo/cluster/msgpack"
 )
@@ -48,7 +49,7 @@ func (r *Reader) Handshake() error {
 			return nil
 		case same == len(got):
 			if err := r.fill(len(Handshake)); err != nil {
-				if err == io.EOF && len(r.buf) == 0 {
+				if (err == io.EOF || errors.Is(err, syscall.ECONNRESET)) && len(r.buf) == 0 {
 					return fmt.Errorf("no handshake (it may require TLS, or speak another version of the protocol): %w", err)
 				}
 				return err
