@@ -85,9 +85,17 @@ func (c *claims) takeLocked(t *transaction, oids []tid.OID) {
 }
 
 // wait claims all of the objects once nobody before has a claim to any of them.
+// What t has claimed already is given back and waited for too: two that waited for
+// what the other has would do so for ever.
 func (c *claims) wait(ctx context.Context, t *transaction, oids []tid.OID) error {
-	w := &claim{t, oids, make(chan struct{})}
+	w := &claim{t, slices.Clone(oids), make(chan struct{})}
 	c.mu.Lock()
+	for o, owner := range c.owner {
+		if owner == t {
+			delete(c.owner, o)
+			w.oids = append(w.oids, o)
+		}
+	}
 	c.waiting = append(c.waiting, w)
 	c.grantLocked()
 	c.mu.Unlock()

@@ -92,3 +92,42 @@ func TestWhoGivesUpClaimsNothing(t *testing.T) {
 		}
 	})
 }
+
+// Two transactions that each have what the other waits for give it back first.
+func TestClaimsDoNotDeadlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c claims
+		var a, b transaction
+		if !c.try(&a, []tid.OID{1}) || !c.try(&b, []tid.OID{2}) {
+			t.Fatal("free objects must be had at once")
+		}
+		done := make(chan *transaction, 2)
+		wait := func(x *transaction, oid tid.OID) {
+			go func() {
+				if err := c.wait(t.Context(), x, []tid.OID{oid}); err != nil {
+					t.Error(err)
+				}
+				done <- x
+			}()
+			synctest.Wait()
+		}
+		wait(&a, 2)
+		wait(&b, 1)
+		for range 2 {
+			synctest.Wait()
+			if len(done) != 1 {
+				t.Fatalf("%d transactions have both objects, want 1", len(done))
+			}
+			x := <-done
+			for oid := range tid.OID(3) {
+				if owner := c.owner[oid]; oid > 0 && owner != x {
+					t.Errorf("object %v is not claimed by who waited for both", oid)
+				}
+			}
+			c.release(x)
+		}
+		if len(c.owner)+len(c.waiting) > 0 || c.held.Load() != 0 {
+			t.Errorf("left over: %d claims, %d waiting", len(c.owner), len(c.waiting))
+		}
+	})
+}
