@@ -226,7 +226,7 @@ func (c *comparison) service(ctx context.Context, _ string) error {
 	if err != nil {
 		return err
 	}
-	c.line("one 24 kB append and fdatasync of this disk", float64(floor.Microseconds()), "µs", 0)
+	c.line("one 24 kB append and fsync on this disk", float64(floor.Microseconds()), "µs", 0)
 	for _, n := range []int{1, 4, 16} {
 		f, err := g.commits(ctx, n, 2000/n, 10, 2000, 0)
 		if err != nil {
@@ -431,7 +431,7 @@ func fsyncFloor(dir string) (time.Duration, error) {
 		if _, err := f.Write(block); err != nil {
 			return 0, err
 		}
-		if err := syscall.Fdatasync(int(f.Fd())); err != nil {
+		if err := f.Sync(); err != nil {
 			return 0, err
 		}
 		figures.latencies = append(figures.latencies, time.Since(start))
