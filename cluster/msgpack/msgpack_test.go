@@ -227,8 +227,10 @@ func walk(d *Decoder, b []byte, depth int) []byte {
 			b = AppendMap(b, n/2)
 		}
 		for range n {
-			if depth > 100 || d.Err() != nil {
-				d.Skip()
+			if depth > 100 {
+				d.Fail("nested too deeply for this test")
+			}
+			if d.Err() != nil {
 				return b
 			}
 			b = walk(d, b, depth+1)
@@ -244,6 +246,7 @@ func FuzzDecoder(f *testing.F) {
 	f.Add(unhex(f, "dd7fffffff01"))
 	f.Add(unhex(f, "c67fffffff"))
 	f.Add(unhex(f, "c1"))
+	f.Add(append(bytes.Repeat([]byte{0x91}, 1000), 0xcc, 0x30))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := NewDecoder(b)
 		out := walk(&d, nil, 0)
