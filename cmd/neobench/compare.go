@@ -383,7 +383,7 @@ func (r *running) stop() {
 
 func (r *running) target(ctx context.Context) (target, error) {
 	masters, err := conf.ParseMasters(r.masters)
-	return target{client.Config{Cluster: r.name, Masters: addresses(masters)}}, err
+	return target{client.Config{Cluster: r.name, Masters: cli.WireAddresses(masters)}}, err
 }
 
 func (c *comparison) command(ctx context.Context, program string, args ...string) error {

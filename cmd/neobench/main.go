@@ -70,7 +70,7 @@ func newRun(env *cli.Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			g := target{client.Config{Cluster: cluster.Name, Masters: addresses(masters), TLS: tls}}
+			g := target{client.Config{Cluster: cluster.Name, Masters: cli.WireAddresses(masters), TLS: tls}}
 			for _, n := range clients {
 				f, err := g.commits(ctx, n, max(1, txns/n), objects, size, hot)
 				if err != nil {

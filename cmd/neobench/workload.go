@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
-	"github.com/neozodb/neo/cluster/conf"
-	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -221,12 +219,4 @@ func (g target) someOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 		}
 	}
 	return oids, nil
-}
-
-func addresses(list []conf.Address) []proto.Address {
-	out := make([]proto.Address, len(list))
-	for i, a := range list {
-		out[i] = proto.Address(a)
-	}
-	return out
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
-	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -131,7 +130,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	cfg := storage.Config{
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
-		Masters:     bootstrap.NewMasters(addresses(masters)...),
+		Masters:     bootstrap.NewMasters(cli.WireAddresses(masters)...),
 		Backend:     db,
 		ID:          proto.NodeID(o.NodeID),
 		NewID:       o.newNID,
@@ -141,9 +140,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		FlushLog:    log.File.Flush,
 		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
 		Log:         log.Logger,
-	}
-	if log.Node != nil {
-		cfg.Record = packetLog(log)
+		Record:      log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
@@ -166,39 +163,4 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	cancel()
 	wait()
 	return err
-}
-
-func addresses(list []conf.Address) []proto.Address {
-	out := make([]proto.Address, len(list))
-	for i, a := range list {
-		out[i] = proto.Address(a)
-	}
-	return out
-}
-
-// packetLog records packets with their arguments, without the header.
-func packetLog(log *cli.Log) func(bool, string, uint32, proto.Packet) {
-	return func(sent bool, peer string, id uint32, p proto.Packet) {
-		b := proto.Append(nil, id, p)
-		err := log.Node.Packet(nodelog.Packet{Sent: sent, Peer: peer, MsgID: id, Code: p.Code(), Body: b[headerSize(id, p.Code()):]})
-		if err != nil {
-			log.Warn("packet not recorded", "error", err)
-		}
-	}
-}
-
-// headerSize returns the size of what precedes the arguments of a packet: an
-// array header, and two integers in their shortest form.
-func headerSize(id uint32, code uint16) int { return 1 + uintSize(id) + uintSize(uint32(code)) }
-
-func uintSize(n uint32) int {
-	switch {
-	case n < 1<<7:
-		return 1
-	case n < 1<<8:
-		return 2
-	case n < 1<<16:
-		return 3
-	}
-	return 5
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
 	"github.com/spf13/pflag"
 )
 
@@ -56,6 +57,15 @@ func (o *Cluster) AddFlags(fs *pflag.FlagSet) {
 // Masters returns the addresses of the masters, resolved.
 func (o *Cluster) Masters(ctx context.Context) ([]conf.Address, error) {
 	return resolveMasters(ctx, o.MasterList)
+}
+
+// WireAddresses returns resolved addresses as links and nodes take them.
+func WireAddresses(list []conf.Address) []proto.Address {
+	wire := make([]proto.Address, len(list))
+	for i, a := range list {
+		wire[i] = proto.Address(a)
+	}
+	return wire
 }
 
 func resolveMasters(ctx context.Context, list string) ([]conf.Address, error) {
