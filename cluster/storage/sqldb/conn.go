@@ -19,6 +19,8 @@ type Conn struct {
 	texts   map[rowsKey]string // of multi-row INSERTs
 	row     Row
 	args    []driver.Value
+
+	snapshot snapshot // of a reader
 }
 
 // Connect opens a connection of the given role.

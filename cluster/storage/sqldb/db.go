@@ -76,6 +76,7 @@ func Open(d Dialect, o Options) (*DB, error) {
 	}
 	db := &DB{d: d, log: o.Log, o: o, conn: c}
 	db.pool.open = func() (*Conn, error) { return Connect(d, Reader) }
+	db.pool.begin = d.Snapshot()
 	db.pool.limit = d.Readers()
 	db.pool.cond.L = &db.pool.m
 	err = db.setup()
@@ -248,7 +249,7 @@ func (db *DB) commitSQL() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	db.begun = false
-	return nil
+	return db.pool.committed()
 }
 
 // Commit implements [backend.Administration].
@@ -319,97 +320,6 @@ func (db *DB) Erase() error {
 
 // Topology implements [backend.Administration].
 func (db *DB) Topology() []string { return db.topology }
-
-// pool holds the reading connections, the one used last on top.
-type pool struct {
-	open   func() (*Conn, error)
-	limit  int
-	m      sync.Mutex
-	cond   sync.Cond
-	idle   []*Conn
-	opened int
-	paused bool
-	closed bool
-}
-
-func (p *pool) use(f func(c *Conn) error) error {
-	c, err := p.get()
-	if err != nil {
-		return err
-	}
-	defer p.put(c)
-	return f(c)
-}
-
-func (p *pool) get() (*Conn, error) {
-	p.m.Lock()
-	for p.paused || len(p.idle) == 0 && p.opened == p.limit {
-		p.cond.Wait()
-	}
-	if p.closed {
-		p.m.Unlock()
-		return nil, errClosed
-	}
-	if n := len(p.idle); n > 0 {
-		c := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		p.m.Unlock()
-		return c, nil
-	}
-	p.opened++
-	p.m.Unlock()
-	c, err := p.open()
-	if err != nil {
-		p.m.Lock()
-		p.opened--
-		p.cond.Broadcast()
-		p.m.Unlock()
-		return nil, err
-	}
-	return c, nil
-}
-
-func (p *pool) put(c *Conn) {
-	p.m.Lock()
-	p.idle = append(p.idle, c)
-	wake := p.paused || len(p.idle) == 1
-	p.m.Unlock()
-	if wake {
-		p.cond.Broadcast()
-	}
-}
-
-// pause runs f while no reading connection is in use.
-func (p *pool) pause(f func() error) error {
-	p.m.Lock()
-	for p.paused {
-		p.cond.Wait()
-	}
-	p.paused = true
-	for len(p.idle) < p.opened {
-		p.cond.Wait()
-	}
-	p.m.Unlock()
-	defer func() {
-		p.m.Lock()
-		p.paused = false
-		p.m.Unlock()
-		p.cond.Broadcast()
-	}()
-	return f()
-}
-
-// close waits for readers and closes their connections.
-func (p *pool) close() error {
-	return p.pause(func() error {
-		var errs []error
-		for _, c := range p.idle {
-			errs = append(errs, c.Close())
-		}
-		p.idle, p.opened, p.closed = nil, 0, true
-		return errors.Join(errs...)
-	})
-}
 
 // layout is what the node's copy of the partition table says. It never changes;
 // another one takes its place.

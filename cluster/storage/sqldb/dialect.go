@@ -52,6 +52,9 @@ type Dialect interface {
 	// Begin is the statement that opens an SQL transaction, "" if the connection
 	// always has one open.
 	Begin() string
+	// Snapshot is the statement by which a Reader sees, from its next query until
+	// COMMIT, what is committed now.
+	Snapshot() string
 
 	// Tables returns the tables of the dialect, in the order of creation.
 	Tables() []string

@@ -71,6 +71,11 @@ func (w when) find(c *Conn, p int, oid tid.OID) (o stored, found bool, err error
 		found, err = c.One(objectAt, o.scan, pv, ov, clampTID(w.at.V)+1, pv, ov, clampTID(w.at.V))
 	case w.before.OK:
 		b := clampTID(w.before.V)
+		// Nearly always the current revision is wanted, which nothing follows.
+		if found, err = c.One(lastObject, o.scan, pv, ov); err != nil || !found || int64(o.Serial) < b {
+			return o, found, err
+		}
+		o = stored{}
 		found, err = c.One(objectBefore, o.scan, pv, ov, b, pv, ov, b)
 	default:
 		found, err = c.One(lastObject, o.scan, pv, ov)

@@ -261,6 +261,9 @@ func (d *dialect) Bytes() int { return bytesInSQL }
 // Begin implements sqldb.Dialect.
 func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
 
+// Snapshot implements sqldb.Dialect.
+func (d *dialect) Snapshot() string { return "BEGIN" }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 

@@ -1,0 +1,193 @@
+package sqldb
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// pool holds the reading connections, the one used last on top.
+//
+// Each keeps what it sees from one read to the next, as long as nothing is
+// committed: beginning and ending costs as much as reading. None keeps it beyond
+// a commit while it is idle, because that would hold up a checkpoint.
+type pool struct {
+	open  func() (*Conn, error)
+	begin string // opens what a reader sees
+	limit int
+
+	// commits is counted before anybody is told of a commit: who has been told
+	// sees it.
+	commits atomic.Uint64
+
+	m      sync.Mutex
+	cond   sync.Cond
+	idle   []*Conn
+	opened int
+	paused bool
+	closed bool
+}
+
+// snapshot is what a reading connection sees.
+type snapshot struct {
+	open    bool
+	commits uint64 // made before it
+}
+
+// use runs f on a connection that sees all that is committed. If f fails, other
+// than by an answer, the connection is not used again.
+func (p *pool) use(f func(c *Conn) error) error {
+	c, err := p.get()
+	if err != nil {
+		return err
+	}
+	if err = p.renew(c); err == nil {
+		err = f(c)
+	}
+	if err != nil && !answer(err) {
+		return errors.Join(err, p.discard(c))
+	}
+	return errors.Join(err, p.put(c))
+}
+
+// renew makes a connection see all that is committed.
+func (p *pool) renew(c *Conn) error {
+	now := p.commits.Load() // before the beginning, which may see more
+	if c.snapshot.open && c.snapshot.commits == now {
+		return nil
+	}
+	if err := c.endSnapshot(); err != nil {
+		return err
+	}
+	if _, err := c.Exec(p.begin); err != nil {
+		return err
+	}
+	c.snapshot = snapshot{true, now}
+	return nil
+}
+
+func (c *Conn) endSnapshot() error {
+	if !c.snapshot.open {
+		return nil
+	}
+	c.snapshot.open = false
+	_, err := c.Exec("COMMIT")
+	return err
+}
+
+// committed is called after each commit.
+func (p *pool) committed() error {
+	p.commits.Add(1)
+	p.m.Lock()
+	var old []*Conn
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if c := p.idle[i]; c.snapshot.open {
+			old = append(old, c)
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+		}
+	}
+	p.m.Unlock()
+	var errs []error
+	for _, c := range old {
+		errs = append(errs, p.put(c))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pool) get() (*Conn, error) {
+	p.m.Lock()
+	for p.paused || len(p.idle) == 0 && p.opened == p.limit {
+		p.cond.Wait()
+	}
+	if p.closed {
+		p.m.Unlock()
+		return nil, errClosed
+	}
+	if n := len(p.idle); n > 0 {
+		c := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.m.Unlock()
+		return c, nil
+	}
+	p.opened++
+	p.m.Unlock()
+	c, err := p.open()
+	if err != nil {
+		p.left()
+		return nil, err
+	}
+	return c, nil
+}
+
+// put makes a connection idle.
+func (p *pool) put(c *Conn) error {
+	for {
+		p.m.Lock()
+		if !c.snapshot.open || c.snapshot.commits == p.commits.Load() && !p.paused {
+			break // with the lock held: committed sees it among the idle ones
+		}
+		p.m.Unlock()
+		if err := c.endSnapshot(); err != nil {
+			return errors.Join(err, p.discard(c))
+		}
+	}
+	p.idle = append(p.idle, c)
+	wake := p.paused || len(p.idle) == 1
+	p.m.Unlock()
+	if wake {
+		p.cond.Broadcast()
+	}
+	return nil
+}
+
+// discard closes a connection that may not be used again.
+func (p *pool) discard(c *Conn) error {
+	p.left()
+	return c.Close()
+}
+
+// left counts a connection out.
+func (p *pool) left() {
+	p.m.Lock()
+	p.opened--
+	p.m.Unlock()
+	p.cond.Broadcast()
+}
+
+// pause runs f while no reading connection is in use.
+func (p *pool) pause(f func() error) error {
+	p.m.Lock()
+	for p.paused {
+		p.cond.Wait()
+	}
+	p.paused = true
+	for len(p.idle) < p.opened {
+		p.cond.Wait()
+	}
+	idle := p.idle
+	p.m.Unlock()
+	defer func() {
+		p.m.Lock()
+		p.paused = false
+		p.m.Unlock()
+		p.cond.Broadcast()
+	}()
+	for _, c := range idle {
+		if err := c.endSnapshot(); err != nil {
+			return err
+		}
+	}
+	return f()
+}
+
+// close waits for readers and closes their connections.
+func (p *pool) close() error {
+	return p.pause(func() error {
+		var errs []error
+		for _, c := range p.idle {
+			errs = append(errs, c.Close())
+		}
+		p.idle, p.opened, p.closed = nil, 0, true
+		return errors.Join(errs...)
+	})
+}
