@@ -3,14 +3,13 @@ package client
 import (
 	"bytes"
 	"crypto/sha1"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/klauspost/compress/zlib"
+	deflate "github.com/klauspost/compress/zlib"
 
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/zlib"
 )
 
 const (
@@ -34,7 +33,7 @@ type packer struct {
 // scratch is a compressor with the buffer it writes to.
 type scratch struct {
 	buf bytes.Buffer
-	w   *zlib.Writer
+	w   *deflate.Writer
 }
 
 // pack returns a record as it is stored: compressed if that makes it smaller.
@@ -48,7 +47,7 @@ func (p *packer) pack(data []byte) proto.ObjectData {
 		s, _ := p.writers.Get().(*scratch)
 		if s == nil {
 			s = &scratch{}
-			s.w, _ = zlib.NewWriterLevel(&s.buf, p.level) // the level was checked
+			s.w, _ = deflate.NewWriterLevel(&s.buf, p.level) // the level was checked
 		}
 		s.buf.Reset()
 		s.w.Reset(&s.buf)
@@ -80,12 +79,11 @@ func absent(o *proto.ObjectData) bool {
 	return len(o.Data) == 0 && o.Checksum == proto.ZeroHash
 }
 
-var readers sync.Pool // of *inflater; they hold no state between uses
+var inflaters sync.Pool // of *inflater; they hold no state between uses
 
 type inflater struct {
-	in  bytes.Reader
-	zr  io.ReadCloser
-	buf bytes.Buffer
+	z   zlib.Decompressor
+	buf []byte
 }
 
 // unpack returns the ZODB record of stored bytes, never nil. The result does
@@ -98,33 +96,17 @@ func unpack(o *proto.ObjectData) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("decompress: unknown compression %d", o.Compression)
 	}
-	f, _ := readers.Get().(*inflater)
+	f, _ := inflaters.Get().(*inflater)
 	if f == nil {
 		f = &inflater{}
 	}
-	defer readers.Put(f)
-	f.in.Reset(o.Data)
-	var err error
-	if f.zr == nil {
-		f.zr, err = zlib.NewReader(&f.in)
-	} else {
-		err = f.zr.(zlib.Resetter).Reset(&f.in, nil)
-	}
+	defer inflaters.Put(f)
+	buf, err := f.z.Append(f.buf[:0], o.Data, maxRecord)
 	if err != nil {
-		f.zr = nil
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
-	f.buf.Reset()
-	n, err := f.buf.ReadFrom(io.LimitReader(f.zr, maxRecord+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("decompress: %w", err)
-	case n > maxRecord:
-		return nil, errors.New("decompress: record of more than 1 GiB")
+	if f.buf = buf; cap(buf) > 1<<20 {
+		f.buf = nil
 	}
-	out := append(make([]byte, 0, n), f.buf.Bytes()...)
-	if f.buf.Cap() > 1<<20 {
-		f.buf = bytes.Buffer{}
-	}
-	return out, nil
+	return append(make([]byte, 0, len(buf)), buf...), nil
 }

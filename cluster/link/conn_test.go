@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -753,5 +754,41 @@ func TestListenReportsAPortInUse(t *testing.T) {
 	}
 	if _, err := Listen(t.Context(), l.Addr(), Config{}, func(*Conn) {}); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("second Listen = %v", err)
+	}
+}
+
+// Idle is called once for all packets that have arrived, after the last of them.
+func TestIdle(t *testing.T) {
+	events := make(chan string, 100)
+	got := 0
+	near, far := net.Pipe()
+	defer far.Close()
+	c := New(near, Config{
+		Deliver: func(ev Event) {
+			if ev.Packet != nil {
+				got++
+			}
+		},
+		Idle: func(*Conn) {
+			events <- fmt.Sprint(got)
+			got = 0
+		},
+	})
+	defer func() { c.Close(); <-c.Done() }()
+	go io.Copy(io.Discard, far) // what it sends
+	b := proto.Handshake[:]
+	for range 5 {
+		b = proto.Append(b, 1, &proto.CloseClient{})
+	}
+	more := proto.Append(nil, 1, &proto.CloseClient{})
+	for _, part := range [][]byte{b, more[:2], more[2:]} {
+		if _, err := far.Write(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []string{"0", "5", "0", "1"} {
+		if s := <-events; s != want {
+			t.Errorf("%d: %s packets, want %s", i, s, want)
+		}
 	}
 }

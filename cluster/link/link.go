@@ -59,6 +59,9 @@ type Config struct {
 	// nothing more is read from the peer. Nil: only Call is used.
 	Deliver func(Event)
 	Log     *slog.Logger // default: discard
+	// Idle, if not nil, is called on the goroutine that delivers, before it waits for
+	// more input: all packets that have arrived are delivered.
+	Idle func(*Conn)
 	// Record is told every packet, for a log of packets. It must not block.
 	Record  func(sent bool, peer string, id uint32, p proto.Packet)
 	Network Network // default: TCP

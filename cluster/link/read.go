@@ -19,6 +19,9 @@ type source Conn
 
 func (s *source) Read(b []byte) (int, error) {
 	s.batch.Store(false)
+	if s.cfg.Idle != nil {
+		s.cfg.Idle((*Conn)(s))
+	}
 	return s.nc.Read(b)
 }
 

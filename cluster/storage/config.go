@@ -96,7 +96,10 @@ func New(cfg Config) (*Node, error) {
 		n.id = 0
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	if n.listener, err = link.Listen(n.ctx, cfg.Bind, n.linkConfig(n.deliver), n.accept); err != nil {
+	n.batching, _ = n.db.(backend.Batching)
+	incoming := n.linkConfig(n.deliver)
+	incoming.Idle = n.idle
+	if n.listener, err = link.Listen(n.ctx, cfg.Bind, incoming, n.accept); err != nil {
 		n.cancel()
 		return nil, err
 	}

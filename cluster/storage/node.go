@@ -44,6 +44,7 @@ const (
 type Node struct {
 	cfg      Config
 	db       backend.Backend
+	batching backend.Batching // db, if it is one
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event

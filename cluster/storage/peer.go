@@ -35,6 +35,7 @@ type peer struct {
 
 	// access is set for clients: what its loads may see.
 	access atomic.Pointer[access]
+	reads  []gathered // owned by the goroutine of the connection
 
 	// Links between storages.
 	key        linkKey
@@ -116,6 +117,9 @@ func (n *Node) deliver(ev link.Event) {
 	p := ev.Conn.Tag.(*peer)
 	e := event{peer: p, link: ev}
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
+		if n.gather(p, a, ev) {
+			return
+		}
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
 			e.invalid = invalidStore(s)
 		} else if n.read(a, ev.Conn, ev.ID, ev.Packet, false) == served {

@@ -140,7 +140,17 @@ func (n *Node) object(limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
 	if p.OID > tid.MaxOID {
 		return nil, backend.ErrNoSuchObject
 	}
-	at, before := p.At, p.Before
+	at, before := when(limit, p)
+	o, err := n.db.GetObject(p.OID, at, before)
+	if err != nil {
+		return nil, err
+	}
+	return answerObject(limit, p.OID, &o), nil
+}
+
+// when returns which revision a load wants that may see nothing after limit.
+func when(limit tid.TID, p *proto.AskObject) (at, before proto.Opt[tid.TID]) {
+	at, before = p.At, p.Before
 	switch {
 	case at.OK:
 		if at.V > limit {
@@ -151,18 +161,18 @@ func (n *Node) object(limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
 	case limit < tid.Max:
 		before = proto.Some(limit + 1)
 	}
-	o, err := n.db.GetObject(p.OID, at, before)
-	if err != nil {
-		return nil, err
-	}
-	answer := &proto.AnswerObject{OID: p.OID, Serial: o.Serial, ObjectData: o.ObjectData}
+	return at, before
+}
+
+func answerObject(limit tid.TID, oid tid.OID, o *backend.Object) *proto.AnswerObject {
+	answer := &proto.AnswerObject{OID: oid, Serial: o.Serial, ObjectData: o.ObjectData}
 	if o.Next != tid.Zero && o.Next <= limit {
 		answer.NextSerial = proto.Some(o.Next)
 	}
 	if o.DataSerial != tid.Zero {
 		answer.DataSerial = proto.Some(o.DataSerial)
 	}
-	return answer, nil
+	return answer
 }
 
 func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, error) {

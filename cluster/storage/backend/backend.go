@@ -315,6 +315,19 @@ type Packing interface {
 	PruneData(ids []DataID) (int, error)
 }
 
+// ObjectKey says which revision of an object is wanted: see [Reading.GetObject].
+type ObjectKey struct {
+	OID        tid.OID
+	At, Before proto.Opt[tid.TID]
+}
+
+// Batching is implemented by a [Backend] for which many loads at once cost less.
+type Batching interface {
+	// GetObjects is GetObject for each of keys. It calls f with what that returns,
+	// in any order, until f returns false. f must not use the backend.
+	GetObjects(keys []ObjectKey, f func(i int, o *Object, err error) bool)
+}
+
 // Deferring is implemented by a [Backend] that can write what Unlock has changed
 // later than the rest, for many transactions at once.
 type Deferring interface {

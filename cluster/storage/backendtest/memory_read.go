@@ -497,3 +497,13 @@ func (b *memory) UnassignedPartitions() ([]int, error) {
 	defer b.m.Unlock()
 	return slices.Sorted(maps.Keys(b.drop)), nil
 }
+
+// GetObjects implements [backend.Batching].
+func (b *memory) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
+	for i, k := range keys {
+		o, err := b.GetObject(k.OID, k.At, k.Before)
+		if !f(i, &o, err) {
+			return
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,6 +38,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"PackedIDs", testPackedIDs},
 		{"Revisions", testRevisions},
 		{"RevisionsNotCommitted", testRevisionsNotCommitted},
+		{"LastRevision", testLastRevision},
 		{"Deletion", testDeletion},
 		{"NonReadable", testNonReadable},
 		{"HeldData", testHeldData},
@@ -233,10 +235,40 @@ func (q query) args() (at, before proto.Opt[tid.TID]) {
 	return proto.Opt[tid.TID]{V: q.at, OK: q.at != 0}, proto.Opt[tid.TID]{V: q.before, OK: q.before != 0}
 }
 
-// load describes the answer of GetObject as text.
+// load describes the answer of GetObject as text. GetObjects must answer the same.
 func (e *env) load(oid tid.OID, q query) string {
+	e.Helper()
 	at, before := q.args()
 	o, err := e.b.GetObject(oid, at, before)
+	want := describe(o, err)
+	if b, ok := e.b.(backend.Batching); ok {
+		key := backend.ObjectKey{OID: oid, At: at, Before: before}
+		keys := slices.Repeat([]backend.ObjectKey{key, {OID: oid + np, At: at, Before: before}, key, {OID: oid, At: proto.Some(tid.TID(1))}}, 1+int(oid)%16/15*16)
+		seen := make([]int, len(keys))
+		b.GetObjects(keys, func(i int, o *backend.Object, err error) bool {
+			if seen[i]++; err != nil {
+				o = &backend.Object{}
+			}
+			if got := describe(*o, err); keys[i] == key && got != want {
+				e.Errorf("object %v, %+v is %q, among others %q", oid, q, want, got)
+			}
+			return true
+		})
+		for i, n := range seen {
+			if n != 1 {
+				e.Errorf("%d answers for key %d of %d", n, i, len(keys))
+			}
+		}
+		n := 0
+		b.GetObjects(keys, func(int, *backend.Object, error) bool { n++; return n < 3 })
+		if n != 3 {
+			e.Errorf("%d answers, though the third was to be the last", n)
+		}
+	}
+	return want
+}
+
+func describe(o backend.Object, err error) string {
 	switch {
 	case errors.Is(err, backend.ErrNoSuchObject):
 		return "no such object"

@@ -82,6 +82,36 @@ func testRevisionsNotCommitted(e *env) {
 	}
 }
 
+// The store of an object asks for its last revision: of a new one, of one that was
+// stored a moment ago or before the database was opened, or whose partition has come
+// and gone.
+func testLastRevision(e *env) {
+	e.table()
+	last := func(want map[tid.OID]proto.Opt[tid.TID]) {
+		e.Helper()
+		for oid, t := range want {
+			got, err := e.b.LastObjectTID(oid)
+			e.ok(err)
+			e.equal(fmt.Sprint("LastObjectTID of ", oid), got, t)
+		}
+	}
+	last(map[tid.OID]proto.Opt[tid.TID]{0: none, 1: none, 5: none})
+	e.commit(4, 4, change{oid: 0, text: "zero"}, change{oid: 5, text: "a"})
+	some := proto.Some(tid.TID(4))
+	last(map[tid.OID]proto.Opt[tid.TID]{0: some, 1: none, 4: none, 5: some, 9: none})
+	e.ok(e.b.Commit())
+	last(map[tid.OID]proto.Opt[tid.TID]{0: some, 1: none, 4: none, 5: some, 9: none})
+	e.reopen()
+	last(map[tid.OID]proto.Opt[tid.TID]{0: some, 1: none, 4: none, 5: some, 9: none})
+	e.ok(e.b.AddObject(13, 3, rec("replicated"), none))
+	last(map[tid.OID]proto.Opt[tid.TID]{5: some, 9: none, 13: proto.Some(tid.TID(3)), 17: none})
+	// Stored by a transaction that is not committed.
+	e.vote(8, change{oid: 17, text: "b"})
+	last(map[tid.OID]proto.Opt[tid.TID]{17: none})
+	e.crash()
+	last(map[tid.OID]proto.Opt[tid.TID]{0: some, 5: some, 9: none, 17: none})
+}
+
 func testDeletion(e *env) {
 	e.table()
 	e.commit(4, 4, change{oid: 1, text: "a"})

@@ -53,8 +53,9 @@ type DB struct {
 	txns   map[tid.TID]*transaction // voted, not yet unlocked
 	queue  []*transaction           // those with something to write
 	direct direct
-	recent overlay // changes since the last commit
-	saving overlay // changes that a commit under way makes durable
+	top    map[int]greatest // by partition
+	recent overlay          // changes since the last commit
+	saving overlay          // changes that a commit under way makes durable
 }
 
 var _ backend.Backend = (*DB)(nil)
@@ -99,6 +100,7 @@ func (db *DB) reset() {
 	db.txns = map[tid.TID]*transaction{}
 	db.queue = nil
 	db.direct = direct{}
+	db.top = map[int]greatest{}
 	db.recent = newOverlay()
 	db.saving = newOverlay()
 	db.drop = map[int]bool{}

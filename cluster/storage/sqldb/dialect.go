@@ -49,6 +49,10 @@ type Dialect interface {
 	Rows() int
 	Bytes() int
 
+	// Batches reports that a query may begin with a list of VALUES, and that the
+	// order of a CROSS JOIN is kept.
+	Batches() bool
+
 	// Begin is the statement that opens an SQL transaction, "" if the connection
 	// always has one open.
 	Begin() string

@@ -51,7 +51,11 @@ func (db *DB) loadLayout() error {
 			return err
 		}
 	}
-	db.layout.Store(l)
+	if old := db.layout.Swap(l); old != nil && old.np != l.np {
+		db.m.Lock()
+		db.top = map[int]greatest{}
+		db.m.Unlock()
+	}
 	return nil
 }
 

@@ -232,6 +232,9 @@ func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 		}
 		p = oid.Partition(l.np)
 	}
+	if fresh, err := db.isNew(p, oid); fresh || err != nil {
+		return proto.Opt[tid.TID]{}, err
+	}
 	added, aside, err := db.changes(oid)
 	if err != nil {
 		return proto.Opt[tid.TID]{}, err

@@ -106,6 +106,7 @@ func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial p
 	o := objRow{oid, t, id, dataSerial.V}
 	db.direct.objs = append(db.direct.objs, o)
 	db.recent.add(o)
+	db.raise(p, oid)
 	if id.OK {
 		if r := db.buf.rows[id.ID]; r != nil {
 			r.shared = true

@@ -188,8 +188,12 @@ func (db *DB) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 // unlock makes a transaction part of the history. The caller holds m.
 func (db *DB) unlock(t *transaction, final tid.TID) {
 	t.final, t.unlocked = final, true
+	np := db.layout.Load().np
 	for _, s := range t.stores {
 		db.recent.add(objRow{s.OID, final, s.Data, s.DataSerial})
+		if np > 0 {
+			db.raise(s.OID.Partition(np), s.OID)
+		}
 		if s.Data.OK {
 			db.release(s.Data.ID)
 		}

@@ -258,6 +258,9 @@ func (d *dialect) Rows() int { return rowsInInsert }
 // Bytes implements sqldb.Dialect.
 func (d *dialect) Bytes() int { return bytesInSQL }
 
+// Batches implements sqldb.Dialect.
+func (d *dialect) Batches() bool { return true }
+
 // Begin implements sqldb.Dialect.
 func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
 
