@@ -12,7 +12,7 @@ FUZZJOBS ?= 2
 BENCH    ?= .
 COUNT    ?= 6
 PEERS    ?= .peers
-TIMEOUT  ?= 15m
+TIMEOUT  ?= 40m
 
 all: build
 
