@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -48,8 +49,10 @@ type Appender struct {
 	jobs   chan *job // begun, to be stored; nil: not started
 	wg     sync.WaitGroup
 
-	storing, sending sync.WaitGroup
-	stored, sent     chan struct{} // closed to end them
+	packing chan *jobPart // to be packed; nil: not started
+
+	storing, sending, packers sync.WaitGroup
+	stored, sent              chan struct{} // closed to end them
 
 	// Owned by the goroutine that stores.
 	turn    *place // of the last transaction
@@ -102,11 +105,18 @@ const jobBytes = 1 << 20
 type job struct {
 	asked *beginAsked
 	tx    *Txn // already begun
-	parts chan []jobWrite
+	parts chan *jobPart
 	// handed: it is being stored before it is complete.
 	handed bool
 	err    error // it could not be read; once parts is closed
 	size   int64 // bytes of its data; once parts is closed
+}
+
+// jobPart is some records of a transaction, which are packed beside the goroutine
+// that reads and the one that stores.
+type jobPart struct {
+	writes []jobWrite
+	packed chan struct{} // closed when they are
 }
 
 type jobWrite struct {
@@ -128,12 +138,16 @@ func (a *Appender) Append(t *txn.Transaction) error {
 		a.jobs = make(chan *job, a.window)
 		a.storing.Go(a.run)
 		a.sending.Go(a.sendAll)
+		a.packing = make(chan *jobPart, 2*runtime.GOMAXPROCS(0))
+		for range runtime.GOMAXPROCS(0) {
+			a.packers.Go(a.pack)
+		}
 	}
-	j.parts = make(chan []jobWrite, 1)
+	j.parts = make(chan *jobPart, 1)
 	// There is room for the job, or it would have no slot. Small ones are complete.
 	part, err := a.collect(j, t)
 	if err == nil && part != nil {
-		j.parts <- part
+		j.parts <- a.pass(part)
 	}
 	j.err = err
 	close(j.parts)
@@ -141,6 +155,24 @@ func (a *Appender) Append(t *txn.Transaction) error {
 		a.jobs <- j
 	}
 	return err
+}
+
+// pass lets records be packed.
+func (a *Appender) pass(writes []jobWrite) *jobPart {
+	p := &jobPart{writes, make(chan struct{})}
+	a.packing <- p
+	return p
+}
+
+// pack packs records, on as many processors as there are.
+func (a *Appender) pack() {
+	for p := range a.packing {
+		for _, w := range p.writes {
+			packed := a.c.packer.pack(w.w.data)
+			w.w.data, w.w.packed = packed.Data, &packed
+		}
+		close(p.packed)
+	}
 }
 
 // run stores transactions in order. After a failure it only gives them up.
@@ -280,6 +312,10 @@ func (a *Appender) Close() error {
 	a.wg.Wait()
 	close(a.sent)
 	a.sending.Wait()
+	if a.packing != nil {
+		close(a.packing)
+		a.packers.Wait()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, p := range slices.Backward(a.open) {
@@ -443,18 +479,14 @@ func (a *Appender) collect(j *job, t *txn.Transaction) (part []jobWrite, err err
 		if err != nil {
 			return nil, err
 		}
-		packed := a.c.packer.pack(r.Data)
-		if packed.Compression == compressNone {
-			packed.Data = bytes.Clone(packed.Data)
-		}
-		w := &write{data: packed.Data, packed: &packed, dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
+		w := &write{data: bytes.Clone(r.Data), dataSerial: r.DataTID, deleted: r.Data == nil && r.DataTID == tid.Zero}
 		part = append(part, jobWrite{r.OID, w})
 		if size += n; size >= jobBytes {
 			if !j.handed {
 				j.handed = true
 				a.jobs <- j
 			}
-			j.parts <- part
+			j.parts <- a.pass(part)
 			part, size = nil, 0
 		}
 	}
@@ -465,7 +497,8 @@ func (a *Appender) collect(j *job, t *txn.Transaction) (part []jobWrite, err err
 // for by the storages, which keep locks in the order of TIDs.
 func (a *Appender) store(mine *place, j *job) error {
 	for part := range j.parts {
-		for _, p := range part {
+		<-part.packed
+		for _, p := range part.writes {
 			if err := a.storeOne(mine, p.oid, p.w); err != nil {
 				return err
 			}

@@ -16,7 +16,10 @@ import (
 	"github.com/neozodb/neo/fsformat"
 )
 
-func main() { cli.Main(newCommand) }
+func main() {
+	cli.Calm()
+	cli.Main(newCommand)
+}
 
 type options struct {
 	side.Options

@@ -4,4 +4,7 @@ package main
 
 import "github.com/neozodb/neo/cmd/internal/cli"
 
-func main() { cli.Main(newCommand) }
+func main() {
+	cli.Calm()
+	cli.Main(newCommand)
+}
