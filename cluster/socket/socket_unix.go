@@ -1,14 +1,14 @@
 //go:build unix
 
-package link
+package socket
 
 import (
 	"net"
 	"syscall"
 )
 
-// socket writes to a socket without blocking. It has one user at a time.
-type socket struct {
+// Writer writes to a socket without waiting. It has one user at a time.
+type Writer struct {
 	rc    syscall.RawConn
 	write func(fd uintptr) bool // made once: a closure for each write would be allocated
 
@@ -17,7 +17,8 @@ type socket struct {
 	err error
 }
 
-func socketWriter(nc net.Conn) tryWriter {
+// New returns nil if nc is no socket, but TLS for example.
+func New(nc net.Conn) *Writer {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return nil
@@ -26,7 +27,7 @@ func socketWriter(nc net.Conn) tryWriter {
 	if err != nil {
 		return nil
 	}
-	s := &socket{rc: rc}
+	s := &Writer{rc: rc}
 	s.write = func(fd uintptr) bool {
 		for {
 			s.n, s.err = syscall.Write(int(fd), s.b)
@@ -38,7 +39,8 @@ func socketWriter(nc net.Conn) tryWriter {
 	return s
 }
 
-func (s *socket) TryWrite(b []byte) (int, error) {
+// TryWrite writes what fits into the buffer of the socket, maybe nothing.
+func (s *Writer) TryWrite(b []byte) (int, error) {
 	s.b, s.n, s.err = b, 0, nil
 	err := s.rc.Write(s.write)
 	s.b = nil
