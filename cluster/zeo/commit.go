@@ -566,5 +566,4 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 		}
 	}
 	s.forget(t)
-	c.out.flush()
 }

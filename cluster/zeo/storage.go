@@ -130,6 +130,12 @@ type Storage interface {
 	Pack(ctx context.Context, at tid.TID) error
 }
 
+// Cacher is a [Storage] that keeps some revisions at hand.
+type Cacher interface {
+	// Cached is LoadBefore if that needs not wait; ok is false otherwise.
+	Cached(oid tid.OID, before tid.TID) (r Revision, ok bool)
+}
+
 // Begin describes a transaction to begin.
 type Begin struct {
 	TID         tid.TID // imposed; [tid.Zero]: chosen at commit

@@ -150,6 +150,11 @@ func (s *Cluster) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (
 	return zeo.Revision{}, err
 }
 
+func (s *Cluster) Cached(oid tid.OID, before tid.TID) (zeo.Revision, bool) {
+	data, serial, next, ok := s.c.Cached(oid, before)
+	return zeo.Revision{Data: data, Serial: serial, Next: next}, ok
+}
+
 func (s *Cluster) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
 	data, err := s.c.LoadSerial(ctx, oid, serial)
 	if missing(err) || errors.Is(err, client.ErrNotFound) {
