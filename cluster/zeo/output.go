@@ -15,9 +15,9 @@ import (
 type output struct {
 	nc      net.Conn
 	try     *socket.Writer // nil: all writes may wait
-	raw     net.Conn // nc, or what is below its TLS: closing that never waits
-	limit   int      // bytes that may wait when one more message comes
-	dropped func()   // called once, when the limit is passed
+	raw     net.Conn       // nc, or what is below its TLS: closing that never waits
+	limit   int            // bytes that may wait when one more message comes
+	dropped func()         // called once, when the limit is passed
 
 	mu      sync.Mutex
 	room    sync.Cond // signalled when bytes were written, or at the end

@@ -17,6 +17,7 @@ type sequencer struct {
 	name   string
 	st     Storage
 	cache  Cacher // nil: st has none
+	ahead  Ahead  // nil: st cannot
 	feat   Features
 	log    *slog.Logger
 	stats  stats
@@ -48,6 +49,7 @@ func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *seque
 		conns: make(map[*conn]struct{}),
 	}
 	s.cache, _ = st.(Cacher)
+	s.ahead, _ = st.(Ahead)
 	s.recent.limit = cfg.InvalidationQueueSize
 	s.frames[1].msgpack = true
 	s.stats.start = time.Now()
