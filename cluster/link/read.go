@@ -19,7 +19,7 @@ type source Conn
 
 func (s *source) Read(b []byte) (int, error) {
 	s.batch.Store(false)
-	return s.nc.Read(b)
+	return s.in.Read(b)
 }
 
 // read is the reader goroutine.

@@ -19,7 +19,7 @@ func tryWriterOf(nc net.Conn) tryWriter {
 	if t, ok := nc.(tryWriter); ok {
 		return t
 	}
-	if w := socket.New(nc); w != nil {
+	if w := socket.NewWriter(nc); w != nil {
 		return w
 	}
 	return nil

@@ -2,12 +2,18 @@
 
 package socket
 
-import "net"
+import (
+	"io"
+	"net"
+)
 
 // Writer is not available on this system.
 type Writer struct{}
 
-// New returns nil.
-func New(net.Conn) *Writer { return nil }
+// NewWriter returns nil.
+func NewWriter(net.Conn) *Writer { return nil }
 
 func (*Writer) TryWrite([]byte) (int, error) { return 0, nil }
+
+// NewReader returns nc.
+func NewReader(nc net.Conn) io.Reader { return nc }

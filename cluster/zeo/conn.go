@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -75,7 +76,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	c.out = newOutput(nc, srv.cfg.OutputLimit, func() {
 		c.log().Warn("client does not read: dropped", "waiting", srv.cfg.OutputLimit)
 	})
-	c.frames = newFrameReader(&watchedReader{nc: nc, idle: helloTimeout}, helloLimit)
+	c.frames = newFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
 	c.tx.init(c)
 	return c
 }
@@ -87,6 +88,7 @@ func (c *conn) setLog(l *slog.Logger) { c.logger.Store(l) }
 // watchedReader gives up on a peer that was silent for too long.
 type watchedReader struct {
 	nc    net.Conn
+	in    io.Reader // of nc
 	idle  time.Duration
 	until time.Time
 }
@@ -100,7 +102,7 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return w.nc.Read(p)
+	return w.in.Read(p)
 }
 
 // serve runs the connection to its end. When it returns, its transaction is

@@ -42,7 +42,7 @@ func newOutput(nc net.Conn, limit int, dropped func()) *output {
 	if t, ok := nc.(*tls.Conn); ok {
 		raw = t.NetConn()
 	}
-	o := &output{nc: nc, try: socket.New(nc), raw: raw, limit: limit, dropped: dropped, wake: make(chan struct{}, 1)}
+	o := &output{nc: nc, try: socket.NewWriter(nc), raw: raw, limit: limit, dropped: dropped, wake: make(chan struct{}, 1)}
 	o.room.L = &o.mu
 	return o
 }
