@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/klauspost/compress"
 	"github.com/klauspost/compress/zlib"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -31,6 +32,13 @@ type packer struct {
 	writers sync.Pool
 }
 
+// An estimate of what compression is good for costs a tenth of trying. It tells
+// nothing about short records.
+const (
+	minEstimated = 256
+	compressible = 0.1 // of 1; random bytes have less
+)
+
 // scratch is a compressor with the buffer it writes to.
 type scratch struct {
 	buf bytes.Buffer
@@ -44,7 +52,8 @@ func (p *packer) pack(data []byte) proto.ObjectData {
 		return proto.ObjectData{}
 	}
 	out := proto.ObjectData{Data: data}
-	if p.level > 0 && len(data) > 8 { // no shorter zlib stream exists
+	if p.level > 0 && len(data) > 8 && // no shorter zlib stream exists
+		(len(data) < minEstimated || compress.Estimate(data) >= compressible) {
 		s, _ := p.writers.Get().(*scratch)
 		if s == nil {
 			s = &scratch{}
