@@ -16,7 +16,7 @@ type Beginning struct {
 }
 
 // BeginSoon is [Client.Begin] without waiting. It returns nil if that is impossible
-// now; otherwise Take or Abandon must follow.
+// now; otherwise Take, Wait or Abandon must follow.
 func (c *Client) BeginSoon(opt BeginOptions) *Beginning {
 	v := c.view.Load()
 	if v == nil || c.cfg.ReadOnly || opt.TID != tid.Zero {
@@ -27,18 +27,21 @@ func (c *Client) BeginSoon(opt BeginOptions) *Beginning {
 
 // Take returns the transaction if the master has answered and all storages are
 // connected, so that no store has to wait for that. Otherwise it returns nil, and
-// the transaction is abandoned.
+// Wait or Abandon must follow.
 func (b *Beginning) Take() *Txn {
 	if len(b.a.result) == 0 || !b.c.linked() {
-		b.Abandon()
 		return nil
 	}
 	t, err := b.c.begun(context.Background(), b.a) // does not wait
 	if err != nil {
+		b.a.result <- beginResult{err: err} // for Wait
 		return nil
 	}
 	return t
 }
+
+// Wait waits for the transaction. If ctx ends before, the transaction is abandoned.
+func (b *Beginning) Wait(ctx context.Context) (*Txn, error) { return b.c.begun(ctx, b.a) }
 
 // Abandon ends the transaction, once the master has begun it.
 func (b *Beginning) Abandon() { b.a.abandon() }

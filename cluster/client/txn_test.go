@@ -343,7 +343,10 @@ func TestVoteSoon(t *testing.T) {
 				if tx := b.Take(); tx != nil {
 					t.Fatal("no storage is connected, a store would wait")
 				}
-				tx := begin(t, c)
+				tx, err := b.Wait(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
 				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 					t.Fatal(err)
 				}
@@ -371,7 +374,7 @@ func TestVoteSoon(t *testing.T) {
 				if tt.vote == nil {
 					answerStore(ev, locked)
 				}
-				err := <-vote(t.Context(), tx)
+				err = <-vote(t.Context(), tx)
 				if want, ok := tt.vote.(*client.ConflictError); ok {
 					got, ok := errors.AsType[*client.ConflictError](err)
 					if !ok || got.OID != want.OID || got.Serials != want.Serials {

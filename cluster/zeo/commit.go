@@ -36,7 +36,7 @@ type transaction struct {
 	timer  *time.Timer
 
 	ahead     Beginning // begun before the vote; nil: not, or no longer
-	prompt    Prompt    // votes without a goroutine; of the reader
+	prompt    Prompt    // votes without a goroutine; under txnState.mu
 	st        Txn       // nil until the first vote
 	sent      int       // operations of the queue that were carried out
 	conflicts map[tid.OID]*ConflictError
@@ -164,46 +164,66 @@ func (s *txnState) voting(id int64) (*transaction, error) {
 // maxSoon is how many bytes the reader stores himself.
 const maxSoon = 256 << 10
 
-// voteSoon carries out the queue and votes, if the storage is ready for that and
-// nothing stands in the way. It reports false if a goroutine has to vote.
+// voteSoon carries out the queue and votes on what was begun ahead, if nothing
+// stands in the way. It reports false if that is not so.
 func (s *txnState) voteSoon(t *transaction, msg msgID, async bool) bool {
 	ahead := s.takeAhead(t, false)
 	if ahead == nil {
 		return false
 	}
-	seq := s.c.seq
 	// What was begun before a claim was made would be preferred to its owner.
-	if t.blobs || !t.queue.plain(maxSoon) || seq.claims.held.Load() > 0 {
+	if t.blobs || !t.queue.plain(maxSoon) || s.c.seq.claims.held.Load() > 0 {
 		ahead.Abandon()
 		return false
 	}
-	st := ahead.Take()
-	if st == nil {
-		return false
-	}
-	t.collapse()
-	t.st, t.prompt = st, st
-	seq.stats.lock(t)
-	s.limit(t)
-	if err := t.replay(); err != nil {
-		s.c.wg.Go(func() { s.endVote(t, msg, async, nil, err) })
+	s.c.wg.Add(1)
+	if st := ahead.Take(); st != nil {
+		s.voteOn(t, st, msg, async)
 		return true
 	}
-	if len(t.conflicts) > 0 {
-		return false
+	go func() {
+		st, err := ahead.Wait(t.ctx)
+		if err != nil { // begun anew
+			s.runVote(t, msg, async)
+			s.c.wg.Done()
+			return
+		}
+		s.voteOn(t, st, msg, async)
+	}()
+	return true
+}
+
+// voteOn carries out the queue and votes, and waits only for room. The transaction
+// counts as a goroutine of the connection until it is voted.
+func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
+	t.collapse()
+	t.st = st
+	s.c.seq.stats.lock(t)
+	s.limit(t)
+	err := t.replay()
+	s.mu.Lock()
+	t.prompt = st
+	unusual := err != nil || len(t.conflicts) > 0 || t.aborted
+	s.mu.Unlock()
+	takeOver := func() {
+		defer s.c.wg.Done()
+		if err != nil {
+			s.endVote(t, msg, async, nil, err)
+		} else {
+			s.runVote(t, msg, async)
+		}
 	}
-	s.c.wg.Add(1)
+	if unusual {
+		go takeOver()
+		return
+	}
 	st.VoteSoon(func(voted bool) {
 		if voted && s.votedSoon(t, &msg, async) {
 			s.c.wg.Done()
 			return
 		}
-		go func() {
-			defer s.c.wg.Done()
-			s.runVote(t, msg, async)
-		}()
+		go takeOver()
 	})
-	return true
 }
 
 // votedSoon tells the client that its transaction is voted. It does not wait, and

@@ -2,6 +2,7 @@ package zeo_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 type soon struct {
 	*zeotest.Door
 	call func(done func(bool))
+	slow bool // to begin
 }
 
 func (s *soon) BeginSoon(b zeo.Begin) zeo.Beginning {
@@ -32,13 +34,24 @@ type beginning struct {
 func (beginning) Abandon() {}
 
 func (b beginning) Take() zeo.Prompt {
+	if b.s.slow {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 	defer cancel()
-	t, err := b.s.Begin(ctx, b.b)
+	t, err := b.Wait(ctx)
 	if err != nil {
 		return nil
 	}
-	return &prompt{Txn: t, s: b.s, given: make(chan struct{}, 1)}
+	return t
+}
+
+func (b beginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+	t, err := b.s.Begin(ctx, b.b)
+	if err != nil {
+		return nil, err
+	}
+	return &prompt{Txn: t, s: b.s, given: make(chan struct{}, 1)}, nil
 }
 
 type prompt struct {
@@ -94,21 +107,23 @@ func storages(t *testing.T, test func(t *testing.T, s *served)) {
 		"hands over":      func(done func(bool)) { done(false) },
 		"hands over late": func(done func(bool)) { go done(false) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			m := zeotest.NewMemory()
-			test(t, serve(t, m, func(cfg *zeo.Config) {
-				if call != nil {
-					cfg.Storages["1"] = &soon{m.Door(), call}
-				}
-			}))
-		})
+		for _, slow := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, slow %v", name, slow), func(t *testing.T) {
+				m := zeotest.NewMemory()
+				test(t, serve(t, m, func(cfg *zeo.Config) {
+					if call != nil {
+						cfg.Storages["1"] = &soon{m.Door(), call, slow}
+					}
+				}))
+			})
+		}
 	}
 }
 
 // A vote that depends on others ends with the connection, or by an abort.
 func TestVoteGivenUp(t *testing.T) {
 	m := zeotest.NewMemory()
-	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = &soon{m.Door(), nil} })
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = &soon{Door: m.Door()} })
 	for name, end := range map[string]func(*testing.T, *zeotest.Client){
 		"abort": func(t *testing.T, c *zeotest.Client) {
 			if v, err := c.Call("tpc_abort", 1); v != nil || err != nil {

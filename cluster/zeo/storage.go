@@ -140,15 +140,18 @@ type Cacher interface {
 // voted and finished by a user who has no goroutine to wait.
 type Ahead interface {
 	// BeginSoon begins a transaction without waiting. It returns nil if that is
-	// impossible now; otherwise Take or Abandon must follow.
+	// impossible now.
 	BeginSoon(b Begin) Beginning
 }
 
-// Beginning is a transaction that has been asked for. It holds no locks.
+// Beginning is a transaction that has been asked for. It holds no locks. It is taken,
+// waited for or abandoned.
 type Beginning interface {
 	// Take returns the transaction if neither that nor a store of few data needs
-	// to wait. Otherwise it returns nil, and the transaction is abandoned.
+	// to wait; otherwise nil.
 	Take() Prompt
+	// Wait waits for the transaction, or until ctx ends: it is abandoned then.
+	Wait(ctx context.Context) (Prompt, error)
 	Abandon()
 }
 

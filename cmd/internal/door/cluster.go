@@ -348,6 +348,14 @@ func (b beginning) Take() zeo.Prompt {
 	return &clusterTxn{b.s, t}
 }
 
+func (b beginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+	t, err := b.b.Wait(ctx)
+	if err != nil {
+		return nil, fromClient(err)
+	}
+	return &clusterTxn{b.s, t}, nil
+}
+
 func (b beginning) Abandon() { b.b.Abandon() }
 
 // fromClient translates what the server acts upon.
