@@ -9,15 +9,15 @@ import (
 )
 
 const (
-	cacheLifeTime   = 10000  // accesses after which an entry that is not used loses a level
+	cacheLifeTime   = 10000  // accesses after which an entry that is not used loses a level, down to 1
 	cacheMaxHistory = 100000 // entries remembered after their data was dropped
 )
 
 // cache holds uncompressed revisions under a multi-queue policy (Zhou, Philbin
 // and Li, USENIX 2001): an entry sits in queue 1+log2(number of accesses) and
 // loses a level when it is not used for a while, so that one big scan does not
-// wash out what is used all the time. Queue 0 remembers how often entries were
-// used whose data is gone.
+// wash out what is used all the time. Data is dropped only for want of room. Queue
+// 0 remembers how often entries were used whose data is gone.
 //
 // It is a value owned by whoever holds the lock around it.
 //
@@ -210,7 +210,7 @@ func (c *cache) fetched(e *entry) {
 	e.level = bits.Len(e.counter)
 	c.add(e)
 	c.time++
-	for level := 1; level < len(c.queues); level++ {
+	for level := 2; level < len(c.queues); level++ {
 		if head := c.queues[level].head; head != nil && head.expire < c.time {
 			c.remove(head)
 			c.settle(head, head.level)

@@ -95,9 +95,9 @@ func TestCachePolicy(t *testing.T) {
 		{"what is not used loses one level at a time", 100, 1, 10, []step{
 			{"store", [3]uint64{1, 5, 0}, "1: 1@5"},
 			{"load", [3]uint64{1, 0}, "hit 2: 1@5"},
-			{"store", [3]uint64{2, 5, 0}, "1: 2@5 1@5"}, // 1 has expired
-			{"store", [3]uint64{3, 5, 0}, "0: 2@5; 1: 1@5 3@5"},
-			{"store", [3]uint64{4, 5, 0}, "0: 2@5 1@5; 1: 3@5 4@5"},
+			{"store", [3]uint64{2, 5, 0}, "1: 2@5 1@5"},     // 1 has expired
+			{"store", [3]uint64{3, 5, 0}, "1: 2@5 1@5 3@5"}, // there is room
+			{"store", [3]uint64{4, 5, 0}, "1: 2@5 1@5 3@5 4@5"},
 		}},
 		{"eviction goes to history, from where the count comes back", 25, 100, 10, []step{
 			{"store", [3]uint64{1, 5, 0}, "1: 1@5"},

@@ -82,6 +82,7 @@ type Client struct {
 	id         proto.NodeID // last id that a master gave us
 	connecting *connecting  // nil: nobody connects to a master
 	txns       map[tid.TID]*Txn
+	finishing  map[*finishAsked]struct{} // nobody waits for them
 	storages   storages
 
 	cacheMu sync.Mutex
@@ -122,14 +123,15 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		cfg.Dialer = &link.Dialer{}
 	}
 	c := &Client{
-		cfg:     cfg,
-		log:     cfg.Log,
-		packer:  packer{level: level},
-		masters: bootstrap.NewMasters(cfg.Masters...),
-		txns:    map[tid.TID]*Txn{},
-		cache:   newCache(cfg.CacheSize),
-		loading: map[tid.OID]*loading{},
-		oidTurn: make(chan struct{}, 1),
+		cfg:       cfg,
+		log:       cfg.Log,
+		packer:    packer{level: level},
+		masters:   bootstrap.NewMasters(cfg.Masters...),
+		txns:      map[tid.TID]*Txn{},
+		finishing: map[*finishAsked]struct{}{},
+		cache:     newCache(cfg.CacheSize),
+		loading:   map[tid.OID]*loading{},
+		oidTurn:   make(chan struct{}, 1),
 	}
 	c.storages.init()
 	c.ctx, c.cancel = context.WithCancel(context.Background())

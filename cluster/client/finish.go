@@ -23,8 +23,11 @@ import (
 // When ctx ends before the answer the error is ErrUnknownOutcome.
 func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, error) {
 	t.mu.Lock()
-	voted := t.voted
+	voted, asked := t.voted, t.finish
 	t.mu.Unlock()
+	if asked != nil { // by FinishSoon, with its onFinish
+		return t.awaitFinish(ctx, asked)
+	}
 	if !voted {
 		if _, err := t.Vote(ctx); err != nil {
 			return tid.Zero, err
@@ -39,6 +42,12 @@ func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, erro
 
 // askFinish requests the commit. From here on it can not be aborted.
 func (t *Txn) askFinish(onFinish func(tid.TID)) (*finishAsked, error) {
+	return t.askFinishThen(onFinish, nil)
+}
+
+// askFinishThen is askFinish for a user who does not wait: then is called once,
+// unless it is nil.
+func (t *Txn) askFinishThen(onFinish func(tid.TID), then func(tid.TID, bool)) (*finishAsked, error) {
 	t.mu.Lock()
 	if err := t.usableLocked(); err != nil {
 		t.mu.Unlock()
@@ -46,7 +55,7 @@ func (t *Txn) askFinish(onFinish func(tid.TID)) (*finishAsked, error) {
 	}
 	t.ended = true
 	np := t.np()
-	req := &proto.AskFinishTransaction{TTID: t.ttid, Pack: t.pack}
+	req := &proto.AskFinishTransaction{TTID: t.ttid, Pack: t.pack, OIDs: make([]tid.OID, 0, len(t.order))}
 	for _, oid := range t.order {
 		if oid == tid.InvalidOID {
 			continue
@@ -60,8 +69,14 @@ func (t *Txn) askFinish(onFinish func(tid.TID)) (*finishAsked, error) {
 			req.OIDs = append(req.OIDs, oid)
 		}
 	}
+	a := &finishAsked{t: t, onFinish: onFinish, result: make(chan finishResult, 1), then: then}
+	t.finish = a
 	t.mu.Unlock()
-	a := &finishAsked{t: t, onFinish: onFinish, result: make(chan finishResult, 1)}
+	if then != nil {
+		t.c.mu.Lock()
+		t.c.finishing[a] = struct{}{}
+		t.c.mu.Unlock()
+	}
 	t.session.conn.Ask(req, a)
 	t.forget()
 	return a, nil
@@ -96,6 +111,25 @@ type finishAsked struct {
 	t        *Txn
 	onFinish func(tid.TID)
 	result   chan finishResult
+	then     func(at tid.TID, finished bool) // under the lock of the client; nil: called, or nobody asks
+}
+
+// takeThen returns what is to be called, the first time.
+func (a *finishAsked) takeThen() func(tid.TID, bool) {
+	c := a.t.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	then := a.then
+	a.then = nil
+	delete(c.finishing, a)
+	return then
+}
+
+// giveUp tells a user who does not wait that he has to.
+func (a *finishAsked) giveUp() {
+	if then := a.takeThen(); then != nil {
+		then(tid.Zero, false)
+	}
 }
 
 type finishResult struct {
@@ -107,14 +141,19 @@ func (a *finishAsked) answered(ev link.Event) {
 	p, ok := ev.Packet.(*proto.AnswerTransactionFinished)
 	if !ok {
 		a.result <- finishResult{err: answerError(ev)}
+		a.giveUp()
 		return
 	}
+	then := a.takeThen()
 	a.t.finished(p.TID)
 	if a.onFinish != nil {
 		a.onFinish(p.TID)
 	}
 	a.t.c.advance(p.TID)
 	a.result <- finishResult{tid: p.TID}
+	if then != nil {
+		then(p.TID, true)
+	}
 }
 
 // finished applies our own commit to the cache.

@@ -38,6 +38,22 @@ func (c *Client) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (d
 	return c.load(ctx, oid, tid.Zero, before)
 }
 
+// Cached is [Client.LoadBefore] if the revision is in the cache. It never waits.
+func (c *Client) Cached(oid tid.OID, before tid.TID) (data []byte, serial, next tid.TID, ok bool) {
+	if before == tid.Zero || c.view.Load() == nil {
+		return nil, 0, 0, false
+	}
+	c.cacheMu.Lock()
+	defer c.cacheMu.Unlock()
+	e := c.cache.lookup(oid, before)
+	if e == nil || !e.full {
+		return nil, 0, 0, false // not counted: a load will follow
+	}
+	c.cache.hits++
+	c.cache.fetched(e)
+	return e.data, e.tid, e.next, true
+}
+
 // LoadSerial returns the revision of an object that a transaction wrote.
 func (c *Client) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
 	data, _, _, err := c.load(ctx, oid, serial, tid.Zero)

@@ -340,12 +340,21 @@ func (c *Client) masterLost(s *session, why error) {
 			failed = append(failed, t)
 		}
 	}
+	var finishing []*finishAsked
+	for a := range c.finishing {
+		if a.t.session == s {
+			finishing = append(finishing, a)
+		}
+	}
 	c.mu.Unlock()
 	if c.ctx.Err() == nil {
 		c.log.Warn("lost the primary master", "error", why)
 	}
 	for _, t := range failed {
 		t.fail(ErrMasterLost)
+	}
+	for _, a := range finishing {
+		a.giveUp()
 	}
 	// Storages drop us as soon as the master does; identities are per master.
 	c.closeStorages(ErrMasterLost)

@@ -3,13 +3,15 @@ package client
 import (
 	"bytes"
 	"crypto/sha1"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 
-	deflate "github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress"
+	"github.com/klauspost/compress/zlib"
 
 	"github.com/neozodb/neo/cluster/proto"
-	"github.com/neozodb/neo/cluster/zlib"
 )
 
 const (
@@ -30,10 +32,17 @@ type packer struct {
 	writers sync.Pool
 }
 
+// An estimate of what compression is good for costs a tenth of trying. It tells
+// nothing about short records.
+const (
+	minEstimated = 256
+	compressible = 0.1 // of 1; random bytes have less
+)
+
 // scratch is a compressor with the buffer it writes to.
 type scratch struct {
 	buf bytes.Buffer
-	w   *deflate.Writer
+	w   *zlib.Writer
 }
 
 // pack returns a record as it is stored: compressed if that makes it smaller.
@@ -43,11 +52,12 @@ func (p *packer) pack(data []byte) proto.ObjectData {
 		return proto.ObjectData{}
 	}
 	out := proto.ObjectData{Data: data}
-	if p.level > 0 && len(data) > 8 { // no shorter zlib stream exists
+	if p.level > 0 && len(data) > 8 && // no shorter zlib stream exists
+		(len(data) < minEstimated || compress.Estimate(data) >= compressible) {
 		s, _ := p.writers.Get().(*scratch)
 		if s == nil {
 			s = &scratch{}
-			s.w, _ = deflate.NewWriterLevel(&s.buf, p.level) // the level was checked
+			s.w, _ = zlib.NewWriterLevel(&s.buf, p.level) // the level was checked
 		}
 		s.buf.Reset()
 		s.w.Reset(&s.buf)
@@ -79,11 +89,12 @@ func absent(o *proto.ObjectData) bool {
 	return len(o.Data) == 0 && o.Checksum == proto.ZeroHash
 }
 
-var inflaters sync.Pool // of *inflater; they hold no state between uses
+var readers sync.Pool // of *inflater; they hold no state between uses
 
 type inflater struct {
-	z   zlib.Decompressor
-	buf []byte
+	in  bytes.Reader
+	zr  io.ReadCloser
+	buf bytes.Buffer
 }
 
 // unpack returns the ZODB record of stored bytes, never nil. The result does
@@ -96,17 +107,33 @@ func unpack(o *proto.ObjectData) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("decompress: unknown compression %d", o.Compression)
 	}
-	f, _ := inflaters.Get().(*inflater)
+	f, _ := readers.Get().(*inflater)
 	if f == nil {
 		f = &inflater{}
 	}
-	defer inflaters.Put(f)
-	buf, err := f.z.Append(f.buf[:0], o.Data, maxRecord)
+	defer readers.Put(f)
+	f.in.Reset(o.Data)
+	var err error
+	if f.zr == nil {
+		f.zr, err = zlib.NewReader(&f.in)
+	} else {
+		err = f.zr.(zlib.Resetter).Reset(&f.in, nil)
+	}
 	if err != nil {
+		f.zr = nil
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
-	if f.buf = buf; cap(buf) > 1<<20 {
-		f.buf = nil
+	f.buf.Reset()
+	n, err := f.buf.ReadFrom(io.LimitReader(f.zr, maxRecord+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("decompress: %w", err)
+	case n > maxRecord:
+		return nil, errors.New("decompress: record of more than 1 GiB")
 	}
-	return append(make([]byte, 0, len(buf)), buf...), nil
+	out := append(make([]byte, 0, n), f.buf.Bytes()...)
+	if f.buf.Cap() > 1<<20 {
+		f.buf = bytes.Buffer{}
+	}
+	return out, nil
 }

@@ -55,11 +55,14 @@ type Txn struct {
 	stored   bool // no more stores: deadlocks need not be avoided any more
 	voted    bool
 	ended    bool
-	unsent   bool            // stores may wait on the links for more, or for an answer
-	crowded  bool            // its user waits for room
-	keepAll  bool            // keep the data of all stores until the end
-	watchers []chan struct{} // to be closed at the next answer
-	err      error           // why it can no longer be committed
+	unsent   bool             // stores may wait on the links for more, or for an answer
+	crowded  bool             // its user waits for room
+	keepAll  bool             // keep the data of all stores until the end
+	watchers []chan struct{}  // to be closed at the next answer
+	then     func(quiet bool) // to be called once no answer is pending
+	asked    bool             // the votes are asked for
+	finish   *finishAsked     // the commit is asked for
+	err      error            // why it can no longer be committed
 	pack     *proto.PackRequest
 }
 
@@ -94,13 +97,17 @@ func (c *Client) askBegin(ctx context.Context, opt BeginOptions) (*beginAsked, e
 	if err != nil {
 		return nil, fmt.Errorf("begin transaction: %w", err)
 	}
+	return c.askBeginOf(v, opt), nil
+}
+
+func (c *Client) askBeginOf(v *view, opt BeginOptions) *beginAsked {
 	req := &proto.AskBeginTransaction{}
 	if opt.TID != tid.Zero {
 		req.TID = proto.Some(opt.TID)
 	}
 	a := &beginAsked{session: v.session, conn: v.session.conn, opt: opt, result: make(chan beginResult, 1)}
 	a.conn.Ask(req, a)
-	return a, nil
+	return a
 }
 
 // begun waits for a transaction that was asked for.
@@ -431,6 +438,12 @@ func (t *Txn) node(ctx context.Context, v *view, id proto.NodeID) (*link.Conn, e
 		}
 		conn = nil
 	}
+	return t.use(id, conn), nil
+}
+
+// use makes conn, nil if there is none, the link to a node for this transaction. It
+// returns nil if that is lost.
+func (t *Txn) use(id proto.NodeID, conn *link.Conn) *link.Conn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.nodes[id] = conn
@@ -438,7 +451,7 @@ func (t *Txn) node(ctx context.Context, v *view, id proto.NodeID) (*link.Conn, e
 	if conn != nil && conn.Closed() {
 		t.lostLocked(id)
 	}
-	return t.nodes[id], nil
+	return t.nodes[id]
 }
 
 // fail makes the transaction impossible to commit.
@@ -455,9 +468,16 @@ func (t *Txn) signal() {
 	t.mu.Lock()
 	watchers := t.watchers
 	t.watchers = nil
+	var then func(quiet bool)
+	if t.then != nil && (t.overLocked() || !t.waitingLocked()) {
+		then, t.then = t.then, nil
+	}
 	t.mu.Unlock()
 	for _, w := range watchers {
 		close(w)
+	}
+	if then != nil {
+		defer then(true)
 	}
 	select {
 	case t.changed <- struct{}{}:

@@ -47,6 +47,30 @@ func vote(ctx context.Context, tx *client.Txn) <-chan error {
 	return ch
 }
 
+// commitSoon is Finish for a user who waits for nothing unless he has to.
+func commitSoon(ctx context.Context, tx *client.Txn, onFinish func(tid.TID)) (tid.TID, error) {
+	type outcome struct {
+		at tid.TID
+		ok bool
+	}
+	done := make(chan outcome, 2) // a second call would be found
+	tx.VoteSoon(func(voted bool) { done <- outcome{ok: voted} })
+	if r := <-done; !r.ok {
+		if _, err := tx.Vote(ctx); err != nil {
+			return tid.Zero, err
+		}
+	}
+	tx.FinishSoon(onFinish, func(at tid.TID, finished bool) { done <- outcome{at, finished} })
+	r := <-done
+	if len(done) > 0 {
+		return tid.Zero, errors.New("called twice")
+	}
+	if r.ok {
+		return r.at, nil
+	}
+	return tx.Finish(ctx, nil)
+}
+
 func begin(t *testing.T, c *client.Client) *client.Txn {
 	t.Helper()
 	tx, err := c.Begin(t.Context(), client.BeginOptions{})
@@ -235,52 +259,166 @@ func TestMasterLostInFinish(t *testing.T) {
 		{"a storage knows it", proto.Some(tid.Max), proto.Some(tid.TID(1030)), 1030},
 		{"no storage knows it", proto.Some(tid.Max), proto.Opt[tid.TID]{}, 0},
 	} {
+		for name, finish := range map[string]func(context.Context, *client.Txn, func(tid.TID)) (tid.TID, error){
+			"waiting": func(ctx context.Context, tx *client.Txn, onFinish func(tid.TID)) (tid.TID, error) {
+				return tx.Finish(ctx, onFinish)
+			},
+			"soon": commitSoon,
+		} {
+			t.Run(tt.name+"/"+name, func(t *testing.T) {
+				playScript(t, 1, 10, func(t *testing.T, s *script) {
+					resets := 0
+					c := s.open(func(cfg *client.Config) { cfg.OnReset = func() { resets++ } })
+					tx := begin(t, c)
+					if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+						t.Fatal(err)
+					}
+					ev, _ := request[*proto.AskStoreObject](s)
+					answerStore(ev, locked)
+					type result struct {
+						tid tid.TID
+						err error
+					}
+					done := make(chan result, 1)
+					go func() {
+						at, err := finish(t.Context(), tx, func(tid.TID) { t.Error("onFinish was called") })
+						done <- result{at, err}
+					}()
+					synctest.Wait()
+					s.mu.Lock()
+					conn := s.finish.Conn
+					s.last = max(s.last, tt.want)
+					s.mu.Unlock()
+					conn.Close()
+					time.Sleep(5 * time.Second) // reconnection
+					final, _ := request[*proto.AskFinalTID](s)
+					final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.master})
+					if tt.master == proto.Some(tid.Max) {
+						time.Sleep(5 * time.Second)
+						final, _ = request[*proto.AskFinalTID](s)
+						if final.Conn.Tag == nil {
+							t.Error("the master was asked twice")
+						}
+						final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.storage})
+					}
+					r := <-done
+					if r.tid != tt.want || (r.err == nil) != (tt.want != 0) || tt.want == 0 && !errors.Is(r.err, client.ErrMasterLost) {
+						t.Errorf("finish: %v, %v", r.tid, r.err)
+					}
+					if want := min(1, int(tt.want)); resets != want {
+						t.Errorf("%d resets, want %d", resets, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// VoteSoon calls back from the goroutine that reads the answer on which it depends.
+func TestVoteSoon(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		store proto.Opt[tid.TID] // answer to the store
+		then  func(s *script, tx *client.Txn)
+		voted bool
+		vote  error // of the Vote that follows if it was not
+	}{
+		{"all is well", locked, func(s *script, _ *client.Txn) {}, true, nil},
+		{"a conflict", proto.Some(tid.TID(7)), func(*script, *client.Txn) {}, false, &client.ConflictError{OID: 1, Serials: [2]tid.TID{7, 5}, Data: []byte("mine")}},
+		{"given up", locked, func(_ *script, tx *client.Txn) { tx.GiveUp() }, false, nil},
+		{"aborted", locked, func(_ *script, tx *client.Txn) { tx.Abort(context.Background()) }, false, client.ErrClosed},
+		{"the master is lost", locked, func(s *script, _ *client.Txn) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.master.Close()
+		}, false, client.ErrMasterLost},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			playScript(t, 1, 10, func(t *testing.T, s *script) {
-				resets := 0
-				c := s.open(func(cfg *client.Config) { cfg.OnReset = func() { resets++ } })
-				tx := begin(t, c)
+				c := s.open(nil)
+				b := c.BeginSoon(client.BeginOptions{})
+				if err := c.Sync(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if tx := b.Take(); tx != nil {
+					t.Fatal("no storage is connected, a store would wait")
+				}
+				tx, err := b.Wait(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
 				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 					t.Fatal(err)
 				}
+				calls := make(chan bool, 2)
+				tx.VoteSoon(func(voted bool) { calls <- voted })
 				ev, _ := request[*proto.AskStoreObject](s)
-				answerStore(ev, locked)
-				type result struct {
-					tid tid.TID
-					err error
+				if len(calls) > 0 {
+					t.Fatal("called before the answer")
 				}
-				done := make(chan result, 1)
-				go func() {
-					at, err := tx.Finish(t.Context(), func(tid.TID) { t.Error("onFinish was called") })
-					done <- result{at, err}
-				}()
+				if tt.voted || tt.store != locked {
+					answerStore(ev, tt.store)
+				}
 				synctest.Wait()
-				s.mu.Lock()
-				conn := s.finish.Conn
-				s.last = max(s.last, tt.want)
-				s.mu.Unlock()
-				conn.Close()
-				time.Sleep(5 * time.Second) // reconnection
-				final, _ := request[*proto.AskFinalTID](s)
-				final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.master})
-				if tt.master == proto.Some(tid.Max) {
-					time.Sleep(5 * time.Second)
-					final, _ = request[*proto.AskFinalTID](s)
-					if final.Conn.Tag == nil {
-						t.Error("the master was asked twice")
+				tt.then(s, tx)
+				synctest.Wait()
+				if len(calls) != 1 {
+					t.Fatalf("called %d times", len(calls))
+				}
+				if got := <-calls; got != tt.voted {
+					t.Errorf("voted: %v, want %v", got, tt.voted)
+				}
+				if tt.voted {
+					return
+				}
+				if tt.vote == nil {
+					answerStore(ev, locked)
+				}
+				err = <-vote(t.Context(), tx)
+				if want, ok := tt.vote.(*client.ConflictError); ok {
+					got, ok := errors.AsType[*client.ConflictError](err)
+					if !ok || got.OID != want.OID || got.Serials != want.Serials {
+						t.Errorf("vote: %v, want %v", err, want)
 					}
-					final.Conn.Answer(final.ID, &proto.AnswerFinalTID{TID: tt.storage})
-				}
-				r := <-done
-				if r.tid != tt.want || (r.err == nil) != (tt.want != 0) || tt.want == 0 && !errors.Is(r.err, client.ErrMasterLost) {
-					t.Errorf("finish: %v, %v", r.tid, r.err)
-				}
-				if want := min(1, int(tt.want)); resets != want {
-					t.Errorf("%d resets, want %d", resets, want)
+				} else if !errors.Is(err, tt.vote) {
+					t.Errorf("vote: %v, want %v", err, tt.vote)
 				}
 			})
 		})
 	}
+}
+
+// What was asked for and is not used any more is aborted, whichever comes first.
+func TestBeginSoonAbandoned(t *testing.T) {
+	simulate(t, shape{storages: 1, partitions: 1}, func(t *testing.T, r *rig) {
+		c := r.open(nil)
+		b := c.BeginSoon(client.BeginOptions{})
+		b.Abandon()                  // before the answer
+		r.commit(c, text(1, 0, "x")) // connects the storage
+		b = c.BeginSoon(client.BeginOptions{})
+		synctest.Wait()
+		b.Abandon() // after it
+		b = c.BeginSoon(client.BeginOptions{})
+		synctest.Wait()
+		tx := b.Take()
+		if tx == nil {
+			t.Fatal("nothing stands in the way")
+		}
+		if err := tx.Store(t.Context(), 2, 0, []byte("y")); err != nil {
+			t.Fatal(err)
+		}
+		at, err := commitSoon(t.Context(), tx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want(c, 2, "y", at)
+		// A transaction with a TID of its own is taken only while there is no other.
+		imposed, err := c.Begin(t.Context(), client.BeginOptions{TID: at + 1000})
+		if err != nil {
+			t.Fatalf("one of the others is left: %v", err)
+		}
+		imposed.Abort(t.Context())
+	})
 }
 
 // Before the finish, a lost master fails the vote, and nobody is asked to abort

@@ -34,8 +34,9 @@ func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
 		t.mu.Unlock()
 		return nil, fmt.Errorf("transaction %v: could not store or check all objects", t.ttid)
 	}
+	asked := t.asked // by VoteSoon
 	t.stored = true
-	oids := slices.DeleteFunc(slices.Clone(t.order), func(o tid.OID) bool { return o == tid.InvalidOID })
+	oids := t.oidsLocked()
 	for _, oid := range oids {
 		if _, ok := t.resolved[oid]; ok {
 			resolved = append(resolved, oid)
@@ -45,8 +46,10 @@ func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
 	if len(oids) >= proto.MaxOIDs {
 		return nil, fmt.Errorf("transaction %v: %d objects are too many", t.ttid, len(oids))
 	}
-	if err := t.sendVotes(ctx, oids); err != nil {
-		return nil, err
+	if !asked {
+		if err := t.sendVotes(ctx, oids); err != nil {
+			return nil, err
+		}
 	}
 	if err := t.quiet(ctx); err != nil {
 		return nil, err
@@ -95,10 +98,14 @@ func (t *Txn) sendVotes(ctx context.Context, oids []tid.OID) error {
 	if v == nil || v.session != t.session {
 		return fmt.Errorf("vote transaction %v: %w", t.ttid, ErrMasterLost)
 	}
+	return t.sendVotesOf(v, oids, func(id proto.NodeID) (*link.Conn, error) { return t.node(ctx, v, id) })
+}
+
+func (t *Txn) sendVotesOf(v *view, oids []tid.OID, node func(proto.NodeID) (*link.Conn, error)) error {
 	partition := t.ttid.Partition(v.np())
-	meta := map[proto.NodeID]*link.Conn{}
+	meta := make(map[proto.NodeID]*link.Conn, 2)
 	for _, cell := range v.rows[partition] {
-		conn, err := t.node(ctx, v, cell.ID)
+		conn, err := node(cell.ID)
 		if err != nil {
 			return err
 		}
@@ -110,7 +117,8 @@ func (t *Txn) sendVotes(ctx context.Context, oids []tid.OID) error {
 		return fmt.Errorf("vote transaction %v: write to partition %d: %w", t.ttid, partition, ErrNoStorage)
 	}
 	t.mu.Lock()
-	votes := map[proto.NodeID]*link.Conn{}
+	t.asked = true
+	votes := make(map[proto.NodeID]*link.Conn, 2)
 	for id, conn := range t.nodes {
 		if conn != nil && (t.wrote[id] || meta[id] != nil) {
 			votes[id] = conn

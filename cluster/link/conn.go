@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/msgpack"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 type state uint8
@@ -29,6 +31,7 @@ type Conn struct {
 	cfg      Config
 	nc       net.Conn // TLS or raw
 	raw      net.Conn
+	in       io.Reader // of nc
 	try      tryWriter // nil: only the writer goroutine writes
 	remote   proto.Address
 	incoming bool
@@ -94,7 +97,7 @@ func newConn(nc net.Conn, remote proto.Address, cfg Config) *Conn {
 }
 
 func (c *Conn) start() {
-	c.try = tryWriterOf(c.nc)
+	c.in, c.try = socket.NewReader(c.nc), tryWriterOf(c.nc)
 	c.mu.Lock()
 	if c.incoming && c.state == open { // an abort has deadlines of its own
 		// A deadline that cannot be set fails the reads too.

@@ -22,7 +22,7 @@ func (s *source) Read(b []byte) (int, error) {
 	if s.cfg.Idle != nil {
 		s.cfg.Idle((*Conn)(s))
 	}
-	return s.nc.Read(b)
+	return s.in.Read(b)
 }
 
 // read is the reader goroutine.

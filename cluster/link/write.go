@@ -3,6 +3,8 @@ package link
 import (
 	"net"
 	"time"
+
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // maxSpare is the size in bytes of the largest buffer that is kept for reuse.
@@ -17,7 +19,10 @@ func tryWriterOf(nc net.Conn) tryWriter {
 	if t, ok := nc.(tryWriter); ok {
 		return t
 	}
-	return socketWriter(nc)
+	if w := socket.NewWriter(nc); w != nil {
+		return w
+	}
+	return nil
 }
 
 // flushLocked sends what is queued: at once if nobody else is writing, which

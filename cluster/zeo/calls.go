@@ -98,6 +98,7 @@ func callRegister(c *conn, m *message) error {
 	if !seq.register(c, &m.id) {
 		return fmt.Errorf("storage %s is out of service", seq.name)
 	}
+	c.out.flush()
 	c.seq = seq
 	c.log().Info("connected", "read_only", readOnly, "msgpack", c.msgpack)
 	return nil
@@ -196,7 +197,9 @@ func callGetInvalidations(c *conn, m *message) error {
 	}
 	id := m.id
 	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
-		return nil, c.seq.since(ctx, c, &id, t)
+		err := c.seq.since(ctx, c, &id, t)
+		c.out.flush()
+		return nil, err
 	})
 }
 

@@ -35,8 +35,10 @@ type transaction struct {
 	cancel context.CancelFunc
 	timer  *time.Timer
 
-	st        Txn // nil until the first vote
-	sent      int // operations of the queue that were carried out
+	ahead     Beginning // begun before the vote; nil: not, or no longer
+	prompt    Prompt    // votes without a goroutine; under txnState.mu
+	st        Txn       // nil until the first vote
+	sent      int       // operations of the queue that were carried out
 	conflicts map[tid.OID]*ConflictError
 	last      map[tid.OID]int // last operation that writes the object
 	undone    []tid.OID       // by undos
@@ -76,7 +78,40 @@ func (s *txnState) begin(id int64, b Begin) error {
 	t.ctx, t.cancel = context.WithCancel(c.srv.ctx)
 	s.open = t
 	c.seq.stats.active.Add(1)
+	if c.seq.ahead != nil {
+		t.ahead = c.seq.ahead.BeginSoon(b)
+		s.expire(t)
+	}
 	return nil
+}
+
+// aheadLimit is how long a transaction that was begun ahead may wait for its vote:
+// the storage counts it among those under way.
+const aheadLimit = 10 * time.Second
+
+// expire abandons what was begun ahead if the vote does not come. It is called with
+// mu held.
+func (s *txnState) expire(t *transaction) {
+	if t.ahead == nil {
+		return
+	}
+	t.timer = time.AfterFunc(aheadLimit, func() { s.takeAhead(t, true) })
+}
+
+// takeAhead returns what was begun ahead, once; late: it is abandoned.
+func (s *txnState) takeAhead(t *transaction, late bool) Beginning {
+	s.mu.Lock()
+	ahead := t.ahead
+	if ahead != nil {
+		t.ahead = nil
+		t.timer.Stop()
+		t.timer = nil
+	}
+	s.mu.Unlock()
+	if ahead != nil && late {
+		ahead.Abandon()
+	}
+	return ahead
 }
 
 // queueing returns the open transaction if it has this id and still takes
@@ -102,25 +137,127 @@ func (s *txnState) vote(id int64, msg msgID, async bool) error {
 	if s.c.readOnly {
 		return readOnlyError()
 	}
+	t, err := s.voting(id)
+	if err == nil && !s.voteSoon(t, msg, async) {
+		s.c.wg.Go(func() { s.runVote(t, msg, async) })
+	}
+	return err
+}
+
+// voting lets the transaction pass to whoever votes.
+func (s *txnState) voting(id int64) (*transaction, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.open
 	switch {
 	case t == nil || t.id != id:
-		return wrongTransaction(t, id)
+		return nil, wrongTransaction(t, id)
 	case t.phase == phaseVoting:
-		return transactionError("Already voting (waiting)")
+		return nil, transactionError("Already voting (waiting)")
 	case t.phase == phaseVoted || t.phase == phaseFinishing:
-		return transactionError("Already voting (locked)")
+		return nil, transactionError("Already voting (locked)")
 	}
 	t.phase = phaseVoting
-	s.c.wg.Go(func() { s.runVote(t, msg, async) })
-	return nil
+	return t, nil
+}
+
+// maxSoon is how many bytes the reader stores himself.
+const maxSoon = 256 << 10
+
+// voteSoon carries out the queue and votes on what was begun ahead, if nothing
+// stands in the way. It reports false if that is not so.
+func (s *txnState) voteSoon(t *transaction, msg msgID, async bool) bool {
+	ahead := s.takeAhead(t, false)
+	if ahead == nil {
+		return false
+	}
+	// What was begun before a claim was made would be preferred to its owner.
+	if t.blobs || !t.queue.plain(maxSoon) || s.c.seq.claims.held.Load() > 0 {
+		ahead.Abandon()
+		return false
+	}
+	s.c.wg.Add(1)
+	if st := ahead.Take(); st != nil {
+		s.voteOn(t, st, msg, async)
+		return true
+	}
+	go func() {
+		st, err := ahead.Wait(t.ctx)
+		if err != nil { // begun anew
+			s.runVote(t, msg, async)
+			s.c.wg.Done()
+			return
+		}
+		s.voteOn(t, st, msg, async)
+	}()
+	return true
+}
+
+// voteOn carries out the queue and votes, and waits only for room. The transaction
+// counts as a goroutine of the connection until it is voted.
+func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
+	t.collapse()
+	t.st = st
+	s.c.seq.stats.lock(t)
+	s.limit(t)
+	err := t.replay()
+	s.mu.Lock()
+	t.prompt = st
+	unusual := err != nil || len(t.conflicts) > 0 || t.aborted
+	s.mu.Unlock()
+	takeOver := func() {
+		defer s.c.wg.Done()
+		if err != nil {
+			s.endVote(t, msg, async, nil, err)
+		} else {
+			s.runVote(t, msg, async)
+		}
+	}
+	if unusual {
+		go takeOver()
+		return
+	}
+	st.VoteSoon(func(voted bool) {
+		if voted && s.votedSoon(t, &msg, async) {
+			s.c.wg.Done()
+			return
+		}
+		go takeOver()
+	})
+}
+
+// votedSoon tells the client that its transaction is voted. It does not wait, and
+// reports false if the client does not want to know any more.
+func (s *txnState) votedSoon(t *transaction, msg *msgID, async bool) bool {
+	s.mu.Lock()
+	gone := t.aborted
+	if !gone {
+		t.phase = phaseVoted
+	}
+	s.mu.Unlock()
+	if gone {
+		return false
+	}
+	if !async {
+		e := s.c.out.lock()
+		at := e.beginReply(msg, flagResult)
+		e.beginList(0)
+		e.endList(0)
+		e.endMessage(at)
+		s.c.out.unlock()
+		s.c.out.send()
+	}
+	return true
 }
 
 func (s *txnState) runVote(t *transaction, msg msgID, async bool) {
-	c := s.c
 	changed, err := t.vote(s)
+	s.endVote(t, msg, async, changed, err)
+}
+
+// endVote passes the transaction back to the reader, or ends it, and answers.
+func (s *txnState) endVote(t *transaction, msg msgID, async bool, changed []tid.OID, err error) {
+	c := s.c
 	if err == nil && len(t.conflicts) > 0 {
 		if t.unresolved++; t.unresolved == mostVotes {
 			err = t.firstConflict()
@@ -445,6 +582,7 @@ func (s *txnState) rollback(t *transaction) {
 // forget ends a transaction that holds nothing any more.
 func (s *txnState) forget(t *transaction) {
 	t.cancel()
+	s.takeAhead(t, true)
 	s.unlimit(t)
 	s.c.seq.claims.release(t)
 	t.queue.close()
@@ -478,7 +616,11 @@ func (s *txnState) endLocked(t *transaction, done func()) {
 	switch {
 	case t.phase == phaseVoting:
 		t.aborted, t.after = true, done // the goroutine goes on with it
+		prompt := t.prompt
 		s.mu.Unlock()
+		if prompt != nil {
+			prompt.GiveUp()
+		}
 	case t.st == nil:
 		s.mu.Unlock()
 		s.forget(t)
@@ -504,28 +646,36 @@ func (s *txnState) disconnected() {
 	s.endLocked(t, func() {})
 }
 
-// finish lets a goroutine commit what was voted.
+// finish commits what was voted.
 func (s *txnState) finish(id int64, msg msgID, async bool) error {
+	t, err := s.finishing(id)
+	if err == nil {
+		s.runFinish(t, &msg, async)
+	}
+	return err
+}
+
+// finishing lets a voted transaction pass to whoever commits it.
+func (s *txnState) finishing(id int64) (*transaction, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	t := s.open
 	if t == nil || t.id != id {
-		s.mu.Unlock()
 		// A client that was connected elsewhere when it voted would take any answer,
 		// even None, for a commit.
-		return fmt.Errorf("transaction %d is not open on this connection: %w", id, ErrUnavailable)
+		return nil, fmt.Errorf("transaction %d is not open on this connection: %w", id, ErrUnavailable)
 	}
-	defer s.mu.Unlock()
 	if t.phase != phaseVoted {
-		return textError("builtins.AssertionError", "finished called wo lock")
+		return nil, textError("builtins.AssertionError", "finished called wo lock")
 	}
 	t.phase = phaseFinishing
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	s.c.wg.Go(func() { s.runFinish(t, &msg, async) })
-	return nil
+	return t, nil
 }
 
+// runFinish commits, in a goroutine unless the storage can go on by itself.
 func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 	c := s.c
 	oids := slices.Clone(t.undone)
@@ -546,25 +696,50 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 		e.endMessage(at)
 	}
 	told := false
-	recovered, err := t.st.Finish(c.srv.late, func(at tid.TID) {
+	committed := func(at tid.TID) {
 		final, told = at, true
 		c.seq.commit(at, oids, c, answer)
-	})
-	c.seq.stats.commits.Add(1)
-	if !told {
-		s.mu.Lock()
-		s.open = nil
-		s.mu.Unlock()
-		final = recovered
-		switch {
-		case err == nil && c.seq.recover(c.srv.late, final, c, answer):
-		case err == nil || errors.Is(err, ErrUnknown):
-			c.log().Warn("the client cannot be told whether its transaction is committed: closing", "tid", final, "err", err)
-			c.out.close()
-		default:
-			c.sendError(msg, "tpc_finish", err, nil)
-		}
 	}
+	finish := func() {
+		recovered, err := t.st.Finish(c.srv.late, committed)
+		if !told {
+			s.mu.Lock()
+			s.open = nil
+			s.mu.Unlock()
+			final = recovered
+			switch {
+			case err == nil && c.seq.recover(c.srv.late, final, c, answer):
+			case err == nil || errors.Is(err, ErrUnknown):
+				c.log().Warn("the client cannot be told whether its transaction is committed: closing", "tid", final, "err", err)
+				c.out.close()
+			default:
+				c.sendError(msg, "tpc_finish", err, nil)
+			}
+		}
+		s.finished(t)
+	}
+	p, ok := t.st.(Prompt)
+	if !ok {
+		c.wg.Go(finish)
+		return
+	}
+	c.wg.Add(1)
+	p.FinishSoon(committed, func(_ tid.TID, finished bool) {
+		if finished {
+			s.finished(t)
+			c.wg.Done()
+			return
+		}
+		go func() {
+			defer c.wg.Done()
+			finish()
+		}()
+	})
+}
+
+// finished ends a transaction whose client was told that it is committed, or that
+// it is not.
+func (s *txnState) finished(t *transaction) {
+	s.c.seq.stats.commits.Add(1)
 	s.forget(t)
-	c.out.flush()
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -75,7 +76,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	c.out = newOutput(nc, srv.cfg.OutputLimit, func() {
 		c.log().Warn("client does not read: dropped", "waiting", srv.cfg.OutputLimit)
 	})
-	c.frames = newFrameReader(&watchedReader{nc: nc, idle: helloTimeout}, helloLimit)
+	c.frames = newFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
 	c.tx.init(c)
 	return c
 }
@@ -87,6 +88,7 @@ func (c *conn) setLog(l *slog.Logger) { c.logger.Store(l) }
 // watchedReader gives up on a peer that was silent for too long.
 type watchedReader struct {
 	nc    net.Conn
+	in    io.Reader // of nc
 	idle  time.Duration
 	until time.Time
 }
@@ -100,7 +102,7 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return w.nc.Read(p)
+	return w.in.Read(p)
 }
 
 // serve runs the connection to its end. When it returns, its transaction is
@@ -173,7 +175,7 @@ func (c *conn) hello() error {
 		e.b = append(e.b, 'Z', version[0])
 	}
 	e.endFrame(at)
-	c.out.unlockQuietly()
+	c.out.unlock()
 	c.out.flush()
 
 	frame, err := c.frames.next()
@@ -187,7 +189,7 @@ func (c *conn) hello() error {
 		at := e.beginFrame()
 		e.b = append(e.b, status...)
 		e.endFrame(at)
-		c.out.unlockQuietly()
+		c.out.unlock()
 		return errClose
 	case "M" + version:
 		c.msgpack = true
@@ -198,7 +200,7 @@ func (c *conn) hello() error {
 	c.dec.msgpack = c.msgpack
 	e = c.out.lock()
 	e.msgpack = c.msgpack
-	c.out.unlockQuietly()
+	c.out.unlock()
 	return nil
 }
 
@@ -246,7 +248,7 @@ func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
 	}
 	e := c.out.lock()
 	e.appendError(id, r)
-	c.out.unlockQuietly()
+	c.out.unlock()
 	c.out.flush()
 }
 
@@ -263,7 +265,7 @@ func (c *conn) send(id *msgID, result func(*encoder)) {
 	at := e.beginReply(id, flagResult)
 	result(e)
 	e.endMessage(at)
-	c.out.unlockQuietly()
+	c.out.unlock()
 	c.out.flush()
 }
 
@@ -299,15 +301,23 @@ func (c *conn) background(m *message, oid []byte, call func(ctx context.Context)
 
 // startLoad answers a load, here if that cannot wait, else in another goroutine.
 func (c *conn) startLoad(l load) error {
-	if c.seq.feat.Local {
+	c.seq.stats.loads.Add(1)
+	if c.seq.feat.Local || c.seq.cache != nil {
 		if !c.out.waitRoom() {
 			return net.ErrClosed
 		}
-		c.load(&l)
-		if !c.frames.ready() || c.out.pending() > bufferSize {
-			c.out.flush()
+		here := true
+		if c.seq.feat.Local {
+			c.load(&l)
+		} else {
+			here = c.loadCached(&l)
 		}
-		return nil
+		if !here || !c.frames.ready() || c.out.pending() > bufferSize {
+			c.out.flush() // what waits for more as well
+		}
+		if here {
+			return nil
+		}
 	}
 	if c.idle.Load() == 0 && c.workers.Load() < maxWorkers {
 		c.workers.Add(1)
@@ -348,7 +358,6 @@ func (c *conn) loadWorker(l load) {
 
 // load appends the answer to a loadBefore.
 func (c *conn) load(l *load) {
-	c.seq.stats.loads.Add(1)
 	for {
 		head := c.seq.last()
 		r, err := c.seq.st.LoadBefore(c.ctx, l.oid, l.before)
@@ -356,27 +365,40 @@ func (c *conn) load(l *load) {
 			c.sendError(&l.id, "loadBefore", err, nil)
 			return
 		}
-		for {
-			e := c.out.lock()
-			// Within the lock: what is committed from here on is announced after
-			// this answer.
-			if now := c.seq.last(); now != head && (err != nil || r.Next == tid.Zero) {
-				c.out.unlockQuietly()
-				if err == nil {
-					var ok bool
-					if head, ok = c.seq.settle(l.oid, &r, head); ok {
-						continue
-					}
+		if c.loaded(l, head, &r, err) || c.ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// loadCached is load if the storage has the revision at hand. It reports whether
+// that was so.
+func (c *conn) loadCached(l *load) bool {
+	head := c.seq.last()
+	r, ok := c.seq.cache.Cached(l.oid, l.before)
+	return ok && c.loaded(l, head, &r, nil)
+}
+
+// loaded appends the answer to a load, found when the last transaction was head.
+// It reports false if there must be another load.
+func (c *conn) loaded(l *load, head tid.TID, r *Revision, err error) bool {
+	for {
+		e := c.out.lock()
+		// Within the lock: what is committed from here on is announced after
+		// this answer.
+		if now := c.seq.last(); now != head && (err != nil || r.Next == tid.Zero) {
+			c.out.unlock()
+			if err == nil {
+				var ok bool
+				if head, ok = c.seq.settle(l.oid, r, head); ok {
+					continue
 				}
-				break // load again
 			}
-			c.appendLoad(e, l, &r, err)
-			c.out.unlockQuietly()
-			return
+			return false
 		}
-		if c.ctx.Err() != nil {
-			return
-		}
+		c.appendLoad(e, l, r, err)
+		c.out.unlock()
+		return true
 	}
 }
 

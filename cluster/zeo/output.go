@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // output is the queue of one connection to its client. Messages are encoded right
@@ -12,13 +14,15 @@ import (
 // waits for the network while holding a lock of others.
 type output struct {
 	nc      net.Conn
-	raw     net.Conn // nc, or what is below its TLS: closing that never waits
-	limit   int      // bytes that may wait when one more message comes
-	dropped func()   // called once, when the limit is passed
+	try     *socket.Writer // nil: all writes may wait
+	raw     net.Conn       // nc, or what is below its TLS: closing that never waits
+	limit   int            // bytes that may wait when one more message comes
+	dropped func()         // called once, when the limit is passed
 
 	mu      sync.Mutex
 	room    sync.Cond // signalled when bytes were written, or at the end
-	enc     encoder   // enc.b: bytes that wait
+	enc     encoder   // enc.b: bytes that wait, after rest
+	rest    []byte    // left over by a write that did not wait
 	spare   []byte
 	sending int // bytes of the write under way
 	writing bool
@@ -38,7 +42,7 @@ func newOutput(nc net.Conn, limit int, dropped func()) *output {
 	if t, ok := nc.(*tls.Conn); ok {
 		raw = t.NetConn()
 	}
-	o := &output{nc: nc, raw: raw, limit: limit, dropped: dropped, wake: make(chan struct{}, 1)}
+	o := &output{nc: nc, try: socket.NewWriter(nc), raw: raw, limit: limit, dropped: dropped, wake: make(chan struct{}, 1)}
 	o.room.L = &o.mu
 	return o
 }
@@ -47,7 +51,7 @@ func newOutput(nc net.Conn, limit int, dropped func()) *output {
 // before unlock.
 func (o *output) lock() *encoder {
 	o.mu.Lock()
-	if len(o.enc.b) > o.limit {
+	if len(o.rest)+len(o.enc.b) > o.limit {
 		o.dropLocked()
 	}
 	if o.closed {
@@ -63,9 +67,14 @@ func (o *output) dropLocked() {
 	}
 }
 
-// unlock lets another goroutine write what was appended.
-func (o *output) unlock() {
-	wake := !o.writing && !o.closed && len(o.enc.b) > 0
+// unlock leaves what was appended to a later flush or send of the caller.
+func (o *output) unlock() { o.mu.Unlock() }
+
+// send writes what waits as far as that is possible without waiting, and leaves
+// the rest to the goroutine that runs run.
+func (o *output) send() {
+	o.mu.Lock()
+	wake := !o.trySomeLocked()
 	o.mu.Unlock()
 	if wake {
 		select {
@@ -75,39 +84,74 @@ func (o *output) unlock() {
 	}
 }
 
-// unlockQuietly leaves what was appended to a later flush of the caller.
-func (o *output) unlockQuietly() { o.mu.Unlock() }
+// trySomeLocked writes without waiting, and reports whether nothing is left or
+// somebody is writing. The lock is not held meanwhile.
+func (o *output) trySomeLocked() bool {
+	for !o.writing && !o.closed && len(o.rest)+len(o.enc.b) > 0 {
+		if o.try == nil || len(o.rest) > 0 {
+			return false
+		}
+		b := o.takeLocked()
+		o.mu.Unlock()
+		n, err := o.try.TryWrite(b)
+		o.mu.Lock()
+		if err == nil && n < len(b) && !o.closed {
+			o.writing, o.sending, o.rest = false, 0, b[n:]
+			continue
+		}
+		o.wroteLocked(b, err)
+	}
+	return true
+}
 
-// flush writes what waits, unless somebody is at it.
+// takeLocked begins a write of what waits.
+func (o *output) takeLocked() []byte {
+	b := o.rest
+	o.rest = nil
+	if len(b) == 0 {
+		b = o.enc.b
+		o.enc.b, o.spare = o.spare[:0], nil
+	}
+	o.writing, o.sending = true, len(b)
+	return b
+}
+
+// wroteLocked ends it.
+func (o *output) wroteLocked(b []byte, err error) {
+	o.writing, o.sending = false, 0
+	if cap(b) <= roomy {
+		o.spare = b[:0]
+	}
+	if err != nil {
+		o.closeLocked()
+	}
+	o.room.Broadcast()
+}
+
+// flush writes what waits, unless somebody is at it. It may wait for the client.
 func (o *output) flush() {
 	o.mu.Lock()
-	for !o.writing && !o.closed && len(o.enc.b) > 0 {
-		b := o.enc.b
-		o.enc.b, o.spare = o.spare[:0], nil
-		o.writing, o.sending = true, len(b)
+	defer o.mu.Unlock()
+	for !o.trySomeLocked() {
+		b := o.takeLocked()
 		o.mu.Unlock()
 		err := o.nc.SetWriteDeadline(time.Now().Add(stallLimit))
 		if err == nil {
 			_, err = o.nc.Write(b)
 		}
+		if err == nil && o.try != nil {
+			err = o.nc.SetWriteDeadline(time.Time{}) // it counts for send as well
+		}
 		o.mu.Lock()
-		o.writing, o.sending = false, 0
-		if cap(b) <= roomy {
-			o.spare = b[:0]
-		}
-		if err != nil {
-			o.closeLocked()
-		}
-		o.room.Broadcast()
+		o.wroteLocked(b, err)
 	}
-	o.mu.Unlock()
 }
 
 // waitRoom waits until few bytes wait, and reports whether the output is open.
 func (o *output) waitRoom() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for !o.closed && len(o.enc.b)+o.sending > roomy {
+	for !o.closed && len(o.rest)+len(o.enc.b)+o.sending > roomy {
 		o.room.Wait()
 	}
 	return !o.closed
@@ -117,7 +161,7 @@ func (o *output) waitRoom() bool {
 func (o *output) pending() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.enc.b)
+	return len(o.rest) + len(o.enc.b)
 }
 
 func (o *output) closeLocked() {

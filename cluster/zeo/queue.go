@@ -3,6 +3,7 @@ package zeo
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -92,6 +93,13 @@ func (q *queue) load(o *op) ([]byte, error) {
 		return nil, fmt.Errorf("reading a big transaction again: %w", err)
 	}
 	return b, nil
+}
+
+// plain reports whether there are but stores, deletions and checks, whose data are
+// in memory and few bytes.
+func (q *queue) plain(most int) bool {
+	return q.file == nil && q.memory <= most &&
+		!slices.ContainsFunc(q.ops, func(o op) bool { return o.kind == opUndo || o.kind == opRestore })
 }
 
 func (q *queue) close() {

@@ -16,6 +16,8 @@ import (
 type sequencer struct {
 	name   string
 	st     Storage
+	cache  Cacher // nil: st has none
+	ahead  Ahead  // nil: st cannot
 	feat   Features
 	log    *slog.Logger
 	stats  stats
@@ -34,6 +36,7 @@ type sequencer struct {
 	recent history
 	conns  map[*conn]struct{}
 	frames [2]encoder // an announcement in both encodings
+	due    []*output  // to be sent by whoever holds the lock, once it is released
 }
 
 func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *sequencer {
@@ -45,6 +48,8 @@ func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *seque
 		age:   cfg.InvalidationAge,
 		conns: make(map[*conn]struct{}),
 	}
+	s.cache, _ = st.(Cacher)
+	s.ahead, _ = st.(Ahead)
 	s.recent.limit = cfg.InvalidationQueueSize
 	s.frames[1].msgpack = true
 	s.stats.start = time.Now()
@@ -90,23 +95,46 @@ func (s *sequencer) last() tid.TID { return tid.TID(s.head.Load()) }
 func (s *sequencer) Committed(t tid.TID, oids []tid.OID) {
 	own := append([]tid.OID(nil), oids...)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ready {
+	if s.ready {
+		s.commitLocked(t, own, nil)
+	} else {
 		s.early = append(s.early, Change{t, own})
+	}
+	s.unlockAndSend()
+}
+
+// unlockAndSend sends announcements without waiting for any client, after the lock
+// was released.
+func (s *sequencer) unlockAndSend() {
+	due := s.due
+	s.due = nil
+	s.mu.Unlock()
+	if len(due) == 0 {
 		return
 	}
-	s.commitLocked(t, own, nil)
+	for i, o := range due {
+		o.send()
+		due[i] = nil
+	}
+	s.mu.Lock()
+	if s.due == nil {
+		s.due = due[:0]
+	}
+	s.mu.Unlock()
 }
 
 // commit announces a transaction of c to all others; answer appends what c gets
 // instead. It is called by [Txn].Finish.
 func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*encoder)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.commitLocked(t, oids, c)
 	e := c.out.lock()
 	answer(e)
-	c.out.unlockQuietly() // the goroutine that commits flushes it
+	c.out.unlock()
+	s.due = append(s.due, c.out)
+	last := len(s.due) - 1
+	s.due[0], s.due[last] = s.due[last], s.due[0] // who waits comes first
+	s.unlockAndSend()
 }
 
 func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
@@ -143,6 +171,7 @@ func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
 		e := c.out.lock()
 		e.b = append(e.b, f.b...)
 		c.out.unlock()
+		s.due = append(s.due, c.out)
 	}
 	for i := range s.frames {
 		if cap(s.frames[i].b) > roomy {
@@ -207,7 +236,7 @@ func (s *sequencer) unregister(c *conn) {
 }
 
 // inOrder appends an answer such that all that was committed is before it, and all
-// that it does not know of after it.
+// that it does not know of after it. The caller flushes it.
 func (s *sequencer) inOrder(c *conn, answer func(e *encoder, last tid.TID)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,7 +245,8 @@ func (s *sequencer) inOrder(c *conn, answer func(e *encoder, last tid.TID)) {
 	c.out.unlock()
 }
 
-// since appends the answer to getInvalidations: what changed after t.
+// since appends the answer to getInvalidations: what changed after t. The caller
+// flushes it.
 func (s *sequencer) since(ctx context.Context, c *conn, id *msgID, t tid.TID) error {
 	older, from, err := s.changesBeyond(ctx, t)
 	if err != nil {
@@ -291,7 +321,7 @@ func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func
 		return false
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlockAndSend()
 	if _, here := s.conns[c]; !here || s.out || s.last() >= t {
 		return false
 	}
@@ -303,6 +333,7 @@ func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func
 			e := c.out.lock()
 			answer(e)
 			c.out.unlock()
+			s.due = append(s.due, c.out)
 			return true
 		case ch.TID < t:
 			s.commitLocked(ch.TID, ch.OIDs, nil)
@@ -314,11 +345,12 @@ func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func
 // info tells sizes to all clients.
 func (s *sequencer) info() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlockAndSend()
 	for c := range s.conns {
 		e := c.out.lock()
 		s.appendInfo(e)
 		c.out.unlock()
+		s.due = append(s.due, c.out)
 	}
 }
 

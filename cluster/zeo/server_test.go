@@ -256,27 +256,28 @@ func TestDisconnectAtEveryStep(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := serve(t, zeotest.NewMemory(), nil)
-			a := s.client(false)
-			current := commit(t, a, zeotest.Store{OID: 1, Data: []byte("first")})
-			b := s.client(true)
-			if err := tt.do(b, current); err != nil {
-				t.Fatal(err)
-			}
-			b.Close()
-			s.eventually("the lock is free", func() bool { return !s.m.Busy() })
-			at := commit(t, a, zeotest.Store{OID: 1, Base: current, Data: []byte("second")})
-			data, serial, _, err := a.LoadBefore(1, tid.Max)
-			if string(data) != "second" || serial != at || err != nil {
-				t.Errorf("%q at %v, %v", data, serial, err)
-			}
-			s.eventually("nothing of the client is left", func() bool {
-				v, err := a.Call("server_status")
-				if err != nil {
+			storages(t, func(t *testing.T, s *served) {
+				a := s.client(false)
+				current := commit(t, a, zeotest.Store{OID: 1, Data: []byte("first")})
+				b := s.client(true)
+				if err := tt.do(b, current); err != nil {
 					t.Fatal(err)
 				}
-				st := v.(zeotest.Dict)
-				return st["connections"] == int64(1) && st["active_txns"] == int64(0) && st["waiting"] == int64(0) && st["lock_time"] == nil
+				b.Close()
+				s.eventually("the lock is free", func() bool { return !s.m.Busy() })
+				at := commit(t, a, zeotest.Store{OID: 1, Base: current, Data: []byte("second")})
+				data, serial, _, err := a.LoadBefore(1, tid.Max)
+				if string(data) != "second" || serial != at || err != nil {
+					t.Errorf("%q at %v, %v", data, serial, err)
+				}
+				s.eventually("nothing of the client is left", func() bool {
+					v, err := a.Call("server_status")
+					if err != nil {
+						t.Fatal(err)
+					}
+					st := v.(zeotest.Dict)
+					return st["connections"] == int64(1) && st["active_txns"] == int64(0) && st["waiting"] == int64(0) && st["lock_time"] == nil
+				})
 			})
 		})
 	}
@@ -284,23 +285,25 @@ func TestDisconnectAtEveryStep(t *testing.T) {
 
 // A commit that was under way when the client went is whole, or not at all.
 func TestDisconnectWithinFinish(t *testing.T) {
-	for range 20 {
-		s := serve(t, zeotest.NewMemory(), nil)
-		c, other := s.client(false), s.client(true)
-		if _, err := c.Vote(1, zeotest.Store{OID: 1, Data: []byte("x")}, zeotest.Store{OID: 2, Data: []byte("y")}); err != nil {
-			t.Fatal(err)
+	storages(t, func(t *testing.T, s *served) {
+		for i := range 20 {
+			x, y := tid.OID(2*i+1), tid.OID(2*i+2)
+			c, other := s.client(false), s.client(true)
+			if _, err := c.Vote(1, zeotest.Store{OID: x, Data: []byte("x")}, zeotest.Store{OID: y, Data: []byte("y")}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Send(false, "tpc_finish", 1); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			s.eventually("the lock is free", func() bool { return !s.m.Busy() })
+			_, _, _, err1 := other.LoadBefore(x, tid.Max)
+			_, _, _, err2 := other.LoadBefore(y, tid.Max)
+			if (err1 == nil) != (err2 == nil) {
+				t.Errorf("half a transaction: %v, %v", err1, err2)
+			}
 		}
-		if _, err := c.Send(false, "tpc_finish", 1); err != nil {
-			t.Fatal(err)
-		}
-		c.Close()
-		s.eventually("the lock is free", func() bool { return !s.m.Busy() })
-		_, _, _, err1 := other.LoadBefore(1, tid.Max)
-		_, _, _, err2 := other.LoadBefore(2, tid.Max)
-		if (err1 == nil) != (err2 == nil) {
-			t.Errorf("half a transaction: %v, %v", err1, err2)
-		}
-	}
+	})
 }
 
 // Votes wait for the lock in their order; who gives up meanwhile is passed over.

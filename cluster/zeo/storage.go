@@ -130,6 +130,46 @@ type Storage interface {
 	Pack(ctx context.Context, at tid.TID) error
 }
 
+// Cacher is a [Storage] that keeps some revisions at hand.
+type Cacher interface {
+	// Cached is LoadBefore if that needs not wait; ok is false otherwise.
+	Cached(oid tid.OID, before tid.TID) (r Revision, ok bool)
+}
+
+// Ahead is a [Storage] whose transactions can be begun before they are needed, and
+// voted and finished by a user who has no goroutine to wait.
+type Ahead interface {
+	// BeginSoon begins a transaction without waiting. It returns nil if that is
+	// impossible now.
+	BeginSoon(b Begin) Beginning
+}
+
+// Beginning is a transaction that has been asked for. It holds no locks. It is taken,
+// waited for or abandoned.
+type Beginning interface {
+	// Take returns the transaction if neither that nor a store of few data needs
+	// to wait; otherwise nil.
+	Take() Prompt
+	// Wait waits for the transaction, or until ctx ends: it is abandoned then.
+	Wait(ctx context.Context) (Prompt, error)
+	Abandon()
+}
+
+// Prompt is a [Txn] that tells when it has gone on. What it calls must not wait,
+// and may be called by any goroutine, even by the caller.
+type Prompt interface {
+	Txn
+	// VoteSoon is Vote without waiting. It calls done once. With voted false there
+	// are conflicts, an error or something to wait for: Vote has to be called and
+	// goes on from there.
+	VoteSoon(done func(voted bool))
+	// GiveUp makes a VoteSoon under way call done.
+	GiveUp()
+	// FinishSoon is Finish without waiting. It calls done once, after committed.
+	// With finished false Finish has to be called, which waits for the outcome.
+	FinishSoon(committed func(tid.TID), done func(at tid.TID, finished bool))
+}
+
 // Begin describes a transaction to begin.
 type Begin struct {
 	TID         tid.TID // imposed; [tid.Zero]: chosen at commit

@@ -265,7 +265,7 @@ func (c *comparison) zeo(ctx context.Context, _ string) error {
 		}
 		address := fmt.Sprintf("127.0.0.1:%d", port)
 		server := exec.CommandContext(ctx, c.python, "-m", "ZEO.runzeo", "-a", address, "-f", filepath.Join(c.dir, fmt.Sprintf("zeo%d.fs", n)))
-		theirs, theirCPU, err := c.door(ctx, address, n, []*exec.Cmd{server})
+		theirs, err := c.door(ctx, address, n, []*exec.Cmd{server})
 		if err != nil {
 			return err
 		}
@@ -278,42 +278,39 @@ func (c *comparison) zeo(ctx context.Context, _ string) error {
 		}
 		address = fmt.Sprintf("127.0.0.1:%d", port)
 		server = exec.CommandContext(ctx, filepath.Join(c.bin, "neozeo"), "-c", cl.name, "-m", cl.masters, "-b", address)
-		ours, ourCPU, err := c.door(ctx, address, n, append(cl.processes, server))
+		ours, err := c.door(ctx, address, n, append(cl.processes, server))
 		cl.stop()
 		if err != nil {
 			return err
 		}
 		c.line(fmt.Sprintf("ZEO commit, %d clients (Python)", n), ours["commits_s"], "/s", theirs["commits_s"])
 		c.line(fmt.Sprintf("ZEO load, %d clients (Python)", n), ours["loads_s"], "/s", theirs["loads_s"])
-		c.line(fmt.Sprintf("ZEO server CPU, %d clients, less is better", n), ourCPU, "s", theirCPU)
+		c.line(fmt.Sprintf("ZEO server CPU/commit, %d clients, low is good", n), ours["commit_cpu_us"], "µs", theirs["commit_cpu_us"])
+		c.line(fmt.Sprintf("ZEO server CPU/load, %d clients, low is good", n), ours["load_cpu_us"], "µs", theirs["load_cpu_us"])
 	}
 	return nil
 }
 
-// door starts a server, measures through it, stops it, and returns the CPU time
-// in seconds that the given processes used meanwhile.
-func (c *comparison) door(ctx context.Context, address string, clients int, processes []*exec.Cmd) (map[string]float64, float64, error) {
+// door starts a server, measures through it with the CPU time of the given
+// processes, of which it is the last one, and stops it.
+func (c *comparison) door(ctx context.Context, address string, clients int, processes []*exec.Cmd) (map[string]float64, error) {
 	server := processes[len(processes)-1]
 	server.Stdout, server.Stderr = io.Discard, io.Discard
 	if err := server.Start(); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer func() {
 		server.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 		server.Wait()                          // its status is of no interest
 	}()
 	if err := waitPort(ctx, address); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	cpu := func() (s float64) {
-		for _, p := range processes {
-			s += cpuTime(p.Process.Pid)
-		}
-		return
+	args := []string{"storage", "zeo:" + address, fmt.Sprint(clients), "1200", "16000"}
+	for _, p := range processes {
+		args = append(args, fmt.Sprint(p.Process.Pid))
 	}
-	before := cpu()
-	figures, err := c.peer(ctx, c.python, "storage", "zeo:"+address, fmt.Sprint(clients), "400", "8000")
-	return figures, cpu() - before, err
+	return c.peer(ctx, c.python, args...)
 }
 
 // running is a cluster of processes.
@@ -474,22 +471,4 @@ func peakMemory(pid int) int64 {
 		}
 	}
 	return 0
-}
-
-// cpuTime returns the CPU time of a process in seconds, 0 if it ended. Source:
-// fields 14 and 15 of /proc/PID/stat, in hundredths of a second.
-func cpuTime(pid int) float64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
-	}
-	var user, system float64
-	fmt.Sscan(f[11], &user)
-	fmt.Sscan(f[12], &system)
-	return (user + system) / 100
 }

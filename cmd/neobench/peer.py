@@ -1,8 +1,9 @@
 """Measure a ZODB storage through its own Python code; prints one JSON object.
 
   peer.py scan FILE            rebuild of the index of a Data.fs, and a check of it
-  peer.py storage TARGET [N [TXNS [LOADS]]]
-                               N processes commit ten objects of 2 kB, then load cold
+  peer.py storage TARGET [N [TXNS [LOADS [PID...]]]]
+                               N processes commit ten objects of 2 kB, then load cold;
+                               with the CPU time of other processes meanwhile
 TARGET: neo:NAME@HOST:PORT | zeo:HOST:PORT | fs:PATH
 """
 import json, multiprocessing, os, random, sys, time
@@ -40,6 +41,15 @@ def connect(target):
     return FileStorage(rest)
 
 
+def cpu(pids):
+    ticks = 0
+    for pid in pids:
+        with open('/proc/%d/stat' % pid) as f:
+            fields = f.read().rpartition(') ')[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf('SC_CLK_TCK')
+
+
 def client(target, n, txns, loads, barrier, out):
     from ZODB.Connection import TransactionMetaData
     r = random.Random(n)
@@ -61,6 +71,7 @@ def client(target, n, txns, loads, barrier, out):
         latency.append(time.perf_counter() - t0)
     commit = time.perf_counter() - start
     barrier.wait()
+    barrier.wait()
     flat = [oid for group in oids for oid in group]
     start = time.perf_counter()
     load_latency = []
@@ -69,15 +80,31 @@ def client(target, n, txns, loads, barrier, out):
         if s.loadBefore(r.choice(flat), b'\x7f' + b'\xff' * 7) is None:
             raise SystemExit('an object is missing')
         load_latency.append(time.perf_counter() - t0)
-    out.put((commit, time.perf_counter() - start, latency, load_latency))
+    load = time.perf_counter() - start
+    barrier.wait()
+    out.put((commit, load, latency, load_latency))
     s.close()
 
 
-def storage(target, n=1, txns=200, loads=2000):
-    barrier, out = multiprocessing.Barrier(n), multiprocessing.Queue()
+# What a server leaves for later, such as the moves of committed records to where
+# they stay, belongs to the commits: it has this time, in seconds.
+AFTER = 1.5
+
+
+def storage(target, n=1, txns=200, loads=2000, *pids):
+    barrier, out = multiprocessing.Barrier(n + 1, timeout=600), multiprocessing.Queue()
     ps = [multiprocessing.Process(target=client, args=(target, i, txns // n, loads // n, barrier, out)) for i in range(n)]
     for p in ps:
         p.start()
+    barrier.wait()
+    begin = cpu(pids)
+    barrier.wait()
+    if pids:
+        time.sleep(AFTER)
+    between = cpu(pids)
+    barrier.wait()
+    barrier.wait()
+    end = cpu(pids)
     results = [out.get(timeout=600) for _ in ps]
     for p in ps:
         p.join()
@@ -86,7 +113,8 @@ def storage(target, n=1, txns=200, loads=2000):
         values = sorted(v for r in results for v in r[i])
         return values[len(values) // 2] * 1e6
     return dict(commits_s=txns // n * n / max(r[0] for r in results), loads_s=loads // n * n / max(r[1] for r in results),
-                commit_us=p50(2), load_us=p50(3))
+                commit_us=p50(2), load_us=p50(3),
+                commit_cpu_us=(between - begin) / (txns // n * n) * 1e6, load_cpu_us=(end - between) / (loads // n * n) * 1e6)
 
 
 if __name__ == '__main__':

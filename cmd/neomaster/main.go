@@ -3,4 +3,7 @@ package main
 
 import "github.com/neozodb/neo/cmd/internal/cli"
 
-func main() { cli.Main(newCommand) }
+func main() {
+	cli.UseProcessors(1) // all is decided by one goroutine
+	cli.Main(newCommand)
+}

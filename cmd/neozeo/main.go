@@ -1,6 +1,13 @@
 // Command neozeo serves a NEO cluster, or Data.fs files, to ZEO clients.
 package main
 
-import "github.com/neozodb/neo/cmd/internal/cli"
+import (
+	"runtime"
 
-func main() { cli.Main(newCommand) }
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+func main() {
+	cli.UseProcessors(runtime.GOMAXPROCS(0) / 2) // the others are for nodes or clients
+	cli.Main(newCommand)
+}

@@ -150,6 +150,11 @@ func (s *Cluster) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (
 	return zeo.Revision{}, err
 }
 
+func (s *Cluster) Cached(oid tid.OID, before tid.TID) (zeo.Revision, bool) {
+	data, serial, next, ok := s.c.Cached(oid, before)
+	return zeo.Revision{Data: data, Serial: serial, Next: next}, ok
+}
+
 func (s *Cluster) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
 	data, err := s.c.LoadSerial(ctx, oid, serial)
 	if missing(err) || errors.Is(err, client.ErrNotFound) {
@@ -317,6 +322,42 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	return &clusterTxn{s, t}, nil
 }
 
+// BeginSoon implements [zeo.Ahead].
+func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
+	if b.Status != txn.Committed && b.Status != 0 {
+		return nil
+	}
+	begun := s.c.BeginSoon(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
+	if begun == nil {
+		return nil
+	}
+	return beginning{s, begun}
+}
+
+// beginning is a transaction that the master was asked for.
+type beginning struct {
+	s *Cluster
+	b *client.Beginning
+}
+
+func (b beginning) Take() zeo.Prompt {
+	t := b.b.Take()
+	if t == nil {
+		return nil
+	}
+	return &clusterTxn{b.s, t}
+}
+
+func (b beginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+	t, err := b.b.Wait(ctx)
+	if err != nil {
+		return nil, fromClient(err)
+	}
+	return &clusterTxn{b.s, t}, nil
+}
+
+func (b beginning) Abandon() { b.b.Abandon() }
+
 // fromClient translates what the server acts upon.
 func fromClient(err error) error {
 	if c, ok := errors.AsType[*client.ConflictError](err); ok {
@@ -418,6 +459,14 @@ func (t *clusterTxn) conflicts(ctx context.Context, errs []error) ([]*zeo.Confli
 func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
 	at, err := t.t.Finish(ctx, committed)
 	return at, fromClient(err)
+}
+
+func (t *clusterTxn) VoteSoon(done func(bool)) { t.t.VoteSoon(done) }
+
+func (t *clusterTxn) GiveUp() { t.t.GiveUp() }
+
+func (t *clusterTxn) FinishSoon(committed func(tid.TID), done func(tid.TID, bool)) {
+	t.t.FinishSoon(committed, done)
 }
 
 func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }

@@ -1,0 +1,4 @@
+// Package socket reads and writes sockets at the least cost: without waiting for
+// whoever reads at the other end, which saves the switch to a goroutine that may
+// wait, and without what Go does around system calls that may block.
+package socket
