@@ -17,7 +17,7 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // rig is a network with a scripted master.
 type rig struct {
