@@ -12,16 +12,18 @@ import (
 //
 // No TID is given twice, nor one below another, whatever the clock does. That
 // holds for the life of the process: a client that comes back after a recovery
-// must not find its TTID in the hands of another.
+// must not find its TTID in the hands of another. No object id is given twice either,
+// for the life of the process: ZEO clients keep those that they have not used.
 type allocator struct {
 	committed tid.TID // last committed
 	first     tid.TID // first of the database, tid.Max if none
-	oid       tid.OID // last given
+	oid       tid.OID // last given or stored
 	given     tid.TID // greatest TTID or TID generated
+	handed    tid.OID // greatest object id given by this process
 }
 
 // reset forgets the database, not what was given.
-func (a *allocator) reset() { *a = allocator{first: tid.Max, given: a.given} }
+func (a *allocator) reset() { *a = allocator{first: tid.Max, given: a.given, handed: a.handed} }
 
 // saw takes the last ids of a storage into account.
 func (a *allocator) saw(p *proto.AnswerLastIDs) {
@@ -72,13 +74,15 @@ const maxOIDsAsked = 100_000
 
 // newOIDs returns n consecutive object ids.
 func (a *allocator) newOIDs(n int) ([]tid.OID, error) {
-	if n < 1 || n > maxOIDsAsked || tid.OID(n) > tid.MaxOID-a.oid {
-		return nil, fmt.Errorf("cannot give %d object ids after %v", n, a.oid)
+	last := max(a.oid, a.handed)
+	if n < 1 || n > maxOIDsAsked || tid.OID(n) > tid.MaxOID-last {
+		return nil, fmt.Errorf("cannot give %d object ids after %v", n, last)
 	}
 	oids := make([]tid.OID, n)
 	for i := range oids {
-		a.oid++
-		oids[i] = a.oid
+		last++
+		oids[i] = last
 	}
+	a.oid, a.handed = last, last
 	return oids, nil
 }

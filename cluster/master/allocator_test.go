@@ -79,6 +79,28 @@ func TestIDsAfterARecovery(t *testing.T) {
 	}
 }
 
+// What was given before a recovery may still be stored, though no storage knows it.
+func TestNoObjectIDIsGivenTwice(t *testing.T) {
+	a := allocator{}
+	a.reset()
+	oids, err := a.newOIDs(100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.reset()
+	a.saw(&proto.AnswerLastIDs{LastOID: proto.Some(tid.OID(7))})
+	if a.oid != 7 { // what is told to operators
+		t.Errorf("the last id is %v, want that of the storages", a.oid)
+	}
+	again, err := a.newOIDs(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := oids[len(oids)-1]; again[0] <= last {
+		t.Errorf("%v was given after %v", again[0], last)
+	}
+}
+
 func TestNewOIDs(t *testing.T) {
 	a := allocator{oid: tid.MaxOID - 3}
 	for _, n := range []int{-1, 0, 4, maxOIDsAsked + 1} {
