@@ -60,14 +60,17 @@ cross:
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
 
 # Python peers for the tests of compatibility, in virtual environments of their
-# own: ZODB and ZEO, and zodbtools, whose last release needs ZODB 5, and Cython
-# below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
+# own: ZODB and ZEO, the last ZEO 5, and zodbtools, whose last release needs ZODB 5,
+# and Cython below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)/installed
-$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt
+$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
 	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, ZODB.tests.util, ZEO.tests.forker'
 	python3 -m venv --clear $(PEERS)/zodbtools
 	PIP_CONSTRAINT=.ci/zodbtools.txt $(PEERS)/zodbtools/bin/python -m pip install --quiet ZODB zodbtools
 	$(PEERS)/zodbtools/bin/python -c 'import zodbtools.zodbdump'
+	python3 -m venv --clear $(PEERS)/zeo5
+	$(PEERS)/zeo5/bin/python -m pip install --quiet -r .ci/zeo5.txt
+	$(PEERS)/zeo5/bin/python -c 'import ZODB, ZEO._forker, msgpack'
 	touch $@

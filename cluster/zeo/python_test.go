@@ -1,6 +1,7 @@
 package zeo_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
@@ -14,10 +15,13 @@ func TestPython(t *testing.T) {
 		"ZEO.tests.testZEO:ClientConflictResolutionTests",
 		"ZEO.tests.testZEO:FileStorageRecoveryTests",
 	}
+	full5 := append(append([]string{}, zeotest.UndoMerges5...), "ZEO.tests.testZEO:FileStorageTests")
 	for _, tt := range []struct {
 		name string
 		args []string
 	}{
+		{"ZEO5", full5},
+		{"ZEO5Msgpack", append([]string{"--msgpack"}, full5...)},
 		{"Full", full("ZEO.tests.testZEO:FileStorageTests")},
 		{"FullMsgpack", full("--msgpack", "ZEO.tests.testZEO:FileStorageTests")},
 		{"FullTLS", full("ZEO.tests.testZEO:FileStorageSSLTests")},
@@ -38,7 +42,11 @@ func TestPython(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			zeotest.RunPython(t, zeotest.CreateMemory, tt.args...)
+			interpreter := zeotest.Python(t)
+			if strings.HasPrefix(tt.name, "ZEO5") {
+				interpreter = zeotest.Python5(t)
+			}
+			zeotest.RunPython(t, interpreter, zeotest.CreateMemory, tt.args...)
 		})
 	}
 }

@@ -83,7 +83,7 @@ func (c *comparison) run(ctx context.Context) error {
 }
 
 func (c *comparison) line(what string, ours float64, unit string, theirs float64) {
-	fmt.Fprintf(c.out, "%-44s %10.1f %-8s", what, ours, unit)
+	fmt.Fprintf(c.out, "%-52s %10.1f %-8s", what, ours, unit)
 	if theirs > 0 {
 		fmt.Fprintf(c.out, " Python %10.1f   ratio %6.2f", theirs, ours/theirs)
 	}
@@ -152,17 +152,29 @@ func (c *comparison) copies(ctx context.Context, data string) error {
 	if err != nil {
 		return err
 	}
+	return c.goLoads(ctx, g, ", of the Data.fs", nil)
+}
+
+// goLoads measures the Go client, beside an empty round trip and the figures of
+// Python, by number of clients.
+func (c *comparison) goLoads(ctx context.Context, g target, of string, theirs map[int]map[string]float64) error {
 	oids, err := g.someOIDs(ctx, 50000)
 	if err != nil {
 		return err
 	}
 	for _, n := range []int{1, 4} {
+		floor, err := c.echoFloor(ctx, n, 20000/n)
+		if err != nil {
+			return err
+		}
+		c.line(floor.name+", median", float64(floor.quantile(.5).Microseconds()), "µs", 0)
+		c.line(floor.name, floor.rate(), "/s", 0)
 		f, err := g.loads(ctx, n, 40000/n, oids)
 		if err != nil {
 			return err
 		}
-		c.line(f.name+" (Go), median", float64(f.quantile(.5).Microseconds()), "µs", 0)
-		c.line(f.name+" (Go)", f.rate(), "/s", 0)
+		c.line(f.name+of+" (Go), median", float64(f.quantile(.5).Microseconds()), "µs", theirs[n]["load_us"])
+		c.line(f.name+of+" (Go)", f.rate(), "/s", theirs[n]["loads_s"])
 	}
 	return nil
 }
@@ -200,6 +212,7 @@ func (c *comparison) theirCopies(ctx context.Context) (imported, exported float6
 // service compares commits and loads on new, empty clusters.
 func (c *comparison) service(ctx context.Context, _ string) error {
 	theirs := map[int]map[string]float64{}
+	var theirConflicts map[string]float64
 	if c.neo != "" {
 		for _, n := range []int{1, 4} {
 			cl, err := c.start(ctx, fmt.Sprintf("py%d", n), []string{c.neo}, 1)
@@ -207,6 +220,9 @@ func (c *comparison) service(ctx context.Context, _ string) error {
 				return err
 			}
 			theirs[n], err = c.peer(ctx, c.neo, "storage", "neo:"+cl.name+"@"+cl.masters, fmt.Sprint(n))
+			if err == nil && n == contenders {
+				theirConflicts, err = c.conflicts(ctx, cl)
+			}
 			cl.stop()
 			if err != nil {
 				return err
@@ -237,12 +253,26 @@ func (c *comparison) service(ctx context.Context, _ string) error {
 			c.line(f.name+" (Go), median", float64(f.quantile(.5).Microseconds()), "µs", theirs[n]["commit_us"])
 		}
 	}
-	f, err := g.commits(ctx, 16, 60, 10, 2000, 8)
-	if err != nil {
+	for _, n := range []int{contenders, 16} {
+		f, err := g.commits(ctx, n, 1000/n, 10, 2000, hotObjects)
+		if err != nil {
+			return err
+		}
+		var rate float64
+		if n == contenders {
+			rate = theirConflicts["commits_s"]
+		}
+		c.line(fmt.Sprintf("%s (Go), %d conflicts", f.name, f.conflicts), f.rate(), "/s", rate)
+	}
+	if err := c.goLoads(ctx, g, "", theirs); err != nil {
 		return err
 	}
-	c.line(fmt.Sprintf("%s (Go), %d conflicts", f.name, f.conflicts), f.rate(), "/s", 0)
 	if c.neo != "" {
+		ours, err := c.conflicts(ctx, cl)
+		if err != nil {
+			return err
+		}
+		c.line(fmt.Sprintf("commit, %d clients, %d hot (Python), %.0f conflicts", contenders, hotObjects, ours["conflicts"]), ours["commits_s"], "/s", theirConflicts["commits_s"])
 		for _, n := range []int{1, 4} {
 			ours, err := c.peer(ctx, c.neo, "storage", "neo:"+cl.name+"@"+cl.masters, fmt.Sprint(n))
 			if err != nil {
@@ -253,6 +283,17 @@ func (c *comparison) service(ctx context.Context, _ string) error {
 		}
 	}
 	return nil
+}
+
+// Clients that compete for a few objects.
+const (
+	contenders = 4
+	hotObjects = 8
+)
+
+// conflicts measures Python clients that conflict.
+func (c *comparison) conflicts(ctx context.Context, cl *running) (map[string]float64, error) {
+	return c.peer(ctx, c.neo, "conflicts", "neo:"+cl.name+"@"+cl.masters, fmt.Sprint(contenders), "200", fmt.Sprint(hotObjects))
 }
 
 // zeo compares the ZEO door with the Python ZEO server over a FileStorage, both

@@ -27,7 +27,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 
 Exit status: 0 done; 1 failed; 2 usage.`,
 	}
-	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env))
+	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newEcho(env))
 	return cmd
 }
 

@@ -4,6 +4,9 @@
   peer.py storage TARGET [N [TXNS [LOADS [PID...]]]]
                                N processes commit ten objects of 2 kB, then load cold;
                                with the CPU time of other processes meanwhile
+  peer.py conflicts TARGET [N [TXNS [HOT]]]
+                               N processes commit ten objects of 2 kB, one of which is
+                               one of HOT shared ones: they conflict and try again
 TARGET: neo:NAME@HOST:PORT | zeo:HOST:PORT | fs:PATH
 """
 import json, multiprocessing, os, random, sys, time
@@ -117,6 +120,59 @@ def storage(target, n=1, txns=200, loads=2000, *pids):
                 commit_cpu_us=(between - begin) / (txns // n * n) * 1e6, load_cpu_us=(end - between) / (loads // n * n) * 1e6)
 
 
+def contender(target, n, txns, hot, barrier, out):
+    from ZODB.Connection import TransactionMetaData
+    from ZODB.POSException import ConflictError
+    r = random.Random(n)
+    s = connect(target)
+    head = b'\x80\x03cpersistent.mapping\nPersistentMapping\n.\x80\x03C\xff'
+    data = [head + r.randbytes(255) + b'.' + r.randbytes(1700) for _ in range(16)]
+    oids = [[s.new_oid() for _ in range(9)] for _ in range(txns)]
+    conflicts = 0
+    barrier.wait()
+    start = time.perf_counter()
+    for group in oids:
+        while True:
+            shared = r.choice(hot)
+            serial = s.loadBefore(shared, b'\x7f' + b'\xff' * 7)[1]
+            t = TransactionMetaData()
+            s.tpc_begin(t)
+            try:
+                for i, oid in enumerate(group):
+                    s.store(oid, b'\0' * 8, data[i], '', t)
+                s.store(shared, serial, data[9], '', t)
+                s.tpc_vote(t)
+            except ConflictError:
+                s.tpc_abort(t)
+                conflicts += 1
+                continue
+            s.tpc_finish(t)
+            break
+    out.put((time.perf_counter() - start, conflicts))
+    s.close()
+
+
+def conflicts(target, n=4, txns=200, hot=8):
+    from ZODB.Connection import TransactionMetaData
+    s = connect(target)
+    shared = [s.new_oid() for _ in range(hot)]
+    t = TransactionMetaData()
+    s.tpc_begin(t)
+    for oid in shared:
+        s.store(oid, b'\0' * 8, b'\x80\x03cpersistent.mapping\nPersistentMapping\n.\x80\x03}.', '', t)
+    s.tpc_vote(t)
+    s.tpc_finish(t)
+    s.close()
+    barrier, out = multiprocessing.Barrier(n, timeout=600), multiprocessing.Queue()
+    ps = [multiprocessing.Process(target=contender, args=(target, i, txns // n, shared, barrier, out)) for i in range(n)]
+    for p in ps:
+        p.start()
+    results = [out.get(timeout=600) for _ in ps]
+    for p in ps:
+        p.join()
+    return dict(commits_s=txns // n * n / max(r[0] for r in results), conflicts=sum(r[1] for r in results))
+
+
 if __name__ == '__main__':
     what, *args = sys.argv[1:]
-    print(json.dumps({'scan': scan, 'storage': storage}[what](args[0], *map(int, args[1:]))))
+    print(json.dumps({'scan': scan, 'storage': storage, 'conflicts': conflicts}[what](args[0], *map(int, args[1:]))))

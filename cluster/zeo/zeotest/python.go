@@ -37,6 +37,17 @@ func Python(t testing.TB) string {
 	return p
 }
 
+// Python5 returns an interpreter that has ZEO 5: zeo5/bin/python in the environment
+// of [Python].
+func Python5(t testing.TB) string {
+	t.Helper()
+	p := filepath.Join(filepath.Dir(filepath.Dir(Python(t))), "zeo5", "bin", "python")
+	if _, err := os.Stat(p); err != nil {
+		t.Fatalf("no Python with ZEO 5 (make install-test-deps): %v", err)
+	}
+	return p
+}
+
 //go:embed testdata/suite.py
 var suite []byte
 
@@ -231,9 +242,8 @@ func (l serverLog) Handle(_ context.Context, r slog.Record) error {
 
 // RunPython runs test classes of ZEO and ZODB against servers over what create
 // makes, one for each test; args are those of testdata/suite.py after the first.
-func RunPython(t *testing.T, create func(o *Order) (Database, error), args ...string) {
+func RunPython(t *testing.T, interpreter string, create func(o *Order) (Database, error), args ...string) {
 	t.Helper()
-	interpreter := Python(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -288,8 +298,16 @@ func (m memoryDatabase) Remove() {}
 
 // UndoMerges are the arguments of [RunPython] that name the tests which no server
 // without the classes of the application can pass: merging what was undone.
-var UndoMerges = []string{
-	"--expect-failure", "testUndoConflictResolution",
-	"--expect-failure", "testUndoMultipleConflictResolution",
-	"--expect-failure", "testUndoMultipleConflictResolutionReversed",
+var UndoMerges = expectFailures("testUndoConflictResolution",
+	"testUndoMultipleConflictResolution", "testUndoMultipleConflictResolutionReversed")
+
+// UndoMerges5 is UndoMerges for ZEO 5.
+var UndoMerges5 = expectFailures("checkUndoConflictResolution",
+	"checkUndoMultipleConflictResolution", "checkUndoMultipleConflictResolutionReversed")
+
+func expectFailures(names ...string) (args []string) {
+	for _, n := range names {
+		args = append(args, "--expect-failure", n)
+	}
+	return args
 }

@@ -203,6 +203,6 @@ func TestPython(t *testing.T) {
 			"ZEO.tests.testConnection:FileStorageTimeoutTests",
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { zeotest.RunPython(t, p.create, tt.args...) })
+		t.Run(tt.name, func(t *testing.T) { zeotest.RunPython(t, zeotest.Python(t), p.create, tt.args...) })
 	}
 }
