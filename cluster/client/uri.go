@@ -101,7 +101,7 @@ func (u *URI) Apply(cfg *Config) (left map[string]string, err error) {
 		case "ignore-wrong-checksum":
 			cfg.IgnoreWrongChecksum, err = parseBool(value)
 		case "cache-size":
-			cfg.CacheSize, err = parseSize(value)
+			cfg.CacheSize, err = ParseSize(value)
 		default:
 			continue
 		}
@@ -142,8 +142,9 @@ func parseBool(s string) (bool, error) {
 	return false, fmt.Errorf("%q is not a boolean: want true or false", s)
 }
 
-// parseSize reads a number of bytes of ZConfig: 20MB, 512kb, 1000.
-func parseSize(s string) (int, error) {
+// ParseSize returns the bytes that a text means: a positive number, or one with KB,
+// MB or GB, which are powers of 1024, as in the configuration of ZODB.
+func ParseSize(s string) (int, error) {
 	digits, shift := strings.ToLower(s), 0
 	for i, unit := range []string{"kb", "mb", "gb"} {
 		if d, ok := strings.CutSuffix(digits, unit); ok {

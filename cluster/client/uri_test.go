@@ -81,3 +81,11 @@ func FuzzParseURI(f *testing.F) {
 		}
 	})
 }
+
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]int{"1": 1, "20MB": 20 << 20, "3 kb": 3 << 10, "1GB": 1 << 30, "": 0, "0": 0, "-1": 0, "MB": 0, "1TB": 0} {
+		if got, err := ParseSize(in); got != want || (err == nil) != (want != 0) {
+			t.Errorf("ParseSize(%q) = %d, %v, want %d", in, got, err, want)
+		}
+	}
+}

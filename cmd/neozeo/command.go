@@ -303,9 +303,9 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 		}
 		return openFile(ctx, path)
 	}
-	size, err := parseSize(o.cacheSize)
+	size, err := client.ParseSize(o.cacheSize)
 	if err != nil {
-		return nil, err
+		return nil, cli.Usagef("--cache-size: %w", err)
 	}
 	masters, err := conf.ParseMasters(src.masters)
 	if err == nil {
@@ -327,19 +327,4 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 	links := log.LinkConfig(cfg.TLS)
 	cfg.Log, cfg.Record = links.Log, links.Record
 	return door.Open(ctx, cfg)
-}
-
-// parseSize reads a number of bytes, with KB, MB or GB after it or not.
-func parseSize(s string) (int, error) {
-	number, unit := s, 1
-	for i, suffix := range []string{"KB", "MB", "GB"} {
-		if n, ok := strings.CutSuffix(strings.ToUpper(s), suffix); ok {
-			number, unit = n, 1<<(10*(i+1))
-		}
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(number))
-	if err != nil || n <= 0 || n > (1<<62)/unit {
-		return 0, cli.Usagef("size %q: want a number of bytes, KB, MB or GB", s)
-	}
-	return n * unit, nil
 }

@@ -47,14 +47,6 @@ func TestSources(t *testing.T) {
 	}
 }
 
-func TestParseSize(t *testing.T) {
-	for in, want := range map[string]int{"1": 1, "20MB": 20 << 20, "3 kb": 3 << 10, "1GB": 1 << 30, "": 0, "0": 0, "-1": 0, "MB": 0, "1TB": 0} {
-		if got, err := parseSize(in); got != want || (err == nil) != (want != 0) {
-			t.Errorf("parseSize(%q) = %d, %v, want %d", in, got, err, want)
-		}
-	}
-}
-
 func TestListen(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "zeo.sock")
 	for _, tt := range []struct{ bind, network, prefix string }{
