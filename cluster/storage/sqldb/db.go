@@ -209,11 +209,16 @@ func (db *DB) read(upTo tid.TID, f func(c *Conn) error) error {
 
 // readNear runs f on a connection that sees at least what is committed: on the
 // writing one if it is free, because each commit empties the caches of the others.
+// It is about to write: the SQL transaction begins now, so that no read has one of
+// its own.
 func (db *DB) readNear(f func(c *Conn) error) error {
 	if db.w.TryLock() {
 		defer db.w.Unlock()
 		if err := db.broken(); err != nil {
 			return err
+		}
+		if err := db.begin(); err != nil {
+			return db.fail(err)
 		}
 		return f(db.conn)
 	}

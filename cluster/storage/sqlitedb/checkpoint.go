@@ -23,17 +23,24 @@ var defaultLimits = limits{copy: 3000, little: 1000, restart: 10000, max: 40000}
 // idle is the pause after which what is left of the log is copied.
 const idle = time.Second
 
+// measured is the number of commits after which the size of the log is looked at:
+// that costs as much as a small commit.
+const measured = 8
+
 // checkpointer copies the write-ahead log into the file, on a connection of its
 // own and beside the writer.
 type checkpointer struct {
 	d *dialect
 	limits
-	wake chan struct{}
-	stop chan struct{}
-	end  sync.WaitGroup
-	once sync.Once
-	busy sync.Mutex // held during a checkpoint
-	err  atomic.Pointer[error]
+	commits int           // owned by the writer
+	last    atomic.Int64  // time of the last commit, in nanoseconds
+	awake   atomic.Bool   // since a commit, until the log has been copied
+	wake    chan struct{} // it has to awake, or there is much to copy
+	stop    chan struct{}
+	end     sync.WaitGroup
+	once    sync.Once
+	busy    sync.Mutex // held during a checkpoint
+	err     atomic.Pointer[error]
 }
 
 func newCheckpointer(d *dialect) *checkpointer {
@@ -62,6 +69,13 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 	if err := k.err.Load(); err != nil {
 		return *err
 	}
+	k.last.Store(time.Now().UnixNano())
+	if k.awake.CompareAndSwap(false, true) {
+		k.signal()
+	}
+	if k.commits++; k.commits%measured != 0 {
+		return nil
+	}
 	pages, copied, err := walSize(c, "NOOP")
 	if err != nil {
 		return err
@@ -78,13 +92,17 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 			return err
 		})
 	}
-	if left >= k.copy || len(k.wake) == 0 && left > 0 {
-		select {
-		case k.wake <- struct{}{}:
-		default:
-		}
+	if left >= k.copy {
+		k.signal()
 	}
 	return nil
+}
+
+func (k *checkpointer) signal() {
+	select {
+	case k.wake <- struct{}{}:
+	default: // it is on its way
+	}
 }
 
 func (k *checkpointer) run() {
@@ -102,27 +120,27 @@ func (k *checkpointer) loop() (err error) {
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	for {
+		var quiet <-chan time.Time
+		if k.awake.Load() {
+			quiet = time.After(time.Until(time.Unix(0, k.last.Load()).Add(idle)))
+		}
 		select {
 		case <-k.stop:
 			return nil
 		case <-k.wake:
-		}
-		// A little log is not worth the flush until the database is idle.
-		for quiet := false; !quiet; {
+			// A little log is not worth the flush until the database is idle.
 			pages, copied, err := walSize(c, "NOOP")
 			if err != nil {
 				return err
 			}
-			if pages-copied >= k.copy {
-				break
+			if pages-copied < k.copy {
+				continue
 			}
-			select {
-			case <-k.stop:
-				return nil
-			case <-k.wake:
-			case <-time.After(idle):
-				quiet = true
+		case <-quiet:
+			if time.Since(time.Unix(0, k.last.Load())) < idle {
+				continue
 			}
+			k.awake.Store(false) // before copying: the next commit wakes it again
 		}
 		k.busy.Lock()
 		_, _, err := walSize(c, "PASSIVE")
