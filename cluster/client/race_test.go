@@ -406,6 +406,7 @@ func TestOwnCommit(t *testing.T) {
 		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 			t.Fatal(err)
 		}
+		tx.Flush()
 		store, _ := request[*proto.AskStoreObject](s)
 		store.Conn.Answer(store.ID, &proto.AnswerStoreObject{})
 		if _, err := tx.Vote(t.Context()); err != nil {

@@ -89,7 +89,7 @@ func (t *Txn) GiveUp() {
 
 // whenQuiet calls then once no answer is pending, or the transaction is over.
 func (t *Txn) whenQuiet(then func(quiet bool)) {
-	t.flush()
+	t.Flush()
 	t.mu.Lock()
 	if t.overLocked() || !t.waitingLocked() {
 		t.mu.Unlock()

@@ -203,8 +203,9 @@ func (t *Txn) TTID() tid.TID { return t.ttid }
 
 // Store writes an object whose current revision is expected to be serial, Zero
 // for a new object. It does not wait for storages, unless much data is waiting
-// already; it may be sent together with the following ones. Conflicts appear in Vote, or in a later Store. data must not be
-// changed until the transaction ends; nil deletes the object.
+// already: it is sent together with the following ones, at the latest by Vote.
+// Conflicts appear in Vote, or in a later Store. data must not be changed until
+// the transaction ends; nil deletes the object.
 func (t *Txn) Store(ctx context.Context, oid tid.OID, serial tid.TID, data []byte) error {
 	return t.write(ctx, oid, &write{data: data, serial: serial, deleted: data == nil})
 }
@@ -329,9 +330,8 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	}
 	partition := oid.Partition(v.np())
 	type target struct {
-		id    proto.NodeID
-		conn  *link.Conn
-		alone bool // do not wait: nothing else is under way
+		id   proto.NodeID
+		conn *link.Conn
 	}
 	targets := make([]target, 0, 4)
 	for _, cell := range v.rows[partition] {
@@ -340,7 +340,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 			return err
 		}
 		if conn != nil {
-			targets = append(targets, target{id: cell.ID, conn: conn})
+			targets = append(targets, target{cell.ID, conn})
 		}
 	}
 	if len(targets) == 0 {
@@ -381,9 +381,8 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 		t.resolved[oid] = max(c, t.resolved[oid])
 	}
 	targets = slices.DeleteFunc(targets, func(to target) bool { return t.nodes[to.id] != to.conn })
-	for i, to := range targets {
+	for _, to := range targets {
 		w.waiting = append(w.waiting, to.id)
-		targets[i].alone = t.pending[to.id] == 0 || repeated
 		t.pending[to.id]++
 		t.wrote[to.id] = true
 	}
@@ -393,16 +392,14 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 	if len(targets) == 0 { // lost since
 		return fmt.Errorf("transaction %v: write to partition %d: %w", t.ttid, partition, ErrNoStorage)
 	}
-	later := false
 	for _, to := range targets {
-		if to.alone {
+		if repeated { // somebody waits for it
 			to.conn.Ask(req, &storeAsked{t, to.id, oid, w})
 		} else {
 			to.conn.AskLater(req, &storeAsked{t, to.id, oid, w})
-			later = true
 		}
 	}
-	if later { // not before: an answer that comes meanwhile would take the mark
+	if !repeated { // not before: an answer that comes meanwhile would take the mark
 		t.mu.Lock()
 		t.unsent = true
 		t.mu.Unlock()
@@ -485,8 +482,9 @@ func (t *Txn) signal() {
 	}
 }
 
-// flush sends the stores that wait for more.
-func (t *Txn) flush() {
+// Flush sends the stores that wait for more, so that storages lock their objects
+// now. Vote does it by itself.
+func (t *Txn) Flush() {
 	t.mu.Lock()
 	var conns []*link.Conn
 	if t.unsent {
@@ -505,7 +503,7 @@ func (t *Txn) flush() {
 
 // wait waits for an answer.
 func (t *Txn) wait(ctx context.Context) error {
-	t.flush()
+	t.Flush()
 	select {
 	case <-t.changed:
 		return nil
@@ -517,7 +515,7 @@ func (t *Txn) wait(ctx context.Context) error {
 // awaitLock waits until all nodes have accepted the store of an object, or the
 // transaction is over. It may be called by other goroutines than its user.
 func (t *Txn) awaitLock(ctx context.Context, oid tid.OID) error {
-	t.flush()
+	t.Flush()
 	for {
 		t.mu.Lock()
 		if t.data[oid] == nil || t.ended || t.err != nil {
@@ -553,7 +551,7 @@ func (a *storeAsked) answered(ev link.Event) {
 		tell := !t.waitingLocked() || t.crowded || t.err != nil || len(t.conflict) > 0 || len(t.watchers) > 0
 		t.mu.Unlock()
 		if flush {
-			t.flush()
+			t.Flush()
 		}
 		if tell {
 			t.signal()

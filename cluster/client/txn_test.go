@@ -104,6 +104,7 @@ func TestReplicasAnswerDifferently(t *testing.T) {
 				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 					t.Fatal(err)
 				}
+				tx.Flush()
 				evs := stores(s)
 				for id, answer := range map[proto.NodeID]proto.Opt[tid.TID]{1: tt.a, 2: tt.b} {
 					if answer == none {
@@ -141,6 +142,7 @@ func TestLateConflict(t *testing.T) {
 		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 			t.Fatal(err)
 		}
+		tx.Flush()
 		first := stores(s)
 		answerStore(first[1], proto.Some(tid.TID(20)))
 		done := vote(t.Context(), tx)
@@ -183,6 +185,7 @@ func TestAnswerToEarlierAttempt(t *testing.T) {
 			if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 				t.Fatal(err)
 			}
+			tx.Flush()
 			attempts = append(attempts, stores(s))
 		}
 		first, second := attempts[0], attempts[1]
@@ -273,6 +276,7 @@ func TestMasterLostInFinish(t *testing.T) {
 					if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 						t.Fatal(err)
 					}
+					tx.Flush()
 					ev, _ := request[*proto.AskStoreObject](s)
 					answerStore(ev, locked)
 					type result struct {
@@ -350,6 +354,7 @@ func TestVoteSoon(t *testing.T) {
 				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 					t.Fatal(err)
 				}
+				tx.Flush()
 				calls := make(chan bool, 2)
 				tx.VoteSoon(func(voted bool) { calls <- voted })
 				ev, _ := request[*proto.AskStoreObject](s)
@@ -430,6 +435,7 @@ func TestMasterLostBeforeVote(t *testing.T) {
 		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 			t.Fatal(err)
 		}
+		tx.Flush()
 		ev, _ := request[*proto.AskStoreObject](s)
 		answerStore(ev, locked)
 		s.mu.Lock()

@@ -99,6 +99,7 @@ func TestStuckClientHoldsNobodyElse(t *testing.T) {
 		if err := held.Store(s.ctx, s.oids[0], serial, []byte("never committed")); err != nil {
 			t.Fatal(err)
 		}
+		held.Flush()
 		time.Sleep(time.Second)
 
 		other, err := s.open(s.ctx, 1)

@@ -379,9 +379,12 @@ func (s *simulation) change(ctx context.Context, r *rand.Rand, cl *client.Client
 // commit tries a transaction and says how it ended.
 func (s *simulation) commit(ctx context.Context, cl *client.Client, a *Attempt) {
 	s.transact(ctx, cl, a, func(t *client.Txn) error {
-		for _, w := range a.Writes {
+		for i, w := range a.Writes {
 			if err := t.Store(ctx, w.OID, w.Base, w.Data); err != nil {
 				return err
+			}
+			if i%2 == 0 { // some locks are taken one by one
+				t.Flush()
 			}
 		}
 		for _, c := range a.Checks {

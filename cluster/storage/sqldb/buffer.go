@@ -12,6 +12,7 @@ import (
 // dataRow is a record that is not in SQL yet.
 type dataRow struct {
 	id   int64
+	at   int64 // the id under which it is written
 	data proto.ObjectData
 	// shared: something else than its counter may refer to it.
 	shared bool
@@ -70,7 +71,7 @@ func (b *buffer) drop(id int64) bool {
 func (b *buffer) take() []*dataRow {
 	rows := slices.DeleteFunc(b.order, func(r *dataRow) bool { return r.dead })
 	for _, r := range rows {
-		r.taken = true
+		r.taken, r.at = true, r.id
 	}
 	b.order, b.bytes = nil, 0
 	slices.SortFunc(rows, func(x, y *dataRow) int { return cmpInt(x.id, y.id) })

@@ -39,23 +39,27 @@ type DB struct {
 	begun    bool // there is an SQL transaction
 	topology []string
 	drop     map[int]bool // partitions to be dropped
+	parking  int64        // next id to park data under, 0: none
 
 	pool   pool
 	layout atomic.Pointer[layout]
 	unique atomic.Bool // data has a unique index on (hash, compression)
 
 	// m guards what follows. It is never held while SQL runs.
-	m      sync.RWMutex
-	err    error // after the first failed write, or Close
-	held   map[int64]int
-	next   map[int]int64 // next data id of each partition
-	buf    buffer
-	txns   map[tid.TID]*transaction // voted, not yet unlocked
-	queue  []*transaction           // those with something to write
-	direct direct
-	top    map[int]greatest // by partition
-	recent overlay          // changes since the last commit
-	saving overlay          // changes that a commit under way makes durable
+	m           sync.RWMutex
+	err         error // after the first failed write, or Close
+	held        map[int64]int
+	next        map[int]int64 // next data id of each partition
+	buf         buffer
+	parked      map[int64]*parked        // by the id of the data
+	parkedBytes int                      // of those not moved
+	moved       []*parked                // since the last commit
+	txns        map[tid.TID]*transaction // voted, not yet unlocked
+	queue       []*transaction           // those with something to write
+	direct      direct
+	top         map[int]greatest // by partition
+	recent      overlay          // changes since the last commit
+	saving      overlay          // changes that a commit under way makes durable
 }
 
 var _ backend.Backend = (*DB)(nil)
@@ -97,6 +101,7 @@ func (db *DB) reset() {
 	db.held = map[int64]int{}
 	db.next = map[int]int64{}
 	db.buf = newBuffer()
+	db.parked, db.parkedBytes, db.moved = map[int64]*parked{}, 0, nil
 	db.txns = map[tid.TID]*transaction{}
 	db.queue = nil
 	db.direct = direct{}
@@ -130,6 +135,9 @@ func (db *DB) setup() error {
 	db.m.Lock()
 	db.held = held
 	db.m.Unlock()
+	if err := db.setParking(); err != nil {
+		return err
+	}
 	return db.loadLayout()
 }
 
@@ -286,6 +294,7 @@ func (db *DB) commit(later bool) error {
 	}
 	db.m.Lock()
 	db.saving = newOverlay()
+	db.forgetMoved()
 	db.m.Unlock()
 	return db.fail(db.d.AfterCommit(db.conn, db.pool.pause))
 }

@@ -83,6 +83,10 @@ type Dialect interface {
 	Transient(err error) bool
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int
+	// Parking is the first of the ids under which data may wait for being moved to
+	// their places, greater than those of all partitions but the greatest. 0: rows
+	// that are inserted at many places cost no more than one after the other.
+	Parking() int64
 	// Close is called after the last connection was closed.
 	Close() error
 }

@@ -14,6 +14,7 @@ import (
 // work is what a flush writes, in this order.
 type work struct {
 	data    []*dataRow
+	parked  []*parked // to be moved
 	tobj    []tobjRow
 	ttrans  []tempRow // new rows
 	locks   []tempRow // ttrans.tid, approval
@@ -39,8 +40,8 @@ type tempRow struct {
 // The moves of so many records and transactions to the final tables may wait in
 // memory.
 const (
-	maxDeferredRecords = 4096
-	maxDeferred        = 512
+	maxDeferredRecords = 1024
+	maxDeferred        = 128
 )
 
 // flush writes everything that waits in memory. The caller holds w.
@@ -76,7 +77,7 @@ func (db *DB) flushInto(commit, later bool) error {
 // there is not much of it, nothing else has changed, and the temporary tables have
 // it all. The caller holds m.
 func (db *DB) deferrable() bool {
-	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred ||
+	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred || db.parkedBytes >= maxParked ||
 		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
 		return false
 	}
@@ -95,6 +96,11 @@ func (db *DB) plan(later bool) *work {
 		objs: db.direct.objs, trans: db.direct.trans, packs: db.direct.packs,
 	}
 	db.direct = direct{}
+	if later {
+		db.park(w.data)
+	} else {
+		w.parked = db.unpark()
+	}
 	var left []*transaction
 	for _, t := range db.queue {
 		if later && t.unlocked {
@@ -123,6 +129,9 @@ func (db *DB) plan(later bool) *work {
 		if !t.stored {
 			t.stored, t.storedFinal = true, t.final
 			for _, s := range t.stores {
+				if s.Data.OK {
+					s.Data.ID = db.inSQL(s.Data.ID, t.ttid, s.OID)
+				}
 				w.tobj = append(w.tobj, tobjRow{t.ttid, s})
 			}
 			if t.meta != nil {
@@ -151,7 +160,7 @@ func (db *DB) plan(later bool) *work {
 }
 
 func (w *work) empty() bool {
-	return len(w.data) == 0 && len(w.tobj) == 0 && len(w.ttrans) == 0 && len(w.locks) == 0 && len(w.objs) == 0 &&
+	return len(w.data)+len(w.parked) == 0 && len(w.tobj) == 0 && len(w.ttrans) == 0 && len(w.locks) == 0 && len(w.objs) == 0 &&
 		len(w.trans) == 0 && len(w.packs) == 0 && len(w.renamed) == 0 && len(w.gone) == 0
 }
 
@@ -176,6 +185,9 @@ func (db *DB) carryOut(w *work) error {
 	c, np := db.conn, db.layout.Load().np
 	if np == 0 {
 		return fmt.Errorf("database %s: objects were stored without a partition table", db.d.Name())
+	}
+	if err := c.move(w.parked, w.gone); err != nil {
+		return err
 	}
 	if err := db.insertDataRows(c, w.data); err != nil {
 		return err
@@ -263,7 +275,7 @@ func (db *DB) insertDataRows(c *Conn, rows []*dataRow) error {
 	in := c.inserter(insertData, 4, len(rows))
 	for _, r := range rows {
 		d := &r.data
-		if err := in.add(len(d.Data), r.id, d.Checksum[:], int64(d.Compression), notNil(d.Data)); err != nil {
+		if err := in.add(len(d.Data), r.at, d.Checksum[:], int64(d.Compression), notNil(d.Data)); err != nil {
 			return err
 		}
 	}

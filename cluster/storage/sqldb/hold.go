@@ -172,7 +172,8 @@ func (db *DB) share(p int, oid tid.OID, t tid.TID, hold bool) (id backend.DataID
 	for _, o := range []*overlay{&db.recent, &db.saving} {
 		for _, r := range o.objs[oid] {
 			if r.tid == t && !o.deleted && !o.written {
-				id, found = r.data, true
+				// What is parked cannot be shared.
+				id, found = r.data, !r.data.OK || db.parked[r.data.ID] == nil
 			}
 		}
 	}

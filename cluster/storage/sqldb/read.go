@@ -197,7 +197,15 @@ func (db *DB) fill(c *Conn, o *stored) error {
 		return nil
 	}
 	var err error
-	o.ObjectData, o.full, err = readData(c, o.id.ID)
+	if o.ObjectData, o.full, err = readData(c, o.id.ID); err != nil || o.full {
+		return err
+	}
+	db.m.RLock()
+	k := db.parked[o.id.ID]
+	db.m.RUnlock()
+	if k != nil {
+		o.ObjectData, o.full, err = readData(c, k.at)
+	}
 	return err
 }
 

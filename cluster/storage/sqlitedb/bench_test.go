@@ -162,9 +162,9 @@ func BenchmarkCommit(b *testing.B) {
 	b.ResetTimer()
 	for b.Loop() {
 		t := l.vote(b, benchObjects)
-		check(b, l.db.Commit())
+		check(b, l.db.CommitVotes())
 		check(b, l.db.Lock(t, t, false))
-		check(b, l.db.Commit())
+		check(b, l.db.CommitVotes())
 		check(b, l.db.Unlock(t, t, true, true, false))
 	}
 }

@@ -18,7 +18,7 @@ type limits struct {
 	max     int64 // a commit waits until it is copied
 }
 
-var defaultLimits = limits{copy: 3000, little: 1000, restart: 10000, max: 40000}
+var defaultLimits = limits{copy: 2000, little: 600, restart: 4000, max: 40000}
 
 // idle is the pause after which what is left of the log is copied.
 const idle = time.Second

@@ -270,6 +270,10 @@ func (d *dialect) Snapshot() string { return "BEGIN" }
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 
+// Parking implements sqldb.Dialect: the last place of a table is the only one where
+// a row can be added without moving others.
+func (d *dialect) Parking() int64 { return maxPartition << 48 }
+
 // Transient implements sqldb.Dialect.
 func (d *dialect) Transient(err error) bool { return resultCode(err)&0xff == codeBusy }
 

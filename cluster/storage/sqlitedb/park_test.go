@@ -1,0 +1,305 @@
+package sqlitedb
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+const parkPartitions = 12
+
+func openParking(t *testing.T, path string) *sqldb.DB {
+	t.Helper()
+	db := mustOpen(t, path, Options{})
+	var cells []proto.CellChange
+	for p := range parkPartitions {
+		cells = append(cells, proto.CellChange{Partition: p, ID: 1, State: proto.UpToDate})
+	}
+	if err := db.SetID(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.ChangePartitionTable(1, 0, cells, true, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func content(oid tid.OID, at tid.TID) string { return fmt.Sprintf("object %d of %d", oid, at) }
+
+// voteFor votes for a transaction that stores some objects.
+func voteFor(t *testing.T, db *sqldb.DB, ttid tid.TID, oids ...tid.OID) []backend.DataID {
+	t.Helper()
+	var stores []backend.Store
+	var ids []backend.DataID
+	for _, oid := range oids {
+		data := content(oid, ttid)
+		id, err := db.HoldData(oid, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, nothing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stores = append(stores, backend.Store{OID: oid, Data: id})
+		ids = append(ids, id)
+	}
+	meta := &backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: oids}
+	if err := db.Vote(ttid, stores, meta, nil); err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func count(t *testing.T, path, what string) int {
+	t.Helper()
+	n, err := strconv.Atoi(query(t, path, "SELECT COUNT(*) FROM "+what)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// checkReferences checks what another program finds at any moment: each row refers
+// to data that is there, and nothing is there that no row refers to.
+func checkReferences(t *testing.T, path string) {
+	t.Helper()
+	for what, q := range map[string]string{
+		"unfinished record without data": "tobj LEFT JOIN data ON data.id = data_id WHERE data_id IS NOT NULL AND data.id IS NULL",
+		"record without data":            "obj LEFT JOIN data ON data.id = data_id WHERE data_id IS NOT NULL AND data.id IS NULL",
+		"data without record":            "data WHERE id NOT IN (SELECT data_id FROM obj UNION ALL SELECT data_id FROM tobj)",
+	} {
+		if n := count(t, path, q); n > 0 {
+			t.Fatalf("%d times %s", n, what)
+		}
+	}
+}
+
+func checkLoad(t *testing.T, db *sqldb.DB, oid tid.OID, at tid.TID) {
+	t.Helper()
+	o, err := db.GetObject(oid, proto.Some(at), nothing)
+	if want := content(oid, at); err != nil || string(o.Data) != want {
+		t.Fatalf("object %d at %d: %q, %v, want %q", oid, at, o.Data, err, want)
+	}
+}
+
+var (
+	parkedRows    = fmt.Sprint("data WHERE id >= ", int64(maxPartition)<<48)
+	misplacedRows = "obj JOIN data ON data.id = data_id WHERE data_id >> 48 != partition"
+)
+
+func TestParking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := openParking(t, path)
+	voteFor(t, db, 12, 1, 2, 3)
+	must(t, db.CommitVotes())
+	voteFor(t, db, 24, 4)
+	must(t, db.CommitVotes())
+	if n := count(t, path, parkedRows); n != 4 {
+		t.Errorf("%d records are parked, want 4", n)
+	}
+	checkReferences(t, path)
+	for _, ttid := range []tid.TID{12, 24} {
+		must(t, db.Lock(ttid, ttid, false))
+		must(t, db.CommitVotes())
+		must(t, db.Unlock(ttid, ttid, true, true, false))
+	}
+	must(t, db.CommitVotes())
+	checkReferences(t, path)
+	if n := count(t, path, "obj"); n != 0 {
+		t.Errorf("%d records were moved, want none yet", n)
+	}
+	// A load beside the writer finds what is parked.
+	for oid, at := range map[tid.OID]tid.TID{1: 12, 2: 12, 3: 12, 4: 24} {
+		checkLoad(t, db, oid, at)
+	}
+	if n := count(t, path, parkedRows); n != 4 {
+		t.Errorf("loads have moved the records: %d are parked, want 4", n)
+	}
+	voteFor(t, db, 36, 5, 6) // moved with the others, while it is unfinished
+	must(t, db.CommitVotes())
+	must(t, db.Commit())
+	checkReferences(t, path)
+	if n := count(t, path, parkedRows) + count(t, path, misplacedRows); n != 0 {
+		t.Errorf("%d records are not at their places", n)
+	}
+	must(t, db.Abort(36))
+	must(t, db.Commit())
+	for oid, at := range map[tid.OID]tid.TID{1: 12, 4: 24} {
+		checkLoad(t, db, oid, at)
+	}
+}
+
+// An undo shares the data of a record that is parked.
+func TestParkedDataIsShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := openParking(t, path)
+	voteFor(t, db, 12, 1)
+	must(t, db.CommitVotes())
+	must(t, db.Lock(12, 12, false))
+	must(t, db.CommitVotes())
+	must(t, db.Unlock(12, 12, true, true, false))
+	id, err := db.HoldData(1, proto.ObjectData{}, proto.Some(tid.TID(12)))
+	must(t, err)
+	must(t, db.Vote(24, []backend.Store{{OID: 1, Data: id, DataSerial: 12}}, &backend.Meta{OIDs: []tid.OID{1}}, nil))
+	must(t, db.CommitVotes())
+	checkReferences(t, path)
+	must(t, db.Lock(24, 24, false))
+	must(t, db.Unlock(24, 24, true, true, false))
+	must(t, db.Commit())
+	checkReferences(t, path)
+	if o, err := db.GetObject(1, proto.Some(tid.TID(24)), nothing); err != nil || string(o.Data) != content(1, 12) {
+		t.Errorf("%q, %v", o.Data, err)
+	}
+}
+
+// What is parked when the process dies is data like any other.
+func TestParkedDataOfKilledProcess(t *testing.T) {
+	f := &file{t: t, dir: t.TempDir()}
+	f.open = openParking(t, f.path())
+	db := f.open
+	voteFor(t, db, 12, 1, 2) // to be finished
+	voteFor(t, db, 24, 3)    // to be dropped
+	must(t, db.CommitVotes())
+	must(t, db.Lock(12, 12, false))
+	must(t, db.CommitVotes())
+	must(t, db.Unlock(12, 12, true, true, false))
+	voteFor(t, db, 36, 1)
+	must(t, db.CommitVotes())
+	must(t, f.Crash())
+
+	db = mustOpen(t, f.path(), Options{})
+	checkReferences(t, f.path())
+	if n := count(t, f.path(), parkedRows); n != 4 {
+		t.Errorf("%d records are parked, want 4", n)
+	}
+	must(t, db.Validate(12, 12))
+	must(t, db.DropUnfinished())
+	checkReferences(t, f.path())
+	checkLoad(t, db, 1, 12)
+	checkLoad(t, db, 2, 12)
+	voteFor(t, db, 48, 1, 2)
+	must(t, db.CommitVotes())
+	checkReferences(t, f.path())
+	must(t, db.Lock(48, 48, false))
+	must(t, db.Unlock(48, 48, true, true, false))
+	must(t, db.Commit())
+	checkReferences(t, f.path())
+	for oid := range tid.OID(2) {
+		for _, at := range []tid.TID{12, 48} {
+			checkLoad(t, db, oid+1, at)
+		}
+	}
+}
+
+// Big records, many at once and the only partition gain nothing by being parked.
+func TestNotParked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := openParking(t, path)
+	var many []tid.OID
+	for i := range tid.OID(8 * parkPartitions) {
+		many = append(many, i)
+	}
+	voteFor(t, db, 12, many...)
+	must(t, db.CommitVotes())
+	data := make([]byte, 300<<10)
+	id, err := db.HoldData(1, proto.ObjectData{Checksum: sha(string(data)), Data: data}, nothing)
+	must(t, err)
+	must(t, db.Vote(24, []backend.Store{{OID: 1, Data: id}}, nil, nil))
+	must(t, db.CommitVotes())
+	if n := count(t, path, parkedRows); n != 0 {
+		t.Errorf("%d records are parked", n)
+	}
+	checkReferences(t, path)
+}
+
+// Transactions in any order and state: at each commit another program would find
+// a consistent database, and in the end everything is at its place.
+func TestParkingAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	path := filepath.Join(t.TempDir(), "db")
+	db := openParking(t, path)
+	type txn struct {
+		ttid   tid.TID
+		oids   []tid.OID
+		ids    []backend.DataID
+		locked bool
+	}
+	var open []*txn
+	last := map[tid.OID]tid.TID{}
+	ttid := tid.TID(0)
+	for range 300 {
+		switch k := r.IntN(10); {
+		case k < 3:
+			ttid += parkPartitions
+			x := &txn{ttid: ttid}
+			for range 1 + r.IntN(5) {
+				if oid := tid.OID(r.IntN(40)); !slices.Contains(x.oids, oid) {
+					x.oids = append(x.oids, oid)
+				}
+			}
+			x.ids = voteFor(t, db, ttid, x.oids...)
+			open = append(open, x)
+		case k < 8 && len(open) > 0:
+			i := r.IntN(len(open))
+			x := open[i]
+			switch {
+			case x.locked:
+				must(t, db.Unlock(x.ttid, x.ttid, true, true, false))
+				for _, oid := range x.oids {
+					last[oid] = x.ttid
+				}
+				open = slices.Delete(open, i, i+1)
+			case r.IntN(4) == 0:
+				must(t, db.Abort(x.ttid))
+				must(t, db.ReleaseData(x.ids, true))
+				open = slices.Delete(open, i, i+1)
+			default:
+				must(t, db.Lock(x.ttid, x.ttid, false))
+				x.locked = true
+			}
+		case k == 8:
+			for oid, at := range last {
+				checkLoad(t, db, oid, at)
+				break
+			}
+		case r.IntN(8) == 0:
+			must(t, db.Commit())
+			checkReferences(t, path)
+			if n := count(t, path, parkedRows); n != 0 {
+				t.Fatalf("%d records are parked", n)
+			}
+		default:
+			must(t, db.CommitVotes())
+			checkReferences(t, path)
+		}
+	}
+	for _, x := range open {
+		must(t, db.Abort(x.ttid))
+		must(t, db.ReleaseData(x.ids, true))
+	}
+	must(t, db.Commit())
+	checkReferences(t, path)
+	if n := count(t, path, parkedRows) + count(t, path, misplacedRows) + count(t, path, "tobj") + count(t, path, "ttrans"); n != 0 {
+		t.Errorf("%d rows are not at their places", n)
+	}
+	for oid, at := range last {
+		checkLoad(t, db, oid, at)
+	}
+}
