@@ -518,7 +518,11 @@ func (t *transaction) carryOut(i int) error {
 	if err != nil {
 		return err
 	}
-	err = t.st.Store(t.ctx, o.oid, o.serial, data)
+	if o.prepared != nil {
+		err = o.prepared.Store(t.ctx, t.st, o.oid, o.serial)
+	} else {
+		err = t.st.Store(t.ctx, o.oid, o.serial, data)
+	}
 	if c, ok := errors.AsType[*ConflictError](err); ok {
 		return t.conflict(c)
 	}

@@ -6,5 +6,6 @@ import "github.com/neozodb/neo/cmd/internal/cli"
 
 func main() {
 	cli.Calm()
+	cli.UseProcessorsAsNeeded()
 	cli.Main(newCommand)
 }
