@@ -109,7 +109,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	db, err := o.openDatabase(log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
-		return backend.ErrLocked
+		// The first line is what scripts look for.
+		return fmt.Errorf("%w\n%s is used by another process: stop that first, or use another database", backend.ErrLocked, o.database)
 	}
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func TestStartFails(t *testing.T) {
 		{"Importer", "-c test -a Importer -d x.conf", 1, "this build has no Importer adapter"},
 		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 1, "unsupported engine"},
 		{"engine of SQLite", "-c test -a SQLite -e InnoDB -d " + file("a"), 1, "unsupported engine"},
-		{"locked", "-c test -a SQLite -d " + file("locked"), 1, "error: database is locked"},
+		{"locked", "-c test -a SQLite -d " + file("locked"), 1, "error: database is locked\n" + file("locked") + " is used by another process"},
 		{"other cluster", "-c test -a SQLite -d " + file("other"), 1, `cluster "other", not "test"`},
 		{"not a database", "-c test -a SQLite -d " + file("text"), 1, "text"},
 		{"no directory", "-c test -a SQLite -d " + file("none/a"), 1, "no such file or directory"},
