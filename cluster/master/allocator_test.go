@@ -64,6 +64,40 @@ func TestFinalIDAtTheEndOfAMonth(t *testing.T) {
 	}
 }
 
+// A new master whose clock is behind the database goes on above what is stored.
+func TestIDsFollowTheDatabase(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	last := tid.FromTime(now.Add(24 * time.Hour))
+	for _, np := range []int{1, 7, 12} {
+		fresh := func() *allocator {
+			a := new(allocator)
+			a.reset()
+			a.saw(&proto.AnswerLastIDs{LastTID: proto.Some(last), FirstTID: 1})
+			return a
+		}
+		check := func(what string, a *allocator, ttid, above tid.TID) {
+			t.Helper()
+			got := a.final(now, 0, ttid, np)
+			if got <= above {
+				t.Errorf("np %d, %s: tid %v is not above %v", np, what, got, above)
+			}
+			if got.Partition(np) != ttid.Partition(np) {
+				t.Errorf("np %d, %s: tid %v is not of the partition of ttid %v", np, what, got, ttid)
+			}
+		}
+		a := fresh()
+		ttid := a.next(now, 0)
+		if ttid <= last {
+			t.Errorf("np %d: ttid %v is not above the last committed %v", np, ttid, last)
+		}
+		other := a.next(now, 0)
+		check("after another begin", a, ttid, max(other, last))
+		for n := range np { // a TTID of any partition, and below the database
+			check("old ttid", fresh(), tid.FromTime(now)+tid.TID(n), last)
+		}
+	}
+}
+
 func TestIDsAfterARecovery(t *testing.T) {
 	a := allocator{}
 	a.reset()

@@ -169,3 +169,25 @@ func BenchmarkCommit(b *testing.B) { // a fifth of the time between two commits 
 		}
 	}
 }
+
+// The number of objects of one transaction is bounded, like that of a pack order.
+func TestFinishIsBounded(t *testing.T) {
+	s := newSim(t)
+	s.command("running s1 c1")
+	many := make([]tid.OID, proto.MaxOIDs)
+	s.m.ids.committed = 1
+	for _, tt := range []struct {
+		name string
+		pkt  proto.AskFinishTransaction
+		ok   bool
+	}{
+		{"objects", proto.AskFinishTransaction{OIDs: many[1:]}, true},
+		{"too many objects", proto.AskFinishTransaction{OIDs: many}, false},
+		{"objects to pack", proto.AskFinishTransaction{Pack: &proto.PackRequest{Time: 1, OIDs: many[1:]}}, true},
+		{"too many objects to pack", proto.AskFinishTransaction{Pack: &proto.PackRequest{Time: 1, OIDs: many}}, false},
+	} {
+		if e := s.m.checkFinish(&tt.pkt); (e == nil) != tt.ok || e != nil && e.ErrCode != proto.ProtocolError {
+			t.Errorf("%s: %v", tt.name, e)
+		}
+	}
+}

@@ -206,6 +206,12 @@ func (s *sim) command(c string) {
 	case "show":
 		s.show()
 		return
+	case "value": // value t1 T1: these ids as numbers
+		for _, w := range words[1:] {
+			id := s.parseTID(w)
+			s.said = append(s.said, fmt.Sprintf("%s is %v, partition %d", w, id, id.Partition(s.m.table.NP())))
+		}
+		return
 	}
 	p := s.peers[words[0]]
 	if len(words) < 2 {

@@ -96,6 +96,9 @@ func parseNodeID(t *testing.T, text string) proto.NodeID {
 
 func (s *sim) parse(v reflect.Value, text string) {
 	number := func() uint64 {
+		if n, err := strconv.ParseUint(text, 0, 64); err == nil {
+			return n
+		}
 		n, err := strconv.ParseInt(text, 0, 64)
 		if err != nil {
 			s.t.Fatalf("%q: %v", text, err)
@@ -134,14 +137,20 @@ func (s *sim) parse(v reflect.Value, text string) {
 	case proto.Address:
 		v.Set(reflect.ValueOf(simAddr(int(number()))))
 		return
-	case *proto.PackRequest:
-		v.Set(reflect.ValueOf(&proto.PackRequest{Time: s.parseTID(text)}))
+	case *proto.PackRequest: // time, or time/1,2 for these objects
+		at, oids, _ := strings.Cut(text, "/")
+		v.Set(reflect.ValueOf(&proto.PackRequest{Time: s.parseTID(at), OIDs: s.parseOIDs(oids)}))
 		return
-	case proto.PackOrder: // id/approved/time
+	case proto.PackOrder: // id/approved/time, or id/approved/time/partial/1,2
 		parts := strings.Split(text, "/")
 		o := proto.PackOrder{ID: s.parseTID(parts[0]), Time: s.parseTID(parts[2])}
 		if parts[1] != "nil" {
 			o.Approved = proto.Some(parts[1] == "true")
+		}
+		if len(parts) == 5 && parts[3] == "partial" {
+			o.Partial, o.OIDs = true, s.parseOIDs(parts[4])
+		} else if len(parts) != 3 {
+			s.t.Fatalf("%q is not a pack order", text)
 		}
 		v.Set(reflect.ValueOf(o))
 		return
@@ -198,6 +207,19 @@ func (s *sim) parseTID(text string) tid.TID {
 		s.t.Fatalf("%q is not a transaction id", text)
 	}
 	return tid.TID(n)
+}
+
+// parseOIDs reads 1,2.
+func (s *sim) parseOIDs(text string) []tid.OID {
+	var oids []tid.OID
+	for w := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' }) {
+		n, err := strconv.ParseUint(w, 0, 64)
+		if err != nil {
+			s.t.Fatalf("%q is not an object id", w)
+		}
+		oids = append(oids, tid.OID(n))
+	}
+	return oids
 }
 
 // parseRows reads S1:U,S2:O|S2:U.
@@ -287,7 +309,14 @@ func (s *sim) text(v reflect.Value) string {
 	case *proto.PackRequest:
 		return "nil"
 	case proto.PackOrder:
-		return fmt.Sprintf("%s/%s/%s", s.text(reflect.ValueOf(x.ID)), opt(x.Approved), s.text(reflect.ValueOf(x.Time)))
+		text := fmt.Sprintf("%s/%s/%s", s.text(reflect.ValueOf(x.ID)), opt(x.Approved), s.text(reflect.ValueOf(x.Time)))
+		if x.Partial {
+			text += "/partial"
+		}
+		for i, oid := range x.OIDs {
+			text += string("/,"[min(i, 1)]) + fmt.Sprint(uint64(oid))
+		}
+		return text
 	case fmt.Stringer:
 		return x.String()
 	}
