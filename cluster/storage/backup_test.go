@@ -64,7 +64,7 @@ func TestBackup(t *testing.T) {
 		t.Errorf("backup (-want +got):\n%s", diff)
 	}
 	// A transaction that only partition 1 has, yet.
-	up.commit(c, 15, 13, "three", 0, 1)
+	up.commit(c, 15, 13, "three", 0, 1, 3)
 	b.replicateFrom(15, "up", up, 1)
 	if got := b.backedUp(); got.V != 13 {
 		t.Errorf("backup TID with one partition ahead: %v", got)
@@ -84,6 +84,9 @@ func TestBackup(t *testing.T) {
 	}
 	if a := call[*proto.AnswerTIDsFrom](reader, &proto.AskTIDsFrom{Max: 99, Length: 5, Partition: 1}); !cmp.Equal(a.TIDs, []tid.TID{13}) {
 		t.Errorf("transactions from: %+v", a)
+	}
+	if a := call[*proto.AnswerOIDsFrom](reader, &proto.AskOIDsFrom{Partition: 1, Length: 5, At: 99}); !cmp.Equal(a.OIDs, []tid.OID{1}) {
+		t.Errorf("objects: %+v", a) // 3 is created above the backup TID
 	}
 	if a := call[*proto.AnswerObjectUndoSerial](reader, &proto.AskObjectUndoSerial{TTID: 20, LastTID: 99, Undone: 13, OIDs: []tid.OID{1}}); a.Undo[1] != (proto.UndoSerial{Current: 13, Undo: proto.Some[tid.TID](10), IsCurrent: true}) {
 		t.Errorf("undo: %+v", a)
@@ -108,6 +111,9 @@ func TestBackup(t *testing.T) {
 	b.replicateFrom(15, "up", up, 0)
 	if a := call[*proto.AnswerObject](reader, &proto.AskObject{OID: 1}); a.Serial != 15 {
 		t.Errorf("load when all is there: %+v", a)
+	}
+	if a := call[*proto.AnswerOIDsFrom](reader, &proto.AskOIDsFrom{Partition: 1, Length: 5, At: 99}); !cmp.Equal(a.OIDs, []tid.OID{1, 3}) {
+		t.Errorf("objects when all is there: %+v", a)
 	}
 	// Nothing new in either partition: only the TID advances.
 	b.master.Send(&proto.Replicate{TID: 20, Upstream: "", Sources: map[int]proto.Address{0: {}, 1: {}}})

@@ -322,6 +322,7 @@ func (n *Node) nodeInformation(ev link.Event, q *proto.NotifyNodeInformation) er
 				n.exit = true
 				if n.session != nil {
 					n.session.feeder.stop()
+					n.session = nil // nothing of it is left to be released
 				}
 				if err := n.db.Erase(); err != nil {
 					return fmt.Errorf("erasing the database: %w", err)
@@ -513,10 +514,19 @@ func (n *Node) leaveOperation() error {
 	n.session = nil
 	s.feeder.stop()
 	s.worker.stop()
+	if err := s.drop(); err != nil {
+		return err
+	}
+	return n.commit()
+}
+
+// drop releases what the transactions that were not voted hold, which would
+// otherwise stay in the database for ever. The caller commits.
+func (s *session) drop() error {
 	if err := s.txns.Drop(); err != nil {
 		return fmt.Errorf("releasing data of aborted transactions: %w", err)
 	}
-	return n.commit()
+	return nil
 }
 
 // answered processes an answer to a question of ours.

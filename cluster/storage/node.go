@@ -133,6 +133,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 		n.wg.Wait()
 		n.conns.close()
+		if n.session != nil && err == nil {
+			err = n.session.drop()
+		}
 		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
 			err = fmt.Errorf("last commit: %w", closeErr)
 		}

@@ -312,7 +312,9 @@ func TestShutDown(t *testing.T) {
 	})
 	t.Run("UNKNOWN", func(t *testing.T) {
 		s := newRig(t).run(nil)
-		s.commit(s.client(1), 10, 0, "x", 1)
+		c := s.client(1)
+		s.commit(c, 10, 0, "x", 1)
+		call[*proto.AnswerStoreObject](c, store(12, 2, 0, "unvoted"))
 		s.announce(proto.NodeUnknown)
 		if err := s.wait(); err != nil {
 			t.Errorf("Run returned %v", err)
@@ -447,22 +449,6 @@ func TestCrash(t *testing.T) {
 	if !cmp.Equal(got, want) {
 		t.Errorf("unfinished after a crash: %v, want %v", got, want)
 	}
-}
-
-// The commit that an unlock needs comes within a second, without any other packet.
-func TestDeferredCommit(t *testing.T) {
-	r := newRig(t)
-	mem := backendtest.NewMemory()
-	s := r.start(1, mem, nil)
-	s.initialize(1, table("U", "U"))
-	s.operate()
-	s.commit(s.client(1), 10, 0, "one", 1)
-	before := mem.Commits()
-	time.Sleep(commitDelay / 2)
-	if n := mem.Commits(); n != before {
-		t.Errorf("%d commits at once", n-before)
-	}
-	eventually(t, "committed", func() bool { return mem.Commits() == before+1 })
 }
 
 // slowCommits is a database whose commits wait until they are let go.
@@ -618,6 +604,7 @@ func TestDatabaseFails(t *testing.T) {
 	s := r.run(func(c *Config) { c.Backend = &failing{Backend: c.Backend} })
 	c := s.client(1)
 	call[*proto.AnswerStoreObject](c, store(10, 1, 0, "x"))
+	call[*proto.AnswerStoreObject](c, store(12, 2, 0, "unvoted"))
 	s.db.(*failing).fail(s)
 	if got := code(c, &proto.AskStoreTransaction{TTID: 10, OIDs: []tid.OID{1}}); !strings.Contains(got, "closed") {
 		t.Errorf("vote without commit was answered: %s", got)
@@ -625,13 +612,17 @@ func TestDatabaseFails(t *testing.T) {
 	if err := s.wait(); !errors.Is(err, errDisk) {
 		t.Errorf("Run returned %v", err)
 	}
+	if s.db.(*failing).released {
+		t.Error("data were released after the failure")
+	}
 }
 
 var errDisk = errors.New("disk full")
 
 type failing struct {
 	backend.Backend
-	broken bool
+	broken   bool
+	released bool // since then
 }
 
 func (b *failing) fail(s *testNode) {
@@ -642,6 +633,11 @@ func (b *failing) fail(s *testNode) {
 		return nil
 	})
 	<-done
+}
+
+func (b *failing) ReleaseData(ids []backend.DataID, prune bool) error {
+	b.released = b.released || b.broken
+	return b.Backend.ReleaseData(ids, prune)
 }
 
 func (b *failing) Commit() error {

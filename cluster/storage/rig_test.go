@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -217,6 +221,34 @@ func (r *rig) run(change func(*Config)) *testNode {
 	s.initialize(1, table("U", "U"))
 	s.operate()
 	return s
+}
+
+// openFile opens an SQLite database until the test ends.
+func openFile(t *testing.T, path string) *sqldb.DB {
+	t.Helper()
+	db, err := sqlitedb.Open(path, sqlitedb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// crashed opens what a new process finds if that of an SQLite database dies now.
+// Nothing must be written meanwhile.
+func crashed(t *testing.T, path string) *sqldb.DB {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "db")
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + suffix)
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return openFile(t, to)
 }
 
 // testClient is a client of a node.

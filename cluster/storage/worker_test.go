@@ -1,7 +1,11 @@
 package storage
 
 import (
+	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/neozodb/neo/cluster/proto"
@@ -237,5 +241,108 @@ func TestRepair(t *testing.T) {
 	s.finish(c, 10, 1)
 	if a := call[*proto.AnswerObject](c, &proto.AskObject{OID: 1}); string(a.Data) != "held" {
 		t.Errorf("data in use: %+v", a)
+	}
+}
+
+// rowTime is how long a paced database needs to delete a record.
+const rowTime = 50 * time.Microsecond
+
+// paced is a database with one lock, which deletes slowly.
+type paced struct {
+	backend.Backend
+	records int           // as many as there are to look at
+	lock    chan struct{} // not a mutex: that would stop the clock
+	slices  []int         // sizes asked for
+	dropped atomic.Bool
+}
+
+// delay takes the time for n records.
+func (b *paced) delay(n int) {
+	b.slices = append(b.slices, n)
+	time.Sleep(time.Duration(min(n, b.records)) * rowTime)
+}
+
+func (b *paced) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (proto.Opt[tid.OID], int, error) {
+	b.lock <- struct{}{}
+	defer func() { <-b.lock }()
+	b.delay(n)
+	return b.Backend.Pack(partition, t, oids, after, n)
+}
+
+func (b *paced) DropPartition(partition, n int) (bool, error) {
+	b.lock <- struct{}{}
+	defer func() { <-b.lock }()
+	b.delay(n)
+	done, err := b.Backend.DropPartition(partition, n)
+	b.dropped.Store(done)
+	return done, err
+}
+
+func (b *paced) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+	b.lock <- struct{}{}
+	defer func() { <-b.lock }()
+	return b.Backend.GetObject(oid, at, before)
+}
+
+// History and discarded partitions are deleted in slices, between which loads and
+// stores are answered: they wait for about 10 ms, however much there is to delete.
+func TestPackGivesWay(t *testing.T) {
+	const records, longest = 2400, 30 * time.Millisecond
+	for _, tt := range []struct {
+		name  string
+		begin func(s *testNode, c *testClient)
+		over  func(s *testNode) bool
+	}{
+		{"pack", func(s *testNode, c *testClient) {
+			s.packAt(c, 14, 13)
+			s.ordered(1)
+		}, func(s *testNode) bool { return len(s.events) > 0 }},
+		{"drop", func(s *testNode, c *testClient) {
+			s.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Cells: []proto.CellChange{
+				{Partition: 0, ID: 2, State: proto.UpToDate}, {Partition: 0, ID: 1, State: proto.Discarded}}})
+			s.barrier()
+		}, func(s *testNode) bool { return s.db.(*paced).dropped.Load() }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				db := &paced{records: records, lock: make(chan struct{}, 1)}
+				s := r.run(func(c *Config) {
+					db.Backend = c.Backend
+					c.Backend = db
+				})
+				c := s.client(1)
+				oids := []tid.OID{1}
+				for oid := tid.OID(0); oid < records; oid += 2 {
+					oids = append(oids, oid)
+				}
+				s.commit(c, 10, 0, "one", oids...)
+				s.commit(c, 12, 10, "two", oids...)
+				begin := time.Now()
+				tt.begin(s, c)
+				stored := tid.OID(records + 1)
+				for ; !tt.over(s); stored += 2 {
+					for _, req := range []proto.Request{&proto.AskObject{OID: 1}, store(20, stored, 0, "x")} {
+						asked := time.Now()
+						if _, err := try(c, req); err != nil {
+							t.Fatal(err)
+						}
+						if d := time.Since(asked); d > longest {
+							t.Errorf("%T waited for %v, want at most %v", req, d, longest)
+						}
+					}
+					time.Sleep(time.Millisecond)
+				}
+				took := time.Since(begin)
+				t.Logf("%v for slices of %v records", took, db.slices)
+				if n := len(db.slices); n < 10 || slices.Max(db.slices) > int(longest/rowTime) {
+					t.Errorf("%d slices of %v records", n, db.slices)
+				}
+				// The work itself is not delayed without need.
+				if took > 2*records*rowTime {
+					t.Errorf("%v for %d records, want at most %v", took, records, 2*records*rowTime)
+				}
+			})
+		})
 	}
 }
