@@ -185,6 +185,73 @@ func TestConflicts(t *testing.T) {
 	})
 }
 
+// A vote is durable, and yet an abort leaves nothing of it: who waits for its
+// objects gets them at once, and nobody ever sees it.
+func TestAbortAfterVote(t *testing.T) {
+	everywhere(t, func(t *testing.T, r *rig) {
+		a, b := r.open(nil), r.open(nil)
+		t1 := r.commit(a, text(1, 0, "1"), text(2, 0, "2"), text(3, 0, "3"))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		aborted := must(a.Begin(ctx, client.BeginOptions{}))(t)
+		if err := errors.Join(aborted.Store(ctx, 1, t1, []byte("no")), aborted.Delete(ctx, 2, t1),
+			aborted.CheckCurrent(ctx, 3, t1), aborted.Store(ctx, 4, 0, []byte("no"))); err != nil {
+			t.Fatal(err)
+		}
+		must(aborted.Vote(ctx))(t)
+		waiting := must(b.Begin(ctx, client.BeginOptions{}))(t)
+		for oid, serial := range map[tid.OID]tid.TID{1: t1, 2: t1, 3: t1, 4: 0} {
+			if err := waiting.Store(ctx, oid, serial, []byte("yes")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		voted := vote(ctx, waiting)
+		if len(voted) > 0 {
+			t.Fatalf("voted for objects that another transaction has: %v", <-voted)
+		}
+		start := time.Now()
+		if err := aborted.Abort(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-voted; err != nil || time.Since(start) > time.Second {
+			t.Fatalf("vote %v after the abort: %v", time.Since(start), err)
+		}
+		for _, c := range []*client.Client{a, b} {
+			if err := c.Sync(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if last := must(c.LastTID(ctx))(t); last != t1 {
+				t.Errorf("last TID %v, want %v", last, t1)
+			}
+			r.want(c, 1, "1", t1)
+			r.want(c, 2, "2", t1)
+			r.want(c, 3, "3", t1)
+			if _, _, err := c.Load(ctx, 4); !errors.Is(err, client.ErrNoSuchObject) {
+				t.Errorf("load of what was never committed: %v", err)
+			}
+		}
+		t2 := must(waiting.Finish(ctx, nil))(t)
+		if err := a.Sync(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.want(a, 1, "yes", t2)
+		r.want(a, 4, "yes", t2)
+		var history []tid.TID
+		for _, h := range must(a.History(ctx, 1, 10))(t) {
+			history = append(history, h.TID)
+		}
+		equal(t, "history", history, []tid.TID{t2, t1})
+		var all []tid.TID
+		for tr, err := range a.Transactions(ctx, 0, tid.Max) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, tr.TID)
+		}
+		equal(t, "transactions", all, []tid.TID{t1, t2})
+	})
+}
+
 // Two transactions store the same two objects in opposite orders: the younger one
 // gives its lock up, and stores again what the storages hand back.
 func TestDeadlock(t *testing.T) {

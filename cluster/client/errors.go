@@ -91,6 +91,7 @@ type UndoError struct {
 	TID    tid.TID
 	OID    tid.OID // InvalidOID: none in particular
 	Reason string
+	Err    error // ErrUndoPacked if that is the reason, or nil
 }
 
 func (e *UndoError) Error() string {
@@ -99,6 +100,8 @@ func (e *UndoError) Error() string {
 	}
 	return fmt.Sprintf("undo transaction %v: object %v: %s", e.TID, e.OID, e.Reason)
 }
+
+func (e *UndoError) Unwrap() error { return e.Err }
 
 // fromWire turns the refusal of a peer into the error that callers test for.
 func fromWire(err error) error {

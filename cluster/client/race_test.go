@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,11 +25,17 @@ type script struct {
 	storages int
 	last     tid.TID
 	stamp    float64
+	refusal  proto.ErrorCode // answer to FailedVote
+	hangUp   proto.NodeID    // the storage that hangs up when it is asked to vote
+	take     bool            // storages accept every store at once
 
 	mu       sync.Mutex
 	master   *link.Conn // to the client
 	requests chan link.Event
 	finish   link.Event // the request to finish
+	failed   []*proto.FailedVote
+	aborted  []*proto.AbortTransaction // at the master
+	taken    int                       // bytes of the stores that were accepted at once
 }
 
 // playScript runs a test against a script, in simulated time.
@@ -53,7 +60,7 @@ func playScript(t *testing.T, storages int, last tid.TID, test func(t *testing.T
 func (s *script) deliverMaster(ev link.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch ev.Packet.(type) {
+	switch p := ev.Packet.(type) {
 	case *proto.RequestIdentification:
 		s.master = ev.Conn
 		id := proto.Client.ID(1)
@@ -76,7 +83,10 @@ func (s *script) deliverMaster(ev link.Event) {
 	case *proto.AskFinishTransaction:
 		s.finish = ev
 	case *proto.FailedVote:
-		ev.Conn.AnswerError(ev.ID, proto.Ack, "")
+		s.failed = append(s.failed, p)
+		ev.Conn.AnswerError(ev.ID, s.refusal, "")
+	case *proto.AbortTransaction:
+		s.aborted = append(s.aborted, p)
 	case *proto.AskFinalTID:
 		s.requests <- ev
 	}
@@ -89,12 +99,36 @@ func (s *script) deliverStorage(id proto.NodeID, ev link.Event) {
 		ev.Conn.Tag = id
 		ev.Conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: id, YourID: p.ID})
 	case *proto.AskStoreTransaction:
+		if id == s.hangUp {
+			ev.Conn.Close()
+			return
+		}
 		ev.Conn.Answer(ev.ID, &proto.AnswerStoreTransaction{})
 	case *proto.AskVoteTransaction:
 		ev.Conn.Answer(ev.ID, &proto.AnswerVoteTransaction{})
+	case *proto.AskStoreObject:
+		if !s.take {
+			s.requests <- ev
+			return
+		}
+		ev.Conn.Answer(ev.ID, &proto.AnswerStoreObject{})
+		s.mu.Lock()
+		s.taken += len(p.Data)
+		s.mu.Unlock()
 	default:
 		s.requests <- ev
 	}
+}
+
+// failures returns the storages that the client reported to the master, and what
+// it told the master to abort, since the last call.
+func (s *script) failures() (failed []*proto.FailedVote, aborted []*proto.AbortTransaction) {
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	failed, aborted = s.failed, s.aborted
+	s.failed, s.aborted = nil, nil
+	return failed, aborted
 }
 
 // notify sends to the client what a master notifies.
@@ -446,38 +480,64 @@ func TestOwnCommit(t *testing.T) {
 
 // A damaged replica is passed over; if all are damaged it depends.
 func TestWrongChecksum(t *testing.T) {
-	for _, ignore := range []bool{false, true} {
-		t.Run(fmt.Sprintf("ignore %v", ignore), func(t *testing.T) {
-			playScript(t, 2, 10, func(t *testing.T, s *script) {
-				c := s.open(func(cfg *client.Config) { cfg.IgnoreWrongChecksum = ignore })
-				bad := object(1, 5, 0, "good")
-				bad.Data = []byte("evil")
-				load := loadBefore(t.Context(), c, 1, 0)
-				first, _ := request[*proto.AskObject](s)
-				first.Conn.Answer(first.ID, bad)
-				second, _ := request[*proto.AskObject](s)
-				if first.Conn.Tag == second.Conn.Tag {
-					t.Error("the same replica was asked again at once")
-				}
-				second.Conn.Answer(second.ID, object(1, 5, 0, "good"))
-				if r := <-load; r.data != "good" || r.err != nil {
-					t.Errorf("load: %+v", r)
-				}
-				load = loadBefore(t.Context(), c, 2, 0)
-				bad.OID = 2
-				for range 4 { // two rounds
-					ev, _ := request[*proto.AskObject](s)
-					ev.Conn.Answer(ev.ID, bad)
-				}
-				r := <-load
-				switch {
-				case ignore && (r.data != "evil" || r.err != nil):
-					t.Errorf("load: %+v", r)
-				case !ignore && !errors.Is(r.err, client.ErrChecksum):
-					t.Errorf("load: %+v", r)
-				}
-				s.none()
+	for _, tt := range []struct {
+		name    string
+		damage  func(*proto.AnswerObject)
+		ignored string // what is loaded in spite of the damage
+		says    string
+	}{
+		{"data", func(a *proto.AnswerObject) { a.Data = []byte("evil") }, "evil", "wrong checksum"},
+		{"compression", func(a *proto.AnswerObject) { a.Compression = 7 }, "", "unknown compression 7"},
+	} {
+		for _, ignore := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, ignore %v", tt.name, ignore), func(t *testing.T) {
+				playScript(t, 2, 10, func(t *testing.T, s *script) {
+					c := s.open(func(cfg *client.Config) { cfg.IgnoreWrongChecksum = ignore })
+					bad := object(1, 5, 0, "good")
+					tt.damage(bad)
+					load := loadBefore(t.Context(), c, 1, 0)
+					first, _ := request[*proto.AskObject](s)
+					first.Conn.Answer(first.ID, bad)
+					second, _ := request[*proto.AskObject](s)
+					if first.Conn.Tag == second.Conn.Tag {
+						t.Error("the same replica was asked again at once")
+					}
+					second.Conn.Answer(second.ID, object(1, 5, 0, "good"))
+					if r := <-load; r.data != "good" || r.err != nil {
+						t.Errorf("load: %+v", r)
+					}
+					load = loadBefore(t.Context(), c, 2, 0)
+					bad.OID = 2
+					var last link.Event
+					for range 4 { // two rounds
+						last, _ = request[*proto.AskObject](s)
+						last.Conn.Answer(last.ID, bad)
+					}
+					r := <-load
+					s.none()
+					if ignore {
+						if r.data != tt.ignored || r.err != nil {
+							t.Errorf("load: %+v", r)
+						}
+						return
+					}
+					if !errors.Is(r.err, client.ErrChecksum) {
+						t.Fatalf("load: %+v", r)
+					}
+					// An operator must know what to look at, and where.
+					names(t, r.err, tt.says, fmt.Sprintf("object %v at %v", tid.OID(2), tid.TID(5)), fmt.Sprint("storage ", last.Conn.Tag))
+				})
 			})
-		})
+		}
+	}
+}
+
+// names verifies that an error says what it is about.
+func names(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v does not name %s", err, part)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,25 +81,36 @@ func begin(t *testing.T, c *client.Client) *client.Txn {
 	return tx
 }
 
-// Which answers of two replicas, with one of them lost or not, make a commit.
+// Which answers of two replicas, with one of them lost or not, make a commit. The
+// master must hear of those that missed something and may still be trusted by it:
+// it disconnects them before others read from them.
 func TestReplicasAnswerDifferently(t *testing.T) {
 	none := proto.Some(tid.Max) // no answer, the link is lost instead
+	type ids = []proto.NodeID
 	for _, tt := range []struct {
-		name string
-		a, b proto.Opt[tid.TID]
-		lose proto.NodeID // after the answers
-		want string       // part of the error of the vote; "" if it succeeds
+		name   string
+		a, b   proto.Opt[tid.TID]
+		lose   proto.NodeID // after the answers
+		hangUp proto.NodeID // instead of voting
+		failed ids          // reported to the master; nil: nothing is
+		want   string       // part of the error of the vote; "" if it succeeds
 	}{
-		{"both lock", locked, locked, 0, ""},
-		{"one is replicating", locked, lockless, 0, ""},
-		{"one is lost before its answer", locked, none, 0, ""},
-		{"the replicating one is lost", locked, lockless, 2, ""},
-		{"nobody has checked for conflicts", locked, lockless, 1, "not fully write-locked"},
-		{"the only one that is left is replicating", none, lockless, 0, "not fully write-locked"},
-		{"both are lost", none, none, 0, "no storage available"},
+		{"both lock", locked, locked, 0, 0, nil, ""},
+		{"one is replicating", locked, lockless, 0, 0, nil, ""},
+		{"one is lost before its answer", locked, none, 0, 0, ids{2}, ""},
+		{"the other is lost before its answer", none, locked, 0, 0, ids{1}, ""},
+		{"one is lost after its answer", locked, locked, 1, 0, ids{1}, ""},
+		{"one is lost instead of voting", locked, locked, 0, 2, ids{2}, ""},
+		{"the replicating one is lost", locked, lockless, 2, 0, ids{2}, ""},
+		{"nobody has checked for conflicts", locked, lockless, 1, 0, nil, "not fully write-locked"},
+		{"nobody who checked for conflicts votes", locked, lockless, 0, 1, nil, "not fully write-locked"},
+		{"the only one that is left is replicating", none, lockless, 0, 0, nil, "not fully write-locked"},
+		{"both are lost", none, none, 0, 0, nil, "no storage available"},
+		{"one is lost before its answer, the other instead of voting", none, locked, 0, 2, ids{1, 2}, ""}, // it is for the master to refuse
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			playScript(t, 2, 10, func(t *testing.T, s *script) {
+				s.hangUp = tt.hangUp
 				c := s.open(nil)
 				tx := begin(t, c)
 				if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
@@ -122,12 +134,65 @@ func TestReplicasAnswerDifferently(t *testing.T) {
 				if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("vote: %v, want %q", err, tt.want)
 				}
+				failed, _ := s.failures()
+				switch {
+				case tt.failed == nil && len(failed) > 0:
+					t.Errorf("the master was told %+v, want nothing", failed[0])
+				case tt.failed != nil && len(failed) != 1:
+					t.Errorf("the master was told %d times, want once: without %v", len(failed), tt.failed)
+				case tt.failed != nil:
+					equal(t, "storages reported as failed", failed[0].IDs, tt.failed)
+					if failed[0].TTID != tx.TTID() {
+						t.Errorf("failures of transaction %v reported, want %v", failed[0].TTID, tx.TTID())
+					}
+				}
 				if err := tx.Abort(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
 		})
 	}
+}
+
+// The master may need the storage that missed the transaction: then it cannot be
+// committed, and all who have something of it are told to drop it.
+func TestFailedStorageIsNeeded(t *testing.T) {
+	playScript(t, 2, 10, func(t *testing.T, s *script) {
+		s.refusal, s.hangUp = proto.IncompleteTransaction, 2
+		c := s.open(nil)
+		tx := begin(t, c)
+		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+		tx.Flush()
+		for _, ev := range stores(s) {
+			answerStore(ev, locked)
+		}
+		err := <-vote(t.Context(), tx)
+		if !errors.Is(err, client.ErrIncomplete) {
+			t.Errorf("vote: %v, want %v", err, client.ErrIncomplete)
+		}
+		names(t, err, tx.TTID().String(), "S2")
+		if failed, _ := s.failures(); len(failed) != 1 {
+			t.Errorf("the master was told %d times", len(failed))
+		}
+		if err := tx.Abort(t.Context()); err != nil {
+			t.Errorf("abort: %v", err)
+		}
+		ev, p := request[*proto.AbortTransaction](s)
+		if ev.Conn.Tag != proto.NodeID(1) || p.TTID != tx.TTID() {
+			t.Errorf("%v was told to abort %v", ev.Conn.Tag, p.TTID)
+		}
+		_, aborted := s.failures()
+		if len(aborted) != 1 || aborted[0].TTID != tx.TTID() {
+			t.Fatalf("the master was told to abort %+v", aborted)
+		}
+		equal(t, "storages of the aborted transaction", slices.Sorted(slices.Values(aborted[0].IDs)), []proto.NodeID{1, 2})
+		s.none()
+		if _, err := tx.Finish(t.Context(), nil); !errors.Is(err, client.ErrClosed) {
+			t.Errorf("finish of an aborted transaction: %v", err)
+		}
+	})
 }
 
 // A slow replica reports a conflict that is resolved already.
@@ -477,5 +542,26 @@ func TestReadRetries(t *testing.T) {
 		if r := <-loadBefore(t.Context(), c, 2, 0); !errors.Is(r.err, client.ErrNoStorage) {
 			t.Errorf("load without storages: %+v", r)
 		}
+	})
+}
+
+// A record that no node would take is refused before anything of it is sent, and
+// the links go on for others.
+func TestRecordTooBig(t *testing.T) {
+	simulate(t, shape{partitions: 3, replicas: 1, storages: 2}, func(t *testing.T, r *rig) {
+		a := r.open(func(c *client.Config) { c.Level = client.NoCompression })
+		b := r.open(nil)
+		tx := begin(t, a)
+		if err := tx.Store(t.Context(), 1, 0, []byte("small")); err != nil {
+			t.Fatal(err)
+		}
+		err := tx.Store(t.Context(), 2, 0, make([]byte, proto.MaxElement+1))
+		names(t, err, tid.OID(2).String(), tx.TTID().String(), fmt.Sprint(proto.MaxElement+1))
+		if err := tx.Abort(t.Context()); err != nil {
+			t.Errorf("abort: %v", err)
+		}
+		at := r.commit(b, text(1, 0, "one"), text(2, 0, "two"))
+		at = r.commit(a, text(2, at, "TWO"))
+		r.want(a, 2, "TWO", at)
 	})
 }

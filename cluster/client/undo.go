@@ -43,10 +43,10 @@ func (t *Txn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
 	}
 	if err := t.settle(ctx); err != nil {
 		if errors.Is(err, ErrUndoPacked) {
-			return nil, &UndoError{undone, tid.InvalidOID, err.Error()}
+			return nil, &UndoError{undone, tid.InvalidOID, err.Error(), ErrUndoPacked}
 		}
 		if ce, ok := errors.AsType[*ConflictError](err); ok && slices.Contains(written, ce.OID) {
-			return nil, &UndoError{undone, ce.OID, modifiedLater}
+			return nil, &UndoError{undone, ce.OID, modifiedLater, nil}
 		}
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (t *Txn) undoSerials(ctx context.Context, undone tid.TID, oids []tid.OID) (
 		for len(group) > 0 {
 			a, err := t.askUndo(ctx, partition, &proto.AskObjectUndoSerial{TTID: t.ttid, LastTID: last + 1, Undone: undone, OIDs: group})
 			if errors.Is(err, ErrNotFound) {
-				return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction"}
+				return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction", nil}
 			}
 			if err == nil {
 				maps.Copy(result, a.Undo)
@@ -166,7 +166,7 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		}
 		if err != nil {
 			if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoSuchObject) {
-				return &UndoError{undone, oid, "the revision to restore was packed"}
+				return &UndoError{undone, oid, ErrUndoPacked.Error(), ErrUndoPacked}
 			}
 			return err
 		}
@@ -175,7 +175,7 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		return t.StoreUndo(ctx, oid, s.Current, data, s.Undo.V)
 	}
 	if !s.Undo.OK || data == nil || t.c.cfg.Resolver == nil {
-		return &UndoError{undone, oid, modifiedLater}
+		return &UndoError{undone, oid, modifiedLater, nil}
 	}
 	var current []byte
 	if s.Current == t.ttid {
@@ -195,11 +195,11 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		}
 	}
 	if current == nil {
-		return &UndoError{undone, oid, modifiedLater}
+		return &UndoError{undone, oid, modifiedLater, nil}
 	}
 	merged, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: s.Current, Base: undone, Data: data, CommittedData: current})
 	if err != nil || merged == nil {
-		return &UndoError{undone, oid, modifiedLater}
+		return &UndoError{undone, oid, modifiedLater, nil}
 	}
 	return t.StoreUndo(ctx, oid, s.Current, merged, tid.Zero)
 }

@@ -1,0 +1,85 @@
+package client_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// A pack may drop the revision that an undo restores at any time before the
+// storage takes it.
+func TestUndoOfPacked(t *testing.T) {
+	t.Run("store", func(t *testing.T) {
+		playScript(t, 1, 50, func(t *testing.T, s *script) {
+			c := s.open(nil)
+			tx := begin(t, c)
+			if err := tx.StoreUndo(t.Context(), 1, 40, []byte("old"), 30); err != nil {
+				t.Fatal(err)
+			}
+			done := vote(t.Context(), tx)
+			refuseUndo(s)
+			err := <-done
+			if !errors.Is(err, client.ErrUndoPacked) {
+				t.Errorf("vote: %v, want %v", err, client.ErrUndoPacked)
+			}
+			names(t, err, tx.TTID().String(), tid.OID(1).String(), "S1")
+			tx.Abort(t.Context())
+			request[*proto.AbortTransaction](s)
+		})
+	})
+	for _, tt := range []struct {
+		name   string
+		loaded bool // the data could still be loaded
+	}{{"undo", true}, {"undo of what is packed already", false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			playScript(t, 1, 50, func(t *testing.T, s *script) {
+				c := s.open(nil)
+				tx := begin(t, c)
+				done := make(chan error, 1)
+				go func() {
+					_, err := tx.Undo(t.Context(), 40)
+					done <- err
+				}()
+				info, _ := request[*proto.AskTransactionInformation](s)
+				info.Conn.Answer(info.ID, &proto.AnswerTransactionInformation{TID: 40, OIDs: []tid.OID{1}})
+				serial, _ := request[*proto.AskObjectUndoSerial](s)
+				serial.Conn.Answer(serial.ID, &proto.AnswerObjectUndoSerial{Undo: map[tid.OID]proto.UndoSerial{
+					1: {Current: 40, Undo: proto.Some(tid.TID(30)), IsCurrent: true},
+				}})
+				load, p := request[*proto.AskObject](s)
+				if p.At != proto.Some(tid.TID(30)) {
+					t.Errorf("%+v asked for", p)
+				}
+				if tt.loaded {
+					load.Conn.Answer(load.ID, object(1, 30, 40, "old"))
+					refuseUndo(s)
+				} else {
+					load.Conn.AnswerError(load.ID, proto.OIDNotFound, "")
+				}
+				err := <-done
+				if ue, ok := errors.AsType[*client.UndoError](err); !ok || ue.TID != 40 || !errors.Is(err, client.ErrUndoPacked) {
+					t.Errorf("undo: %v, want %v", err, client.ErrUndoPacked)
+				}
+				names(t, err, tid.TID(40).String(), tid.OID(1).String())
+				if err := tx.Abort(t.Context()); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// refuseUndo answers the store of an undo.
+func refuseUndo(s *script) {
+	s.t.Helper()
+	ev, p := request[*proto.AskStoreObject](s)
+	if p.DataSerial != proto.Some(tid.TID(30)) || string(p.Data) != "old" {
+		s.t.Errorf("stored %+v", p)
+	}
+	ev.Conn.AnswerError(ev.ID, proto.UndoPackError, "")
+}
