@@ -182,14 +182,6 @@ func (n *Node) next(ctx context.Context) error {
 		if busy > 0 {
 			wake = time.After(busy)
 		}
-		if d, ok := n.db.(backend.Deferring); ok {
-			switch worked, err := d.Tidy(); {
-			case err != nil:
-				return fmt.Errorf("moving what is committed: %w", err)
-			case worked:
-				return nil
-			}
-		}
 	}
 	select {
 	case e := <-n.inbox:

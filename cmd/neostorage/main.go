@@ -6,6 +6,5 @@ import "github.com/neozodb/neo/cmd/internal/cli"
 
 func main() {
 	cli.Calm()
-	cli.UseProcessorsAsNeeded()
 	cli.Main(newCommand)
 }

@@ -335,7 +335,4 @@ type Deferring interface {
 	// if the vote and the lock are: after a crash the transaction is unfinished
 	// again. Readers see it in any case.
 	CommitVotes() error
-	// Tidy does a little of what CommitVotes leaves to be done, while nothing else
-	// is, if there is enough of it. It reports whether it did something.
-	Tidy() (bool, error)
 }

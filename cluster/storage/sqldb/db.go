@@ -40,7 +40,6 @@ type DB struct {
 	topology []string
 	drop     map[int]bool // partitions to be dropped
 	parking  int64        // next id to park data under, 0: none
-	round    *round       // transactions being moved, nil: none
 
 	pool   pool
 	layout atomic.Pointer[layout]
@@ -57,7 +56,6 @@ type DB struct {
 	moved       []*parked                // since the last commit
 	txns        map[tid.TID]*transaction // voted, not yet unlocked
 	queue       []*transaction           // those with something to write
-	waiting     int                      // records of unlocked ones in queue
 	direct      direct
 	top         map[int]greatest // by partition
 	recent      overlay          // changes since the last commit
@@ -104,9 +102,8 @@ func (db *DB) reset() {
 	db.next = map[int]int64{}
 	db.buf = newBuffer()
 	db.parked, db.parkedBytes, db.moved = map[int64]*parked{}, 0, nil
-	db.round = nil
 	db.txns = map[tid.TID]*transaction{}
-	db.queue, db.waiting = nil, 0
+	db.queue = nil
 	db.direct = direct{}
 	db.top = map[int]greatest{}
 	db.recent = newOverlay()

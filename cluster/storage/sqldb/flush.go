@@ -37,13 +37,11 @@ type tempRow struct {
 	approved    bool
 }
 
+// The moves of so many records and transactions to the final tables may wait in
+// memory.
 const (
-	// The moves of so many records and transactions to the final tables may wait.
-	maxDeferredRecords = 1024
-	maxDeferred        = 128
-	// maxChanges is how many records the overlay may have until everything is
-	// written, which empties it.
-	maxChanges = 8 * maxDeferredRecords
+	maxDeferredRecords = 640
+	maxDeferred        = 64
 )
 
 // flush writes everything that waits in memory. The caller holds w.
@@ -79,8 +77,7 @@ func (db *DB) flushInto(commit, later bool) error {
 // there is not much of it, nothing else has changed, and the temporary tables have
 // it all. The caller holds m.
 func (db *DB) deferrable() bool {
-	if db.recent.deleted || db.recent.written || db.recent.n >= maxChanges ||
-		db.waiting >= maxDeferredRecords || len(db.queue) >= maxDeferred || db.parkedBytes >= maxParked ||
+	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred || db.parkedBytes >= maxParked ||
 		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
 		return false
 	}
@@ -103,7 +100,6 @@ func (db *DB) plan(later bool) *work {
 		db.park(w.data)
 	} else {
 		w.parked = db.unpark()
-		db.round = nil // all that is left of it is moved now
 	}
 	var left []*transaction
 	for _, t := range db.queue {
@@ -113,7 +109,6 @@ func (db *DB) plan(later bool) *work {
 		}
 		t.queued = false
 		if t.unlocked {
-			db.waiting -= len(t.stores)
 			for _, s := range t.stores {
 				w.objs = append(w.objs, objRow{s.OID, t.final, s.Data, s.DataSerial})
 			}
@@ -155,17 +150,13 @@ func (db *DB) plan(later bool) *work {
 		}
 	}
 	db.queue = left
-	sortObjs(w.objs)
-	return w
-}
-
-func sortObjs(rows []objRow) {
-	slices.SortFunc(rows, func(x, y objRow) int {
+	slices.SortFunc(w.objs, func(x, y objRow) int {
 		if c := cmpInt(int64(x.oid), int64(y.oid)); c != 0 {
 			return c
 		}
 		return cmpInt(int64(x.tid), int64(y.tid))
 	})
+	return w
 }
 
 func (w *work) empty() bool {
@@ -195,7 +186,7 @@ func (db *DB) carryOut(w *work) error {
 	if np == 0 {
 		return fmt.Errorf("database %s: objects were stored without a partition table", db.d.Name())
 	}
-	if err := c.moveAll(w.parked, w.gone); err != nil {
+	if err := c.move(w.parked, w.gone); err != nil {
 		return err
 	}
 	if err := db.insertDataRows(c, w.data); err != nil {
@@ -229,10 +220,7 @@ func (db *DB) carryOut(w *work) error {
 			}
 		}
 	}
-	if err := db.insertTrans(c, np, w.trans); err != nil {
-		return err
-	}
-	if err := db.insertObjs(c, np, w.objs); err != nil {
+	if err := db.insertFinal(c, np, w); err != nil {
 		return err
 	}
 	for _, p := range w.packs {
@@ -295,34 +283,32 @@ func (db *DB) insertDataRows(c *Conn, rows []*dataRow) error {
 	return err
 }
 
-// insertTrans and insertObjs write to the final tables. A row that is already there
-// must be equal: an interrupted replication is resumed.
-func (db *DB) insertTrans(c *Conn, np int, rows []transRow) error {
-	in := c.inserter(insertTrans, 8, len(rows))
-	for _, t := range rows {
+// insertFinal writes to the final tables. A row that is already there must be
+// equal: an interrupted replication is resumed.
+func (db *DB) insertFinal(c *Conn, np int, w *work) error {
+	in := c.inserter(insertTrans, 8, len(w.trans))
+	for _, t := range w.trans {
 		if err := in.add(metaRow(np, int64(t.tid), t.tid, t.meta)); err != nil {
 			return err
 		}
 	}
 	if n, err := in.end(); err != nil {
 		return err
-	} else if n != int64(len(rows)) {
-		return db.checkTrans(c, np, rows)
+	} else if n != int64(len(w.trans)) {
+		if err := db.checkTrans(c, np, w.trans); err != nil {
+			return err
+		}
 	}
-	return nil
-}
-
-func (db *DB) insertObjs(c *Conn, np int, rows []objRow) error {
-	in := c.inserter(insertObj, 5, len(rows))
-	for _, o := range rows {
+	in = c.inserter(insertObj, 5, len(w.objs))
+	for _, o := range w.objs {
 		if err := in.add(0, int64(o.oid.Partition(np)), int64(o.oid), int64(o.tid), nullID(o.data), nullTID(o.from)); err != nil {
 			return err
 		}
 	}
 	if n, err := in.end(); err != nil {
 		return err
-	} else if n != int64(len(rows)) {
-		return db.checkObjs(c, np, rows)
+	} else if n != int64(len(w.objs)) {
+		return db.checkObjs(c, np, w.objs)
 	}
 	return nil
 }

@@ -71,24 +71,19 @@ func (db *DB) unpark() []*parked {
 	var list []*parked
 	for _, k := range db.parked {
 		if !k.moved {
-			db.unparked(k)
+			k.moved = true
 			list = append(list, k)
 		}
 	}
+	db.parkedBytes = 0
+	db.moved = append(db.moved, list...)
 	slices.SortFunc(list, func(x, y *parked) int { return cmpInt(x.id, y.id) })
 	return list
 }
 
-// unparked notes that a record is being moved. The caller holds m.
-func (db *DB) unparked(k *parked) {
-	k.moved = true
-	db.parkedBytes -= k.size
-	db.moved = append(db.moved, k)
-}
-
-// moveAll gives parked records their own ids, and tells the temporary tables, except
+// move gives parked records their own ids, and tells the temporary tables, except
 // for transactions that leave them. The caller holds w.
-func (c *Conn) moveAll(list []*parked, gone []tid.TID) error {
+func (c *Conn) move(list []*parked, gone []tid.TID) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -97,7 +92,7 @@ func (c *Conn) moveAll(list []*parked, gone []tid.TID) error {
 		leaving[t] = true
 	}
 	for _, k := range list {
-		if err := c.move(k); err != nil {
+		if _, err := c.Exec("UPDATE data SET id = ? WHERE id = ?", k.id, k.at); err != nil {
 			return err
 		}
 		if k.ttid == tid.Zero || leaving[k.ttid] {
@@ -108,11 +103,6 @@ func (c *Conn) moveAll(list []*parked, gone []tid.TID) error {
 		}
 	}
 	return nil
-}
-
-func (c *Conn) move(k *parked) error {
-	_, err := c.Exec("UPDATE data SET id = ? WHERE id = ?", k.id, k.at)
-	return err
 }
 
 // inSQL returns the id under which SQL has a record, which a row of tobj refers to.

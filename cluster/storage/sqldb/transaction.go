@@ -198,7 +198,6 @@ func (db *DB) unlock(t *transaction, final tid.TID) {
 			db.release(s.Data.ID)
 		}
 	}
-	db.waiting += len(t.stores)
 	db.recent.from = min(db.recent.from, final)
 	delete(db.txns, t.ttid)
 	db.enqueue(t)

@@ -18,7 +18,7 @@ type limits struct {
 	max     int64 // a commit waits until it is copied
 }
 
-var defaultLimits = limits{copy: 2000, little: 600, restart: 4000, max: 40000}
+var defaultLimits = limits{copy: 2000, little: 150, restart: 4000, max: 40000}
 
 // idle is the pause after which what is left of the log is copied.
 const idle = time.Second
@@ -92,10 +92,16 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 			return err
 		})
 	}
-	if left >= k.copy {
+	if k.worth(pages, left) {
 		k.signal()
 	}
 	return nil
+}
+
+// worth reports whether to copy in the background: there is much to be copied, or
+// too much to begin the log again without making a commit wait.
+func (k *checkpointer) worth(pages, left int64) bool {
+	return left >= k.copy || pages >= k.restart && left >= k.little
 }
 
 func (k *checkpointer) signal() {
@@ -133,7 +139,7 @@ func (k *checkpointer) loop() (err error) {
 			if err != nil {
 				return err
 			}
-			if pages-copied < k.copy {
+			if !k.worth(pages, pages-copied) {
 				continue
 			}
 		case <-quiet:

@@ -3,7 +3,6 @@ package sqlitedb
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,11 +40,6 @@ func content(oid tid.OID, at tid.TID) string { return fmt.Sprintf("object %d of 
 // voteFor votes for a transaction that stores some objects.
 func voteFor(t *testing.T, db *sqldb.DB, ttid tid.TID, oids ...tid.OID) []backend.DataID {
 	t.Helper()
-	return voteWith(t, db, ttid, &backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: oids}, oids)
-}
-
-func voteWith(t *testing.T, db *sqldb.DB, ttid tid.TID, meta *backend.Meta, oids []tid.OID) []backend.DataID {
-	t.Helper()
 	var stores []backend.Store
 	var ids []backend.DataID
 	for _, oid := range oids {
@@ -57,7 +51,10 @@ func voteWith(t *testing.T, db *sqldb.DB, ttid tid.TID, meta *backend.Meta, oids
 		stores = append(stores, backend.Store{OID: oid, Data: id})
 		ids = append(ids, id)
 	}
-	must(t, db.Vote(ttid, stores, meta, nil))
+	meta := &backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: oids}
+	if err := db.Vote(ttid, stores, meta, nil); err != nil {
+		t.Fatal(err)
+	}
 	return ids
 }
 
@@ -230,103 +227,6 @@ func TestNotParked(t *testing.T) {
 	checkReferences(t, path)
 }
 
-// Transactions are moved a few records at a time. After a crash in between, they
-// are complete once verification has finished what it finds.
-func TestTidy(t *testing.T) {
-	const n = 70
-	f := &file{t: t, dir: t.TempDir()}
-	f.open = openParking(t, f.path())
-	db := f.open
-	oids := func(k int) []tid.OID { // of the k-th transaction
-		return []tid.OID{tid.OID(k % 9), tid.OID(100 + k), tid.OID(200 + k)}
-	}
-	at := func(k int) tid.TID { return tid.TID(parkPartitions * (k + 1)) }
-	elsewhere := func(k int) bool { return k%5 == 0 } // another node has the metadata
-	for k := range n {
-		if elsewhere(k) {
-			voteWith(t, db, at(k), nil, oids(k))
-		} else {
-			voteFor(t, db, at(k), oids(k)...)
-		}
-		must(t, db.CommitVotes())
-		must(t, db.Lock(at(k), at(k), false))
-		must(t, db.CommitVotes())
-		must(t, db.Unlock(at(k), at(k), !elsewhere(k), true, false))
-	}
-	voteFor(t, db, at(n), 500)
-	must(t, db.CommitVotes())
-	check := func(db *sqldb.DB, transactions bool) {
-		t.Helper()
-		for k := range n {
-			for _, oid := range oids(k) {
-				checkLoad(t, db, oid, at(k))
-			}
-			if !transactions { // to ask for them moves everything
-				continue
-			}
-			if _, err := db.Transaction(at(k)); (err == nil) == elsewhere(k) {
-				t.Fatalf("transaction %d: %v", at(k), err)
-			}
-		}
-	}
-	recovered := func() { // in a copy
-		t.Helper()
-		path := filepath.Join(f.dir, "copy")
-		for _, suffix := range []string{"", "-wal"} {
-			must(t, copyFile(path+suffix, f.path()+suffix))
-		}
-		db, err := Open(path, Options{})
-		must(t, err)
-		checkReferences(t, path)
-		found, err := db.Unfinished()
-		must(t, err)
-		for ttid, final := range found {
-			k := int(ttid)/parkPartitions - 1
-			if final.OK == elsewhere(k) && k != n {
-				t.Fatalf("transaction %d is found with final TID %v", ttid, final)
-			}
-			if k < n {
-				must(t, db.Validate(ttid, ttid))
-			}
-		}
-		must(t, db.DropUnfinished())
-		check(db, true)
-		must(t, db.Close())
-		checkReferences(t, path)
-		if n := count(t, path, "obj"); n != 3*70 {
-			t.Fatalf("%d records", n)
-		}
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			os.Remove(path + suffix)
-		}
-	}
-	before := count(t, f.path(), "obj")
-	steps := 0
-	for ; ; steps++ {
-		more, err := db.Tidy()
-		must(t, err)
-		if !more {
-			break
-		}
-		if steps%3 == 0 {
-			check(db, false)
-			must(t, db.CommitVotes())
-			recovered()
-		}
-	}
-	if now := count(t, f.path(), "obj"); before != 0 || steps < 5 {
-		t.Errorf("%d records before, %d after %d steps", before, now, steps)
-	}
-	must(t, db.CommitVotes())
-	if n := count(t, f.path(), "tobj") + count(t, f.path(), "ttrans") + count(t, f.path(), parkedRows); n != 3 {
-		t.Errorf("%d rows are left, want those of the unfinished transaction", n)
-	}
-	checkReferences(t, f.path())
-	check(db, false)
-	must(t, db.Commit())
-	check(db, true)
-}
-
 // Transactions in any order and state: at each commit another program would find
 // a consistent database, and in the end everything is at its place.
 func TestParkingAtRandom(t *testing.T) {
@@ -343,15 +243,9 @@ func TestParkingAtRandom(t *testing.T) {
 	}
 	var open []*txn
 	last := map[tid.OID]tid.TID{}
-	ttid, tidied := tid.TID(0), 0
-	for range 3000 {
-		switch k := r.IntN(12); {
-		case k > 9:
-			worked, err := db.Tidy()
-			must(t, err)
-			if worked {
-				tidied++
-			}
+	ttid := tid.TID(0)
+	for range 300 {
+		switch k := r.IntN(10); {
 		case k < 3:
 			ttid += parkPartitions
 			x := &txn{ttid: ttid}
@@ -372,13 +266,12 @@ func TestParkingAtRandom(t *testing.T) {
 					last[oid] = x.ttid
 				}
 				open = slices.Delete(open, i, i+1)
-			case r.IntN(200) == 0:
+			case r.IntN(4) == 0:
 				must(t, db.Abort(x.ttid))
 				must(t, db.ReleaseData(x.ids, true))
 				open = slices.Delete(open, i, i+1)
 			default:
 				must(t, db.Lock(x.ttid, x.ttid, false))
-				must(t, db.CommitVotes())
 				x.locked = true
 			}
 		case k == 8:
@@ -386,7 +279,7 @@ func TestParkingAtRandom(t *testing.T) {
 				checkLoad(t, db, oid, at)
 				break
 			}
-		case r.IntN(40) == 0:
+		case r.IntN(8) == 0:
 			must(t, db.Commit())
 			checkReferences(t, path)
 			if n := count(t, path, parkedRows); n != 0 {
@@ -396,9 +289,6 @@ func TestParkingAtRandom(t *testing.T) {
 			must(t, db.CommitVotes())
 			checkReferences(t, path)
 		}
-	}
-	if tidied == 0 {
-		t.Error("nothing was tidied")
 	}
 	for _, x := range open {
 		must(t, db.Abort(x.ttid))
