@@ -2,7 +2,6 @@ package client_test
 
 import (
 	"encoding/binary"
-	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -28,56 +27,46 @@ func TestLargeTransaction(t *testing.T) {
 		records = 1024
 		limit   = 8 << 20
 	)
-	for _, prepared := range []bool{false, true} {
-		t.Run(fmt.Sprintf("prepared %v", prepared), func(t *testing.T) {
-			playScript(t, 2, 10, func(t *testing.T, s *script) {
-				s.take = true
-				c := s.open(func(cfg *client.Config) { cfg.CacheSize, cfg.Level = 1<<20, client.NoCompression })
-				tx := begin(t, c)
-				before := liveHeap()
-				for i := range records {
-					data := make([]byte, size)
-					binary.BigEndian.PutUint64(data, uint64(i))
-					var err error
-					if prepared {
-						err = tx.StorePrepared(t.Context(), tid.OID(i), 0, c.Prepare(data))
-					} else {
-						err = tx.Store(t.Context(), tid.OID(i), 0, data)
-					}
-					if err != nil {
-						t.Fatal(err)
-					}
-					if i%256 == 255 {
-						tx.Flush()
-						synctest.Wait() // for what is under way
-						if grown := liveHeap() - before; grown > limit {
-							t.Fatalf("%d KiB in use for %d KiB that were stored", grown>>10, (i+1)*size>>10)
-						}
-					}
+	playScript(t, 2, 10, func(t *testing.T, s *script) {
+		s.take = true
+		c := s.open(func(cfg *client.Config) { cfg.CacheSize, cfg.Level = 1<<20, client.NoCompression })
+		tx := begin(t, c)
+		before := liveHeap()
+		for i := range records {
+			data := make([]byte, size)
+			binary.BigEndian.PutUint64(data, uint64(i))
+			if err := tx.Store(t.Context(), tid.OID(i), 0, data); err != nil {
+				t.Fatal(err)
+			}
+			if i%256 == 255 {
+				tx.Flush()
+				synctest.Wait() // for what is under way
+				if grown := liveHeap() - before; grown > limit {
+					t.Fatalf("%d KiB in use for %d KiB that were stored", grown>>10, (i+1)*size>>10)
 				}
-				if err := <-vote(t.Context(), tx); err != nil {
-					t.Fatalf("vote: %v", err)
-				}
-				if s.taken != 2*records*size {
-					t.Errorf("%d bytes were stored, want %d", s.taken, 2*records*size)
-				}
-				done := make(chan error, 1)
-				go func() {
-					at, err := tx.Finish(t.Context(), nil)
-					if at != 1020 {
-						t.Errorf("finished as %v", at)
-					}
-					done <- err
-				}()
-				synctest.Wait()
-				if n := len(s.finish.Packet.(*proto.AskFinishTransaction).OIDs); n != records {
-					t.Errorf("%d objects to be committed, want %d", n, records)
-				}
-				s.finish.Conn.Answer(s.finish.ID, &proto.AnswerTransactionFinished{TTID: tx.TTID(), TID: 1020})
-				if err := <-done; err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
+			}
+		}
+		if err := <-vote(t.Context(), tx); err != nil {
+			t.Fatalf("vote: %v", err)
+		}
+		if s.taken != 2*records*size {
+			t.Errorf("%d bytes were stored, want %d", s.taken, 2*records*size)
+		}
+		done := make(chan error, 1)
+		go func() {
+			at, err := tx.Finish(t.Context(), nil)
+			if at != 1020 {
+				t.Errorf("finished as %v", at)
+			}
+			done <- err
+		}()
+		synctest.Wait()
+		if n := len(s.finish.Packet.(*proto.AskFinishTransaction).OIDs); n != records {
+			t.Errorf("%d objects to be committed, want %d", n, records)
+		}
+		s.finish.Conn.Answer(s.finish.ID, &proto.AnswerTransactionFinished{TTID: tx.TTID(), TID: 1020})
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -210,21 +210,6 @@ func (t *Txn) Store(ctx context.Context, oid tid.OID, serial tid.TID, data []byt
 	return t.write(ctx, oid, &write{data: data, serial: serial, deleted: data == nil})
 }
 
-// Prepared is a record as storages keep it.
-type Prepared struct {
-	data   []byte
-	record proto.ObjectData
-}
-
-// Prepare does what a store needs before anything can be sent: it compresses a
-// record, which must not be nil. Whoever knows it early may do that early.
-func (c *Client) Prepare(data []byte) *Prepared { return &Prepared{data, c.packer.pack(data)} }
-
-// StorePrepared is [Txn.Store] of what was prepared.
-func (t *Txn) StorePrepared(ctx context.Context, oid tid.OID, serial tid.TID, p *Prepared) error {
-	return t.write(ctx, oid, &write{data: p.data, packed: &p.record, serial: serial})
-}
-
 // StoreUndo writes an object again as it was at an earlier revision. data is
 // that of dataTID, nil if the object did not exist there; with dataTID Zero the
 // creation of the object is undone.

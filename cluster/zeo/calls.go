@@ -492,9 +492,6 @@ func (c *conn) enqueue(m *message, o op, data []byte) error {
 	if err := t.queue.add(o, data, c.frames.owned); err != nil {
 		return c.failed(m, err, nil)
 	}
-	if ahead := c.seq.ahead; ahead != nil && o.kind == opStore {
-		t.queue.prepare(ahead)
-	}
 	c.answer(m, (*encoder).null)
 	return nil
 }

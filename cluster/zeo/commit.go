@@ -518,11 +518,7 @@ func (t *transaction) carryOut(i int) error {
 	if err != nil {
 		return err
 	}
-	if o.prepared != nil {
-		err = o.prepared.Store(t.ctx, t.st, o.oid, o.serial)
-	} else {
-		err = t.st.Store(t.ctx, o.oid, o.serial, data)
-	}
+	err = t.st.Store(t.ctx, o.oid, o.serial, data)
 	if c, ok := errors.AsType[*ConflictError](err); ok {
 		return t.conflict(c)
 	}

@@ -29,8 +29,6 @@ type op struct {
 	data   []byte  // nil: in the file
 	at     int64
 	size   int
-
-	prepared Prepared // nil: not
 }
 
 // queue holds the operations of a transaction until they are carried out. Records
@@ -61,14 +59,6 @@ func (q *queue) add(o op, data []byte, keep bool) error {
 	}
 	q.ops = append(q.ops, o)
 	return nil
-}
-
-// prepare prepares the last operation while the client makes the next one, unless
-// there is so much that it would be kept twice.
-func (q *queue) prepare(a Ahead) {
-	if o := &q.ops[len(q.ops)-1]; o.data != nil && q.memory <= maxSoon {
-		o.prepared = a.Prepare(o.data)
-	}
 }
 
 func (q *queue) spill(o *op, data []byte) error {

@@ -26,16 +26,6 @@ func (s *soon) BeginSoon(b zeo.Begin) zeo.Beginning {
 	return beginning{s, b}
 }
 
-var _ zeo.Ahead = (*soon)(nil)
-
-func (s *soon) Prepare(data []byte) zeo.Prepared { return prepared{data} }
-
-type prepared struct{ data []byte }
-
-func (p prepared) Store(ctx context.Context, t zeo.Txn, oid tid.OID, base tid.TID) error {
-	return t.Store(ctx, oid, base, p.data)
-}
-
 type beginning struct {
 	s *soon
 	b zeo.Begin

@@ -142,14 +142,6 @@ type Ahead interface {
 	// BeginSoon begins a transaction without waiting. It returns nil if that is
 	// impossible now.
 	BeginSoon(b Begin) Beginning
-	// Prepare does the part of a store that needs no transaction. data stays as it is.
-	Prepare(data []byte) Prepared
-}
-
-// Prepared is a record that was prepared to be stored.
-type Prepared interface {
-	// Store is [Txn.Store] in a transaction of the same storage.
-	Store(ctx context.Context, t Txn, oid tid.OID, base tid.TID) error
 }
 
 // Beginning is a transaction that has been asked for. It holds no locks. It is taken,

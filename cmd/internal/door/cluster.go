@@ -334,16 +334,6 @@ func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
 	return beginning{s, begun}
 }
 
-// Prepare implements [zeo.Ahead].
-func (s *Cluster) Prepare(data []byte) zeo.Prepared { return prepared{s.c.Prepare(data)} }
-
-// prepared is a record as the cluster keeps it.
-type prepared struct{ p *client.Prepared }
-
-func (p prepared) Store(ctx context.Context, t zeo.Txn, oid tid.OID, base tid.TID) error {
-	return fromClient(t.(*clusterTxn).t.StorePrepared(ctx, oid, base, p.p))
-}
-
 // beginning is a transaction that the master was asked for.
 type beginning struct {
 	s *Cluster
