@@ -68,6 +68,7 @@ func (l *appLog) commits() int {
 type appContent struct {
 	Length int      `json:"length"`
 	Keys   []string `json:"keys"`
+	Stale  []string `json:"stale"` // loads of workers that gave something else than was current
 }
 
 // An application in Python works through two neozeo while these, the storages and
@@ -97,10 +98,11 @@ func TestZEOApplication(t *testing.T) {
 		doors = append(doors, Start(t, "neozeo", args...))
 		addrs = append(addrs, addr)
 	}
+	loads := t.TempDir()
 	command := func(args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), interpreter, append([]string{script}, args...)...)
 		cmd.Dir = t.TempDir()
-		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONFAULTHANDLER=1", "LOADS="+loads)
 		return cmd
 	}
 	if out, err := command(append([]string{"setup"}, addrs...)...).CombinedOutput(); err != nil {
@@ -192,6 +194,9 @@ func TestZEOApplication(t *testing.T) {
 			t.Fatal(err)
 		}
 		log.compare(t, &got)
+		for _, s := range got.Stale[:min(len(got.Stale), 20)] {
+			t.Error("stale load by worker ", s)
+		}
 	}
 	t.Logf("killed %v; %d transactions acknowledged, %d with unknown outcome, %d retries; longest time to 3 commits %v",
 		kills, len(log.acknowledged), len(log.unknown), log.retries, longest.Round(time.Millisecond))

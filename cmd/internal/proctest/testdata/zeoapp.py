@@ -2,14 +2,17 @@
 
 zeoapp.py setup HOST:PORT...          make the objects
 zeoapp.py work NAME CACHE HOST:PORT...  insert and count until stdin ends
-zeoapp.py check HOST:PORT...          print what is there, as JSON
+zeoapp.py check HOST:PORT...          print what is there, as JSON, and compare
+                                      what the workers were given with the history
 
 CACHE is the directory of a cache file, or empty. A worker prints for every
 transaction whose outcome is of interest one line: "ok KEY" if it was acknowledged,
 "unknown KEY" if the connection was lost while it was finished; "begin KEY" before
-each, "bad TEXT" if something must not be. At the end, "retries N".
+each, "bad TEXT" if something must not be. At the end, "retries N". What a worker is
+given, by the server or by its cache, goes to a file in the directory LOADS.
 """
 import json
+import os
 import sys
 import threading
 import time
@@ -27,6 +30,13 @@ from ZODB.POSException import ConflictError
 class Storage(ClientStorage):
     """Notes whether a transaction came to its end."""
     finishing = False
+    seen = None
+
+    def loadBefore(self, oid, before):
+        found = super().loadBefore(oid, before)
+        if self.seen is not None and found is not None:
+            self.seen.write(f'{oid.hex()} {before.hex()} {found[1].hex()}\n')
+        return found
 
     def tpc_finish(self, *args, **kw):
         self.finishing = True
@@ -57,6 +67,7 @@ def setup(*addresses):
 def work(name, cache, *addresses):
     kw = {'client': name, 'var': cache} if cache else {}
     storage, db = connect(addresses, **kw)
+    storage.seen = open(os.path.join(os.environ['LOADS'], name), 'w', 1)
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     conn = db.open()
@@ -126,8 +137,22 @@ def check_once(*addresses):
     tree = root['tree']
     tree._check()
     BTrees.check.check(tree)
-    print(json.dumps({'length': root['length'](), 'keys': list(tree)}))
+    print(json.dumps({'length': root['length'](), 'keys': list(tree), 'stale': stale(storage)}))
     db.close()
+
+
+def stale(storage):
+    """The loads that did not give what was current at their time."""
+    found = []
+    for name in sorted(os.listdir(os.environ['LOADS'])):
+        with open(os.path.join(os.environ['LOADS'], name)) as f:
+            lines = {line for line in f if line.endswith('\n')}
+        for line in sorted(lines):
+            oid, before, serial = map(bytes.fromhex, line.split())
+            truth = storage.loadBefore(oid, before)
+            if truth is None or truth[1] != serial:
+                found.append(f'{name}: object {oid.hex()} before {before.hex()}: {serial.hex()}, not {truth and truth[1].hex()}')
+    return found
 
 
 {'setup': setup, 'work': work, 'check': check}[sys.argv[1]](*sys.argv[2:])
