@@ -72,6 +72,10 @@ func named(table map[string]*method) map[string]*method {
 	return table
 }
 
+// registerLimit is how long a client that registers waits for the storage. Then it
+// tries another server, or this one again.
+const registerLimit = 10 * time.Second
+
 func callRegister(c *conn, m *message) error {
 	name, ok := textOrBytes(&m.args[0])
 	if !ok {
@@ -95,6 +99,14 @@ func callRegister(c *conn, m *message) error {
 	c.frames.limit = c.srv.cfg.MaxFrame
 	c.frames.r.(*watchedReader).idle = c.srv.cfg.IdleTimeout
 	c.setLog(c.log().With("storage", seq.name))
+	// A client that comes from another server may know of commits that were not
+	// announced here yet, and would refuse this one or be shown what is older.
+	ctx, cancel := context.WithTimeout(c.ctx, registerLimit)
+	err := seq.st.Sync(ctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("storage %s is out of service: %w", seq.name, err)
+	}
 	if !seq.register(c, &m.id) {
 		return fmt.Errorf("storage %s is out of service", seq.name)
 	}
