@@ -3,8 +3,12 @@ package zeo_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/zeo"
@@ -54,6 +58,99 @@ func TestRegisterKnowsEveryCommit(t *testing.T) {
 	v, err := c.Call("lastTransaction")
 	if got, _ := v.([]byte); err != nil || string(got) != string(at.Bytes()) {
 		t.Errorf("the last transaction is %x, %v, want %v", got, err, at)
+	}
+}
+
+// missing is a door whose storage is lost while it lists what was committed last.
+type missing struct {
+	late
+	during func()
+}
+
+func (m *missing) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+	list, from, err := m.Door.Changes(ctx, after, n)
+	m.during()
+	return list, from, err
+}
+
+// What is committed while a server starts and cannot be told is not left out of its
+// history.
+func TestCommitsMissedAtStart(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		t.Run(fmt.Sprintf("back before the start %v", back), func(t *testing.T) {
+			m := zeotest.NewMemory()
+			w := serve(t, m, nil).client(false)
+			first := commit(t, w, zeotest.Store{OID: 1, Data: []byte("x")})
+			var second tid.TID
+			door := &missing{late: late{Door: m.Door()}}
+			door.during = func() {
+				door.Lost()
+				second = commit(t, w, zeotest.Store{OID: 1, Base: first, Data: []byte("y")})
+				door.held = nil // never announced
+				if back {
+					door.Back(second)
+				}
+			}
+			s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages = map[string]zeo.Storage{"1": door} })
+			if !back {
+				door.Back(second)
+			}
+			c := s.client(false)
+			if v, err := c.Call("lastTransaction"); err != nil || fmt.Sprint(v) != fmt.Sprint(second.Bytes()) {
+				t.Errorf("the last transaction is %v, %v, want %v", v, err, second)
+			}
+			if v, err := c.Call("getInvalidations", first); v != nil || err != nil {
+				t.Errorf("since %v: %v, %v, want that the history does not reach back", first, v, err)
+			}
+			third := commit(t, w, zeotest.Store{OID: 2, Data: []byte("z")})
+			if err := door.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			v, err := c.Call("getInvalidations", second)
+			if want := fmt.Sprint(zeotest.Tuple{third.Bytes(), zeotest.List{tid.OID(2).Bytes()}}); err != nil || fmt.Sprint(v) != want {
+				t.Errorf("since %v: %v, %v, want %v", second, v, err, want)
+			}
+		})
+	}
+}
+
+// racing is a door whose list of old changes has one of two that came meanwhile.
+type racing struct {
+	*zeotest.Door
+	during func() (left tid.TID)
+}
+
+func (r *racing) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+	left := tid.Zero
+	if r.during != nil {
+		left = r.during()
+	}
+	list, from, err := r.Door.Changes(ctx, after, n)
+	list = slices.DeleteFunc(list, func(c zeo.Change) bool { return c.TID == left })
+	return list, from, err
+}
+
+// What is committed while a storage lists old changes is neither left out.
+func TestCommitsWhileListing(t *testing.T) {
+	m := zeotest.NewMemory()
+	w := serve(t, m, nil).client(false)
+	first := commit(t, w, zeotest.Store{OID: 1, Data: []byte("x")})
+	for i := range 4 {
+		commit(t, w, zeotest.Store{OID: tid.OID(10 + i), Data: []byte("x")})
+	}
+	door := &racing{Door: m.Door()}
+	s := serve(t, m, func(cfg *zeo.Config) {
+		cfg.Storages = map[string]zeo.Storage{"1": door}
+		cfg.InvalidationQueueSize, cfg.InvalidationAge = 3, time.Hour
+	})
+	door.during = func() tid.TID {
+		left := commit(t, w, zeotest.Store{OID: 2, Data: []byte("y")})
+		commit(t, w, zeotest.Store{OID: 3, Data: []byte("z")})
+		return left
+	}
+	v, err := s.client(false).Call("getInvalidations", first)
+	if err != nil || !strings.Contains(fmt.Sprint(v), fmt.Sprint(tid.OID(2).Bytes())) {
+		t.Errorf("since %v: %v, %v, which is without object 2", first, v, err)
 	}
 }
 

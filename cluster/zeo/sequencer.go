@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type sequencer struct {
 	mu     sync.Mutex // never held while waiting for anything
 	ready  bool       // Watch has returned
 	out    bool       // the storage is out of service
+	lost   bool       // it was, at least once
 	missed tid.TID    // last transaction announced meanwhile
 	early  []Change   // announced before ready
 	recent history
@@ -72,16 +74,23 @@ func (s *sequencer) start(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.recent.reset(base)
-	for _, c := range known {
-		if c.TID <= last {
-			s.recent.add(c.TID, c.OIDs)
+	switch {
+	case s.lost && !s.out: // Back has said where to go on
+	case s.lost: // and will say it
+		s.recent.reset(last)
+		s.head.Store(uint64(last))
+	default:
+		s.recent.reset(base)
+		for _, c := range known {
+			if c.TID <= last {
+				s.recent.add(c.TID, c.OIDs)
+			}
 		}
+		s.head.Store(uint64(last))
 	}
-	s.head.Store(uint64(last))
 	s.ready = true
 	for _, c := range s.early {
-		if c.TID > last {
+		if c.TID > s.last() {
 			s.commitLocked(c.TID, c.OIDs, nil)
 		}
 	}
@@ -184,7 +193,7 @@ func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
 func (s *sequencer) Lost() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.out, s.missed = true, tid.Zero
+	s.out, s.lost, s.missed = true, true, tid.Zero
 	s.closeAllLocked("storage is out of service")
 }
 
@@ -275,6 +284,7 @@ func (s *sequencer) since(ctx context.Context, c *conn, id *msgID, t tid.TID) er
 func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid.TID, error) {
 	s.mu.Lock()
 	_, known := s.recent.after(t)
+	head := s.last()
 	s.mu.Unlock()
 	changer, ok := s.st.(Changer)
 	if known || !ok || s.age <= 0 || time.Since(t.Time()) > s.age {
@@ -288,7 +298,10 @@ func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid
 	if len(changes) == 0 || from != t {
 		return nil, t, nil
 	}
-	return changes, changes[len(changes)-1].TID, nil
+	// Of what came meanwhile one part may be listed and another not: the history
+	// has it all.
+	changes = slices.DeleteFunc(changes, func(c Change) bool { return c.TID > head })
+	return changes, head, nil
 }
 
 // settle tells what a revision, found when the last transaction was head, has
