@@ -510,7 +510,9 @@ func TestGroupCommit(t *testing.T) {
 	if len(begun) > 0 {
 		t.Error("more than two commits for nine votes")
 	}
-	s.post(func() error { slow.goOn = nil; return nil })
+	ended := make(chan struct{})
+	s.post(func() error { slow.goOn = nil; close(ended); return nil })
+	<-ended // before the last commit
 }
 
 // loads returns the client itself: its loads need not wait for what it voted.
