@@ -12,18 +12,25 @@ import (
 //
 // No TID is given twice, nor one below another, whatever the clock does. That
 // holds for the life of the process: a client that comes back after a recovery
-// must not find its TTID in the hands of another. No object id is given twice either,
-// for the life of the process: ZEO clients keep those that they have not used.
+// must not find its TTID in the hands of another.
+//
+// No object id is given twice either: clients keep those that they have not used,
+// for hours, and use them after the death of the master. What it had given and
+// nobody has stored is not written anywhere; the next one leaves so many out that
+// it cannot meet them.
 type allocator struct {
 	committed tid.TID // last committed
 	first     tid.TID // first of the database, tid.Max if none
 	oid       tid.OID // last given or stored
 	given     tid.TID // greatest TTID or TID generated
 	handed    tid.OID // greatest object id given by this process
+	left      tid.OID // greatest one that a master before it may have given
 }
 
 // reset forgets the database, not what was given.
-func (a *allocator) reset() { *a = allocator{first: tid.Max, given: a.given, handed: a.handed} }
+func (a *allocator) reset() {
+	*a = allocator{first: tid.Max, given: a.given, handed: a.handed, left: a.left}
+}
 
 // saw takes the last ids of a storage into account.
 func (a *allocator) saw(p *proto.AnswerLastIDs) {
@@ -32,6 +39,9 @@ func (a *allocator) saw(p *proto.AnswerLastIDs) {
 	}
 	if p.LastOID.OK && p.LastOID.V <= tid.MaxOID {
 		a.oid = max(a.oid, p.LastOID.V)
+		if a.handed == 0 && a.oid > 0 && a.oid < tid.MaxOID-reserved {
+			a.left = max(a.left, a.oid+reserved)
+		}
 	}
 	a.first = min(a.first, p.FirstTID)
 }
@@ -69,12 +79,15 @@ func (a *allocator) final(now time.Time, queued, ttid tid.TID, np int) tid.TID {
 	return t
 }
 
+// reserved is how many object ids the clients of a master that died may have left.
+const reserved = 1 << 20
+
 // maxOIDsAsked bounds one request for object ids, so that its answer is small.
 const maxOIDsAsked = 100_000
 
 // newOIDs returns n consecutive object ids.
 func (a *allocator) newOIDs(n int) ([]tid.OID, error) {
-	last := max(a.oid, a.handed)
+	last := max(a.oid, a.handed, a.left)
 	if n < 1 || n > maxOIDsAsked || tid.OID(n) > tid.MaxOID-last {
 		return nil, fmt.Errorf("cannot give %d object ids after %v", n, last)
 	}

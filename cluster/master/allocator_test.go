@@ -146,3 +146,41 @@ func TestNewOIDs(t *testing.T) {
 		t.Errorf("got %v, %v", oids, err)
 	}
 }
+
+// A master that follows a dead one gives none of the ids that its clients may have
+// kept; an empty database begins at 1, and nothing is left out twice.
+func TestObjectIDsAfterADeath(t *testing.T) {
+	one := func(a *allocator) tid.OID {
+		t.Helper()
+		oids, err := a.newOIDs(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return oids[0]
+	}
+	recovered := func(a *allocator, last tid.OID) {
+		a.reset()
+		a.saw(&proto.AnswerLastIDs{LastOID: proto.Some(last), FirstTID: 1})
+	}
+	empty := &allocator{}
+	empty.reset()
+	empty.saw(&proto.AnswerLastIDs{})
+	if got := one(empty); got != 1 {
+		t.Errorf("the first object of an empty database is %v", got)
+	}
+	a := &allocator{}
+	recovered(a, 44)
+	first := one(a)
+	if first <= 44+reserved {
+		t.Errorf("%v is given after 44, which a client of the dead master may have kept", first)
+	}
+	recovered(a, 50)
+	if got := one(a); got != first+1 {
+		t.Errorf("%v is given after %v, want the next one", got, first)
+	}
+	full := &allocator{}
+	recovered(full, tid.MaxOID-1)
+	if got := one(full); got != tid.MaxOID {
+		t.Errorf("%v is given, want the last one", got)
+	}
+}
