@@ -24,7 +24,6 @@ const (
 // parked is a record of data that SQL has under another id than its own.
 type parked struct {
 	id, at int64
-	size   int
 	// The row of tobj that refers to it, if ttid is not Zero.
 	ttid tid.TID
 	oid  tid.OID
@@ -60,9 +59,9 @@ func (db *DB) park(rows []*dataRow) {
 	for _, r := range rows {
 		r.at = db.parking
 		db.parking++
-		db.parked[r.id] = &parked{id: r.id, at: r.at, size: len(r.data.Data)}
-		db.parkedBytes += len(r.data.Data)
+		db.parked[r.id] = &parked{id: r.id, at: r.at}
 	}
+	db.parkedBytes += size
 }
 
 // unpark takes all that is parked, to be moved, in the order of ids. The caller
