@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,7 +12,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -33,8 +33,10 @@ func (p *process) paste(more string) string {
 		p.t.Fatalf("no lines of Python in\n%s", p.stderr.String())
 	}
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(p.t.Context(), zeotest.Python(p.t), "-c", m[1]+"\n"+m[2]+"\n"+more)
-	cmd.Dir, cmd.Stderr = p.t.TempDir(), &stderr
+	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := zeotest.Command(ctx, p.t, zeotest.Python(p.t), "-c", m[1]+"\n"+m[2]+"\n"+more)
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		p.t.Errorf("python: %v\n%s\n%s%s", err, m[0], out, stderr.String())

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,7 +76,11 @@ func TestFilesAsFileStorageShowsThem(t *testing.T) {
 				args = append(args, name+"="+f)
 			}
 			args[1] = start(t, &o).String()
-			out, err := exec.Command(zeotest.Python(t), args...).CombinedOutput()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			cmd := zeotest.Command(ctx, t, zeotest.Python(t), args...)
+			cmd.Dir = "" // the names in args are relative to this one
+			out, err := cmd.CombinedOutput()
 			if err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}

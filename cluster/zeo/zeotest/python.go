@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -240,6 +241,20 @@ func (l serverLog) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
+// Command is a run of Python in a directory of its own. When ctx ends before it does,
+// it is made to print what its threads wait for.
+func Command(ctx context.Context, t testing.TB, interpreter string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, interpreter, args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONFAULTHANDLER=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGABRT) }
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// suiteLimit is how long a run of test classes may take before it counts as stuck.
+const suiteLimit = 15 * time.Minute
+
 // RunPython runs test classes of ZEO and ZODB against servers over what create
 // makes, one for each test; args are those of testdata/suite.py after the first.
 func RunPython(t *testing.T, interpreter string, create func(o *Order) (Database, error), args ...string) {
@@ -258,14 +273,15 @@ func RunPython(t *testing.T, interpreter string, create func(o *Order) (Database
 		}
 		newForker(t, create).serve(nc)
 	}()
-	dir := t.TempDir()
-	script := filepath.Join(dir, "suite.py")
+	ctx, cancel := context.WithTimeout(t.Context(), suiteLimit)
+	defer cancel()
+	cmd := Command(ctx, t, interpreter)
+	script := filepath.Join(cmd.Dir, "suite.py")
 	if err := os.WriteFile(script, suite, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(interpreter, append([]string{script, l.Addr().String()}, args...)...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "TMPDIR="+dir)
+	cmd.Args = append(cmd.Args, append([]string{script, l.Addr().String()}, args...)...)
+	cmd.Env = append(cmd.Env, "TMPDIR="+cmd.Dir)
 	out, err := cmd.CombinedOutput()
 	l.Close()
 	<-served

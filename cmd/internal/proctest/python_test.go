@@ -1,8 +1,7 @@
 package proctest
 
 import (
-	"os"
-	"os/exec"
+	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,9 +65,9 @@ func python(t testing.TB, script string, args ...string) string {
 
 func interpret(t testing.TB, interpreter, script string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(interpreter, append([]string{"-c", script}, args...)...)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
+	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
+	defer cancel()
+	cmd := zeotest.Command(ctx, t, interpreter, append([]string{"-c", script}, args...)...)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()

@@ -3,12 +3,12 @@ package proctest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -99,18 +99,21 @@ func TestZEOApplication(t *testing.T) {
 		addrs = append(addrs, addr)
 	}
 	loads := t.TempDir()
-	command := func(args ...string) *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), interpreter, append([]string{script}, args...)...)
-		cmd.Dir = t.TempDir()
-		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONFAULTHANDLER=1", "LOADS="+loads)
+	command := func(ctx context.Context, args ...string) *exec.Cmd {
+		cmd := zeotest.Command(ctx, t, interpreter, append([]string{script}, args...)...)
+		cmd.Env = append(cmd.Env, "LOADS="+loads)
 		return cmd
 	}
-	if out, err := command(append([]string{"setup"}, addrs...)...).CombinedOutput(); err != nil {
+	short, cancel := context.WithTimeout(t.Context(), runLimit)
+	defer cancel()
+	if out, err := command(short, append([]string{"setup"}, addrs...)...).CombinedOutput(); err != nil {
 		t.Fatalf("setup: %v\n%s", err, out)
 	}
 
 	log := &appLog{acknowledged: map[string]bool{}, unknown: map[string]bool{}}
 	const workers = 4
+	working, abort := context.WithCancel(t.Context())
+	defer abort()
 	var stdins []io.Closer
 	var ends sync.WaitGroup
 	for w := range workers {
@@ -119,7 +122,7 @@ func TestZEOApplication(t *testing.T) {
 			cache = t.TempDir()
 		}
 		prefer := []string{addrs[w/2], addrs[1-w/2]}
-		cmd := command(append([]string{"work", fmt.Sprintf("w%d", w), cache}, prefer...)...)
+		cmd := command(working, append([]string{"work", fmt.Sprintf("w%d", w), cache}, prefer...)...)
 		stdin, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -140,7 +143,7 @@ func TestZEOApplication(t *testing.T) {
 				t.Errorf("worker %d: %v", w, err)
 			}
 			if t.Failed() || *appMinutes > 1 {
-				t.Logf("worker %d wrote:\n%s", w, tail(stderr.String(), 4000))
+				t.Logf("worker %d wrote:\n%s", w, tail(stderr.String(), 8000))
 			}
 		})
 	}
@@ -148,7 +151,12 @@ func TestZEOApplication(t *testing.T) {
 		for _, c := range stdins {
 			c.Close() // ends the worker
 		}
+		stuck := time.AfterFunc(runLimit, func() {
+			t.Error("a worker does not end")
+			abort()
+		})
 		ends.Wait()
+		stuck.Stop()
 	})
 	defer stop()
 
@@ -182,7 +190,9 @@ func TestZEOApplication(t *testing.T) {
 	stop()
 	log.check(t, workers)
 	for _, addr := range addrs {
-		cmd := command("check", addr)
+		checking, cancel := context.WithTimeout(t.Context(), runLimit+time.Duration(*appMinutes*float64(time.Minute)))
+		defer cancel()
+		cmd := command(checking, "check", addr)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()

@@ -98,12 +98,7 @@ def work(name, cache, *addresses):
                     break
                 time.sleep(.05)
             except Exception as e:
-                # After the master died, object ids that ZEO clients keep in reserve
-                # may be given to others too, as by any ZEO server that is started
-                # again: ZODB then refuses the new object before anything is stored.
-                reserve = isinstance(e, ValueError) and 'already has the same oid' in str(e)
-                if storage.finishing or not reserve:
-                    say('bad', '%s %s, finishing %s: %r' % (name, key, storage.finishing, e))
+                say('bad', '%s %s, finishing %s: %r' % (name, key, storage.finishing, e))
                 retries += 1
                 try:
                     transaction.abort()
