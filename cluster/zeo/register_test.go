@@ -114,6 +114,41 @@ func TestCommitsMissedAtStart(t *testing.T) {
 	}
 }
 
+// away is a door whose storage cannot tell what was committed last at first.
+type away struct {
+	*zeotest.Door
+	left int // times
+}
+
+func (a *away) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+	if a.left--; a.left >= 0 {
+		return nil, after, fmt.Errorf("%w: no storage", zeo.ErrUnavailable)
+	}
+	return a.Door.Changes(ctx, after, n)
+}
+
+// A server that starts while its storage goes away waits for it.
+func TestStartDuringOutage(t *testing.T) {
+	m := zeotest.NewMemory()
+	w := serve(t, m, nil).client(false)
+	first := commit(t, w, zeotest.Store{OID: 1, Data: []byte("x")})
+	second := commit(t, w, zeotest.Store{OID: 1, Base: first, Data: []byte("y")})
+	door := &away{m.Door(), 3}
+	c := serve(t, m, func(cfg *zeo.Config) { cfg.Storages = map[string]zeo.Storage{"1": door} }).client(false)
+	v, err := c.Call("getInvalidations", first)
+	if want := fmt.Sprint(zeotest.Tuple{second.Bytes(), zeotest.List{tid.OID(1).Bytes()}}); err != nil || fmt.Sprint(v) != want {
+		t.Errorf("since %v: %v, %v, want %v", first, v, err, want)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	door = &away{m.Door(), 1 << 30}
+	_, err = zeo.New(ctx, zeo.Config{Storages: map[string]zeo.Storage{"1": door}})
+	if !errors.Is(err, zeo.ErrUnavailable) {
+		t.Errorf("a start that is given up: %v", err)
+	}
+}
+
 // racing is a door whose list of old changes has one of two that came meanwhile.
 type racing struct {
 	*zeotest.Door

@@ -2,6 +2,7 @@ package zeo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -67,7 +68,7 @@ func (s *sequencer) start(ctx context.Context) error {
 	base := last
 	var known []Change
 	if c, ok := s.st.(Changer); ok && last != tid.Zero {
-		if known, base, err = c.Changes(ctx, tid.Zero, s.recent.limit); err != nil {
+		if known, base, err = s.changes(ctx, c); err != nil {
 			return fmt.Errorf("recent changes: %w", err)
 		}
 		base = min(base, last)
@@ -96,6 +97,23 @@ func (s *sequencer) start(ctx context.Context) error {
 	}
 	s.early = nil
 	return nil
+}
+
+// changes asks for what was committed last, again and again while the storage is
+// out of service: a server that starts at a bad moment must not end.
+func (s *sequencer) changes(ctx context.Context, c Changer) ([]Change, tid.TID, error) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		known, base, err := c.Changes(ctx, tid.Zero, s.recent.limit)
+		if !errors.Is(err, ErrUnavailable) {
+			return known, base, err
+		}
+		s.log.Warn("waiting for the storage", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, tid.Zero, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (s *sequencer) last() tid.TID { return tid.TID(s.head.Load()) }

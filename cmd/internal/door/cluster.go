@@ -79,7 +79,8 @@ func (s *Cluster) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
 	s.mu.Lock()
 	s.w = w
 	s.mu.Unlock()
-	return s.c.LastTID(ctx)
+	last, err := s.c.LastTID(ctx)
+	return last, outage(err)
 }
 
 func (s *Cluster) watcher() zeo.Watcher {
@@ -173,7 +174,7 @@ func (s *Cluster) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, 
 		return nil, zeo.ErrNoSuchObject
 	}
 	if err != nil {
-		return nil, err
+		return nil, outage(err)
 	}
 	list := make([]zeo.Meta, len(revisions))
 	for i := range revisions {
@@ -195,7 +196,7 @@ func (s *Cluster) UndoLog(ctx context.Context, first, last int, accept func(*zeo
 		return accept(&m)
 	})
 	if err != nil {
-		return nil, err
+		return nil, outage(err)
 	}
 	list := make([]zeo.Meta, len(infos))
 	for i, t := range infos {
@@ -205,7 +206,13 @@ func (s *Cluster) UndoLog(ctx context.Context, first, last int, accept func(*zeo
 }
 
 func (s *Cluster) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
-	return s.c.Transactions(ctx, after, upTo)
+	return func(yield func(*txn.Transaction, error) bool) {
+		for t, err := range s.c.Transactions(ctx, after, upTo) {
+			if !yield(t, outage(err)) {
+				return
+			}
+		}
+	}
 }
 
 // mostChanges bounds what is asked for at once about the past.
@@ -217,7 +224,7 @@ func (s *Cluster) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Chan
 	for want := min(64, n); ; want = min(4*want, n) {
 		infos, err := s.c.UndoLog(ctx, 0, want, nil)
 		if err != nil {
-			return nil, after, err
+			return nil, after, outage(err)
 		}
 		from := after
 		if len(infos) == want && infos[want-1].TID > after {
@@ -261,7 +268,7 @@ func (s *Cluster) next(ctx context.Context, from tid.OID) (tid.OID, error) {
 		for oid, err := range s.c.OIDs(ctx, tid.Max, from, tid.MaxOID) {
 			if err != nil {
 				l.made = time.Time{}
-				return 0, err
+				return 0, outage(err)
 			}
 			if oids = append(oids, oid); len(oids) == listingSize {
 				break
@@ -303,10 +310,10 @@ func (s *Cluster) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 
 func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 	id, err := s.c.Pack(ctx, at)
-	if err != nil || id == tid.Zero {
-		return err
+	if err == nil && id != tid.Zero {
+		err = s.c.WaitForPack(ctx, id)
 	}
-	return s.c.WaitForPack(ctx, id)
+	return outage(err)
 }
 
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
@@ -453,7 +460,7 @@ func (t *clusterTxn) conflicts(ctx context.Context, errs []error) ([]*zeo.Confli
 	if err == nil && last < newest {
 		err = t.s.c.Sync(ctx)
 	}
-	return list, err
+	return list, outage(err)
 }
 
 func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
@@ -469,4 +476,4 @@ func (t *clusterTxn) FinishSoon(committed func(tid.TID), done func(tid.TID, bool
 	t.t.FinishSoon(committed, done)
 }
 
-func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }
+func (t *clusterTxn) Abort(ctx context.Context) error { return outage(t.t.Abort(ctx)) }

@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	storagenode "github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -116,6 +117,59 @@ func (c *testCluster) Remove() {
 	c.wg.Wait()
 	if err := os.RemoveAll(c.dir); err != nil {
 		c.t.Error(err)
+	}
+}
+
+// Whatever is asked of a cluster that cannot serve tells so: clients are
+// disconnected, and come back, instead of getting an error.
+func TestOutage(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
+	ctx := t.Context()
+	s, err := c.open(ctx, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, err := s.Begin(ctx, zeo.Begin{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open := begun.(*clusterTxn)
+	conflict := &client.ConflictError{OID: 1, Serials: [2]tid.TID{tid.Max, 1}}
+	for name, call := range map[string]func() error{
+		"Watch":      func() error { _, err := s.Watch(ctx, nil); return err },
+		"Sync":       func() error { return s.Sync(ctx) },
+		"LoadBefore": func() error { _, err := s.LoadBefore(ctx, 1, tid.Max); return err },
+		"LoadSerial": func() error { _, err := s.LoadSerial(ctx, 1, 1); return err },
+		"History":    func() error { _, err := s.History(ctx, 1, 1); return err },
+		"UndoLog":    func() error { _, err := s.UndoLog(ctx, 0, 1, func(*zeo.Meta) bool { return true }); return err },
+		"Changes":    func() error { _, _, err := s.Changes(ctx, 0, 1); return err },
+		"NextObject": func() error { _, _, err := s.NextObject(ctx, 0); return err },
+		"NewOIDs":    func() error { _, err := s.NewOIDs(ctx, 1); return err },
+		"Pack":       func() error { return s.Pack(ctx, tid.Max) },
+		"Begin":      func() error { _, err := s.Begin(ctx, zeo.Begin{}); return err },
+		"Transactions": func() (err error) {
+			for _, err = range s.Transactions(ctx, 0, tid.Max) {
+			}
+			return err
+		},
+		"Store":     func() error { return open.Store(ctx, 1, 0, []byte("x")) },
+		"Check":     func() error { return open.Check(ctx, 1, 0) },
+		"Delete":    func() error { return open.Delete(ctx, 1, 0) },
+		"Undo":      func() error { _, err := open.Undo(ctx, 1); return err },
+		"Vote":      func() error { _, _, err := open.Vote(ctx); return err },
+		"conflicts": func() error { _, err := open.conflicts(ctx, []error{conflict}); return err },
+		"Finish":    func() error { _, err := open.Finish(ctx, nil); return err },
+	} {
+		if err := call(); !errors.Is(err, zeo.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -79,6 +79,7 @@ func TestKill(t *testing.T) {
 	}
 	for round := range *crashRounds {
 		time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
+		wantRunning(t, c.Nodes())
 		victim := c.Storages[rnd.IntN(2)]
 		switch n := rnd.IntN(10); {
 		case n < 3:
@@ -101,6 +102,7 @@ func TestKill(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+	wantRunning(t, c.Nodes())
 	for _, p := range c.Nodes() {
 		p.Kill()
 	}

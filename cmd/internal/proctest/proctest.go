@@ -173,6 +173,16 @@ func (p *Process) Running() bool {
 	}
 }
 
+// wantRunning fails the test if one of the programs has ended by itself.
+func wantRunning(t testing.TB, processes []*Process) {
+	t.Helper()
+	for _, p := range processes {
+		if !p.Running() {
+			t.Fatalf("%s has ended by itself", p.Name)
+		}
+	}
+}
+
 // Pid returns the process id.
 func (p *Process) Pid() int {
 	p.mu.Lock()

@@ -178,6 +178,7 @@ func TestZEOApplication(t *testing.T) {
 	progress("the start")
 	for until := time.Now().Add(time.Duration(*appMinutes * float64(time.Minute))); time.Now().Before(until); {
 		time.Sleep(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+		wantRunning(t, victims)
 		victim := victims[rnd.IntN(len(victims))]
 		victim.Kill()
 		kills[victim.Name]++
@@ -188,6 +189,7 @@ func TestZEOApplication(t *testing.T) {
 		progress(victim.Name + " was killed")
 	}
 	stop()
+	wantRunning(t, victims)
 	log.check(t, workers)
 	for _, addr := range addrs {
 		checking, cancel := context.WithTimeout(t.Context(), runLimit+time.Duration(*appMinutes*float64(time.Minute)))

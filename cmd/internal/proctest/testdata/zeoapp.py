@@ -117,11 +117,12 @@ def work(name, cache, *addresses):
 
 
 def check(*addresses):
-    for left in reversed(range(60)):  # a server may still be away
+    until = time.monotonic() + 60
+    while True:
         try:
             return check_once(*addresses)
-        except ClientDisconnected:
-            if not left:
+        except ClientDisconnected:  # a server may still be away
+            if time.monotonic() > until:
                 raise
             time.sleep(1)
 
