@@ -21,7 +21,8 @@ func TestPack(t *testing.T) {
 		{"short and random", random[:20], false},
 		{"text", text, true},
 		{"short text", text[:200], true},
-		{"half random", append(text[:2000:2000], random[:2000]...), true},
+		{"half random", append(random[:2000:2000], text[:2000]...), true},
+		{"other half random", append(text[:2000:2000], random[:2000]...), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := p.pack(tt.data)
