@@ -36,9 +36,11 @@ vet:
 	$(GO) tool staticcheck ./...
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
-# is a Python that can import neo, the Python implementation.
+# is a Python that can import neo, the Python implementation. Then the ZEO servers
+# again, with clients that cost little.
 bench: build $(PEERS)/installed
 	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER))
+	$(GO) test -run '^$$' -bench Door -benchtime 3s ./cmd/internal/proctest
 
 # The benchmarks of the packages; compare two runs with benchstat.
 gobench:
