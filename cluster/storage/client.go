@@ -2,6 +2,7 @@ package storage
 
 import (
 	"crypto/sha1"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/pending"
@@ -45,6 +46,10 @@ func (n *Node) fromClient(e event) error {
 	case *proto.AskStoreTransaction:
 		if q.TTID > tid.Max {
 			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "transaction %v is out of range", q.TTID)
+			return nil
+		}
+		if i := slices.IndexFunc(q.OIDs, func(o tid.OID) bool { return o > tid.MaxOID }); i >= 0 {
+			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "object %v of transaction %v is out of range", q.OIDs[i], q.TTID)
 			return nil
 		}
 		return txns.StoreTransaction(r, p.id, q)

@@ -208,6 +208,10 @@ func TestBadClients(t *testing.T) {
 			_, err := b.call(b.storage, &proto.AskVoteTransaction{TTID: b.begin(oid, serial) + 4})
 			return b.storage, err
 		}},
+		{"metadata of an oid out of range", "out of range", func(b *badClient) (*link.Conn, error) {
+			_, err := b.call(b.storage, &proto.AskStoreTransaction{TTID: b.begin(oid, serial), OIDs: []tid.OID{oid, tid.InvalidOID}})
+			return b.storage, err
+		}},
 		{"an element that is too large", "", func(b *badClient) (*link.Conn, error) {
 			p := storeOf(b.begin(oid, serial), oid, serial)
 			p.Data = make([]byte, proto.MaxElement+1)
