@@ -45,6 +45,8 @@ type transaction struct {
 
 	unresolved int // votes that were answered with conflicts
 
+	counted bool // not among the active ones any more; under stats.mu
+
 	phase   phase  // changed by the owner, under txnState.mu
 	aborted bool   // while the goroutine owned it; under txnState.mu
 	after   func() // what to do then
@@ -586,8 +588,7 @@ func (s *txnState) forget(t *transaction) {
 	s.unlimit(t)
 	s.c.seq.claims.release(t)
 	t.queue.close()
-	s.c.seq.stats.unlock(t)
-	s.c.seq.stats.active.Add(-1)
+	s.c.seq.stats.over(t)
 }
 
 // abort ends the transaction and calls done once its locks are released. A
@@ -687,6 +688,7 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 		s.mu.Lock()
 		s.open = nil // before the client can know
 		s.mu.Unlock()
+		c.seq.stats.committed(t)
 		c.seq.appendInfo(e)
 		if async {
 			return
@@ -710,13 +712,16 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 			switch {
 			case err == nil && c.seq.recover(c.srv.late, final, c, answer):
 			case err == nil || errors.Is(err, ErrUnknown):
+				if err == nil {
+					c.seq.stats.committed(t)
+				}
 				c.log().Warn("the client cannot be told whether its transaction is committed: closing", "tid", final, "err", err)
 				c.out.close()
 			default:
 				c.sendError(msg, "tpc_finish", err, nil)
 			}
 		}
-		s.finished(t)
+		s.forget(t)
 	}
 	p, ok := t.st.(Prompt)
 	if !ok {
@@ -726,7 +731,7 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 	c.wg.Add(1)
 	p.FinishSoon(committed, func(_ tid.TID, finished bool) {
 		if finished {
-			s.finished(t)
+			s.forget(t)
 			c.wg.Done()
 			return
 		}
@@ -735,11 +740,4 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 			finish()
 		}()
 	})
-}
-
-// finished ends a transaction whose client was told that it is committed, or that
-// it is not.
-func (s *txnState) finished(t *transaction) {
-	s.c.seq.stats.commits.Add(1)
-	s.forget(t)
 }

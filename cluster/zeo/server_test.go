@@ -1054,7 +1054,7 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"\x00\x00\x00\x02Z5", `{"1":{"connections":1,`, `"commits":1`, `"lock_time":null`, `"last-transaction":"`} {
+	for _, want := range []string{"\x00\x00\x00\x02Z5", `{"1":{"connections":1,`, `"commits":1`, `"active_txns":0`, `"lock_time":null`, `"last-transaction":"`} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("%q is not in %q", want, b)
 		}

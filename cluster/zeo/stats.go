@@ -38,6 +38,23 @@ func (s *stats) unlock(t *transaction) {
 	delete(s.locked, t)
 }
 
+// over ends a transaction, once.
+func (s *stats) over(t *transaction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.locked, t)
+	if !t.counted {
+		t.counted = true
+		s.active.Add(-1)
+	}
+}
+
+// committed ends a transaction before its client can know that it is committed.
+func (s *stats) committed(t *transaction) {
+	s.commits.Add(1)
+	s.over(t)
+}
+
 // lockTime returns when the oldest lock was taken, the zero time if there is none.
 func (s *stats) lockTime() time.Time {
 	s.mu.Lock()

@@ -58,7 +58,10 @@ def make_start(control, msgpack):
         if not storage_conf:
             storage_conf = '<filestorage>\npath %s\n</filestorage>' % path
         if zeo_conf is None or isinstance(zeo_conf, dict):
-            z = ZEO._forker.ZEOConfig(('127.0.0.1', port or 0), log=log)
+            # A server that is started again wants its port, which no outgoing
+            # connection must have got meanwhile.
+            port = port or ZEO.tests.forker.get_port()
+            z = ZEO._forker.ZEOConfig(('127.0.0.1', port), log=log)
             z.__dict__.update(zeo_conf or {})
             zeo_conf = z
         log = getattr(zeo_conf, 'log', None) and zeo_conf.logpath
