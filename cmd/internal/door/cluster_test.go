@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -46,8 +47,15 @@ func startCluster(t testing.TB) (*testCluster, error) {
 	}
 	log := testLog(t)
 	c := &testCluster{t: t, dir: dir}
-	if err := c.startMaster(proto.Address{Host: "127.0.0.1"}); err != nil {
-		return nil, err
+	for n := 0; ; n++ {
+		// A port that no outgoing connection gets while the master is restarted.
+		err := c.startMaster(proto.Address{Host: "127.0.0.1", Port: 15000 + rand.N[uint16](5000)})
+		if err == nil {
+			break
+		}
+		if n == 20 {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
