@@ -46,10 +46,13 @@ type Config struct {
 	Resolver Resolver
 
 	// OnInvalidate is told of the objects that another client changed, in the
-	// order of TIDs, before LastTID names the transaction. OnReset is told that
-	// anything may have changed. Both are called on the goroutine that reads from
-	// the master: they must neither block nor call the client.
+	// order of TIDs, before LastTID names the transaction. OnLost is told that the
+	// master was lost: the client connects again when it is used, and until then
+	// commits are missed. OnReset is told, once it is connected again, that anything
+	// may have changed. They are called by goroutines that read from the master: they
+	// must neither block nor call the client.
 	OnInvalidate func(t tid.TID, oids []tid.OID)
+	OnLost       func()
 	OnReset      func()
 
 	// SaveMasters is given the known masters after a master was announced; see

@@ -325,6 +325,12 @@ func (c *Client) masterLost(s *session, why error) {
 	s.mu.Lock()
 	again := s.lost
 	s.lost = true
+	used := s.ready
+	s.mu.Unlock()
+	if !again && used && c.ctx.Err() == nil && c.cfg.OnLost != nil {
+		c.cfg.OnLost() // before the view ends, after which anybody may connect anew
+	}
+	s.mu.Lock()
 	if v := c.view.Load(); v != nil && v.session == s {
 		c.view.Store(nil)
 	}

@@ -335,8 +335,15 @@ func TestMasterLostInFinish(t *testing.T) {
 		} {
 			t.Run(tt.name+"/"+name, func(t *testing.T) {
 				playScript(t, 1, 10, func(t *testing.T, s *script) {
-					resets := 0
-					c := s.open(func(cfg *client.Config) { cfg.OnReset = func() { resets++ } })
+					resets, losses := 0, 0
+					c := s.open(func(cfg *client.Config) {
+						cfg.OnReset = func() { resets++ }
+						cfg.OnLost = func() {
+							if losses++; losses != resets+1 {
+								t.Errorf("lost after %d resets, the %d. time", resets, losses)
+							}
+						}
+					})
 					tx := begin(t, c)
 					if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
 						t.Fatal(err)
@@ -374,8 +381,8 @@ func TestMasterLostInFinish(t *testing.T) {
 					if r.tid != tt.want || (r.err == nil) != (tt.want != 0) || tt.want == 0 && !errors.Is(r.err, client.ErrMasterLost) {
 						t.Errorf("finish: %v, %v", r.tid, r.err)
 					}
-					if want := min(1, int(tt.want)); resets != want {
-						t.Errorf("%d resets, want %d", resets, want)
+					if want := min(1, int(tt.want)); resets != want || losses != 1 {
+						t.Errorf("lost %d times, %d resets, want 1 and %d", losses, resets, want)
 					}
 				})
 			})
