@@ -16,20 +16,34 @@ import (
 //
 // No object id is given twice either: clients keep those that they have not used,
 // for hours, and use them after the death of the master. What it had given and
-// nobody has stored is not written anywhere; the next one leaves so many out that
-// it cannot meet them.
+// nobody has stored is not written anywhere. The next one leaves so many out that it
+// cannot meet them, and another number of them than any other.
+//
+// Likewise TTIDs: whoever comes after a master whose clock was behind the database
+// does not go on where that one did.
 type allocator struct {
 	committed tid.TID // last committed
 	first     tid.TID // first of the database, tid.Max if none
 	oid       tid.OID // last given or stored
 	given     tid.TID // greatest TTID or TID generated
 	handed    tid.OID // greatest object id given by this process
-	left      tid.OID // greatest one that a master before it may have given
+	left      tid.OID // greatest one that another master may have given
+
+	gap  tid.OID // to be left out in this term; 0: not any more
+	jump int64   // of the first TTID that is not that of the clock; 0: not any more
+}
+
+// term begins: another master may have given ids since this one did.
+func (a *allocator) term(now time.Time) {
+	// Different for each term: Fibonacci hashing of its time.
+	r := uint64(now.UnixNano()) * 0x9e3779b97f4a7c15 >> 32
+	a.gap = reserved + tid.OID(r>>4) // 28 bits
+	a.jump = int64(r >> 2)           // 30 bits, up to 15 seconds
 }
 
 // reset forgets the database, not what was given.
 func (a *allocator) reset() {
-	*a = allocator{first: tid.Max, given: a.given, handed: a.handed, left: a.left}
+	*a = allocator{first: tid.Max, given: a.given, handed: a.handed, left: a.left, gap: a.gap, jump: a.jump}
 }
 
 // saw takes the last ids of a storage into account.
@@ -39,8 +53,8 @@ func (a *allocator) saw(p *proto.AnswerLastIDs) {
 	}
 	if p.LastOID.OK && p.LastOID.V <= tid.MaxOID {
 		a.oid = max(a.oid, p.LastOID.V)
-		if a.handed == 0 && a.oid > 0 && a.oid < tid.MaxOID-reserved {
-			a.left = max(a.left, a.oid+reserved)
+		if a.oid > 0 && a.gap > 0 && a.oid < tid.MaxOID-a.gap {
+			a.left = max(a.left, a.oid+a.gap)
 		}
 	}
 	a.first = min(a.first, p.FirstTID)
@@ -50,7 +64,8 @@ func (a *allocator) saw(p *proto.AnswerLastIDs) {
 func (a *allocator) next(now time.Time, queued tid.TID) tid.TID {
 	t := tid.FromTime(now)
 	if last := max(a.given, a.committed, queued); t <= last {
-		t = last.Add(1)
+		t = last.Add(1 + a.jump)
+		a.jump = 0
 	}
 	a.given = t
 	return t
@@ -79,7 +94,7 @@ func (a *allocator) final(now time.Time, queued, ttid tid.TID, np int) tid.TID {
 	return t
 }
 
-// reserved is how many object ids the clients of a master that died may have left.
+// reserved is how many object ids the clients of another master may have left.
 const reserved = 1 << 20
 
 // maxOIDsAsked bounds one request for object ids, so that its answer is small.
@@ -96,6 +111,6 @@ func (a *allocator) newOIDs(n int) ([]tid.OID, error) {
 		last++
 		oids[i] = last
 	}
-	a.oid, a.handed = last, last
+	a.oid, a.handed, a.gap = last, last, 0
 	return oids, nil
 }

@@ -147,9 +147,11 @@ func TestNewOIDs(t *testing.T) {
 	}
 }
 
-// A master that follows a dead one gives none of the ids that its clients may have
-// kept; an empty database begins at 1, and nothing is left out twice.
-func TestObjectIDsAfterADeath(t *testing.T) {
+// A master that follows another one gives none of the ids that the clients of that
+// one may have kept, nor the ones that a third would give; an empty database begins
+// at 1, and nothing is left out twice.
+func TestObjectIDsOfAnotherMaster(t *testing.T) {
+	now := time.Now()
 	one := func(a *allocator) tid.OID {
 		t.Helper()
 		oids, err := a.newOIDs(1)
@@ -162,25 +164,59 @@ func TestObjectIDsAfterADeath(t *testing.T) {
 		a.reset()
 		a.saw(&proto.AnswerLastIDs{LastOID: proto.Some(last), FirstTID: 1})
 	}
-	empty := &allocator{}
-	empty.reset()
-	empty.saw(&proto.AnswerLastIDs{})
-	if got := one(empty); got != 1 {
+	begun := func(last tid.OID) *allocator {
+		a := &allocator{}
+		now = now.Add(time.Second)
+		a.term(now)
+		recovered(a, last)
+		return a
+	}
+	if got := one(begun(0)); got != 1 {
 		t.Errorf("the first object of an empty database is %v", got)
 	}
-	a := &allocator{}
-	recovered(a, 44)
+	a := begun(44)
 	first := one(a)
 	if first <= 44+reserved {
-		t.Errorf("%v is given after 44, which a client of the dead master may have kept", first)
+		t.Errorf("%v is given after 44, which a client of the other master may have kept", first)
 	}
 	recovered(a, 50)
 	if got := one(a); got != first+1 {
 		t.Errorf("%v is given after %v, want the next one", got, first)
 	}
-	full := &allocator{}
-	recovered(full, tid.MaxOID-1)
-	if got := one(full); got != tid.MaxOID {
-		t.Errorf("%v is given, want the last one", got)
+	seen := map[tid.OID]bool{first: true}
+	for range 50 { // nothing that was given is ever stored
+		got := one(begun(44))
+		if seen[got] || seen[got-1] || seen[got+1] {
+			t.Fatalf("%v is given again by another master", got)
+		}
+		seen[got] = true
+	}
+	now = now.Add(time.Second)
+	a.term(now) // again, after another one was primary
+	recovered(a, first+100)
+	if got := one(a); got <= first+100+reserved {
+		t.Errorf("%v is given after %v, which a client of the other master may have kept", got, first+100)
+	}
+}
+
+// Behind the clock of the database, no master gives the TTIDs that the one before it
+// gave and nobody has seen committed.
+func TestTTIDsOfAnotherMaster(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	last := tid.FromTime(now.Add(time.Hour))
+	seen := map[tid.TID]bool{}
+	for range 50 {
+		now = now.Add(time.Second)
+		a := &allocator{}
+		a.term(now)
+		a.reset()
+		a.saw(&proto.AnswerLastIDs{LastTID: proto.Some(last), FirstTID: 1})
+		for range 3 {
+			ttid := a.next(now, 0)
+			if ttid <= last || seen[ttid] {
+				t.Fatalf("%v is given after %v, again: %v", ttid, last, seen[ttid])
+			}
+			seen[ttid] = true
+		}
 	}
 }

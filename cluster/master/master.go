@@ -211,6 +211,19 @@ func (m *Master) batch(in input) {
 	m.held = m.held[:0]
 }
 
+// maxOutput is how many bytes may wait for one peer. It is more than a few of the
+// largest packets.
+const maxOutput = 64 << 20
+
+// checkOutput gives up a peer that does not read: what it is told of every commit
+// must not fill the memory. It begins anew when it comes back.
+func (m *Master) checkOutput(c *connection) {
+	if n := c.Buffered(); n > maxOutput {
+		m.cfg.Log.Warn("the peer does not read: closing", "peer", c.String(), "waiting", n)
+		c.Close()
+	}
+}
+
 // hold makes a connection wait for the end of the batch.
 func (m *Master) hold(c *connection) {
 	if m.holding && !c.held {
@@ -277,6 +290,7 @@ func (m *Master) perform(effects []Effect) {
 			if c != nil {
 				m.hold(c)
 				c.Send(e.Packet)
+				m.checkOutput(c)
 			}
 		case Ask:
 			if c != nil {

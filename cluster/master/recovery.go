@@ -135,10 +135,17 @@ func (m *Machine) tryStart() {
 	}
 }
 
-// tryCreate makes a new database of all storages present.
+// tryCreate makes a new database of all storages present. Once this process has
+// known one, that is for the operator to decide: the storages that hold it are only
+// away, and would be emptied when they come back.
 func (m *Machine) tryCreate() {
 	storages := m.ofType(proto.Storage)
-	wanted := m.startup == startupForced && len(storages) > 0 || m.set.Autostart > 0 && len(storages) >= m.set.Autostart
+	enough := m.set.Autostart > 0 && len(storages) >= m.set.Autostart
+	if enough && m.maxPTID > 0 && m.startup != startupForced {
+		m.warnOnce("waiting: the storages present are empty, those of the database are away; an explicit start makes a new database")
+		return
+	}
+	wanted := m.startup == startupForced && len(storages) > 0 || enough
 	if !wanted || slices.ContainsFunc(storages, func(p *peer) bool { return p.pending > 0 }) {
 		return
 	}

@@ -211,6 +211,10 @@ func (m *Machine) tryDelayed(d delayed) bool {
 	case *proto.AskBeginTransaction:
 		return m.begin(d.peer, d.id, pkt)
 	case *proto.FailedVote:
+		if m.own(d.peer, pkt.TTID) == nil { // aborted meanwhile
+			m.answerError(d.peer, d.id, proto.IncompleteTransaction, "transaction %v was aborted", pkt.TTID)
+			return true
+		}
 		return m.failedVote(d.peer, d.id, pkt)
 	}
 	panic("master: delayed packet of an unknown type")

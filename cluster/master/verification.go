@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"maps"
@@ -179,9 +180,14 @@ func (m *Machine) unlockers(ttid tid.TID) []*peer {
 }
 
 // validate commits, on every storage that voted it, each transaction that was
-// locked somewhere: its client may have been told that it is finished.
+// locked somewhere: its client may have been told that it is finished. The order is
+// that of the TIDs: a storage that is lost in the middle takes itself for complete up
+// to the last one that it has.
 func (m *Machine) validate() {
-	for _, ttid := range slices.Sorted(maps.Keys(m.ver.locked)) {
+	ttids := slices.SortedFunc(maps.Keys(m.ver.locked), func(a, b tid.TID) int {
+		return cmp.Compare(m.ver.locked[a], m.ver.locked[b])
+	})
+	for _, ttid := range ttids {
 		t := m.ver.locked[ttid]
 		m.log(slog.LevelInfo, "transaction committed by verification", "ttid", ttid.String(), "tid", t.String())
 		for _, id := range m.ver.voted[ttid] {
