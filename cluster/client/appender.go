@@ -19,7 +19,7 @@ import (
 // AppenderOptions configures an [Appender]. A zero field takes the documented
 // default.
 type AppenderOptions struct {
-	// Window is how many transactions may be under way. Default: 256. A master that
+	// Window is how many transactions may be under way. Default: 128. A master that
 	// does not take several imposed TIDs at once gets one at a time.
 	Window int
 	// Bytes is how much data may be under way, in bytes. Default: 32 MiB. A single
@@ -74,7 +74,7 @@ type Appender struct {
 // known to be in the source.
 func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender {
 	if opt.Window <= 0 {
-		opt.Window = 256
+		opt.Window = 128
 	}
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20

@@ -53,11 +53,12 @@ func (c *Client) read(ctx context.Context, key uint64, req proto.Request, check 
 		return nil, err
 	}
 	var room [4]proto.NodeID
-	failed := 0
-	var rejected error
+	failed, unreadable := 0, 0
+	var rejected, damaged error
 	for {
 		partition := int(key % uint64(v.np()))
 		cells := c.readCells(v, partition, room[:0])
+		failures := failed
 		for _, id := range cells {
 			conn, err := c.storage(ctx, v, id)
 			if err != nil {
@@ -87,6 +88,9 @@ func (c *Client) read(ctx context.Context, key uint64, req proto.Request, check 
 			if pe, ok := errors.AsType[*proto.Error](err); ok {
 				switch pe.ErrCode {
 				case proto.NonReadableCell:
+					if pe.Message != "" { // so storages call damage too
+						damaged = fmt.Errorf("storage %v: %s: %w", id, pe.Message, ErrChecksum)
+					}
 				case proto.NotReady:
 					failed++
 				default:
@@ -113,11 +117,36 @@ func (c *Client) read(ctx context.Context, key uint64, req proto.Request, check 
 		if err := c.ping(ctx, v); err != nil {
 			return nil, err
 		}
+		before := v
 		if v = c.view.Load(); v == nil || v.session != session {
 			return nil, ErrMasterLost
 		}
+		if v != before || failed > failures {
+			unreadable = 0
+			continue
+		}
+		// The storages may know less than the master for a moment, but what is
+		// damaged stays so.
+		if unreadable++; damaged != nil && unreadable > len(cells) || unreadable == unreadableRounds {
+			if damaged == nil {
+				damaged = ErrNoStorage
+			}
+			return nil, fmt.Errorf("read partition %d: %w", partition, damaged)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Duration(unreadable) * unreadablePause):
+		}
 	}
 }
+
+// Storages that all refuse to be read, according to a partition table that does not
+// change, are asked so often, with pauses that grow by this.
+const (
+	unreadableRounds = 20
+	unreadablePause  = 10 * time.Millisecond
+)
 
 // readAs is read for one type of answer.
 func readAs[A proto.Packet](ctx context.Context, c *Client, key uint64, req proto.Request) (A, error) {

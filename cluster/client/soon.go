@@ -115,7 +115,7 @@ func (t *Txn) voteNow() bool {
 		}
 	}
 	t.mu.Lock()
-	if t.overLocked() || t.voted || t.stored || len(t.conflict)+len(t.data)+len(t.resolved) > 0 || len(t.order) >= proto.MaxOIDs {
+	if t.overLocked() || t.voted || t.stored || !t.settledLocked() || len(t.data)+len(t.resolved) > 0 || len(t.order) >= proto.MaxOIDs {
 		t.mu.Unlock()
 		return false
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -231,8 +232,14 @@ func (t *Txn) CheckCurrent(ctx context.Context, oid tid.OID, serial tid.TID) err
 		w = t.done[oid]
 	}
 	t.mu.Unlock()
-	if w != nil && !w.check {
-		return nil // the store checks it as well
+	switch {
+	case w == nil:
+	case !w.check: // the store checks it as well
+		return nil
+	case w.serial == serial: // storages take only one
+		return nil
+	default:
+		return &ReadConflictError{oid, [2]tid.TID{w.serial, serial}}
 	}
 	return t.write(ctx, oid, &write{serial: serial, check: true})
 }
@@ -292,6 +299,9 @@ func (t *Txn) write(ctx context.Context, oid tid.OID, w *write) error {
 		err = fmt.Errorf("transaction %v: store after vote", t.ttid)
 	}
 	t.mu.Unlock()
+	if err == nil {
+		err = t.possible(ctx, oid, w)
+	}
 	if err != nil {
 		return err
 	}
@@ -320,6 +330,28 @@ func (t *Txn) write(ctx context.Context, oid tid.OID, w *write) error {
 			return err
 		}
 	}
+}
+
+// possible refuses what storages would take for an error of the node, to the loss of
+// all its users: the id of no object, and a revision that is not committed.
+func (t *Txn) possible(ctx context.Context, oid tid.OID, w *write) error {
+	if oid > tid.MaxOID {
+		return fmt.Errorf("transaction %v: object %v: the id is out of range", t.ttid, oid)
+	}
+	if t.opt.TID != tid.Zero || w.serial <= tid.TID(t.c.last.Load()) {
+		return nil
+	}
+	if err := t.c.Sync(ctx); err != nil { // its announcement may be late
+		return fmt.Errorf("transaction %v: %w", t.ttid, err)
+	}
+	if last := tid.TID(t.c.last.Load()); w.serial > last {
+		serials := [2]tid.TID{last, w.serial}
+		if w.check {
+			return &ReadConflictError{oid, serials}
+		}
+		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: errors.New("the revision does not exist")}
+	}
+	return nil
 }
 
 // send makes w the latest attempt to store an object and sends it.

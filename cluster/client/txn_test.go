@@ -572,3 +572,130 @@ func TestRecordTooBig(t *testing.T) {
 		r.want(a, 2, "TWO", at)
 	})
 }
+
+// What storages would take for an error of the node, and hang up, is refused before
+// it is sent: the links belong to all transactions.
+func TestImpossibleRequests(t *testing.T) {
+	simulate(t, shape{partitions: 2, replicas: 1, storages: 2}, func(t *testing.T, r *rig) {
+		c := r.open(nil)
+		at := r.commit(c, text(1, 0, "one"), text(2, 0, "two"), text(3, 0, "three"))
+		bystander := begin(t, c)
+		if err := bystander.Store(t.Context(), 3, at, []byte("THREE")); err != nil {
+			t.Fatal(err)
+		}
+		bystander.Flush()
+
+		tx := begin(t, c)
+		ctx := t.Context()
+		for range 2 {
+			if err := tx.CheckCurrent(ctx, 1, at); err != nil {
+				t.Errorf("check: %v", err)
+			}
+		}
+		var readConflict *client.ReadConflictError
+		if err := tx.CheckCurrent(ctx, 1, at-1); !errors.As(err, &readConflict) || readConflict.OID != 1 {
+			t.Errorf("check at another revision: %v", err)
+		}
+		readConflict = nil
+		if err := tx.CheckCurrent(ctx, 2, at+1); !errors.As(err, &readConflict) || readConflict.OID != 2 {
+			t.Errorf("check at a revision to come: %v", err)
+		}
+		var conflict *client.ConflictError
+		if err := tx.Store(ctx, 2, at+1, []byte("TWO")); !errors.As(err, &conflict) || conflict.OID != 2 {
+			t.Errorf("store on a revision to come: %v", err)
+		}
+		if err := tx.Store(ctx, tid.MaxOID+1, 0, []byte("x")); err == nil {
+			t.Error("an object id out of range is accepted")
+		}
+		if err := tx.Store(ctx, 2, at, []byte("TWO")); err != nil {
+			t.Errorf("store: %v", err)
+		}
+		second := must(tx.Finish(ctx, nil))(t)
+		third := must(bystander.Finish(ctx, nil))(t)
+		r.want(c, 1, "one", at)
+		r.want(c, 2, "TWO", second)
+		r.want(c, 3, "THREE", third)
+	})
+}
+
+// A master whose clock is behind the database does not give the id of a transaction
+// again whose outcome its client still has to ask for.
+func TestOutcomeAfterTheMasterDied(t *testing.T) {
+	simulate(t, shape{partitions: 2, storages: 1}, func(t *testing.T, r *rig) {
+		a, b := r.open(nil), r.open(nil)
+		ahead := tid.FromTime(time.Now().Add(24 * time.Hour))
+		copied := must(a.Begin(t.Context(), client.BeginOptions{TID: ahead}))(t)
+		if err := copied.Store(t.Context(), 1, 0, []byte("copied")); err != nil {
+			t.Fatal(err)
+		}
+		must(copied.Finish(t.Context(), nil))(t)
+
+		lost := begin(t, a)
+		if err := lost.Store(t.Context(), 7, 0, []byte("lost")); err != nil {
+			t.Fatal(err)
+		}
+		must(lost.Vote(t.Context()))(t)
+		r.net.Hold("c0", "m") // the finish does not arrive
+		done := make(chan error, 1)
+		go func() {
+			_, err := lost.Finish(t.Context(), nil)
+			done <- err
+		}()
+		synctest.Wait()
+		r.net.Cut("c0", "m")
+		r.net.Crash("m")
+		r.master.stop()
+		r.net.Release("c0", "m")
+		r.startMaster()
+		other := begin(t, b)
+		if err := other.Store(t.Context(), 8, 0, []byte("other")); err != nil {
+			t.Fatal(err)
+		}
+		r.net.Heal("c0", "m")
+		time.Sleep(10 * time.Second)
+		at := must(other.Finish(t.Context(), nil))(t)
+		r.want(b, 8, "other", at)
+		if err := <-done; err == nil {
+			t.Errorf("transaction %v of a client is said to be committed, after %v of another one", lost.TTID(), other.TTID())
+		}
+		if _, _, err := b.Load(t.Context(), 7); !errors.Is(err, client.ErrNoSuchObject) {
+			t.Errorf("load of what was lost: %v", err)
+		}
+	})
+}
+
+// A record that is damaged on all replicas is an error, soon and without wearing out
+// the storages; a cell that is not readable yet is waited for.
+func TestDamagedEverywhere(t *testing.T) {
+	playScript(t, 2, 10, func(t *testing.T, s *script) {
+		c := s.open(nil)
+		refuse := func(why string) {
+			ev, _ := request[*proto.AskObject](s)
+			ev.Conn.AnswerError(ev.ID, proto.NonReadableCell, "%s", why)
+			time.Sleep(time.Second)
+		}
+		load := loadBefore(t.Context(), c, 1, 0)
+		for range 6 {
+			refuse("object 1 is damaged")
+		}
+		select {
+		case r := <-load:
+			if !errors.Is(r.err, client.ErrChecksum) || !strings.Contains(r.err.Error(), "object 1 is damaged") {
+				t.Errorf("load of what is damaged: %v", r.err)
+			}
+		default:
+			t.Error("the load of what is damaged goes on")
+		}
+		s.none()
+
+		load = loadBefore(t.Context(), c, 1, 0)
+		for range 10 {
+			refuse("")
+		}
+		ev, _ := request[*proto.AskObject](s)
+		ev.Conn.Answer(ev.ID, object(1, 5, 0, "five"))
+		if r := <-load; r.data != "five" {
+			t.Errorf("load: %+v", r)
+		}
+	})
+}

@@ -18,10 +18,16 @@ import (
 // A [ConflictError] leaves the transaction open: the object may be stored again
 // and the vote repeated.
 func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
-	if err := t.settle(ctx); err != nil {
-		return nil, err
+	for settled := false; !settled; {
+		if err := t.settle(ctx); err != nil {
+			return nil, err
+		}
+		t.mu.Lock()
+		// A deadlock may be avoided meanwhile, by giving up a lock.
+		if settled = t.settledLocked(); !settled {
+			t.mu.Unlock()
+		}
 	}
-	t.mu.Lock()
 	if err := t.usableLocked(); err != nil {
 		t.mu.Unlock()
 		return nil, err
@@ -65,6 +71,12 @@ func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
 	}
 	t.voted = true
 	return resolved, nil
+}
+
+// settledLocked reports whether nothing keeps the transaction from its vote, or
+// everything does.
+func (t *Txn) settledLocked() bool {
+	return t.overLocked() || len(t.conflict) == 0 && !t.waitingLocked()
 }
 
 // settle waits for all stores and resolves all conflicts.

@@ -65,6 +65,9 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if o.level < 0 || o.level > 9 {
 		return cli.Usagef("--compress %d is not in 0..9", o.level)
 	}
+	if o.window < 1 || o.window > recent {
+		return cli.Usagef("--window %d is not in 1..%d", o.window, recent)
+	}
 	log, err := o.OpenLog(env)
 	if err != nil {
 		return err
@@ -96,7 +99,7 @@ func (o *options) say(env *cli.Env, format string, args ...any) {
 }
 
 // recent is how many transactions at the end of a cluster are compared with the
-// source before anything is appended: more than a copy has under way at once.
+// source before anything is appended: not less than a copy has under way at once.
 const recent = 256
 
 // toCluster copies a Data.fs.
