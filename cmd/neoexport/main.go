@@ -67,6 +67,9 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if opt.UpTo, err = parseTID("--at", o.at); err != nil {
 		return err
 	}
+	if o.at != "" && opt.UpTo == tid.Zero {
+		return cli.Usagef("--at %s: nothing is that old", o.at)
+	}
 	if opt.PackedUpTo, err = parseTID("--packed-up-to", o.packedUpTo); err != nil {
 		return err
 	}

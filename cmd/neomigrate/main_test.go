@@ -158,6 +158,17 @@ func TestRefusedObject(t *testing.T) {
 	}
 }
 
+// What may be missing after an interruption must not be more than the next start
+// compares.
+func TestWindow(t *testing.T) {
+	for _, n := range []string{"0", "257"} {
+		code, _, stderr := neomigrate(t.Context(), "--window", n, sample("01-basic.fs"), "127.0.0.1:1")
+		if code != 2 || !strings.Contains(stderr, "--window "+n) {
+			t.Errorf("--window %s: exit %d: %s", n, code, stderr)
+		}
+	}
+}
+
 func TestOtherDestinations(t *testing.T) {
 	c := startCluster(t, simple.Config{Partitions: 2, Storages: 1})
 	masters := c.Master().String()
