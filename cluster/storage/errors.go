@@ -30,3 +30,17 @@ func wireError(err error, what fmt.Stringer) *proto.Error {
 	}
 	return nil
 }
+
+// SupersededError reports a cluster whose partition table is not newer than that of
+// this node, and has no cells of it. It was made anew, or comes from a copy: nobody
+// has decided that the data of this node may go.
+type SupersededError struct {
+	Cluster      string
+	Theirs, Ours uint64 // versions of the partition tables
+}
+
+func (e *SupersededError) Error() string {
+	return fmt.Sprintf("cluster %s has partition table %d without this storage, whose table is %d: it was made anew or comes from a copy, "+
+		"and the data here would be erased. If that is wanted, start this storage once with --reset; "+
+		"if not, stop the cluster and start it with this storage and without those that replaced it", e.Cluster, e.Theirs, e.Ours)
+}

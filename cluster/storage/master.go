@@ -379,6 +379,10 @@ func (n *Node) partitionTable(ev link.Event, q *proto.SendPartitionTable) error 
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "the partition table is not filled")
 		return nil
 	}
+	if was := old.PTID(); was.OK && was.V >= q.PTID.V && old.HasCells(n.id) && !n.table.HasCells(n.id) {
+		n.table = *old
+		return &SupersededError{Cluster: n.cfg.Cluster, Theirs: q.PTID.V, Ours: was.V}
+	}
 	if err := n.db.ChangePartitionTable(q.PTID.V, q.Replicas, allCells(q.Rows), true, n.lastPack); err != nil {
 		return fmt.Errorf("storing partition table %d: %w", q.PTID.V, err)
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -664,6 +665,29 @@ func TestPartitionTable(t *testing.T) {
 			t.Errorf("the table was stored: %+v", a)
 		}
 	})
+	for _, theirs := range []uint64{1, 2} {
+		t.Run(fmt.Sprintf("of another database, %d", theirs), func(t *testing.T) {
+			r := newRig(t)
+			s := r.start(1, backendtest.NewMemory(), nil)
+			s.initialize(2, table("U", "U"))
+			s.operate()
+			s.commit(s.client(1), 10, 0, "x", 1, 2)
+			s.master.Send(&proto.StopOperation{})
+			s.master.Send(&proto.SendPartitionTable{PTID: proto.Some(theirs), Rows: table(".U", ".U")})
+			superseded, ok := errors.AsType[*SupersededError](s.wait())
+			if !ok || superseded.Ours != 2 || superseded.Theirs != theirs {
+				t.Errorf("the node ends with %v", superseded)
+			}
+			s.db.Close()
+			s = r.start(1, s.mem, nil)
+			s.initialize(2, table("U", "U"))
+			s.operate()
+			c := s.client(1)
+			for _, oid := range []tid.OID{1, 2} {
+				call[*proto.AnswerObject](c, &proto.AskObject{OID: oid})
+			}
+		})
+	}
 	t.Run("gap", func(t *testing.T) {
 		r := newRig(t)
 		s := r.run(nil)
