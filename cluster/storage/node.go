@@ -331,7 +331,8 @@ func (n *Node) flush() error {
 	return n.commit()
 }
 
-// post lets the goroutine of Run do something. It may be called from any other.
+// post lets the goroutine of Run do something. It may be called from any other, but
+// not from itself, which would wait for ever when the inbox is full.
 func (n *Node) post(f func() error) { n.put(event{call: f}) }
 
 func (n *Node) put(e event) {
