@@ -98,3 +98,55 @@ func TestLinkIsReplacedUnderLoad(t *testing.T) {
 	accepted(other)
 	asked[*proto.AskFetchTransactions](t, other.events)
 }
+
+// replaceLink makes S2 connect under a new timestamp, as after its restart, before
+// the end of its former connection is noticed.
+func (s *scriptedStorage) replaceLink(to *testNode) *testClient {
+	s.t.Helper()
+	s.node.IDTimestamp.V++
+	to.announce(proto.NodeRunning, s.node)
+	to.barrier()
+	c := s.identify(to)
+	accepted(c)
+	return c
+}
+
+// Replication goes on over the link that takes the place of the one in use.
+func TestReplicationOverReplacedLink(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage()
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("U.", "OU"), s2.node)
+	s.operate()
+	s.unfinished(50)
+	s2.accept(s)
+	asked[*proto.AskFetchTransactions](t, s2.events)
+	c := s2.replaceLink(s)
+	ev := asked[*proto.AskFetchTransactions](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+	ev = asked[*proto.AskFetchObjects](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+	if p := await[*proto.NotifyReplicationDone](s); p.Partition != 1 || p.TID != 50 {
+		t.Errorf("done: %+v", p)
+	}
+}
+
+// A check asks again over the link that takes the place of the one in use.
+func TestCheckOverReplacedLink(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage()
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("UU", "U."), s2.node)
+	s.operate()
+	s.master.Send(&proto.CheckPartition{Partition: 0, Max: 20})
+	s2.accept(s)
+	asked[*proto.AskCheckTIDRange](t, s2.events)
+	c := s2.replaceLink(s)
+	ev := asked[*proto.AskCheckTIDRange](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckTIDRange{})
+	ev = asked[*proto.AskCheckSerialRange](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckSerialRange{Count: 1, LastTID: 8})
+	if p := await[*proto.NotifyPartitionCorrupted](s); p.Partition != 0 {
+		t.Errorf("corrupted: %+v", p)
+	}
+}
