@@ -124,6 +124,7 @@ func (n *Node) Close() {
 func (n *Node) Run(ctx context.Context) (err error) {
 	n.commitTimer = time.NewTimer(commitDelay)
 	n.commitTimer.Stop()
+	panicked := false
 	defer func() {
 		n.listener.Close()
 		n.cancel()
@@ -136,6 +137,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if n.session != nil && err == nil {
 			err = n.session.drop()
 		}
+		if panicked {
+			return // nobody knows what a commit would make durable
+		}
 		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
 			err = fmt.Errorf("last commit: %w", closeErr)
 		}
@@ -143,6 +147,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() {
 		// A state that cannot be, found by our own checks, must not be served.
 		if p := recover(); p != nil {
+			panicked = true
 			err = fmt.Errorf("internal error: %v\n%s", p, debug.Stack())
 		}
 	}()

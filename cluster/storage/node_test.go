@@ -619,6 +619,40 @@ func TestDatabaseFails(t *testing.T) {
 	}
 }
 
+// After a panic nothing more is committed.
+func TestPanic(t *testing.T) {
+	r := newRig(t)
+	db := &counting{}
+	s := r.run(func(c *Config) {
+		db.Backend = c.Backend
+		c.Backend = db
+	})
+	c := s.client(1)
+	call[*proto.AnswerStoreObject](c, store(10, 1, 0, "x"))
+	before := make(chan int, 1)
+	s.post(func() error {
+		before <- db.commits
+		panic("a state that cannot be")
+	})
+	if err := s.wait(); err == nil || !strings.Contains(err.Error(), "a state that cannot be") {
+		t.Errorf("Run returned %v", err)
+	}
+	if n := <-before; db.commits != n {
+		t.Errorf("%d commits after the panic", db.commits-n)
+	}
+}
+
+// counting is a database that counts commits.
+type counting struct {
+	backend.Backend
+	commits int
+}
+
+func (b *counting) Commit() error {
+	b.commits++
+	return b.Backend.Commit()
+}
+
 var errDisk = errors.New("disk full")
 
 type failing struct {

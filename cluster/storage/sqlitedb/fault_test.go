@@ -28,6 +28,7 @@ type broken struct {
 	*dialect
 	n      int
 	after  bool // the statement is carried out all the same
+	panics bool // instead of returning an error
 	failed bool
 }
 
@@ -73,6 +74,9 @@ func (s brokenStmt) Exec(args []driver.Value) (driver.Result, error) {
 		if _, err := s.Stmt.Exec(args); err != nil {
 			return nil, err
 		}
+	}
+	if s.b.panics {
+		panic(errDisk)
 	}
 	return nil, errDisk
 }
@@ -134,6 +138,53 @@ func TestEveryStatementFailsOnce(t *testing.T) {
 				}
 				break // n is past the last statement: every point has been tried
 			}
+		}
+	}
+}
+
+// Each statement of a commit panics once, in turn, and never again. Nothing of what
+// it belongs to is committed, not even when the database is closed.
+func TestEveryStatementPanicsOnce(t *testing.T) {
+	for n := 1; ; n++ {
+		path := filepath.Join(t.TempDir(), "db")
+		d, err := newDialect(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := &broken{dialect: d, n: 1 << 30, panics: true}
+		db, err := sqldb.Open(x, sqldb.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := backendtest.PrepareSample(db); err != nil {
+			t.Fatal(err)
+		}
+		x.n = n
+		panicked := func() (panicked bool) {
+			defer func() { panicked = recover() != nil }()
+			if err := backendtest.CommitSample(db, 8); err != nil {
+				t.Errorf("statement %d: %v", n, err)
+			}
+			return
+		}()
+		x.n, x.failed = 1<<30, false
+		if panicked {
+			for what, err := range map[string]error{"commit": db.Commit(), "votes": db.CommitVotes(), "vote": db.Vote(12, nil, nil, nil)} {
+				if err == nil || !strings.Contains(err.Error(), path) {
+					t.Errorf("%s after statement %d panicked: %v, want an error that names the file", what, n, err)
+				}
+			}
+		}
+		mustClose(t, db)
+		db = mustOpen(t, path, Options{})
+		if err := backendtest.CheckSample(db, 8, !panicked); err != nil {
+			t.Errorf("statement %d panicked: %v", n, err)
+		}
+		if !panicked {
+			if n < 10 {
+				t.Errorf("a commit has only %d statements", n-1)
+			}
+			break
 		}
 	}
 }
