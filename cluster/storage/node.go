@@ -38,6 +38,9 @@ const (
 	// maxQueued is how many answers are sent together, if packets do not stop to
 	// arrive.
 	maxQueued = 32
+	// maxUnseen is how many packets that were at hand are processed before whatever
+	// else may have happened is looked at.
+	maxUnseen = 64
 )
 
 // Node is a storage node. See [New] and [Node.Run].
@@ -81,6 +84,7 @@ type Node struct {
 	batchSince    time.Time
 	commitTimer   *time.Timer
 	timing        bool // commitTimer runs
+	unseen        int  // packets processed since all else was looked at
 	exit          bool
 }
 
@@ -170,6 +174,11 @@ func (n *Node) next(ctx context.Context) error {
 	if s := n.session; s == nil || !s.worker.overdue() {
 		select {
 		case e := <-n.inbox:
+			if n.unseen++; n.unseen >= maxUnseen {
+				if err := n.look(); err != nil {
+					return err
+				}
+			}
 			return n.handle(e)
 		default:
 		}
@@ -199,6 +208,21 @@ func (n *Node) next(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// look does under constant load what next does while there is no packet. It costs
+// more than the look into the inbox.
+func (n *Node) look() error {
+	n.unseen = 0
+	n.sendQueued()
+	select {
+	case <-n.commitTimer.C:
+		return n.commit()
+	case err := <-n.failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 func (n *Node) handle(e event) error {

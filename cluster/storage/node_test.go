@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -616,6 +617,38 @@ func TestDatabaseFails(t *testing.T) {
 	}
 	if s.db.(*failing).released {
 		t.Error("data were released after the failure")
+	}
+}
+
+// Packets that never stop to arrive delay neither the commit of what was unlocked nor
+// the end of a node whose database failed.
+func TestConstantLoad(t *testing.T) {
+	r := newRig(t)
+	s := r.run(nil)
+	s.lockAll(s.client(1), 10)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.post(func() error { time.Sleep(20 * time.Microsecond); return nil })
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer close(stop)
+	eventually(t, "the inbox is full", func() bool { return len(s.inbox) == inboxSize })
+	before := s.mem.Commits()
+	s.master.Send(&proto.NotifyUnlockInformation{TTID: 10})
+	eventually(t, "the unlock is committed", func() bool { return s.mem.Commits() > before })
+	s.fail(errDisk)
+	if err := s.wait(); !errors.Is(err, errDisk) {
+		t.Errorf("Run returned %v", err)
 	}
 }
 
