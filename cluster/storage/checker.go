@@ -327,8 +327,8 @@ func (c *checker) linkLost(p *peer) error {
 
 func (c *checker) linkReplaced(old, p *peer) error {
 	if m := c.find(old); m != nil {
-		m.link = p
-		return c.linkReady(p)
+		m.link, m.ready = p, true
+		return c.ask() // again, if the answer was on its way
 	}
 	return nil
 }

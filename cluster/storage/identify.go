@@ -59,39 +59,32 @@ func (n *Node) fromStranger(p *peer, ev link.Event) error {
 		return n.acceptClient(p, ev, r)
 	}
 	key := linkKey{id: r.ID}
-	if old := n.links[key]; old != nil {
+	old := n.links[key]
+	if old != nil {
 		replace := !old.identified && n.id < r.ID || old.stamp != 0 && old.stamp != r.IDTimestamp.V
 		if !replace {
 			return refuse(proto.ProtocolError, "already connected")
 		}
-		client := old.client
 		delete(n.links, key)
 		old.closed = true
 		delete(n.peers, old)
 		if old.conn != nil {
 			old.conn.Close()
 		}
-		p.client = client
-		defer func() { n.replaced(old, p) }()
+		p.client = old.client
 	}
 	p.role, p.id, p.key, p.stamp, p.identified, p.server = storageRole, r.ID, key, r.IDTimestamp.V, true, true
 	n.links[key] = p
 	p.named()
 	p.conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: n.id, YourID: r.ID})
-	return nil
-}
-
-// replaced tells those who wait for a link that another one is ready instead.
-func (n *Node) replaced(old, p *peer) {
-	n.post(func() error {
-		if n.session == nil || p.closed {
-			return nil
-		}
-		if err := n.session.replicator.linkReplaced(old, p); err != nil {
-			return err
-		}
-		return n.session.checker.linkReplaced(old, p)
-	})
+	if old == nil {
+		return nil
+	}
+	// Those who wait for the link use the other one, after the answer.
+	if err := n.session.replicator.linkReplaced(old, p); err != nil {
+		return err
+	}
+	return n.session.checker.linkReplaced(old, p)
 }
 
 func (n *Node) acceptClient(p *peer, ev link.Event, r *proto.RequestIdentification) error {

@@ -38,6 +38,9 @@ const (
 	// maxQueued is how many answers are sent together, if packets do not stop to
 	// arrive.
 	maxQueued = 32
+	// maxUnseen is how many packets that were at hand are processed before whatever
+	// else may have happened is looked at.
+	maxUnseen = 64
 )
 
 // Node is a storage node. See [New] and [Node.Run].
@@ -81,6 +84,7 @@ type Node struct {
 	batchSince    time.Time
 	commitTimer   *time.Timer
 	timing        bool // commitTimer runs
+	unseen        int  // packets processed since all else was looked at
 	exit          bool
 }
 
@@ -124,6 +128,7 @@ func (n *Node) Close() {
 func (n *Node) Run(ctx context.Context) (err error) {
 	n.commitTimer = time.NewTimer(commitDelay)
 	n.commitTimer.Stop()
+	panicked := false
 	defer func() {
 		n.listener.Close()
 		n.cancel()
@@ -136,6 +141,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		if n.session != nil && err == nil {
 			err = n.session.drop()
 		}
+		if panicked {
+			return // nobody knows what a commit would make durable
+		}
 		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
 			err = fmt.Errorf("last commit: %w", closeErr)
 		}
@@ -143,6 +151,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() {
 		// A state that cannot be, found by our own checks, must not be served.
 		if p := recover(); p != nil {
+			panicked = true
 			err = fmt.Errorf("internal error: %v\n%s", p, debug.Stack())
 		}
 	}()
@@ -165,6 +174,11 @@ func (n *Node) next(ctx context.Context) error {
 	if s := n.session; s == nil || !s.worker.overdue() {
 		select {
 		case e := <-n.inbox:
+			if n.unseen++; n.unseen >= maxUnseen {
+				if err := n.look(); err != nil {
+					return err
+				}
+			}
 			return n.handle(e)
 		default:
 		}
@@ -194,6 +208,21 @@ func (n *Node) next(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	return nil
+}
+
+// look does under constant load what next does while there is no packet. It costs
+// more than the look into the inbox.
+func (n *Node) look() error {
+	n.unseen = 0
+	n.sendQueued()
+	select {
+	case <-n.commitTimer.C:
+		return n.commit()
+	case err := <-n.failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 func (n *Node) handle(e event) error {
@@ -331,7 +360,8 @@ func (n *Node) flush() error {
 	return n.commit()
 }
 
-// post lets the goroutine of Run do something. It may be called from any other.
+// post lets the goroutine of Run do something. It may be called from any other, but
+// not from itself, which would wait for ever when the inbox is full.
 func (n *Node) post(f func() error) { n.put(event{call: f}) }
 
 func (n *Node) put(e event) {

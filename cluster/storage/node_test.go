@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -618,6 +619,72 @@ func TestDatabaseFails(t *testing.T) {
 	if s.db.(*failing).released {
 		t.Error("data were released after the failure")
 	}
+}
+
+// Packets that never stop to arrive delay neither the commit of what was unlocked nor
+// the end of a node whose database failed.
+func TestConstantLoad(t *testing.T) {
+	r := newRig(t)
+	s := r.run(nil)
+	s.lockAll(s.client(1), 10)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					s.post(func() error { time.Sleep(20 * time.Microsecond); return nil })
+				}
+			}
+		})
+	}
+	defer wg.Wait()
+	defer close(stop)
+	eventually(t, "the inbox is full", func() bool { return len(s.inbox) == inboxSize })
+	before := s.mem.Commits()
+	s.master.Send(&proto.NotifyUnlockInformation{TTID: 10})
+	eventually(t, "the unlock is committed", func() bool { return s.mem.Commits() > before })
+	s.fail(errDisk)
+	if err := s.wait(); !errors.Is(err, errDisk) {
+		t.Errorf("Run returned %v", err)
+	}
+}
+
+// After a panic nothing more is committed.
+func TestPanic(t *testing.T) {
+	r := newRig(t)
+	db := &counting{}
+	s := r.run(func(c *Config) {
+		db.Backend = c.Backend
+		c.Backend = db
+	})
+	c := s.client(1)
+	call[*proto.AnswerStoreObject](c, store(10, 1, 0, "x"))
+	before := make(chan int, 1)
+	s.post(func() error {
+		before <- db.commits
+		panic("a state that cannot be")
+	})
+	if err := s.wait(); err == nil || !strings.Contains(err.Error(), "a state that cannot be") {
+		t.Errorf("Run returned %v", err)
+	}
+	if n := <-before; db.commits != n {
+		t.Errorf("%d commits after the panic", db.commits-n)
+	}
+}
+
+// counting is a database that counts commits.
+type counting struct {
+	backend.Backend
+	commits int
+}
+
+func (b *counting) Commit() error {
+	b.commits++
+	return b.Backend.Commit()
 }
 
 var errDisk = errors.New("disk full")

@@ -636,6 +636,10 @@ func (r *replicator) linkReplaced(old, p *peer) error {
 		r.link = p
 	}
 	if f := r.current; f != nil && f.link == old {
+		if f.started { // the answer will never come
+			r.n.log.Warn("source of replication connected again", "partition", f.partition, "peer", p)
+			return r.abort()
+		}
 		f.link = p
 		return r.linkReady(p)
 	}

@@ -152,7 +152,8 @@ type PartitionTable interface {
 	// ChangePartitionTable stores changes; reset replaces the whole table. It
 	// does not commit. lastPack is the pack id given to new cells of this node
 	// that are not readable. An own cell that becomes OUT_OF_DATE keeps the
-	// greatest TID up to which it is known complete.
+	// greatest TID up to which it is known complete, which is less than the TTID
+	// of each unfinished transaction that has something in it.
 	ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error
 	// SetCellTID records that an own OUT_OF_DATE cell is complete up to t.
 	SetCellTID(partition int, t tid.TID) error

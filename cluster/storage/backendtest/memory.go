@@ -364,7 +364,7 @@ func (b *memory) ChangePartitionTable(ptid uint64, replicas int, cells []proto.C
 				var ok bool
 				if row.tid, ok = b.disk.moment["backup"]; !ok {
 					trans, obj := b.lastTIDs(c.Partition)
-					row.tid = max(trans, obj)
+					row.tid = min(max(trans, obj), max(b.leastVoted(c.Partition), 1)-1)
 				}
 			}
 		}
@@ -436,6 +436,25 @@ func (b *memory) lastTIDs(partition int) (trans, obj tid.TID) {
 		}
 	}
 	return trans, obj
+}
+
+// leastVoted returns the least TTID among unfinished transactions in a partition,
+// Invalid if there is none.
+func (b *memory) leastVoted(partition int) tid.TID {
+	np, least := b.np(), tid.Invalid
+	for ttid := range b.disk.voted {
+		if ttid.Partition(np) == partition {
+			least = min(least, ttid)
+		}
+	}
+	for ttid, stores := range b.disk.tobj {
+		for _, s := range stores {
+			if s.OID.Partition(np) == partition {
+				least = min(least, ttid)
+			}
+		}
+	}
+	return least
 }
 
 // Orphans implements [backend.Packing].

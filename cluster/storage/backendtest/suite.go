@@ -34,6 +34,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"Configuration", testConfiguration},
 		{"PartitionTable", testPartitionTable},
 		{"OutOfDateCells", testOutOfDateCells},
+		{"OutOfDateBeforeValidation", testOutOfDateBeforeValidation},
 		{"ChangeOfID", testChangeOfID},
 		{"PackedIDs", testPackedIDs},
 		{"Revisions", testRevisions},

@@ -112,6 +112,33 @@ func testOutOfDateCells(e *env) {
 	e.cells(want...)
 }
 
+// Verification was interrupted after it had validated the transaction with the
+// greater TID. The other one is dropped here when operation begins: the cells must
+// be replicated from before it.
+func testOutOfDateBeforeValidation(e *env) {
+	e.table()
+	e.commit(8, 8, change{oid: 0, text: "a"})
+	e.vote(12, change{oid: 0, text: "b"}, change{oid: 1, text: "c"}, change{oid: 2, text: "d"}, change{oid: 3, text: "e"})
+	e.vote(24, change{oid: 4, text: "f"}, change{oid: 5, text: "g"}) // metadata in 0
+	e.vote(26, change{oid: 9, text: "h"})                            // metadata in 2, object in 1
+	e.ok(e.b.Lock(24, 48, false))
+	e.ok(e.b.Lock(26, 50, false))
+	e.ok(e.b.Lock(12, 60, false))
+	e.ok(e.b.Commit())
+	e.crash()
+	e.ok(e.b.Validate(12, 60))
+	e.crash()
+	for p := range np {
+		e.change(p, me, proto.OutOfDate)
+	}
+	want := []backend.Cell{
+		{Partition: 0, ID: me, TID: 23}, {Partition: 1, ID: me, TID: 23}, {Partition: 2, ID: me, TID: 25}, {Partition: 3, ID: me, TID: 60},
+	}
+	e.cells(want...)
+	e.ok(e.b.DropUnfinished())
+	e.cells(want...)
+}
+
 func testChangeOfID(e *env) {
 	e.table()
 	e.change(0, 8, proto.OutOfDate)

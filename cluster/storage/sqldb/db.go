@@ -64,8 +64,12 @@ type DB struct {
 
 var _ backend.Backend = (*DB)(nil)
 
-// errClosed answers calls after Close.
-var errClosed = errors.New("database is closed")
+var (
+	// errClosed answers calls after Close.
+	errClosed = errors.New("database is closed")
+	// errHalf answers calls after a panic.
+	errHalf = errors.New("something was written in part only")
+)
 
 // Open opens a database with its tables, creating or migrating them.
 func Open(d Dialect, o Options) (*DB, error) {
@@ -186,7 +190,21 @@ func (db *DB) writeLocked(f func(c *Conn) error) error {
 	db.m.Lock()
 	db.recent.written = true
 	db.m.Unlock()
-	return db.fail(f(db.conn))
+	return db.whole(func() error { return db.fail(f(db.conn)) })
+}
+
+// whole runs f, which writes. If a panic ends it, so does the use of the database:
+// what it has written so far must not be committed. The caller holds w.
+func (db *DB) whole(f func() error) error {
+	ended := false
+	defer func() {
+		if !ended {
+			db.fail(fmt.Errorf("database %s: %w", db.d.Name(), errHalf))
+		}
+	}()
+	err := f()
+	ended = true
+	return err
 }
 
 // readMain runs f on the writing connection, which sees everything.
@@ -289,7 +307,7 @@ func (db *DB) commit(later bool) error {
 	if err := db.flushInto(true, later); err != nil {
 		return err
 	}
-	if err := db.commitSQL(); err != nil {
+	if err := db.whole(db.commitSQL); err != nil {
 		return db.fail(err)
 	}
 	db.m.Lock()
@@ -328,10 +346,12 @@ func (db *DB) Erase() error {
 	if err := db.begin(); err != nil {
 		return db.fail(err)
 	}
-	if err := db.dropTables(); err != nil {
-		return db.fail(err)
-	}
-	return db.fail(db.setup())
+	return db.whole(func() error {
+		if err := db.dropTables(); err != nil {
+			return db.fail(err)
+		}
+		return db.fail(db.setup())
+	})
 }
 
 // Topology implements [backend.Administration].

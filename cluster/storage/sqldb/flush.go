@@ -53,24 +53,34 @@ func (db *DB) flushSome() error { return db.flushInto(false, true) }
 // flushInto is flush; when a commit follows, what changed until now becomes what
 // that commit saves, unless moves wait.
 func (db *DB) flushInto(commit, later bool) error {
-	db.m.Lock()
-	if db.err != nil {
+	return db.whole(func() error {
+		w, err := db.take(commit, later)
+		if err != nil {
+			return err
+		}
+		if err := db.carryOut(w); err != nil {
+			return db.fail(err)
+		}
+		db.m.Lock()
+		db.buf.written(w.data)
 		db.m.Unlock()
-		return db.err
+		return nil
+	})
+}
+
+// take plans what flushInto carries out.
+func (db *DB) take(commit, later bool) (*work, error) {
+	db.m.Lock()
+	defer db.m.Unlock()
+	if db.err != nil {
+		return nil, db.err
 	}
 	later = later && db.deferrable()
 	w := db.plan(later)
 	if commit && !later {
 		db.saving, db.recent = db.recent, newOverlay()
 	}
-	db.m.Unlock()
-	if err := db.carryOut(w); err != nil {
-		return db.fail(err)
-	}
-	db.m.Lock()
-	db.buf.written(w.data)
-	db.m.Unlock()
-	return nil
+	return w, nil
 }
 
 // deferrable reports whether all that unlocks have changed may stay in memory:

@@ -155,7 +155,11 @@ func (db *DB) ChangePartitionTable(ptid uint64, replicas int, cells []proto.Cell
 				if err != nil {
 					return err
 				}
-				row.tid = int64(max(trans.V, obj.V))
+				least, err := leastVoted(c, cell.Partition)
+				if err != nil {
+					return err
+				}
+				row.tid = int64(min(max(trans.V, obj.V), max(least, 1)-1))
 			default:
 				row.tid = 0
 			}
@@ -184,6 +188,28 @@ func (db *DB) ChangePartitionTable(ptid uint64, replicas int, cells []proto.Cell
 		}
 		return db.loadLayout()
 	})
+}
+
+// leastVoted returns the least TTID of what a partition has in the temporary tables,
+// Invalid if there is nothing. A cell cannot be known complete from there on:
+// transactions that follow may have been validated, while this one will be dropped.
+func leastVoted(c *Conn, p int) (tid.TID, error) {
+	least := tid.Invalid
+	for _, q := range []string{
+		"SELECT MIN(ttid) FROM ttrans WHERE `partition` = ?",
+		"SELECT MIN(tid) FROM tobj WHERE `partition` = ?",
+	} {
+		err := c.Each(q, func(r *Row) error {
+			if !r.Null(0) {
+				least = min(least, tid.TID(r.Int(0)))
+			}
+			return nil
+		}, int64(p))
+		if err != nil {
+			return 0, err
+		}
+	}
+	return least, nil
 }
 
 // writeCells writes the rows that differ.

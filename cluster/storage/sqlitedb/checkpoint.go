@@ -84,19 +84,30 @@ func (d *dialect) AfterCommit(c *sqldb.Conn, pause func(f func() error) error) e
 	if pages >= k.max || pages >= k.restart && left < k.little {
 		k.busy.Lock()
 		defer k.busy.Unlock()
-		return pause(func() error {
-			_, _, err := walSize(c, "RESTART")
-			if d.Transient(err) {
-				err = nil // another program reads: next time
-			}
-			return err
-		})
+		return pause(func() error { return d.restart(c) })
 	}
 	if k.worth(pages, left) {
 		k.signal()
 	}
 	return nil
 }
+
+// restart copies the log and begins it again from its start, unless another program
+// reads: no commit waits for that.
+func (d *dialect) restart(c *sqldb.Conn) (err error) {
+	if err := setBusyTimeout(c, "0"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, setBusyTimeout(c, busyTimeout)) }()
+	_, _, err = walSize(c, "RESTART")
+	if d.Transient(err) {
+		err = nil // next time
+	}
+	return err
+}
+
+// setBusyTimeout takes effect when the statement is prepared: it is not kept.
+func setBusyTimeout(c *sqldb.Conn, ms string) error { return c.ExecOnce("PRAGMA busy_timeout = " + ms) }
 
 // worth reports whether to copy in the background: there is much to be copied, or
 // too much to begin the log again without making a commit wait.

@@ -28,6 +28,7 @@ type broken struct {
 	*dialect
 	n      int
 	after  bool // the statement is carried out all the same
+	panics bool // instead of returning an error
 	failed bool
 }
 
@@ -73,6 +74,9 @@ func (s brokenStmt) Exec(args []driver.Value) (driver.Result, error) {
 		if _, err := s.Stmt.Exec(args); err != nil {
 			return nil, err
 		}
+	}
+	if s.b.panics {
+		panic(errDisk)
 	}
 	return nil, errDisk
 }
@@ -134,6 +138,53 @@ func TestEveryStatementFailsOnce(t *testing.T) {
 				}
 				break // n is past the last statement: every point has been tried
 			}
+		}
+	}
+}
+
+// Each statement of a commit panics once, in turn, and never again. Nothing of what
+// it belongs to is committed, not even when the database is closed.
+func TestEveryStatementPanicsOnce(t *testing.T) {
+	for n := 1; ; n++ {
+		path := filepath.Join(t.TempDir(), "db")
+		d, err := newDialect(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := &broken{dialect: d, n: 1 << 30, panics: true}
+		db, err := sqldb.Open(x, sqldb.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := backendtest.PrepareSample(db); err != nil {
+			t.Fatal(err)
+		}
+		x.n = n
+		panicked := func() (panicked bool) {
+			defer func() { panicked = recover() != nil }()
+			if err := backendtest.CommitSample(db, 8); err != nil {
+				t.Errorf("statement %d: %v", n, err)
+			}
+			return
+		}()
+		x.n, x.failed = 1<<30, false
+		if panicked {
+			for what, err := range map[string]error{"commit": db.Commit(), "votes": db.CommitVotes(), "vote": db.Vote(12, nil, nil, nil)} {
+				if err == nil || !strings.Contains(err.Error(), path) {
+					t.Errorf("%s after statement %d panicked: %v, want an error that names the file", what, n, err)
+				}
+			}
+		}
+		mustClose(t, db)
+		db = mustOpen(t, path, Options{})
+		if err := backendtest.CheckSample(db, 8, !panicked); err != nil {
+			t.Errorf("statement %d panicked: %v", n, err)
+		}
+		if !panicked {
+			if n < 10 {
+				t.Errorf("a commit has only %d statements", n-1)
+			}
+			break
 		}
 	}
 }
@@ -318,6 +369,97 @@ func TestLogIsBounded(t *testing.T) {
 	if st, err := os.Stat(path + "-wal"); err == nil {
 		t.Errorf("closing left a log of %d bytes", st.Size())
 	}
+}
+
+// Another program that reads for long makes no commit wait, however long the log
+// becomes; when it has ended, the log is begun again.
+func TestCommitsBesideAnotherReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	d, err := newDialect(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.check.limits = limits{copy: 20, little: 10, restart: 50, max: 100}
+	var writer driver.Conn
+	db, err := sqldb.Open(&watched{d, &writer}, sqldb.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, db)
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	other, err := openDriver(d.name.dsn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec := func(text string) {
+		t.Helper()
+		if _, err := other.(driver.ExecerContext).ExecContext(t.Context(), text, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := tid.TID(4)
+	work := func(n int) {
+		t.Helper()
+		for range n {
+			last += 4
+			data := []byte(strings.Repeat("x", 5000))
+			binary.BigEndian.PutUint64(data, uint64(last))
+			if err := db.AddObject(3, last, proto.ObjectData{Checksum: sha(string(data)), Data: data}, nothing); err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			if err := db.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Fatalf("commit %v took %v", last, took)
+			}
+		}
+	}
+	exec("BEGIN")
+	if _, err := pragma(other, "schema_version"); err != nil { // reads
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		t.Helper()
+		st, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size() / pageSize
+	}
+	work(100)
+	long := size()
+	if long < 2*d.check.max {
+		t.Fatalf("the log has only %d pages: the other program did not keep it in use", long)
+	}
+	exec("COMMIT")
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	work(100)
+	if now := size(); now > long+d.check.max {
+		t.Errorf("the log grew from %d to %d pages, although nobody else reads", long, now)
+	}
+	if ms, err := pragma(writer, "busy_timeout"); err != nil || ms != busyTimeout {
+		t.Errorf("busy_timeout is %s ms, %v, want %s", ms, err, busyTimeout)
+	}
+}
+
+// watched is a dialect whose writing connection can be looked at.
+type watched struct {
+	*dialect
+	writer *driver.Conn
+}
+
+func (w *watched) Connect(role sqldb.Role) (driver.Conn, error) {
+	dc, err := w.dialect.Connect(role)
+	if role == sqldb.Writer && *w.writer == nil {
+		*w.writer = dc
+	}
+	return dc, err
 }
 
 // TestCommitForEver is the child of TestKill.

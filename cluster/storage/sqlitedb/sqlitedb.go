@@ -63,6 +63,7 @@ const (
 	maxPartition = 32767 // data ids, partition·2⁴⁸, are signed
 	rowsInInsert = 64
 	bytesInSQL   = 4 << 20
+	busyTimeout  = "60000" // ms
 )
 
 // dialect implements sqldb.Dialect.
@@ -170,7 +171,7 @@ func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
 		cache = readerCache
 	}
 	settings := [][2]string{
-		{"busy_timeout", "60000"},
+		{"busy_timeout", busyTimeout},
 		{"page_size", strconv.Itoa(pageSize)}, // without effect unless the file is new
 		{"cache_size", strconv.Itoa(-cache)},
 		{"temp_store", "MEMORY"},

@@ -1,0 +1,152 @@
+package storage
+
+import (
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// scriptedStorage is S2, which a node connects to.
+type scriptedStorage struct {
+	t      *testing.T
+	node   proto.Node
+	events chan link.Event
+}
+
+func (r *rig) scriptedStorage() *scriptedStorage {
+	r.t.Helper()
+	s := &scriptedStorage{t: r.t, events: make(chan link.Event, 100)}
+	l, err := link.Listen(r.t.Context(), proto.Address{Host: "s2", Port: 1000}, link.Config{
+		Network: r.net.Host("s2"),
+		Deliver: func(ev link.Event) { s.events <- ev },
+	}, func(*link.Conn) {})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { l.Close() })
+	s.node = proto.Node{Type: proto.Storage, ID: 2, Addr: l.Addr(), State: proto.NodeRunning, IDTimestamp: proto.Some(2.0)}
+	return s
+}
+
+// asked returns the next event, a request of type T.
+func asked[T proto.Request](t *testing.T, events chan link.Event) link.Event {
+	t.Helper()
+	select {
+	case ev := <-events:
+		if q, ok := ev.Packet.(T); !ok {
+			t.Fatalf("got %T %+v, want %T", ev.Packet, ev.Packet, q)
+		}
+		return ev
+	case <-time.After(patience):
+		var q T
+		t.Fatalf("nothing comes, want %T", q)
+		panic("not reached")
+	}
+}
+
+// accept answers the identification of the node that connects.
+func (s *scriptedStorage) accept(by *testNode) {
+	s.t.Helper()
+	ev := asked[*proto.RequestIdentification](s.t, s.events)
+	ev.Conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: s.node.ID, YourID: by.id})
+}
+
+// identify asks to be accepted as S2, without waiting for the answer.
+func (s *scriptedStorage) identify(to *testNode) *testClient {
+	s.t.Helper()
+	c := to.dial("s2")
+	c.Ask(&proto.RequestIdentification{Type: proto.Storage, ID: s.node.ID, Addr: s.node.Addr, Cluster: "test",
+		IDTimestamp: s.node.IDTimestamp}, nil)
+	return c
+}
+
+// accepted waits for the answer to identify.
+func accepted(c *testClient) {
+	c.t.Helper()
+	ev := <-c.events
+	if _, ok := ev.Packet.(*proto.AcceptIdentification); !ok {
+		c.t.Fatalf("got %T %+v, want AcceptIdentification", ev.Packet, ev.Packet)
+	}
+}
+
+// A link that takes the place of the one being made is used, however many packets wait.
+func TestLinkIsReplacedUnderLoad(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage()
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("U.", "OU"), s2.node)
+	s.operate()
+	s.unfinished(50)
+	asked[*proto.RequestIdentification](t, s2.events) // not answered
+	c := s.client(1)
+
+	release := make(chan struct{})
+	s.post(func() error { <-release; return nil })
+	eventually(t, "the node is busy", func() bool { return len(s.inbox) == 0 })
+	other := s2.identify(s)
+	eventually(t, "the identification waits", func() bool { return len(s.inbox) == 1 })
+	for i := range tid.OID(2000) {
+		c.Ask(store(100, 2*i, 0, "x"), nil)
+	}
+	eventually(t, "the inbox is full", func() bool { return len(s.inbox) == inboxSize })
+	close(release)
+	eventually(t, "all is stored", func() bool { return c.PendingCount() == 0 })
+	accepted(other)
+	asked[*proto.AskFetchTransactions](t, other.events)
+}
+
+// replaceLink makes S2 connect under a new timestamp, as after its restart, before
+// the end of its former connection is noticed.
+func (s *scriptedStorage) replaceLink(to *testNode) *testClient {
+	s.t.Helper()
+	s.node.IDTimestamp.V++
+	to.announce(proto.NodeRunning, s.node)
+	to.barrier()
+	c := s.identify(to)
+	accepted(c)
+	return c
+}
+
+// Replication goes on over the link that takes the place of the one in use.
+func TestReplicationOverReplacedLink(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage()
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("U.", "OU"), s2.node)
+	s.operate()
+	s.unfinished(50)
+	s2.accept(s)
+	asked[*proto.AskFetchTransactions](t, s2.events)
+	c := s2.replaceLink(s)
+	ev := asked[*proto.AskFetchTransactions](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+	ev = asked[*proto.AskFetchObjects](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+	if p := await[*proto.NotifyReplicationDone](s); p.Partition != 1 || p.TID != 50 {
+		t.Errorf("done: %+v", p)
+	}
+}
+
+// A check asks again over the link that takes the place of the one in use.
+func TestCheckOverReplacedLink(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage()
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("UU", "U."), s2.node)
+	s.operate()
+	s.master.Send(&proto.CheckPartition{Partition: 0, Max: 20})
+	s2.accept(s)
+	asked[*proto.AskCheckTIDRange](t, s2.events)
+	c := s2.replaceLink(s)
+	ev := asked[*proto.AskCheckTIDRange](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckTIDRange{})
+	ev = asked[*proto.AskCheckSerialRange](t, c.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckSerialRange{Count: 1, LastTID: 8})
+	if p := await[*proto.NotifyPartitionCorrupted](s); p.Partition != 0 {
+		t.Errorf("corrupted: %+v", p)
+	}
+}
