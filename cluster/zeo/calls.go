@@ -98,7 +98,8 @@ func callRegister(c *conn, m *message) error {
 	c.readOnly = readOnly
 	c.frames.limit = c.srv.cfg.MaxFrame
 	c.frames.r.(*watchedReader).idle = c.srv.cfg.IdleTimeout
-	c.setLog(c.log().With("storage", seq.name))
+	c.plain = c.log().With("storage", seq.name)
+	c.setLog(c.plain)
 	// A client that comes from another server may know of commits that were not
 	// announced here yet, and would refuse this one or be shown what is older.
 	ctx, cancel := context.WithTimeout(c.ctx, registerLimit)
@@ -802,8 +803,9 @@ func callSetClientLabel(c *conn, m *message) error {
 	}
 	const most = 200
 	s := string(label[:min(len(label), most)])
-	c.log().Info("client is named", "label", s)
-	c.setLog(c.log().With("label", s))
+	named := c.plain.With("label", s) // instead of another label
+	named.Info("client is named")
+	c.setLog(named)
 	c.answer(m, (*encoder).null)
 	return nil
 }

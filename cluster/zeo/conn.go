@@ -21,6 +21,7 @@ import (
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	plain  *slog.Logger // without the label that the client gives itself; of the reader
 	logger atomic.Pointer[slog.Logger]
 	ctx    context.Context // ends when the connection does
 	cancel context.CancelFunc

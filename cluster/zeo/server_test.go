@@ -1066,6 +1066,26 @@ func TestStatus(t *testing.T) {
 	s.eventually("the label is in the log", func() bool { return s.log.contains(`msg=disconnected`) && s.log.contains(`label="the label"`) })
 }
 
+// A client that names itself again has one name.
+func TestLastLabelCounts(t *testing.T) {
+	s := serve(t, zeotest.NewMemory(), nil)
+	c := s.client(false)
+	for _, label := range []string{"first", "second", "third"} {
+		if err := c.Async("set_client_label", label); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Close()
+	s.eventually("the label is in the log", func() bool { return s.log.contains("msg=disconnected") })
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	for line := range strings.Lines(s.log.b.String()) {
+		if strings.Count(line, "label=") > 1 || strings.Contains(line, "msg=disconnected") && !strings.Contains(line, "label=third") {
+			t.Errorf("in the log: %s", line)
+		}
+	}
+}
+
 // Whoever is silent for too long is taken for dead; signs of life are enough.
 func TestSilence(t *testing.T) {
 	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 200 * time.Millisecond })
