@@ -357,12 +357,30 @@ func callUndoInfo(c *conn, m *message) error {
 		if m.args[2].kind != kindDict {
 			return c.failed(m, argError("specification: want a dict"), nil)
 		}
-		items := m.args[2].box.items
-		for i := 0; i+1 < len(items); i += 2 {
-			spec = append(spec, specItem{clone(&items[i], 0), clone(&items[i+1], 0)})
+		var err error
+		if spec, err = cloneSpec(m.args[2].box.items); err != nil {
+			return c.failed(m, err, nil)
 		}
 	}
 	return undoLog(c, m, spec)
+}
+
+// cloneSpec copies keys and values in turn out of their message.
+func cloneSpec(items []value) ([]specItem, error) {
+	var spec []specItem
+	budget := maxValues
+	for i := 0; i+1 < len(items); i += 2 {
+		k, err := clone(&items[i], 0, &budget)
+		if err != nil {
+			return nil, err
+		}
+		v, err := clone(&items[i+1], 0, &budget)
+		if err != nil {
+			return nil, err
+		}
+		spec = append(spec, specItem{k, v})
+	}
+	return spec, nil
 }
 
 func undoLog(c *conn, m *message, spec []specItem) error {
