@@ -532,6 +532,9 @@ func (m *message) target(o *op) (err error) {
 	if o.oid, err = m.args[0].asOID(); err != nil {
 		return err
 	}
+	if o.oid > tid.MaxOID {
+		return textError("builtins.ValueError", "object id %v is out of range", o.oid)
+	}
 	o.serial, err = m.args[1].asBase("serial")
 	return err
 }

@@ -475,7 +475,7 @@ func TestExceptions(t *testing.T) {
 		s := serve(t, zeotest.NewMemory(), nil)
 		c := s.client(msgpack)
 		at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
-		const key, typ = "ZODB.POSException.POSKeyError", "builtins.TypeError"
+		const key, typ, value = "ZODB.POSException.POSKeyError", "builtins.TypeError", "builtins.ValueError"
 		for _, tt := range []struct {
 			class, method string
 			args          []any
@@ -495,6 +495,9 @@ func TestExceptions(t *testing.T) {
 			{"ZODB.POSException.StorageTransactionError", "storea", []any{tid.OID(1), at, []byte("x"), 3}},
 			{typ, "pack", []any{"now", true}},
 			{typ, "getInvalidations", []any{"x"}},
+			{value, "storea", []any{tid.MaxOID + 1, at, []byte("x"), 1}},
+			{value, "checkCurrentSerialInTransaction", []any{tid.InvalidOID, at, 1}},
+			{value, "deleteObject", []any{tid.InvalidOID, at, 1}},
 		} {
 			_, err := c.Call(tt.method, tt.args...)
 			if r, ok := errors.AsType[*zeotest.RemoteError](err); !ok || r.Class != tt.class {
@@ -528,6 +531,64 @@ func TestExceptions(t *testing.T) {
 			t.Errorf("finishing what was voted elsewhere: %v instead of the end of the connection", r)
 		}
 	})
+}
+
+// checking notes what is to be checked.
+type checking struct {
+	*zeotest.Door
+	checks []tid.OID
+}
+
+func (s *checking) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
+	t, err := s.Door.Begin(ctx, b)
+	return &checkingTxn{t, s}, err
+}
+
+type checkingTxn struct {
+	zeo.Txn
+	s *checking
+}
+
+func (t *checkingTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error {
+	t.s.checks = append(t.s.checks, oid)
+	return t.Txn.Check(ctx, oid, base)
+}
+
+// Storages of a cluster take a second check of an object for a mistake of its client,
+// of which all ZEO clients have one.
+func TestObjectsAreCheckedOnce(t *testing.T) {
+	m := zeotest.NewMemory()
+	st := &checking{Door: m.Door()}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st })
+	c := s.client(false)
+	at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")}, zeotest.Store{OID: 2, Data: []byte("y")})
+	vote := func(bases ...tid.TID) error {
+		if err := c.Async("tpc_begin", 5, []byte{}, []byte{}, zeotest.Dict{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, base := range bases {
+			for _, oid := range []tid.OID{1, 2} {
+				if err := c.Async("checkCurrentSerialInTransaction", oid, base, 5); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_, err := c.Call("vote", 5)
+		return err
+	}
+	if err := vote(at, at, at); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(st.checks, []tid.OID{1, 2}) {
+		t.Errorf("checked %v, want each once", st.checks)
+	}
+	if _, err := c.Call("tpc_finish", 5); err != nil {
+		t.Fatal(err)
+	}
+	wantClass(t, vote(at, at-1), "ZODB.POSException.ReadConflictError")
+	if s.m.Busy() {
+		t.Error("the lock is kept after a failed vote")
+	}
 }
 
 // Clients give up resolving conflicts after nine votes, and then finish what was
