@@ -720,6 +720,11 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 	finish := func() {
 		recovered, err := t.st.Finish(c.srv.late, committed)
 		if !told {
+			if err != nil { // the storage may not even have been asked
+				if err := t.st.Abort(c.srv.late); err != nil {
+					c.log().Warn("abort", "err", err)
+				}
+			}
 			s.mu.Lock()
 			s.open = nil
 			s.mu.Unlock()
