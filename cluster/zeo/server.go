@@ -179,10 +179,10 @@ func (s *Server) accept(nc net.Conn) {
 // nothing runs any more.
 func (s *Server) Close() {
 	s.mu.Lock()
-	s.cancel()
 	for c := range s.conns {
-		c.out.close()
+		c.out.close() // before calls are cancelled
 	}
+	s.cancel()
 	s.mu.Unlock()
 	s.wg.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -1002,6 +1003,80 @@ func TestStorageOutOfService(t *testing.T) {
 	}
 	if v, err := d.Call("getInvalidations", at); v != nil || err != nil {
 		t.Errorf("what was missed is not known, but %v, %v was answered", v, err)
+	}
+}
+
+// hanging answers no load until its context ends.
+type hanging struct {
+	*tap
+	loads atomic.Int32
+}
+
+func (h *hanging) Features() zeo.Features {
+	f := h.Door.Features()
+	f.Local = false
+	return f
+}
+
+func (h *hanging) wait(ctx context.Context) error {
+	h.loads.Add(1)
+	<-ctx.Done()
+	return fmt.Errorf("load: %w", ctx.Err())
+}
+
+func (h *hanging) LoadBefore(ctx context.Context, _ tid.OID, _ tid.TID) (zeo.Revision, error) {
+	return zeo.Revision{}, h.wait(ctx)
+}
+
+func (h *hanging) LoadSerial(ctx context.Context, _ tid.OID, _ tid.TID) ([]byte, error) {
+	return nil, h.wait(ctx)
+}
+
+// Who waits for a server that is stopped is disconnected, and gets no error: another
+// server may have the answer.
+func TestCloseTellsNoErrors(t *testing.T) {
+	m := zeotest.NewMemory()
+	h := &hanging{tap: &tap{Door: m.Door()}}
+	server, err := zeo.New(t.Context(), zeo.Config{Storages: map[string]zeo.Storage{"1": h}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	var clients sync.WaitGroup
+	const n = 30
+	for i := range n {
+		c, err := zeotest.Register(l.Addr().String(), i%2 == 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients.Go(func() {
+			defer c.Close()
+			var err error
+			switch i % 3 {
+			case 0:
+				_, _, _, err = c.LoadBefore(1, tid.Max)
+			case 1:
+				_, err = c.Call("loadSerial", tid.OID(1), tid.TID(1))
+			case 2:
+				_, err = c.Call("getTid", tid.OID(1))
+			}
+			if r, ok := errors.AsType[*zeotest.RemoteError](err); ok || err == nil {
+				t.Errorf("client %d: %v", i, r)
+			}
+		})
+	}
+	for h.loads.Load() < n {
+		time.Sleep(time.Millisecond)
+	}
+	server.Close()
+	clients.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
