@@ -1080,6 +1080,28 @@ func TestCloseTellsNoErrors(t *testing.T) {
 	}
 }
 
+// However much a client waits for, nothing is left of it once the storage is out of
+// service.
+func TestLostStorageEndsWhatWaits(t *testing.T) {
+	m := zeotest.NewMemory()
+	h := &hanging{tap: &tap{Door: m.Door()}}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = h })
+	c := s.client(false)
+	for i := range 50 { // more than are carried out at the same time
+		oid := tid.OID(i)
+		if err := c.SendAs(zeotest.Tuple{oid.Bytes(), tid.Max.Bytes()}, false, "loadBefore", oid, tid.Max); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.eventually("loads wait", func() bool { return h.loads.Load() == 8 })
+	time.Sleep(20 * time.Millisecond) // for the reader to wait as well
+	h.w.Lost()
+	if m, err := c.Read(); err == nil {
+		t.Errorf("got %v", m)
+	}
+	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+}
+
 // failing fails some operations.
 type failing struct {
 	*zeotest.Door
