@@ -98,7 +98,8 @@ func callRegister(c *conn, m *message) error {
 	c.readOnly = readOnly
 	c.frames.limit = c.srv.cfg.MaxFrame
 	c.frames.r.(*watchedReader).idle = c.srv.cfg.IdleTimeout
-	c.setLog(c.log().With("storage", seq.name))
+	c.plain = c.log().With("storage", seq.name)
+	c.setLog(c.plain)
 	// A client that comes from another server may know of commits that were not
 	// announced here yet, and would refuse this one or be shown what is older.
 	ctx, cancel := context.WithTimeout(c.ctx, registerLimit)
@@ -356,12 +357,30 @@ func callUndoInfo(c *conn, m *message) error {
 		if m.args[2].kind != kindDict {
 			return c.failed(m, argError("specification: want a dict"), nil)
 		}
-		items := m.args[2].box.items
-		for i := 0; i+1 < len(items); i += 2 {
-			spec = append(spec, specItem{clone(&items[i], 0), clone(&items[i+1], 0)})
+		var err error
+		if spec, err = cloneSpec(m.args[2].box.items); err != nil {
+			return c.failed(m, err, nil)
 		}
 	}
 	return undoLog(c, m, spec)
+}
+
+// cloneSpec copies keys and values in turn out of their message.
+func cloneSpec(items []value) ([]specItem, error) {
+	var spec []specItem
+	budget := maxValues
+	for i := 0; i+1 < len(items); i += 2 {
+		k, err := clone(&items[i], 0, &budget)
+		if err != nil {
+			return nil, err
+		}
+		v, err := clone(&items[i+1], 0, &budget)
+		if err != nil {
+			return nil, err
+		}
+		spec = append(spec, specItem{k, v})
+	}
+	return spec, nil
 }
 
 func undoLog(c *conn, m *message, spec []specItem) error {
@@ -512,6 +531,9 @@ func (c *conn) enqueue(m *message, o op, data []byte) error {
 func (m *message) target(o *op) (err error) {
 	if o.oid, err = m.args[0].asOID(); err != nil {
 		return err
+	}
+	if o.oid > tid.MaxOID {
+		return textError("builtins.ValueError", "object id %v is out of range", o.oid)
 	}
 	o.serial, err = m.args[1].asBase("serial")
 	return err
@@ -802,8 +824,9 @@ func callSetClientLabel(c *conn, m *message) error {
 	}
 	const most = 200
 	s := string(label[:min(len(label), most)])
-	c.log().Info("client is named", "label", s)
-	c.setLog(c.log().With("label", s))
+	named := c.plain.With("label", s) // instead of another label
+	named.Info("client is named")
+	c.setLog(named)
 	c.answer(m, (*encoder).null)
 	return nil
 }

@@ -41,6 +41,7 @@ type transaction struct {
 	sent      int       // operations of the queue that were carried out
 	conflicts map[tid.OID]*ConflictError
 	last      map[tid.OID]int // last operation that writes the object
+	checks    map[tid.OID]int // first operation that checks it
 	undone    []tid.OID       // by undos
 
 	unresolved int // votes that were answered with conflicts
@@ -455,15 +456,23 @@ func (t *transaction) attempt() ([]tid.OID, error) {
 	return slices.Compact(changed), nil
 }
 
-// collapse finds the last write of each object: only that one counts.
+// collapse finds the last write of each object, and the first check: only these
+// count.
 func (t *transaction) collapse() {
 	ops := t.queue.ops
 	if t.last == nil {
 		t.last = make(map[tid.OID]int, len(ops))
+		t.checks = make(map[tid.OID]int)
 		t.conflicts = make(map[tid.OID]*ConflictError)
 	}
 	for i := t.sent; i < len(ops); i++ {
-		if k := ops[i].kind; k != opCheck && k != opUndo {
+		switch ops[i].kind {
+		case opUndo:
+		case opCheck:
+			if _, ok := t.checks[ops[i].oid]; !ok {
+				t.checks[ops[i].oid] = i
+			}
+		default:
 			t.last[ops[i].oid] = i
 		}
 	}
@@ -491,6 +500,12 @@ func (t *transaction) carryOut(i int) error {
 		return err
 	case opCheck:
 		if written {
+			return nil
+		}
+		if first := &t.queue.ops[t.checks[o.oid]]; first != o {
+			if first.serial != o.serial { // one of them is not current
+				return &ReadConflictError{OID: o.oid, Committed: max(first.serial, o.serial), Base: min(first.serial, o.serial)}
+			}
 			return nil
 		}
 		return t.st.Check(t.ctx, o.oid, o.serial)
@@ -705,6 +720,11 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 	finish := func() {
 		recovered, err := t.st.Finish(c.srv.late, committed)
 		if !told {
+			if err != nil { // the storage may not even have been asked
+				if err := t.st.Abort(c.srv.late); err != nil {
+					c.log().Warn("abort", "err", err)
+				}
+			}
 			s.mu.Lock()
 			s.open = nil
 			s.mu.Unlock()

@@ -21,6 +21,7 @@ import (
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	plain  *slog.Logger // without the label that the client gives itself; of the reader
 	logger atomic.Pointer[slog.Logger]
 	ctx    context.Context // ends when the connection does
 	cancel context.CancelFunc
@@ -236,7 +237,18 @@ func describe(err error) error {
 	return err
 }
 
+// cancelled reports whether an error only says that the connection or the server
+// ends. The client connects again and repeats what it wanted; it would show an error
+// to its user.
+func (c *conn) cancelled(err error) bool {
+	return errors.Is(err, context.Canceled) || c.ctx.Err() != nil
+}
+
 func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
+	if c.cancelled(err) {
+		c.out.close()
+		return
+	}
 	if errors.Is(err, ErrUnavailable) {
 		c.log().Warn("call failed: closing", "method", name, "err", err)
 		c.out.close()
@@ -361,7 +373,7 @@ func (c *conn) load(l *load) {
 	for {
 		head := c.seq.last()
 		r, err := c.seq.st.LoadBefore(c.ctx, l.oid, l.before)
-		if errors.Is(err, ErrUnavailable) {
+		if err != nil && (errors.Is(err, ErrUnavailable) || c.cancelled(err)) {
 			c.sendError(&l.id, "loadBefore", err, nil)
 			return
 		}

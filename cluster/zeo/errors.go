@@ -1,7 +1,6 @@
 package zeo
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -128,10 +127,6 @@ func toRemote(err error, oid []byte) *remoteError {
 		return textError("ZODB.POSException.Unsupported", "%s", err.Error())
 	case errors.Is(err, errTooComplex):
 		return textError("builtins.ValueError", "%s", err.Error())
-	case errors.Is(err, context.Canceled):
-		r := textError("ZODB.POSException.StorageError", "cancelled")
-		r.quiet = true
-		return r
 	}
 	return textError("ZODB.POSException.StorageError", "%s", err.Error())
 }

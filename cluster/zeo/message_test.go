@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -154,6 +155,49 @@ func TestSharedPartsDoNotExplode(t *testing.T) {
 	}
 	if _, err := d.decode(append(append([]byte{0x80, 3}, strings.Repeat("N", 1<<20)...), '.'), true); !errors.Is(err, errTooComplex) {
 		t.Errorf("a million values: %v", err)
+	}
+}
+
+// Neither do the few values that are kept or written anew of a message.
+func TestSharedArgumentsDoNotExplode(t *testing.T) {
+	// Pairs of the pair before.
+	pairs := []byte{')'}
+	for i := byte(0); i < 50; i++ {
+		pairs = append(pairs, 'q', i, 'h', i, 0x86)
+	}
+	// One long text many times.
+	texts := append([]byte{'(', 'X', 0, 0, 1, 0}, make([]byte, 1<<16)...)
+	texts = append(texts, 'q', 0)
+	for range 2000 {
+		texts = append(texts, 'h', 0)
+	}
+	texts = append(texts, 't')
+	for _, tt := range []struct {
+		name   string
+		shared []byte
+	}{{"pairs", pairs}, {"texts", texts}} {
+		key := slices.Concat([]byte{'}'}, tt.shared, []byte{'K', 1, 's'})
+		item := slices.Concat([]byte{'}', 'K', 1}, tt.shared, []byte{'s'})
+		for _, dict := range [][]byte{key, item} {
+			var d messageDecoder
+			var m message
+			frame := slices.Concat([]byte{0x80, 3, '(', 'K', 1, 0x89}, []byte("X\x08\x00\x00\x00undoInfo(K\x00K\x01"), dict, []byte("tt."))
+			if err := d.decode(frame, &m); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := cloneSpec(m.args[2].box.items); !errors.Is(err, errTooComplex) {
+				t.Errorf("copying %s: %v", tt.name, err)
+			}
+			if _, err := d.extension(&m.args[2]); !errors.Is(err, errTooComplex) {
+				t.Errorf("encoding %s: %v", tt.name, err)
+			}
+		}
+	}
+	var d messageDecoder
+	var m message
+	frame := slices.Concat([]byte{0x80, 3, '('}, pairs, []byte{0x89}, []byte("X\x04\x00\x00\x00ping)t."))
+	if err := d.decode(frame, &m); !errors.Is(err, errTooComplex) {
+		t.Errorf("pairs as the id of a message: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package zeo
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -93,7 +94,7 @@ func (e *encoder) meta(m *Meta, form metaForm) {
 		plain := *m
 		plain.Extension = nil
 		dict.box.items = plain.dict(form)
-		budget = maxValues
+		budget = math.MaxInt // nothing is shared
 		if err := e.value(&dict, 0, &budget); err != nil {
 			panic("zeo: " + err.Error())
 		}
@@ -127,20 +128,24 @@ func extensionItems(d *pickleDecoder, pickled []byte) []value {
 }
 
 // clone copies a value out of its message.
-func clone(v *value, depth int) value {
+func clone(v *value, depth int, budget *int) (value, error) {
+	if err := v.spend(depth, budget); err != nil {
+		return value{}, err
+	}
+	if v.kind == kindList || v.kind == kindDict { // never equal to anything
+		return value{kind: kindOpaque}, nil
+	}
 	c := *v
 	c.b = append([]byte(nil), v.b...)
-	if depth < maxDepth {
-		c.items = nil
-		for i := range v.items {
-			c.items = append(c.items, clone(&v.items[i], depth+1))
+	c.items = nil
+	for i := range v.items {
+		item, err := clone(&v.items[i], depth+1, budget)
+		if err != nil {
+			return value{}, err
 		}
+		c.items = append(c.items, item)
 	}
-	c.box = nil
-	if c.kind == kindList || c.kind == kindDict { // never equal to anything
-		c = value{kind: kindOpaque}
-	}
-	return c
+	return c, nil
 }
 
 // seconds is the time of a transaction as Python's TimeStamp.timeTime gives it.

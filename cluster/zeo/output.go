@@ -3,6 +3,7 @@ package zeo
 import (
 	"crypto/tls"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +35,7 @@ type output struct {
 // Above roomy bytes, loads wait until the client has read some answers.
 const roomy = 1 << 20
 
-// stallLimit is how long one write may take without any progress.
+// stallLimit is how long a client may take to read roomy bytes.
 const stallLimit = 5 * time.Minute
 
 func newOutput(nc net.Conn, limit int, dropped func()) *output {
@@ -135,16 +136,26 @@ func (o *output) flush() {
 	for !o.trySomeLocked() {
 		b := o.takeLocked()
 		o.mu.Unlock()
-		err := o.nc.SetWriteDeadline(time.Now().Add(stallLimit))
-		if err == nil {
-			_, err = o.nc.Write(b)
-		}
+		err := o.write(b)
 		if err == nil && o.try != nil {
 			err = o.nc.SetWriteDeadline(time.Time{}) // it counts for send as well
 		}
 		o.mu.Lock()
 		o.wroteLocked(b, err)
 	}
+}
+
+// write writes all of b as long as the client reads some of it.
+func (o *output) write(b []byte) error {
+	for part := range slices.Chunk(b, roomy) {
+		if err := o.nc.SetWriteDeadline(time.Now().Add(stallLimit)); err != nil {
+			return err
+		}
+		if _, err := o.nc.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // waitRoom waits until few bytes wait, and reports whether the output is open.

@@ -236,6 +236,7 @@ func (s *sequencer) closeAllLocked(why string) {
 	}
 	for c := range s.conns {
 		c.out.close()
+		c.cancel() // the reader may wait for calls, and not learn of it
 	}
 }
 

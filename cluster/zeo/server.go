@@ -114,8 +114,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Serve accepts connections on l until the server is closed or l fails, and
-// closes l. It may be called for several listeners.
+// Serve accepts connections on l until the server or l is closed, and closes l. It
+// may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
 	defer context.AfterFunc(s.ctx, func() { l.Close() })()
 	defer l.Close()
@@ -125,12 +125,16 @@ func (s *Server) Serve(l net.Listener) error {
 			if s.ctx.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, net.ErrClosed) || pause > time.Second {
+			if errors.Is(err, net.ErrClosed) {
 				return fmt.Errorf("accepting connections: %w", err)
 			}
-			s.log.Warn("accept", "err", err) // such as too many open files
-			time.Sleep(pause)
-			pause *= 2
+			// Such as too many open files, until some clients have gone.
+			s.log.Warn("accept", "err", err)
+			select {
+			case <-time.After(pause):
+			case <-s.ctx.Done():
+			}
+			pause = min(2*pause, time.Second)
 			continue
 		}
 		pause = time.Millisecond
@@ -175,10 +179,10 @@ func (s *Server) accept(nc net.Conn) {
 // nothing runs any more.
 func (s *Server) Close() {
 	s.mu.Lock()
-	s.cancel()
 	for c := range s.conns {
-		c.out.close()
+		c.out.close() // before calls are cancelled
 	}
+	s.cancel()
 	s.mu.Unlock()
 	s.wg.Wait()
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -475,7 +476,7 @@ func TestExceptions(t *testing.T) {
 		s := serve(t, zeotest.NewMemory(), nil)
 		c := s.client(msgpack)
 		at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
-		const key, typ = "ZODB.POSException.POSKeyError", "builtins.TypeError"
+		const key, typ, value = "ZODB.POSException.POSKeyError", "builtins.TypeError", "builtins.ValueError"
 		for _, tt := range []struct {
 			class, method string
 			args          []any
@@ -495,6 +496,9 @@ func TestExceptions(t *testing.T) {
 			{"ZODB.POSException.StorageTransactionError", "storea", []any{tid.OID(1), at, []byte("x"), 3}},
 			{typ, "pack", []any{"now", true}},
 			{typ, "getInvalidations", []any{"x"}},
+			{value, "storea", []any{tid.MaxOID + 1, at, []byte("x"), 1}},
+			{value, "checkCurrentSerialInTransaction", []any{tid.InvalidOID, at, 1}},
+			{value, "deleteObject", []any{tid.InvalidOID, at, 1}},
 		} {
 			_, err := c.Call(tt.method, tt.args...)
 			if r, ok := errors.AsType[*zeotest.RemoteError](err); !ok || r.Class != tt.class {
@@ -528,6 +532,64 @@ func TestExceptions(t *testing.T) {
 			t.Errorf("finishing what was voted elsewhere: %v instead of the end of the connection", r)
 		}
 	})
+}
+
+// checking notes what is to be checked.
+type checking struct {
+	*zeotest.Door
+	checks []tid.OID
+}
+
+func (s *checking) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
+	t, err := s.Door.Begin(ctx, b)
+	return &checkingTxn{t, s}, err
+}
+
+type checkingTxn struct {
+	zeo.Txn
+	s *checking
+}
+
+func (t *checkingTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error {
+	t.s.checks = append(t.s.checks, oid)
+	return t.Txn.Check(ctx, oid, base)
+}
+
+// Storages of a cluster take a second check of an object for a mistake of its client,
+// of which all ZEO clients have one.
+func TestObjectsAreCheckedOnce(t *testing.T) {
+	m := zeotest.NewMemory()
+	st := &checking{Door: m.Door()}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st })
+	c := s.client(false)
+	at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")}, zeotest.Store{OID: 2, Data: []byte("y")})
+	vote := func(bases ...tid.TID) error {
+		if err := c.Async("tpc_begin", 5, []byte{}, []byte{}, zeotest.Dict{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, base := range bases {
+			for _, oid := range []tid.OID{1, 2} {
+				if err := c.Async("checkCurrentSerialInTransaction", oid, base, 5); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_, err := c.Call("vote", 5)
+		return err
+	}
+	if err := vote(at, at, at); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(st.checks, []tid.OID{1, 2}) {
+		t.Errorf("checked %v, want each once", st.checks)
+	}
+	if _, err := c.Call("tpc_finish", 5); err != nil {
+		t.Fatal(err)
+	}
+	wantClass(t, vote(at, at-1), "ZODB.POSException.ReadConflictError")
+	if s.m.Busy() {
+		t.Error("the lock is kept after a failed vote")
+	}
 }
 
 // Clients give up resolving conflicts after nine votes, and then finish what was
@@ -944,6 +1006,102 @@ func TestStorageOutOfService(t *testing.T) {
 	}
 }
 
+// hanging answers no load until its context ends.
+type hanging struct {
+	*tap
+	loads atomic.Int32
+}
+
+func (h *hanging) Features() zeo.Features {
+	f := h.Door.Features()
+	f.Local = false
+	return f
+}
+
+func (h *hanging) wait(ctx context.Context) error {
+	h.loads.Add(1)
+	<-ctx.Done()
+	return fmt.Errorf("load: %w", ctx.Err())
+}
+
+func (h *hanging) LoadBefore(ctx context.Context, _ tid.OID, _ tid.TID) (zeo.Revision, error) {
+	return zeo.Revision{}, h.wait(ctx)
+}
+
+func (h *hanging) LoadSerial(ctx context.Context, _ tid.OID, _ tid.TID) ([]byte, error) {
+	return nil, h.wait(ctx)
+}
+
+// Who waits for a server that is stopped is disconnected, and gets no error: another
+// server may have the answer.
+func TestCloseTellsNoErrors(t *testing.T) {
+	m := zeotest.NewMemory()
+	h := &hanging{tap: &tap{Door: m.Door()}}
+	server, err := zeo.New(t.Context(), zeo.Config{Storages: map[string]zeo.Storage{"1": h}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	var clients sync.WaitGroup
+	const n = 30
+	for i := range n {
+		c, err := zeotest.Register(l.Addr().String(), i%2 == 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients.Go(func() {
+			defer c.Close()
+			var err error
+			switch i % 3 {
+			case 0:
+				_, _, _, err = c.LoadBefore(1, tid.Max)
+			case 1:
+				_, err = c.Call("loadSerial", tid.OID(1), tid.TID(1))
+			case 2:
+				_, err = c.Call("getTid", tid.OID(1))
+			}
+			if r, ok := errors.AsType[*zeotest.RemoteError](err); ok || err == nil {
+				t.Errorf("client %d: %v", i, r)
+			}
+		})
+	}
+	for h.loads.Load() < n {
+		time.Sleep(time.Millisecond)
+	}
+	server.Close()
+	clients.Wait()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// However much a client waits for, nothing is left of it once the storage is out of
+// service.
+func TestLostStorageEndsWhatWaits(t *testing.T) {
+	m := zeotest.NewMemory()
+	h := &hanging{tap: &tap{Door: m.Door()}}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = h })
+	c := s.client(false)
+	for i := range 50 { // more than are carried out at the same time
+		oid := tid.OID(i)
+		if err := c.SendAs(zeotest.Tuple{oid.Bytes(), tid.Max.Bytes()}, false, "loadBefore", oid, tid.Max); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.eventually("loads wait", func() bool { return h.loads.Load() == 8 })
+	time.Sleep(20 * time.Millisecond) // for the reader to wait as well
+	h.w.Lost()
+	if m, err := c.Read(); err == nil {
+		t.Errorf("got %v", m)
+	}
+	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+}
+
 // failing fails some operations.
 type failing struct {
 	*zeotest.Door
@@ -982,7 +1140,7 @@ func (t *failingTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.T
 	if errors.Is(err, errOutOfOrder) { // committed, but nobody knows when
 		return t.Txn.Finish(ctx, func(tid.TID) {})
 	}
-	return 0, errors.Join(err, t.Txn.Abort(ctx))
+	return 0, err
 }
 
 var errOutOfOrder = errors.New("committed out of order")
@@ -1010,6 +1168,9 @@ func TestStorageFails(t *testing.T) {
 	wantClass(t, err, "ZODB.POSException.StorageError")
 	_, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")})
 	wantClass(t, err, "ZODB.POSException.StorageError")
+	if m.Busy() {
+		t.Fatal("the storage keeps what could not be finished")
+	}
 
 	fail(fmt.Errorf("no master: %w", zeo.ErrUnavailable))
 	if _, _, _, err = c.LoadBefore(1, tid.Max); !ended(err) {
@@ -1064,6 +1225,26 @@ func TestStatus(t *testing.T) {
 	}
 	c.Close()
 	s.eventually("the label is in the log", func() bool { return s.log.contains(`msg=disconnected`) && s.log.contains(`label="the label"`) })
+}
+
+// A client that names itself again has one name.
+func TestLastLabelCounts(t *testing.T) {
+	s := serve(t, zeotest.NewMemory(), nil)
+	c := s.client(false)
+	for _, label := range []string{"first", "second", "third"} {
+		if err := c.Async("set_client_label", label); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Close()
+	s.eventually("the label is in the log", func() bool { return s.log.contains("msg=disconnected") })
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	for line := range strings.Lines(s.log.b.String()) {
+		if strings.Count(line, "label=") > 1 || strings.Contains(line, "msg=disconnected") && !strings.Contains(line, "label=third") {
+			t.Errorf("in the log: %s", line)
+		}
+	}
 }
 
 // Whoever is silent for too long is taken for dead; signs of life are enough.

@@ -180,7 +180,7 @@ type Begin struct {
 }
 
 // Txn is a transaction that stores. It has one user, who ends it by Abort or by a
-// Finish that was given an answer.
+// Finish that returns no error.
 type Txn interface {
 	// Store writes an object based on the revision base, Zero for a new object.
 	// A *[ConflictError], here or from Vote, leaves the transaction open: what was
@@ -208,7 +208,8 @@ type Txn interface {
 	// outcome would remain unknown; if the outcome remains unknown, the error
 	// wraps [ErrUnknown].
 	Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error)
-	// Abort forgets the transaction and releases its locks, in whatever state.
+	// Abort forgets the transaction and releases its locks, in whatever state. After
+	// a Finish that failed it does nothing to what may be committed.
 	Abort(ctx context.Context) error
 }
 

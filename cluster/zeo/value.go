@@ -45,7 +45,7 @@ type box struct{ items []value }
 
 // Bounds on a message, far above what clients send.
 const (
-	maxValues = 1 << 16 // per message
+	maxValues = 1 << 16 // per message; where parts are shared, 256 bytes count as one more
 	maxDepth  = 64
 )
 
@@ -90,11 +90,20 @@ func (v *value) truth() (bool, bool) {
 	return false, false
 }
 
-// value encodes v for the peer. What the encoding or the peer could not
-// read becomes text. The budget bounds what shared parts can expand to.
-func (e *encoder) value(v *value, depth int, budget *int) error {
-	if *budget--; *budget < 0 || depth > maxDepth {
+// spend takes the cost of v itself, without its items, from a budget, which bounds
+// what shared parts can expand to.
+func (v *value) spend(depth int, budget *int) error {
+	if *budget -= 1 + len(v.b)>>8; *budget < 0 || depth > maxDepth {
 		return errTooComplex
+	}
+	return nil
+}
+
+// value encodes v for the peer. What the encoding or the peer could not
+// read becomes text.
+func (e *encoder) value(v *value, depth int, budget *int) error {
+	if err := v.spend(depth, budget); err != nil {
+		return err
 	}
 	switch v.kind {
 	case kindNil:
@@ -155,13 +164,18 @@ func (e *encoder) key(v *value, depth int, budget *int) error {
 	case e.msgpack:
 		e.text(text(v))
 		return nil
-	case !hashable(v):
+	}
+	if err := e.value(v, depth, budget); err != nil {
+		return err
+	}
+	if !hashable(v) {
 		return fmt.Errorf("%w: dict key", errBadMessage)
 	}
-	return e.value(v, depth, budget)
+	return nil
 }
 
-// hashable reports whether v can be a key on the other side.
+// hashable reports whether v can be a key on the other side. It follows shared
+// parts wherever they are: v must have been encoded, within a budget.
 func hashable(v *value) bool {
 	switch v.kind {
 	case kindList, kindDict:

@@ -29,23 +29,33 @@ import (
 // commits is the order in which they see them.
 type Cluster struct {
 	c      *client.Client
-	ctx    context.Context // of the process
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
 	listed listing
+	grace  time.Duration // see outageGrace
 
-	mu     sync.Mutex
-	w      zeo.Watcher
-	wg     sync.WaitGroup
-	resets int // how many times the history was interrupted
+	mu      sync.Mutex
+	w       zeo.Watcher
+	wg      sync.WaitGroup
+	outages int  // how many times the master was lost or the history interrupted
+	told    bool // the watcher was told of one, and not yet of its end
 }
 
-// Open connects to a cluster, and waits until it serves. The context is that of the
-// whole time that it is open; the callbacks of the configuration are taken.
+// outageGrace is how long the watcher is not told that the master is lost. ZEO clients
+// remain connected if there is one again by then, and nothing was committed meanwhile.
+const outageGrace = 3 * time.Second
+
+// Open connects to a cluster, and waits until it serves. The context limits the wait;
+// the callbacks of the configuration are taken.
 func Open(ctx context.Context, cfg client.Config) (*Cluster, error) {
-	s := &Cluster{ctx: ctx}
+	s := &Cluster{grace: outageGrace}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	cfg.OnInvalidate = s.invalidate
+	cfg.OnLost = s.lost
 	cfg.OnReset = s.reset
 	c, err := client.Open(ctx, cfg)
 	if err != nil {
+		s.cancel()
 		return nil, err
 	}
 	s.mu.Lock()
@@ -56,9 +66,12 @@ func Open(ctx context.Context, cfg client.Config) (*Cluster, error) {
 
 // Close disconnects from the cluster. The server comes first.
 func (s *Cluster) Close() error {
-	err := s.c.Close()
+	s.mu.Lock()
+	s.w = nil
+	s.mu.Unlock()
+	s.cancel()
 	s.wg.Wait()
-	return err
+	return s.c.Close()
 }
 
 func (s *Cluster) Features() zeo.Features {
@@ -96,33 +109,79 @@ func (s *Cluster) invalidate(t tid.TID, oids []tid.OID) {
 	}
 }
 
-// reset is called when commits may have been missed.
+// lost is called when there is no master any more. Nothing is missed if another one
+// knows of no other commits: reset is not called then.
+func (s *Cluster) lost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outageLocked(s.grace)
+}
+
+// reset is called when commits may have been missed, once there is a master.
 func (s *Cluster) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.w == nil || s.c == nil {
+	s.outageLocked(0)
+}
+
+// outageLocked tells the watcher of an outage after a while, and of its end. It takes
+// the place of an outage that has not ended.
+func (s *Cluster) outageLocked(grace time.Duration) {
+	if s.w == nil || s.c == nil { // Watch connects anew, and has to wait
 		return
 	}
-	s.w.Lost()
-	s.resets++
-	w, now := s.w, s.resets
-	s.wg.Go(func() {
-		for {
-			last, err := s.lastTID()
-			s.mu.Lock()
-			outdated := s.resets != now
-			if !outdated && err == nil {
-				w.Back(last)
-			}
-			s.mu.Unlock()
-			if outdated || err == nil || s.ctx.Err() != nil || errors.Is(err, client.ErrClosed) {
-				return
-			}
+	s.outages++
+	now := s.outages
+	tell := func() {
+		if s.outages == now && s.w != nil {
+			s.told = true
+			s.w.Lost()
 		}
+	}
+	var late *time.Timer
+	if grace == 0 {
+		tell()
+	} else {
+		late = time.AfterFunc(grace, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			tell()
+		})
+	}
+	s.wg.Go(func() {
+		if late != nil {
+			defer late.Stop()
+		}
+		s.endOutage(now)
 	})
 }
 
-// lastTID returns the last commit once all that the reset brought is known.
+// endOutage connects to a master, unless there is one, and tells the watcher.
+func (s *Cluster) endOutage(now int) {
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		last, err := s.lastTID()
+		s.mu.Lock()
+		outdated := s.outages != now || s.w == nil
+		if !outdated && err == nil {
+			s.outages++ // nothing is to be told of this one any more
+			if s.told {
+				s.told = false
+				s.w.Back(last)
+			}
+		}
+		s.mu.Unlock()
+		if outdated || err == nil {
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// lastTID returns the last commit once all that came before it is known.
 func (s *Cluster) lastTID() (tid.TID, error) {
 	if err := s.c.Sync(s.ctx); err != nil {
 		return 0, err
@@ -316,13 +375,18 @@ func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 	return outage(err)
 }
 
+// plain reports whether a transaction can be asked for. Only copies need another id or
+// status than the usual ones. A master ends the connection of a client that imposes an
+// id which is too old, and this is the one of all ZEO clients.
+func plain(b *zeo.Begin) bool {
+	return b.TID == tid.Zero && (b.Status == txn.Committed || b.Status == 0)
+}
+
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
-	if b.Status != txn.Committed && b.Status != 0 {
-		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
+	if !plain(&b) {
+		return nil, fmt.Errorf("transaction with id %v and status %q: %w", b.TID, b.Status, zeo.ErrUnsupported)
 	}
-	t, err := s.c.Begin(ctx, client.BeginOptions{
-		TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension,
-	})
+	t, err := s.c.Begin(ctx, client.BeginOptions{User: b.User, Description: b.Description, Extension: b.Extension})
 	if err != nil {
 		return nil, fromClient(err)
 	}
@@ -331,10 +395,10 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 
 // BeginSoon implements [zeo.Ahead].
 func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
-	if b.Status != txn.Committed && b.Status != 0 {
+	if !plain(&b) {
 		return nil
 	}
-	begun := s.c.BeginSoon(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
+	begun := s.c.BeginSoon(client.BeginOptions{User: b.User, Description: b.Description, Extension: b.Extension})
 	if begun == nil {
 		return nil
 	}
