@@ -240,9 +240,6 @@ func (p *pool) create(*zeotest.Order) (zeotest.Database, error) {
 func TestPython(t *testing.T) {
 	full := append([]string{
 		"--without", "IStorageRestoreable",
-		// They impose ids on transactions.
-		"--expect-failure", "testLoadBeforeConsecutiveTids",
-		"--expect-failure", "testTransactionalUndoIterator",
 		// NEO collects no garbage.
 		"--expect-failure", "testPackAllRevisions",
 		// NEO does not note in transactions that they were packed.
