@@ -148,7 +148,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 // Close ends all links and waits for the goroutines of the client and of its
 // links. Calls that are under way fail.
 func (c *Client) Close() error {
+	c.mu.Lock() // whoever connects has started his goroutine, or sees the end
 	c.cancel()
+	c.mu.Unlock()
 	var ends []<-chan struct{}
 	// Twice: a goroutine may have connected before it saw the end.
 	for range 2 {

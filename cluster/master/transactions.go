@@ -77,7 +77,8 @@ func (t *transactions) ttids() []tid.TID { return slices.Sorted(maps.Keys(t.pend
 
 // begin starts a transaction, or reports that it must wait. It waits while a
 // storage is starting, as nobody could tell whether it gets the transaction in
-// full, and for ever once the cluster stops.
+// full, and for ever once the cluster stops. Where ids are imposed it may be refused:
+// that costs no link, which a door shares among many users.
 func (m *Machine) begin(p *peer, id uint32, pkt *proto.AskBeginTransaction) (done bool) {
 	if m.starting > 0 || m.state != proto.Running {
 		return false
@@ -85,7 +86,7 @@ func (m *Machine) begin(p *peer, id uint32, pkt *proto.AskBeginTransaction) (don
 	t := &transaction{client: p, readiness: m.counter}
 	if pkt.TID.OK {
 		if err := m.checkImposed(p, pkt.TID.V); err != nil {
-			m.refuse(p, id, pkt, "%s", err.Message)
+			m.answerError(p, id, proto.ProtocolError, "%s", err.Message)
 			return true
 		}
 		t.ttid, t.tid, t.imposed = pkt.TID.V, pkt.TID.V, true
@@ -93,7 +94,7 @@ func (m *Machine) begin(p *peer, id uint32, pkt *proto.AskBeginTransaction) (don
 	} else {
 		for _, o := range m.txns.queue {
 			if o.imposed && !o.prepared {
-				m.refuse(p, id, pkt, "transaction %v with an imposed id is pending", o.ttid)
+				m.answerError(p, id, proto.ProtocolError, "transaction %v with an imposed id is pending", o.ttid)
 				return true
 			}
 		}

@@ -375,18 +375,13 @@ func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 	return outage(err)
 }
 
-// plain reports whether a transaction can be asked for. Only copies need another id or
-// status than the usual ones. A master ends the connection of a client that imposes an
-// id which is too old, and this is the one of all ZEO clients.
-func plain(b *zeo.Begin) bool {
-	return b.TID == tid.Zero && (b.Status == txn.Committed || b.Status == 0)
-}
-
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
-	if !plain(&b) {
-		return nil, fmt.Errorf("transaction with id %v and status %q: %w", b.TID, b.Status, zeo.ErrUnsupported)
+	if b.Status != txn.Committed && b.Status != 0 {
+		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
 	}
-	t, err := s.c.Begin(ctx, client.BeginOptions{User: b.User, Description: b.Description, Extension: b.Extension})
+	t, err := s.c.Begin(ctx, client.BeginOptions{
+		TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension,
+	})
 	if err != nil {
 		return nil, fromClient(err)
 	}
@@ -395,10 +390,10 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 
 // BeginSoon implements [zeo.Ahead].
 func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
-	if !plain(&b) {
+	if b.Status != txn.Committed && b.Status != 0 {
 		return nil
 	}
-	begun := s.c.BeginSoon(client.BeginOptions{User: b.User, Description: b.Description, Extension: b.Extension})
+	begun := s.c.BeginSoon(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
 	if begun == nil {
 		return nil
 	}

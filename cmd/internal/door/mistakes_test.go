@@ -36,17 +36,17 @@ func TestMistakesOfOneClient(t *testing.T) {
 		_, err := z.Call("vote", 9)
 		return err
 	}
-	const unsupported = "ZODB.POSException.Unsupported"
+	const refused = "ZODB.POSException.StorageError"
 	next := tid.OID(10)
 	for _, tt := range []struct {
 		name  string
 		class string // of the exception; none: success, or the end of the connection
 		do    func(z *zeotest.Client) error
 	}{
-		{"old id imposed", unsupported, func(z *zeotest.Client) error {
+		{"old id imposed", refused, func(z *zeotest.Client) error {
 			return errors.Join(begin(z, base-1000), vote(z))
 		}},
-		{"id of the future imposed", unsupported, func(z *zeotest.Client) error {
+		{"id of the future imposed", refused, func(z *zeotest.Client) error {
 			return errors.Join(begin(z, tid.Max), z.Async("storea", tid.OID(2), tid.Zero, []byte("x"), 9), vote(z))
 		}},
 		{"check twice", "", func(z *zeotest.Client) error {
