@@ -72,6 +72,9 @@ func (t *Txn) undoSerials(ctx context.Context, undone tid.TID, oids []tid.OID) (
 			if errors.Is(err, ErrNotFound) {
 				return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction", nil}
 			}
+			if errors.Is(err, ErrUndoPacked) {
+				return nil, &UndoError{undone, tid.InvalidOID, err.Error(), ErrUndoPacked}
+			}
 			if err == nil {
 				maps.Copy(result, a.Undo)
 				group, err = t.written(ctx, undone, group, a.Undo)

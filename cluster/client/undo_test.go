@@ -74,6 +74,45 @@ func TestUndoOfPacked(t *testing.T) {
 	}
 }
 
+// What was before a transaction may be packed: its objects were not created by it, and
+// an undo must not delete them.
+func TestUndoOfWhatIsKept(t *testing.T) {
+	simulate(t, shape{partitions: 2, storages: 2}, func(t *testing.T, r *rig) {
+		c := r.open(nil)
+		first := r.commit(c, text(1, 0, "one"), text(2, 0, "two"))
+		second := r.commit(c, text(1, first, "ONE"))
+		third := r.commit(c, text(2, first, "TWO"), text(3, 0, "three"))
+		order := must(c.Pack(t.Context(), second))(t)
+		if err := c.WaitForPack(t.Context(), order); err != nil {
+			t.Fatal(err)
+		}
+		undo := func(at tid.TID) (tid.TID, error) {
+			tx := begin(t, c)
+			if _, err := tx.Undo(t.Context(), at); err != nil {
+				if err := tx.Abort(t.Context()); err != nil {
+					t.Error(err)
+				}
+				return 0, err
+			}
+			return tx.Finish(t.Context(), nil)
+		}
+		for _, at := range []tid.TID{first, second} {
+			if _, err := undo(at); !errors.Is(err, client.ErrUndoPacked) {
+				t.Errorf("undo of %v, which was packed: %v", at, err)
+			}
+		}
+		r.want(c, 1, "ONE", second)
+		at, err := undo(third) // after the pack: its object was created by it
+		if err != nil {
+			t.Fatalf("undo of %v: %v", third, err)
+		}
+		r.want(c, 2, "two", at)
+		if _, _, err := c.Load(t.Context(), 3); !errors.Is(err, client.ErrDeleted) {
+			t.Errorf("load of an object whose creation was undone: %v", err)
+		}
+	})
+}
+
 // refuseUndo answers the store of an undo.
 func refuseUndo(s *script) {
 	s.t.Helper()

@@ -29,6 +29,15 @@ func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map
 		if !ok {
 			return nil, proto.Errorf(proto.OIDNotFound, "%v", oid)
 		}
+		if !u.Undo.OK { // it was created there, unless what was before is packed
+			packed, err := n.db.PackedUpTo(oid)
+			if err != nil {
+				return nil, err
+			}
+			if p.Undone <= packed {
+				return nil, proto.Errorf(proto.UndoPackError, "%v: what was before %v may be packed", oid, p.Undone)
+			}
+		}
 		answer.Undo[oid] = u
 	}
 	return answer, nil

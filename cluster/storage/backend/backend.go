@@ -304,6 +304,10 @@ type Packing interface {
 	// returns the last object examined, absent when the partition is done, and
 	// the number of records deleted.
 	Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
+	// PackedUpTo returns a TID such that no record of an object after it has lost the
+	// one before it to a pack: Zero if there was none. Where that is not known, the
+	// TID is rather too late than too early.
+	PackedUpTo(oid tid.OID) (tid.TID, error)
 	// DropPartition deletes about n records of a partition that is not assigned
 	// to this node; nothing of one that is. done: nothing of it is left to do.
 	DropPartition(partition, n int) (done bool, err error)

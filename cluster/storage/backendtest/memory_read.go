@@ -427,6 +427,7 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[
 	if partition < 0 || partition >= np {
 		return last, 0, backend.ErrNonReadable
 	}
+	put(b.Memory, b.disk.moment, "packed", max(t, b.disk.moment["packed"]))
 	all := slices.Sorted(maps.Keys(b.disk.obj))
 	if oids != nil {
 		all = slices.Sorted(slices.Values(oids))
@@ -455,6 +456,21 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[
 		last = proto.Opt[tid.OID]{}
 	}
 	return last, deleted, nil
+}
+
+// PackedUpTo implements [backend.Packing].
+func (b *memory) PackedUpTo(oid tid.OID) (tid.TID, error) {
+	if err := b.enter(); err != nil {
+		return 0, err
+	}
+	defer b.m.Unlock()
+	t, known := b.disk.moment["packed"]
+	if np := b.np(); np > 0 && !known {
+		if row, ok := b.mine(oid.Partition(np)); ok {
+			t = row.pack.V
+		}
+	}
+	return t, nil
 }
 
 // DropPartition implements [backend.Packing].

@@ -94,12 +94,20 @@ func testPackOrderOfAborted(e *env) {
 	}
 }
 
+func (e *env) packedUpTo(oid tid.OID, want tid.TID) {
+	e.Helper()
+	got, err := e.b.PackedUpTo(oid)
+	e.ok(err)
+	e.equal("PackedUpTo", got, want)
+}
+
 func testPack(e *env) {
 	e.table()
 	e.commit(4, 4, change{oid: 1, text: "a4"}, change{oid: 5, text: "b4"}, change{oid: 9, text: "c4"}, change{oid: 2, text: "d4"})
 	e.commit(8, 8, change{oid: 1, text: "a8"}, change{oid: 5, text: "-"}, change{oid: 13, text: "e8"})
 	e.commit(12, 12, change{oid: 1, text: "a12"}, change{oid: 9, text: "c12"}, change{oid: 2, text: "d12"}, change{oid: 13, text: "-"})
 	e.ok(e.b.Commit())
+	e.packedUpTo(1, 0)
 	// Slice by slice, one object each.
 	var after proto.Opt[tid.OID]
 	deleted, slices := 0, 0
@@ -121,6 +129,7 @@ func testPack(e *env) {
 	e.equal("deleted", deleted, 3) // a4, b4 and its deletion
 	e.ok(e.b.Commit())
 	for range 2 {
+		e.packedUpTo(1, 10)
 		e.loads(1, query{}, "12 a12")
 		e.loads(1, query{before: 12}, "8<12 a8")
 		e.loads(1, query{before: 8}, "not found")

@@ -19,6 +19,7 @@ const (
 	keyBackup   = "backup_tid"
 	keyTruncate = "truncate_tid"
 	keyImport   = "zodb"
+	keyPacked   = "packed_up_to" // ours: others leave it alone
 )
 
 func readConfig(c *Conn) (map[string]string, error) {

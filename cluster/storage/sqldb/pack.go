@@ -146,6 +146,48 @@ func (db *DB) LowerPacked(partition int, id tid.TID) error {
 	})
 }
 
+// notePacked remembers up to where records may have been lost. The time of an order is
+// stored with its transaction, which may be on other nodes only.
+func notePacked(c *Conn, t tid.TID) error {
+	m, err := readConfig(c)
+	if err != nil {
+		return err
+	}
+	if s, ok := m[keyPacked]; ok {
+		was, err := tid.Parse(s)
+		if err != nil {
+			return fmt.Errorf("configuration value %s is %q: %w", keyPacked, s, err)
+		}
+		if was >= t {
+			return nil
+		}
+	}
+	return setConfig(c, keyPacked, proto.Some(t.String()))
+}
+
+// PackedUpTo implements [backend.Packing]. Where another program has packed, nothing
+// tells more than the id of the order.
+func (db *DB) PackedUpTo(oid tid.OID) (t tid.TID, err error) {
+	l := db.layout.Load()
+	err = db.readMain(func(c *Conn) error {
+		m, err := readConfig(c)
+		if err != nil {
+			return err
+		}
+		if s, ok := m[keyPacked]; ok {
+			if t, err = tid.Parse(s); err != nil {
+				return fmt.Errorf("configuration value %s is %q: %w", keyPacked, s, err)
+			}
+			return nil
+		}
+		return c.Each("SELECT pack FROM pt WHERE `partition` = ? AND nid = ? AND pack IS NOT NULL", func(r *Row) error {
+			t = tid.TID(r.Int(0))
+			return nil
+		}, int64(oid.Partition(max(l.np, 1))), int64(l.id))
+	})
+	return t, err
+}
+
 // packable is an object with history to drop.
 type packable struct {
 	oid  tid.OID
@@ -178,6 +220,9 @@ func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid
 		oids = mine
 	}
 	err = db.write(func(c *Conn) error {
+		if err := notePacked(c, t); err != nil {
+			return err
+		}
 		var work []packable
 		if oids != nil {
 			for _, o := range oids {
