@@ -132,6 +132,14 @@ func Verify(o Observed, db []Stored) []error {
 		}
 	}
 
+	for _, s := range db {
+		for oid, data := range s.Records {
+			if data == nil && !removed[oid] && len(revisions[oid]) > 1 {
+				fail("transaction %v (%q) deleted %v, which nobody wanted", s.TID, s.Mark, oid)
+			}
+		}
+	}
+
 	attempts := map[string]bool{}
 	for _, a := range o.Attempts {
 		attempts[a.Mark] = true

@@ -39,6 +39,7 @@ func TestVerifyFindsEachViolation(t *testing.T) {
 		"lost its record":         func(o *Observed, db *[]Stored) { delete((*db)[0].Records, 2) },
 		"lost update":             func(o *Observed, db *[]Stored) { o.Attempts[1].Writes[0].Base = 5 },
 		"needed 0000000000000002": func(o *Observed, db *[]Stored) { o.Attempts[1].Checks[0].Serial = 5 },
+		"nobody wanted":           func(o *Observed, db *[]Stored) { (*db)[1].Records[1] = nil },
 		"never wrote":             func(o *Observed, db *[]Stored) { (*db)[1].Records[9] = nil },
 		"never attempted":         func(o *Observed, db *[]Stored) { o.Attempts = o.Attempts[:3] },
 		"committed twice":         func(o *Observed, db *[]Stored) { *db = append(*db, Stored{TID: 40, Mark: "a"}) },
