@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -69,22 +68,6 @@ func startServer(b *testing.B, cmd *exec.Cmd) (addr string, pid int) {
 		b.Fatal(err)
 	}
 	return strings.TrimSpace(line), cmd.Process.Pid
-}
-
-// cpu returns the processor time a process has used, in ticks of 10 ms.
-func cpu(b *testing.B, pid int) int {
-	b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		b.Fatal(err)
-	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')'):]))
-	user, err1 := strconv.Atoi(fields[12])
-	system, err2 := strconv.Atoi(fields[13])
-	if err1 != nil || err2 != nil {
-		b.Fatal(err1, err2)
-	}
-	return user + system
 }
 
 // loadFrames returns the calls that load objects 1 to n, one frame after another.
@@ -152,11 +135,11 @@ func BenchmarkServer(b *testing.B) {
 			return startServer(b, cmd)
 		}
 		measure := func(b *testing.B, pid int, run func()) {
-			before := cpu(b, pid)
+			before := zeotest.ProcessorTime(b, pid)
 			b.ResetTimer()
 			run()
 			b.StopTimer()
-			b.ReportMetric(float64(cpu(b, pid)-before)*10e3/float64(b.N), "server-µs/op")
+			b.ReportMetric(float64((zeotest.ProcessorTime(b, pid)-before).Microseconds())/float64(b.N), "server-µs/op")
 		}
 		b.Run("load/"+kind, func(b *testing.B) {
 			addr, pid := start(b)

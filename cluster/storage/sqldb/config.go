@@ -73,17 +73,6 @@ func parseConfig(m map[string]string) (backend.Config, error) {
 		}
 		return n, true, nil
 	}
-	moment := func(key string) (proto.Opt[tid.TID], error) {
-		s, ok := m[key]
-		if !ok {
-			return proto.Opt[tid.TID]{}, nil
-		}
-		t, err := tid.Parse(s)
-		if err != nil {
-			return proto.Opt[tid.TID]{}, fmt.Errorf("configuration value %s: %w", key, err)
-		}
-		return proto.Some(t), nil
-	}
 	id, _, err := number(keyID, 32)
 	if err != nil {
 		return cfg, err
@@ -99,11 +88,24 @@ func parseConfig(m map[string]string) (backend.Config, error) {
 		return cfg, err
 	}
 	cfg.Replicas = int(replicas)
-	if cfg.BackupTID, err = moment(keyBackup); err != nil {
+	if cfg.BackupTID, err = moment(m, keyBackup); err != nil {
 		return cfg, err
 	}
-	cfg.TruncateTID, err = moment(keyTruncate)
+	cfg.TruncateTID, err = moment(m, keyTruncate)
 	return cfg, err
+}
+
+// moment returns the TID that a configuration has under a key.
+func moment(m map[string]string, key string) (proto.Opt[tid.TID], error) {
+	s, ok := m[key]
+	if !ok {
+		return proto.Opt[tid.TID]{}, nil
+	}
+	t, err := tid.Parse(s)
+	if err != nil {
+		return proto.Opt[tid.TID]{}, fmt.Errorf("configuration value %s: %w", key, err)
+	}
+	return proto.Some(t), nil
 }
 
 func (db *DB) setMoment(key string, t proto.Opt[tid.TID]) error {

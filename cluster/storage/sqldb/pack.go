@@ -146,21 +146,21 @@ func (db *DB) LowerPacked(partition int, id tid.TID) error {
 	})
 }
 
+// packedUpTo returns the time of the latest pack by this program.
+func packedUpTo(c *Conn) (proto.Opt[tid.TID], error) {
+	m, err := readConfig(c)
+	if err != nil {
+		return proto.Opt[tid.TID]{}, err
+	}
+	return moment(m, keyPacked)
+}
+
 // notePacked remembers up to where records may have been lost. The time of an order is
 // stored with its transaction, which may be on other nodes only.
 func notePacked(c *Conn, t tid.TID) error {
-	m, err := readConfig(c)
-	if err != nil {
+	was, err := packedUpTo(c)
+	if err != nil || was.OK && was.V >= t {
 		return err
-	}
-	if s, ok := m[keyPacked]; ok {
-		was, err := tid.Parse(s)
-		if err != nil {
-			return fmt.Errorf("configuration value %s is %q: %w", keyPacked, s, err)
-		}
-		if was >= t {
-			return nil
-		}
 	}
 	return setConfig(c, keyPacked, proto.Some(t.String()))
 }
@@ -170,15 +170,10 @@ func notePacked(c *Conn, t tid.TID) error {
 func (db *DB) PackedUpTo(oid tid.OID) (t tid.TID, err error) {
 	l := db.layout.Load()
 	err = db.readMain(func(c *Conn) error {
-		m, err := readConfig(c)
-		if err != nil {
+		own, err := packedUpTo(c)
+		if err != nil || own.OK {
+			t = own.V
 			return err
-		}
-		if s, ok := m[keyPacked]; ok {
-			if t, err = tid.Parse(s); err != nil {
-				return fmt.Errorf("configuration value %s is %q: %w", keyPacked, s, err)
-			}
-			return nil
 		}
 		return c.Each("SELECT pack FROM pt WHERE `partition` = ? AND nid = ? AND pack IS NOT NULL", func(r *Row) error {
 			t = tid.TID(r.Int(0))

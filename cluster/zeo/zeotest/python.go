@@ -2,6 +2,7 @@ package zeotest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -250,6 +252,27 @@ func Command(ctx context.Context, t testing.TB, interpreter string, args ...stri
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGABRT) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
+}
+
+// ProcessorTime returns what processes have used, exact to 10 ms each.
+func ProcessorTime(t testing.TB, pids ...int) time.Duration {
+	t.Helper()
+	ticks := 0
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')'):]))
+		for _, f := range fields[12:14] { // user, system
+			n, err := strconv.Atoi(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // suiteLimit is how long a run of test classes may take before it counts as stuck.

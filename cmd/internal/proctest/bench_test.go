@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,7 +99,7 @@ func measureDoor(b *testing.B, addr string, pids []int, clients int, op func(*ze
 		defer c.Close()
 		list[i] = c
 	}
-	before := processorTime(b, pids)
+	before := zeotest.ProcessorTime(b, pids...)
 	b.ResetTimer()
 	for i, c := range list {
 		wg.Go(func() {
@@ -116,7 +114,7 @@ func measureDoor(b *testing.B, addr string, pids []int, clients int, op func(*ze
 	}
 	wg.Wait()
 	b.StopTimer()
-	b.ReportMetric(float64((processorTime(b, pids)-before).Microseconds())/float64(b.N), "server-µs/op")
+	b.ReportMetric(float64((zeotest.ProcessorTime(b, pids...)-before).Microseconds())/float64(b.N), "server-µs/op")
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
 }
 
@@ -155,26 +153,4 @@ func waitForPort(b *testing.B, addr string) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	b.Fatalf("nobody listens at %s", addr)
-}
-
-// processorTime returns what processes have used, exact to 10 ms each.
-func processorTime(b *testing.B, pids []int) time.Duration {
-	b.Helper()
-	total := 0
-	for _, pid := range pids {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			b.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		fields := strings.Fields(rest)
-		for _, f := range fields[11:13] {
-			ticks, err := strconv.Atoi(f)
-			if err != nil {
-				b.Fatal(err)
-			}
-			total += ticks
-		}
-	}
-	return time.Duration(total) * 10 * time.Millisecond
 }
