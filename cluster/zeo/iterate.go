@@ -249,3 +249,118 @@ func (it *iterators) closeAll() {
 	defer it.busy.Unlock()
 	it.endLocked(ids)
 }
+
+func callIteratorStart(c *conn, m *message) error {
+	after, upTo := tid.Zero, c.seq.last()
+	if v := &m.args[0]; v.kind != kindNil {
+		start, err := v.asTID("start")
+		if err != nil {
+			return c.failed(m, err, nil)
+		}
+		after = max(start, 1) - 1
+	}
+	if v := &m.args[1]; v.kind != kindNil {
+		stop, err := v.asTID("stop")
+		if err != nil {
+			return c.failed(m, err, nil)
+		}
+		upTo = min(stop, upTo)
+	}
+	if !c.seq.feat.Iterate {
+		return c.failed(m, ErrUnsupported, nil)
+	}
+	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+		id, err := c.iters.start(c.seq.st.Transactions(c.ctx, after, upTo))
+		return func(e *encoder) { e.int(id) }, err
+	})
+}
+
+func callIteratorNext(c *conn, m *message) error {
+	id, err := m.args[0].asInt("iterator")
+	if err != nil {
+		return c.failed(m, err, nil)
+	}
+	msg, async := m.id, m.async
+	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+		return nil, c.iters.nextTxn(id, func(t *txn.Transaction) {
+			if async {
+				return
+			}
+			c.send(&msg, func(e *encoder) {
+				if t == nil {
+					e.null()
+					return
+				}
+				e.beginTuple(5)
+				e.tid(t.TID)
+				e.text(string(rune(t.Status)))
+				e.bytes(t.User)
+				e.bytes(t.Description)
+				e.extensionDict(t.Extension)
+				e.endTuple(5)
+			})
+		})
+	})
+}
+
+func callIteratorRecordStart(c *conn, m *message) error {
+	over, err := m.args[0].asInt("iterator")
+	if err != nil {
+		return c.failed(m, err, nil)
+	}
+	at, err := m.args[1].asTID("tid")
+	if err != nil {
+		return c.failed(m, err, nil)
+	}
+	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+		id, err := c.iters.startRecords(over, at)
+		return func(e *encoder) { e.int(id) }, err
+	})
+}
+
+func callIteratorRecordNext(c *conn, m *message) error {
+	id, err := m.args[0].asInt("iterator")
+	if err != nil {
+		return c.failed(m, err, nil)
+	}
+	msg, async := m.id, m.async
+	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
+		return nil, c.iters.nextRecord(ctx, c.seq.st, id, func(r *txn.Record) {
+			if async {
+				return
+			}
+			c.send(&msg, func(e *encoder) {
+				if r == nil {
+					e.null()
+					return
+				}
+				e.beginTuple(4)
+				e.oid(r.OID)
+				e.tid(r.TID)
+				e.data(r.Data)
+				e.tidOrNull(r.DataTID)
+				e.endTuple(4)
+			})
+		})
+	})
+}
+
+func callIteratorGC(c *conn, m *message) error {
+	list, ok := m.args[0].list()
+	if !ok {
+		return c.failed(m, argError("iterators: want a list"), nil)
+	}
+	var ids []int64
+	for i := range list {
+		if list[i].kind == kindInt {
+			ids = append(ids, list[i].int())
+		}
+	}
+	end := c.iters.forget(ids) // at once: calls that follow do not know them
+	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+		c.iters.busy.Lock()
+		defer c.iters.busy.Unlock()
+		end()
+		return (*encoder).null, nil
+	})
+}
