@@ -296,8 +296,10 @@ type Packing interface {
 	SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, changed bool, err error)
 	// PackedIDs returns the last completed order of each own cell.
 	PackedIDs(upToDateOnly bool) (map[int]tid.TID, error)
+	// SetPacked records that Pack has executed an order on a cell.
 	SetPacked(partition int, id tid.TID) error
-	// LowerPacked makes the last completed order of a cell at most id.
+	// LowerPacked makes the last completed order of a cell at most id: the cell is
+	// replicated from one where id is the last completed order.
 	LowerPacked(partition int, id tid.TID) error
 	// Pack packs at most about n records of a partition up to t, starting after
 	// the object after (absent: from the first), or the listed objects only. It

@@ -397,12 +397,31 @@ func (b *memory) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 
 // SetPacked implements [backend.Packing].
 func (b *memory) SetPacked(partition int, id tid.TID) error {
-	return b.packed(partition, func(tid.TID) tid.TID { return id })
+	return b.packed(partition, func(old tid.TID) tid.TID {
+		if order := b.disk.moment["order"]; id > order {
+			for k, row := range b.disk.cells {
+				if k.id == b.disk.id && row.pack.V > order {
+					b.notePacked(row.pack.V) // by others
+				}
+			}
+			put(b.Memory, b.disk.moment, "order", id)
+		}
+		return id
+	})
 }
 
 // LowerPacked implements [backend.Packing].
 func (b *memory) LowerPacked(partition int, id tid.TID) error {
-	return b.packed(partition, func(old tid.TID) tid.TID { return min(old, id) })
+	return b.packed(partition, func(old tid.TID) tid.TID {
+		if id > b.disk.moment["order"] {
+			b.notePacked(id)
+		}
+		return min(old, id)
+	})
+}
+
+func (b *memory) notePacked(t tid.TID) {
+	put(b.Memory, b.disk.moment, "packed", max(t, b.disk.moment["packed"]))
 }
 
 func (b *memory) packed(partition int, f func(old tid.TID) tid.TID) error {
@@ -427,7 +446,7 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[
 	if partition < 0 || partition >= np {
 		return last, 0, backend.ErrNonReadable
 	}
-	put(b.Memory, b.disk.moment, "packed", max(t, b.disk.moment["packed"]))
+	b.notePacked(t)
 	all := slices.Sorted(maps.Keys(b.disk.obj))
 	if oids != nil {
 		all = slices.Sorted(slices.Values(oids))
@@ -464,10 +483,10 @@ func (b *memory) PackedUpTo(oid tid.OID) (tid.TID, error) {
 		return 0, err
 	}
 	defer b.m.Unlock()
-	t, known := b.disk.moment["packed"]
-	if np := b.np(); np > 0 && !known {
-		if row, ok := b.mine(oid.Partition(np)); ok {
-			t = row.pack.V
+	t := b.disk.moment["packed"]
+	if np := b.np(); np > 0 {
+		if row, ok := b.mine(oid.Partition(np)); ok && row.pack.V > b.disk.moment["order"] {
+			t = max(t, row.pack.V)
 		}
 	}
 	return t, nil

@@ -59,6 +59,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"PackOrderOfAbortedTransaction", testPackOrderOfAborted},
 		{"Pack", testPack},
 		{"PackListed", testPackListed},
+		{"PackedByOthers", testPackedByOthers},
 		{"DropPartition", testDropPartition},
 		{"Truncate", testTruncate},
 		{"Replicate", testReplicate},

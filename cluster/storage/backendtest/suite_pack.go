@@ -149,6 +149,50 @@ func testPack(e *env) {
 	e.equal("Pack", fmt.Sprint(last, n), fmt.Sprint(proto.Opt[tid.OID]{}, 0))
 }
 
+// What others have packed stays so when this program packs, too: before it, after it
+// with the same database, or on the node that a cell is replicated from.
+func testPackedByOthers(e *env) {
+	e.table()
+	pack := func(t tid.TID, order tid.TID) {
+		e.Helper()
+		for p := range np {
+			_, _, err := e.b.Pack(p, t, nil, proto.Opt[tid.OID]{}, 10)
+			e.ok(err)
+			e.ok(e.b.SetPacked(p, order))
+		}
+		e.ok(e.b.Commit())
+	}
+	// A cell that comes to this node when others have executed orders up to 20.
+	arrive := func(p int, order tid.TID) {
+		e.Helper()
+		cfg, err := e.b.Config()
+		e.ok(err)
+		e.change(p, me, proto.Discarded)
+		e.ok(e.b.ChangePartitionTable(cfg.PTID.V+2, 1, []proto.CellChange{{Partition: p, ID: me, State: proto.OutOfDate}}, false, order))
+		e.change(p, me, proto.UpToDate)
+	}
+	arrive(1, 20)
+	e.packedUpTo(1, 20)
+	e.packedUpTo(2, 0)
+	pack(8, 24) // further back than the order of the others
+	for range 2 {
+		e.packedUpTo(1, 20)
+		e.reopen()
+	}
+	arrive(1, 40)
+	e.packedUpTo(1, 40)
+	e.packedUpTo(2, 20)
+	pack(32, 44)
+	e.packedUpTo(1, 40)
+	pack(48, 52)
+	e.packedUpTo(1, 48)
+	// This node was away while others executed the order 60.
+	e.ok(e.b.LowerPacked(1, 60))
+	e.packedUpTo(1, 60)
+	e.ok(e.b.LowerPacked(1, 44))
+	e.packedUpTo(1, 60)
+}
+
 // A partial pack whose list names nothing of a partition is done there.
 func testPackListed(e *env) {
 	e.table()

@@ -19,7 +19,9 @@ const (
 	keyBackup   = "backup_tid"
 	keyTruncate = "truncate_tid"
 	keyImport   = "zodb"
-	keyPacked   = "packed_up_to" // ours: others leave it alone
+	// Ours: others leave them alone.
+	keyPacked      = "packed_up_to"
+	keyPackedOrder = "packed_order" // the last one that keyPacked takes into account
 )
 
 func readConfig(c *Conn) (map[string]string, error) {

@@ -132,7 +132,31 @@ func (db *DB) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 // SetPacked implements [backend.Packing].
 func (db *DB) SetPacked(partition int, id tid.TID) error {
 	return db.write(func(c *Conn) error {
-		_, err := c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ?", int64(id), int64(partition), int64(db.layout.Load().id))
+		me := int64(db.layout.Load().id)
+		_, order, err := packedUpTo(c)
+		if err != nil {
+			return err
+		}
+		if id > order {
+			// What others have packed would be taken for our own from now on.
+			var others tid.TID
+			err := c.Each("SELECT MAX(pack) FROM pt WHERE nid = ? AND pack > ?", func(r *Row) error {
+				others = tid.TID(r.Int(0))
+				return nil
+			}, me, int64(order))
+			if err != nil {
+				return err
+			}
+			if others != tid.Zero {
+				if err := notePacked(c, others); err != nil {
+					return err
+				}
+			}
+			if err := setConfig(c, keyPackedOrder, proto.Some(id.String())); err != nil {
+				return err
+			}
+		}
+		_, err = c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ?", int64(id), int64(partition), me)
 		return err
 	})
 }
@@ -140,45 +164,60 @@ func (db *DB) SetPacked(partition int, id tid.TID) error {
 // LowerPacked implements [backend.Packing].
 func (db *DB) LowerPacked(partition int, id tid.TID) error {
 	return db.write(func(c *Conn) error {
-		_, err := c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ? AND pack > ?",
+		_, order, err := packedUpTo(c)
+		if err != nil {
+			return err
+		}
+		if id > order {
+			if err := notePacked(c, id); err != nil {
+				return err
+			}
+		}
+		_, err = c.Exec("UPDATE pt SET pack = ? WHERE `partition` = ? AND nid = ? AND pack > ?",
 			int64(id), int64(partition), int64(db.layout.Load().id), int64(id))
 		return err
 	})
 }
 
-// packedUpTo returns the time of the latest pack by this program.
-func packedUpTo(c *Conn) (proto.Opt[tid.TID], error) {
+// packedUpTo returns up to where records may have been lost, as far as this program
+// knows, and the last order taken into account.
+func packedUpTo(c *Conn) (t, order tid.TID, err error) {
 	m, err := readConfig(c)
 	if err != nil {
-		return proto.Opt[tid.TID]{}, err
+		return 0, 0, err
 	}
-	return moment(m, keyPacked)
+	own, err := moment(m, keyPacked)
+	if err != nil {
+		return 0, 0, err
+	}
+	last, err := moment(m, keyPackedOrder)
+	return own.V, last.V, err
 }
 
 // notePacked remembers up to where records may have been lost. The time of an order is
 // stored with its transaction, which may be on other nodes only.
 func notePacked(c *Conn, t tid.TID) error {
-	was, err := packedUpTo(c)
-	if err != nil || was.OK && was.V >= t {
+	was, _, err := packedUpTo(c)
+	if err != nil || was >= t {
 		return err
 	}
 	return setConfig(c, keyPacked, proto.Some(t.String()))
 }
 
-// PackedUpTo implements [backend.Packing]. Where another program has packed, nothing
-// tells more than the id of the order.
+// PackedUpTo implements [backend.Packing]. Where others have packed, nothing tells
+// more than the id of the order.
 func (db *DB) PackedUpTo(oid tid.OID) (t tid.TID, err error) {
 	l := db.layout.Load()
 	err = db.readMain(func(c *Conn) error {
-		own, err := packedUpTo(c)
-		if err != nil || own.OK {
-			t = own.V
+		own, order, err := packedUpTo(c)
+		if err != nil {
 			return err
 		}
-		return c.Each("SELECT pack FROM pt WHERE `partition` = ? AND nid = ? AND pack IS NOT NULL", func(r *Row) error {
-			t = tid.TID(r.Int(0))
+		t = own
+		return c.Each("SELECT pack FROM pt WHERE `partition` = ? AND nid = ? AND pack > ?", func(r *Row) error {
+			t = max(t, tid.TID(r.Int(0)))
 			return nil
-		}, int64(oid.Partition(max(l.np, 1))), int64(l.id))
+		}, int64(oid.Partition(max(l.np, 1))), int64(l.id), int64(order))
 	})
 	return t, err
 }
