@@ -346,6 +346,7 @@ func (db *DB) Erase() error {
 	if err := db.begin(); err != nil {
 		return db.fail(err)
 	}
+	db.layout.Store(&layout{}) // before anything is gone
 	return db.whole(func() error {
 		if err := db.dropTables(); err != nil {
 			return db.fail(err)
@@ -386,6 +387,15 @@ func (l *layout) check(partition int) error {
 		return backend.ErrNonReadable
 	}
 	return nil
+}
+
+// still returns err, or ErrNonReadable if a partition is not readable any more: what
+// was found is then what is left of it, and says nothing of what exists.
+func (db *DB) still(partition int, err error) error {
+	if err == nil || answer(err) {
+		return cmpErr(db.layout.Load().check(partition), err)
+	}
+	return err
 }
 
 // readables returns the readable partitions.

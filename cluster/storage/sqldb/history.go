@@ -43,7 +43,7 @@ func (db *DB) Transaction(t tid.TID) (backend.Meta, error) {
 		return backend.Meta{}, err
 	}
 	if m == nil {
-		return backend.Meta{}, fmt.Errorf("transaction %v: %w", t, backend.ErrNotFound)
+		return backend.Meta{}, db.still(p, fmt.Errorf("transaction %v: %w", t, backend.ErrNotFound))
 	}
 	return *m, nil
 }
@@ -61,7 +61,7 @@ func (db *DB) FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error) {
 			return nil
 		}, int64(p), int64(ttid), int64(ttid))
 	})
-	return found, err
+	return found, db.still(p, err)
 }
 
 // maxima returns the greatest ids of a partition.
@@ -147,6 +147,9 @@ func (db *DB) TIDs(partitions []int, skip, n int) ([]tid.TID, error) {
 		}
 		return nil
 	})
+	for _, p := range partitions {
+		err = db.still(p, err)
+	}
 	return tids[min(skip, len(tids)):], err
 }
 
@@ -187,7 +190,7 @@ func (db *DB) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
 			return nil
 		}, int64(p), int64(oid), int64(n), int64(skip))
 	})
-	return revs, err
+	return revs, db.still(p, err)
 }
 
 // readObject runs f on a connection that sees all records of an object.
@@ -223,7 +226,10 @@ func (db *DB) OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Op
 			return nil
 		}, int64(partition), clampTID(tid.TID(min)), clampTID(at), int64(n), int64(partition))
 	})
-	if err == nil && found == n && n > 0 {
+	if err = db.still(partition, err); err != nil {
+		return next, nil, err
+	}
+	if found == n && n > 0 {
 		next = proto.Some(lastOID + tid.OID(l.np))
 	}
 	return next, oids, err
@@ -255,8 +261,8 @@ func (db *DB) UndoHistory(oid tid.OID, undone tid.TID) (backend.UndoHistory, err
 			return nil
 		}, int64(p), int64(oid), clampTID(undone))
 	})
-	if !h.Found {
+	if err = db.still(p, err); err != nil || !h.Found {
 		return backend.UndoHistory{}, err
 	}
-	return h, err
+	return h, nil
 }

@@ -123,6 +123,7 @@ func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Obj
 		if at.OK || before.OK {
 			err = db.missing(p, oid, aside && len(added) == 0, len(added) > 0)
 		}
+		err = db.still(p, err)
 	}
 	if err == nil {
 		err = o.verify(p, oid)

@@ -1,0 +1,140 @@
+package sqlitedb
+
+import (
+	"database/sql/driver"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// interrupted is a dialect that calls functions where others may run.
+type interrupted struct {
+	*dialect
+	beforeReader, afterErase func() // once each
+}
+
+func once(f *func()) {
+	if g := *f; g != nil {
+		*f = nil
+		g()
+	}
+}
+
+func (d *interrupted) Connect(role sqldb.Role) (driver.Conn, error) {
+	if role == sqldb.Reader {
+		once(&d.beforeReader)
+	}
+	return d.dialect.Connect(role)
+}
+
+func (d *interrupted) Deduplicates(c *sqldb.Conn) (bool, error) {
+	once(&d.afterErase)
+	return d.dialect.Deduplicates(c)
+}
+
+// reads are questions about object 1 and partition 1, which must not be answered
+// from what is left of them.
+var reads = map[string]func(db *sqldb.DB) error{
+	"GetObject": func(db *sqldb.DB) error {
+		_, err := db.GetObject(1, nothing, nothing)
+		return err
+	},
+	"GetObject before": func(db *sqldb.DB) error {
+		_, err := db.GetObject(1, nothing, proto.Some(tid.TID(100)))
+		return err
+	},
+	"GetObjects": func(db *sqldb.DB) (err error) {
+		key := backend.ObjectKey{OID: 1, At: proto.Some(tid.TID(5))}
+		db.GetObjects([]backend.ObjectKey{key, key}, func(_ int, _ *backend.Object, e error) bool {
+			err = e
+			return true
+		})
+		return err
+	},
+	"Transaction": func(db *sqldb.DB) error {
+		_, err := db.Transaction(5)
+		return err
+	},
+	"FinalTID": func(db *sqldb.DB) error {
+		_, err := db.FinalTID(5)
+		return err
+	},
+	"TIDs": func(db *sqldb.DB) error {
+		_, err := db.TIDs([]int{0, 1}, 0, 10)
+		return err
+	},
+	"History": func(db *sqldb.DB) error {
+		_, err := db.History(1, 0, 10)
+		return err
+	},
+	"OIDsFrom": func(db *sqldb.DB) error {
+		_, _, err := db.OIDsFrom(1, 10, 0, 100)
+		return err
+	},
+	"UndoHistory": func(db *sqldb.DB) error {
+		_, err := db.UndoHistory(1, 5)
+		return err
+	},
+}
+
+// A read that began before its partition was discarded, or everything erased, does
+// not say that something does not exist.
+func TestReadsOfWhatIsDiscarded(t *testing.T) {
+	for name, read := range reads {
+		for _, erase := range []bool{false, true} {
+			d, err := newDialect(filepath.Join(t.TempDir(), "db"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := &interrupted{dialect: d}
+			db, err := sqldb.Open(i, sqldb.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ok := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+			}
+			const me = 1
+			ok(db.SetID(me))
+			ok(db.ChangePartitionTable(1, 0, []proto.CellChange{{Partition: 0, ID: me, State: proto.UpToDate},
+				{Partition: 1, ID: me, State: proto.UpToDate}}, true, 0))
+			ok(db.AddTransaction(5, backend.Meta{TTID: 5, OIDs: []tid.OID{1}}, nil))
+			ok(db.AddObject(1, 5, proto.ObjectData{Checksum: sha("data"), Data: []byte("data")}, nothing))
+			ok(db.Commit())
+			fails := func() {
+				t.Helper()
+				if err := read(db); !errors.Is(err, backend.ErrNonReadable) {
+					t.Errorf("%s: %v, want %v", name, err, backend.ErrNonReadable)
+				}
+			}
+			if erase {
+				i.afterErase = fails
+				ok(db.Erase())
+			} else {
+				i.beforeReader = func() {
+					ok(db.ChangePartitionTable(2, 0, []proto.CellChange{{Partition: 1, ID: me, State: proto.Discarded},
+						{Partition: 1, ID: me + 1, State: proto.UpToDate}}, false, 0))
+					ok(db.Commit())
+					for done := false; !done; {
+						done, err = db.DropPartition(1, 10)
+						ok(err)
+					}
+					ok(db.Commit())
+				}
+				fails()
+			}
+			if i.beforeReader != nil || i.afterErase != nil {
+				t.Errorf("%s: nothing came between", name)
+			}
+			mustClose(t, db)
+		}
+	}
+}
