@@ -149,7 +149,7 @@ func (c *checker) ask() error {
 	k.round++
 	round := k.round
 	for _, m := range k.members {
-		m.done = false
+		m.done = false // also of a round that is asked again
 		if m.link == nil {
 			c.own(k, m, round)
 			continue
@@ -262,6 +262,9 @@ func (c *checker) compare() error {
 		k.min, k.minOID = first.last, first.lastOID+1
 	default:
 		k.min = first.last + 1
+	}
+	for _, m := range k.members {
+		m.done = false // also while the next round waits
 	}
 	return c.ask()
 }

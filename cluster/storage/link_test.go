@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -10,25 +11,26 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// scriptedStorage is S2, which a node connects to.
+// scriptedStorage is a storage that a node connects to.
 type scriptedStorage struct {
 	t      *testing.T
 	node   proto.Node
 	events chan link.Event
 }
 
-func (r *rig) scriptedStorage() *scriptedStorage {
+func (r *rig) scriptedStorage(n int) *scriptedStorage {
 	r.t.Helper()
 	s := &scriptedStorage{t: r.t, events: make(chan link.Event, 100)}
-	l, err := link.Listen(r.t.Context(), proto.Address{Host: "s2", Port: 1000}, link.Config{
-		Network: r.net.Host("s2"),
+	host := fmt.Sprintf("s%d", n)
+	l, err := link.Listen(r.t.Context(), proto.Address{Host: host, Port: 1000}, link.Config{
+		Network: r.net.Host(host),
 		Deliver: func(ev link.Event) { s.events <- ev },
 	}, func(*link.Conn) {})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { l.Close() })
-	s.node = proto.Node{Type: proto.Storage, ID: 2, Addr: l.Addr(), State: proto.NodeRunning, IDTimestamp: proto.Some(2.0)}
+	s.node = proto.Node{Type: proto.Storage, ID: proto.NodeID(n), Addr: l.Addr(), State: proto.NodeRunning, IDTimestamp: proto.Some(float64(n))}
 	return s
 }
 
@@ -55,10 +57,10 @@ func (s *scriptedStorage) accept(by *testNode) {
 	ev.Conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Storage, ID: s.node.ID, YourID: by.id})
 }
 
-// identify asks to be accepted as S2, without waiting for the answer.
+// identify asks to be accepted, without waiting for the answer.
 func (s *scriptedStorage) identify(to *testNode) *testClient {
 	s.t.Helper()
-	c := to.dial("s2")
+	c := to.dial(s.node.Addr.Host)
 	c.Ask(&proto.RequestIdentification{Type: proto.Storage, ID: s.node.ID, Addr: s.node.Addr, Cluster: "test",
 		IDTimestamp: s.node.IDTimestamp}, nil)
 	return c
@@ -76,7 +78,7 @@ func accepted(c *testClient) {
 // A link that takes the place of the one being made is used, however many packets wait.
 func TestLinkIsReplacedUnderLoad(t *testing.T) {
 	r := newRig(t)
-	s2 := r.scriptedStorage()
+	s2 := r.scriptedStorage(2)
 	s := r.start(1, backendtest.NewMemory(), nil)
 	s.initialize(1, table("U.", "OU"), s2.node)
 	s.operate()
@@ -99,7 +101,7 @@ func TestLinkIsReplacedUnderLoad(t *testing.T) {
 	asked[*proto.AskFetchTransactions](t, other.events)
 }
 
-// replaceLink makes S2 connect under a new timestamp, as after its restart, before
+// replaceLink makes the storage connect under a new timestamp, as after its restart, before
 // the end of its former connection is noticed.
 func (s *scriptedStorage) replaceLink(to *testNode) *testClient {
 	s.t.Helper()
@@ -114,7 +116,7 @@ func (s *scriptedStorage) replaceLink(to *testNode) *testClient {
 // Replication goes on over the link that takes the place of the one in use.
 func TestReplicationOverReplacedLink(t *testing.T) {
 	r := newRig(t)
-	s2 := r.scriptedStorage()
+	s2 := r.scriptedStorage(2)
 	s := r.start(1, backendtest.NewMemory(), nil)
 	s.initialize(1, table("U.", "OU"), s2.node)
 	s.operate()
@@ -134,7 +136,7 @@ func TestReplicationOverReplacedLink(t *testing.T) {
 // A check asks again over the link that takes the place of the one in use.
 func TestCheckOverReplacedLink(t *testing.T) {
 	r := newRig(t)
-	s2 := r.scriptedStorage()
+	s2 := r.scriptedStorage(2)
 	s := r.start(1, backendtest.NewMemory(), nil)
 	s.initialize(1, table("UU", "U."), s2.node)
 	s.operate()
@@ -149,4 +151,51 @@ func TestCheckOverReplacedLink(t *testing.T) {
 	if p := await[*proto.NotifyPartitionCorrupted](s); p.Partition != 0 {
 		t.Errorf("corrupted: %+v", p)
 	}
+}
+
+// A check that waits for a commit, and loses a replica meanwhile, goes on with the
+// others: records that were not compared yet do not count as equal.
+func TestCheckLosesReplicaWhileItWaits(t *testing.T) {
+	r := newRig(t)
+	s2, s3 := r.scriptedStorage(2), r.scriptedStorage(3)
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("UUU", "U.."), s2.node, s3.node)
+	s.operate()
+	c := s.client(1)
+	s.master.Send(&proto.CheckPartition{Partition: 0, Max: 20})
+	s2.accept(s)
+	s3.accept(s)
+	ev := asked[*proto.AskCheckTIDRange](t, s2.events)
+	last := asked[*proto.AskCheckTIDRange](t, s3.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckTIDRange{})
+	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 10, User: []byte("joe")})
+	s.master.Ask(&proto.AskLockInformation{TTID: 10, TID: 10}, nil)
+	await[*proto.AnswerInformationLocked](s)
+	last.Conn.Answer(last.ID, &proto.AnswerCheckTIDRange{})
+	eventually(t, "the check waits", func() bool { return s.check() == "records of 3" })
+	last.Conn.Close()
+	eventually(t, "S3 is lost", func() bool { return s.check() != "records of 3" })
+	s.master.Send(&proto.NotifyUnlockInformation{TTID: 10})
+	ev = asked[*proto.AskCheckSerialRange](t, s2.events)
+	ev.Conn.Answer(ev.ID, &proto.AnswerCheckSerialRange{Count: 1, LastTID: 8})
+	if p := await[*proto.NotifyPartitionCorrupted](s); p.Partition != 0 {
+		t.Errorf("corrupted: %+v", p)
+	}
+}
+
+// check says what is being compared, and by how many.
+func (s *testNode) check() string {
+	is := make(chan string)
+	s.post(func() error {
+		switch k := s.session.checker.current; {
+		case k == nil:
+			is <- "nothing"
+		case k.records:
+			is <- fmt.Sprintf("records of %d", len(k.members))
+		default:
+			is <- fmt.Sprintf("transactions of %d", len(k.members))
+		}
+		return nil
+	})
+	return <-is
 }
