@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -178,4 +179,36 @@ func TestEnterBackup(t *testing.T) {
 	}
 	s.master.Send(&proto.NotifyClusterInformation{State: proto.StoppingBackup})
 	s.barrier()
+}
+
+// A replica that was behind when the cluster left backup mode, and is outdated after
+// that, gets what it has not replicated.
+func TestLeaveBackupBehind(t *testing.T) {
+	r := newRig(t)
+	up, b, c := r.backupPair()
+	up.commit(c, 10, 0, "one", 0, 1)
+	b.replicateFrom(10, "up", up, 0, 1)
+	// Transactions come before their records.
+	if err := b.db.AddTransaction(14, backend.Meta{TTID: 14, OIDs: []tid.OID{0}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.master.Send(&proto.StopOperation{})
+	b.master.Send(&proto.Truncate{TID: 14})
+	s3 := r.scriptedStorage(3)
+	b.initialize(3, table(".OU", ".OU"), s3.node)
+	b.operate()
+	b.unfinished(14)
+	s3.accept(b)
+	for range 2 {
+		ev := asked[*proto.AskFetchTransactions](t, s3.events)
+		if q := ev.Packet.(*proto.AskFetchTransactions); q.Min > 11 {
+			t.Errorf("partition %d: transactions from %d on, though records after 10 are missing", q.Partition, q.Min)
+		}
+		ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+		ev = asked[*proto.AskFetchObjects](t, s3.events)
+		if q := ev.Packet.(*proto.AskFetchObjects); q.Min > 11 {
+			t.Errorf("partition %d: records from %d on, though those after 10 are missing", q.Partition, q.Min)
+		}
+		ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+	}
 }

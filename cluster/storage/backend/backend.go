@@ -153,7 +153,8 @@ type PartitionTable interface {
 	// does not commit. lastPack is the pack id given to new cells of this node
 	// that are not readable. An own cell that becomes OUT_OF_DATE keeps the
 	// greatest TID up to which it is known complete, which is less than the TTID
-	// of each unfinished transaction that has something in it.
+	// of each unfinished transaction that has something in it, and, while a truncation
+	// is pending, than both the last transaction and the last record.
 	ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error
 	// SetCellTID records that an own OUT_OF_DATE cell is complete up to t.
 	SetCellTID(partition int, t tid.TID) error

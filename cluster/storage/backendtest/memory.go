@@ -364,7 +364,11 @@ func (b *memory) ChangePartitionTable(ptid uint64, replicas int, cells []proto.C
 				var ok bool
 				if row.tid, ok = b.disk.moment["backup"]; !ok {
 					trans, obj := b.lastTIDs(c.Partition)
-					row.tid = min(max(trans, obj), max(b.leastVoted(c.Partition), 1)-1)
+					complete := max(trans, obj)
+					if _, ok := b.disk.moment["truncate"]; ok {
+						complete = max(min(trans, obj), 1) - 1
+					}
+					row.tid = min(complete, max(b.leastVoted(c.Partition), 1)-1)
 				}
 			}
 		}

@@ -35,6 +35,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"PartitionTable", testPartitionTable},
 		{"OutOfDateCells", testOutOfDateCells},
 		{"OutOfDateBeforeValidation", testOutOfDateBeforeValidation},
+		{"OutOfDateBeforeTruncation", testOutOfDateBeforeTruncation},
 		{"ChangeOfID", testChangeOfID},
 		{"PackedIDs", testPackedIDs},
 		{"Revisions", testRevisions},

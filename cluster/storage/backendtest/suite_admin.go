@@ -112,6 +112,27 @@ func testOutOfDateCells(e *env) {
 	e.cells(want...)
 }
 
+// A node that was in backup mode when a truncation was ordered may have transactions
+// without all their records.
+func testOutOfDateBeforeTruncation(e *env) {
+	e.table()
+	e.ok(e.b.SetBackupTID(proto.Some(tid.TID(8))))
+	for _, t := range []tid.TID{8, 12, 16} {
+		e.ok(e.b.AddTransaction(t, backend.Meta{TTID: t, OIDs: []tid.OID{0, 4}}, nil))
+	}
+	e.ok(e.b.AddObject(0, 8, rec("a"), none))
+	e.ok(e.b.AddObject(4, 8, rec("b"), none))
+	e.ok(e.b.AddObject(0, 12, rec("c"), none))
+	e.ok(e.b.SetBackupTID(none))
+	e.ok(e.b.SetTruncateTID(proto.Some(tid.TID(16))))
+	for p := range np {
+		e.change(p, me, proto.OutOfDate)
+	}
+	e.ok(e.b.Truncate())
+	e.cells(backend.Cell{Partition: 0, ID: me, TID: 11}, backend.Cell{Partition: 1, ID: me},
+		backend.Cell{Partition: 2, ID: me}, backend.Cell{Partition: 3, ID: me})
+}
+
 // Verification was interrupted after it had validated the transaction with the
 // greater TID. The other one is dropped here when operation begins: the cells must
 // be replicated from before it.

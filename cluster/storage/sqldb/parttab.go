@@ -159,7 +159,14 @@ func (db *DB) ChangePartitionTable(ptid uint64, replicas int, cells []proto.Cell
 				if err != nil {
 					return err
 				}
-				row.tid = int64(min(max(trans.V, obj.V), max(least, 1)-1))
+				complete := max(trans.V, obj.V)
+				if cfg.TruncateTID.OK {
+					// It may have been in backup mode until the truncation was
+					// ordered: transactions come before records, and the last
+					// records perhaps in part.
+					complete = max(min(trans.V, obj.V), 1) - 1
+				}
+				row.tid = int64(min(complete, max(least, 1)-1))
 			default:
 				row.tid = 0
 			}
