@@ -3,6 +3,7 @@ package storage
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/neozodb/neo/cluster/link"
@@ -198,4 +199,37 @@ func (s *testNode) check() string {
 		return nil
 	})
 	return <-is
+}
+
+// A link that a check still needs is not closed when replication has no more use for it.
+func TestCheckKeepsLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s2 := r.scriptedStorage(2)
+		s := r.start(1, backendtest.NewMemory(), nil)
+		s.initialize(1, table("UU", "OU"), s2.node)
+		s.operate()
+		s.master.Send(&proto.CheckPartition{Partition: 0, Max: 20})
+		s2.accept(s)
+		check := asked[*proto.AskCheckTIDRange](t, s2.events)
+		s.unfinished(50)
+		ev := asked[*proto.AskFetchTransactions](t, s2.events)
+		ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+		ev = asked[*proto.AskFetchObjects](t, s2.events)
+		ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+		expect[*proto.NotifyReplicationDone](s)
+		time.Sleep(2 * idleTimeout)
+		check.Conn.Answer(check.ID, &proto.AnswerCheckTIDRange{Count: 1, Last: 8})
+		expect[*proto.NotifyPartitionCorrupted](s)
+		// Now it is idle.
+		time.Sleep(2 * idleTimeout)
+		select {
+		case ev := <-s2.events:
+			if !ev.End() {
+				t.Errorf("got %T instead of the end", ev.Packet)
+			}
+		default:
+			t.Error("the link stays open")
+		}
+	})
 }

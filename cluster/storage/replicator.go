@@ -324,13 +324,21 @@ func (r *replicator) next() error {
 	p, ready := r.n.use(where)
 	best.link = p
 	if r.link != nil && r.link != p {
-		r.n.release(r.link)
+		r.release()
 	}
 	r.link = p
 	if ready {
 		return r.begin(best)
 	}
 	return nil
+}
+
+// release says that the link used last is no longer needed. A check that uses it
+// says so itself, at its end.
+func (r *replicator) release() {
+	if r.s.checker.find(r.link) == nil {
+		r.n.release(r.link)
+	}
 }
 
 func (r *replicator) before(a, b *progress) bool {
@@ -590,7 +598,7 @@ func (r *replicator) finish(f *fetch) error {
 		return err
 	}
 	if r.current == nil && r.link != nil {
-		r.n.release(r.link)
+		r.release()
 		r.link = nil
 	}
 	return nil
