@@ -113,5 +113,9 @@ func (n name) dsn() string {
 	if n.path == "" {
 		return ":memory:"
 	}
-	return "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(n.path)
+	prefix := "file:"
+	if strings.HasPrefix(n.path, "//") {
+		prefix = "file://" // no host
+	}
+	return prefix + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(n.path)
 }

@@ -38,6 +38,16 @@ func TestExclusiveUse(t *testing.T) {
 	mustClose(t, mustOpen(t, link, Options{}))
 }
 
+// Slashes at the beginning of a path are not followed by the name of a host.
+func TestPathWithTwoSlashes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	mustClose(t, mustOpen(t, "/"+path, Options{}))
+	if st, err := os.Stat(path); err != nil || st.Size() == 0 {
+		t.Errorf("the file is %v, %v", st, err)
+	}
+	mustClose(t, mustOpen(t, "file:////"+path, Options{}))
+}
+
 func TestNames(t *testing.T) {
 	home, err := os.UserHomeDir()
 	if err != nil {
