@@ -183,11 +183,13 @@ func TestMemory(t *testing.T) {
 
 func TestForeignFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	if err := os.WriteFile(path, []byte(strings.Repeat("this is no database\n", 100)), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "not an SQLite file") {
-		t.Errorf("a text file: %v", err)
+	for _, n := range []int{1, 100} { // less than a header, and more
+		if err := os.WriteFile(path, []byte(strings.Repeat("this is no database\n", n)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "not an SQLite file") {
+			t.Errorf("a text file: %v", err)
+		}
 	}
 	header := make([]byte, 4096)
 	copy(header, "SQLite format 3\x00\x10\x00\x01\x01\x08")

@@ -125,12 +125,13 @@ func checkHeader(path string) error {
 	}
 	defer f.Close()
 	h := make([]byte, 100)
-	if _, err := io.ReadFull(f, h); err == io.EOF {
+	n, err := io.ReadFull(f, h)
+	if err == io.EOF {
 		return nil // new
-	} else if err != nil {
+	} else if err != nil && err != io.ErrUnexpectedEOF {
 		return fmt.Errorf("database %s: read header: %w", path, err)
 	}
-	if !strings.HasPrefix(string(h), "SQLite format 3\x00") {
+	if n < len(h) || !strings.HasPrefix(string(h), "SQLite format 3\x00") {
 		return fmt.Errorf("database %s: not an SQLite file", path)
 	}
 	if h[20] != 0 {
