@@ -311,7 +311,7 @@ type Packing interface {
 	// one before it to a pack: Zero if there was none. Where that is not known, the
 	// TID is rather too late than too early.
 	PackedUpTo(oid tid.OID) (tid.TID, error)
-	// DropPartition deletes about n records of a partition that is not assigned
+	// DropPartition deletes about n records or transactions of a partition that is not assigned
 	// to this node; nothing of one that is. done: nothing of it is left to do.
 	DropPartition(partition, n int) (done bool, err error)
 	// UnassignedPartitions yields partitions that may still have rows although

@@ -510,10 +510,19 @@ func (b *memory) DropPartition(partition, n int) (done bool, err error) {
 	if len(keys) > 0 {
 		return false, nil
 	}
-	for t := range maps.Clone(b.disk.trans) {
+	var list []tid.TID
+	for t := range b.disk.trans {
 		if t.Partition(np) == partition {
-			remove(b.Memory, b.disk.trans, t)
+			list = append(list, t)
 		}
+	}
+	slices.Sort(list)
+	now := bounded(list, max(n, 1))
+	for _, t := range now {
+		remove(b.Memory, b.disk.trans, t)
+	}
+	if len(list) >= max(n, 1) {
+		return false, nil // more, perhaps
 	}
 	for t := range maps.Clone(b.disk.packs) {
 		if t.Partition(np) == partition {

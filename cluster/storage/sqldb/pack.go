@@ -3,6 +3,7 @@ package sqldb
 import (
 	"database/sql/driver"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -357,7 +358,15 @@ func (db *DB) DropPartition(partition, n int) (finished bool, err error) {
 		if _, err := db.prune(c, ids); err != nil || len(keys) > 0 {
 			return err
 		}
-		if _, err := c.Exec("DELETE FROM trans WHERE `partition` = ?", int64(partition)); err != nil {
+		last := int64(math.MaxInt64) // of the transactions to be deleted now
+		more, err := c.One("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? ORDER BY tid LIMIT 1 OFFSET ?", func(r *Row) error {
+			last = r.Int(0)
+			return nil
+		}, int64(partition), int64(n-1))
+		if err != nil {
+			return err
+		}
+		if _, err := c.Exec("DELETE FROM trans WHERE `partition` = ? AND tid <= ?", int64(partition), last); err != nil || more {
 			return err
 		}
 		if _, err := c.Exec("DELETE FROM pack WHERE tid % ? = ?", int64(l.np), int64(partition)); err != nil {
