@@ -206,6 +206,9 @@ func (m *Machine) tryRestart() {
 		needed = m.table.Nodes()
 	}
 	for _, id := range needed {
+		if s := m.stores[id]; s != nil && s.pending > 0 {
+			return // it is there, and may know better
+		}
 		if !m.present(id) {
 			if !allowed {
 				if m.startup == startupDegraded {
@@ -214,8 +217,6 @@ func (m *Machine) tryRestart() {
 				}
 				return
 			}
-		} else if m.stores[id].pending > 0 {
-			return
 		}
 	}
 	if truncate.OK && m.orderTruncation(truncate.V) {
