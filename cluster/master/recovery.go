@@ -121,6 +121,16 @@ func (m *Machine) recoveryLost(p *peer) {
 	m.setState(p.node, proto.NodeDown)
 }
 
+// mayHaveCells reports whether a storage may turn out to have cells, once the
+// partition table is known.
+func (m *Machine) mayHaveCells(id proto.NodeID) bool {
+	if m.state != proto.Recovering || m.rec.loaded {
+		return false
+	}
+	p := m.stores[id]
+	return m.rec.target > 0 || p != nil && m.rec.info[p] == nil
+}
+
 // tryStart leaves the recovery if the cluster can start. It is called after
 // every event.
 func (m *Machine) tryStart() {
