@@ -118,7 +118,9 @@ func (m *Machine) recoveryLost(p *peer) {
 			m.askTable(r.holders[0])
 		}
 	}
-	m.setState(p.node, proto.NodeDown)
+	if p.node.State != proto.NodeUnknown { // else it was dropped
+		m.setState(p.node, proto.NodeDown)
+	}
 }
 
 // mayHaveCells reports whether a storage may turn out to have cells, once the
