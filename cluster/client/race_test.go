@@ -27,6 +27,7 @@ type script struct {
 	stamp    float64
 	refusal  proto.ErrorCode // answer to FailedVote
 	hangUp   proto.NodeID    // the storage that hangs up when it is asked to vote
+	deaf     bool            // the master hangs up when it is told of failures
 	take     bool            // storages accept every store at once
 
 	mu       sync.Mutex
@@ -84,6 +85,10 @@ func (s *script) deliverMaster(ev link.Event) {
 		s.finish = ev
 	case *proto.FailedVote:
 		s.failed = append(s.failed, p)
+		if s.deaf {
+			ev.Conn.Close()
+			return
+		}
 		ev.Conn.AnswerError(ev.ID, s.refusal, "")
 	case *proto.AbortTransaction:
 		s.aborted = append(s.aborted, p)

@@ -526,6 +526,32 @@ func TestMasterLostBeforeVote(t *testing.T) {
 	})
 }
 
+// A master that is lost before it has taken note of the storages that failed has not
+// agreed to the commit, although the transaction may hear of the loss only later.
+func TestMasterLostInVote(t *testing.T) {
+	playScript(t, 2, 10, func(t *testing.T, s *script) {
+		s.hangUp, s.deaf = 2, true
+		c := s.open(func(cfg *client.Config) {
+			cfg.OnLost = func() { time.Sleep(time.Second) } // nothing else has heard of it
+		})
+		tx := begin(t, c)
+		if err := tx.Store(t.Context(), 1, 5, []byte("mine")); err != nil {
+			t.Fatal(err)
+		}
+		tx.Flush()
+		for _, ev := range stores(s) {
+			answerStore(ev, locked)
+		}
+		if err := <-vote(t.Context(), tx); !errors.Is(err, client.ErrMasterLost) {
+			t.Errorf("vote: %v", err)
+		}
+		if failed, _ := s.failures(); len(failed) != 1 {
+			t.Errorf("the master was told %d times", len(failed))
+		}
+		tx.Abort(t.Context())
+	})
+}
+
 // A read goes to another replica, and gives up when there is none.
 func TestReadRetries(t *testing.T) {
 	playScript(t, 2, 10, func(t *testing.T, s *script) {

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -222,10 +221,8 @@ func (t *Txn) reportFailures(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if _, ok := errors.AsType[*proto.Error](err); ok {
-			return fmt.Errorf("vote transaction %v without %v: %w", t.ttid, failed, fromWire(err))
-		}
-		return nil // the link is lost: the transaction has failed, see Vote
+		// If the link is lost, the transaction itself may hear of it only later.
+		return fmt.Errorf("vote transaction %v without %v: %w", t.ttid, failed, t.c.masterError(ctx, err))
 	}
 	if e, ok := p.(*proto.Error); ok && e.ErrCode != proto.Ack {
 		return fmt.Errorf("vote transaction %v without %v: %w", t.ttid, failed, fromWire(e))
