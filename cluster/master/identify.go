@@ -151,6 +151,8 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 		return nil, false
 	case byID == nil || byID == m.self:
 		return nil, true
+	case r.Type == proto.Master:
+		return nil, true // ids of masters are provisional: the other one is not forgotten
 	case m.links[byID] != nil && r.ID < 0:
 		return nil, true // it gets another id
 	case m.links[byID] != nil:
