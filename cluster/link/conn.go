@@ -37,6 +37,10 @@ type Conn struct {
 	incoming bool
 	input    *proto.Reader
 
+	silence  time.Duration // silenceTimeout
+	watching *time.Timer   // nil: silence cannot be seen; under mu
+	silent   bool          // the peer was, when it was last looked at; under mu
+
 	batch      atomic.Bool // more input is there already
 	wake       chan struct{}
 	quit       chan struct{} // closed when the connection must end
@@ -85,6 +89,7 @@ func newConn(nc net.Conn, remote proto.Address, cfg Config) *Conn {
 		raw:        nc,
 		remote:     remote,
 		peer:       remote.String(),
+		silence:    silenceTimeout,
 		wake:       make(chan struct{}, 1),
 		quit:       make(chan struct{}),
 		writerDone: make(chan struct{}),
@@ -103,12 +108,31 @@ func (c *Conn) start() {
 		// A deadline that cannot be set fails the reads too.
 		_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	}
+	if _, ok := socket.Silence(c.raw); ok {
+		c.watching = time.AfterFunc(c.silence/6, c.watch)
+	}
 	c.mu.Unlock()
 	go c.write()
 	go c.read()
 	c.mu.Lock()
 	c.flushLocked()
 	c.mu.Unlock()
+}
+
+// watch ends the connection if the peer is gone while something is under way to it.
+func (c *Conn) watch() {
+	d, _ := socket.Silence(c.raw)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state >= closed:
+	case d < c.silence, !c.silent: // once may be just after a long idle time
+		c.silent = d >= c.silence
+		c.watching.Reset(c.silence / 6)
+	default:
+		c.closeLocked(fmt.Errorf("the peer has acknowledged nothing for %v", d.Round(time.Second)))
+		_ = c.raw.Close()
+	}
 }
 
 // RemoteAddr returns the address that was dialled, or the one of the peer's

@@ -41,6 +41,11 @@ const (
 	// who they are. Nothing else in the protocol has a limit: a slow node is not
 	// a dead node.
 	handshakeTimeout = time.Minute
+	// silenceTimeout is how long a peer may acknowledge nothing of what was sent to
+	// it: keepalive finds who is gone only while nothing is under way, otherwise TCP
+	// repeats it for a quarter of an hour. A peer that is there, however slow, does
+	// so each time, which is after two minutes at most.
+	silenceTimeout = 150 * time.Second
 	// flushTimeout bounds an abort if the peer does not read.
 	flushTimeout = 10 * time.Second
 	// lingerTimeout is how long an aborted connection waits for the peer to

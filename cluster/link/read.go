@@ -133,6 +133,9 @@ func (c *Conn) end(err error) {
 	}
 	c.mu.Lock()
 	c.closeLocked(err)
+	if c.watching != nil {
+		c.watching.Stop()
+	}
 	c.mu.Unlock()
 	_ = c.raw.Close()
 	<-c.writerDone
