@@ -60,7 +60,7 @@ type Machine struct {
 	backup          proto.Opt[tid.TID]
 	truncate        proto.Opt[tid.TID] // the database is being cut after this
 	orderedTruncate proto.Opt[tid.TID] // this process was told to, and it is not done
-	safePTID        uint64             // version of the table at the last commit
+	safePTID        uint64             // least version of a table that has all that was committed, as far as is known
 	maxPTID         uint64             // greatest version ever broadcast
 
 	ids      allocator

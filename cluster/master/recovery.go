@@ -326,6 +326,7 @@ func (m *Machine) restart(sound func(proto.NodeID) bool) {
 		m.log(slog.LevelWarn, "starting without some readable cells", "ptid", m.maxPTID, "cells", len(changes))
 	}
 	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
+	m.safePTID = max(m.safePTID, m.rec.target) // whatever was committed, by others too, is in it
 	m.enterVerification()
 }
 

@@ -188,6 +188,7 @@ func (m *Machine) validate() {
 		return cmp.Compare(m.ver.locked[a], m.ver.locked[b])
 	})
 	for _, ttid := range ttids {
+		m.safePTID = m.table.PTID().V
 		t := m.ver.locked[ttid]
 		m.log(slog.LevelInfo, "transaction committed by verification", "ttid", ttid.String(), "tid", t.String())
 		for _, id := range m.ver.voted[ttid] {
