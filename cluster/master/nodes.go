@@ -99,7 +99,7 @@ func (m *Machine) broadcastCells(changes []proto.CellChange) {
 
 // broadcastTable is broadcastCells also for a table of which no cell has changed.
 func (m *Machine) broadcastTable(changes []proto.CellChange) {
-	m.table.Number(0)
+	m.table.Number(m.maxPTID + 1)
 	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
 	pkt := &proto.NotifyPartitionChanges{PTID: m.table.PTID().V, Replicas: m.table.Replicas(), Cells: changes}
 	for _, p := range m.members {

@@ -212,7 +212,7 @@ func (m *Machine) tryRestart() {
 		return
 	}
 	m.truncate = truncate
-	allowed := m.startup == startupForced || m.startup == startupDegraded && m.table.PTID().V >= m.safePTID
+	allowed := m.startup == startupForced || m.startup == startupDegraded && m.rec.target >= m.safePTID
 	needed := m.table.ReadableNodes()
 	if truncate.OK && !allowed {
 		needed = m.table.Nodes()
