@@ -102,8 +102,8 @@ func (m *Machine) setNodeState(p *peer, id uint32, pkt *proto.SetNodeState) *pro
 		return nil
 	case n.State == proto.NodeRunning && pkt.State == proto.NodeUnknown:
 		return deny("a running node must be stopped before removal")
-	case pkt.State == proto.NodeUnknown && m.mayHaveCells(pkt.ID):
-		return deny("the partition table is not known yet: %v may be needed", pkt.ID)
+	case pkt.State == proto.NodeUnknown && m.mayBeNeeded(pkt.ID):
+		return deny("the cluster is %v: %v may have what no other storage has", m.state, pkt.ID)
 	}
 	return m.removeStorage(p, id, n, pkt.State)
 }

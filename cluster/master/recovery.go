@@ -123,14 +123,18 @@ func (m *Machine) recoveryLost(p *peer) {
 	}
 }
 
-// mayHaveCells reports whether a storage may turn out to have cells, once the
-// partition table is known.
-func (m *Machine) mayHaveCells(id proto.NodeID) bool {
-	if m.state != proto.Recovering || m.rec.loaded {
+// mayBeNeeded reports whether a storage may hold what no other has, although the
+// partition table has others with readable cells: it may be older than the last
+// commit, and is perhaps not even known yet.
+func (m *Machine) mayBeNeeded(id proto.NodeID) bool {
+	p, r := m.stores[id], &m.rec
+	switch {
+	case m.state != proto.Recovering:
 		return false
+	case r.loaded:
+		return (p != nil || r.target < m.safePTID) && slices.Contains(m.table.ReadableNodes(), id)
 	}
-	p := m.stores[id]
-	return m.rec.target > 0 || p != nil && m.rec.info[p] == nil
+	return r.target > 0 || p != nil && r.info[p] == nil
 }
 
 // tryStart leaves the recovery if the cluster can start. It is called after
