@@ -29,6 +29,7 @@ func (m *Machine) playPrimary() {
 	m.second = nil
 	m.started = m.monotonic()
 	m.startup = startupWhole
+	m.blind = true
 	m.ids.term(m.now)
 	if m.self.ID == 0 {
 		m.self.ID = m.nodes.NewID(proto.Master, m.set.NID, m.self.Addr)

@@ -155,7 +155,7 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 		return nil, true // ids of masters are provisional: the other one is not forgotten
 	case m.links[byID] != nil && r.ID < 0:
 		return nil, true // it gets another id
-	case m.links[byID] != nil:
+	case m.links[byID] != nil && !m.makePlace(m.links[byID]):
 		m.refuse(p, id, r, "%v is already connected", r.ID)
 		return nil, false
 	}

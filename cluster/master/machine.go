@@ -41,6 +41,7 @@ type Machine struct {
 	where     map[proto.NodeID][]string
 	dialing   map[proto.Address]bool
 	displaced map[proto.Address]bool // storages that must get another id
+	blind     bool                   // no table was known yet in this term: ids given may be in use
 	saved     []proto.Address        // masters last saved
 	learnt    bool                   // there may be others now
 	announced proto.NodeID           // own id last told to the shell

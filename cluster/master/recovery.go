@@ -96,8 +96,14 @@ func (m *Machine) loadTable(p *peer, pkt *proto.AnswerPartitionTable) {
 // cells: it came first, when nobody knew that the id was in use, and keeps the
 // owner away. It gets another id when it comes back.
 func (m *Machine) displace(p *peer) bool {
+	return m.blind && m.rec.loaded && m.table.HasCells(p.node.ID) && m.makePlace(p)
+}
+
+// makePlace is displace for an id that another storage has as its own. It reports
+// false if the one that is there has a database, or has not yet said so.
+func (m *Machine) makePlace(p *peer) bool {
 	info := m.rec.info[p]
-	if !p.newID || !m.rec.loaded || info == nil || info.PTID.OK || !m.table.HasCells(p.node.ID) {
+	if m.state != proto.Recovering || info == nil || info.PTID.OK {
 		return false
 	}
 	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "address", p.node.Addr.String())
@@ -110,6 +116,9 @@ func (m *Machine) displace(p *peer) bool {
 // asked from another holder; an older one is never taken instead.
 func (m *Machine) recoveryLost(p *peer) {
 	r := &m.rec
+	if m.blind && p.newID && !r.loaded {
+		m.displaced[p.node.Addr] = true // the id may be that of another one
+	}
 	delete(r.info, p)
 	r.holders = slices.DeleteFunc(r.holders, func(o *peer) bool { return o == p })
 	if r.asked == p {
@@ -221,10 +230,12 @@ func (m *Machine) tryRestart() {
 	if truncate.OK && !allowed {
 		needed = m.table.Nodes()
 	}
-	for _, id := range needed {
+	for _, id := range m.table.Nodes() {
 		if s := m.stores[id]; s != nil && s.pending > 0 {
-			return // it is there, and may know better
+			return // it is there, and may know better, or turn out to be new
 		}
+	}
+	for _, id := range needed {
 		if !m.present(id) {
 			if !allowed {
 				if m.startup == startupDegraded {

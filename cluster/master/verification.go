@@ -43,6 +43,7 @@ func (m *Machine) enterVerification() {
 		m.out = append(m.out, Effect{Op: Close, Conn: p.conn})
 		m.forget(p)
 	}
+	m.blind = false
 	m.become(proto.Verifying)
 	for _, p := range m.ofType(proto.Storage) {
 		m.sendTable(p)
