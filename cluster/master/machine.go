@@ -77,7 +77,7 @@ type startup uint8
 
 const (
 	startupWhole    startup = iota // no: as if this master knew nothing
-	startupDegraded                // if nothing was committed since the table in hand
+	startupDegraded                // yes, as a loss of nodes has stopped the operation
 	startupForced                  // yes: the operator said so
 )
 

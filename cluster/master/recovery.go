@@ -225,7 +225,7 @@ func (m *Machine) tryRestart() {
 		return
 	}
 	m.truncate = truncate
-	allowed := m.startup == startupForced || m.startup == startupDegraded && m.rec.target >= m.safePTID
+	allowed := m.startup != startupWhole
 	needed := m.table.ReadableNodes()
 	if truncate.OK && !allowed {
 		needed = m.table.Nodes()
@@ -235,15 +235,15 @@ func (m *Machine) tryRestart() {
 			return // it is there, and may know better, or turn out to be new
 		}
 	}
+	if m.rec.target < m.safePTID && m.startup != startupForced {
+		// Even if all nodes that it trusts are there: others have replaced them.
+		m.warnOnce("waiting: transactions were committed since this partition table; " +
+			"an explicit start goes on without what only the missing storages have")
+		return
+	}
 	for _, id := range needed {
-		if !m.present(id) {
-			if !allowed {
-				if m.startup == startupDegraded {
-					m.warnOnce("waiting: transactions were committed since this partition table; " +
-						"an explicit start goes on without what only the missing storages have")
-				}
-				return
-			}
+		if !m.present(id) && !allowed {
+			return
 		}
 	}
 	if truncate.OK && m.orderTruncation(truncate.V) {
