@@ -103,7 +103,9 @@ func (m *Machine) broadcastTable(changes []proto.CellChange) {
 	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
 	pkt := &proto.NotifyPartitionChanges{PTID: m.table.PTID().V, Replicas: m.table.Replicas(), Cells: changes}
 	for _, p := range m.members {
-		if p.node.Type != proto.Master {
+		// While it recovers, a storage may have another table, which the change
+		// seems to follow. It gets the whole one later.
+		if p.node.Type != proto.Master && (p.node.Type != proto.Storage || m.state != proto.Recovering) {
 			m.notify(p, pkt)
 		}
 	}
