@@ -143,7 +143,7 @@ func (m *Machine) mayBeNeeded(id proto.NodeID) bool {
 	case r.loaded:
 		return (p != nil || r.target < m.safePTID) && slices.Contains(m.table.ReadableNodes(), id)
 	}
-	return r.target > 0 || p != nil && r.info[p] == nil
+	return r.target > 0 || m.maxPTID > 0 || p != nil && r.info[p] == nil
 }
 
 // tryStart leaves the recovery if the cluster can start. It is called after
