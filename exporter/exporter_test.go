@@ -236,3 +236,43 @@ func TestToFileUpTo(t *testing.T) {
 		t.Errorf("last %v, %v, progress %q", last, err, told)
 	}
 }
+
+// An export that is killed while it appends to a file goes on from there, and the
+// file can be read at any time.
+func TestToFileKilledWhileAppending(t *testing.T) {
+	dir := t.TempDir()
+	path, want := filepath.Join(dir, "Data.fs"), filepath.Join(dir, "want.fs")
+	// Larger than what is written to the file at once.
+	src := sample(12)
+	for i := range src.txns[5:] {
+		at := src.txns[5+i].TID
+		src.txns[5+i] = transaction(at, record(tid.OID(i), strings.Repeat("x", 700<<10)))
+	}
+	for name, n := range map[string]int{path: 5, want: 12} {
+		if _, err := ToFile(t.Context(), slice{txns: src.txns[:n]}, name, FileOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	_, err := ToFile(t.Context(), src, path, FileOptions{Progress: func(last tid.TID, _, _, _ int64) {
+		n++
+		b, err := os.ReadFile(path) // as it is if the process is killed now
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		killed := filepath.Join(t.TempDir(), "Data.fs")
+		if err := os.WriteFile(killed, b, 0o600); err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := ToFile(t.Context(), src, killed, FileOptions{}); err != nil {
+			t.Errorf("killed after transaction %v: %v", last, err)
+			return
+		}
+		same(t, killed, want)
+	}})
+	if err != nil || n != 7 {
+		t.Errorf("%d transactions appended, %v", n, err)
+	}
+}

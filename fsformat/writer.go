@@ -22,9 +22,10 @@ type WriterOptions struct {
 	// Magic of a new file. Default: FS30. An existing file keeps its own.
 	Magic Magic
 
-	// Group is how many bytes of transactions are made durable at once: after a
-	// crash either all of them are there or none. 0: for [Create] 64 MiB, for
-	// [OpenAppend] every transaction by itself. Negative: every transaction.
+	// Group is how many bytes of transactions [Create] makes durable at once: after
+	// a crash either all of them are there or none. Default: 64 MiB. Negative: every
+	// transaction by itself, as [OpenAppend] always does: to all others a
+	// transaction that is followed by more of its group is damage.
 	Group int64
 
 	// PackedUpTo gives the file the look of one packed by FileStorage: the
@@ -52,9 +53,10 @@ const defaultGroup = 64 << 20
 //
 // # Durability
 //
-// Transactions are written in groups. The first of a group has the status 'c',
-// voted, until all bytes of the group are on disk; then that byte is overwritten.
-// A restart that finds it cuts off the whole group, as Python does.
+// A new file is written in groups of transactions, an existing one transaction by
+// transaction. The first of a group has the status 'c', voted, until all bytes of
+// the group are on disk; then that byte is overwritten. A restart that finds it cuts
+// off the whole group, as Python does.
 type Writer struct {
 	path   string // of the finished file
 	tmp    string // where a new file is until it is complete, or ""
@@ -137,6 +139,7 @@ func OpenAppend(ctx context.Context, path string, opt WriterOptions) (*Writer, e
 	if err != nil {
 		return nil, err
 	}
+	opt.Group = 0
 	w := &Writer{path: path, lock: l, opt: opt}
 	if w.f, err = os.OpenFile(path, os.O_RDWR, 0); err == nil {
 		err = w.open(ctx, true)

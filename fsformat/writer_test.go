@@ -32,37 +32,35 @@ func appendAll(t *testing.T, w *Writer, r *Reader, after, upTo tid.TID) {
 // A file may be copied in as many parts as one likes.
 func TestAppendContinues(t *testing.T) {
 	for _, name := range []string{"01-basic", "02-undo", "03-creation-undone", "06-metadata", "07-btrees-refs"} {
-		for _, group := range []int64{0, 1 << 20} {
-			t.Run(fmt.Sprint(name, group), func(t *testing.T) {
-				r := openSample(t, name)
-				path := filepath.Join(t.TempDir(), "Data.fs")
-				writeFile(t, path, nil)
-				for tr, err := range r.Transactions(t.Context(), 0, tid.Max) {
-					if err != nil {
-						t.Fatal(err)
-					}
-					w, err := OpenAppend(t.Context(), path, WriterOptions{Group: group, NoSync: true})
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := w.Append(tr); err != nil {
-						t.Fatal(err)
-					}
-					if err := w.Close(); err != nil {
-						t.Fatal(err)
-					}
-					if w.Durable() != tr.TID || w.LastTID() != tr.TID {
-						t.Errorf("durable up to %v, last %v, want %v", w.Durable(), w.LastTID(), tr.TID)
-					}
+		t.Run(name, func(t *testing.T) {
+			r := openSample(t, name)
+			path := filepath.Join(t.TempDir(), "Data.fs")
+			writeFile(t, path, nil)
+			for tr, err := range r.Transactions(t.Context(), 0, tid.Max) {
+				if err != nil {
+					t.Fatal(err)
 				}
-				if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs")), hex.Dump(readFile(t, path))); diff != "" {
-					t.Errorf("file (-want +got):\n%s", diff)
+				w, err := OpenAppend(t.Context(), path, WriterOptions{NoSync: true})
+				if err != nil {
+					t.Fatal(err)
 				}
-				if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs.index")), hex.Dump(readFile(t, path+".index"))); diff != "" {
-					t.Errorf("index (-want +got):\n%s", diff)
+				if err := w.Append(tr); err != nil {
+					t.Fatal(err)
 				}
-			})
-		}
+				if err := w.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if w.Durable() != tr.TID || w.LastTID() != tr.TID {
+					t.Errorf("durable up to %v, last %v, want %v", w.Durable(), w.LastTID(), tr.TID)
+				}
+			}
+			if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs")), hex.Dump(readFile(t, path))); diff != "" {
+				t.Errorf("file (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs.index")), hex.Dump(readFile(t, path+".index"))); diff != "" {
+				t.Errorf("index (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
