@@ -73,8 +73,8 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if opt.PackedUpTo, err = parseTID("--packed-up-to", o.packedUpTo); err != nil {
 		return err
 	}
-	if side.Same(source, destination) {
-		return cli.Usagef("%s: %w", source, side.ErrSame)
+	if err := side.Distinct(source, destination); err != nil {
+		return err
 	}
 	log, err := o.OpenLog(env)
 	if err != nil {

@@ -182,6 +182,10 @@ func TestErrors(t *testing.T) {
 	if err := os.WriteFile(other, read(t, sample("02-undo.fs")), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	part := filepath.Join(dir, "new.fs.part")
+	if err := os.WriteFile(part, read(t, sample("02-undo.fs")), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	text := filepath.Join(dir, "text")
 	if err := os.WriteFile(text, []byte("not a database"), 0o600); err != nil {
 		t.Fatal(err)
@@ -203,11 +207,12 @@ func TestErrors(t *testing.T) {
 		{"source that is no database", []string{text, other}, 1, "text"},
 		{"destination in use", []string{sample("01-basic.fs"), locked}, 1, "lock"},
 		{"the same file", []string{other, other}, 2, "same file"},
+		{"the rest of an interrupted export", []string{"--restart", part, filepath.Join(dir, "new.fs")}, 2, "same file"},
 		{"no directory", []string{sample("01-basic.fs"), filepath.Join(dir, "no", "where.fs")}, 1, "no such file"},
 		{"cluster without name", []string{"127.0.0.1:1", other}, 2, "-c"},
 		{"moment", []string{"--at", "yesterday", other, text}, 2, "--at"},
 		{"before everything", []string{"--at", "tid:0", other, text}, 2, "--at"},
-		{"magic", []string{"--magic", "FS99", other, filepath.Join(dir, "new.fs")}, 1, "FS99"},
+		{"magic", []string{"--magic", "FS99", other, filepath.Join(dir, "other.fs.new")}, 1, "FS99"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, _, stderr := neoexport(t, tt.args...)
@@ -216,7 +221,7 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
-	if !bytes.Equal(read(t, other), read(t, sample("02-undo.fs"))) || string(read(t, text)) != "not a database" {
-		t.Error("a refused destination was changed")
+	if !bytes.Equal(read(t, other), read(t, sample("02-undo.fs"))) || !bytes.Equal(read(t, part), read(t, sample("02-undo.fs"))) || string(read(t, text)) != "not a database" {
+		t.Error("a refused destination, or a source, was changed")
 	}
 }

@@ -206,6 +206,29 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
+// What an interrupted export has left is a source like others.
+func TestSourceIsNotOverwritten(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "Data.fs")
+	part := path + ".part"
+	for _, tt := range []struct {
+		source string // a sample
+		args   []string
+	}{
+		{"01-basic.fs", []string{"salvage", part, path}},
+		{"01-basic.zdump", []string{"restore", "-i", part, path}},
+	} {
+		want := read(t, samples+tt.source)
+		write(t, part, want)
+		if _, errs, code := run(t, "", tt.args...); code != 2 || !strings.Contains(errs, "same file") {
+			t.Errorf("%s: exit code %d: %s", tt.args[0], code, errs)
+		}
+		if read(t, part) != want {
+			t.Errorf("%s: the source was changed", tt.args[0])
+		}
+	}
+}
+
 func TestHelpTeaches(t *testing.T) {
 	root := newCommand(&cli.Env{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}})
 	for _, c := range root.Commands() {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/zdump"
 )
@@ -43,6 +44,9 @@ after the other.` + exitStatus,
 func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, path string) (err error) {
 	in := io.Reader(env.Stdin)
 	if o.input != "" {
+		if err := side.Distinct(o.input, path); err != nil {
+			return err
+		}
 		f, err := os.Open(o.input)
 		if err != nil {
 			return err

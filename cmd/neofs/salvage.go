@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
 )
 
@@ -44,6 +45,9 @@ usage.`,
 }
 
 func runSalvage(ctx context.Context, env *cli.Env, o *salvageOptions, from, to string) error {
+	if err := side.Distinct(from, to); err != nil {
+		return err
+	}
 	r, err := o.open(from)
 	if err != nil {
 		return err

@@ -114,8 +114,20 @@ func (o *Options) OpenSource(ctx context.Context, env *cli.Env, name string, log
 // ErrSame reports a copy of a database onto itself.
 var ErrSame = errors.New("source and destination are the same file")
 
-// Same reports whether two paths are the same file.
-func Same(a, b string) bool {
+// Distinct returns an error if a new Data.fs would be written over the file it is
+// made from: under its own name, or under that which it has until it is complete.
+func Distinct(source, destination string) error {
+	switch {
+	case same(source, destination):
+		return cli.Usagef("%s: %w", source, ErrSame)
+	case same(source, destination+".part"):
+		return cli.Usagef("%s: %w while it is written: give the destination another name", source, ErrSame)
+	}
+	return nil
+}
+
+// same reports whether two paths are the same file.
+func same(a, b string) bool {
 	fa, errA := os.Stat(a)
 	fb, errB := os.Stat(b)
 	return errA == nil && errB == nil && os.SameFile(fa, fb)
