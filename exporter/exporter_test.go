@@ -276,3 +276,46 @@ func TestToFileKilledWhileAppending(t *testing.T) {
 		t.Errorf("%d transactions appended, %v", n, err)
 	}
 }
+
+// What an interrupted export has left may have been written with other options.
+func TestToFileResumesWithOtherOptions(t *testing.T) {
+	src, broken := sample(12), sample(12)
+	broken.failAt = 6
+	for _, tt := range []struct {
+		name          string
+		first, second FileOptions
+		err           string // of the second
+	}{
+		{"magic", FileOptions{}, FileOptions{Magic: fsformat.FS21}, ""},
+		{"magic kept", FileOptions{Magic: fsformat.FS21}, FileOptions{}, ""},
+		{"packed", FileOptions{PackedUpTo: 80}, FileOptions{PackedUpTo: 80}, ""},
+		{"packed later", FileOptions{PackedUpTo: 30}, FileOptions{PackedUpTo: 80}, "Data.fs.part: it has transaction 0000000000000028 already"},
+		{"not packed", FileOptions{}, FileOptions{PackedUpTo: 80}, "Data.fs.part: it has transaction 000000000000000a already"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, want := filepath.Join(dir, "Data.fs"), filepath.Join(dir, "want.fs")
+			if _, err := ToFile(t.Context(), broken, path, tt.first); !errors.Is(err, errBroken) {
+				t.Fatal(err)
+			}
+			_, err := ToFile(t.Context(), src, path, tt.second)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want ...%s...", err, tt.err)
+				}
+				tt.second.Restart = true
+				_, err = ToFile(t.Context(), src, path, tt.second)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.second.Magic == "" {
+				tt.second.Magic = tt.first.Magic
+			}
+			if _, err := ToFile(t.Context(), src, want, tt.second); err != nil {
+				t.Fatal(err)
+			}
+			same(t, path, want)
+		})
+	}
+}

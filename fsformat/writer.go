@@ -19,7 +19,8 @@ import (
 
 // WriterOptions configures a [Writer]. A zero field takes the documented default.
 type WriterOptions struct {
-	// Magic of a new file. Default: FS30. An existing file keeps its own.
+	// Magic of a new file, also one that is resumed. Default: FS30. An existing file
+	// keeps its own.
 	Magic Magic
 
 	// Group is how many bytes of transactions [Create] makes durable at once: after
@@ -31,7 +32,8 @@ type WriterOptions struct {
 	// PackedUpTo gives the file the look of one packed by FileStorage: the
 	// transactions up to it get status 'p', and their records no previous record.
 	// History before it is then hidden from loads, and only iteration shows it.
-	// Default: the status of the source, and previous records wherever there are.
+	// Transactions that the file has already must have it. Default: the status of
+	// the source, and previous records wherever there are.
 	PackedUpTo tid.TID
 
 	// Resume continues what an interrupted [Create] left. Default: start anew.
@@ -92,10 +94,7 @@ type written struct {
 // gives it its own. The error is fs.ErrExist if there is a file of this name, a
 // [*LockedError] if another process writes it.
 func Create(path string, opt WriterOptions) (*Writer, error) {
-	if opt.Magic == "" {
-		opt.Magic = FS30
-	}
-	if opt.Magic != FS30 && opt.Magic != FS21 {
+	if opt.Magic != "" && opt.Magic != FS30 && opt.Magic != FS21 {
 		return nil, fmt.Errorf("creating %s: unknown magic %q", path, opt.Magic)
 	}
 	if opt.Group == 0 {
@@ -177,7 +176,13 @@ func (w *Writer) open(ctx context.Context, keepTail bool) error {
 		w.end = magicLen
 		return nil
 	}
-	w.opt.Magic = r.Magic()
+	if m := w.opt.Magic; !keepTail && m != "" && m != r.Magic() {
+		if _, err := w.f.WriteAt([]byte(m), 0); err != nil {
+			return err
+		}
+	} else {
+		w.opt.Magic = r.Magic()
+	}
 	if keepTail {
 		if _, err := r.UseIndex(ctx, "", w.opt.Progress); err != nil {
 			return err
@@ -242,7 +247,8 @@ func (w *Writer) saveTail(size int64) (string, error) {
 	}
 }
 
-// findHidden finds again the packed records that nothing leads to.
+// findHidden finds again the packed records that nothing leads to. The error says
+// that what the file has was not written with PackedUpTo.
 func (w *Writer) findHidden(ctx context.Context) error {
 	r, err := NewReader(w.f, w.end, w.f.Name(), Options{})
 	if err != nil {
@@ -252,9 +258,15 @@ func (w *Writer) findHidden(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if t.Status != txn.Packed {
+			return notPacked(w.f.Name(), t.TID)
+		}
 		for rec, err := range t.Places {
 			if err != nil {
 				return err
+			}
+			if rec.Prev != 0 {
+				return notPacked(w.f.Name(), t.TID)
 			}
 			if pos, _ := w.index.Get(rec.OID); pos != rec.Pos {
 				w.hide(rec.OID, rec.Pos)
@@ -262,6 +274,10 @@ func (w *Writer) findHidden(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func notPacked(name string, t tid.TID) error {
+	return fmt.Errorf("%s: it has transaction %v already, and not with the look of a packed one", name, t)
 }
 
 func (w *Writer) hide(oid tid.OID, pos int64) {
