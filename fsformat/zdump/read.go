@@ -221,7 +221,9 @@ func (r *reader) body(size, digest string) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("unknown digest %.40q", name)
 	}
-	r.data = r.data[:0]
+	if r.data = r.data[:0]; r.data == nil {
+		r.data = []byte{} // empty data are data
+	}
 	for left := n; left > 0; {
 		k := min(left, step)
 		at := len(r.data)

@@ -133,6 +133,21 @@ func TestBrokenDumps(t *testing.T) {
 	}
 }
 
+// A record of no bytes is no deletion.
+func TestEmptyData(t *testing.T) {
+	const in = "txn 0000000000000002 \" \"\nuser \"\"\ndescription \"\"\nextension \"\"\nobj 0000000000000001 0 null:00\n\n\n"
+	for tr, err := range Read(strings.NewReader(in), nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rec, err := range tr.Records {
+			if err != nil || rec.Data == nil || len(rec.Data) > 0 {
+				t.Errorf("record %+v, %v", rec, err)
+			}
+		}
+	}
+}
+
 func TestObjectsOutOfOrderAreSorted(t *testing.T) {
 	var out bytes.Buffer
 	w := NewWriter(&out, true)
