@@ -277,6 +277,20 @@ func TestToFileKilledWhileAppending(t *testing.T) {
 	}
 }
 
+// What another export has left is in the way, and is named.
+func TestToFileRestOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	broken, other := sample(12), sample(12)
+	broken.failAt = 6
+	other.txns[2] = transaction(other.txns[2].TID, record(1, "other"))
+	if _, err := ToFile(t.Context(), broken, path, FileOptions{}); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	if _, err := ToFile(t.Context(), other, path, FileOptions{}); err == nil || !strings.Contains(err.Error(), path+".part: the destination") {
+		t.Error(err)
+	}
+}
+
 // What an interrupted export has left may have been written with other options.
 func TestToFileResumesWithOtherOptions(t *testing.T) {
 	src, broken := sample(12), sample(12)

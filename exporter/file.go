@@ -53,7 +53,7 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 	}
 	last := w.LastTID()
 	if err := checkEnd(ctx, src, name, last, upTo); err != nil {
-		return last, errors.Join(fmt.Errorf("export to %s: %w", path, err), w.Abort())
+		return last, errors.Join(fmt.Errorf("export to %s: %w", name, err), w.Abort())
 	}
 	if opt.Opened != nil {
 		opt.Opened(last, upTo)
