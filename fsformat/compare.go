@@ -14,18 +14,18 @@ import (
 // Comparison says what counts as a difference. The zero value is that of zodbtools:
 // all but the order of the records in a transaction.
 type Comparison struct {
-	// Content leaves out what a copy through NEO's packets may lose: status, and
-	// which records share the data of another.
+	// Content leaves out what a copy through NEO's packets may lose: status, which
+	// records share the data of another, and all but the last record of an object in
+	// a transaction.
 	Content bool
 }
 
-// digest is what is kept of a record of one side while the other is read.
+// digest is what is kept of a record.
 type digest struct {
 	absent  bool
 	size    int
 	sum     [sha256.Size]byte
 	dataTID tid.TID
-	seen    bool
 }
 
 // Diff returns what differs between two transactions, "" if nothing does. It reads
@@ -43,49 +43,64 @@ func (c Comparison) Diff(a, b *txn.Transaction) (string, error) {
 	case !bytes.Equal(a.Extension, b.Extension):
 		return fmt.Sprintf("extension %q, not %q", b.Extension, a.Extension), nil
 	}
-	// An object may be there twice: its records count in their order.
-	type key struct {
-		oid tid.OID
-		n   int
+	first, inFirst, err := c.records(a)
+	if err != nil {
+		return "", err
 	}
-	records := make(map[key]*digest)
-	count := make(map[tid.OID]int)
-	for rec, err := range recordsOf(a) {
-		if err != nil {
-			return "", err
-		}
-		d := c.digest(rec)
-		records[key{rec.OID, count[rec.OID]}] = &d
-		count[rec.OID]++
+	second, inSecond, err := c.records(b)
+	if err != nil {
+		return "", err
 	}
-	clear(count)
-	for rec, err := range recordsOf(b) {
-		if err != nil {
-			return "", err
-		}
-		want := records[key{rec.OID, count[rec.OID]}]
-		count[rec.OID]++
-		if want == nil {
-			return fmt.Sprintf("object %v is only in the second", rec.OID), nil
-		}
-		got := c.digest(rec)
-		want.seen, got.seen = true, true
+	for _, k := range inSecond {
+		got := second[k]
+		want, ok := first[k]
 		switch {
-		case got == *want:
+		case !ok:
+			return fmt.Sprintf("object %v is only in the second", k.oid), nil
+		case got == want:
 		case got.absent != want.absent:
-			return fmt.Sprintf("object %v is absent in one of them only", rec.OID), nil
+			return fmt.Sprintf("object %v is absent in one of them only", k.oid), nil
 		case got.dataTID != want.dataTID:
-			return fmt.Sprintf("object %v has the data of transaction %v, not %v", rec.OID, got.dataTID, want.dataTID), nil
+			return fmt.Sprintf("object %v has the data of transaction %v, not %v", k.oid, got.dataTID, want.dataTID), nil
 		default:
-			return fmt.Sprintf("object %v: its %d bytes of data differ from the %d of the first", rec.OID, got.size, want.size), nil
+			return fmt.Sprintf("object %v: its %d bytes of data differ from the %d of the first", k.oid, got.size, want.size), nil
 		}
 	}
-	for k, d := range records {
-		if !d.seen {
+	for _, k := range inFirst {
+		if _, ok := second[k]; !ok {
 			return fmt.Sprintf("object %v is only in the first", k.oid), nil
 		}
 	}
 	return "", nil
+}
+
+// An object may be in a transaction twice: its records count in their order, or
+// only the last one.
+type recordKey struct {
+	oid tid.OID
+	n   int
+}
+
+// records reads the records of a transaction, and in which order they are.
+func (c Comparison) records(t *txn.Transaction) (map[recordKey]digest, []recordKey, error) {
+	records := make(map[recordKey]digest)
+	var order []recordKey
+	count := make(map[tid.OID]int)
+	for rec, err := range recordsOf(t) {
+		if err != nil {
+			return nil, nil, err
+		}
+		k := recordKey{oid: rec.OID}
+		if !c.Content {
+			k.n = count[rec.OID]
+			count[rec.OID]++
+		}
+		if _, again := records[k]; !again {
+			order = append(order, k)
+		}
+		records[k] = c.digest(rec)
+	}
+	return records, order, nil
 }
 
 func recordsOf(t *txn.Transaction) iter.Seq2[*txn.Record, error] {

@@ -32,7 +32,7 @@ positions. The first difference is printed, or all of them with --all.` + exitSt
 			return runCmp(cmd.Context(), env, &o, args)
 		},
 	}
-	cli.Flag(cmd.Flags(), &o.content, "content", "", "ignore what a copy through a cluster may lose: status, and undos as such")
+	cli.Flag(cmd.Flags(), &o.content, "content", "", "ignore what a copy through a cluster may lose: status, undos as such, all but the last record of an object in a transaction")
 	cli.Flag(cmd.Flags(), &o.all, "all", "a", "print all transactions that differ")
 	o.reader.addFlag(cmd)
 	return cmd

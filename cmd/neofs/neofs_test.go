@@ -160,6 +160,36 @@ func TestDumpAndRestore(t *testing.T) {
 	}
 }
 
+// A cluster keeps the last of two records of an object in a transaction.
+func TestCompareContentOfDuplicates(t *testing.T) {
+	const head = "txn 0000000000000002 \" \"\nuser \"\"\ndescription \"\"\nextension \"\"\n"
+	dir := t.TempDir()
+	file := func(name, records string) string {
+		path := filepath.Join(dir, name)
+		if _, errs, code := run(t, head+records+"\n", "restore", path); code != 0 {
+			t.Fatal(errs)
+		}
+		return path
+	}
+	const one, two = "obj 0000000000000001 3 null:00\none\n", "obj 0000000000000001 3 null:00\ntwo\n"
+	twice, first, last := file("twice", one+two), file("first", one), file("last", two)
+	for _, tt := range []struct {
+		args []string
+		code int
+		out  string
+	}{
+		{[]string{"cmp", twice, last}, 1, "its 3 bytes of data differ"},
+		{[]string{"cmp", "--content", twice, last}, 0, "equal: 1"},
+		{[]string{"cmp", "--content", last, twice}, 0, "equal: 1"},
+		{[]string{"cmp", "--content", twice, first}, 1, "its 3 bytes of data differ"},
+		{[]string{"cmp", twice, twice}, 0, "equal: 1"},
+	} {
+		if out, errs, code := run(t, "", tt.args...); code != tt.code || !strings.Contains(out, tt.out) {
+			t.Errorf("%q: exit code %d, want %d: %s%s", tt.args, code, tt.code, out, errs)
+		}
+	}
+}
+
 func TestDumpOfARange(t *testing.T) {
 	all := read(t, samples+"02-undo.zdump")
 	out, _, code := run(t, "", "dump", samples+"02-undo.fs", "03f6420003333333..03f6420004444444")
