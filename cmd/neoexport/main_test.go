@@ -143,6 +143,26 @@ func TestExportFile(t *testing.T) {
 	}
 }
 
+// A transaction with an invalid status is refused, or taken for a committed one.
+func TestAnyStatus(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "source.fs"), filepath.Join(dir, "Data.fs")
+	b := read(t, sample("01-basic.fs"))
+	b[4+16] = 'x' // of the first transaction
+	if err := os.WriteFile(src, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := neoexport(t, src, dst); code != 1 || !strings.Contains(stderr, "invalid status 'x'") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if code, _, stderr := neoexport(t, "--verify", "--any-status", src, dst); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	if !bytes.Equal(read(t, dst), read(t, sample("01-basic.fs"))) {
+		t.Error("the file is another one")
+	}
+}
+
 func TestExportAt(t *testing.T) {
 	var tids []tid.TID
 	r, err := fsformat.Open(sample("01-basic.fs"), fsformat.Options{})

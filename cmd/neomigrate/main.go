@@ -14,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
+	"github.com/neozodb/neo/fsformat"
 )
 
 func main() {
@@ -104,7 +105,7 @@ const recent = 256
 
 // toCluster copies a Data.fs.
 func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
-	r, err := side.OpenFile(ctx, env, source)
+	r, err := side.OpenFile(ctx, env, source, fsformat.Options{AnyStatus: o.AnyStatus})
 	if err != nil {
 		return err
 	}

@@ -158,6 +158,30 @@ func TestRefusedObject(t *testing.T) {
 	}
 }
 
+// A transaction with an invalid status is refused, or taken for a committed one.
+func TestAnyStatus(t *testing.T) {
+	c := startCluster(t, simple.Config{Partitions: 2, Storages: 1})
+	masters := c.Master().String()
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "source.fs"), filepath.Join(dir, "Data.fs")
+	b := read(t, sample("01-basic.fs"))
+	b[4+16] = 'x' // of the first transaction
+	if err := os.WriteFile(src, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := neomigrate(t.Context(), src, masters); code != 1 || !strings.Contains(stderr, "invalid status 'x'") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	for _, args := range [][]string{{"--any-status", src, masters}, {masters, dst}} {
+		if code, _, stderr := neomigrate(t.Context(), args...); code != 0 {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+	}
+	if !bytes.Equal(read(t, dst), read(t, sample("01-basic.fs"))) {
+		t.Error("the file is another one")
+	}
+}
+
 // What may be missing after an interruption must not be more than the next start
 // compares.
 func TestWindow(t *testing.T) {

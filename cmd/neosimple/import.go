@@ -18,7 +18,7 @@ import (
 // importFile makes sure that the cluster has everything that is in a Data.fs, and
 // says in words what it did. A cluster with something else is left as it is.
 func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster) (done string, err error) {
-	file, err := side.OpenFile(ctx, env, o.source)
+	file, err := side.OpenFile(ctx, env, o.source, fsformat.Options{})
 	if err != nil {
 		return "", err
 	}

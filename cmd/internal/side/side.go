@@ -22,14 +22,16 @@ import (
 type Options struct {
 	cli.Logging
 	cli.TLS
-	Cluster string // -c
-	Quiet   bool   // -q
+	Cluster   string // -c
+	Quiet     bool   // -q
+	AnyStatus bool   // --any-status
 }
 
-// AddFlags defines -c, -q, -l, --ca, --cert and --key.
+// AddFlags defines -c, -q, --any-status, -l, --ca, --cert and --key.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.Cluster, "cluster", "c", "", "name of the cluster")
 	cli.Flag(fs, &o.Quiet, "quiet", "q", "print nothing but errors")
+	cli.Flag(fs, &o.AnyStatus, "any-status", "", "take transactions of a Data.fs with an invalid status for committed ones, as Python does")
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 }
@@ -69,8 +71,8 @@ func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cf
 
 // OpenFile opens a Data.fs for reading. What cannot be copied, since it is no part
 // of the database, is said: somebody may miss it.
-func OpenFile(ctx context.Context, env *cli.Env, name string) (*fsformat.Reader, error) {
-	r, err := fsformat.Open(name, fsformat.Options{})
+func OpenFile(ctx context.Context, env *cli.Env, name string, opt fsformat.Options) (*fsformat.Reader, error) {
+	r, err := fsformat.Open(name, opt)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +99,7 @@ func (s *Source) Close() error { return s.close() }
 // OpenSource opens a database for reading.
 func (o *Options) OpenSource(ctx context.Context, env *cli.Env, name string, log *cli.Log) (*Source, error) {
 	if IsFile(name) {
-		r, err := OpenFile(ctx, env, name)
+		r, err := OpenFile(ctx, env, name, fsformat.Options{AnyStatus: o.AnyStatus})
 		if err != nil {
 			return nil, err
 		}
