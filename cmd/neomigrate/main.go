@@ -79,7 +79,6 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 		if side.IsFile(destination) {
 			return cli.Usagef("both %s and %s are files: see neoexport", source, destination)
 		}
-		o.say(env, "NEO is also able to serve a Data.fs while it imports it: see the Importer backend of neostorage.")
 		o.say(env, "Migrating from %s to %s", source, destination)
 		err = toCluster(ctx, env, o, log, source, destination)
 	} else {
