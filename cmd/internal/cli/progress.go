@@ -165,6 +165,9 @@ func (p *Progress) Done() {
 	fmt.Fprintf(p.w, "%s: %s in %v\n", p.cfg.What, p.amount(), round(now.Sub(p.start)))
 }
 
+// maxLeft is a remaining time that says nothing: the work has hardly begun.
+const maxLeft = 10 * 365 * 24 * time.Hour
+
 // line is the progress as a text: importing: 1,200 transactions, 5.0 MB (12%), 1.0 MB/s, 40s left
 func (p *Progress) line(now time.Time) string {
 	var b strings.Builder
@@ -181,8 +184,8 @@ func (p *Progress) line(now time.Time) string {
 		} else {
 			fmt.Fprintf(&b, ", %.0f/s", rate)
 		}
-		if total > n {
-			fmt.Fprintf(&b, ", %v left", round(time.Duration(float64(total-n)/rate*float64(time.Second))))
+		if left := float64(total-n) / rate; left > 0 && left < maxLeft.Seconds() {
+			fmt.Fprintf(&b, ", %v left", round(time.Duration(left*float64(time.Second))))
 		}
 	}
 	return b.String()

@@ -33,6 +33,20 @@ importing: 12,000 transactions, 50.0 MB in 25s
 	}
 }
 
+// Of a large amount hardly anything is done after the first line.
+func TestProgressHardlyBegun(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Unix(0, 0)
+	p := NewProgress(&Env{Stderr: &out}, ProgressConfig{What: "importing", Total: 1e12})
+	p.now = func() time.Time { return now }
+	p.start, p.shown = now, now
+	now = now.Add(5 * time.Second)
+	p.Set(0, 154)
+	if diff := cmp.Diff("importing: 154 B (0%), 31 B/s\n", out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestProgressWithoutTotal(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Unix(0, 0)
