@@ -124,6 +124,11 @@ func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, des
 		if after > tid.Zero && !o.Quiet {
 			fmt.Fprintf(env.Stdout, "%s has everything up to transaction %v already\n", destination, after)
 		}
+		if src.File != nil {
+			if total, err := side.Remaining(ctx, src.File, after); err == nil { // else the copy fails too
+				bar.SetTotal(total)
+			}
+		}
 	}
 	opt.Progress = func(_ tid.TID, transactions, _, bytes int64) { bar.Set(transactions, bytes) }
 	return exporter.ToFile(ctx, src, destination, opt)

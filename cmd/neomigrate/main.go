@@ -132,7 +132,11 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 	if last > tid.Zero {
 		o.say(env, "The cluster has everything up to transaction %v already", last)
 	}
-	bar := cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: r.Size(), Quiet: o.Quiet})
+	total, err := side.Remaining(ctx, r, last)
+	if err != nil {
+		return err
+	}
+	bar := cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: total, Quiet: o.Quiet})
 	defer bar.Done()
 	a := c.NewAppender(ctx, client.AppenderOptions{Window: o.window})
 	_, err = exporter.Copy(ctx, a, r, last, upTo, func(_ tid.TID, transactions, records, bytes int64) {

@@ -13,6 +13,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
@@ -84,6 +85,18 @@ func OpenFile(ctx context.Context, env *cli.Env, name string, opt fsformat.Optio
 		fmt.Fprintf(env.Stderr, "warning: %s: offset %d: %s: %d bytes ignored\n", r.Name(), t.End, t.Reason, t.Ignored)
 	}
 	return r, nil
+}
+
+// Remaining returns how many bytes of a file hold what comes after a transaction:
+// what a copy that goes on there has to do.
+func Remaining(ctx context.Context, r *fsformat.Reader, after tid.TID) (int64, error) {
+	for t, err := range r.Scan(ctx, after, tid.Max) {
+		if err != nil {
+			return 0, err
+		}
+		return r.Size() - t.Head.Pos, nil
+	}
+	return 0, nil
 }
 
 // Source is a database to read from.
