@@ -21,6 +21,7 @@ const (
 	walkRecords = 1024     // records asked for ahead
 	walkBytes   = 16 << 20 // of records ahead, as far as their sizes can be guessed
 	walkKeep    = 1 << 20  // bytes of one transaction kept for a second iteration
+	walkEach    = 64       // of them for each record, which may be without data
 )
 
 var _ txn.History = (*Client)(nil)
@@ -424,7 +425,7 @@ func (t *walkTxn) records(yield func(*txn.Record, error) bool) {
 			continue
 		}
 		if !t.drop {
-			t.bytes += len(r.Data)
+			t.bytes += walkEach + len(r.Data)
 			if t.kept = append(t.kept, *r); t.bytes > walkKeep {
 				t.kept, t.drop = nil, true
 			}
