@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -379,5 +380,18 @@ func TestOtherFilesAreRefused(t *testing.T) {
 	want := `../testdata/fs/README.md: not a Data.fs: it begins with "# Da", want "FS30" or "FS21"`
 	if err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
+	}
+}
+
+func TestOpenOtherThanFiles(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe} {
+		if _, err := Open(path, Options{}); err == nil || err.Error() != path+": not a regular file" {
+			t.Error(err)
+		}
 	}
 }

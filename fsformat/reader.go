@@ -45,6 +45,10 @@ type Tail struct {
 
 // Open opens a Data.fs for reading.
 func Open(path string, opt Options) (*Reader, error) {
+	// Before it is opened: the opening of a pipe would wait for a writer.
+	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -53,10 +57,6 @@ func Open(path string, opt Options) (*Reader, error) {
 	if err != nil {
 		f.Close()
 		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s: not a regular file", path)
 	}
 	r, err := NewReader(f, fi.Size(), path, opt)
 	if err != nil {
