@@ -12,7 +12,7 @@ import (
 	"github.com/neozodb/neo/fsformat"
 )
 
-// group is how many bytes of a new file are made durable at once.
+// group is how many bytes of an export are made durable at once.
 const group = 16 << 20
 
 // recent is how many transactions at the end of a destination are compared with

@@ -256,12 +256,13 @@ func TestPythonCutsOffAnUnfinishedGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	// What a crash leaves: transactions of which the first is voted only.
-	group, err := hex.DecodeString("03ff0000000000000000000000000017" + "63" + "000000000000" + "0000000000000017")
+	// What a crash leaves: transactions of which the first passes the end of the file,
+	// and the last lacks its last bytes.
+	group, err := hex.DecodeString("03ff0000000000004000000000000000" + "20" + "000000000000" + "0000000000000017")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(append(group, whole[4:]...)); err != nil {
+	if _, err := f.Write(append(group, whole[4:len(whole)-8]...)); err != nil {
 		t.Fatal(err)
 	}
 	p.do(t, "hold", path)

@@ -23,10 +23,9 @@ type WriterOptions struct {
 	// keeps its own.
 	Magic Magic
 
-	// Group is how many bytes of transactions [Create] makes durable at once: after
-	// a crash either all of them are there or none. Default: 64 MiB. Negative: every
-	// transaction by itself, as [OpenAppend] always does: to all others a
-	// transaction that is followed by more of its group is damage.
+	// Group is how many bytes of transactions are made durable at once: until then
+	// nobody sees any of them. 0: for [Create] 64 MiB, for [OpenAppend] every
+	// transaction by itself. Negative: every transaction.
 	Group int64
 
 	// PackedUpTo gives the file the look of one packed by FileStorage: the
@@ -55,10 +54,10 @@ const defaultGroup = 64 << 20
 //
 // # Durability
 //
-// A new file is written in groups of transactions, an existing one transaction by
-// transaction. The first of a group has the status 'c', voted, until all bytes of
-// the group are on disk; then that byte is overwritten. A restart that finds it cuts
-// off the whole group, as Python does.
+// Transactions are written in groups. The first of a group has a length that passes
+// the end of the file, and the last one is not repeated behind its own, until all
+// other bytes of the group are on disk. To all readers that is an incomplete end: a
+// restart cuts off the whole group, as Python does.
 type Writer struct {
 	path   string // of the finished file
 	tmp    string // where a new file is until it is complete, or ""
@@ -75,14 +74,16 @@ type Writer struct {
 	buf []byte // what is not written yet
 	end int64  // of the last transaction
 
-	group      int64 // position of the first transaction of the group, or 0
-	groupFirst byte  // its status to be
-	lastTID    tid.TID
-	durable    tid.TID
+	group    int64 // position of the first transaction of the group, or 0
+	groupLen int64 // its length
+	lastTID  tid.TID
+	durable  tid.TID
 
 	records []written // of the transaction being appended
 	hidden  map[tid.OID][]int64
 	scratch []byte
+
+	written func() // for tests: something was written that is to be durable
 }
 
 type written struct {
@@ -138,7 +139,6 @@ func OpenAppend(ctx context.Context, path string, opt WriterOptions) (*Writer, e
 	if err != nil {
 		return nil, err
 	}
-	opt.Group = 0
 	w := &Writer{path: path, lock: l, opt: opt}
 	if w.f, err = os.OpenFile(path, os.O_RDWR, 0); err == nil {
 		err = w.open(ctx, true)
@@ -336,12 +336,7 @@ func (w *Writer) Append(t *txn.Transaction) error {
 		return err
 	}
 	start := w.end
-	err := w.append(t)
-	if err == nil && w.group == 0 {
-		w.group, w.groupFirst = start, w.status(t)
-		err = w.patch(start+16, []byte{statusVoted})
-	}
-	if err != nil {
+	if err := w.append(t); err != nil {
 		if back := w.rollBack(start); back != nil {
 			w.failed = back
 		}
@@ -399,12 +394,16 @@ func (w *Writer) status(t *txn.Transaction) byte {
 	return t.Status
 }
 
-// append writes t with its final status, and leaves its records in w.records.
+// endless is the length of a transaction that is not to be seen: longer than any file.
+const endless = 1 << 62
+
+// append writes t, and leaves its records in w.records. The first of a group stays
+// endless.
 func (w *Writer) append(t *txn.Transaction) error {
 	start := w.end
 	w.records = w.records[:0]
 	b := t.TID.Append(w.buf)
-	b = binary.BigEndian.AppendUint64(b, 1<<62) // longer than any file: incomplete
+	b = binary.BigEndian.AppendUint64(b, endless)
 	b = append(b, w.status(t))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(t.User)))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(t.Description)))
@@ -425,7 +424,16 @@ func (w *Writer) append(t *txn.Transaction) error {
 	n := w.off + int64(len(w.buf)) - start
 	w.buf = binary.BigEndian.AppendUint64(w.buf, uint64(n))
 	w.end = w.off + int64(len(w.buf))
-	return w.patch(start+8, binary.BigEndian.AppendUint64(nil, uint64(n)))
+	if w.group == 0 {
+		w.group, w.groupLen = start, n
+		return nil
+	}
+	return w.setLen(start, n)
+}
+
+// setLen completes the header of a transaction.
+func (w *Writer) setLen(pos, n int64) error {
+	return w.patch(pos+8, binary.BigEndian.AppendUint64(nil, uint64(n)))
 }
 
 func (w *Writer) appendRecord(t *txn.Transaction, rec *txn.Record, start int64) error {
@@ -653,6 +661,14 @@ func (w *Writer) rollBack(pos int64) error {
 		return nil
 	}
 	w.buf = w.buf[:0]
+	if w.group != 0 { // the length of the last transaction is to be withheld again
+		pos -= trailerLen
+		b, err := w.read(pos, trailerLen)
+		if err != nil {
+			return fmt.Errorf("reading the end of the last transaction: %w", err)
+		}
+		w.buf = append(w.buf, b...)
+	}
 	w.off = pos
 	if err := w.f.Truncate(pos); err != nil {
 		return fmt.Errorf("cutting off an incomplete transaction: %w", err)
@@ -673,25 +689,44 @@ func (w *Writer) Flush() error {
 }
 
 func (w *Writer) flush() error {
-	if err := w.writeOut(); err != nil {
-		return err
-	}
 	if w.group == 0 {
-		return nil
+		return w.writeOut()
 	}
-	if err := w.sync(); err != nil {
+	// Behind a transaction that cannot be read, one that is intact looks like damage:
+	// its last bytes come last. The first of all may be complete before.
+	var last []byte
+	if w.end > w.group+w.groupLen+trailerLen {
+		n := len(w.buf) - trailerLen
+		last = slices.Clone(w.buf[n:])
+		w.buf = w.buf[:n]
+	}
+	if err := w.durably(w.writeOut); err != nil {
 		return err
 	}
-	if err := w.patch(w.group+16, []byte{w.groupFirst}); err != nil {
+	if err := w.durably(func() error { return w.setLen(w.group, w.groupLen) }); err != nil {
 		return err
 	}
-	if err := w.sync(); err != nil {
-		return err
+	if last != nil {
+		w.buf = append(w.buf, last...)
+		if err := w.durably(w.writeOut); err != nil {
+			return err
+		}
 	}
 	w.group = 0
 	w.durable = w.lastTID
 	w.dirty = true
 	return nil
+}
+
+// durably does something that is to be on disk before what follows it.
+func (w *Writer) durably(write func() error) error {
+	if err := write(); err != nil {
+		return err
+	}
+	if w.written != nil {
+		w.written()
+	}
+	return w.sync()
 }
 
 func (w *Writer) sync() error {

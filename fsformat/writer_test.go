@@ -32,35 +32,37 @@ func appendAll(t *testing.T, w *Writer, r *Reader, after, upTo tid.TID) {
 // A file may be copied in as many parts as one likes.
 func TestAppendContinues(t *testing.T) {
 	for _, name := range []string{"01-basic", "02-undo", "03-creation-undone", "06-metadata", "07-btrees-refs"} {
-		t.Run(name, func(t *testing.T) {
-			r := openSample(t, name)
-			path := filepath.Join(t.TempDir(), "Data.fs")
-			writeFile(t, path, nil)
-			for tr, err := range r.Transactions(t.Context(), 0, tid.Max) {
-				if err != nil {
-					t.Fatal(err)
+		for _, group := range []int64{0, 1 << 20} {
+			t.Run(fmt.Sprint(name, group), func(t *testing.T) {
+				r := openSample(t, name)
+				path := filepath.Join(t.TempDir(), "Data.fs")
+				writeFile(t, path, nil)
+				for tr, err := range r.Transactions(t.Context(), 0, tid.Max) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					w, err := OpenAppend(t.Context(), path, WriterOptions{Group: group, NoSync: true})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := w.Append(tr); err != nil {
+						t.Fatal(err)
+					}
+					if err := w.Close(); err != nil {
+						t.Fatal(err)
+					}
+					if w.Durable() != tr.TID || w.LastTID() != tr.TID {
+						t.Errorf("durable up to %v, last %v, want %v", w.Durable(), w.LastTID(), tr.TID)
+					}
 				}
-				w, err := OpenAppend(t.Context(), path, WriterOptions{NoSync: true})
-				if err != nil {
-					t.Fatal(err)
+				if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs")), hex.Dump(readFile(t, path))); diff != "" {
+					t.Errorf("file (-want +got):\n%s", diff)
 				}
-				if err := w.Append(tr); err != nil {
-					t.Fatal(err)
+				if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs.index")), hex.Dump(readFile(t, path+".index"))); diff != "" {
+					t.Errorf("index (-want +got):\n%s", diff)
 				}
-				if err := w.Close(); err != nil {
-					t.Fatal(err)
-				}
-				if w.Durable() != tr.TID || w.LastTID() != tr.TID {
-					t.Errorf("durable up to %v, last %v, want %v", w.Durable(), w.LastTID(), tr.TID)
-				}
-			}
-			if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs")), hex.Dump(readFile(t, path))); diff != "" {
-				t.Errorf("file (-want +got):\n%s", diff)
-			}
-			if diff := cmp.Diff(hex.Dump(readFile(t, samples+name+".fs.index")), hex.Dump(readFile(t, path+".index"))); diff != "" {
-				t.Errorf("index (-want +got):\n%s", diff)
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -127,6 +129,72 @@ func TestTornWritesAreCutOff(t *testing.T) {
 // voted is a complete transaction that was not finished.
 func voted() []byte {
 	return []byte("\x03\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x17c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x17")
+}
+
+// Whenever a writer is killed, what is left of its group is an incomplete end.
+func TestKilledWhileAppending(t *testing.T) {
+	source := openSample(t, "02-undo")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "Data.fs")
+	want := readFile(t, samples+"02-undo.fs")
+	const begun = tid.TID(0x03f6420004444444)
+	for _, group := range []int64{0, 200, 1 << 20} {
+		writeFile(t, path, want[:643])
+		w, err := OpenAppend(t.Context(), path, WriterOptions{Group: group})
+		if err != nil {
+			t.Fatal(err)
+		}
+		states := 0
+		restart := func() {
+			t.Helper()
+			states++
+			left := readFile(t, path)
+			killed := filepath.Join(dir, "killed.fs")
+			writeFile(t, killed, left)
+			again, err := OpenAppend(t.Context(), killed, WriterOptions{Group: group, NoSync: true})
+			if err != nil {
+				t.Errorf("group %d, state %d: %v", group, states, err)
+				return
+			}
+			if again.LastTID() < w.Durable() {
+				t.Errorf("group %d, state %d: last %v, durable %v", group, states, again.LastTID(), w.Durable())
+			}
+			appendAll(t, again, source, again.LastTID(), tid.Max)
+			if err := again.Close(); err != nil {
+				t.Error(err)
+			}
+			if got := readFile(t, killed); !bytes.Equal(got, want) {
+				t.Errorf("group %d, state %d: the file differs", group, states)
+			}
+		}
+		w.written = restart
+		for tr, err := range source.Transactions(t.Context(), begun, tid.Max) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Append(tr); err != nil {
+				t.Fatal(err)
+			}
+			restart()
+			// One that fails, after some of it has been written.
+			err := w.Append(&txn.Transaction{TID: tid.Max, Records: func(yield func(*txn.Record, error) bool) {
+				if yield(&txn.Record{OID: 1, Data: make([]byte, flushSize+1)}, nil) {
+					restart()
+					yield(nil, errors.New("boom"))
+				}
+			}})
+			if err == nil {
+				t.Fatal("a transaction that cannot be read is appended")
+			}
+			restart()
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFile(t, path); !bytes.Equal(got, want) || states < 10 {
+			t.Errorf("group %d: the file differs, or %d states", group, states)
+		}
+	}
 }
 
 func TestUnfinishedGroupIsSeenByNobody(t *testing.T) {
