@@ -351,6 +351,7 @@ func (c *conn) loadWorker(l load) {
 	defer c.workers.Add(-1)
 	for ok := true; ok; {
 		if !c.out.waitRoom() {
+			c.cancel() // the reader may wait for a worker, and not learn of it
 			return
 		}
 		c.load(&l)

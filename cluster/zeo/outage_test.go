@@ -148,6 +148,37 @@ func TestLostStorageEndsWhatWaits(t *testing.T) {
 	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
 }
 
+// A client that asks for much, reads nothing and goes leaves nothing behind.
+func TestGoneReader(t *testing.T) {
+	m := zeotest.NewMemory()
+	commit(t, serve(t, m, nil).client(false), zeotest.Store{OID: 1, Data: make([]byte, 1<<20)})
+	st := &remote{m.Door()}
+	for range 20 {
+		s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st })
+		c := s.client(false)
+		load := zeotest.Tuple{tid.OID(1), tid.Max}
+		for range 200 {
+			if err := c.SendAs(load, false, "loadBefore", load...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.ReadFrame(); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+	}
+}
+
+// remote is a storage on another machine, without cache.
+type remote struct{ *zeotest.Door }
+
+func (s *remote) Features() zeo.Features {
+	f := s.Door.Features()
+	f.Local = false
+	return f
+}
+
 // failing fails some operations.
 type failing struct {
 	*zeotest.Door
