@@ -28,6 +28,7 @@ type iterators struct {
 	txns  map[int64]*txnIterator
 	recs  map[int64]*recordIterator
 	ended bool
+	ends  []func() // of iterations that are forgotten, and not yet ended
 }
 
 // txnIterator iterates over transactions.
@@ -200,8 +201,8 @@ func recordsOf(ctx context.Context, st Storage, at tid.TID, skip int) iter.Seq2[
 	}
 }
 
-// forget makes iterations unknown, of whatever kind, and returns what ends them.
-func (it *iterators) forget(ids []int64) func() {
+// forget makes iterations unknown, of whatever kind. endForgotten ends them.
+func (it *iterators) forget(ids []int64) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	var txns []*txnIterator
@@ -216,7 +217,10 @@ func (it *iterators) forget(ids []int64) func() {
 			delete(it.recs, id)
 		}
 	}
-	return func() { // busy is held
+	if len(recs)+len(txns) == 0 {
+		return
+	}
+	it.ends = append(it.ends, func() {
 		for _, r := range recs {
 			r.end()
 		}
@@ -224,11 +228,25 @@ func (it *iterators) forget(ids []int64) func() {
 			t.leave()
 			t.stop()
 		}
+	})
+}
+
+// endForgotten ends what was forgotten; busy is held.
+func (it *iterators) endForgotten() {
+	it.mu.Lock()
+	ends := it.ends
+	it.ends = nil
+	it.mu.Unlock()
+	for _, end := range ends {
+		end()
 	}
 }
 
 // endLocked ends iterations; busy is held.
-func (it *iterators) endLocked(ids []int64) { it.forget(ids)() }
+func (it *iterators) endLocked(ids []int64) {
+	it.forget(ids)
+	it.endForgotten()
+}
 
 func (r *recordIterator) end() {
 	if r.stop != nil {
@@ -356,11 +374,11 @@ func callIteratorGC(c *conn, m *message) error {
 			ids = append(ids, list[i].int())
 		}
 	}
-	end := c.iters.forget(ids) // at once: calls that follow do not know them
+	c.iters.forget(ids) // at once: calls that follow do not know them
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
 		c.iters.busy.Lock()
 		defer c.iters.busy.Unlock()
-		end()
+		c.iters.endForgotten()
 		return (*encoder).null, nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -146,6 +148,50 @@ func TestLostStorageEndsWhatWaits(t *testing.T) {
 		t.Errorf("got %v", m)
 	}
 	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+}
+
+// iterating tells whether an iteration over transactions is under way.
+type iterating struct {
+	*hanging
+	under atomic.Int32
+}
+
+func (s *iterating) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		s.under.Add(1)
+		defer s.under.Add(-1)
+		s.Door.Transactions(ctx, after, upTo)(yield)
+	}
+}
+
+// An iteration that its client lets go of ends, even if the connection ends first.
+func TestIterationEndsWithItsConnection(t *testing.T) {
+	m := zeotest.NewMemory()
+	commit(t, serve(t, m, nil).client(false), zeotest.Store{OID: 1, Data: []byte("x")})
+	st := &iterating{hanging: &hanging{tap: &tap{Door: m.Door()}}}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st })
+	c := s.client(false)
+	id, err := c.Call("iterator_start", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.Call("iterator_next", id); v == nil || err != nil || st.under.Load() != 1 {
+		t.Fatalf("first transaction %v, %v, %d iterations", v, err, st.under.Load())
+	}
+	const most = 16 // calls at the same time
+	for range most {
+		if _, err := c.Send(false, "getTid", tid.OID(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.eventually("calls wait", func() bool { return st.loads.Load() == most })
+	if err := c.Async("iterator_gc", zeotest.List{id}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // for the reader to wait as well
+	st.w.Lost()
+	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+	s.eventually("the iteration has ended", func() bool { return st.under.Load() == 0 })
 }
 
 // A client that asks for much, reads nothing and goes leaves nothing behind.
