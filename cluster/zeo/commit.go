@@ -227,6 +227,13 @@ func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
 		}
 		go takeOver()
 	})
+	// An abort that came since then had nothing to give up yet.
+	s.mu.Lock()
+	gone := t.aborted
+	s.mu.Unlock()
+	if gone {
+		st.GiveUp()
+	}
 }
 
 // votedSoon tells the client that its transaction is voted. It does not wait, and

@@ -147,6 +147,78 @@ func TestVoteGivenUp(t *testing.T) {
 	}
 }
 
+// early is a transaction whose vote begins after it was given up.
+type early struct {
+	*soon
+	voting chan struct{} // closed when the vote is to begin
+	begin  chan struct{} // closed when it may
+}
+
+func (s *early) BeginSoon(b zeo.Begin) zeo.Beginning {
+	return earlyBeginning{s.soon.BeginSoon(b).(beginning), s}
+}
+
+type earlyBeginning struct {
+	beginning
+	s *early
+}
+
+func (b earlyBeginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+	p, err := b.beginning.Wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &earlyPrompt{p.(*prompt), b.s, make(chan struct{})}, nil
+}
+
+// earlyPrompt waits for others once its vote has begun, until it is given up.
+type earlyPrompt struct {
+	*prompt
+	s     *early
+	begun chan struct{}
+}
+
+func (p *earlyPrompt) VoteSoon(done func(bool)) {
+	close(p.s.voting)
+	<-p.s.begin
+	close(p.begun)
+	p.prompt.VoteSoon(done)
+}
+
+func (p *earlyPrompt) GiveUp() {
+	select {
+	case <-p.begun:
+		p.prompt.GiveUp()
+	default: // nothing to give up yet
+	}
+}
+
+// An abort that comes just before the storage is asked for its vote ends that too.
+func TestVoteGivenUpBeforeItBegins(t *testing.T) {
+	m := zeotest.NewMemory()
+	st := &early{&soon{Door: m.Door(), slow: true}, make(chan struct{}), make(chan struct{})}
+	s := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st })
+	c := s.client(false)
+	if err := c.Async("tpc_begin", 1, []byte{}, []byte{}, zeotest.Dict{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Send(false, "vote", 1); err != nil {
+		t.Fatal(err)
+	}
+	<-st.voting
+	id, err := c.Send(false, "tpc_abort", 1)
+	if err == nil {
+		_, err = c.Call("lastTransaction") // answered after the abort was read
+	}
+	close(st.begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := c.Wait(id); v != nil || err != nil {
+		t.Errorf("abort: %v, %v", v, err)
+	}
+}
+
 // cached is a storage that has everything at hand, and where something happens
 // between the look at the cache and the answer.
 type cached struct {
