@@ -45,12 +45,12 @@ type Config struct {
 	// Resolver merges conflicting changes. Default: every conflict is an error.
 	Resolver Resolver
 
-	// OnInvalidate is told of the objects that another client changed, in the
-	// order of TIDs, before LastTID names the transaction. OnLost is told that the
-	// master was lost: the client connects again when it is used, and until then
-	// commits are missed. OnReset is told, once it is connected again, that anything
-	// may have changed. They are called by goroutines that read from the master: they
-	// must neither block nor call the client.
+	// OnInvalidate is told of the objects that another client changed, and of our own
+	// orders to pack, without object, in the order of TIDs, before LastTID names the
+	// transaction. OnLost is told that the master was lost: the client connects again
+	// when it is used, and until then commits are missed. OnReset is told, once it is
+	// connected again, that anything may have changed. They are called by goroutines
+	// that read from the master: they must neither block nor call the client.
 	OnInvalidate func(t tid.TID, oids []tid.OID)
 	OnLost       func()
 	OnReset      func()

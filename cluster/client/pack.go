@@ -117,7 +117,11 @@ func (c *Client) pack(ctx context.Context, upTo tid.TID, oids []tid.OID) (tid.TI
 		return tid.Zero, fmt.Errorf("pack: %w", err)
 	}
 	t.SetPackOrder(upTo, oids)
-	id, err := t.Finish(ctx, nil)
+	id, err := t.Finish(ctx, func(at tid.TID) {
+		if c.cfg.OnInvalidate != nil { // its user does not commit it himself
+			c.cfg.OnInvalidate(at, nil)
+		}
+	})
 	if err != nil {
 		return tid.Zero, errors.Join(fmt.Errorf("pack: %w", err), t.Abort(ctx))
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/zeo"
@@ -107,6 +109,44 @@ func TestTwoDoors(t *testing.T) {
 		if len(seen[i]) != commits*len(clients) || !slices.IsSorted(seen[i]) || !slices.Equal(seen[i], seen[0]) {
 			t.Errorf("client %d saw %d transactions, want %d as client 0", i, len(seen[i]), commits*len(clients))
 		}
+	}
+}
+
+// A pack is a transaction as well: a client that heard of it through one door would
+// refuse another that did not.
+func TestPackAtTwoDoors(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
+	doors := []string{serve(t, c), serve(t, c)}
+	z, err := zeotest.Register(doors[0], false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(z.Close)
+	if _, err := z.Commit(zeotest.Store{OID: 1, Data: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := z.Call("pack", float64(time.Now().Unix()), true); err != nil {
+		t.Fatal(err)
+	}
+	var last []any
+	for _, addr := range doors {
+		z, err := zeotest.Dial(addr, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(z.Close)
+		at, err := z.Call("register", "1", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = append(last, at)
+	}
+	if !cmp.Equal(last[0], last[1]) {
+		t.Errorf("after a pack the last transaction is %x where it was ordered, %x elsewhere", last[0], last[1])
 	}
 }
 
