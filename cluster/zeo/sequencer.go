@@ -110,7 +110,7 @@ func (s *sequencer) changes(ctx context.Context, c Changer) ([]Change, tid.TID, 
 		s.log.Warn("waiting for the storage", "err", err)
 		select {
 		case <-ctx.Done():
-			return nil, tid.Zero, err
+			return nil, tid.Zero, fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(pause):
 		}
 	}

@@ -164,14 +164,14 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		// Each name has a storage of its own: it is watched once.
 		st, err := o.open(ctx, log, source)
 		if err != nil {
-			return fmt.Errorf("storage %s: %w", name, err)
+			return cli.Stopped(ctx, fmt.Errorf("storage %s: %w", name, err))
 		}
 		open[name] = st
 		cfg.Storages[name] = st
 	}
 	server, err := zeo.New(ctx, cfg)
 	if err != nil {
-		return err
+		return cli.Stopped(ctx, err)
 	}
 	defer server.Close()
 	if o.pidFile != "" {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -57,6 +58,30 @@ func TestOrderlyStop(t *testing.T) {
 	restart()
 	for _, p := range c.Nodes() {
 		says(t, p.Name, p.Output())
+	}
+}
+
+// What waits for a master is stopped in order as well.
+func TestStopWithoutMaster(t *testing.T) {
+	t.Parallel()
+	common := []string{"-c", "test", "-m", fmt.Sprintf("127.0.0.1:%d", FreePort(t)), "-b", "127.0.0.1:0"}
+	for program, more := range map[string][]string{
+		"neostorage": {"-a", "SQLite", "-d", filepath.Join(t.TempDir(), "s.sqlite")},
+		"neoadmin":   nil,
+		"neozeo":     nil,
+	} {
+		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+			p := Start(t, program, append(more, common...)...)
+			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.Output(), "no primary master"); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s does not look for a master", program)
+				}
+			}
+			p.end(sig)
+			if err := p.Wait(t, 20*time.Second); err != nil || strings.Contains(p.Output(), "interrupted") {
+				t.Errorf("%s stopped by %v: %v\n%s", program, sig, err, p.Output())
+			}
+		}
 	}
 }
 
