@@ -497,10 +497,11 @@ func callBegin(c *conn, m *message) error {
 		b.Status = status[0]
 	}
 	const most = math.MaxUint16 // as a Data.fs can hold
+	var refuse error
 	if len(b.User) > most || len(b.Description) > most || len(b.Extension) > most {
-		return c.failed(m, fmt.Errorf("user, description or extension of more than %d bytes", most), nil)
+		refuse = fmt.Errorf("user, description or extension of more than %d bytes", most)
 	}
-	if err := c.tx.begin(id, b); err != nil {
+	if err := c.tx.begin(id, b, refuse); err != nil {
 		return c.failed(m, err, nil)
 	}
 	c.answer(m, (*encoder).null)
@@ -520,8 +521,8 @@ func (c *conn) enqueue(m *message, o op, data []byte) error {
 	if o.kind != opCheck && o.kind != opUndo {
 		c.seq.stats.stores.Add(1)
 	}
-	if err := t.queue.add(o, data, c.frames.owned); err != nil {
-		return c.failed(m, err, nil)
+	if t.refuse == nil {
+		t.refuse = t.queue.add(o, data, c.frames.owned)
 	}
 	c.answer(m, (*encoder).null)
 	return nil
@@ -673,7 +674,7 @@ func refuseBlob(c *conn, m *message) error {
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	t.blobs = true
+	t.refuse = fmt.Errorf("blobs: %w", ErrUnsupported)
 	c.answer(m, (*encoder).null)
 	return nil
 }

@@ -30,7 +30,7 @@ type transaction struct {
 	id     int64
 	begin  Begin
 	queue  queue
-	blobs  bool // blobs were given, which no storage here can keep
+	refuse error // why vote will fail: calls before it have no answer
 	ctx    context.Context
 	cancel context.CancelFunc
 	timer  *time.Timer
@@ -62,8 +62,9 @@ type txnState struct {
 
 func (s *txnState) init(c *conn) { s.c = c }
 
-// begin opens a transaction. Nothing is locked before vote.
-func (s *txnState) begin(id int64, b Begin) error {
+// begin opens a transaction. Nothing is locked before vote, which fails with refuse
+// unless it is nil.
+func (s *txnState) begin(id int64, b Begin, refuse error) error {
 	c := s.c
 	if c.readOnly {
 		return readOnlyError()
@@ -76,12 +77,12 @@ func (s *txnState) begin(id int64, b Begin) error {
 		}
 		return transactionError("Multiple simultaneous tpc_begin requests from one client.")
 	}
-	t := &transaction{id: id, begin: b}
+	t := &transaction{id: id, begin: b, refuse: refuse}
 	t.queue.limit = c.srv.cfg.SpillSize
 	t.ctx, t.cancel = context.WithCancel(c.srv.ctx)
 	s.open = t
 	c.seq.stats.active.Add(1)
-	if c.seq.ahead != nil {
+	if c.seq.ahead != nil && refuse == nil {
 		t.ahead = c.seq.ahead.BeginSoon(b)
 		s.expire(t)
 	}
@@ -175,7 +176,7 @@ func (s *txnState) voteSoon(t *transaction, msg msgID, async bool) bool {
 		return false
 	}
 	// What was begun before a claim was made would be preferred to its owner.
-	if t.blobs || !t.queue.plain(maxSoon) || s.c.seq.claims.held.Load() > 0 {
+	if t.refuse != nil || !t.queue.plain(maxSoon) || s.c.seq.claims.held.Load() > 0 {
 		ahead.Abandon()
 		return false
 	}
@@ -372,8 +373,8 @@ func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
 // vote carries out what is queued and votes if there are no conflicts. It returns
 // the objects whose data differ from what the client stored.
 func (t *transaction) vote(s *txnState) ([]tid.OID, error) {
-	if t.blobs {
-		return nil, fmt.Errorf("blobs: %w", ErrUnsupported)
+	if t.refuse != nil {
+		return nil, t.refuse
 	}
 	t.collapse()
 	claims := &s.c.seq.claims

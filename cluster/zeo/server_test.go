@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -663,6 +664,37 @@ func TestBigTransaction(t *testing.T) {
 			t.Errorf("object %v: %.20q, %v", oid, data, err)
 		}
 	}
+}
+
+// What cannot be kept until the vote is an answer to the vote: clients take the end
+// of the connection for a passing trouble, and try again for ever.
+func TestImpossibleTransaction(t *testing.T) {
+	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.SpillSize = 100 << 10 })
+	c := s.client(false)
+	if err := c.Async("tpc_begin", 1, []byte("user"), make([]byte, 70000), zeotest.Dict{}, nil, " "); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Async("storea", tid.OID(1), tid.Zero, []byte("x"), 1); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Call("vote", 1)
+	wantClass(t, err, "ZODB.POSException.StorageError")
+	if err == nil || !strings.Contains(fmt.Sprint(err), "more than 65535 bytes") {
+		t.Errorf("vote on a long description: %v", err)
+	}
+
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
+	big := zeotest.Store{OID: 1, Data: make([]byte, 200<<10)}
+	_, err = c.Vote(2, zeotest.Store{OID: 2, Data: []byte("x")}, big, big, zeotest.Store{OID: 3, Data: []byte("x")})
+	wantClass(t, err, "ZODB.POSException.StorageError")
+	if err == nil || !strings.Contains(fmt.Sprint(err), "keeping a big transaction") {
+		t.Errorf("vote on what could not be kept: %v", err)
+	}
+	commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
+	s.eventually("nothing is open", func() bool {
+		v, err := c.Call("server_status")
+		return err == nil && v.(zeotest.Dict)["active_txns"] == int64(0)
+	})
 }
 
 func TestStatus(t *testing.T) {
