@@ -310,11 +310,12 @@ type listing struct {
 	oids []tid.OID
 	end  bool // there are no more
 	made time.Time
+	last tid.TID // when it was made
 }
 
 const (
 	listingSize = 10000
-	listingAge  = 5 * time.Second // before objects that were created are seen
+	listingAge  = 5 * time.Second // before those who are under way see what was created
 )
 
 // next returns the first object whose id is not less than from.
@@ -322,7 +323,12 @@ func (s *Cluster) next(ctx context.Context, from tid.OID) (tid.OID, error) {
 	l := &s.listed
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if from < l.from || time.Since(l.made) > listingAge || !l.end && (len(l.oids) == 0 || from > l.oids[len(l.oids)-1]) {
+	last, err := s.c.LastTID(ctx)
+	if err != nil {
+		return 0, outage(err)
+	}
+	begins := from == 0 && last != l.last // and must see all that is there
+	if begins || from < l.from || time.Since(l.made) > listingAge || !l.end && (len(l.oids) == 0 || from > l.oids[len(l.oids)-1]) {
 		oids := l.oids[:0]
 		for oid, err := range s.c.OIDs(ctx, tid.Max, from, tid.MaxOID) {
 			if err != nil {
@@ -333,7 +339,7 @@ func (s *Cluster) next(ctx context.Context, from tid.OID) (tid.OID, error) {
 				break
 			}
 		}
-		l.from, l.oids, l.end, l.made = from, oids, len(oids) < listingSize, time.Now()
+		l.from, l.oids, l.end, l.made, l.last = from, oids, len(oids) < listingSize, time.Now(), last
 	}
 	i := sort.Search(len(l.oids), func(i int) bool { return l.oids[i] >= from })
 	if i == len(l.oids) {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -266,5 +267,37 @@ func TestPython(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) { zeotest.RunPython(t, zeotest.Python(t), p.create, tt.args...) })
+	}
+}
+
+// Who goes through all objects sees those that were there when he began, however
+// often somebody does so.
+func TestNewObjectsAreListed(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
+	s := watch(t, c, time.Minute)
+	var want []tid.OID
+	for oid := tid.OID(1); oid < 4; oid++ {
+		s.commit(t, oid)
+		want = append(want, oid)
+		var got []tid.OID
+		from := tid.OID(0)
+		for {
+			oid, _, err := s.NextObject(t.Context(), from)
+			if errors.Is(err, zeo.ErrNoSuchObject) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, oid)
+			from = oid + 1
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("objects %v, want %v", got, want)
+		}
 	}
 }
