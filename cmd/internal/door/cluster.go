@@ -378,7 +378,7 @@ func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 	if err == nil && id != tid.Zero {
 		err = s.c.WaitForPack(ctx, id)
 	}
-	return outage(err)
+	return fromClient(err)
 }
 
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {

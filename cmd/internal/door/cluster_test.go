@@ -301,3 +301,28 @@ func TestNewObjectsAreListed(t *testing.T) {
 		}
 	}
 }
+
+// What only reads refuses everything else in the words of ZODB.
+func TestReadOnly(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
+	last := watch(t, c, time.Minute).commit(t, 1)
+	s, err := c.open(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !s.Features().ReadOnly {
+		t.Error("it does not say that it only reads")
+	}
+	_, begin := s.Begin(t.Context(), zeo.Begin{})
+	_, oids := s.NewOIDs(t.Context(), 1)
+	for what, err := range map[string]error{"begin": begin, "new ids": oids, "pack": s.Pack(t.Context(), last)} {
+		if !errors.Is(err, zeo.ErrReadOnly) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
