@@ -232,7 +232,7 @@ func (c *conn) failed(m *message, err error, oid []byte) error {
 
 func describe(err error) error {
 	if r, ok := errors.AsType[*remoteError](err); ok {
-		return fmt.Errorf("the client would get %s", r.class)
+		return fmt.Errorf("the client would get %w", r)
 	}
 	return err
 }

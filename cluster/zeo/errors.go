@@ -11,16 +11,22 @@ import (
 // arguments or its attributes.
 type remoteError struct {
 	class string
+	text  string // for the log
 	data  func(*encoder)
 	quiet bool // ordinary: not worth a line in the log
 }
 
-func (e *remoteError) Error() string { return e.class }
+func (e *remoteError) Error() string {
+	if e.text != "" {
+		return e.class + ": " + e.text
+	}
+	return e.class
+}
 
 // textError is an exception with one text as argument.
 func textError(class, format string, args ...any) *remoteError {
 	text := fmt.Sprintf(format, args...)
-	return &remoteError{class: class, data: func(e *encoder) {
+	return &remoteError{class: class, text: text, data: func(e *encoder) {
 		e.beginTuple(1)
 		e.text(text)
 		e.endTuple(1)

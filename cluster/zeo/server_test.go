@@ -321,6 +321,9 @@ func TestReadOnly(t *testing.T) {
 	defer c.Close()
 	_, err = c.Call("register", "2", true)
 	wantClass(t, err, "builtins.ValueError")
+	if !s.log.contains("unknown storage: 2") {
+		t.Error("the log does not say which storage is unknown")
+	}
 	_, err = c.Call("register", "1", false)
 	wantClass(t, err, "ZODB.POSException.ReadOnlyError")
 	if _, err := c.Call("register", "1", true); err != nil { // falls back
