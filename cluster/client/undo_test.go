@@ -113,6 +113,32 @@ func TestUndoOfWhatIsKept(t *testing.T) {
 	})
 }
 
+// What a pack has deleted of a transaction cannot be undone, and the rest is not
+// undone without it.
+func TestUndoOfDeletedRecords(t *testing.T) {
+	simulate(t, shape{partitions: 2, storages: 2}, func(t *testing.T, r *rig) {
+		c := r.open(nil)
+		first := r.commit(c, text(1, 0, "one"), text(2, 0, "two"))
+		alone := r.commit(c, text(1, first, "ONE"))
+		both := r.commit(c, text(1, alone, "One"), text(2, first, "TWO"))
+		last := r.commit(c, text(1, both, "1"))
+		order := must(c.PackObjects(t.Context(), last, []tid.OID{1}))(t)
+		if err := c.WaitForPack(t.Context(), order); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []tid.TID{alone, both} {
+			tx := begin(t, c)
+			oids, err := tx.Undo(t.Context(), at)
+			if !errors.Is(err, client.ErrUndoPacked) {
+				t.Errorf("undo of %v, which was packed: %v, %v", at, oids, err)
+			}
+			if err := tx.Abort(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // refuseUndo answers the store of an undo.
 func refuseUndo(s *script) {
 	s.t.Helper()

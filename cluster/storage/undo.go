@@ -18,8 +18,14 @@ func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map
 		if err != nil {
 			return nil, err
 		}
-		if !h.Found || p.Undone > limit {
-			continue // listed in the transaction, but not modified: readCurrent
+		if p.Undone > limit {
+			continue
+		}
+		if !h.Found { // listed in the transaction, but not modified: readCurrent
+			if err := n.checkPacked(oid, p.Undone); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		for len(h.Later) > 0 && h.Later[len(h.Later)-1].TID > limit {
 			h.Later = h.Later[:len(h.Later)-1]
@@ -30,17 +36,23 @@ func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map
 			return nil, proto.Errorf(proto.OIDNotFound, "%v", oid)
 		}
 		if !u.Undo.OK { // it was created there, unless what was before is packed
-			packed, err := n.db.PackedUpTo(oid)
-			if err != nil {
+			if err := n.checkPacked(oid, p.Undone); err != nil {
 				return nil, err
-			}
-			if p.Undone <= packed {
-				return nil, proto.Errorf(proto.UndoPackError, "%v: what was before %v may be packed", oid, p.Undone)
 			}
 		}
 		answer.Undo[oid] = u
 	}
 	return answer, nil
+}
+
+// checkPacked refuses to undo a transaction of which a pack may have deleted a record,
+// or what was before.
+func (n *Node) checkPacked(oid tid.OID, undone tid.TID) error {
+	packed, err := n.db.PackedUpTo(oid)
+	if err == nil && undone <= packed {
+		err = proto.Errorf(proto.UndoPackError, "%v: what was at %v or before may be packed", oid, undone)
+	}
+	return err
 }
 
 // findUndo tells which revision an undo restores. Revisions after last are not
