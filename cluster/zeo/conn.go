@@ -33,6 +33,7 @@ type conn struct {
 	readOnly bool
 	frames   *frameReader
 	dec      messageDecoder
+	unsent   bool // answers to loads wait for those to the frames that have come
 
 	loads   chan load // to idle workers
 	workers atomic.Int32
@@ -149,6 +150,10 @@ func (c *conn) talk() error {
 	}
 	var m message
 	for {
+		if c.unsent && !c.frames.ready() { // what followed needs no answer
+			c.unsent = false
+			c.out.flush()
+		}
 		frame, err := c.frames.next()
 		if err != nil {
 			return err
@@ -325,7 +330,10 @@ func (c *conn) startLoad(l load) error {
 			here = c.loadCached(&l)
 		}
 		if !here || !c.frames.ready() || c.out.pending() > bufferSize {
+			c.unsent = false
 			c.out.flush() // what waits for more as well
+		} else {
+			c.unsent = true
 		}
 		if here {
 			return nil

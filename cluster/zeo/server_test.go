@@ -748,6 +748,41 @@ func TestLastLabelCounts(t *testing.T) {
 	}
 }
 
+// An answer does not wait for more, whatever comes with the question.
+func TestAnswerIsSentBeforeASilence(t *testing.T) {
+	s := serve(t, zeotest.NewMemory(), nil)
+	frames := func(messages ...zeotest.Tuple) (b []byte) {
+		for _, m := range messages {
+			p := zeotest.Encode(false, m)
+			b = append(binary.BigEndian.AppendUint32(b, uint32(len(p))), p...)
+		}
+		return b
+	}
+	c := s.client(false)
+	at := commit(t, c, zeotest.Store{OID: 1, Data: []byte("x")})
+	id := zeotest.Tuple{tid.OID(1).Bytes(), tid.Max.Bytes()}
+	load := zeotest.Tuple{id, false, "loadBefore", id}
+	for name, more := range map[string]zeotest.Tuple{
+		"sign of life": {-1, false, ".reply", nil},
+		"label":        {0, true, "set_client_label", zeotest.Tuple{"label"}},
+		"begin":        {0, true, "tpc_begin", zeotest.Tuple{5, []byte{}, []byte{}, zeotest.Dict{}}},
+		"store":        {0, true, "storea", zeotest.Tuple{tid.OID(1), at, []byte("y"), 5}},
+		"abort":        {0, true, "tpc_abort", zeotest.Tuple{6}},
+	} {
+		if name == "store" {
+			if err := c.Async("tpc_begin", 5, []byte{}, []byte{}, zeotest.Dict{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.Conn.Write(frames(load, more)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Wait(id); err != nil {
+			t.Fatalf("load and %s: %v", name, err)
+		}
+	}
+}
+
 // Whoever is silent for too long is taken for dead; signs of life are enough.
 func TestSilence(t *testing.T) {
 	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 200 * time.Millisecond })
