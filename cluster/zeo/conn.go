@@ -286,6 +286,16 @@ func (c *conn) send(id *msgID, result func(*encoder)) {
 	c.out.flush()
 }
 
+// sendAsked is send after there was room for an answer.
+func (c *conn) sendAsked(id *msgID, result func(*encoder)) {
+	e := c.out.lock()
+	at := e.beginReply(id, flagResult)
+	result(e)
+	e.endMessage(at)
+	c.out.unlockAsked(at)
+	c.out.flush()
+}
+
 // background runs a call that may wait, once there is a place for it. What it
 // needs of the message must have been taken from it. It returns the result as a
 // function that appends it.
@@ -310,7 +320,7 @@ func (c *conn) background(m *message, oid []byte, call func(ctx context.Context)
 		case err != nil:
 			c.sendError(&id, name, err, oid)
 		case result != nil: // else it was sent
-			c.send(&id, result)
+			c.sendAsked(&id, result)
 		}
 	})
 	return nil
@@ -405,6 +415,7 @@ func (c *conn) loadCached(l *load) bool {
 func (c *conn) loaded(l *load, head tid.TID, r *Revision, err error) bool {
 	for {
 		e := c.out.lock()
+		n := len(e.b)
 		// Within the lock: what is committed from here on is announced after
 		// this answer.
 		if now := c.seq.last(); now != head && (err != nil || r.Next == tid.Zero) {
@@ -418,7 +429,7 @@ func (c *conn) loaded(l *load, head tid.TID, r *Revision, err error) bool {
 			return false
 		}
 		c.appendLoad(e, l, r, err)
-		c.out.unlock()
+		c.out.unlockAsked(n)
 		return true
 	}
 }

@@ -304,7 +304,7 @@ func callIteratorNext(c *conn, m *message) error {
 			if async {
 				return
 			}
-			c.send(&msg, func(e *encoder) {
+			c.sendAsked(&msg, func(e *encoder) {
 				if t == nil {
 					e.null()
 					return
@@ -347,7 +347,7 @@ func callIteratorRecordNext(c *conn, m *message) error {
 			if async {
 				return
 			}
-			c.send(&msg, func(e *encoder) {
+			c.sendAsked(&msg, func(e *encoder) {
 				if r == nil {
 					e.null()
 					return

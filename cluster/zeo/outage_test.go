@@ -216,6 +216,57 @@ func TestGoneReader(t *testing.T) {
 	}
 }
 
+// A client that reads is not dropped for what it has asked for, however big that is.
+func TestBigAnswersAreNoReasonToDrop(t *testing.T) {
+	m := zeotest.NewMemory()
+	other := serve(t, m, nil).client(false)
+	const loads = 8
+	data := make([]byte, 4<<20)
+	for oid := range tid.OID(loads) {
+		commit(t, other, zeotest.Store{OID: oid, Data: data})
+	}
+	st := &together{remote: remote{m.Door()}}
+	st.loads.Add(loads)
+	s := serve(t, m, func(cfg *zeo.Config) {
+		cfg.Storages["1"] = st
+		cfg.OutputLimit = 8 << 20
+	})
+	c := s.client(true)
+	for oid := range tid.OID(loads) {
+		if err := c.SendAs(zeotest.Tuple{oid, tid.Max}, false, "loadBefore", oid, tid.Max); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st.loads.Wait()
+	time.Sleep(100 * time.Millisecond) // for the answers to wait for the client
+	for oid := range tid.OID(3) {
+		commit(t, other, zeotest.Store{OID: 100 + oid, Data: []byte("x")})
+	}
+	for answers, announced := 0, 0; answers < loads || announced < 3; {
+		m, err := c.Read()
+		if err != nil {
+			t.Fatalf("after %d answers and %d announcements: %v", answers, announced, err)
+		}
+		if m.Name == ".reply" {
+			answers++
+		} else {
+			announced++
+		}
+	}
+}
+
+// together is a storage whose loads end once all have begun.
+type together struct {
+	remote
+	loads sync.WaitGroup
+}
+
+func (s *together) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+	s.loads.Done()
+	s.loads.Wait()
+	return s.remote.LoadBefore(ctx, oid, before)
+}
+
 // remote is a storage on another machine, without cache.
 type remote struct{ *zeotest.Door }
 

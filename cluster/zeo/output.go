@@ -17,12 +17,13 @@ type output struct {
 	nc      net.Conn
 	try     *socket.Writer // nil: all writes may wait
 	raw     net.Conn       // nc, or what is below its TLS: closing that never waits
-	limit   int            // bytes that may wait when one more message comes
+	limit   int            // bytes that may wait, beside asked, when one more message comes
 	dropped func()         // called once, when the limit is passed
 
 	mu      sync.Mutex
 	room    sync.Cond // signalled when bytes were written, or at the end
 	enc     encoder   // enc.b: bytes that wait, after rest
+	asked   int       // of these, answers to calls that have waited for room
 	rest    []byte    // left over by a write that did not wait
 	spare   []byte
 	sending int // bytes of the write under way
@@ -52,11 +53,11 @@ func newOutput(nc net.Conn, limit int, dropped func()) *output {
 // before unlock.
 func (o *output) lock() *encoder {
 	o.mu.Lock()
-	if len(o.rest)+len(o.enc.b) > o.limit {
+	if len(o.enc.b)-o.asked > o.limit {
 		o.dropLocked()
 	}
 	if o.closed {
-		o.enc.b = o.enc.b[:0] // what is appended is lost
+		o.enc.b, o.asked = o.enc.b[:0], 0 // what is appended is lost
 	}
 	return &o.enc
 }
@@ -70,6 +71,14 @@ func (o *output) dropLocked() {
 
 // unlock leaves what was appended to a later flush or send of the caller.
 func (o *output) unlock() { o.mu.Unlock() }
+
+// unlockAsked is unlock after the answer to a call that has waited for room was
+// appended to the first n bytes: there are few of these, and big ones do not mean
+// that the client does not read.
+func (o *output) unlockAsked(n int) {
+	o.asked += len(o.enc.b) - n
+	o.mu.Unlock()
+}
 
 // send writes what waits as far as that is possible without waiting, and leaves
 // the rest to the goroutine that runs run.
@@ -111,7 +120,7 @@ func (o *output) takeLocked() []byte {
 	o.rest = nil
 	if len(b) == 0 {
 		b = o.enc.b
-		o.enc.b, o.spare = o.spare[:0], nil
+		o.enc.b, o.spare, o.asked = o.spare[:0], nil, 0
 	}
 	o.writing, o.sending = true, len(b)
 	return b
