@@ -13,10 +13,11 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-// maxIterators bounds what one client can leave open.
+// maxIterators bounds what one client can leave open: clients that only read never
+// tell what they do not use any more. Beyond that, the one not used for longest ends.
 const maxIterators = 1000
 
-var errTooManyIterators = errors.New("too many open iterators")
+var errIteratorsEnded = errors.New("the connection ends")
 
 // iterators are the iterations that a client has under way. One of them advances
 // at a time.
@@ -25,6 +26,7 @@ type iterators struct {
 
 	mu    sync.Mutex // for the tables: never held while waiting
 	next  int64
+	uses  int64 // of all of them
 	txns  map[int64]*txnIterator
 	recs  map[int64]*recordIterator
 	ended bool
@@ -33,6 +35,7 @@ type iterators struct {
 
 // txnIterator iterates over transactions.
 type txnIterator struct {
+	used    int64 // uses, then; under iterators.mu
 	next    func() (*txn.Transaction, error, bool)
 	stop    func()
 	current *txn.Transaction
@@ -42,6 +45,7 @@ type txnIterator struct {
 // recordIterator iterates over the records of a transaction. It reads from the
 // iteration that found the transaction, and once that goes on, from its own.
 type recordIterator struct {
+	used   int64        // uses, then; under iterators.mu
 	parent *txnIterator // nil: on its own
 	tid    tid.TID
 	done   int // records returned
@@ -58,8 +62,11 @@ func unknownIterator(id int64) error {
 }
 
 func (it *iterators) newIDLocked() (int64, error) {
-	if it.ended || len(it.txns)+len(it.recs) >= maxIterators {
-		return 0, errTooManyIterators
+	if it.ended {
+		return 0, errIteratorsEnded
+	}
+	if len(it.txns)+len(it.recs) >= maxIterators {
+		it.forgetLocked([]int64{it.leastUsedLocked()})
 	}
 	if it.txns == nil {
 		it.txns = make(map[int64]*txnIterator)
@@ -67,6 +74,26 @@ func (it *iterators) newIDLocked() (int64, error) {
 	}
 	it.next++
 	return it.next - 1, nil
+}
+
+func (it *iterators) useLocked(used *int64) {
+	it.uses++
+	*used = it.uses
+}
+
+func (it *iterators) leastUsedLocked() int64 {
+	least, id := it.uses+1, int64(-1)
+	for i, t := range it.txns {
+		if t.used < least {
+			least, id = t.used, i
+		}
+	}
+	for i, r := range it.recs {
+		if r.used < least {
+			least, id = r.used, i
+		}
+	}
+	return id
 }
 
 // start begins an iteration over transactions.
@@ -79,6 +106,7 @@ func (it *iterators) start(seq iter.Seq2[*txn.Transaction, error]) (int64, error
 	}
 	t := &txnIterator{readers: make(map[*recordIterator]struct{})}
 	t.next, t.stop = iter.Pull2(seq)
+	it.useLocked(&t.used)
 	it.txns[id] = t
 	return id, nil
 }
@@ -87,6 +115,7 @@ func (it *iterators) txn(id int64) (*txnIterator, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	if t := it.txns[id]; t != nil {
+		it.useLocked(&t.used)
 		return t, nil
 	}
 	return nil, unknownIterator(id)
@@ -116,6 +145,7 @@ func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
 	r := &recordIterator{parent: t, tid: at}
 	r.next, r.stop = iter.Pull2(t.current.Records)
 	t.readers[r] = struct{}{}
+	it.useLocked(&r.used)
 	it.recs[id] = r
 	return id, nil
 }
@@ -158,6 +188,9 @@ func (it *iterators) nextRecord(ctx context.Context, st Storage, id int64, use f
 	defer it.busy.Unlock()
 	it.mu.Lock()
 	r := it.recs[id]
+	if r != nil {
+		it.useLocked(&r.used)
+	}
 	it.mu.Unlock()
 	if r == nil {
 		return unknownIterator(id)
@@ -205,6 +238,10 @@ func recordsOf(ctx context.Context, st Storage, at tid.TID, skip int) iter.Seq2[
 func (it *iterators) forget(ids []int64) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
+	it.forgetLocked(ids)
+}
+
+func (it *iterators) forgetLocked(ids []int64) {
 	var txns []*txnIterator
 	var recs []*recordIterator
 	for _, id := range ids {
@@ -239,6 +276,18 @@ func (it *iterators) endForgotten() {
 	it.mu.Unlock()
 	for _, end := range ends {
 		end()
+	}
+}
+
+// tidy ends what was forgotten. It waits only if there is something.
+func (it *iterators) tidy() {
+	it.mu.Lock()
+	none := len(it.ends) == 0
+	it.mu.Unlock()
+	if !none {
+		it.busy.Lock()
+		defer it.busy.Unlock()
+		it.endForgotten()
 	}
 }
 
@@ -289,6 +338,7 @@ func callIteratorStart(c *conn, m *message) error {
 	}
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
 		id, err := c.iters.start(c.seq.st.Transactions(c.ctx, after, upTo))
+		c.iters.tidy()
 		return func(e *encoder) { e.int(id) }, err
 	})
 }
@@ -332,6 +382,7 @@ func callIteratorRecordStart(c *conn, m *message) error {
 	}
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
 		id, err := c.iters.startRecords(over, at)
+		c.iters.tidy()
 		return func(e *encoder) { e.int(id) }, err
 	})
 }

@@ -194,6 +194,51 @@ func TestIterationEndsWithItsConnection(t *testing.T) {
 	s.eventually("the iteration has ended", func() bool { return st.under.Load() == 0 })
 }
 
+// Clients that only read never tell which iterations they do not use any more: those
+// used least end.
+func TestForgottenIterations(t *testing.T) {
+	m := zeotest.NewMemory()
+	w := serve(t, m, nil).client(false)
+	for oid := range tid.OID(20) {
+		commit(t, w, zeotest.Store{OID: oid, Data: []byte("x")})
+	}
+	st := &iterating{hanging: &hanging{tap: &tap{Door: m.Door()}}}
+	c := serve(t, m, func(cfg *zeo.Config) { cfg.Storages["1"] = st }).client(false)
+	start := func() any {
+		t.Helper()
+		id, err := c.Call("iterator_start", nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	next := func(id any) tid.TID {
+		t.Helper()
+		v, err := c.Call("iterator_next", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tid.FromBytes(v.(zeotest.Tuple)[0].([]byte))
+	}
+	used, first := start(), start()
+	for n := range 1500 {
+		if n%100 == 0 {
+			next(used)
+		}
+		id := start()
+		at := next(id)
+		if _, err := c.Call("iterator_record_start", id, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next(used)
+	_, err := c.Call("iterator_next", first)
+	wantClass(t, err, "builtins.KeyError")
+	if n := st.under.Load(); n > 1000 {
+		t.Errorf("%d iterations are under way", n)
+	}
+}
+
 // A client that asks for much, reads nothing and goes leaves nothing behind.
 func TestGoneReader(t *testing.T) {
 	m := zeotest.NewMemory()
