@@ -86,9 +86,11 @@ func (m *Machine) stopOperation(truncate proto.Opt[tid.TID]) {
 		return
 	}
 	m.log(slog.LevelWarn, "operation stops", "state", m.state.String())
-	if m.truncate.OK || truncate.OK {
+	switch {
+	case m.truncate.OK || truncate.OK:
 		m.startup = startupWhole
-	} else {
+	case m.deciding(): // the operation has not begun: as before
+	default:
 		m.startup = startupDegraded
 	}
 	if truncate.OK {

@@ -114,8 +114,8 @@ func (m *Machine) storageLost(p *peer) {
 		// It was killed or dropped: all that is already known.
 	default:
 		m.setState(n, proto.NodeDown)
-		if m.truncate.OK {
-			// It must be cut as well: start over with it.
+		if m.truncate.OK || m.undecided(n.ID) {
+			// It must be cut as well, or asked: start over with it.
 			m.stopOperation(proto.Opt[tid.TID]{})
 			return
 		}

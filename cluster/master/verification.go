@@ -115,6 +115,17 @@ func (m *Machine) verificationAnswered(p *peer, pkt proto.Packet) {
 	m.verificationNext()
 }
 
+// deciding reports whether it is not known yet what was committed.
+func (m *Machine) deciding() bool { return m.state == proto.Verifying && m.ver.step <= finalStep }
+
+// undecided reports whether a storage may be the only one that knows of a commit: the
+// table that outdates others, lost during that commit, may have reached no disk. A
+// recovery waits for all that have readable cells, and so it does until what was
+// committed is known, unless it was told to go on without some.
+func (m *Machine) undecided(id proto.NodeID) bool {
+	return m.deciding() && m.startup == startupWhole && slices.Contains(m.table.ReadableNodes(), id)
+}
+
 // verificationLost goes on without a storage.
 func (m *Machine) verificationLost(p *peer) {
 	v := &m.ver
