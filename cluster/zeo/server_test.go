@@ -358,7 +358,7 @@ func TestStuckClientIsDropped(t *testing.T) {
 			stores[i].Base = at
 		}
 	}
-	if slowest > 2*time.Second {
+	if slowest > 20*time.Second { // it would wait for ever
 		t.Errorf("a commit took %v", slowest)
 	}
 	s.eventually("only the writer is left", func() bool {
@@ -785,17 +785,24 @@ func TestAnswerIsSentBeforeASilence(t *testing.T) {
 
 // Whoever is silent for too long is taken for dead; signs of life are enough.
 func TestSilence(t *testing.T) {
-	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 200 * time.Millisecond })
+	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 2 * time.Second })
 	alive, dead := s.client(false), s.client(true)
-	stop := time.Now().Add(600 * time.Millisecond)
-	for time.Now().Before(stop) {
+	ended := make(chan error, 1)
+	go func() {
+		_, err := dead.ReadFrame()
+		ended <- err
+	}()
+	for over := false; !over; {
 		if err := alive.SendAs(-1, false, ".reply"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if _, err := dead.ReadFrame(); err != io.EOF {
-		t.Errorf("the silent client: %v", err)
+		select {
+		case err := <-ended:
+			if over = true; err != io.EOF {
+				t.Errorf("the silent client: %v", err)
+			}
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 	if _, err := alive.Call("ping"); err != nil {
 		t.Error(err)
