@@ -1,6 +1,7 @@
 package master
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 
@@ -17,7 +18,8 @@ type recovery struct {
 	asked   *peer   // the holder asked for it
 	loaded  bool
 	info    map[*peer]*proto.AnswerRecovery
-	warned  bool // of why the cluster does not start
+	warned  bool   // of why the cluster does not start
+	missing string // storages that were last said to be waited for
 }
 
 func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
@@ -216,6 +218,7 @@ func (m *Machine) present(id proto.NodeID) bool {
 // tryRestart starts an existing database.
 func (m *Machine) tryRestart() {
 	if !m.table.Operational(m.present) {
+		m.waitFor(m.table.ReadableNodes(), "waiting for storages: those connected do not have all partitions")
 		return
 	}
 	truncate, outvoted, ok := m.settleTruncation()
@@ -243,6 +246,7 @@ func (m *Machine) tryRestart() {
 	}
 	for _, id := range needed {
 		if !m.present(id) && !allowed {
+			m.waitFor(needed, "waiting for storages: an explicit start goes on without what only they have")
 			return
 		}
 	}
@@ -253,6 +257,30 @@ func (m *Machine) tryRestart() {
 		m.log(slog.LevelWarn, "an interrupted truncation is not resumed", "nodes", idTexts(outvoted))
 	}
 	m.restart(func(id proto.NodeID) bool { return !slices.Contains(outvoted, id) })
+}
+
+// waitFor tells the operator which storages keep the cluster from starting, as soon
+// as all that are connected have answered.
+func (m *Machine) waitFor(ids []proto.NodeID, text string) {
+	var away, empty []proto.NodeID
+	for _, id := range ids {
+		switch p := m.stores[id]; {
+		case p == nil:
+			away = append(away, id)
+		case p.pending > 0:
+			return
+		case !m.present(id):
+			empty = append(empty, id)
+		}
+	}
+	attrs := []any{"ptid", m.table.PTID().V, "away", idTexts(away)}
+	if len(empty) > 0 {
+		attrs = append(attrs, "without_database", idTexts(empty))
+	}
+	if line := fmt.Sprint(attrs...); line != m.rec.missing {
+		m.rec.missing = line
+		m.log(slog.LevelInfo, text, attrs...)
+	}
 }
 
 // warnOnce tells the operator why the cluster does not start.

@@ -92,6 +92,7 @@ type sim struct {
 	dialing []proto.Address
 	names   map[tid.TID]string // of transactions
 	said    []string
+	line    Line // last logged
 	quiet   bool
 	ended   bool
 	err     error
@@ -205,6 +206,9 @@ func (s *sim) command(c string) {
 		return
 	case "show":
 		s.show()
+		return
+	case "log": // the last line
+		s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{s.line.Text}, s.line.Attrs...)...), "\n"))
 		return
 	case "value": // value t1 T1: these ids as numbers
 		for _, w := range words[1:] {
@@ -402,6 +406,8 @@ func (s *sim) effect(e Effect) {
 		s.say("connect to %d", e.Addr.Port)
 	case StopListening:
 		s.say("stop listening")
+	case Log:
+		s.line = *e.Line
 	case Exit:
 		s.ended, s.err = true, e.Err
 		if e.Err != nil {
