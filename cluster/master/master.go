@@ -155,9 +155,15 @@ func (m *Master) Dump(w io.Writer) {
 func (m *Master) Run(ctx context.Context) error {
 	m.perform(m.machine.Step(m.cfg.Now(), Event{}))
 	for !m.ended {
+		var late <-chan time.Time
+		if m.machine.Impatient() {
+			late = time.After(patience)
+		}
 		select {
 		case in := <-m.inbox:
 			m.batch(in)
+		case <-late:
+			m.perform(m.machine.Step(m.cfg.Now(), Event{}))
 		case <-ctx.Done():
 			m.perform(m.machine.Step(m.cfg.Now(), Event{Kind: StopAsked}))
 		}

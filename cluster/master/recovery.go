@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -20,7 +21,13 @@ type recovery struct {
 	info    map[*peer]*proto.AnswerRecovery
 	warned  bool   // of why the cluster does not start
 	missing string // storages that were last said to be waited for
+	since   time.Time
+	long    bool // it takes long
 }
+
+// patience is how long storages may be away before that is worth a warning: they are
+// not all started in the same moment.
+const patience = 5 * time.Second
 
 func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
 	r := &m.rec
@@ -277,10 +284,26 @@ func (m *Machine) waitFor(ids []proto.NodeID, text string) {
 	if len(empty) > 0 {
 		attrs = append(attrs, "without_database", idTexts(empty))
 	}
-	if line := fmt.Sprint(attrs...); line != m.rec.missing {
-		m.rec.missing = line
-		m.log(slog.LevelInfo, text, attrs...)
+	r, line := &m.rec, fmt.Sprint(attrs...)
+	if r.missing == "" {
+		r.since = m.now
 	}
+	long := r.long || m.now.Sub(r.since) >= patience
+	if line == r.missing && long == r.long {
+		return
+	}
+	r.missing, r.long = line, long
+	level := slog.LevelInfo
+	if long {
+		level = slog.LevelWarn
+	}
+	m.log(level, text, attrs...)
+}
+
+// Impatient reports whether the cluster waits for storages, and nobody was warned of
+// it: a Step without event does that in time.
+func (m *Machine) Impatient() bool {
+	return m.state == proto.Recovering && m.rec.missing != "" && !m.rec.long
 }
 
 // warnOnce tells the operator why the cluster does not start.

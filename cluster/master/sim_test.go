@@ -195,6 +195,9 @@ func (s *sim) command(c string) {
 			s.t.Fatal(err)
 		}
 		s.now = s.now.Add(d)
+		if s.m.Impatient() {
+			s.step(Event{})
+		}
 		return
 	case "stop":
 		s.step(Event{Kind: StopAsked})
@@ -208,7 +211,7 @@ func (s *sim) command(c string) {
 		s.show()
 		return
 	case "log": // the last line
-		s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{s.line.Text}, s.line.Attrs...)...), "\n"))
+		s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{s.line.Level, s.line.Text}, s.line.Attrs...)...), "\n"))
 		return
 	case "value": // value t1 T1: these ids as numbers
 		for _, w := range words[1:] {
