@@ -95,6 +95,7 @@ type Client struct {
 	known   bool // lastTID was told by a master
 
 	last atomic.Uint64 // lastTID, for readers without the lock
+	told atomic.Uint64 // what OnInvalidate or onFinish was told last: lastTID, or soon
 
 	oidTurn chan struct{} // held while oids are asked for
 	oids    []tid.OID     // reserve, under mu

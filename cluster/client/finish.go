@@ -146,6 +146,7 @@ func (a *finishAsked) answered(ev link.Event) {
 	}
 	then := a.takeThen()
 	a.t.finished(p.TID)
+	a.t.c.told.Store(uint64(p.TID))
 	if a.onFinish != nil {
 		a.onFinish(p.TID)
 	}

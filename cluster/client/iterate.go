@@ -108,6 +108,8 @@ func (c *Client) walk(ctx context.Context, after, upTo tid.TID) (*walk, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Who was told of a commit may ask for it before LastTID names it.
+	last = max(last, tid.TID(c.told.Load()))
 	// Links are opened now: asking ahead does not wait for them.
 	for id := range v.running {
 		if _, err := c.storage(ctx, v, id); err != nil && ctx.Err() != nil {

@@ -196,6 +196,7 @@ func (c *Client) invalidate(t tid.TID, oids []tid.OID) {
 		c.replaceLocked(t, oid)
 	}
 	c.cacheMu.Unlock()
+	c.told.Store(uint64(t))
 	if c.cfg.OnInvalidate != nil {
 		c.cfg.OnInvalidate(t, oids)
 	}
@@ -226,6 +227,7 @@ func (c *Client) resync(last tid.TID) {
 	c.loading = map[tid.OID]*loading{}
 	c.known = true
 	c.cacheMu.Unlock()
+	c.told.Store(uint64(last))
 	if !first && c.cfg.OnReset != nil {
 		c.cfg.OnReset()
 	}

@@ -726,3 +726,45 @@ func TestDamagedEverywhere(t *testing.T) {
 		}
 	})
 }
+
+// Who is told of a commit, by a callback that comes before LastTID names it, finds it
+// in the history.
+func TestHistoryOfWhatWasJustTold(t *testing.T) {
+	simulate(t, shape{partitions: 2, storages: 1}, func(t *testing.T, r *rig) {
+		var c, other *client.Client
+		newest := func(c *client.Client) tid.TID {
+			found := make(chan tid.TID)
+			go func() {
+				last := tid.Zero
+				for tx, err := range c.Transactions(t.Context(), tid.Zero, tid.Max) {
+					if err != nil {
+						t.Error(err)
+						break
+					}
+					last = tx.TID
+				}
+				found <- last
+			}()
+			return <-found // the callback returns only after it
+		}
+		c = r.open(nil)
+		other = r.open(func(cfg *client.Config) {
+			cfg.OnInvalidate = func(at tid.TID, _ []tid.OID) {
+				if got := newest(other); got != at {
+					t.Errorf("told of %v by another client, the history ends with %v", at, got)
+				}
+			}
+		})
+		r.commit(c, text(1, 0, "one"))
+		tx := begin(t, c)
+		if err := tx.Store(t.Context(), 2, 0, []byte("two")); err != nil {
+			t.Fatal(err)
+		}
+		must(tx.Finish(t.Context(), func(at tid.TID) {
+			if got := newest(c); got != at {
+				t.Errorf("told of %v, the history ends with %v", at, got)
+			}
+		}))(t)
+		must(1, other.Sync(t.Context()))(t)
+	})
+}
