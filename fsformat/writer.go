@@ -83,7 +83,7 @@ type Writer struct {
 	hidden  map[tid.OID][]int64
 	scratch []byte
 
-	written func() // for tests: something was written that is to be durable
+	onWritten func() // for tests: something was written that is to be durable
 }
 
 type written struct {
@@ -723,8 +723,8 @@ func (w *Writer) durably(write func() error) error {
 	if err := write(); err != nil {
 		return err
 	}
-	if w.written != nil {
-		w.written()
+	if w.onWritten != nil {
+		w.onWritten()
 	}
 	return w.sync()
 }

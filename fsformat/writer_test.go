@@ -167,7 +167,7 @@ func TestKilledWhileAppending(t *testing.T) {
 				t.Errorf("group %d, state %d: the file differs", group, states)
 			}
 		}
-		w.written = restart
+		w.onWritten = restart
 		for tr, err := range source.Transactions(t.Context(), begun, tid.Max) {
 			if err != nil {
 				t.Fatal(err)

@@ -97,10 +97,14 @@ func (m *Machine) broadcastCells(changes []proto.CellChange) {
 	}
 }
 
+// renumber gives the table a version that this process has not broadcast.
+func (m *Machine) renumber() {
+	m.maxPTID = m.table.Number(m.maxPTID + 1)
+}
+
 // broadcastTable is broadcastCells also for a table of which no cell has changed.
 func (m *Machine) broadcastTable(changes []proto.CellChange) {
-	m.table.Number(m.maxPTID + 1)
-	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
+	m.renumber()
 	pkt := &proto.NotifyPartitionChanges{PTID: m.table.PTID().V, Replicas: m.table.Replicas(), Cells: changes}
 	for _, p := range m.members {
 		// While it recovers, a storage may have another table, which the change

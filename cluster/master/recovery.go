@@ -383,8 +383,7 @@ func (m *Machine) restart(sound func(proto.NodeID) bool) {
 	changes := m.table.Outdate(0, serving)
 	m.setRunning(nodes)
 	if len(changes) > 0 || m.table.PTID().V < m.maxPTID {
-		m.table.Number(m.maxPTID + 1)
-		m.maxPTID = m.table.PTID().V
+		m.renumber()
 		pkt := &proto.NotifyPartitionChanges{PTID: m.maxPTID, Replicas: m.table.Replicas(), Cells: changes}
 		for _, a := range m.ofType(proto.Admin) {
 			m.notify(a, pkt)

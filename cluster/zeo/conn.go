@@ -278,22 +278,26 @@ func (c *conn) answer(m *message, result func(*encoder)) {
 }
 
 func (c *conn) send(id *msgID, result func(*encoder)) {
-	e := c.out.lock()
-	at := e.beginReply(id, flagResult)
-	result(e)
-	e.endMessage(at)
+	c.lockReply(id, result)
 	c.out.unlock()
 	c.out.flush()
 }
 
 // sendAsked is send after there was room for an answer.
 func (c *conn) sendAsked(id *msgID, result func(*encoder)) {
+	at := c.lockReply(id, result)
+	c.out.unlockAsked(at)
+	c.out.flush()
+}
+
+// lockReply locks the output, appends the result of a call, and returns where that
+// begins.
+func (c *conn) lockReply(id *msgID, result func(*encoder)) int {
 	e := c.out.lock()
 	at := e.beginReply(id, flagResult)
 	result(e)
 	e.endMessage(at)
-	c.out.unlockAsked(at)
-	c.out.flush()
+	return at
 }
 
 // background runs a call that may wait, once there is a place for it. What it
