@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,42 +40,7 @@ func TestKill(t *testing.T) {
 	t.Logf("-crash-seed=%d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	c := StartCluster(t, Options{Storages: 2, Partitions: 6})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-
-	var acknowledged atomic.Int64
-	var mu sync.Mutex
-	var seen clustertest.Observed
-	var lastAck tid.TID
-	var wg sync.WaitGroup
-	defer func() { cancel(); wg.Wait() }()
-	for w := range 4 {
-		wg.Go(func() {
-			cl, err := Connect(ctx, c)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer cl.Close()
-			own, base := tid.OID(0), tid.Zero
-			for n := 0; ctx.Err() == nil; n++ {
-				mu.Lock()
-				a := clustertest.Attempt{Mark: fmt.Sprintf("%d.%d", w, n), After: lastAck}
-				mu.Unlock()
-				commit(ctx, cl, &a, &own, &base)
-				mu.Lock()
-				seen.Attempts = append(seen.Attempts, a)
-				if a.Outcome == clustertest.Committed {
-					lastAck = max(lastAck, a.TID)
-				}
-				mu.Unlock()
-				if a.Outcome == clustertest.Committed {
-					acknowledged.Add(1)
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-		})
-	}
+	w := startWorkload(t, c, 4)
 	for round := range *crashRounds {
 		time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
 		wantRunning(t, c.Nodes())
@@ -92,16 +56,15 @@ func TestKill(t *testing.T) {
 		if err := victim.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		before := acknowledged.Load()
-		for deadline := time.Now().Add(60 * time.Second); acknowledged.Load() < before+3; time.Sleep(10 * time.Millisecond) {
+		before := w.acknowledged()
+		for deadline := time.Now().Add(60 * time.Second); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				out, errOut, _ := c.Ctl(t, "print", "node")
 				t.Fatalf("round %d: nothing is committed any more after %s was killed\n%s%s", round, victim.Name, out, errOut)
 			}
 		}
 	}
-	cancel()
-	wg.Wait()
+	seen := w.stop()
 	wantRunning(t, c.Nodes())
 	for _, p := range c.Nodes() {
 		p.Kill()
@@ -128,7 +91,83 @@ func TestKill(t *testing.T) {
 			t.Fatal("and more")
 		}
 	}
-	t.Logf("%d rounds, %d transactions acknowledged, %d attempted", *crashRounds, acknowledged.Load(), len(seen.Attempts))
+	t.Logf("%d rounds, %d transactions acknowledged, %d attempted", *crashRounds, w.acknowledged(), len(seen.Attempts))
+}
+
+// workload is clients that commit as fast as a little pause lets them.
+type workload struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	seen    clustertest.Observed
+	last    tid.TID // greatest acknowledged
+	count   int     // of acknowledged transactions
+	since   time.Time
+	longest time.Duration // without an acknowledged transaction
+}
+
+// startWorkload starts clients. They stop with the test, or by [workload.stop].
+func startWorkload(t testing.TB, c *Cluster, clients int) *workload {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &workload{cancel: cancel, since: time.Now()}
+	t.Cleanup(func() { w.stop() })
+	for n := range clients {
+		w.wg.Go(func() {
+			cl, err := Connect(ctx, c)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer cl.Close()
+			own, base := tid.OID(0), tid.Zero
+			for i := 0; ctx.Err() == nil; i++ {
+				w.mu.Lock()
+				a := clustertest.Attempt{Mark: fmt.Sprintf("%d.%d", n, i), After: w.last}
+				w.mu.Unlock()
+				commit(ctx, cl, &a, &own, &base)
+				w.add(a)
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	return w
+}
+
+func (w *workload) add(a clustertest.Attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen.Attempts = append(w.seen.Attempts, a)
+	if a.Outcome == clustertest.Committed {
+		w.last = max(w.last, a.TID)
+		w.longest = max(w.longest, time.Since(w.since))
+		w.since = time.Now()
+		w.count++
+	}
+}
+
+// stop ends the clients and returns what they saw.
+func (w *workload) stop() clustertest.Observed {
+	w.cancel()
+	w.wg.Wait()
+	return w.seen
+}
+
+// acknowledged returns how many transactions were.
+func (w *workload) acknowledged() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
+}
+
+// longestPause returns the longest time without an acknowledged transaction since
+// it was called the last time.
+func (w *workload) longestPause() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := max(w.longest, time.Since(w.since))
+	w.longest = 0
+	return d
 }
 
 // commit tries one transaction: three new objects, and a new revision of the

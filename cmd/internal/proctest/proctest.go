@@ -85,7 +85,13 @@ type Process struct {
 // output is logged if the test failed.
 func Start(t testing.TB, program string, args ...string) *Process {
 	t.Helper()
-	p := &Process{Name: program, path: Bin(t, program), args: args}
+	return start(t, program, Bin(t, program), args)
+}
+
+// start starts the program at path under the name of one of the module.
+func start(t testing.TB, program, path string, args []string) *Process {
+	t.Helper()
+	p := &Process{Name: program, path: path, args: args}
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
@@ -122,6 +128,12 @@ func (p *Process) Restart() error {
 
 // Kill ends the program with SIGKILL and waits for it.
 func (p *Process) Kill() { p.end(syscall.SIGKILL) }
+
+// Hang stops the program without ending it, until [Process.Continue].
+func (p *Process) Hang() { p.end(syscall.SIGSTOP) }
+
+// Continue ends what [Process.Hang] began.
+func (p *Process) Continue() { p.end(syscall.SIGCONT) }
 
 // Stop ends the program with SIGTERM, waits for it, and returns how it ended.
 func (p *Process) Stop(t testing.TB) error {
