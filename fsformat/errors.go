@@ -12,6 +12,11 @@ import (
 // never did, was deleted, or its creation was undone. Python's POSKeyError.
 var ErrNotFound = errors.New("not found")
 
+// ErrOrder is the kind of a [CorruptError] about transactions whose ids do not
+// increase, as after the clock of a server was set back. All of them may be intact:
+// Options.Renumber reads them.
+var ErrOrder = errors.New("transaction ids out of order")
+
 // CorruptError reports bytes of a Data.fs that no writer leaves there. Retrying
 // is useless; [Salvage] recovers what is intact.
 type CorruptError struct {
@@ -21,7 +26,11 @@ type CorruptError struct {
 	OID     tid.OID // of the object, if HasOID
 	HasOID  bool
 	Problem string
+	Kind    error // [ErrOrder], or nil
 }
+
+// Unwrap returns the kind.
+func (e *CorruptError) Unwrap() error { return e.Kind }
 
 func (e *CorruptError) Error() string {
 	var b strings.Builder
@@ -42,6 +51,12 @@ func (e *CorruptError) describe(b *strings.Builder) {
 
 func (r *Reader) corrupt(offset int64, t tid.TID, format string, args ...any) *CorruptError {
 	return &CorruptError{File: r.name, Offset: offset, TID: t, Problem: fmt.Sprintf(format, args...)}
+}
+
+func (r *Reader) outOfOrder(offset int64, t tid.TID, format string, args ...any) *CorruptError {
+	e := r.corrupt(offset, t, format, args...)
+	e.Kind = ErrOrder
+	return e
 }
 
 func (r *Reader) corruptRecord(h *RecordHeader, t tid.TID, format string, args ...any) *CorruptError {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrReplaced reports that a file is no longer the one that was read before, with
@@ -31,6 +32,7 @@ func (r *Reader) Follow(ctx context.Context) (*Reader, error) {
 }
 
 func (r *Reader) continues(ctx context.Context, old *Reader, tail Tail) error {
+	r.renumbered = slices.Clip(old.renumbered)
 	if r.magic != old.magic && old.size > 0 || r.size < tail.End {
 		return fmt.Errorf("%s: %w", r.name, ErrReplaced)
 	}
@@ -56,7 +58,7 @@ func (r *Reader) continues(ctx context.Context, old *Reader, tail Tail) error {
 		return r.tailErr
 	}
 	if old.index != nil {
-		if err := r.extendIndex(ctx, old.index, nil); err != nil {
+		if err := r.extendIndex(ctx, old.index, nil, nil); err != nil {
 			return err
 		}
 		r.index, old.index = old.index, nil

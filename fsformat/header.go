@@ -39,6 +39,7 @@ type Header struct {
 	Status byte // ' ', 'p', 'c' or 'u' in an intact file
 
 	userLen, descLen, extLen int
+	stored                   tid.TID // TID as it is in the file; see Options.Renumber
 }
 
 // End returns the position after the record: that of the next one.
@@ -59,9 +60,11 @@ func validStatus(s byte) bool { return s == ' ' || s == 'p' || s == statusUndone
 
 func parseHeader(b []byte, pos int64) Header {
 	_ = b[txnHeaderLen-1]
+	t := tid.FromBytes(b)
 	return Header{
 		Pos:     pos,
-		TID:     tid.FromBytes(b),
+		TID:     t,
+		stored:  t,
 		Len:     int64(binary.BigEndian.Uint64(b[8:])),
 		Status:  b[16],
 		userLen: int(binary.BigEndian.Uint16(b[17:])),

@@ -16,13 +16,25 @@ const progressStep = 4 << 20
 // heads of transactions and records let it check.
 func (r *Reader) BuildIndex(ctx context.Context, progress Progress) (*Index, error) {
 	x := NewIndex()
-	return x, r.extendIndex(ctx, x, progress)
+	return x, r.extendIndex(ctx, x, progress, nil)
+}
+
+// BuildCheckedIndex is BuildIndex that reports each record whose pointer to the
+// previous one does not agree. With an index, the file is opened without a look at
+// them. An error of report ends it.
+func (r *Reader) BuildCheckedIndex(ctx context.Context, progress Progress, report func(*CorruptError) error) (*Index, error) {
+	x := NewIndex()
+	return x, r.extendIndex(ctx, x, progress, report)
 }
 
 // extendIndex adds to x what the file has after x.End.
-func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress) error {
+func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, checked func(*CorruptError) error) error {
+	if _, err := r.Renumbered(ctx); err != nil {
+		return err
+	}
 	s := r.newScanner(x.End, x.LastTID)
 	var rec RecordHeader
+	var records []written // of the transaction, if they are checked
 	report := x.End
 	for {
 		h, err := s.next()
@@ -51,8 +63,25 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress) e
 				if !ok {
 					break
 				}
-				x.Set(rec.OID, pos)
+				if checked == nil {
+					x.Set(rec.OID, pos)
+					continue
+				}
+				records = append(records, written{rec.OID, pos})
+				if newest, _ := x.Get(rec.OID); !previousAgrees(&rec, h.Status, newest) {
+					wrong, err := r.wrongPrevious(&rec)
+					if err == nil {
+						err = checked(wrong)
+					}
+					if err != nil {
+						return err
+					}
+				}
 			}
+			for _, w := range records {
+				x.Set(w.oid, w.pos)
+			}
+			records = records[:0]
 			x.LastTID = h.TID
 		}
 		if err := s.trailer(h); err != nil {

@@ -34,12 +34,15 @@ const (
 // completed with what the data file has after it, or else a new one. unusable
 // says why the stored one was not used: fs.ErrNotExist or an [*IndexError].
 func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (unusable, err error) {
+	if _, err := r.Renumbered(ctx); err != nil { // the index is of what the reader shows
+		return nil, err
+	}
 	if path == "" {
 		path = r.name + ".index"
 	}
 	x, err := r.ReadIndex(path)
 	if err == nil {
-		if err = r.extendIndex(ctx, x, progress); err == nil {
+		if err = r.extendIndex(ctx, x, progress, nil); err == nil {
 			r.index = x
 			return nil, nil
 		}

@@ -14,8 +14,12 @@ import (
 // undone in place (status 'u') are left out; an incomplete end is where the
 // iteration ends, see [Reader.Tail].
 func (r *Reader) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return plain(r.Scan(ctx, after, upTo))
+}
+
+func plain(scan iter.Seq2[*Transaction, error]) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
-		for tr, err := range r.Scan(ctx, after, upTo) {
+		for tr, err := range scan {
 			if err != nil {
 				yield(nil, err)
 				return
@@ -38,13 +42,26 @@ type Transaction struct {
 
 // Scan is [Reader.Transactions] for those who want to know where things are.
 func (r *Reader) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Transaction, error] {
+	return r.scan(ctx, after, upTo, nil)
+}
+
+// scan is Scan that tells report, if not nil, of the records whose pointer to the
+// previous one does not agree. An error of report ends it.
+func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, report func(*CorruptError) error) iter.Seq2[*Transaction, error] {
 	return func(yield func(*Transaction, error) bool) {
+		if _, err := r.Renumbered(ctx); err != nil {
+			yield(nil, err)
+			return
+		}
 		pos, last, err := r.seek(ctx, after)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
 		s := r.newScanner(pos, last)
+		if report != nil {
+			s.lineage = r.newLineage(pos, report)
+		}
 		var t Transaction
 		for {
 			if err := ctx.Err(); err != nil {
@@ -59,11 +76,18 @@ func (r *Reader) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Trans
 				yield(nil, err)
 				return
 			}
-			if h == nil || h.TID > upTo {
+			if h == nil {
 				return
 			}
 			if h.TID <= after || h.Status == statusUndone {
 				continue
+			}
+			if h.TID > upTo {
+				// The last transaction, and what else is asked for, may come after it.
+				if tail, err := r.Tail(ctx); err == nil && tail.LastTID <= upTo {
+					yield(nil, r.outOfOrder(h.Pos, h.TID, "its id is above that of the last transaction of the file, %v", tail.LastTID))
+				}
+				return
 			}
 			if err := s.fillIn(&t, h); err != nil {
 				yield(nil, err)
@@ -71,6 +95,12 @@ func (r *Reader) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Trans
 			}
 			if !yield(&t, nil) {
 				return
+			}
+			if s.lineage != nil {
+				if err := s.lineage.end(s, h); err != nil {
+					yield(nil, err)
+					return
+				}
 			}
 		}
 	}
@@ -195,6 +225,9 @@ func (s *scanner) fillIn(t *Transaction, h *Header) error {
 		var out txn.Record
 		for pos := head.First(); ; pos = rec.End() {
 			ok, err := s.record(&head, pos, &rec)
+			if err == nil && s.lineage != nil {
+				err = s.lineage.next(&head, pos, &rec, ok)
+			}
 			if err == nil && ok {
 				err = s.load(&rec, &out)
 			}

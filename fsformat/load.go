@@ -20,6 +20,7 @@ func (r *Reader) recordAt(pos int64, rec *RecordHeader) error {
 	if rec.TxnPos < magicLen || rec.TxnPos > pos-txnHeaderLen {
 		return fmt.Errorf("there is no data record at %d: its transaction would be at %d", pos, uint64(rec.TxnPos))
 	}
+	rec.TID = r.idAt(rec.TxnPos, rec.TID)
 	return nil
 }
 

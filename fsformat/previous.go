@@ -1,8 +1,10 @@
 package fsformat
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"iter"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -44,23 +46,71 @@ func (r *Reader) wrongPrevious(rec *RecordHeader) (*CorruptError, error) {
 // the previous record do not agree. It reads nothing for that and takes about 5
 // bytes an object where ids are dense, as they are: it keeps 32 bits of each position.
 type lineage struct {
-	r       *Reader
-	from    int64 // where the reading begins: of what is before, nothing is known
-	pages   map[tid.OID]*lineagePage
-	page    *lineagePage // the one used last
-	pageID  tid.OID
-	pending []written // records of the transaction
+	r      *Reader
+	from   int64 // where the reading begins: of what is before, nothing is known
+	report func(*CorruptError) error
+	pages  map[tid.OID]*lineagePage
+	page   *lineagePage // the one used last
+	pageID tid.OID
+
+	records []written // of the transaction, as far as they were read
+	whole   bool      // all were read
 }
 
 type lineagePage [64]uint32
 
-func (r *Reader) newLineage(from int64) *lineage {
-	return &lineage{r: r, from: from, pages: make(map[tid.OID]*lineagePage), pageID: tid.InvalidOID}
+func (r *Reader) newLineage(from int64, report func(*CorruptError) error) *lineage {
+	return &lineage{r: r, from: from, report: report, pages: make(map[tid.OID]*lineagePage), pageID: tid.InvalidOID}
 }
 
-// record checks the next record of a transaction. The error is about reading.
-func (l *lineage) record(rec *RecordHeader, status byte) (*CorruptError, error) {
-	l.pending = append(l.pending, written{rec.OID, rec.Pos})
+// next is told of the record at pos in a transaction, or that there is none any
+// more. The records of a transaction may be gone through several times.
+func (l *lineage) next(h *Header, pos int64, rec *RecordHeader, ok bool) error {
+	if pos == h.First() {
+		l.records, l.whole = l.records[:0], false
+	}
+	if !ok {
+		l.whole = true
+		return nil
+	}
+	l.records = append(l.records, written{rec.OID, pos})
+	wrong, err := l.check(rec, h.Status)
+	if wrong != nil {
+		err = l.report(wrong)
+	}
+	return err
+}
+
+// end goes through the records of a transaction that were not read. They are then
+// the newest ones of their objects.
+func (l *lineage) end(s *scanner, h *Header) error {
+	var rec RecordHeader
+	for pos := h.First(); !l.whole; pos = rec.End() {
+		ok, err := s.record(h, pos, &rec)
+		if err == nil {
+			err = l.next(h, pos, &rec, ok)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	l.whole = false
+	for _, w := range l.records {
+		p := l.find(w.oid)
+		if p == nil {
+			p = new(lineagePage)
+			l.page, l.pageID = p, w.oid/64
+			l.pages[l.pageID] = p
+		}
+		p[w.oid%64] = markOf(w.pos)
+	}
+	l.records = l.records[:0]
+	return nil
+}
+
+// check returns what is wrong with the pointer of a record, nil if nothing is. The
+// error is about reading.
+func (l *lineage) check(rec *RecordHeader, status byte) (*CorruptError, error) {
 	mark := uint32(0)
 	if p := l.find(rec.OID); p != nil {
 		mark = p[rec.OID%64]
@@ -97,21 +147,6 @@ func (l *lineage) unseen(rec *RecordHeader) (*CorruptError, error) {
 	return l.r.wrongPrevious(rec)
 }
 
-// begin is called before the records of a transaction: those of the one before are
-// the newest ones now. begin again without records between has no effect.
-func (l *lineage) begin() {
-	for _, w := range l.pending {
-		p := l.find(w.oid)
-		if p == nil {
-			p = new(lineagePage)
-			l.page, l.pageID = p, w.oid/64
-			l.pages[l.pageID] = p
-		}
-		p[w.oid%64] = markOf(w.pos)
-	}
-	l.pending = l.pending[:0]
-}
-
 func (l *lineage) find(oid tid.OID) *lineagePage {
 	if l.pageID != oid/64 {
 		p := l.pages[oid/64]
@@ -130,4 +165,30 @@ func markOf(pos int64) uint32 {
 		return 1
 	}
 	return m
+}
+
+// Checked is the history of a file for a copy: on the way, each record whose pointer
+// to the previous one does not agree is reported, once. A copy computes these
+// pointers anew, so that nothing would show the damage any more.
+type Checked struct {
+	*Reader
+	report func(*CorruptError) error
+	told   int64 // position of the last one reported
+}
+
+// Checked returns the history of r. An error of report ends the iteration.
+func (r *Reader) Checked(report func(*CorruptError) error) *Checked {
+	return &Checked{Reader: r, report: report}
+}
+
+// Transactions implements [txn.History]. It takes 5 bytes of memory for each object
+// it meets.
+func (c *Checked) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return plain(c.scan(ctx, after, upTo, func(e *CorruptError) error {
+		if e.Offset <= c.told {
+			return nil
+		}
+		c.told = e.Offset
+		return c.report(e)
+	}))
 }

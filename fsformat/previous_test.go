@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // disagreements reads the records of a file from a position on.
@@ -16,38 +18,32 @@ func disagreements(t *testing.T, b []byte, from int64) []*CorruptError {
 	t.Helper()
 	r := openBytes(t, b)
 	var out []*CorruptError
-	l := r.newLineage(from)
-	s := r.newScanner(from, 0)
-	var rec RecordHeader
-	for {
-		h, err := s.next()
+	after := tid.Zero
+	if from > magicLen {
+		h, _, err := r.lastBefore(from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h == nil {
-			return out
-		}
-		if h.Status == statusUndone {
-			continue
-		}
-		l.begin()
-		for pos := h.First(); ; pos = rec.End() {
-			ok, err := s.record(h, pos, &rec)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !ok {
-				break
-			}
-			e, err := l.record(&rec, h.Status)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e != nil {
-				out = append(out, e)
-			}
-		}
+		after = h.TID
 	}
+	n := 0
+	c := r.Checked(func(e *CorruptError) error { out = append(out, e); return nil })
+	for tr, err := range c.Transactions(t.Context(), after, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Whether the records are read once, not to the end, or several times.
+		for range n % 3 {
+			left := n % 7
+			for _, err := range tr.Records {
+				if left--; left == 0 || err != nil {
+					break
+				}
+			}
+		}
+		n++
+	}
+	return out
 }
 
 func TestLineage(t *testing.T) {
@@ -123,10 +119,9 @@ func TestLineageReadError(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, from := range []int64{magicLen, 206} {
-		l := r.newLineage(from)
-		l.begin()
+		l := r.newLineage(from, nil)
 		rec := parseRecordHeader(b[229:], 229)
-		if e, err := l.record(&rec, ' '); e != nil || !errors.Is(err, failing) {
+		if e, err := l.check(&rec, ' '); e != nil || !errors.Is(err, failing) {
 			t.Errorf("from %d: %v, %v", from, e, err)
 		}
 	}

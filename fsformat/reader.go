@@ -16,6 +16,13 @@ type Options struct {
 	// AnyStatus takes a transaction whose status byte is invalid for a committed
 	// one, as Python does. Default: it is a [CorruptError].
 	AnyStatus bool
+
+	// Renumber gives a transaction whose id is not above that of the previous one
+	// the next id after it: the transactions keep their order, which is what the
+	// data depend on, and their ids where they can. Links between them follow. It
+	// takes 16 bytes for each transaction with another id. Default: such an id is a
+	// [CorruptError] of kind [ErrOrder].
+	Renumber bool
 }
 
 // Reader reads a Data.fs. It sees the file as long as it was when it was opened.
@@ -31,6 +38,8 @@ type Reader struct {
 	tailOnce sync.Once
 	tail     Tail
 	tailErr  error
+
+	renumbered []Renumbered // in the order of the file, once tailOnce is done
 
 	index *Index
 }
@@ -103,7 +112,8 @@ func (r *Reader) Size() int64 { return r.size }
 // Magic returns the magic of the file.
 func (r *Reader) Magic() Magic { return r.magic }
 
-// LastTID implements [txn.History].
+// LastTID implements [txn.History]. In a file whose ids are out of order, see
+// [Reader.CheckOrder], the last one need not be the greatest.
 func (r *Reader) LastTID(ctx context.Context) (tid.TID, error) {
 	t, err := r.Tail(ctx)
 	return t.LastTID, err
@@ -120,6 +130,9 @@ func (r *Reader) Tail(ctx context.Context) (Tail, error) {
 }
 
 func (r *Reader) findTail(ctx context.Context) (Tail, error) {
+	if r.opt.Renumber {
+		return r.tailFromStart(ctx, magicLen, 0)
+	}
 	if t, ok, err := r.tailFromEnd(); ok || err != nil {
 		return t, err
 	}
@@ -172,7 +185,7 @@ func (r *Reader) lastBefore(end int64) (h Header, ok bool, err error) {
 	if err := readFull(r.r, b[:], pos); err != nil {
 		return h, false, fmt.Errorf("%s: reading the transaction at offset %d: %w", r.name, pos, err)
 	}
-	h = parseHeader(b[:], pos)
+	h = r.parseHeader(b[:], pos)
 	return h, h.Len == int64(n) && h.lenOK() && h.TID != 0, nil
 }
 
@@ -197,6 +210,9 @@ func (r *Reader) tailFromStart(ctx context.Context, pos int64, last tid.TID) (Ta
 		if h == nil {
 			t.End, t.Ignored, t.Reason = s.pos, r.size-s.pos, s.reason
 			return t, nil
+		}
+		if h.TID != h.stored {
+			r.renumbered = append(r.renumbered, Renumbered{h.Pos, h.stored, h.TID})
 		}
 		if h.Status != statusUndone {
 			t.LastTID = h.TID

@@ -20,6 +20,8 @@ type scanner struct {
 	head   Header
 	meta   []byte // user, description and extension of the current transaction
 	big    []byte // data of a large record
+
+	lineage *lineage // of the records that are read; nil: not looked at
 }
 
 func (r *Reader) newScanner(pos int64, last tid.TID) *scanner {
@@ -44,7 +46,7 @@ func (s *scanner) next() (*Header, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: reading the transaction at offset %d: %w", r.name, pos, err)
 	}
-	s.head = parseHeader(b, pos)
+	s.head = r.parseHeader(b, pos)
 	h := &s.head
 	switch {
 	case h.Len < 0 || h.Len > maxPos || h.End() > r.size:
@@ -73,10 +75,12 @@ func (s *scanner) next() (*Header, error) {
 			return nil, nil
 		}
 		return nil, r.corrupt(pos, h.TID, "its length %d is less than that of its header, %d", h.Len, txnHeaderLen+h.metaLen())
-	case h.TID <= s.last:
-		return nil, r.corrupt(pos, h.TID, "its id is not above that of the previous transaction, %v", s.last)
 	case !validStatus(h.Status) && !r.opt.AnyStatus:
 		return nil, r.corrupt(pos, h.TID, "invalid status %q", h.Status)
+	case h.TID <= s.last && r.opt.Renumber && s.last < tid.Max:
+		h.TID = s.last + 1
+	case h.TID <= s.last:
+		return nil, r.outOfOrder(pos, h.TID, "its id is not above that of the previous transaction, %v", s.last)
 	}
 	s.pos = h.End()
 	s.last = h.TID
@@ -131,7 +135,11 @@ func (s *scanner) recordOf(h *Header, pos, writtenAt int64, rec *RecordHeader) (
 	if writtenAt < 0 {
 		writtenAt = rec.TxnPos
 	}
-	if rec.TxnPos == writtenAt && rec.TID == h.TID && rec.versions == 0 && rec.DataLen > 0 && rec.DataLen <= end-pos-recHeaderLen {
+	stored := rec.TID == h.stored
+	if stored {
+		rec.TID = h.TID
+	}
+	if rec.TxnPos == writtenAt && stored && rec.versions == 0 && rec.DataLen > 0 && rec.DataLen <= end-pos-recHeaderLen {
 		return true, nil
 	}
 	switch {
@@ -139,7 +147,7 @@ func (s *scanner) recordOf(h *Header, pos, writtenAt int64, rec *RecordHeader) (
 		return false, s.r.corruptRecord(rec, h.TID, "the record says that its transaction is at %d, not %d", uint64(rec.TxnPos), writtenAt)
 	case rec.versions != 0:
 		return false, s.r.corruptRecord(rec, h.TID, "the record has a version name of %d bytes: versions are not supported", rec.versions)
-	case rec.TID != h.TID:
+	case !stored:
 		return false, s.r.corruptRecord(rec, h.TID, "the record says that its transaction is %v", rec.TID)
 	case rec.DataLen < 0 || rec.DataLen > end-pos-recHeaderLen || rec.DataLen == 0 && end-pos-recHeaderLen < pointerLen:
 		return false, s.r.corruptRecord(rec, h.TID, "the record of %d bytes of data passes the end of its transaction at %d", uint64(rec.DataLen), end)
