@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // bigFile is what benchmarks read.
@@ -97,18 +98,40 @@ func BenchmarkCheck(b *testing.B) { // the nightly check of everything
 func BenchmarkTransactions(b *testing.B) { // reading for an import or a copy
 	file := bigFile()
 	r := openBytes(b, file)
+	for _, bb := range []struct {
+		name string
+		of   func() txn.History
+	}{
+		{"plain", func() txn.History { return r }},
+		{"checked", func() txn.History { return r.Checked(func(e *CorruptError) error { return e }) }},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.SetBytes(int64(len(file)))
+			b.ReportAllocs()
+			for b.Loop() {
+				for t, err := range bb.of().Transactions(b.Context(), 0, tid.Max) {
+					if err != nil {
+						b.Fatal(err)
+					}
+					for _, err := range t.Records {
+						if err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkCheckOrder(b *testing.B) { // the wait before a copy begins
+	file := bigFile()
+	r := openBytes(b, file)
 	b.SetBytes(int64(len(file)))
 	b.ReportAllocs()
 	for b.Loop() {
-		for t, err := range r.Transactions(b.Context(), 0, tid.Max) {
-			if err != nil {
-				b.Fatal(err)
-			}
-			for _, err := range t.Records {
-				if err != nil {
-					b.Fatal(err)
-				}
-			}
+		if err := r.CheckOrder(b.Context(), 0); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
