@@ -26,6 +26,11 @@ type CompareOptions struct {
 	FullData bool
 }
 
+const (
+	missingInFirst  = "missing in the first"
+	missingInSecond = "missing in the second"
+)
+
 // Difference is something that two histories do not have in common.
 type Difference struct {
 	TID    tid.TID
@@ -76,11 +81,11 @@ func Compare(ctx context.Context, a, b Source, after, upTo tid.TID, opt CompareO
 					progress(ta.TID, transactions, records, size)
 				}
 			case okA && (!okB || ta.TID < tb.TID):
-				if !yield(Difference{TID: ta.TID, What: "missing in the second"}, nil) {
+				if !yield(Difference{TID: ta.TID, What: missingInSecond}, nil) {
 					return
 				}
 			default:
-				if !yield(Difference{TID: tb.TID, What: "missing in the first"}, nil) {
+				if !yield(Difference{TID: tb.TID, What: missingInFirst}, nil) {
 					return
 				}
 			}
@@ -148,12 +153,12 @@ func compareOne(a, b *txn.Transaction, opt CompareOptions, records, size *int64)
 			case !okA && !okB:
 				return
 			case !okB:
-				if !yield(Difference{a.TID, true, ra.OID, "missing in the second"}, nil) {
+				if !yield(Difference{a.TID, true, ra.OID, missingInSecond}, nil) {
 					return
 				}
 				continue
 			case !okA:
-				if !yield(Difference{a.TID, true, rb.OID, "missing in the first"}, nil) {
+				if !yield(Difference{a.TID, true, rb.OID, missingInFirst}, nil) {
 					return
 				}
 				continue
@@ -241,7 +246,7 @@ func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64
 	}
 	for _, oid := range order[0] {
 		sb, ok := sets[1][oid]
-		what := "missing in the second"
+		what := missingInSecond
 		if ok {
 			sa := sets[0][oid]
 			what = compareRecords(sa, sb, opt, sa.sum == sb.sum)
@@ -251,7 +256,7 @@ func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64
 		}
 	}
 	for _, oid := range order[1] {
-		if _, ok := sets[0][oid]; !ok && !yield(Difference{a.TID, true, oid, "missing in the first"}, nil) {
+		if _, ok := sets[0][oid]; !ok && !yield(Difference{a.TID, true, oid, missingInFirst}, nil) {
 			return
 		}
 	}
@@ -262,32 +267,58 @@ func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64
 type NotPrefixError struct {
 	Last  tid.TID // of the destination
 	First Difference
+	Why   string // what may have happened
 }
 
 func (e *NotPrefixError) Error() string {
-	return fmt.Sprintf("the destination, which ends with transaction %v, is not the beginning of the source: %v", e.Last, e.First)
+	return fmt.Sprintf("the destination, which ends with transaction %v, is not the beginning of the source: %v; %s", e.Last, e.First, e.Why)
+}
+
+// What may have happened to a destination that is not the beginning of its source.
+const (
+	whyPacked = "the source was packed after the destination was copied from it, or the two are different databases"
+	whyAhead  = "the source was restored from an older copy, less of it is to be copied than before, or something else was written to the destination"
+	whyOther  = "the two are different databases, or one of them was changed"
+)
+
+// orderChecker is a source that can tell, before anything is copied, whether all it
+// has after a transaction can be.
+type orderChecker interface {
+	CheckOrder(ctx context.Context, after tid.TID) error
 }
 
 // Follows verifies that dst, from the transaction after the given one to its
 // last, holds exactly what src has there. The error is a [NotPrefixError] if not.
+// If src can tell, as a Data.fs can, it also verifies that all after the given
+// transaction can be copied.
 func Follows(ctx context.Context, src, dst Source, after, last tid.TID, opt CompareOptions) error {
+	c, ok := src.(orderChecker)
+	if ok {
+		if err := c.CheckOrder(ctx, after); err != nil {
+			return err
+		}
+	}
+	if last == tid.Zero {
+		return nil
+	}
 	for d, err := range Compare(ctx, src, dst, after, last, opt, nil) {
 		if err != nil {
 			return err
 		}
-		d.What = readable(d.What)
-		return &NotPrefixError{last, d}
+		why := whyOther
+		switch d.What {
+		case missingInSecond:
+			d.What = "missing in the destination"
+		case missingInFirst:
+			d.What, why = "missing in the source", whyPacked
+		}
+		if ok && after > tid.Zero {
+			// The ids before may explain it.
+			if err := c.CheckOrder(ctx, tid.Zero); err != nil {
+				return err
+			}
+		}
+		return &NotPrefixError{last, d, why}
 	}
 	return nil
-}
-
-// readable replaces the sides of a comparison by those of a copy.
-func readable(what string) string {
-	switch what {
-	case "missing in the second":
-		return "missing in the destination"
-	case "missing in the first":
-		return "missing in the source"
-	}
-	return what
 }

@@ -26,7 +26,10 @@ type FileOptions struct {
 	PackedUpTo tid.TID        // see fsformat.WriterOptions
 	// Restart discards what an interrupted export left in PATH.part. Default: the
 	// export goes on after it.
-	Restart  bool
+	Restart bool
+	// Full writes a new file whatever there is, and replaces an existing one when it
+	// is complete. Default: an existing file is brought up to date.
+	Full     bool
 	Progress Progress // default: none
 	// Opened is told where the copy begins, Zero for an empty file. Default: none.
 	Opened func(after, upTo tid.TID)
@@ -34,7 +37,8 @@ type FileOptions struct {
 
 // ToFile brings a Data.fs up to date with src: it is created, or what it lacks is
 // appended. While a new file is not complete it is called PATH.part. An existing
-// one that is not the beginning of src is a [NotPrefixError], and stays as it is.
+// one that is not the beginning of src is a [NotPrefixError], and stays as it is;
+// FileOptions.Full replaces it.
 // It returns the last transaction of the file.
 //
 // After an error, what was copied and is durable stays, and another call goes on
@@ -53,6 +57,9 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 	}
 	last := w.LastTID()
 	if err := checkEnd(ctx, src, name, last, upTo); err != nil {
+		if last == tid.Zero && name != path { // nothing is in it
+			return last, errors.Join(fmt.Errorf("export to %s: %w", path, err), w.Abort(), os.Remove(name))
+		}
 		return last, errors.Join(fmt.Errorf("export to %s: %w", name, err), w.Abort())
 	}
 	if opt.Opened != nil {
@@ -75,9 +82,9 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 
 // openWriter also returns the name of the file while it is written.
 func openWriter(ctx context.Context, path string, opt FileOptions) (*fsformat.Writer, string, error) {
-	o := fsformat.WriterOptions{Magic: opt.Magic, Group: group, PackedUpTo: opt.PackedUpTo, Resume: !opt.Restart}
+	o := fsformat.WriterOptions{Magic: opt.Magic, Group: group, PackedUpTo: opt.PackedUpTo, Resume: !opt.Restart, Replace: opt.Full}
 	switch _, err := os.Stat(path); {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), err == nil && opt.Full:
 		w, err := fsformat.Create(path, o)
 		return w, path + ".part", err
 	case err != nil:
@@ -90,10 +97,13 @@ func openWriter(ctx context.Context, path string, opt FileOptions) (*fsformat.Wr
 // checkEnd verifies that the end of an existing file is in the source.
 func checkEnd(ctx context.Context, src Source, name string, last, upTo tid.TID) error {
 	if last == tid.Zero {
-		return nil
+		return Follows(ctx, src, nil, tid.Zero, tid.Zero, CompareOptions{})
 	}
 	if last > upTo {
-		return &NotPrefixError{last, Difference{TID: last, What: "later than what is to be copied"}}
+		if err := Follows(ctx, src, nil, tid.Zero, tid.Zero, CompareOptions{}); err != nil {
+			return err // the last transaction is not the greatest
+		}
+		return &NotPrefixError{last, Difference{TID: last, What: "later than what is to be copied"}, whyAhead}
 	}
 	r, err := fsformat.Open(name, fsformat.Options{})
 	if err != nil {
@@ -111,5 +121,7 @@ func checkEnd(ctx context.Context, src Source, name string, last, upTo tid.TID) 
 			break
 		}
 	}
-	return Follows(ctx, src, r, after, last, CompareOptions{AnyStatus: true, FullData: true})
+	// One of them may have come through a cluster, which keeps the last record of an
+	// object in a transaction, and may be told of records in another order.
+	return Follows(ctx, src, r, after, last, CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true})
 }

@@ -60,3 +60,42 @@ func (r *Reader) CheckOrder(ctx context.Context, after tid.TID) error {
 	_, err = r.tailFromStart(ctx, pos, last)
 	return err
 }
+
+// Order says how the ids of the finished transactions of a file follow each other.
+type Order struct {
+	First, Last, Greatest tid.TID // in the order of the file; 0 if it has none
+	Transactions          int64
+	Wrong                 int64         // transactions whose id is not above that of the one before
+	FirstWrong            *CorruptError // the first of them, nil if there is none
+}
+
+// Order reads the heads of all transactions.
+func (r *Reader) Order(ctx context.Context) (Order, error) {
+	var o Order
+	s := r.newScanner(magicLen, 0)
+	for {
+		if o.Transactions%1024 == 0 && ctx.Err() != nil {
+			return o, ctx.Err()
+		}
+		last := s.last
+		s.last = 0 // any id will do
+		h, err := s.next()
+		if h == nil || err != nil {
+			return o, err
+		}
+		o.Transactions++
+		if h.TID <= last {
+			o.Wrong++
+			if o.FirstWrong == nil {
+				o.FirstWrong = r.outOfOrder(h.Pos, h.TID, "its id is not above that of the previous transaction, %v", last)
+			}
+		}
+		if h.Status == statusUndone {
+			continue
+		}
+		if o.First == 0 {
+			o.First = h.TID
+		}
+		o.Last, o.Greatest = h.TID, max(o.Greatest, h.TID)
+	}
+}

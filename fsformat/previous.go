@@ -181,14 +181,30 @@ func (r *Reader) Checked(report func(*CorruptError) error) *Checked {
 	return &Checked{Reader: r, report: report}
 }
 
+// CheckPrevious reports all records behind a transaction whose pointer to the
+// previous one does not agree, without reading any data.
+func (c *Checked) CheckPrevious(ctx context.Context, after tid.TID) error {
+	for _, err := range c.Transactions(ctx, after, tid.Max) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Transactions implements [txn.History]. It takes 5 bytes of memory for each object
 // it meets.
 func (c *Checked) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
-	return plain(c.scan(ctx, after, upTo, func(e *CorruptError) error {
+	return plain(c.Scan(ctx, after, upTo))
+}
+
+// Scan is Transactions for those who want to know where things are.
+func (c *Checked) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Transaction, error] {
+	return c.scan(ctx, after, upTo, func(e *CorruptError) error {
 		if e.Offset <= c.told {
 			return nil
 		}
 		c.told = e.Offset
 		return c.report(e)
-	}))
+	})
 }

@@ -23,6 +23,10 @@ type Options struct {
 	// takes 16 bytes for each transaction with another id. Default: such an id is a
 	// [CorruptError] of kind [ErrOrder].
 	Renumber bool
+
+	// Progress is told how far a pass over the heads of all transactions is. Default:
+	// none.
+	Progress Progress
 }
 
 // Reader reads a Data.fs. It sees the file as long as it was when it was opened.
@@ -200,8 +204,13 @@ func (r *Reader) tailFromStart(ctx context.Context, pos int64, last tid.TID) (Ta
 	s := r.newScanner(pos, last)
 	t := Tail{LastTID: last}
 	for n := 0; ; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return t, ctx.Err()
+		if n%1024 == 0 {
+			if err := ctx.Err(); err != nil {
+				return t, err
+			}
+			if r.opt.Progress != nil {
+				r.opt.Progress(s.pos)
+			}
 		}
 		h, err := s.next()
 		if err != nil {

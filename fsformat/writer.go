@@ -38,6 +38,10 @@ type WriterOptions struct {
 	// Resume continues what an interrupted [Create] left. Default: start anew.
 	Resume bool
 
+	// Replace lets [Create] replace a Data.fs of this name when the new one is
+	// complete; until then the old one stays as it is. Default: fs.ErrExist.
+	Replace bool
+
 	// Progress is told how far the scan of an existing file is.
 	Progress Progress
 
@@ -92,8 +96,8 @@ type written struct {
 }
 
 // Create starts a new file. It is written under the name path.part; [Writer.Close]
-// gives it its own. The error is fs.ErrExist if there is a file of this name, a
-// [*LockedError] if another process writes it.
+// gives it its own. The error is fs.ErrExist if there is a file of this name
+// that is not to be replaced, a [*LockedError] if another process writes it.
 func Create(path string, opt WriterOptions) (*Writer, error) {
 	if opt.Magic != "" && opt.Magic != FS30 && opt.Magic != FS21 {
 		return nil, fmt.Errorf("creating %s: unknown magic %q", path, opt.Magic)
@@ -114,10 +118,20 @@ func Create(path string, opt WriterOptions) (*Writer, error) {
 }
 
 func (w *Writer) create() error {
-	if _, err := os.Lstat(w.path); err == nil {
-		return &fs.PathError{Op: "create", Path: w.path, Err: fs.ErrExist}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	switch _, err := os.Lstat(w.path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		return err
+	case !w.opt.Replace:
+		return &fs.PathError{Op: "create", Path: w.path, Err: fs.ErrExist}
+	default:
+		old, err := Open(w.path, Options{}) // nothing else is replaced
+		if err != nil {
+			return err
+		}
+		if err := old.Close(); err != nil {
+			return err
+		}
 	}
 	flags := os.O_RDWR | os.O_CREATE
 	if !w.opt.Resume {
@@ -759,8 +773,14 @@ func (w *Writer) finish() error {
 		if err := os.Remove(w.path + ".index"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if _, err := os.Lstat(w.path); !errors.Is(err, fs.ErrNotExist) {
+		switch old, err := os.Lstat(w.path); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil || !w.opt.Replace:
 			return fmt.Errorf("giving %s its name: %w", w.tmp, cmp.Or(err, fs.ErrExist))
+		case old.Mode().IsRegular():
+			if err := os.Chmod(w.tmp, old.Mode().Perm()); err != nil {
+				return err
+			}
 		}
 		if err := os.Rename(w.tmp, w.path); err != nil {
 			return err

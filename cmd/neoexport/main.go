@@ -28,6 +28,7 @@ type options struct {
 	magic      string
 	verify     bool
 	restart    bool
+	full       bool
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -44,6 +45,11 @@ provided that it ends with what SOURCE has at the same place. A new one is calle
 DESTINATION.part until it is complete; if the command is interrupted, or the disk
 is full, running it again goes on from there.
 
+After a pack, SOURCE lacks what DESTINATION has: DESTINATION is then refused and
+stays as it is. With --full a new file is written beside it, as
+DESTINATION.part, which replaces DESTINATION when it is complete.
+` + side.Help + `
+
 A TID is written as 16 hexadecimal digits or as tid:<integer>; a moment as a UNIX
 timestamp in seconds.` + cli.ExitStatus + `
 With --verify, a difference is a failure.`,
@@ -57,13 +63,14 @@ With --verify, a difference is a failure.`,
 	cli.Text(fs, &o.at, "at", "", "", "export the database as of this transaction or moment")
 	cli.Flag(fs, &o.verify, "verify", "", "compare both sides afterwards, record by record")
 	cli.Flag(fs, &o.restart, "restart", "", "discard what an interrupted export left")
+	cli.Flag(fs, &o.full, "full", "", "write everything anew, and replace DESTINATION when that is complete")
 	cli.Text(fs, &o.packedUpTo, "packed-up-to", "", "", "give the history up to this transaction or moment the look of one packed by FileStorage")
 	cli.Text(fs, &o.magic, "magic", "", "", "magic of a new file, FS30 (default, or that of the source) or FS21")
 	return cmd
 }
 
 func run(ctx context.Context, env *cli.Env, o *options, source, destination string) (err error) {
-	opt := exporter.FileOptions{Restart: o.restart, Magic: fsformat.Magic(o.magic)}
+	opt := exporter.FileOptions{Restart: o.restart, Full: o.full, Magic: fsformat.Magic(o.magic)}
 	if opt.UpTo, err = parseTID("--at", o.at); err != nil {
 		return err
 	}
@@ -93,11 +100,18 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 			opt.Magic = src.File.Magic()
 		}
 	}
+	existed := side.IsFile(destination) && !o.full
 	last, err := export(ctx, env, o, src, destination, opt, size)
+	if errors.As(err, new(*exporter.NotPrefixError)) {
+		if existed {
+			return fmt.Errorf("%w; %s stays as it is: keep it, or replace it with --full", err, destination)
+		}
+		return fmt.Errorf("%w; --restart discards what the interrupted export has left", err)
+	}
 	if err != nil || !o.verify {
 		return err
 	}
-	return verify(ctx, env, o, src, destination, last, opt, size)
+	return verify(ctx, env, o, src, destination, last, opt, existed, size)
 }
 
 func parseTID(option, s string) (tid.TID, error) {
@@ -125,7 +139,7 @@ func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, des
 			fmt.Fprintf(env.Stdout, "%s has everything up to transaction %v already\n", destination, after)
 		}
 		if src.File != nil {
-			if total, err := side.Remaining(ctx, src.File, after); err == nil { // else the copy fails too
+			if total, err := side.Remaining(ctx, src.File.Reader, after); err == nil { // else the copy fails too
 				bar.SetTotal(total)
 			}
 		}
@@ -138,7 +152,7 @@ func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, des
 const maxShown = 20
 
 // verify compares the file with the source it was made from.
-func verify(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, last tid.TID, opt exporter.FileOptions, size int64) (err error) {
+func verify(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, last tid.TID, opt exporter.FileOptions, existed bool, size int64) (err error) {
 	r, err := fsformat.Open(destination, fsformat.Options{})
 	if err != nil {
 		return err
@@ -147,8 +161,9 @@ func verify(ctx context.Context, env *cli.Env, o *options, src *side.Source, des
 	bar := cli.NewProgress(env, cli.ProgressConfig{What: "verifying", Items: "transactions", Total: size, Quiet: o.Quiet})
 	defer bar.Done()
 	// A link to data that was packed becomes data in a file. Statuses are those
-	// wanted by an option, or may have changed since an earlier export.
-	how := exporter.CompareOptions{FullData: true, AnyStatus: opt.PackedUpTo != tid.Zero || src.File == nil}
+	// wanted by an option, or may have changed since an earlier export. What was there
+	// before may have come through a cluster, or the source has.
+	how := exporter.CompareOptions{FullData: true, AnyStatus: opt.PackedUpTo != tid.Zero || src.File == nil, AnyOrder: existed}
 	differences := 0
 	for d, err := range exporter.Compare(ctx, src, r, tid.Zero, last, how, func(_ tid.TID, transactions, _, bytes int64) { bar.Set(transactions, bytes) }) {
 		if err != nil {

@@ -60,6 +60,9 @@ func runAnalyze(ctx context.Context, env *cli.Env, o *analyzeOptions, args []str
 	if err := warnTail(ctx, env, r); err != nil {
 		return err
 	}
+	if err := checkRange(ctx, r, args[1:]); err != nil {
+		return err
+	}
 	progress, done := o.progress(env, "analyzing", r)
 	classes := make(map[string]*usage)
 	total := usage{class: "total"}

@@ -52,6 +52,9 @@ func runCmp(ctx context.Context, env *cli.Env, o *cmpOptions, args []string) err
 		if err := warnTail(ctx, env, files[i]); err != nil {
 			return err
 		}
+		if err := checkRange(ctx, files[i], args[2:]); err != nil {
+			return err
+		}
 	}
 	var differ int64
 	both, err := fsformat.Comparison{Content: o.content}.Histories(ctx, files[0], files[1], after, upTo, func(at tid.TID, difference string) bool {

@@ -59,6 +59,14 @@ func (o *quiet) addFlag(cmd *cobra.Command) {
 	cli.Flag(cmd.Flags(), &o.quiet, "quiet", "q", "show no progress")
 }
 
+// strict is the option of commands whose output does not show the pointers to
+// previous records.
+type strict struct{ strict bool }
+
+func (o *strict) addFlag(cmd *cobra.Command) {
+	cli.Flag(cmd.Flags(), &o.strict, "strict", "", "refuse a file with a wrong pointer to the previous record of an object; default: warn")
+}
+
 // progress shows how far the reading of a file is.
 func (o *quiet) progress(env *cli.Env, what string, r *fsformat.Reader) (fsformat.Progress, func()) {
 	// Small files are read before anybody wonders.
@@ -142,6 +150,15 @@ func parseRange(args []string) (after, upTo tid.TID, err error) {
 		}
 	}
 	return after, upTo, nil
+}
+
+// checkRange verifies that what belongs to a range of ids, if one is given, is in one
+// place of the file: otherwise a part of it would be left out.
+func checkRange(ctx context.Context, r *fsformat.Reader, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return r.CheckOrder(ctx, tid.Zero)
 }
 
 // parseObject reads OID or OID@TID. at is tid.Max without TID.

@@ -5,13 +5,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat/zdump"
 )
 
 type dumpOptions struct {
 	reader
 	quiet
+	strict
 	hashOnly bool
 }
 
@@ -21,7 +24,12 @@ func newDumpCommand(env *cli.Env) *cobra.Command {
 		Use:   "dump FILE [RANGE]",
 		Short: "Write transactions with all their data as text",
 		Long: `Write transactions with all their data to the standard output, in the format of
-zodbtools ("zodb dump"), byte for byte. "restore" makes a Data.fs of it.` + exitStatus,
+zodbtools ("zodb dump"), byte for byte. "restore" makes a Data.fs of it.
+
+A file whose transaction ids do not increase is refused before anything is written:
+see "neoexport --renumber". Of each record whose pointer to the previous one of its
+object is wrong, which a dump does not show, a warning is printed; with --strict
+nothing is written then.` + exitStatus,
 		Example: "  neofs dump var/Data.fs | less\n  neofs dump --hashonly var/Data.fs 2026-01-01..2026-01-31",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,6 +39,7 @@ zodbtools ("zodb dump"), byte for byte. "restore" makes a Data.fs of it.` + exit
 	cli.Flag(cmd.Flags(), &o.hashOnly, "hashonly", "", "only the digest of the data: to compare, not to restore")
 	o.reader.addFlag(cmd)
 	o.quiet.addFlag(cmd)
+	o.strict.addFlag(cmd)
 	return cmd
 }
 
@@ -47,10 +56,23 @@ func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) e
 	if err := warnTail(ctx, env, r); err != nil {
 		return err
 	}
+	if err := r.CheckOrder(ctx, tid.Zero); err != nil {
+		return err
+	}
+	wrong := side.Wrong{Out: env.Stderr, File: args[0]}
+	checked := r.Checked(wrong.Report)
+	if o.strict.strict {
+		if err := checked.CheckPrevious(ctx, after); err != nil {
+			return err
+		}
+		if wrong.N > 0 {
+			return wrong.Refused()
+		}
+	}
 	progress, done := o.progress(env, "dumping", r)
 	defer done()
 	w := zdump.NewWriter(env.Stdout, o.hashOnly)
-	for t, err := range r.Scan(ctx, after, upTo) {
+	for t, err := range checked.Scan(ctx, after, upTo) {
 		if err != nil {
 			return err
 		}
@@ -59,5 +81,6 @@ func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) e
 		}
 		progress(t.Head.End())
 	}
+	wrong.Done("the dump")
 	return w.Flush()
 }

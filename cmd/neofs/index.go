@@ -7,12 +7,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
 )
 
 type indexOptions struct {
 	reader
 	quiet
+	strict
 	write bool
 }
 
@@ -25,6 +27,10 @@ func newIndexCommand(env *cli.Env) *cobra.Command {
 write a new index with --write, so that FileStorage opens the file at once. It
 is the index that ZODB itself would write.
 
+Of each record whose pointer to the previous one of its object is wrong, a warning is
+printed, since a file that is opened with an index is not read any more; with
+--strict no index is written, and the exit status is 1.
+
 To write, no other program may have the file open for writing.` + exitStatus,
 		Example: "  neofs index var/Data.fs\n  neofs index --write var/Data.fs",
 		Args:    cobra.ExactArgs(1),
@@ -35,6 +41,7 @@ To write, no other program may have the file open for writing.` + exitStatus,
 	cli.Flag(cmd.Flags(), &o.write, "write", "w", "write a new index")
 	o.reader.addFlag(cmd)
 	o.quiet.addFlag(cmd)
+	o.strict.addFlag(cmd)
 	return cmd
 }
 
@@ -52,11 +59,16 @@ func runIndex(ctx context.Context, env *cli.Env, o *indexOptions, path string) e
 		defer unlock()
 	}
 	progress, done := o.progress(env, "reading", r)
-	x, err := r.BuildIndex(ctx, progress)
+	wrong := side.Wrong{Out: env.Stderr, File: path}
+	x, err := r.BuildCheckedIndex(ctx, progress, wrong.Report)
 	done()
 	if err != nil {
 		return err
 	}
+	if o.strict.strict && wrong.N > 0 {
+		return wrong.Refused()
+	}
+	wrong.Done("the index")
 	if err := warnTail(ctx, env, r); err != nil {
 		return err
 	}

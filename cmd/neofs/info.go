@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
 )
@@ -17,10 +16,13 @@ func newInfoCommand(env *cli.Env) *cobra.Command {
 	var o reader
 	cmd := &cobra.Command{
 		Use:   "info FILE",
-		Short: "Say in a moment what a file is",
-		Long: `Say what a file is: its size, its first and last transaction, whether its end
-is complete, and whether its index (FILE.index) can be used. That takes a
-moment whatever the size; "check" reads everything.` + exitStatus,
+		Short: "Say what a file is",
+		Long: `Say what a file is: its size, its transactions with the first, the last and the
+greatest id, whether its end is complete, and whether its index (FILE.index) can
+be used. Only the heads of the transactions are read; "check" reads everything.
+
+The last id is the greatest one unless the clock of the server was set back, or
+was wrong for a while. A copy of such a file needs "neoexport --renumber".` + exitStatus,
 		Example: "  neofs info var/Data.fs",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -51,17 +53,27 @@ func runInfo(ctx context.Context, env *cli.Env, o *reader, path string) error {
 	line("name", "%s", path)
 	line("magic", "%s (%s)", r.Magic(), python)
 	line("size", "%d", r.Size())
-	for t, err := range r.Transactions(ctx, 0, tid.Max) {
-		if err != nil {
-			return err
-		}
-		line("first", "%v  %s", t.TID, when(t.TID))
-		break
+	order, damage := r.Order(ctx)
+	if damage != nil && !errors.As(damage, new(*fsformat.CorruptError)) {
+		return damage
+	}
+	if order.First != 0 {
+		line("first", "%v  %s", order.First, when(order.First))
 	}
 	if tail.LastTID == 0 {
 		line("last", "none: the database is empty")
 	} else {
 		line("last", "%v  %s", tail.LastTID, when(tail.LastTID))
+	}
+	switch {
+	case damage != nil:
+		line("greatest", "not known: %v", damage)
+	case order.Greatest != 0:
+		line("greatest", "%v  %s", order.Greatest, when(order.Greatest))
+	}
+	if order.Wrong > 0 {
+		line("order", "%d of %d ids are not above the one before; the first at offset %d, %v: %s (neoexport --renumber copies the file)",
+			order.Wrong, order.Transactions, order.FirstWrong.Offset, order.FirstWrong.TID, order.FirstWrong.Problem)
 	}
 	if tail.Ignored > 0 {
 		line("end", "at %d: %s; the %d bytes that follow are ignored", tail.End, tail.Reason, tail.Ignored)

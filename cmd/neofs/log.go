@@ -53,6 +53,9 @@ func runLog(ctx context.Context, env *cli.Env, o *logOptions, args []string) err
 	if err := warnTail(ctx, env, r); err != nil {
 		return err
 	}
+	if err := checkRange(ctx, r, args[1:]); err != nil {
+		return err
+	}
 	all := r.Backwards(ctx)
 	if o.forward {
 		all = r.Scan(ctx, after, upTo)

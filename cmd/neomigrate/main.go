@@ -14,7 +14,6 @@ import (
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
-	"github.com/neozodb/neo/fsformat"
 )
 
 func main() {
@@ -45,7 +44,8 @@ was packed: its status becomes that of an ordinary one.
 
 A copy that was interrupted goes on where it stopped when the command is run
 again. A destination that does not hold exactly the beginning of the source is
-left as it is. Nobody else may write to the cluster while it is filled.` + cli.ExitStatus,
+left as it is. Nobody else may write to the cluster while it is filled.
+` + side.Help + cli.ExitStatus,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return run(cmd.Context(), env, &o, args[0], args[1])
@@ -104,7 +104,7 @@ const recent = 256
 
 // toCluster copies a Data.fs.
 func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source, destination string) (err error) {
-	r, err := side.OpenFile(ctx, env, source, fsformat.Options{AnyStatus: o.AnyStatus})
+	r, err := o.OpenFile(ctx, env, source, o.AnyStatus, o.Quiet)
 	if err != nil {
 		return err
 	}
@@ -126,13 +126,15 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 	if err != nil {
 		return err
 	}
-	if err := checkCluster(ctx, r, c, last); err != nil {
+	if err := checkCluster(ctx, r, c, last); errors.As(err, new(*exporter.NotPrefixError)) {
+		return fmt.Errorf("cluster %s: %w; it stays as it is: migrate to a new cluster instead", o.Cluster, err)
+	} else if err != nil {
 		return fmt.Errorf("cluster %s: %w", o.Cluster, err)
 	}
 	if last > tid.Zero {
 		o.say(env, "The cluster has everything up to transaction %v already", last)
 	}
-	total, err := side.Remaining(ctx, r, last)
+	total, err := side.Remaining(ctx, r.Reader, last)
 	if err != nil {
 		return err
 	}
@@ -155,7 +157,7 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 // has at the same place.
 func checkCluster(ctx context.Context, src exporter.Source, c *client.Client, last tid.TID) error {
 	if last == tid.Zero {
-		return nil
+		return exporter.Follows(ctx, src, c, tid.Zero, tid.Zero, exporter.CompareOptions{})
 	}
 	infos, err := c.UndoLog(ctx, 0, recent, nil)
 	if err != nil {
@@ -185,5 +187,8 @@ func toFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, source,
 		},
 		Progress: func(_ tid.TID, transactions, _, bytes int64) { bar.Set(transactions, bytes) },
 	})
+	if errors.As(err, new(*exporter.NotPrefixError)) {
+		return fmt.Errorf("%w; it stays as it is: keep it, or replace it with neoexport --full", err)
+	}
 	return err
 }

@@ -14,12 +14,14 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/spf13/cobra"
 )
 
 type options struct {
 	cli.Logging
 	cli.TLS
+	side.Reading
 	dir        string
 	source     string // --import
 	name       string
@@ -44,6 +46,7 @@ With --dir what is stored stays there: the next start with the same directory go
 on with it. Otherwise the directory is a temporary one, removed at the end. With
 --import the cluster begins as a copy of a Data.fs; one that has this copy already
 goes on from there.
+` + side.Help + `
 
 Applications that know ZEO need no NEO client: they are served at --zeo, storage
 "1". With --ca, --cert and --key they need a certificate of that authority as well.
@@ -67,6 +70,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.zeo, "zeo", "", "127.0.0.1:0", "address for ZEO clients, or "+noZEO)
 	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "kind of databases: only SQLite")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
+	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 	return cmd

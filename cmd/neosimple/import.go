@@ -12,13 +12,12 @@ import (
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
-	"github.com/neozodb/neo/fsformat"
 )
 
 // importFile makes sure that the cluster has everything that is in a Data.fs, and
 // says in words what it did. A cluster with something else is left as it is.
 func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster) (done string, err error) {
-	file, err := side.OpenFile(ctx, env, o.source, fsformat.Options{})
+	file, err := o.OpenFile(ctx, env, o.source, false, o.quiet)
 	if err != nil {
 		return "", err
 	}
@@ -44,8 +43,10 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 	if err != nil {
 		return "", err
 	}
-	if err := checkImported(ctx, file, c, last, upTo); err != nil {
-		return "", fmt.Errorf("cluster %q already has data that are not from this file: %w", cluster.Name(), err)
+	if err := checkImported(ctx, file, c, last, upTo); errors.As(err, new(*exporter.NotPrefixError)) {
+		return "", fmt.Errorf("cluster %q already has data that are not from this file: %w; it stays as it is: start it without --import, or import into another --dir", cluster.Name(), err)
+	} else if err != nil {
+		return "", err
 	}
 	if last >= upTo {
 		return fmt.Sprintf("It already has everything that is in %s.", o.source), nil
@@ -56,9 +57,6 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 // checkImported compares what the cluster has, up to last, with the source. If it
 // has gone on after the end of the source, the transaction there stands for all.
 func checkImported(ctx context.Context, src exporter.Source, c *client.Client, last, upTo tid.TID) error {
-	if last == tid.Zero {
-		return nil
-	}
 	after := tid.Zero
 	if last >= upTo && upTo > tid.Zero {
 		after, last = upTo-1, upTo
@@ -66,7 +64,7 @@ func checkImported(ctx context.Context, src exporter.Source, c *client.Client, l
 	return exporter.Follows(ctx, src, c, after, last, exporter.CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true})
 }
 
-func copyFile(ctx context.Context, env *cli.Env, o *options, file *fsformat.Reader, c *client.Client, last, upTo tid.TID) (string, error) {
+func copyFile(ctx context.Context, env *cli.Env, o *options, file *side.File, c *client.Client, last, upTo tid.TID) (string, error) {
 	var transactions, records int64
 	bar := cli.NewProgress(env, cli.ProgressConfig{What: "importing", Items: "transactions", Total: file.Size(), Quiet: o.quiet})
 	a := c.NewAppender(ctx, client.AppenderOptions{})

@@ -26,7 +26,16 @@ func openFile(ctx context.Context, path string) (*fileStorage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.UseIndex(ctx, path+".index", nil); err != nil {
+	// Clients take the last transaction for the greatest: what is above it they would
+	// not see.
+	err = r.CheckOrder(ctx, tid.Zero)
+	if errors.Is(err, fsformat.ErrOrder) {
+		err = fmt.Errorf("%w; neoexport --renumber makes a file of it whose ids increase", err)
+	}
+	if err == nil {
+		_, err = r.UseIndex(ctx, path+".index", nil)
+	}
+	if err != nil {
 		r.Close() // read only: nothing to lose
 		return nil, err
 	}

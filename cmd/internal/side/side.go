@@ -23,16 +23,19 @@ import (
 type Options struct {
 	cli.Logging
 	cli.TLS
+	Reading
 	Cluster   string // -c
 	Quiet     bool   // -q
 	AnyStatus bool   // --any-status
 }
 
-// AddFlags defines -c, -q, --any-status, -l, --ca, --cert and --key.
+// AddFlags defines -c, -q, --any-status, --strict, --renumber, -l, --ca, --cert and
+// --key.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.Cluster, "cluster", "c", "", "name of the cluster")
 	cli.Flag(fs, &o.Quiet, "quiet", "q", "print nothing but errors")
 	cli.Flag(fs, &o.AnyStatus, "any-status", "", "take transactions of a Data.fs with an invalid status for committed ones, as Python does")
+	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 }
@@ -70,23 +73,6 @@ func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cf
 	return client.Open(ctx, cfg)
 }
 
-// OpenFile opens a Data.fs for reading. What cannot be copied, since it is no part
-// of the database, is said: somebody may miss it.
-func OpenFile(ctx context.Context, env *cli.Env, name string, opt fsformat.Options) (*fsformat.Reader, error) {
-	r, err := fsformat.Open(name, opt)
-	if err != nil {
-		return nil, err
-	}
-	t, err := r.Tail(ctx)
-	if err != nil {
-		return nil, errors.Join(err, r.Close())
-	}
-	if t.Ignored > 0 {
-		fmt.Fprintf(env.Stderr, "warning: %s: offset %d: %s: %d bytes ignored\n", r.Name(), t.End, t.Reason, t.Ignored)
-	}
-	return r, nil
-}
-
 // Remaining returns how many bytes of a file hold what comes after a transaction:
 // what a copy that goes on there has to do.
 func Remaining(ctx context.Context, r *fsformat.Reader, after tid.TID) (int64, error) {
@@ -102,8 +88,16 @@ func Remaining(ctx context.Context, r *fsformat.Reader, after tid.TID) (int64, e
 // Source is a database to read from.
 type Source struct {
 	txn.History
-	File  *fsformat.Reader // nil for a cluster
+	File  *File // nil for a cluster
 	close func() error
+}
+
+// CheckOrder is [File.CheckOrder]. A cluster has its transactions in order.
+func (s *Source) CheckOrder(ctx context.Context, after tid.TID) error {
+	if s.File == nil {
+		return nil
+	}
+	return s.File.CheckOrder(ctx, after)
 }
 
 // Close closes the file or the links.
@@ -112,11 +106,11 @@ func (s *Source) Close() error { return s.close() }
 // OpenSource opens a database for reading.
 func (o *Options) OpenSource(ctx context.Context, env *cli.Env, name string, log *cli.Log) (*Source, error) {
 	if IsFile(name) {
-		r, err := OpenFile(ctx, env, name, fsformat.Options{AnyStatus: o.AnyStatus})
+		f, err := o.OpenFile(ctx, env, name, o.AnyStatus, o.Quiet)
 		if err != nil {
 			return nil, err
 		}
-		return &Source{r, r, r.Close}, nil
+		return &Source{f, f, f.Close}, nil
 	}
 	// Nothing is loaded twice: the cache would only take memory.
 	c, err := o.OpenCluster(ctx, name, log, client.Config{ReadOnly: true, CacheSize: 1 << 20})
