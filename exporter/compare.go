@@ -24,6 +24,10 @@ type CompareOptions struct {
 	// FullData: a record may hold its data instead of the link to an earlier
 	// record with the same data.
 	FullData bool
+
+	// Packed, with AnyOrder: a record may be missing in the second history, which was
+	// packed since it was copied from the first.
+	Packed bool
 }
 
 const (
@@ -246,6 +250,9 @@ func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64
 	}
 	for _, oid := range order[0] {
 		sb, ok := sets[1][oid]
+		if !ok && opt.Packed {
+			continue
+		}
 		what := missingInSecond
 		if ok {
 			sa := sets[0][oid]

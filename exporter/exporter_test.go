@@ -110,6 +110,10 @@ func TestCompare(t *testing.T) {
 			[]string{"transaction 000000000000000a: object 0000000000000001: object 0000000000000002 in its place"}},
 		{"any order", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "y"), record(1, "x"))}, CompareOptions{AnyOrder: true}, nil},
 		{"last of two", []txn.Transaction{transaction(10, record(1, "x"), record(1, "y"))}, []txn.Transaction{transaction(10, record(1, "y"))}, CompareOptions{AnyOrder: true}, nil},
+		{"packed", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "Y"))}, CompareOptions{AnyOrder: true, Packed: true},
+			[]string{"transaction 000000000000000a: object 0000000000000002: other data of 1 bytes"}},
+		{"packed first", []txn.Transaction{transaction(10, record(2, "y"))}, []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, CompareOptions{AnyOrder: true, Packed: true},
+			[]string{"transaction 000000000000000a: object 0000000000000001: missing in the first"}},
 		{"sets", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(3, "z"), record(2, "Y"))}, CompareOptions{AnyOrder: true},
 			[]string{"transaction 000000000000000a: object 0000000000000001: missing in the second", "transaction 000000000000000a: object 0000000000000002: other data of 1 bytes", "transaction 000000000000000a: object 0000000000000003: missing in the first"}},
 		{"records", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(1, "x"))}, same,
@@ -331,5 +335,212 @@ func TestToFileResumesWithOtherOptions(t *testing.T) {
 			}
 			same(t, path, want)
 		})
+	}
+}
+
+// A file from which a cluster was filled has more than the cluster if an object is
+// twice in a transaction; the last record counts. It is brought up to date.
+func TestToFileLastRecordCounts(t *testing.T) {
+	twice, once := sample(5), sample(7)
+	twice.txns[2] = transaction(30, record(1, "first"), record(2, "other"), record(1, "last"))
+	once.txns[2] = transaction(30, record(2, "other"), record(1, "last")) // in the order of the answers
+	for _, tt := range []struct {
+		name     string
+		dst, src slice
+	}{{"twice in the file", twice, once}, {"twice in the source", slice{txns: once.txns[:5]}, slice{txns: append(twice.txns[:5:5], once.txns[5:]...)}}} {
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		if _, err := ToFile(t.Context(), tt.dst, path, FileOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if last, err := ToFile(t.Context(), tt.src, path, FileOptions{}); last != 70 || err != nil {
+			t.Errorf("%s: last %v, %v", tt.name, last, err)
+		}
+	}
+	wrong := sample(7)
+	wrong.txns[2] = transaction(30, record(2, "other"), record(1, "first"))
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	if _, err := ToFile(t.Context(), twice, path, FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ToFile(t.Context(), wrong, path, FileOptions{}); !errors.As(err, new(*NotPrefixError)) {
+		t.Errorf("the first of two records was taken for the last: %v", err)
+	}
+}
+
+// After a pack of the source, a file is refused with the reason. A full export replaces it,
+// and whenever that fails the old one is there as it was.
+func TestToFileFull(t *testing.T) {
+	const n = 12
+	dir := t.TempDir()
+	path, old, want := filepath.Join(dir, "Data.fs"), filepath.Join(dir, "old.fs"), filepath.Join(dir, "want.fs")
+	packed := sample(n)
+	packed.txns = append(packed.txns[:4], packed.txns[5:]...)
+	packed.txns[5] = transaction(packed.txns[5].TID, record(6, "data 6")) // without its second record
+	for name, src := range map[string]slice{path: sample(n), old: sample(n), want: packed} {
+		if _, err := ToFile(t.Context(), src, name, FileOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ToFile(t.Context(), packed, path, FileOptions{}); err == nil || !strings.Contains(err.Error(), "missing in the source; the source was packed") {
+		t.Fatal(err)
+	}
+	for failAt := 1; failAt < n; failAt++ {
+		broken := packed
+		broken.failAt = failAt
+		if _, err := ToFile(t.Context(), broken, path, FileOptions{Full: true, Restart: true}); !errors.Is(err, errBroken) {
+			t.Fatalf("failure at transaction %d: %v", failAt, err)
+		}
+		same(t, path, old)
+		same(t, path+".index", old+".index")
+	}
+	var after tid.TID
+	if _, err := ToFile(t.Context(), packed, path, FileOptions{Full: true, Opened: func(a, _ tid.TID) { after = a }}); err != nil {
+		t.Fatal(err)
+	}
+	if after == tid.Zero {
+		t.Error("the interrupted one was not continued")
+	}
+	same(t, path, want)
+	same(t, path+".index", want+".index")
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o640 {
+		t.Errorf("%v, %v, want the permissions of the one before", fi, err)
+	}
+	if _, err := os.Stat(path + ".part"); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	// It is up to date now, and can be written where none is.
+	if _, err := ToFile(t.Context(), packed, path, FileOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := ToFile(t.Context(), packed, filepath.Join(dir, "new.fs"), FileOptions{Full: true}); err != nil {
+		t.Error(err)
+	}
+	same(t, filepath.Join(dir, "new.fs"), want)
+	// Nothing but a Data.fs is replaced.
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, []byte("years of work"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ToFile(t.Context(), packed, text, FileOptions{Full: true}); !errors.As(err, new(*fsformat.MagicError)) {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(text); string(b) != "years of work" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func openFile(t *testing.T, path string, opt fsformat.Options) *fsformat.Reader {
+	t.Helper()
+	r, err := fsformat.Open(path, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// A file whose ids do not increase is copied whole, with other ids, or not at all,
+// also if it was in order when the copy began.
+func TestToFileOutOfOrder(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "Data.fs")
+	const name = "../testdata/fs/damaged/tsreduction.fs"
+	_, err := ToFile(t.Context(), openFile(t, name, fsformat.Options{}), path, FileOptions{})
+	if !errors.Is(err, fsformat.ErrOrder) || !strings.Contains(err.Error(), name+": offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064") {
+		t.Errorf("error %v", err)
+	}
+	if left, _ := filepath.Glob(path + "*"); len(left) != 1 || left[0] != path+".lock" {
+		t.Errorf("left: %q", left)
+	}
+	for range 2 {
+		r := openFile(t, name, fsformat.Options{Renumber: true})
+		last, err := ToFile(t.Context(), r, path, FileOptions{})
+		if last != 0x03a0000000000066 || err != nil {
+			t.Fatalf("last %v, %v", last, err)
+		}
+		n := 0
+		for d, err := range Compare(t.Context(), r, openFile(t, path, fsformat.Options{}), 0, tid.Max, CompareOptions{}, func(tid.TID, int64, int64, int64) { n++ }) {
+			t.Errorf("%v, %v", d, err)
+		}
+		if n != 5 {
+			t.Errorf("%d transactions are in both", n)
+		}
+	}
+
+	// The copy ends before the clock was set back, behind, or in between; or it was
+	// made by a program that stopped where a greater id came.
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []int64{141, 278, 415} {
+		part := filepath.Join(t.TempDir(), "Data.fs")
+		if err := os.WriteFile(part, whole[:end], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := ToFile(t.Context(), openFile(t, name, fsformat.Options{}), part, FileOptions{})
+		if !errors.Is(err, fsformat.ErrOrder) {
+			t.Errorf("from %d: %v", end, err)
+		}
+		if b, _ := os.ReadFile(part); int64(len(b)) != end {
+			t.Errorf("from %d: %d bytes", end, len(b))
+		}
+		if _, err := ToFile(t.Context(), openFile(t, name, fsformat.Options{Renumber: true}), part, FileOptions{}); err != nil {
+			t.Errorf("from %d: %v", end, err)
+		}
+		same(t, part, path)
+	}
+}
+
+// A file has a lower id somewhere behind the last transaction of its copy: what is
+// between is not left out.
+func TestToFileOutOfOrderBehindTheCopy(t *testing.T) {
+	good := sample(400)
+	for _, tt := range []struct {
+		name string
+		n    int       // copied before
+		ids  []tid.TID // of what comes then
+	}{
+		{"lower", 300, []tid.TID{3010, 3020, 1005, 3040}},
+		{"the same as the last", 300, []tid.TID{3010, 3000, 3040}},
+		{"lower, all", 300, []tid.TID{1005, 1015}},
+		{"lower at once", 300, []tid.TID{1005, 3040}},
+		{"lower at the end", 3, []tid.TID{40, 50, 25}},
+		{"the same in the middle", 3, []tid.TID{40, 30, 50}},
+	} {
+		dir := t.TempDir()
+		path, dst := filepath.Join(dir, "Source.fs"), filepath.Join(dir, "Data.fs")
+		for _, name := range []string{path, dst} {
+			if _, err := ToFile(t.Context(), slice{txns: good.txns[:tt.n]}, name, FileOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range tt.ids {
+			b = id.Append(b) // without records
+			b = append(b, 0, 0, 0, 0, 0, 0, 0, 23, ' ', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 23)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ToFile(t.Context(), openFile(t, path, fsformat.Options{}), dst, FileOptions{}); !errors.Is(err, fsformat.ErrOrder) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if r := openFile(t, dst, fsformat.Options{}); r.Size() != int64(len(b)-31*len(tt.ids)) {
+			t.Errorf("%s: the copy has %d bytes", tt.name, r.Size())
+		}
+		r := openFile(t, path, fsformat.Options{Renumber: true})
+		if _, err := ToFile(t.Context(), r, dst, FileOptions{}); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		for d, err := range Compare(t.Context(), r, openFile(t, dst, fsformat.Options{}), 0, tid.Max, CompareOptions{}, nil) {
+			t.Errorf("%s: %v, %v", tt.name, d, err)
+		}
 	}
 }

@@ -134,18 +134,21 @@ func parseTID(option, s string) (tid.TID, error) {
 func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, opt exporter.FileOptions, size int64) (tid.TID, error) {
 	bar := cli.NewProgress(env, cli.ProgressConfig{What: "exporting", Items: "transactions", Total: size, Quiet: o.Quiet})
 	defer bar.Done()
+	var tellErr error
 	opt.Opened = func(after, _ tid.TID) {
 		if after > tid.Zero && !o.Quiet {
 			fmt.Fprintf(env.Stdout, "%s has everything up to transaction %v already\n", destination, after)
 		}
 		if src.File != nil {
+			tellErr = src.File.TellRenumbered(ctx, after)
 			if total, err := side.Remaining(ctx, src.File.Reader, after); err == nil { // else the copy fails too
 				bar.SetTotal(total)
 			}
 		}
 	}
 	opt.Progress = func(_ tid.TID, transactions, _, bytes int64) { bar.Set(transactions, bytes) }
-	return exporter.ToFile(ctx, src, destination, opt)
+	last, err := exporter.ToFile(ctx, src, destination, opt)
+	return last, errors.Join(err, tellErr)
 }
 
 // maxShown is how many differences are printed.

@@ -13,6 +13,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/exporter"
 	"github.com/neozodb/neo/fsformat"
@@ -243,5 +244,141 @@ func TestErrors(t *testing.T) {
 	}
 	if !bytes.Equal(read(t, other), read(t, sample("02-undo.fs"))) || !bytes.Equal(read(t, part), read(t, sample("02-undo.fs"))) || string(read(t, text)) != "not a database" {
 		t.Error("a refused destination, or a source, was changed")
+	}
+}
+
+const (
+	outOfOrder = "damaged/tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064; with --renumber"
+	oidFlip    = "damaged/oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record is said to be at 133, which is one of object 0000000000000002"
+)
+
+// A file whose ids do not increase is refused, or copied whole.
+func TestOutOfOrder(t *testing.T) {
+	src, dst := sample("damaged/tsreduction.fs"), filepath.Join(t.TempDir(), "Data.fs")
+	for _, args := range [][]string{{src, dst}, {"--verify", src, dst}, {"--full", src, dst}, {"--at", "03a0000000000064", src, dst}} {
+		if code, _, stderr := neoexport(t, args...); code != 1 || !strings.Contains(stderr, outOfOrder) {
+			t.Errorf("%q: exit %d: %s", args, code, stderr)
+		}
+		for _, name := range []string{dst, dst + ".part", dst + ".index"} {
+			if _, err := os.Stat(name); !os.IsNotExist(err) {
+				t.Errorf("%q: %s: %v", args, name, err)
+			}
+		}
+	}
+	for i, want := range []string{
+		"tsreduction.fs: offset 415: transaction 03a0000000000032 becomes 03a0000000000065\n" + src + ": offset 552: transaction 03a000000000003c becomes 03a0000000000066\n",
+		"", // nothing is left to be done
+	} {
+		code, stdout, stderr := neoexport(t, "--verify", "--renumber", src, dst)
+		if code != 0 || !strings.Contains(stderr, want) || strings.Contains(stderr, "becomes") != (i == 0) {
+			t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+		}
+	}
+	r, err := fsformat.Open(dst, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var got []string
+	for tr, err := range r.Transactions(t.Context(), 0, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rec := range tr.Records {
+			got = append(got, tr.TID.String()[8:]+" "+rec.OID.String()[8:])
+		}
+	}
+	if s := strings.Join(got, ", "); s != "00000001 00000000, 00000002 00000002, 00000064 00000064, 00000065 00000032, 00000066 0000003c" {
+		t.Errorf("the copy has %s", s)
+	}
+}
+
+// Each damaged record is named and counted, or refuses the copy before it begins.
+func TestDamagedRecord(t *testing.T) {
+	src, dst := sample("damaged/oidflip.fs"), filepath.Join(t.TempDir(), "Data.fs")
+	code, _, stderr := neoexport(t, "--strict", src, dst)
+	if code != 1 || !strings.Contains(stderr, oidFlip) || !strings.Contains(stderr, "refused by --strict: 1 record") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if left, _ := filepath.Glob(dst + "*"); len(left) != 1 {
+		t.Errorf("left: %q", left)
+	}
+	code, stdout, stderr := neoexport(t, "-q", "--verify", src, dst)
+	if code != 0 || stdout != "" || strings.Count(stderr, oidFlip) != 1 || !strings.Contains(stderr, "oidflip.fs: 1 record has a wrong pointer to the previous record of the object") {
+		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	// Others, undamaged, are copied without a word.
+	if code, stdout, stderr := neoexport(t, "-q", "--strict", sample("site.fs"), filepath.Join(t.TempDir(), "Data.fs")); code != 0 || stdout+stderr != "" {
+		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+func TestFuture(t *testing.T) {
+	code, _, stderr := neoexport(t, "-q", sample("damaged/future.fs"), filepath.Join(t.TempDir(), "Data.fs"))
+	if code != 0 || !strings.Contains(stderr, "damaged/future.fs: transaction 0500000000000000, the last one, is in the future (2056-08-06 05:20:00)") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// After a pack of the source, the copy stays until a full one has replaced it.
+func TestFull(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "Source.fs"), filepath.Join(dir, "Data.fs")
+	put := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(src, read(t, sample(name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("05-before-pack.fs")
+	if code, _, stderr := neoexport(t, src, dst); code != 0 {
+		t.Fatal(stderr)
+	}
+	put("05-packed.fs")
+	code, _, stderr := neoexport(t, src, dst)
+	if code != 1 || !strings.Contains(stderr, "the source was packed") || !strings.Contains(stderr, "--full") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if !bytes.Equal(read(t, dst), read(t, sample("05-before-pack.fs"))) {
+		t.Error("the refused copy was changed")
+	}
+	if code, _, stderr := neoexport(t, "--full", "--verify", src, dst); code != 0 {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if code, _, stderr := neoexport(t, "--verify", src, dst); code != 0 {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// A cluster has the last record of an object in a transaction; the file from which
+// it was filled has all. Each is brought up to date from the other.
+func TestObjectTwice(t *testing.T) {
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "Source.fs"), filepath.Join(dir, "Data.fs")
+	w, err := fsformat.Create(src, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := tid.TID(1); i <= 3; i++ {
+		records := []txn.Record{{OID: 1, Data: []byte{byte(i)}}, {OID: 2, Data: []byte("blob")}, {OID: 1, Data: []byte{byte(i), 'x'}}}
+		if err := w.Append(&txn.Transaction{TID: 0x03a0000000000000 + i, Records: txn.Slice(records)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	masters := startCluster(t, src, simple.Config{Storages: 2, Partitions: 3})
+	copied := filepath.Join(dir, "copied.fs")
+	if err := os.WriteFile(copied, read(t, src), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{masters, copied}, {masters, dst}, {src, dst}, {masters, dst}} {
+		if code, stdout, stderr := neoexport(t, append([]string{"-c", "test", "--verify"}, args...)...); code != 0 {
+			t.Errorf("%q: exit %d\n%s%s", args, code, stdout, stderr)
+		}
+	}
+	if !bytes.Equal(read(t, copied), read(t, src)) {
+		t.Error("the copy was changed")
 	}
 }

@@ -39,6 +39,11 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+const (
+	outOfOrder = "error: damaged/tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064\n"
+	oidFlip    = "warning: damaged/oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record is said to be at 133, which is one of object 0000000000000002: an object id is damaged\n"
+)
+
 func TestCommands(t *testing.T) {
 	for _, tt := range []struct {
 		args      string
@@ -50,9 +55,37 @@ magic    FS30 (Python 3)
 size     1563
 first    03f5945817777777  2024-01-02 03:04:05.499999
 last     03f594581aaaaaaa  2024-01-02 03:04:06.249999
+greatest 03f594581aaaaaaa  2024-01-02 03:04:06.249999
 end      at 1135: transaction 03f594581bbbbbbb is incomplete; the 428 bytes that follow are ignored
 index    none: the file is read whole when it is opened
 `, "", 0},
+		{"info damaged/tsreduction.fs", `name     damaged/tsreduction.fs
+magic    FS30 (Python 3)
+size     689
+first    03a0000000000001  2013-07-13 07:28:00.000000
+last     03a000000000003c  2013-07-13 07:28:00.000000
+greatest 03a0000000000064  2013-07-13 07:28:00.000001
+order    1 of 5 ids are not above the one before; the first at offset 415, 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064 (neoexport --renumber copies the file)
+end      complete
+index    none: the file is read whole when it is opened
+`, "", 0},
+		{"dump --hashonly damaged/tsreduction.fs", "", outOfOrder, 1},
+		{"dump damaged/tsreduction.fs ..03a0000000000064", "", outOfOrder, 1},
+		{"log damaged/tsreduction.fs 03a000000000003b..", "", outOfOrder, 1},
+		{"cmp damaged/tsreduction.fs damaged/tsreduction.fs ..03a0000000000003", "", outOfOrder, 1},
+		{"analyze damaged/tsreduction.fs ..03a0000000000003", "", outOfOrder, 1},
+		{"index damaged/tsreduction.fs", "", outOfOrder, 1},
+		{"index damaged/oidflip.fs", "", oidFlip + `warning: damaged/oidflip.fs: 1 record has a wrong pointer to the previous record of the object: an object id or the pointer is damaged (see neofs check), which the index does not show
+error: open damaged/oidflip.fs.index: no such file or directory (--write makes a new one)
+`, 1},
+		{"dump --strict damaged/oidflip.fs", "", oidFlip + "error: damaged/oidflip.fs: refused by --strict: 1 record has a wrong pointer to the previous record of the object: an object id or the pointer is damaged (see neofs check)\n", 1},
+		{"dump --hashonly damaged/oidflip.fs 03a0000000000002..", `txn 03a0000000000002 " "
+user ""
+description ""
+extension ""
+obj 0000000000000003 23 sha1:6284e0eb610a6dae8618f70ba93ffafa41fe7637 -
+
+`, oidFlip + "warning: damaged/oidflip.fs: 1 record has a wrong pointer to the previous record of the object: an object id or the pointer is damaged (see neofs check), which the dump does not show\n", 0},
 		{"info README.md", "", `error: README.md: not a Data.fs: it begins with "# Da", want "FS30" or "FS21"` + "\n", 1},
 		{"info no.fs", "", "error: open no.fs: no such file or directory\n", 1},
 		{"check 01-basic.fs", `5 transactions, 9 records of 4 objects, 1093 bytes of data; last transaction 03f594581bbbbbbb
@@ -265,5 +298,20 @@ func TestHelpTeaches(t *testing.T) {
 		if !strings.Contains(c.Long, "Exit status: 0") || c.Example == "" {
 			t.Errorf("%s: its help says no exit status or has no example", c.Name())
 		}
+	}
+}
+
+// With --strict, no index is made of a damaged file.
+func TestStrictIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	write(t, path, read(t, samples+"damaged/oidflip.fs"))
+	if out, errs, code := run(t, "", "index", "--write", "--strict", path); code != 1 || out != "" || !strings.Contains(errs, "refused by --strict: 1 record") {
+		t.Errorf("exit code %d, %q, %q", code, out, errs)
+	}
+	if _, err := os.Stat(path + ".index"); !os.IsNotExist(err) {
+		t.Errorf("an index was written: %v", err)
+	}
+	if out, errs, code := run(t, "", "index", "--write", path); code != 0 || !strings.Contains(out, "3 objects") || strings.Count(errs, "warning: ") != 2 {
+		t.Errorf("exit code %d, %q, %q", code, out, errs)
 	}
 }

@@ -134,6 +134,9 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 	if last > tid.Zero {
 		o.say(env, "The cluster has everything up to transaction %v already", last)
 	}
+	if err := r.TellRenumbered(ctx, last); err != nil {
+		return err
+	}
 	total, err := side.Remaining(ctx, r.Reader, last)
 	if err != nil {
 		return err

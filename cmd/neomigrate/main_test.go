@@ -281,3 +281,113 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("differences:\n%s", strings.Join(differences(t, sample("site.fs"), dst, exporter.CompareOptions{}), "\n"))
 	}
 }
+
+// Nothing of a file whose ids do not increase reaches the cluster, or all of it. The
+// same for one with a damaged record and --strict.
+func TestRefusedFile(t *testing.T) {
+	c := startCluster(t, simple.Config{Partitions: 2, Storages: 1})
+	masters := c.Master().String()
+	src, flipped := sample("damaged/tsreduction.fs"), sample("damaged/oidflip.fs")
+	cl := openClient(t, c)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{src, masters}, "tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064; with --renumber"},
+		{[]string{"--strict", flipped, masters}, "oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record"},
+	} {
+		code, _, stderr := neomigrate(t.Context(), tt.args...)
+		if code != 1 || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%q: exit %d: %s", tt.args, code, stderr)
+		}
+		if err := cl.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if last, err := cl.LastTID(t.Context()); last != tid.Zero || err != nil {
+			t.Errorf("%q: the cluster has transactions up to %v, %v", tt.args, last, err)
+		}
+	}
+	for range 2 {
+		if code, _, stderr := neomigrate(t.Context(), "--renumber", src, masters); code != 0 {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+	}
+	// Without the option it is no copy of the file.
+	if code, _, stderr := neomigrate(t.Context(), src, masters); code != 1 || !strings.Contains(stderr, "--renumber") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	back := filepath.Join(t.TempDir(), "Data.fs")
+	if code, _, stderr := neomigrate(t.Context(), masters, back); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	want, err := fsformat.Open(src, fsformat.Options{Renumber: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	got, err := fsformat.Open(back, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	n := 0
+	for d, err := range exporter.Compare(t.Context(), want, got, tid.Zero, tid.Max, exporter.CompareOptions{}, func(tid.TID, int64, int64, int64) { n++ }) {
+		t.Errorf("%v, %v", d, err)
+	}
+	if n != 5 {
+		t.Errorf("%d transactions came back", n)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for name, want := range map[string][]string{
+		"damaged/oidflip.fs": {"oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record", "oidflip.fs: 1 record has a wrong pointer"},
+		"damaged/future.fs":  {"future.fs: transaction 0500000000000000, the last one, is in the future"},
+	} {
+		c := startCluster(t, simple.Config{Partitions: 2, Storages: 1})
+		code, stdout, stderr := neomigrate(t.Context(), "-q", sample(name), c.Master().String())
+		if code != 0 || stdout != "" || strings.Count(stderr, "\n") != len(want) {
+			t.Errorf("%s: exit %d\n%s%s", name, code, stdout, stderr)
+		}
+		for _, w := range want {
+			if !strings.Contains(stderr, "warning: ../../testdata/fs/damaged/"+w) {
+				t.Errorf("%s: no %q in:\n%s", name, w, stderr)
+			}
+		}
+	}
+}
+
+// After a pack of the source, both directions say what happened and what to do.
+func TestPackedSource(t *testing.T) {
+	c := startCluster(t, simple.Config{Partitions: 2, Storages: 1})
+	masters := c.Master().String()
+	if code, _, stderr := neomigrate(t.Context(), sample("05-before-pack.fs"), masters); code != 0 {
+		t.Fatal(stderr)
+	}
+	if code, _, stderr := neomigrate(t.Context(), sample("05-packed.fs"), masters); code != 1 || !strings.Contains(stderr, "the source was packed") || !strings.Contains(stderr, "migrate to a new cluster") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	dst := filepath.Join(t.TempDir(), "Data.fs")
+	if code, _, stderr := neomigrate(t.Context(), masters, dst); code != 0 {
+		t.Fatal(stderr)
+	}
+	cl := openClient(t, c)
+	last, err := cl.LastTID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	order, err := cl.Pack(t.Context(), last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.WaitForPack(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, dst)
+	if code, _, stderr := neomigrate(t.Context(), masters, dst); code != 1 || !strings.Contains(stderr, "the source was packed") || !strings.Contains(stderr, "neoexport --full") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if !bytes.Equal(read(t, dst), before) {
+		t.Error("the refused file was changed")
+	}
+}

@@ -51,17 +51,22 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 	if last >= upTo {
 		return fmt.Sprintf("It already has everything that is in %s.", o.source), nil
 	}
+	if err := file.TellRenumbered(ctx, last); err != nil {
+		return "", err
+	}
 	return copyFile(ctx, env, o, file, c, last, upTo)
 }
 
 // checkImported compares what the cluster has, up to last, with the source. If it
 // has gone on after the end of the source, the transaction there stands for all.
 func checkImported(ctx context.Context, src exporter.Source, c *client.Client, last, upTo tid.TID) error {
+	how := exporter.CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true}
 	after := tid.Zero
 	if last >= upTo && upTo > tid.Zero {
 		after, last = upTo-1, upTo
+		how.Packed = true // what was written since may have made records superfluous
 	}
-	return exporter.Follows(ctx, src, c, after, last, exporter.CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true})
+	return exporter.Follows(ctx, src, c, after, last, how)
 }
 
 func copyFile(ctx context.Context, env *cli.Env, o *options, file *side.File, c *client.Client, last, upTo tid.TID) (string, error) {

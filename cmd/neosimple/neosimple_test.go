@@ -12,7 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
 	"github.com/spf13/cobra"
 )
 
@@ -194,4 +199,84 @@ func TestHelp(t *testing.T) {
 	if code := cli.Run(t.Context(), env, func(e *cli.Env) *cobra.Command { return newCommand(e) }); code != 0 || !strings.Contains(stdout.String(), "Exit status: 0 done") {
 		t.Errorf("exit %d, %s", code, stdout.String())
 	}
+}
+
+// Nothing of a file is imported if its ids do not increase or, with --strict, a record
+// is damaged.
+func TestRefusedImport(t *testing.T) {
+	const damaged = "../../testdata/fs/damaged/"
+	dir := filepath.Join(t.TempDir(), "db")
+	fails(t, 1, "tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064; with --renumber", "--dir", dir, "--import", damaged+"tsreduction.fs")
+	fails(t, 1, "oidflip.fs: refused by --strict: 1 record", "--dir", dir, "--import", damaged+"oidflip.fs", "--strict")
+	for _, want := range []string{"It has 5 transactions with 5 records from ", "It already has everything that is in "} {
+		p := start(t, "--dir", dir, "--import", damaged+"tsreduction.fs", "--renumber")
+		p.ready()
+		if !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("no %q in:\n%s", want, p.stderr.String())
+		}
+		p.stop()
+	}
+	fails(t, 1, "--renumber", "--dir", dir, "--import", damaged+"tsreduction.fs")
+	for name, want := range map[string]string{
+		"oidflip.fs": "oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record",
+		"future.fs":  "future.fs: transaction 0500000000000000, the last one, is in the future",
+	} {
+		p := start(t, "-q", "--import", damaged+name)
+		p.ready()
+		if !strings.Contains(p.stderr.String(), "warning: "+damaged+want) {
+			t.Errorf("no %q in:\n%s", want, p.stderr.String())
+		}
+		p.stop()
+	}
+}
+
+// A cluster that was packed since its import is still that of the file.
+func TestImportThenPack(t *testing.T) {
+	dir, source := filepath.Join(t.TempDir(), "db"), filepath.Join(t.TempDir(), "Data.fs")
+	w, err := fsformat.Create(source, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append(&txn.Transaction{TID: 0x03a0000000000001, Records: txn.Slice([]txn.Record{{OID: 0, Data: []byte("root")}, {OID: 1, Data: []byte("old")}})}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "--dir", dir, "--import", source)
+	name, masters, _, _ := p.ready()
+	address, err := conf.ParseAddress(masters, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.Open(t.Context(), client.Config{Cluster: name, Masters: []proto.Address{proto.Address(address)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := cl.Begin(t.Context(), client.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Store(t.Context(), 1, 0x03a0000000000001, []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	last, err := tx.Finish(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	order, err := cl.Pack(t.Context(), last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.WaitForPack(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.LoadSerial(t.Context(), 1, 0x03a0000000000001); err == nil {
+		t.Error("nothing was packed")
+	}
+	cl.Close()
+	p.stop()
+	p = start(t, "--dir", dir, "--import", source)
+	p.ready()
+	p.stop()
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
 )
 
 // start runs the command in this process until the test ends.
@@ -93,4 +94,32 @@ func TestFilesAsFileStorageShowsThem(t *testing.T) {
 func readableByFileStorage(path string) bool {
 	name := filepath.Base(path)
 	return name < "08"
+}
+
+// Clients would not see what is above the last transaction of a file.
+func TestFileOutOfOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	b, err := os.ReadFile("../../testdata/fs/damaged/tsreduction.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := fsformat.Open(path, fsformat.Options{Renumber: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	x, err := r.BuildIndex(t.Context(), nil) // the one that FileStorage makes: ids are not in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Save(path + ".index"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = openFile(t.Context(), path)
+	if !errors.Is(err, fsformat.ErrOrder) || !strings.Contains(err.Error(), "offset 415") || !strings.Contains(err.Error(), "neoexport --renumber") {
+		t.Error(err)
+	}
 }

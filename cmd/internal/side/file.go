@@ -96,8 +96,7 @@ func (f *File) showing(do func()) {
 }
 
 // CheckOrder verifies, before anything is copied, that the ids of the transactions
-// behind one increase, and with --strict that no record is damaged there. It says
-// which transactions get other ids.
+// behind one increase, and with --strict that no record is damaged there.
 func (f *File) CheckOrder(ctx context.Context, after tid.TID) (err error) {
 	f.showing(func() {
 		if err = f.Checked.CheckOrder(ctx, after); err == nil && f.opt.Strict {
@@ -110,6 +109,12 @@ func (f *File) CheckOrder(ctx context.Context, after tid.TID) (err error) {
 	if f.opt.Strict && f.wrong.N > 0 {
 		return f.wrong.Refused()
 	}
+	return nil
+}
+
+// TellRenumbered says which transactions behind one have other ids in a copy, and so
+// where to look for what is known by the old ones.
+func (f *File) TellRenumbered(ctx context.Context, after tid.TID) error {
 	renumbered, err := f.Renumbered(ctx)
 	if err != nil {
 		return err
