@@ -9,7 +9,8 @@
 // What a sink holds is always a prefix of the source: every transaction of the
 // source up to the last one of the sink, and nothing else. An interrupted copy
 // goes on after the last transaction of the sink, once [Follows] has shown that
-// it still is such a prefix.
+// it still is such a prefix, and that the ids of what the source has increase: up to
+// the last one of a source means nothing if another is greater.
 package exporter
 
 import (

@@ -13,7 +13,10 @@
 // Nothing is dropped in silence. What follows the last finished transaction is a
 // [Tail] with its length and its reason. Anything else that cannot be what a
 // writer wrote is a [CorruptError] naming the offset, the transaction and the
-// object, and ends the iteration, the load or the scan that met it.
+// object, and ends the iteration, the load or the scan that met it. Ids that do not
+// increase are one of kind [ErrOrder]; Options.Renumber reads such a file whole. What
+// can be read although it is damaged, and would not be seen in a copy, is
+// reported by [Checked].
 //
 // # Format
 //

@@ -74,6 +74,82 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
+// FuzzRenumber: whatever the ids, those of a renumbered file increase, a copy of it is
+// the same, and a file in order is read as without the option. Nothing is left out
+// without an error.
+func FuzzRenumber(f *testing.F) {
+	for _, name := range append(sampleNames, "damaged/tsreduction", "damaged/oidflip", "damaged/future") {
+		f.Add(readFile(f, samples+name+".fs"))
+	}
+	f.Fuzz(fuzzRenumber)
+}
+
+func fuzzRenumber(t *testing.T, b []byte) {
+	plain, err := NewReader(bytes.NewReader(b), int64(len(b)), "Data.fs", Options{})
+	if err != nil {
+		return
+	}
+	r, err := NewReader(bytes.NewReader(b), int64(len(b)), "Data.fs", Options{Renumber: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	w, err := Create(path, WriterOptions{NoSync: true, Magic: r.Magic()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	n := int64(0)
+	last := tid.TID(0)
+	for tr, err := range r.Checked(func(*CorruptError) error { return nil }).Transactions(t.Context(), 0, tid.Invalid) {
+		if err != nil {
+			return
+		}
+		if tr.TID <= last {
+			t.Fatalf("transaction %v follows %v", tr.TID, last)
+		}
+		last = tr.TID
+		n++
+		if err := w.Append(tr); err != nil {
+			return // damaged
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	copied := openBytes(t, readFile(t, path))
+	if diff := cmp.Diff(dumpRecords(t, r), dumpRecords(t, copied)); diff != "" {
+		t.Errorf("a renumbered copy differs (-source +copy):\n%s", diff)
+	}
+	order, err := plain.Order(t.Context())
+	if err != nil {
+		t.Fatalf("%d transactions were read, but: %v", n, err)
+	}
+	switch err := plain.CheckOrder(t.Context(), 0); {
+	case order.Wrong > 0 && !errors.Is(err, ErrOrder) || order.Wrong == 0 && err != nil:
+		t.Errorf("%+v, but %v", order, err)
+	case err == nil:
+		if diff := cmp.Diff(dumpRecords(t, plain), dumpRecords(t, r)); diff != "" {
+			t.Errorf("a file in order is renumbered (-plain +renumbered):\n%s", diff)
+		}
+	}
+	// Up to the last one: all, or an error.
+	upTo, err := plain.LastTID(t.Context())
+	if err != nil {
+		return
+	}
+	seen := int64(0)
+	for _, err := range plain.Transactions(t.Context(), 0, upTo) {
+		if err != nil {
+			return
+		}
+		seen++
+	}
+	if seen != n {
+		t.Errorf("%d of %d transactions up to the last one, %v", seen, n, upTo)
+	}
+}
+
 // FuzzIndex: an index is refused, or what it holds is written and read again.
 func FuzzIndex(f *testing.F) {
 	for _, pattern := range []string{"*.index", "*.index-*"} {
