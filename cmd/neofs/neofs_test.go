@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
 )
 
 const samples = "../../testdata/fs/"
@@ -313,5 +314,30 @@ func TestStrictIndex(t *testing.T) {
 	}
 	if out, errs, code := run(t, "", "index", "--write", path); code != 0 || !strings.Contains(out, "3 objects") || strings.Count(errs, "warning: ") != 2 {
 		t.Errorf("exit code %d, %q, %q", code, out, errs)
+	}
+}
+
+// What is appended to a file must be above all that it has, not only above the last.
+func TestAppendOutOfOrder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	write(t, path, read(t, samples+"damaged/tsreduction.fs"))
+	r, err := fsformat.Open(path, fsformat.Options{Renumber: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	x, err := r.BuildIndex(t.Context(), nil) // the one that FileStorage makes
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Save(path + ".index"); err != nil {
+		t.Fatal(err)
+	}
+	dump := "txn 03a000000000003d \" \"\nuser \"\"\ndescription \"\"\nextension \"\"\n\n"
+	if out, errs, code := run(t, dump, "restore", "--append", path); code != 1 || out != "" || !strings.Contains(errs, "offset 415") {
+		t.Errorf("exit code %d, %q, %q", code, out, errs)
+	}
+	if read(t, path) != read(t, samples+"damaged/tsreduction.fs") {
+		t.Error("the file was changed")
 	}
 }

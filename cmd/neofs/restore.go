@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
@@ -64,6 +65,12 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, path strin
 		return err
 	}
 	defer w.Abort()
+	if o.append {
+		// The last id of the file is what the first of the dump must be above.
+		if err := checkWholeOrder(ctx, path); err != nil {
+			return err
+		}
+	}
 	for t, err := range zdump.Read(in, w.LoadSerial) {
 		if err != nil {
 			return err
@@ -77,4 +84,14 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, path strin
 		fmt.Fprintln(env.Stdout, t.TID)
 	}
 	return w.Close()
+}
+
+// checkWholeOrder verifies that the last id of a file is the greatest.
+func checkWholeOrder(ctx context.Context, path string) error {
+	r, err := fsformat.Open(path, fsformat.Options{})
+	if err != nil {
+		return err
+	}
+	defer r.Close() // only read
+	return r.CheckOrder(ctx, tid.Zero)
 }
