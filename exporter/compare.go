@@ -283,9 +283,10 @@ func (e *NotPrefixError) Error() string {
 
 // What may have happened to a destination that is not the beginning of its source.
 const (
-	whyPacked = "the source was packed after the destination was copied from it, or the two are different databases"
-	whyAhead  = "the source was restored from an older copy, less of it is to be copied than before, or something else was written to the destination"
-	whyOther  = "the two are different databases, or one of them was changed"
+	whyPacked  = "the source was packed after the destination was copied from it, or the two are different databases"
+	whyThinned = "the destination was packed after it was copied from the source, or the two are different databases"
+	whyAhead   = "the source was restored from an older copy, less of it is to be copied than before, or something else was written to the destination"
+	whyOther   = "the two are different databases, or one of them was changed"
 )
 
 // orderChecker is a source that can tell, before anything is copied, whether all it
@@ -315,7 +316,7 @@ func Follows(ctx context.Context, src, dst Source, after, last tid.TID, opt Comp
 		why := whyOther
 		switch d.What {
 		case missingInSecond:
-			d.What = "missing in the destination"
+			d.What, why = "missing in the destination", whyThinned
 		case missingInFirst:
 			d.What, why = "missing in the source", whyPacked
 		}

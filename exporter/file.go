@@ -62,6 +62,9 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 		}
 		return last, errors.Join(fmt.Errorf("export to %s: %w", name, err), w.Abort())
 	}
+	if c, ok := src.(knower); ok {
+		c.Known(w.Has)
+	}
 	if opt.Opened != nil {
 		opt.Opened(last, upTo)
 	}
@@ -78,6 +81,12 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 		return w.Durable(), fmt.Errorf("export to %s: %w", path, err)
 	}
 	return last, nil
+}
+
+// knower is a source that asks which objects the destination has: an object that is
+// in it cannot be new in what is copied. See [fsformat.Checked].
+type knower interface {
+	Known(func(tid.OID) bool)
 }
 
 // openWriter also returns the name of the file while it is written.

@@ -45,9 +45,9 @@ func (r *Reader) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Trans
 	return r.scan(ctx, after, upTo, nil)
 }
 
-// scan is Scan that tells report, if not nil, of the records whose pointer to the
-// previous one does not agree. An error of report ends it.
-func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, report func(*CorruptError) error) iter.Seq2[*Transaction, error] {
+// scan is Scan that tells c, if not nil, of the records whose pointer to the previous
+// one does not agree. An error of c ends it.
+func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter.Seq2[*Transaction, error] {
 	return func(yield func(*Transaction, error) bool) {
 		if _, err := r.Renumbered(ctx); err != nil {
 			yield(nil, err)
@@ -59,8 +59,9 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, report func(*Cor
 			return
 		}
 		s := r.newScanner(pos, last)
-		if report != nil {
-			s.lineage = r.newLineage(pos, report)
+		if c != nil {
+			s.lineage = r.newLineage(pos, c.tell)
+			s.lineage.known = c.known
 		}
 		var t Transaction
 		for {
@@ -130,7 +131,7 @@ func (r *Reader) Backwards(ctx context.Context) iter.Seq2[*Transaction, error] {
 			case !validStatus(h.Status) && !r.opt.AnyStatus || h.Status == statusVoted:
 				err = r.corrupt(h.Pos, h.TID, "invalid status %q", h.Status)
 			case h.TID >= last:
-				err = r.corrupt(h.Pos, h.TID, "its id is not below that of the next transaction, %v", last)
+				err = r.outOfOrder(h.Pos, h.TID, "its id is not below that of the next transaction, %v", last)
 			case h.Status == statusUndone:
 				end, last = h.Pos, h.TID
 				continue

@@ -49,6 +49,7 @@ type lineage struct {
 	r      *Reader
 	from   int64 // where the reading begins: of what is before, nothing is known
 	report func(*CorruptError) error
+	known  func(tid.OID) bool // whether an object is in what is before; may be nil
 	pages  map[tid.OID]*lineagePage
 	page   *lineagePage // the one used last
 	pageID tid.OID
@@ -116,7 +117,7 @@ func (l *lineage) check(rec *RecordHeader, status byte) (*CorruptError, error) {
 		mark = p[rec.OID%64]
 	}
 	if mark == 0 && l.from > magicLen {
-		return l.unseen(rec)
+		return l.unseen(rec, status)
 	}
 	newest := int64(0)
 	switch {
@@ -132,9 +133,12 @@ func (l *lineage) check(rec *RecordHeader, status byte) (*CorruptError, error) {
 }
 
 // unseen checks the first record of an object behind from: what it leads to is read.
-func (l *lineage) unseen(rec *RecordHeader) (*CorruptError, error) {
+func (l *lineage) unseen(rec *RecordHeader, status byte) (*CorruptError, error) {
 	if rec.Prev == 0 {
-		return nil, nil // nothing to compare it with
+		if status != txn.Packed && l.known != nil && l.known(rec.OID) {
+			return l.r.wrongPrevious(rec)
+		}
+		return nil, nil
 	}
 	var prev RecordHeader
 	err := l.r.recordAt(rec.Prev, &prev)
@@ -173,8 +177,14 @@ func markOf(pos int64) uint32 {
 type Checked struct {
 	*Reader
 	report func(*CorruptError) error
+	known  func(tid.OID) bool
 	told   int64 // position of the last one reported
 }
+
+// Known gives c what a copy that goes on in the middle of the file knows: whether an
+// object is in the part before. Otherwise a record that is said to be the first of its
+// object is believed there.
+func (c *Checked) Known(known func(tid.OID) bool) { c.known = known }
 
 // Checked returns the history of r. An error of report ends the iteration.
 func (r *Reader) Checked(report func(*CorruptError) error) *Checked {
@@ -200,11 +210,14 @@ func (c *Checked) Transactions(ctx context.Context, after, upTo tid.TID) iter.Se
 
 // Scan is Transactions for those who want to know where things are.
 func (c *Checked) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Transaction, error] {
-	return c.scan(ctx, after, upTo, func(e *CorruptError) error {
-		if e.Offset <= c.told {
-			return nil
-		}
-		c.told = e.Offset
-		return c.report(e)
-	})
+	return c.scan(ctx, after, upTo, c)
+}
+
+// tell reports a record that was not reported before.
+func (c *Checked) tell(e *CorruptError) error {
+	if e.Offset <= c.told {
+		return nil
+	}
+	c.told = e.Offset
+	return c.report(e)
 }

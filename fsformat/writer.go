@@ -304,6 +304,12 @@ func (w *Writer) hide(oid tid.OID, pos int64) {
 // LastTID returns the transaction appended last, 0 if the file has none.
 func (w *Writer) LastTID() tid.TID { return w.lastTID }
 
+// Has reports whether the file has a record of an object.
+func (w *Writer) Has(oid tid.OID) bool {
+	_, ok := w.index.Get(oid)
+	return ok
+}
+
 // Durable returns the last transaction that a crash cannot take away any more.
 func (w *Writer) Durable() tid.TID { return w.durable }
 

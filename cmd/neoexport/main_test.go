@@ -307,6 +307,38 @@ func TestDamagedRecord(t *testing.T) {
 	if code != 0 || stdout != "" || strings.Count(stderr, oidFlip) != 1 || !strings.Contains(stderr, "oidflip.fs: 1 record has a wrong pointer to the previous record of the object") {
 		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
 	}
+	// In a copy that goes on: the record of a new object has become one of an old one.
+	dir := t.TempDir()
+	src, dst = filepath.Join(dir, "Source.fs"), filepath.Join(dir, "Data.fs")
+	w, err := fsformat.Create(src, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var end int64
+	for i := tid.TID(1); i <= 2; i++ {
+		end = w.Size()
+		if err := w.Append(&txn.Transaction{TID: 0x03a0000000000000 + i, Records: txn.Slice([]txn.Record{{OID: tid.OID(i), Data: []byte("x")}})}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := read(t, src)
+	if err := os.WriteFile(dst, b[:end], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b[end+23+7] ^= 3 // object 2 becomes 1
+	if err := os.WriteFile(src, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const first = "object 0000000000000001: it is said to be the first record of the object, which has an earlier one"
+	if code, _, stderr := neoexport(t, "-q", "--strict", src, dst); code != 1 || !strings.Contains(stderr, first) || !bytes.Equal(read(t, dst), b[:end]) {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if code, _, stderr := neoexport(t, "-q", src, dst); code != 0 || !strings.Contains(stderr, first) || !strings.Contains(stderr, "1 record has") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
 	// Others, undamaged, are copied without a word.
 	if code, stdout, stderr := neoexport(t, "-q", "--strict", sample("site.fs"), filepath.Join(t.TempDir(), "Data.fs")); code != 0 || stdout+stderr != "" {
 		t.Errorf("exit %d\n%s%s", code, stdout, stderr)

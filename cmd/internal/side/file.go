@@ -96,11 +96,12 @@ func (f *File) showing(do func()) {
 }
 
 // CheckOrder verifies, before anything is copied, that the ids of the transactions
-// behind one increase, and with --strict that no record is damaged there.
+// behind one increase, and with --strict that no record of the file is damaged.
 func (f *File) CheckOrder(ctx context.Context, after tid.TID) (err error) {
 	f.showing(func() {
 		if err = f.Checked.CheckOrder(ctx, after); err == nil && f.opt.Strict {
-			err = f.CheckPrevious(ctx, after)
+			// Of the whole file: from the middle, not all of it shows.
+			err = f.CheckPrevious(ctx, tid.Zero)
 		}
 	})
 	if err != nil {

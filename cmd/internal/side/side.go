@@ -100,6 +100,13 @@ func (s *Source) CheckOrder(ctx context.Context, after tid.TID) error {
 	return s.File.CheckOrder(ctx, after)
 }
 
+// Known is that of a file, see [fsformat.Checked]. A cluster has no use for it.
+func (s *Source) Known(known func(tid.OID) bool) {
+	if s.File != nil {
+		s.File.Known(known)
+	}
+}
+
 // Close closes the file or the links.
 func (s *Source) Close() error { return s.close() }
 
