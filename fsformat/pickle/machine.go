@@ -25,12 +25,24 @@ type machine struct {
 	// persID is called at each PERSID, at offset q.
 	persID func(q int, line []byte) error
 	mute   bool // neither is
+
+	// python makes the machine take what Python's unpickler takes, and refuse what it
+	// refuses. Without, it refuses what no pickler writes, and takes a value that it
+	// need not understand as it is.
+	python   bool
+	protocol uint8 // python: the highest one of all instructions
+	foreign  int   // python: offset after the first byte string with bytes above 127, or 0
 }
 
 type cellKind uint8
 
 const (
-	opaque cellKind = iota
+	opaque cellKind = iota // may be anything
+	noneCell
+	atomCell // a number, or a string that is not looked at
+	dictCell
+	longTuple // of more than three entries
+	longList
 	stringCell
 	classCell  // a GLOBAL instruction
 	namedClass // STACK_GLOBAL, of two strings
@@ -38,15 +50,37 @@ const (
 	listCell
 )
 
-// A cell is a value. All that references cannot be made of share cell 0.
+// Values that references cannot be made of share these cells.
+const (
+	anything int32 = iota
+	none
+	atom
+	dict
+	manyValues  // a tuple of more than three
+	manyMutable // one that has a list or a dict in it
+	manyItems   // a list of more than three
+)
+
+var sharedCells = [...]cell{
+	anything:    {},
+	none:        {kind: noneCell},
+	atom:        {kind: atomCell},
+	dict:        {kind: dictCell, mutable: true},
+	manyValues:  {kind: longTuple},
+	manyMutable: {kind: longTuple, mutable: true},
+	manyItems:   {kind: longList, mutable: true},
+}
+
+// A cell is a value.
 type cell struct {
-	kind   cellKind
-	op     byte  // that made it
-	n      uint8 // of a tuple or list: how many entries
-	off    int32 // string: of its payload in data, or -1-offset in aux; class: of the instruction; else of the entries
-	len    int32 // string, class: length in bytes
-	pushes int32 // how often it was pushed
-	slot   int32 // class: slot of the memo it was put into last, or -1
+	kind    cellKind
+	op      byte  // that made it
+	n       uint8 // of a tuple or list: how many entries
+	mutable bool  // a list, a dict, or a tuple of one: no key of a dict
+	off     int32 // string: of its payload in data, or -1-offset in aux; class: of the instruction; else of the entries
+	len     int32 // string, class: length in bytes
+	pushes  int32 // how often it was pushed
+	slot    int32 // class: slot of the memo it was put into last, or -1
 }
 
 // An entry is a cell on the stack, in the memo or in a container.
@@ -65,10 +99,11 @@ const (
 
 func (m *machine) reset(data []byte) {
 	m.data = data
-	m.cells = append(m.cells[:0], cell{})
+	m.cells = append(m.cells[:0], sharedCells[:]...)
 	m.ents, m.stack, m.marks = m.ents[:0], m.stack[:0], m.marks[:0]
 	m.memo, m.aux, m.slots = m.memo[:0], m.aux[:0], 0
 	m.far = nil
+	m.protocol, m.foreign = 0, 0
 }
 
 // runRecord executes both pickles and returns the value of the first, valid as
@@ -94,10 +129,15 @@ func (m *machine) run(pos int) (entry, int, error) {
 			return entry{}, 0, err
 		}
 		if op == opStop {
-			if len(m.stack) != 1 || len(m.marks) != 0 {
-				return entry{}, 0, errorAt(pos, "STOP with %d values on the stack", len(m.stack)+len(m.marks))
+			if left := len(m.stack) + len(m.marks); left != 1 && !m.python || len(m.stack) == 0 {
+				return entry{}, 0, errorAt(pos, "STOP with %d values on the stack", left)
 			}
-			return m.stack[0], next, nil
+			return m.stack[len(m.stack)-1], next, nil
+		}
+		if m.python {
+			if err := m.refused(op, pos, arg, argEnd); err != nil {
+				return entry{}, 0, err
+			}
 		}
 		if err := m.step(op, pos, arg, argEnd, next); err != nil {
 			return entry{}, 0, err
@@ -110,12 +150,19 @@ func (m *machine) step(op byte, pos, arg, argEnd, next int) error {
 	switch op {
 	case opMark:
 		m.marks = append(m.marks, int32(len(m.stack)))
-	case opInt, opBinInt, opBinInt1, opBinInt2, opLong, opLong1, opLong4, opFloat, opBinFloat, opNone,
-		opNewTrue, opNewFalse, opEmptyDict, opEmptyTuple, opEmptySet, opExt1, opExt2, opExt4, opByteArray8, opNextBuffer:
-		m.push(0, next)
+	case opInt, opBinInt, opBinInt1, opBinInt2, opLong, opLong1, opLong4, opFloat, opBinFloat, opNewTrue, opNewFalse:
+		m.push(atom, next)
+	case opNone:
+		m.push(none, next)
+	case opEmptyDict:
+		m.push(dict, next)
+	case opEmptyTuple:
+		m.push(manyValues, next)
+	case opEmptySet, opExt1, opExt2, opExt4, opByteArray8, opNextBuffer:
+		m.push(anything, next)
 	case opBinString, opShortBinString, opBinUnicode, opShortBinUnicode, opBinUnicode8, opBinBytes, opShortBinBytes, opBinBytes8:
 		if argEnd-arg > maxString {
-			m.push(0, next)
+			m.push(atom, next)
 			break
 		}
 		m.push(m.newCell(cell{kind: stringCell, op: op, off: int32(arg), len: int32(argEnd - arg)}), next)
@@ -141,12 +188,21 @@ func (m *machine) step(op byte, pos, arg, argEnd, next int) error {
 		if err != nil {
 			return err
 		}
-		var c int32
-		if items := m.stack[at:]; len(items) <= 3 && op == opTuple {
+		c := anything
+		switch items := m.stack[at:]; {
+		case op == opTuple && len(items) <= 3:
 			c = m.newContainer(tupleCell, op, items)
-		} else if len(items) <= 3 && op == opList {
+		case op == opTuple && m.anyMutable(items):
+			c = manyMutable
+		case op == opTuple:
+			c = manyValues
+		case op == opList && len(items) <= 3:
 			c = m.newContainer(listCell, op, items)
-		} else if op == opObj && len(items) == 0 {
+		case op == opList:
+			c = manyItems
+		case op == opDict:
+			c = dict
+		case op == opObj && len(items) == 0:
 			return errorAt(pos, "OBJ without a class")
 		}
 		m.stack = m.stack[:at]
@@ -164,7 +220,7 @@ func (m *machine) step(op byte, pos, arg, argEnd, next int) error {
 			return err
 		}
 		m.stack = m.stack[:len(m.stack)-3]
-		m.push(0, next)
+		m.push(anything, next)
 	case opBinPersID:
 		if err := m.need(pos, 1); err != nil {
 			return err
@@ -175,14 +231,14 @@ func (m *machine) step(op byte, pos, arg, argEnd, next int) error {
 				return err
 			}
 		}
-		m.push(0, next)
+		m.push(anything, next)
 	case opPersID:
 		if m.persID != nil && !m.mute {
 			if err := m.persID(pos, m.data[arg:argEnd]); err != nil {
 				return err
 			}
 		}
-		m.push(0, next)
+		m.push(anything, next)
 	case opAppend:
 		if err := m.need(pos, 2); err != nil {
 			return err
@@ -275,7 +331,17 @@ func (m *machine) newContainer(kind cellKind, op byte, items []entry) int32 {
 	off := len(m.ents)
 	m.ents = append(m.ents, entry{}, entry{}, entry{})
 	copy(m.ents[off:], items)
-	return m.newCell(cell{kind: kind, op: op, n: uint8(len(items)), off: int32(off)})
+	mutable := kind == listCell || m.anyMutable(items)
+	return m.newCell(cell{kind: kind, op: op, n: uint8(len(items)), mutable: mutable, off: int32(off)})
+}
+
+func (m *machine) anyMutable(items []entry) bool {
+	for _, e := range items {
+		if m.cells[e.cell].mutable {
+			return true
+		}
+	}
+	return false
 }
 
 // push pushes a new value.
@@ -296,9 +362,10 @@ func (m *machine) pop() entry {
 	return e
 }
 
-// floor is the height of the stack below which nothing may be popped.
+// floor is the height of the stack below which nothing may be popped. To Python,
+// marks are no floor.
 func (m *machine) floor() int {
-	if k := len(m.marks); k > 0 {
+	if k := len(m.marks); k > 0 && !m.python {
 		return int(m.marks[k-1])
 	}
 	return 0
@@ -319,17 +386,23 @@ func (m *machine) popMark(pos int) (int, error) {
 	}
 	at := int(m.marks[k-1])
 	m.marks = m.marks[:k-1]
+	if at > len(m.stack) { // only where marks are no floor
+		if op := m.data[pos]; op != opDict && op != opPopMark {
+			return 0, errorAt(pos, "opcode 0x%02x with a mark above the stack", op)
+		}
+		at = len(m.stack)
+	}
 	return at, nil
 }
 
-// extend appends to a list. At its fourth entry it becomes opaque.
+// extend appends to a list. What is in it is forgotten at the fourth entry.
 func (m *machine) extend(list entry, items []entry) {
 	c := &m.cells[list.cell]
 	if c.kind != listCell {
 		return
 	}
 	if int(c.n)+len(items) > 3 {
-		c.kind = opaque
+		c.kind = longList
 		return
 	}
 	copy(m.ents[int(c.off)+int(c.n):], items)
@@ -354,7 +427,11 @@ func (m *machine) slot(op byte, pos, arg, argEnd int) (uint32, error) {
 	case opLongBinPut, opLongBinGet:
 		return binary.LittleEndian.Uint32(m.data[arg:]), nil
 	}
-	n, err := strconv.ParseUint(string(m.data[arg:argEnd]), 10, 32)
+	line := string(m.data[arg:argEnd])
+	if m.python {
+		line = decimal(line)
+	}
+	n, err := strconv.ParseUint(line, 10, 32)
 	if err != nil {
 		return 0, errorAt(pos, "%.20q is no slot of the memo", m.data[arg:argEnd])
 	}
@@ -441,7 +518,7 @@ func (m *machine) pushEscaped(op byte, next int, decode func([]byte) ([]byte, bo
 	aux, ok := decode(m.aux)
 	if !ok || len(aux)-off > maxString {
 		m.aux = aux[:off]
-		m.push(0, next)
+		m.push(atom, next)
 		return
 	}
 	m.aux = aux

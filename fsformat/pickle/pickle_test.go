@@ -244,3 +244,14 @@ func BenchmarkReferences(b *testing.B) { // what checking and packing do to ever
 		}
 	}
 }
+
+// Of two backslashes, the second begins no escape.
+func TestRawUnicode(t *testing.T) {
+	for in, want := range map[string]string{
+		`\u0041`: "A", `\\u0041`: `\\u0041`, `\\\u0041`: `\\A`, `\n\`: `\n\`, `\U0001d11e`: "𝄞",
+	} {
+		if got, ok := rawUnicode(nil, []byte(in)); !ok || string(got) != want {
+			t.Errorf("%q is %q, %v, want %q", in, got, ok, want)
+		}
+	}
+}

@@ -41,25 +41,56 @@ type Ref struct {
 // Scanner finds the references and the class of records. It may be reused, which
 // saves allocations, by one goroutine.
 type Scanner struct {
-	m    machine
-	refs []Ref
+	// Python makes References refuse a record that Python's unpickler, as ZODB uses
+	// it, refuses whatever the classes are, and no other: text that is no UTF-8, a
+	// key without a value, an unquoted string, a list as a key. Default: what is in
+	// values that are no references is not looked at.
+	Python bool
+
+	m      machine
+	refs   []Ref
+	untold bool
 }
 
 // References returns the references of a record in the order they are pickled,
 // repetitions included. The result is valid until the next call. The record must
 // not be wrapped, see [Unwrap].
 func (s *Scanner) References(record []byte) ([]Ref, error) {
-	s.refs = s.refs[:0]
+	s.refs, s.untold = s.refs[:0], false
 	if s.m.reference == nil {
 		s.m.reference = s.found
 		s.m.persID = s.foundText
 	}
+	s.m.python = s.Python
 	_, _, err := s.m.runRecord(record)
+	s.m.python = false
 	return s.refs, err
 }
 
+// Protocol returns the highest pickle protocol that an instruction of the last
+// record belongs to, if it is above 3, what ZODB reads; otherwise 0. It needs
+// Python, as does ByteStrings.
+func (s *Scanner) Protocol() int {
+	if s.m.protocol <= zodbProtocol {
+		return 0
+	}
+	return int(s.m.protocol)
+}
+
+// Untold reports whether the last record has a persistent reference that is made by
+// calling something, and is therefore not known.
+func (s *Scanner) Untold() bool { return s.untold }
+
+// ByteStrings reports whether the last record has a str of Python 2 with bytes
+// above 127, which ZODB on Python 3 does not load.
+func (s *Scanner) ByteStrings() bool { return s.m.foreign != 0 }
+
 func (s *Scanner) found(q int, e entry) error {
 	p, ok := s.m.match(e)
+	if !ok && s.Python && s.m.untold(e) {
+		s.untold = true
+		return nil
+	}
 	if !ok {
 		return errorAt(q, "a persistent reference of unknown form")
 	}

@@ -81,6 +81,10 @@ func rawUnicode(b, s []byte) ([]byte, bool) {
 		}
 		if size == 0 {
 			b = utf8.AppendRune(b, rune(s[i])) // latin1
+			if s[i] == '\\' && i+1 < len(s) {  // a second backslash escapes nothing either
+				i++
+				b = utf8.AppendRune(b, rune(s[i]))
+			}
 			continue
 		}
 		if i+2+size > len(s) {
