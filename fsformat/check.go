@@ -76,8 +76,8 @@ type Summary struct {
 
 // Check verifies all that can be verified of a Data.fs, and goes on after errors:
 // the structure, what FileStorage checks and what it does not (tids, previous
-// records, back-pointers), that data are two pickles, and that the references of
-// current objects lead somewhere. Problems are reported as they are found. The
+// records, back-pointers), that data are two pickles that Python can load if it has
+// the classes, and that the references of current objects lead somewhere. Problems are reported as they are found. The
 // error is about reading or the context, never about what is in the file.
 func Check(ctx context.Context, r *Reader, opt CheckOptions, report func(Problem)) (Summary, error) {
 	if opt.Now.IsZero() {
@@ -86,6 +86,13 @@ func Check(ctx context.Context, r *Reader, opt CheckOptions, report func(Problem
 	c := checker{
 		r: r, opt: opt, report: report, index: NewIndex(), gone: make(map[tid.OID]struct{}),
 		limit: tid.FromTime(opt.Now.Add(time.Minute)),
+	}
+	c.scanner.Python = true
+	switch {
+	case r.size == 0:
+		c.problem(Problem{Severity: Error, Text: "the file is empty: it has no byte. FileStorage takes it for a new database; if there was one, it is gone"})
+	case r.size == magicLen:
+		c.problem(Problem{Severity: Warning, Text: "the file has no transaction: FileStorage leaves that before a new database is first opened"})
 	}
 	if err := c.transactions(ctx); err != nil {
 		return c.sum, err
@@ -348,8 +355,17 @@ func (c *checker) scan(rec *RecordHeader, data []byte) ([]pickle.Ref, bool) {
 	}
 	refs, err := c.scanner.References(plain)
 	if err != nil {
-		c.recordProblem(Error, rec, rec.TID, "its data are no pickles: %v", err)
+		c.recordProblem(Error, rec, rec.TID, "Python cannot load its data: %v", err)
 		return nil, false
+	}
+	if p := c.scanner.Protocol(); p > 0 {
+		c.recordProblem(Warning, rec, rec.TID, "its data use pickle protocol %d, which ZODB does not read", p)
+	}
+	if c.r.magic == FS30 && c.scanner.ByteStrings() {
+		c.recordProblem(Warning, rec, rec.TID, "its data have a str of Python 2 that is not ASCII, which ZODB does not load in Python 3")
+	}
+	if c.scanner.Untold() {
+		c.recordProblem(Warning, rec, rec.TID, "its data have a persistent reference that is made by calling something: it is not checked")
 	}
 	if pickle.IsBlob(plain) {
 		c.sum.Blobs++

@@ -103,12 +103,12 @@ error: offset 1231: transaction 03f6420008888888: object 0000000000000001: its p
 error: offset 1231: transaction 03f6420008888888: object 0000000000000001: its previous record is said to be at 1003, but is at 787`},
 		{"data longer than anything", put64(undo, 1003+34, 1<<63), `error: offset 1003: transaction 03f6420007777777: object 0000000000000001: the record of 9223372036854775808 bytes of data passes the end of its transaction at 1120
 error: offset 1231: transaction 03f6420008888888: object 0000000000000001: its previous record is said to be at 1003, but is at 787`},
-		{"data too short", put64(undo, 1003+34, 74), `error: offset 1003: transaction 03f6420007777777: object 0000000000000001: its data are no pickles: pickle: offset 74: the data ends before STOP
+		{"data too short", put64(undo, 1003+34, 74), `error: offset 1003: transaction 03f6420007777777: object 0000000000000001: Python cannot load its data: pickle: offset 74: the data ends before STOP
 error: offset 1119: transaction 03f6420007777777: 1 bytes are left in the transaction, too few for a data record`},
 		{"back-pointer to another object", put64(undo, 585+42, 43), `error: offset 585: transaction 03f6420004444444: object 0000000000000001: its back-pointer leads to 43, a record of object 0000000000000000`},
 		{"back-pointer forwards", put64(undo, 585+42, 1003), `error: offset 585: transaction 03f6420004444444: object 0000000000000001: its back-pointer leads to 1003, where no earlier record can be`},
 		{"back-pointer into the magic", put64(undo, 585+42, 1), `error: offset 585: transaction 03f6420004444444: object 0000000000000001: its back-pointer leads to 1, where no earlier record can be`},
-		{"pickle", put(undo, 1003+42, "\xff"), `error: offset 1003: transaction 03f6420007777777: object 0000000000000001: its data are no pickles: pickle: offset 0: unknown opcode 0xff`},
+		{"pickle", put(undo, 1003+42, "\xff"), `error: offset 1003: transaction 03f6420007777777: object 0000000000000001: Python cannot load its data: pickle: offset 0: unknown opcode 0xff`},
 		{"unknown wrapping", put(undo, 1003+42, ".q"), `warning: offset 1003: transaction 03f6420007777777: object 0000000000000001: it is wrapped in an unknown way (".q"): contents like these are not checked, and not reported again`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,5 +263,51 @@ func TestSampleReferencesAndClasses(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What Python refuses is an error by object and reason, whatever its references.
+func TestPicklesThatPythonCannotLoad(t *testing.T) {
+	sum, got := checkAll(t, readFile(t, samples+"damaged/badpickle.fs"))
+	want := `error: offset 133: transaction 03a0000000000001: object 0000000000000001: Python cannot load its data: pickle: offset 15: a text that is no UTF-8
+error: offset 203: transaction 03a0000000000001: object 0000000000000002: Python cannot load its data: pickle: offset 24: a key without a value: 3 items for SETITEMS
+error: offset 271: transaction 03a0000000000001: object 0000000000000003: Python cannot load its data: pickle: offset 16: a string that is not quoted: "'abc"`
+	if diff := cmp.Diff(want, got); diff != "" || sum.Errors != 3 {
+		t.Errorf("%d errors (-want +got):\n%s", sum.Errors, diff)
+	}
+}
+
+func TestEmptyFilesAreNoDatabases(t *testing.T) {
+	for _, tt := range []struct {
+		file             string
+		errors, warnings int64
+		want             string
+	}{
+		{"", 1, 0, "error: offset 0: the file is empty"},
+		{"FS30", 0, 1, "warning: offset 0: the file has no transaction"},
+	} {
+		sum, got := checkAll(t, []byte(tt.file))
+		if !strings.HasPrefix(got, tt.want) || sum.Errors != tt.errors || sum.Warnings != tt.warnings {
+			t.Errorf("%q: %d errors, %d warnings: %s", tt.file, sum.Errors, sum.Warnings, got)
+		}
+	}
+}
+
+// What only some Python loads is a warning.
+func TestPicklesThatNotAllLoad(t *testing.T) {
+	legacy := readFile(t, samples+"10-legacy-fs21.fs")
+	undo := readFile(t, samples+"02-undo.fs")
+	strings21 := put(undo, 0, "FS21")
+	for _, file := range [][]byte{undo, strings21} {
+		copy(file[bytes.Index(file, []byte("X\x01\x00\x00\x00v")):], "U\x04\xff\xff\xff\xff")
+	}
+	if _, got := checkAll(t, legacy); got != "" {
+		t.Errorf("problems:\n%s", got)
+	}
+	if _, got := checkAll(t, strings21); strings.Contains(got, "Python 2") {
+		t.Errorf("problems of what Python 2 loads:\n%s", got)
+	}
+	if _, got := checkAll(t, undo); !strings.Contains(got, "its data have a str of Python 2 that is not ASCII") {
+		t.Errorf("problems:\n%s", got)
 	}
 }

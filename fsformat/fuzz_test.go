@@ -152,7 +152,7 @@ func fuzzRenumber(t *testing.T, b []byte) {
 
 // FuzzIndex: an index is refused, or what it holds is written and read again.
 func FuzzIndex(f *testing.F) {
-	for _, pattern := range []string{"*.index", "*.index-*"} {
+	for _, pattern := range []string{"*.index", "*.index-*", "old/*.index"} {
 		names, err := filepath.Glob(samples + pattern)
 		if err != nil || len(names) == 0 {
 			f.Fatal(names, err)

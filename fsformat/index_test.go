@@ -62,13 +62,22 @@ func indexMap(x *Index) map[string]int64 {
 }
 
 func TestOldIndexForms(t *testing.T) {
-	r := openSample(t, "01-basic")
-	want, err := r.BuildIndex(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, form := range []string{"old-dict", "old-fsindex"} {
-		x, err := r.ReadIndex(samples + "01-basic.index-" + form)
+	for _, tt := range []struct{ file, form string }{
+		{"01-basic", "01-basic.index-old-dict"},
+		{"01-basic", "01-basic.index-old-fsindex"},
+		{"01-basic", "01-basic.index-old-oobtree"},
+		{"01-basic", "01-basic.index-old-data"},
+		{"07-btrees-refs", "07-btrees-refs.index-old-flat"},
+		{"07-btrees-refs", "07-btrees-refs.index-old-oobucket"},
+		{"old/oobucket", "old/oobucket.fs.index"},
+	} {
+		form := tt.form
+		r := openBytes(t, readFile(t, samples+tt.file+".fs"))
+		want, err := r.BuildIndex(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := r.ReadIndex(samples + form)
 		if err != nil {
 			t.Errorf("%s: %v", form, err)
 			continue

@@ -26,7 +26,7 @@ func (e *IndexError) Error() string { return fmt.Sprintf("%s: unusable index: %s
 const (
 	// maxBucket is the longest pickle of an index: 65536 suffixes and positions.
 	maxBucket = 8<<16 + 64
-	// maxOldIndex bounds the forms that are one pickle, not written since 2010.
+	// maxOldIndex bounds the forms that are one pickle, not written by ZODB since 2010.
 	maxOldIndex = 64 << 20
 )
 
@@ -59,8 +59,8 @@ func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (
 	return unusable, err
 }
 
-// ReadIndex reads an index, in the present form or one of the two that FileStorage
-// wrote before 2010, and verifies that it can be one of this file. The error is an
+// ReadIndex reads an index, in the present form or one of those that FileStorage
+// wrote before 2010 (and some installations until 2017), and verifies that it can be one of this file. The error is an
 // [*IndexError] if not.
 func (r *Reader) ReadIndex(path string) (*Index, error) {
 	f, err := os.Open(path)
@@ -84,7 +84,7 @@ func (r *Reader) ReadIndex(path string) (*Index, error) {
 	return x, nil
 }
 
-// ParseIndex reads an index in any of its three forms. The tid it covers is not in
+// ParseIndex reads an index in any of its forms. The tid it covers is not in
 // it; see [Reader.ReadIndex].
 func ParseIndex(in io.Reader) (*Index, error) {
 	br := bufio.NewReaderSize(in, 64<<10)
@@ -100,7 +100,7 @@ func ParseIndex(in io.Reader) (*Index, error) {
 	switch v := first.(type) {
 	case int64:
 		x.End = v
-	case *pickle.Dict:
+	case *pickle.Dict, *pickle.Object:
 		return x, x.parseOld(v)
 	default:
 		return nil, errors.New("it begins neither with a position nor with a dict")
@@ -175,49 +175,6 @@ func (x *Index) parsed(oid tid.OID, pos int64) error {
 	}
 	x.Set(oid, pos)
 	return nil
-}
-
-// parseOld reads {'index': X, 'pos': n}, where X is a dict or an instance of
-// ZODB.fsIndex.fsIndex.
-func (x *Index) parseOld(d *pickle.Dict) error {
-	pos, _ := d.Get("pos")
-	n, ok := pickle.Int(pos)
-	if !ok || n < magicLen || n >= maxPos {
-		return fmt.Errorf("an old form without a valid position: %v", pos)
-	}
-	x.End = n
-	v, _ := d.Get("index")
-	switch v := v.(type) {
-	case *pickle.Dict:
-		for _, it := range v.Items {
-			oid, ok1 := pickle.RawBytes(it.Key)
-			pos, ok2 := pickle.Int(it.Value)
-			if !ok1 || !ok2 || len(oid) != 8 {
-				return errors.New("an old form with an entry that maps no object to a position")
-			}
-			if err := x.parsed(tid.OIDFromBytes(oid), pos); err != nil {
-				return err
-			}
-		}
-		return nil
-	case *pickle.Object:
-		state, ok := v.State.(*pickle.Dict)
-		if !ok {
-			return errors.New("an old form whose fsIndex has no state")
-		}
-		data, _ := state.Get("_data")
-		list, ok := data.(*pickle.List)
-		if !ok {
-			return errors.New("a form older than any that is supported")
-		}
-		for _, pair := range list.Items {
-			if _, err := x.parseBucket(pair); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return errors.New("an old form without an index in it")
 }
 
 // checkedRecords is how many records at the end of what an index covers are

@@ -100,16 +100,9 @@ func (r *Reader) previous(rec, prev *RecordHeader) (bool, error) {
 // resolve reads the data of a record, through as many back-pointers as needed,
 // into *buf, which grows. nil means that the object does not exist.
 func (r *Reader) resolve(rec *RecordHeader, buf *[]byte) ([]byte, error) {
-	cur := *rec
-	for cur.DataLen == 0 {
-		if cur.Back == 0 {
-			return nil, nil
-		}
-		var next RecordHeader
-		if err := r.follow(&cur, &next); err != nil {
-			return nil, err
-		}
-		cur = next
+	cur, err := r.DataRecord(rec)
+	if err != nil || cur.DataLen == 0 {
+		return nil, err
 	}
 	if int64(cap(*buf)) < cur.DataLen {
 		*buf = make([]byte, cur.DataLen)
@@ -119,6 +112,20 @@ func (r *Reader) resolve(rec *RecordHeader, buf *[]byte) ([]byte, error) {
 		return nil, fmt.Errorf("%s: reading the data of object %v in transaction %v at offset %d: %w", r.name, cur.OID, cur.TID, cur.Pos, err)
 	}
 	return b, nil
+}
+
+// DataRecord returns the record that has the data of rec, which is rec itself
+// unless that has a back-pointer. Its DataLen is 0 if the object does not exist.
+func (r *Reader) DataRecord(rec *RecordHeader) (RecordHeader, error) {
+	cur := *rec
+	for cur.DataLen == 0 && cur.Back != 0 {
+		var next RecordHeader
+		if err := r.follow(&cur, &next); err != nil {
+			return cur, err
+		}
+		cur = next
+	}
+	return cur, nil
 }
 
 // current reads the head of the newest record of an object.

@@ -26,8 +26,9 @@ func newAnalyzeCommand(env *cli.Env) *cobra.Command {
 		Short: "Count and add up records by class",
 		Long: `Say which classes fill a file: for each one how many records there are and how
 many bytes of data, in all, of current states of objects, and of past ones,
-which a pack would remove. The largest comes first. An undo counts as a record
-without data of its own.` + exitStatus,
+which a pack would remove. The largest comes first. An undo is a record without
+data of its own: if it is the current state of an object, the data that it
+shares, of an earlier record, count as current.` + exitStatus,
 		Example: "  neofs analyze var/Data.fs | head",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -67,12 +68,16 @@ func runAnalyze(ctx context.Context, env *cli.Env, o *analyzeOptions, args []str
 	classes := make(map[string]*usage)
 	total := usage{class: "total"}
 	transactions := 0
+	start := int64(0) // of the range
 	var s pickle.Scanner
 	for t, err := range r.Scan(ctx, after, upTo) {
 		if err != nil {
 			return err
 		}
 		transactions++
+		if start == 0 {
+			start = t.Head.Pos
+		}
 		var places []fsformat.RecordHeader
 		for p, err := range t.Places {
 			if err != nil {
@@ -97,12 +102,22 @@ func runAnalyze(ctx context.Context, env *cli.Env, o *analyzeOptions, args []str
 				classes[class] = u
 			}
 			pos, _ := r.Index().Get(rec.OID)
+			current := int64(0)
+			if pos == p.Pos {
+				data, err := r.DataRecord(&p)
+				if err != nil {
+					return err
+				}
+				if data.Pos >= start { // otherwise they are not in the range
+					current = data.DataLen
+				}
+			}
 			for _, u := range []*usage{u, &total} {
 				u.records++
 				u.bytes += p.DataLen
 				if pos == p.Pos {
 					u.currentRecords++
-					u.current += p.DataLen
+					u.current += current
 				}
 			}
 		}

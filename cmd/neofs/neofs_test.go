@@ -92,6 +92,13 @@ obj 0000000000000003 23 sha1:6284e0eb610a6dae8618f70ba93ffafa41fe7637 -
 		{"check 01-basic.fs", `5 transactions, 9 records of 4 objects, 1093 bytes of data; last transaction 03f594581bbbbbbb
 no problems found
 `, "", 0},
+		{"check damaged/badpickle.fs", `error: offset 133: transaction 03a0000000000001: object 0000000000000001: Python cannot load its data: pickle: offset 15: a text that is no UTF-8
+error: offset 203: transaction 03a0000000000001: object 0000000000000002: Python cannot load its data: pickle: offset 24: a key without a value: 3 items for SETITEMS
+error: offset 271: transaction 03a0000000000001: object 0000000000000003: Python cannot load its data: pickle: offset 16: a string that is not quoted: "'abc"
+1 transactions, 4 records of 4 objects, 148 bytes of data; last transaction 03a0000000000001
+3 errors, 0 warnings
+`, "", 1},
+		{"check /dev/null", "", "error: /dev/null: not a regular file\n", 1},
 		{"check 09-voted-tail.fs", `error: offset 293: transaction 03fb2e0004444444 was voted but not finished: 289 bytes ignored
 2 transactions, 2 records of 2 objects, 139 bytes of data; last transaction 03fb2e0003333333
 1 errors, 0 warnings
@@ -129,6 +136,10 @@ persistent.list.PersistentList,2,471,1,389,1,82
 persistent.mapping.PersistentMapping,4,451,2,279,2,172
 samplepkg.Doc,3,171,1,68,2,103
 total,9,1093,4,736,5,357
+`, "", 0},
+		{"analyze --csv 02-undo.fs", `class,records,bytes,current records,current bytes,past records,past bytes
+persistent.mapping.PersistentMapping,11,439,3,214,8,225
+total,11,439,3,214,8,225
 `, "", 0},
 		{"cmp 01-basic.fs 01-basic.fs", "equal: 5 transactions\n", "", 0},
 		{"cmp 01-basic.fs 08-truncated-tail.fs", "transaction 03f594581bbbbbbb: only in the first\n",

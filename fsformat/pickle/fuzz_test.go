@@ -24,6 +24,11 @@ func addSeeds(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	old, err := os.ReadFile("../../testdata/fs/old/oobucket.fs.index")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(old)
 	for _, s := range States {
 		f.Add([]byte("cm\nC\nq\x01." + s))
 	}
