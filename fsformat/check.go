@@ -174,7 +174,7 @@ func (c *checker) transactions(ctx context.Context) error {
 			if err := c.corrupt(err); err != nil {
 				return err
 			}
-			fits, err := c.r.recordsFit(s, h)
+			fits, err := c.r.recordsFit(s, h, -1)
 			if err != nil {
 				return err
 			}

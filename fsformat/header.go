@@ -40,6 +40,7 @@ type Header struct {
 
 	userLen, descLen, extLen int
 	stored                   tid.TID // TID as it is in the file; see Options.Renumber
+	junk                     int64   // bytes before the first record that belong to nothing; only [Salvage] sees them
 }
 
 // End returns the position after the record: that of the next one.
@@ -49,7 +50,7 @@ func (h *Header) End() int64 { return h.Pos + h.Len + trailerLen }
 func (h *Header) metaLen() int { return h.userLen + h.descLen + h.extLen }
 
 // First returns the position of the first data record, or where it would be.
-func (h *Header) First() int64 { return h.Pos + txnHeaderLen + int64(h.metaLen()) }
+func (h *Header) First() int64 { return h.Pos + txnHeaderLen + int64(h.metaLen()) + h.junk }
 
 func (h *Header) lenOK() bool {
 	return h.Len >= int64(txnHeaderLen+h.metaLen()) && h.Len <= maxPos

@@ -2,14 +2,17 @@ package fsformat
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/fsformat/pickle"
 )
 
 // SalvageOptions configures [Salvage]. A zero field takes the documented default.
@@ -17,8 +20,19 @@ type SalvageOptions struct {
 	// Partial keeps the intact records of a transaction of which others are damaged.
 	// Default: a transaction is kept whole or not at all.
 	Partial bool
-	// Now is what transactions cannot be later than. Default: the time of the call.
+	// From and To are the offsets between which transactions are recovered: those
+	// that begin at From or after it, and before To. Default: the whole file.
+	From, To int64
+	// After and UpTo bound the ids of the transactions that are recovered:
+	// (After, UpTo]. UpTo 0: no bound.
+	After, UpTo tid.TID
+	// Strict ends the salvage with an error at the first record whose object id may
+	// be damaged, see [previousAgrees]. Default: it is kept, with a [Warned] notice.
+	Strict bool
+	// Now is what transactions should not be later than. Default: the time of the call.
 	Now time.Time
+	// Notice is told what was repaired or looks wrong, and was kept. nil is allowed.
+	Notice func(Notice)
 	// Progress is told how far the reading is.
 	Progress Progress
 }
@@ -38,202 +52,318 @@ func (l Lost) String() string {
 	return s + l.Reason
 }
 
-// Salvaged is the outcome of [Salvage].
-type Salvaged struct {
-	Kept      int64 // transactions, complete or not
-	Partial   int64 // transactions kept without some of their records
-	Records   int64 // kept
-	LostBytes int64
+// NoticeKind says what became of a part of a file that is not as it should be.
+type NoticeKind uint8
+
+const (
+	// Repaired: a field was damaged, and other fields say what it was.
+	Repaired NoticeKind = iota
+	// RenumberedID: a transaction got another id, since ids must increase.
+	RenumberedID
+	// Warned: it was kept as it is, and somebody should look at it.
+	Warned
+	// LeftOut: it is intact, and no part of the database: undone in place.
+	LeftOut
+)
+
+func (k NoticeKind) String() string {
+	return [...]string{"repaired", "renumbered", "warning", "left out"}[k]
 }
 
-// Salvage appends to w all that is intact in a damaged file, and reports every
-// range of bytes that it leaves out. A transaction is intact if its header, its
-// length at both ends and all its records are, also when it is not where it once
-// was because bytes before it were lost.
+// Notice is about a part of a file that was kept and is not as it should be.
+type Notice struct {
+	Kind   NoticeKind
+	Offset int64   // of the transaction or the record
+	TID    tid.TID // as it is in the file
+	OID    tid.OID
+	HasOID bool
+	Text   string
+}
+
+func (n Notice) String() string {
+	e := CorruptError{TID: n.TID, OID: n.OID, HasOID: n.HasOID, Problem: n.Text}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: offset %d: ", n.Kind, n.Offset)
+	e.describe(&b)
+	return b.String()
+}
+
+// Salvaged is the outcome of [Salvage].
+type Salvaged struct {
+	Kept       int64 // transactions, complete or not
+	Partial    int64 // transactions kept without some of their records
+	Records    int64 // kept
+	LostRanges int64
+	LostBytes  int64
+	Repaired   int64 // fields of which others said what they were
+	Renumbered int64 // transactions with another id
+	Warnings   int64
+}
+
+// Salvage appends to w all that is intact in a damaged file, in the order of the
+// file, and reports every range of bytes that it leaves out. A transaction is intact
+// if its header, its length at both ends and all its records are, also when it is
+// not where it once was because bytes before it were lost; where one of these is
+// damaged and the others say what it was, it is repaired. Transactions whose ids do
+// not increase get other ones: as few as possible, each the next after the one before.
 func Salvage(ctx context.Context, r *Reader, w *Writer, opt SalvageOptions, lost func(Lost)) (Salvaged, error) {
 	if opt.Now.IsZero() {
 		opt.Now = time.Now()
 	}
-	s := salvager{
-		r: r, w: w, opt: opt, limit: tid.FromTime(opt.Now.AddDate(0, 0, 1)),
-		scanner: r.newScanner(magicLen, 0),
+	if opt.UpTo == 0 {
+		opt.UpTo = tid.Invalid
 	}
-	s.lost = func(l Lost) {
-		s.sum.LostBytes += l.To - l.From
-		lost(l)
+	s := &salvager{w: w, opt: opt, lost: lost, plan: make(map[int64]planned), fixed: make(map[int64]RecordHeader)}
+	s.framer = framer{r: r, limit: tid.FromTime(opt.Now.AddDate(0, 0, 1)), from: max(opt.From, magicLen), to: r.size}
+	if opt.To > 0 {
+		s.to = min(opt.To, r.size)
+	}
+	if r.size == 0 {
+		return s.sum, fmt.Errorf("%s: the file is empty: there is nothing to recover", r.name)
+	}
+	if s.from > s.to {
+		return s.sum, fmt.Errorf("%s: offset %d is behind the end, %d", r.name, s.from, s.to)
 	}
 	err := s.run(ctx)
 	return s.sum, err
 }
 
 type salvager struct {
-	r       *Reader
-	w       *Writer
-	opt     SalvageOptions
-	limit   tid.TID
-	scanner *scanner
-	lost    func(Lost)
-	sum     Salvaged
-	bad     []Lost // of the transaction
-	shifts  []shift
+	framer
+	w    *Writer
+	opt  SalvageOptions
+	lost func(Lost)
+	sum  Salvaged
+
+	ids     []tid.TID // of all transactions from first to last, if they do not increase
+	changed []Renumbered
+	holes   []hole
+	lineage *lineage
+
+	plan  map[int64]planned // of the transaction: records that are not read as they are
+	bad   []Lost
+	fixed map[int64]RecordHeader // what was repaired so far, by position
+
+	pickles pickle.Scanner
 }
 
-// A shift says how far what was written at from and behind it has moved.
-type shift struct{ from, by int64 }
+// A hole is a part of the file that is not in the copy: bytes [from, to).
+type hole struct{ from, to int64 }
 
-func (s *salvager) shiftedFrom(from, by int64) {
-	last := shift{}
-	if n := len(s.shifts); n > 0 {
-		last = s.shifts[n-1]
+// A planned record is read as rec, or left out up to skip.
+type planned struct {
+	rec  RecordHeader
+	skip int64
+}
+
+func (s *salvager) notice(n Notice) {
+	switch n.Kind {
+	case Repaired:
+		s.sum.Repaired++
+	case Warned:
+		s.sum.Warnings++
 	}
-	if by != last.by && from > last.from {
-		s.shifts = append(s.shifts, shift{from, by})
+	if s.opt.Notice != nil {
+		s.opt.Notice(n)
 	}
 }
 
-// moved returns where the bytes are that were written at pos.
-func (s *salvager) moved(pos int64) int64 {
-	by := int64(0)
-	for _, sh := range s.shifts {
-		if sh.from <= pos {
-			by = sh.by
-		}
+func (s *salvager) lose(l Lost) {
+	if l.To > l.From {
+		s.sum.LostRanges++
+		s.sum.LostBytes += l.To - l.From
+		s.skip(l.From, l.To)
+		s.lost(l)
 	}
-	return pos + by
 }
 
-// load is scanner.load for a record in a transaction that has moved, and so may
-// have what its back-pointers lead to.
-func (s *salvager) load(rec *RecordHeader, by int64, out *txn.Record) error {
-	if rec.DataLen > 0 || rec.Back == 0 || len(s.shifts) == 0 {
-		return s.scanner.load(rec, out)
+// skip notes that records in a part of the file are not there any more.
+func (s *salvager) skip(from, to int64) {
+	if n := len(s.holes); n > 0 && s.holes[n-1].to == from {
+		s.holes[n-1].to = to
+		return
 	}
-	*out = txn.Record{OID: rec.OID, TID: rec.TID}
-	cur := *rec
-	for cur.DataLen == 0 && cur.Back != 0 {
-		// The loss may be further ahead than it seems: then the record is where it
-		// would be had it moved along with this one.
-		var target RecordHeader
-		found := false
-		for _, pos := range []int64{s.moved(cur.Back), cur.Back + by} {
-			if found || pos < minRecordPos || pos >= cur.Pos {
-				continue
-			}
-			err := s.r.movedRecordAt(pos, &target)
-			if errors.As(err, new(*fs.PathError)) {
-				return err
-			}
-			found = err == nil && target.OID == rec.OID && target.TID < cur.TID
-		}
-		if !found {
-			return s.r.corruptRecord(rec, rec.TID, "its back-pointer leads to %d, where its data are no more", uint64(cur.Back))
-		}
-		if out.DataTID == 0 {
-			out.DataTID = target.TID
-		}
-		cur = target
-	}
-	var err error
-	out.Data, err = s.r.resolve(&cur, &s.scanner.big)
-	return err
+	s.holes = append(s.holes, hole{from, to})
 }
 
-func ofObject(e *CorruptError) string {
-	if !e.HasOID {
-		return e.Problem
+// inHole reports whether the byte at pos was lost or left out.
+func (s *salvager) inHole(pos int64) bool {
+	for i := len(s.holes) - 1; i >= 0; i-- { // mostly shortly before
+		if h := s.holes[i]; h.from <= pos && pos < h.to {
+			return true
+		}
 	}
-	return fmt.Sprintf("object %v: %s", e.OID, e.Problem)
+	return false
 }
 
 func (s *salvager) run(ctx context.Context) error {
-	sc := s.scanner
+	if err := s.number(ctx); err != nil {
+		return err
+	}
+	s.lineage = s.r.newLineage(s.from, nil)
+	n := 0
 	report := int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if s.opt.Progress != nil && sc.pos >= report {
-			s.opt.Progress(sc.pos)
-			report = sc.pos + progressStep
-		}
-		from := sc.pos
-		h, err := sc.next()
-		reason, badTID := sc.reason, tid.TID(0)
-		if h != nil && err == nil {
-			err = sc.trailer(h)
-		}
-		if err != nil {
-			var e *CorruptError
-			if !errors.As(err, &e) {
-				return err
-			}
-			reason, badTID, h = e.Problem, e.TID, nil
-		}
-		if h == nil {
-			if from == s.r.size {
-				return nil
-			}
-			// Also behind what looks like an incomplete end.
-			found, err := s.r.resync(ctx, from+1, s.w.LastTID(), s.limit)
-			if err != nil {
-				return err
-			}
-			l := Lost{From: from, To: s.r.size, TID: badTID, Reason: reason}
-			if found != nil {
-				l.To = found.Pos
-			}
-			s.lost(l)
-			if found == nil {
-				return nil
-			}
-			sc.head, sc.pos, sc.last, sc.reason = *found, found.End(), found.TID, ""
-			h = found
+	return s.frames(ctx, func(h *Header) error {
+		if s.opt.Progress != nil && h.Pos >= report {
+			s.opt.Progress(h.Pos)
+			report = h.Pos + progressStep
 		}
 		if h.Status == statusUndone {
-			continue
+			s.notice(Notice{Kind: LeftOut, Offset: h.Pos, TID: h.TID, Text: "it was undone in place"})
+			return nil
 		}
-		if h.TID > s.limit {
-			s.drop(h, "it is in the future")
-			continue
+		id := h.TID
+		if s.ids != nil {
+			id = s.ids[n]
 		}
-		if err := s.transaction(h); err != nil {
-			return err
+		n++
+		if id != h.TID {
+			s.changed = append(s.changed, Renumbered{h.Pos, h.TID, id})
 		}
-	}
+		if id <= s.opt.After || id > s.opt.UpTo {
+			s.skip(h.Pos, h.End())
+			return nil
+		}
+		return s.transaction(h, id)
+	}, s.lose)
 }
 
-// drop leaves out a transaction. Its tid, which may be wrong, is forgotten.
-func (s *salvager) drop(h *Header, reason string) {
-	s.lost(Lost{h.Pos, h.End(), h.TID, reason})
-	s.scanner.last = s.w.LastTID()
+// number decides which transactions get other ids. In a file whose ids increase, it
+// keeps nothing; otherwise 28 bytes for each transaction while it decides.
+func (s *salvager) number(ctx context.Context) error {
+	var ids []tid.TID
+	last, ordered := tid.TID(0), true
+	see := func(h *Header) error {
+		if h.Status == statusUndone {
+			return nil
+		}
+		ordered = ordered && h.TID > last && h.TID <= tid.Max
+		last = h.TID
+		if !ordered {
+			ids = append(ids, h.TID)
+		}
+		return nil
+	}
+	for range 2 { // again to collect them all, if need be
+		ids = nil
+		if err := s.frames(ctx, see, func(Lost) {}); err != nil {
+			return err
+		}
+		if ordered {
+			return nil
+		}
+	}
+	s.ids = increasing(ids)
+	return nil
+}
+
+// increasing returns ids that increase, in which as many as possible are as they
+// were. What is between two that stay gets the next ids after the first of them.
+func increasing(ids []tid.TID) []tid.TID {
+	n := len(ids)
+	// Those that stay, i < j, leave room for what is between: ids[j]-ids[i] ≥ j-i. So
+	// they are a longest subsequence of ids[i]-i that does not decrease. It is looked
+	// for from the end: of two equal ids, the first stays.
+	after := make([]int32, n) // the one that stays behind each
+	var ends []int32          // where the best of each length begins
+	room := func(i int32) int64 { return int64(i) - int64(ids[i]) }
+	for i := int32(n) - 1; i >= 0; i-- {
+		after[i] = -1
+		if id := ids[i]; id <= tid.TID(i) || id > tid.Max-tid.TID(n) {
+			continue // no place for those before, or behind
+		}
+		k, _ := slices.BinarySearchFunc(ends, room(i), func(e int32, v int64) int {
+			if room(e) <= v {
+				return -1
+			}
+			return 1
+		})
+		if k > 0 {
+			after[i] = ends[k-1]
+		}
+		if k == len(ends) {
+			ends = append(ends, i)
+		} else {
+			ends[k] = i
+		}
+	}
+	out := make([]tid.TID, n)
+	first := int32(-1)
+	if len(ends) > 0 {
+		first = ends[len(ends)-1]
+		for i := first; i >= 0; i = after[i] {
+			out[i] = ids[i]
+		}
+	}
+	for i := range int32(n) {
+		switch {
+		case out[i] != 0:
+		case i < first:
+			out[i] = ids[first] - tid.TID(first-i)
+		case i == 0:
+			out[i] = 1
+		default:
+			out[i] = out[i-1] + 1
+		}
+	}
+	return out
+}
+
+// newID returns the id of the transaction at pos, where it is in the file, which
+// says that it is stored.
+func (s *salvager) newID(pos int64, stored tid.TID) tid.TID {
+	i, found := slices.BinarySearchFunc(s.changed, pos, func(c Renumbered, pos int64) int { return int(min(max(c.Pos-pos, -1), 1)) })
+	if found && s.changed[i].Old == stored {
+		return s.changed[i].New
+	}
+	return stored
 }
 
 // transaction appends what is intact of a transaction.
-func (s *salvager) transaction(h *Header) error {
-	s.bad = s.bad[:0]
-	n, err := s.records(h, nil)
+func (s *salvager) transaction(h *Header, id tid.TID) error {
+	n, err := s.assess(h)
 	if err != nil {
 		return err
 	}
-	if len(s.bad) > 0 && !s.opt.Partial {
-		s.drop(h, fmt.Sprintf("%d of its records are damaged, the first: %s", len(s.bad), s.bad[0].Reason))
+	if len(s.bad) > 0 && (!s.opt.Partial || n == 0) {
+		reason := fmt.Sprintf("%d of its records are damaged, the first: %s", len(s.bad), s.bad[0].Reason)
+		if n > 0 {
+			reason += fmt.Sprintf("; the other %d are intact", n)
+		}
+		s.lose(Lost{h.Pos, h.End(), h.TID, reason})
 		return nil
 	}
+	for _, what := range s.repairs {
+		s.notice(Notice{Kind: Repaired, Offset: h.Pos, TID: h.TID, Text: what})
+	}
 	for _, l := range s.bad {
-		s.lost(l)
+		s.lose(l)
+	}
+	if id != h.TID {
+		s.sum.Renumbered++
+		s.notice(Notice{Kind: RenumberedID, Offset: h.Pos, TID: h.TID, Text: fmt.Sprintf("its id is out of order, it becomes %v", id)})
+	}
+	if id > s.limit {
+		s.notice(Notice{Kind: Warned, Offset: h.Pos, TID: h.TID, Text: "it is in the future"})
 	}
 	var t Transaction
 	s.scanner.head = *h
 	if err := s.scanner.fillIn(&t, h); err != nil {
 		return err
 	}
+	t.Transaction.TID = id
+	s.lineage.records, s.lineage.whole = s.lineage.records[:0], true
 	t.Records = func(yield func(*txn.Record, error) bool) {
-		s.bad = s.bad[:0]
-		if _, err := s.records(h, func(rec *txn.Record) bool { return yield(rec, nil) }); err != nil {
-			yield(nil, err)
+		for rec, err := range s.records(h, id) {
+			if !yield(rec, err) {
+				return
+			}
 		}
 	}
 	if err := s.w.Append(&t.Transaction); err != nil {
+		return err
+	}
+	if err := s.lineage.end(s.scanner, h); err != nil {
 		return err
 	}
 	s.sum.Kept++
@@ -244,118 +374,110 @@ func (s *salvager) transaction(h *Header) error {
 	return nil
 }
 
-// records yields the intact records of a transaction, and notes the others. It
-// returns how many are intact.
-func (s *salvager) records(h *Header, yield func(*txn.Record) bool) (int64, error) {
-	var rec RecordHeader
-	var out txn.Record
-	shift := int64(0) // where the transaction is, less where it was written
-	n := int64(0)
-	for pos := h.First(); pos < h.Pos+h.Len; pos = rec.End() {
-		if pos == h.First() && h.Pos+h.Len-pos >= recHeaderLen {
-			var b [8]byte
-			if err := readFull(s.r.r, b[:], pos+24); err != nil {
-				return n, fmt.Errorf("%s: reading the record at offset %d: %w", s.r.name, pos, err)
+// records yields the records of a transaction that was assessed.
+func (s *salvager) records(h *Header, id tid.TID) iter.Seq2[*txn.Record, error] {
+	return func(yield func(*txn.Record, error) bool) {
+		var rec RecordHeader
+		var out txn.Record
+		for pos := h.First(); pos < h.Pos+h.Len; pos = rec.End() {
+			if p, ok := s.plan[pos]; ok {
+				if rec = p.rec; p.skip > 0 {
+					rec = RecordHeader{Pos: p.skip - recHeaderLen - pointerLen} // ends there
+					continue
+				}
+			} else if _, err := s.scanner.recordOf(h, pos, s.at(h), &rec); err != nil {
+				yield(nil, err)
+				return
 			}
-			if at := binary.BigEndian.Uint64(b[:]); at >= magicLen && at < maxPos {
-				shift = h.Pos - int64(at)
-				s.shiftedFrom(int64(at), shift)
+			if err := s.suspect(h, &rec); err != nil {
+				yield(nil, err)
+				return
 			}
-		}
-		_, err := s.scanner.recordOf(h, pos, h.Pos-shift, &rec)
-		var e *CorruptError
-		if err != nil && !errors.As(err, &e) {
-			return n, err
-		}
-		if err != nil {
-			s.bad = append(s.bad, Lost{pos, h.Pos + h.Len, h.TID, ofObject(e)})
-			return n, nil
-		}
-		if err := s.load(&rec, shift, &out); err != nil {
-			if !errors.As(err, &e) {
-				return n, err
+			if err := s.load(&rec, &out); err != nil {
+				yield(nil, err)
+				return
 			}
-			s.bad = append(s.bad, Lost{pos, rec.End(), h.TID, ofObject(e)})
-			continue
-		}
-		n++
-		if yield != nil && !yield(&out) {
-			return n, nil
+			if id != h.TID && pickle.IsBlob(out.Data) {
+				s.notice(Notice{Warned, rec.Pos, h.TID, rec.OID, true, fmt.Sprintf("it is a blob: its file has the id of the transaction in its name and is to be renamed to %v", id)})
+			}
+			if !yield(&out, nil) {
+				return
+			}
 		}
 	}
-	return n, nil
 }
 
-// resync looks from pos on for a transaction with a tid in (after, limit] whose
-// header, repeated length and records are consistent. nil: there is none.
-func (r *Reader) resync(ctx context.Context, pos int64, after, limit tid.TID) (*Header, error) {
-	w := newWindow(r.r, r.size)
-	s := r.newScanner(pos, 0)
-	const step = windowMax / 2
-	for pos+txnHeaderLen+trailerLen <= r.size {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		n := int(min(step, r.size-pos))
-		b, err := w.bytes(pos, n)
-		if err != nil {
-			return nil, fmt.Errorf("%s: reading at offset %d: %w", r.name, pos, err)
-		}
-		last := n - txnHeaderLen
-		for i := 0; i <= last; i++ {
-			// Cheap tests first: few bytes pass them.
-			if !validStatus(b[i+16]) || b[i+8] != 0 || b[i+9] != 0 {
-				continue
-			}
-			h := parseHeader(b[i:], pos+int64(i))
-			if !h.lenOK() || h.End() > r.size || h.TID <= after || h.TID > limit {
-				continue
-			}
-			ok, err := r.looksIntact(s, &h)
-			if err != nil {
-				return nil, err
-			}
-			if ok {
-				return &h, nil
-			}
-		}
-		if n < step {
-			break
-		}
-		pos += int64(last) + 1
+// suspect compares the pointer of a record to the previous one with what there is,
+// unless that was lost.
+func (s *salvager) suspect(h *Header, rec *RecordHeader) error {
+	here := *rec
+	if rec.Prev != 0 {
+		here.Prev = s.moved(rec.Prev)
 	}
-	return nil, nil
-}
-
-// looksIntact verifies the end and the records of a possible transaction, which
-// may have been written elsewhere.
-func (r *Reader) looksIntact(s *scanner, h *Header) (bool, error) {
-	var e *CorruptError
-	if err := s.trailer(h); err != nil {
-		if errors.As(err, &e) {
-			return false, nil
-		}
-		return false, err
+	s.lineage.records = append(s.lineage.records, written{rec.OID, rec.Pos})
+	wrong, err := s.lineage.check(&here, h.Status)
+	if err != nil || wrong == nil || s.inHole(here.Prev) {
+		return err
 	}
-	return r.recordsFit(s, h)
+	if s.opt.Strict {
+		return wrong
+	}
+	s.notice(Notice{Warned, rec.Pos, h.TID, rec.OID, true, wrong.Problem})
+	return nil
 }
 
-// recordsFit verifies that records fill a transaction, wherever it was written.
-func (r *Reader) recordsFit(s *scanner, h *Header) (bool, error) {
-	var e *CorruptError
-	at := int64(-1)
-	var rec RecordHeader
-	for pos := h.First(); ; pos = rec.End() {
-		ok, err := s.recordOf(h, pos, at, &rec)
-		if errors.As(err, &e) {
-			return false, nil
-		}
+// load is scanner.load for a record in a transaction that may have moved or have
+// another id, and so may have what its back-pointers lead to.
+func (s *salvager) load(rec *RecordHeader, out *txn.Record) error {
+	if rec.DataLen > 0 {
+		return s.scanner.load(rec, out)
+	}
+	*out = txn.Record{OID: rec.OID, TID: rec.TID}
+	if rec.Back == 0 {
+		return nil
+	}
+	cur := *rec
+	for cur.DataLen == 0 && cur.Back != 0 {
+		target, ok, err := s.target(&cur, cur.Back)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if !ok {
-			return true, nil
+			return s.r.corruptRecord(rec, rec.TID, "its back-pointer leads to %d, where its data are no more", uint64(cur.Back))
 		}
-		at = rec.TxnPos
+		if out.DataTID == 0 {
+			// The transaction of the target is where it says, or as far from there as the
+			// target is from where it was written.
+			out.DataTID = s.newID(s.moved(target.TxnPos), target.TID)
+		}
+		cur = target
 	}
+	var err error
+	out.Data, err = s.r.resolve(&cur, &s.scanner.big)
+	return err
+}
+
+// target reads the record that a back-pointer leads to. ok is false if there is
+// none that it can be.
+func (s *salvager) target(rec *RecordHeader, back int64) (target RecordHeader, ok bool, err error) {
+	// The loss may be further ahead than it seems: then the record is where it would
+	// be had it moved along with this one.
+	for _, pos := range []int64{s.moved(back), back + s.shift} {
+		if pos < minRecordPos || pos >= rec.Pos {
+			continue
+		}
+		fixed, ok := s.fixed[pos]
+		if ok {
+			target = fixed
+		} else {
+			err = s.r.movedRecordAt(pos, &target)
+		}
+		if errors.As(err, new(*fs.PathError)) {
+			return target, false, err
+		}
+		if err == nil && target.OID == rec.OID && (target.TID < rec.TID || s.ids != nil) {
+			return target, true, nil
+		}
+	}
+	return target, false, nil
 }

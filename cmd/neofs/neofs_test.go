@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -263,10 +264,10 @@ func TestSalvage(t *testing.T) {
 	dir := t.TempDir()
 	broken, saved := filepath.Join(dir, "broken.fs"), filepath.Join(dir, "saved.fs")
 	b := []byte(read(t, samples+"02-undo.fs"))
-	copy(b[845:], "damage damage damage")
+	copy(b[845:], strings.Repeat("damage ", 12))
 	write(t, broken, string(b))
 	out, errs, code := run(t, "", "salvage", broken, saved)
-	if code != 1 || !strings.HasSuffix(out, "6 transactions with 9 records recovered, 0 of them incomplete; 283 bytes lost\n") {
+	if code != 1 || !strings.HasSuffix(out, "6 transactions with 9 records recovered, 0 of them incomplete; 283 bytes lost in 1 places\n") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 	if out, _, code := run(t, "", "check", saved); code != 0 {
@@ -278,6 +279,46 @@ func TestSalvage(t *testing.T) {
 	}
 	if read(t, broken) != string(b) {
 		t.Error("the damaged file was changed")
+	}
+}
+
+func TestSalvageSaysWhatItDid(t *testing.T) {
+	for _, tt := range []struct {
+		args      []string
+		out, errs string
+		code      int
+	}{
+		{[]string{samples + "damaged/tsreduction.fs", "saved.fs"}, `renumbered: offset 278: transaction 03a0000000000064: its id is out of order, it becomes 03a0000000000003
+5 transactions with 5 records recovered, 0 of them incomplete; 0 bytes lost in 0 places
+0 fields repaired, 1 transactions renumbered, 0 warnings
+`, "", 0},
+		{[]string{samples + "damaged/future.fs", "saved.fs"}, `warning: offset 141: transaction 0500000000000000: it is in the future
+2 transactions with 2 records recovered, 0 of them incomplete; 0 bytes lost in 0 places
+0 fields repaired, 0 transactions renumbered, 1 warnings
+`, "", 0},
+		{[]string{samples + "damaged/oidflip.fs", "saved.fs"}, `warning: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record is said to be at 133, which is one of object 0000000000000002: an object id is damaged
+2 transactions with 3 records recovered, 0 of them incomplete; 0 bytes lost in 0 places
+0 fields repaired, 0 transactions renumbered, 1 warnings
+`, "", 0},
+		{[]string{"--strict", samples + "damaged/oidflip.fs", "saved.fs"}, "", "an object id is damaged\n", 1},
+		{[]string{"--offsets", "391..742", samples + "02-undo.fs", "saved.fs"}, "3 transactions with 3 records recovered, 0 of them incomplete; 0 bytes lost in 0 places\n", "", 0},
+		{[]string{samples + "02-undo.fs", "saved.fs", "03f6420003333333..03f6420004444444"}, "2 transactions with 2 records recovered, 0 of them incomplete; 0 bytes lost in 0 places\n", "", 0},
+		{[]string{"--offsets", "7..x", samples + "02-undo.fs", "saved.fs"}, "", "is no range of offsets: FROM..TO", 2},
+	} {
+		dir := t.TempDir()
+		args := slices.Clone(tt.args)
+		for i, a := range args {
+			if a == "saved.fs" {
+				args[i] = filepath.Join(dir, a)
+			}
+		}
+		out, errs, code := run(t, "", append([]string{"salvage"}, args...)...)
+		if diff := cmp.Diff(tt.out, out); diff != "" || code != tt.code || !strings.Contains(errs, tt.errs) {
+			t.Errorf("%q: exit code %d: %s, output (-want +got):\n%s", tt.args, code, errs, diff)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "saved.fs")); (err == nil) != (code == 0) {
+			t.Errorf("%q: exit code %d, and the new file: %v", tt.args, code, err)
+		}
 	}
 }
 

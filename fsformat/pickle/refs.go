@@ -67,6 +67,14 @@ func (s *Scanner) References(record []byte) ([]Ref, error) {
 	return s.refs, err
 }
 
+// Len returns where the second pickle of a record ends.
+func (s *Scanner) Len(record []byte) (int, error) {
+	s.m.mute = true
+	_, end, err := s.m.runRecord(record)
+	s.m.mute = false
+	return end, err
+}
+
 // Protocol returns the highest pickle protocol that an instruction of the last
 // record belongs to, if it is above 3, what ZODB reads; otherwise 0. It needs
 // Python, as does ByteStrings.
