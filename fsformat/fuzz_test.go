@@ -19,6 +19,14 @@ func FuzzReader(f *testing.F) {
 	for _, name := range sampleNames {
 		f.Add(readFile(f, samples+name+".fs"))
 	}
+	for _, name := range []string{"badpickle", "future", "oidflip", "tsreduction"} {
+		f.Add(readFile(f, samples+"damaged/"+name+".fs"))
+	}
+	for _, at := range []int{4, 12, 22, 391, 400, 412, 543, 557, 890, 894, 910, 924, 1273} { // damage that is repaired, and not
+		b := readFile(f, samples+"02-undo.fs")
+		b[at] ^= 0x41
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := NewReader(bytes.NewReader(b), int64(len(b)), "Data.fs", Options{})
 		if err != nil {
@@ -49,6 +57,9 @@ func FuzzReader(f *testing.F) {
 				}
 			}
 		}
+		if len(b) == 0 {
+			return // nothing to recover
+		}
 		path := filepath.Join(t.TempDir(), "Data.fs")
 		w, err := Create(path, WriterOptions{NoSync: true, Magic: r.Magic()})
 		if err != nil {
@@ -65,10 +76,18 @@ func FuzzReader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		again := openBytes(t, saved)
+		if _, err := Check(t.Context(), again, CheckOptions{Structure: true}, func(p Problem) {
+			if p.Severity == Error {
+				t.Errorf("what was salvaged: %v", p)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
 		if sum.Errors > 0 {
 			return
 		}
-		if diff := cmp.Diff(dumpRecords(t, r), dumpRecords(t, openBytes(t, saved))); diff != "" {
+		if diff := cmp.Diff(dumpRecords(t, r), dumpRecords(t, again)); diff != "" {
 			t.Errorf("what was salvaged from a file without errors differs (-source +copy):\n%s", diff)
 		}
 	})

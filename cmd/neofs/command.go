@@ -25,7 +25,7 @@ the time of its commit, says who did what, and has records: the new states of
 objects. Nothing is ever overwritten: the past of every object (oid) stays in
 the file until the database is packed.
 
-Only index --write, restore and salvage write, and never to their source. The
+Only index --write, restore, salvage and replace write, and never to their source. The
 others may look at a file that is in use; what is being committed is not seen.
 
 A TID is 16 hexadecimal digits, or a moment: 2026-01-31, 2026-01-31T12:30,
@@ -35,7 +35,7 @@ included, and both may be left out. An OID is up to 16 hexadecimal digits; 0 is 
 	}
 	cmd.AddCommand(
 		newInfoCommand(env), newCheckCommand(env), newLogCommand(env), newCatCommand(env), newRefsCommand(env),
-		newAnalyzeCommand(env), newCmpCommand(env), newDumpCommand(env), newRestoreCommand(env), newIndexCommand(env), newSalvageCommand(env),
+		newAnalyzeCommand(env), newCmpCommand(env), newDumpCommand(env), newRestoreCommand(env), newIndexCommand(env), newSalvageCommand(env), newReplaceCommand(env),
 	)
 	return cmd
 }

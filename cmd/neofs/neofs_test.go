@@ -393,3 +393,106 @@ func TestAppendOutOfOrder(t *testing.T) {
 		t.Error("the file was changed")
 	}
 }
+
+// One revision is another one in a copy; everything else is as it was.
+func TestReplace(t *testing.T) {
+	record := func(t *testing.T, path, object string) string {
+		out, errs, code := run(t, "", "cat", "--raw", path, object)
+		if code != 0 {
+			return errs
+		}
+		return out
+	}
+	source := samples + "02-undo.fs"
+	root := record(t, source, "0")
+	for _, tt := range []struct {
+		name, object, stdin string
+		option              []string
+		out, differs        string // records of object 1 and 2, and what cmp finds
+	}{
+		{"the current state becomes the one before", "2", "", []string{"--previous"},
+			"replaced: offset 1181: transaction 03f6420008888888: object 0000000000000002: a record without data of its own, now 75 bytes\n",
+			"transaction 03f6420008888888: object 0000000000000002: its 75 bytes of data differ from the 75 of the first\n"},
+		{"an old one, and what shares its data", "1@03f6420003333333", root, []string{"--data", "-"},
+			`replaced: offset 426: transaction 03f6420003333333: object 0000000000000001: 75 bytes, now 64 bytes
+replaced: offset 684: transaction 03f6420005555555: object 0000000000000001: a record without data of its own, now 64 bytes, shared with that
+`,
+			`transaction 03f6420003333333: object 0000000000000001: its 64 bytes of data differ from the 75 of the first
+transaction 03f6420005555555: object 0000000000000001: its 64 bytes of data differ from the 75 of the first
+`},
+		{"deleted", "1", "", []string{"--delete"},
+			"replaced: offset 1231: transaction 03f6420008888888: object 0000000000000001: a record without data of its own, now deleted\n",
+			"transaction 03f6420008888888: object 0000000000000001 is absent in one of them only\n"},
+		{"the newest at a moment", "1@2024-02-02T00:00:00.8Z", "", []string{"--previous"},
+			`replaced: offset 426: transaction 03f6420003333333: object 0000000000000001: 75 bytes, now 75 bytes
+replaced: offset 684: transaction 03f6420005555555: object 0000000000000001: a record without data of its own, now 75 bytes, shared with that
+`,
+			`transaction 03f6420003333333: object 0000000000000001: its 75 bytes of data differ from the 75 of the first
+transaction 03f6420005555555: object 0000000000000001: its 75 bytes of data differ from the 75 of the first
+`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "new.fs")
+			before := read(t, source)
+			out, errs, code := run(t, tt.stdin, append([]string{"replace", source, path, tt.object}, tt.option...)...)
+			if diff := cmp.Diff(tt.out, out); diff != "" || code != 0 || errs != "" {
+				t.Errorf("exit code %d: %s, output (-want +got):\n%s", code, errs, diff)
+			}
+			if out, _, _ := run(t, "", "cmp", "--content", "--all", source, path); out != tt.differs {
+				t.Errorf("differences: %s", cmp.Diff(tt.differs, out))
+			}
+			if out, _, _ := run(t, "", "check", path); strings.Contains(out, "error") && !strings.Contains(out, "no problems") {
+				t.Errorf("the new file has problems:\n%s", out)
+			}
+			if read(t, source) != before {
+				t.Error("the source was changed")
+			}
+		})
+	}
+	bad := samples + "damaged/badpickle.fs"
+	for _, tt := range []struct {
+		args []string
+		code int
+		errs string
+	}{
+		{[]string{bad, "new.fs", "1", "--previous"}, 1, "object 0000000000000001: there is no revision before that of transaction 03a0000000000001"},
+		{[]string{bad, "new.fs", "1", "--data", "-"}, 1, "the new data are empty"},
+		{[]string{bad, "new.fs", "9", "--delete"}, 1, "object 0000000000000009: not found"},
+		{[]string{bad, "new.fs", "1", "--data", bad}, 1, "the new data of object 0000000000000001: pickle: offset"},
+		{[]string{bad, "new.fs", "1"}, 2, "exactly one of --previous, --data and --delete"},
+		{[]string{bad, "new.fs", "1", "--delete", "--previous"}, 2, "exactly one of --previous, --data and --delete"},
+		{[]string{bad, bad, "1", "--delete"}, 2, "same file"},
+	} {
+		path := filepath.Join(t.TempDir(), "new.fs")
+		args := slices.Clone(tt.args)
+		if args[1] == "new.fs" {
+			args[1] = path
+		}
+		_, errs, code := run(t, "", append([]string{"replace"}, args...)...)
+		if code != tt.code || !strings.Contains(errs, tt.errs) {
+			t.Errorf("%q: exit code %d: %s", tt.args, code, errs)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%q: there is a new file", tt.args)
+		}
+	}
+	lost := filepath.Join(t.TempDir(), "lost.fs") // a back-pointer that leads nowhere
+	write(t, lost, read(t, source)[:1231+42]+"\x00\x00\x00\x00\x00\x00\x00\x01"+read(t, source)[1231+50:])
+	for _, option := range []string{"--previous", "--delete"} {
+		path := filepath.Join(t.TempDir(), "new.fs")
+		if _, errs, code := run(t, "", "replace", option, lost, path, "1"); code != 0 {
+			t.Error(errs)
+		}
+		if out, _, code := run(t, "", "check", path); code != 0 {
+			t.Errorf("%s: the new file has problems:\n%s", option, out)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "new.fs")
+	if _, errs, code := run(t, "", "replace", "--delete", bad, path, "1"); code != 0 {
+		t.Fatal(errs)
+	}
+	out, _, _ := run(t, "", "check", path)
+	if strings.Contains(out, "object 0000000000000001: Python") || strings.Count(out, "Python cannot load") != 2 {
+		t.Errorf("after the removal of an object:\n%s", out)
+	}
+}
