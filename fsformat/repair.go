@@ -126,7 +126,10 @@ func (f *framer) reason(pos int64) (Lost, error) {
 
 // bytes reads n bytes, fewer at the end of the file. They are valid until the next call.
 func (f *framer) bytes(pos int64, n int) ([]byte, error) {
-	n = int(max(min(int64(n), f.r.size-pos), 0))
+	if pos >= f.r.size || pos < 0 {
+		return nil, nil
+	}
+	n = int(min(int64(n), f.r.size-pos))
 	b, err := f.scanner.w.bytes(pos, n)
 	if err != nil {
 		return nil, fmt.Errorf("%s: reading at offset %d: %w", f.r.name, pos, err)
