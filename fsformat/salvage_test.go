@@ -42,8 +42,12 @@ func salvaged(t *testing.T, file []byte, opt SalvageOptions) ([]byte, string, Sa
 		t.Errorf("%d bytes lost, %d reported", sum.LostBytes, bytesLost)
 	}
 	out := readFile(t, path)
-	if _, problems := checkAll(t, out); strings.Contains(problems, "error") {
-		t.Errorf("the recovered file has problems:\n%s", problems)
+	if _, err := Check(t.Context(), openBytes(t, out), CheckOptions{Structure: true}, func(p Problem) {
+		if p.Severity == Error {
+			t.Errorf("the recovered file has a problem: %v", p)
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 	return out, strings.Join(lost, "\n"), sum
 }
@@ -336,5 +340,93 @@ func TestSalvageRefuses(t *testing.T) {
 			t.Errorf("error %v, want %s", err, tt.want)
 		}
 		w.Abort()
+	}
+}
+
+// Whatever is overwritten, each transaction that it does not touch is kept, if the
+// data that it shares are there too.
+func TestSalvageKeepsWhatIsNotTouched(t *testing.T) {
+	site := readFile(t, samples+"site.fs")
+	type transaction struct {
+		from, to int64
+		id       tid.TID
+		needs    []hole // what its records have their data from
+		content  string
+	}
+	var all []transaction
+	r := openBytes(t, site)
+	for tr, err := range r.Scan(t.Context(), 0, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := transaction{from: tr.Head.Pos, to: tr.Head.End(), id: tr.TID}
+		for p, err := range tr.Places {
+			if err != nil {
+				t.Fatal(err)
+			}
+			for cur := *p; cur.DataLen == 0 && cur.Back != 0; {
+				var next RecordHeader
+				if err := r.follow(&cur, &next); err != nil {
+					t.Fatal(err)
+				}
+				x.needs = append(x.needs, hole{next.Pos, next.End()})
+				cur = next
+			}
+		}
+		for rec, err := range tr.Records {
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.content += fmt.Sprintf("%v %q\n", rec.OID, rec.Data)
+		}
+		all = append(all, x)
+	}
+	seeds := 60
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range uint64(seeds) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		b := bytes.Clone(site)
+		var damaged []hole
+		for range 1 + rng.IntN(4) {
+			from := magicLen + rng.Int64N(int64(len(b))-magicLen)
+			to := min(from+1+rng.Int64N(600), int64(len(b)))
+			damaged = append(damaged, hole{from, to})
+			for i := from; i < to; i++ {
+				switch seed % 3 {
+				case 0:
+					b[i] = 0
+				case 1:
+					b[i] = byte(rng.Uint32())
+				case 2:
+					b[i] = site[(i+int64(len(site))/2)%int64(len(site))] // another part of it
+				}
+			}
+		}
+		touched := func(from, to int64) bool {
+			return slices.ContainsFunc(damaged, func(d hole) bool { return d.from < to && from < d.to })
+		}
+		got := map[tid.TID]string{}
+		out, report, _ := salvaged(t, b, SalvageOptions{Partial: seed%2 == 0})
+		for tr, err := range openBytes(t, out).Transactions(t.Context(), 0, tid.Max) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rec, err := range tr.Records {
+				if err != nil {
+					t.Fatal(err)
+				}
+				got[tr.TID] += fmt.Sprintf("%v %q\n", rec.OID, rec.Data)
+			}
+		}
+		for _, x := range all {
+			if touched(x.from, x.to) || slices.ContainsFunc(x.needs, func(n hole) bool { return touched(n.from, n.to) }) {
+				continue
+			}
+			if got[x.id] != x.content {
+				t.Errorf("seed %d, damaged %v: transaction %v at %d is not kept as it was:\n%s", seed, damaged, x.id, x.from, report)
+			}
+		}
 	}
 }
