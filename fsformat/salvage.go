@@ -27,7 +27,8 @@ type SalvageOptions struct {
 	// (After, UpTo]. UpTo 0: no bound.
 	After, UpTo tid.TID
 	// Strict ends the salvage with an error at the first record whose object id may
-	// be damaged, see [previousAgrees]. Default: it is kept, with a [Warned] notice.
+	// be damaged: its pointer to the previous record does not agree. Default: it is
+	// kept, with a [Warned] notice.
 	Strict bool
 	// Now is what transactions should not be later than. Default: the time of the call.
 	Now time.Time
@@ -60,7 +61,7 @@ const (
 	Repaired NoticeKind = iota
 	// RenumberedID: a transaction got another id, since ids must increase.
 	RenumberedID
-	// Warned: it was kept as it is, and somebody should look at it.
+	// Warned: it was kept as it is, and the operator should look at it.
 	Warned
 	// LeftOut: it is intact, and no part of the database: undone in place.
 	LeftOut

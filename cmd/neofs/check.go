@@ -27,7 +27,8 @@ what was seen.
 Errors are what no program writes: damaged headers, lengths, ids and positions,
 data that Python cannot load, an incomplete end, no byte at all. Warnings are what
 a database can live with: references to objects that are not there,
-transactions in the future, data that only some versions of Python load. Only errors make the check fail, unless --strict.` + exitStatus,
+transactions in the future, data that only some versions of Python load, a file
+without a transaction. Only errors make the check fail, unless --strict.` + exitStatus,
 		Example: "  neofs check var/Data.fs",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
