@@ -236,11 +236,14 @@ func (a *Appender) start(j *job) {
 }
 
 // hurry returns what is done when a transaction has sent its votes: if it is the
-// oldest, nothing waits.
+// oldest, nothing waits. Like rebase, it holds no place.
 func (a *Appender) hurry(before *place) func() {
+	committed := before.committed
 	return func() {
-		if before.over() {
+		select {
+		case <-committed:
 			a.c.sendHeld()
+		default:
 		}
 	}
 }
@@ -415,10 +418,13 @@ func (a *Appender) begin(t *txn.Transaction) (*job, error) {
 // revision than expected: the expected one was not remembered, or its transaction
 // had to store it again. The objects of earlier transactions must not be locked
 // by a later one that then waits for its turn, so it waits first.
+//
+// It holds no place: each transaction would keep the one before it, and so all.
 func (a *Appender) rebase(before *place) func(context.Context) error {
+	committed := before.committed
 	return func(ctx context.Context) error {
 		select {
-		case <-before.committed:
+		case <-committed:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()

@@ -2,13 +2,16 @@ package client_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"weak"
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // liveHeap returns the bytes in use after a garbage collection.
@@ -69,4 +72,109 @@ func TestLargeTransaction(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// However many transactions a client has ended, it keeps none of them: a copy of a
+// database is as many as there are.
+func TestEndedTransactionsAreForgotten(t *testing.T) {
+	const ended = 10000
+	data := func(i int) []byte { return fmt.Append(nil, "record ", i) }
+	type set = map[weak.Pointer[client.Txn]]bool
+	stored := func(t *testing.T, c *client.Client, seen set, i int) *client.Txn {
+		tx := begin(t, c)
+		seen[weak.Make(tx)] = true
+		if err := tx.Store(t.Context(), tid.OID(i), 0, data(i)); err != nil {
+			t.Fatal(err)
+		}
+		return tx
+	}
+	for _, tt := range []struct {
+		name  string
+		start func(t *testing.T, c *client.Client, seen set) (step func(i int) error, end func() error)
+	}{
+		{"copied", func(t *testing.T, c *client.Client, seen set) (func(int) error, func() error) {
+			a := c.NewAppender(t.Context(), client.AppenderOptions{})
+			return func(i int) error {
+				c.UnderWay(seen)
+				at := tid.TID(i + 1)
+				return a.Append(&txn.Transaction{TID: at, Status: ' ', Records: txn.Slice([]txn.Record{
+					{OID: tid.OID(i), TID: at, Data: data(i)},
+					{OID: tid.OID(i % 100), TID: at, Data: data(-i)}, // often under way elsewhere
+				})})
+			}, a.Close
+		}},
+		{"committed", func(t *testing.T, c *client.Client, seen set) (func(int) error, func() error) {
+			return func(i int) error {
+				_, err := stored(t, c, seen, i).Finish(t.Context(), nil)
+				return err
+			}, nil
+		}},
+		{"committed without waiting", func(t *testing.T, c *client.Client, seen set) (func(int) error, func() error) {
+			return func(i int) error {
+				tx := stored(t, c, seen, i)
+				done := make(chan bool, 1)
+				tx.VoteSoon(func(voted bool) { done <- voted })
+				if !<-done {
+					_, err := tx.Vote(t.Context())
+					return err
+				}
+				tx.FinishSoon(nil, func(_ tid.TID, finished bool) { done <- finished })
+				if !<-done {
+					_, err := tx.Finish(t.Context(), nil)
+					return err
+				}
+				return nil
+			}, nil
+		}},
+		{"aborted", func(t *testing.T, c *client.Client, seen set) (func(int) error, func() error) {
+			return func(i int) error {
+				tx := stored(t, c, seen, i)
+				if i%2 == 0 { // after the vote
+					if _, err := tx.Vote(t.Context()); err != nil {
+						return err
+					}
+				}
+				return tx.Abort(t.Context())
+			}, nil
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			simulate(t, shape{partitions: 2, storages: 1}, func(t *testing.T, r *rig) {
+				c, seen := r.open(nil), set{}
+				step, end := tt.start(t, c, seen)
+				for i := range ended {
+					if err := step(i); err != nil {
+						t.Fatal(err)
+					}
+				}
+				live := func() (n int) {
+					synctest.Wait()
+					runtime.GC()
+					runtime.GC() // for what a cleanup of the first let go of
+					for p := range seen {
+						if p.Value() != nil {
+							n++
+						}
+					}
+					return n
+				}
+				// Not more than may be under way, before the end of the copy...
+				if n := live(); n > 300 {
+					t.Errorf("%d of %d transactions in memory", n, len(seen))
+				}
+				if end != nil {
+					if err := end(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// ... nor than the last ones after it.
+				if n := live(); n > 2 {
+					t.Errorf("%d of %d transactions in memory after the end", n, len(seen))
+				}
+				if len(seen) < ended/2 {
+					t.Errorf("only %d of %d transactions were seen", len(seen), ended)
+				}
+			})
+		})
+	}
 }
