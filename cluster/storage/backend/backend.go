@@ -341,6 +341,7 @@ type Batching interface {
 type Deferring interface {
 	// CommitVotes is Commit, except that the effects of Unlock need not be durable
 	// if the vote and the lock are: after a crash the transaction is unfinished
-	// again. Readers see it in any case.
+	// again; nor those of AddTransaction and AddObject: replication goes on from what
+	// Commit has made durable. Readers see them in any case.
 	CommitVotes() error
 }

@@ -16,6 +16,8 @@ type dataRow struct {
 	data proto.ObjectData
 	// shared: something else than its counter may refer to it.
 	shared bool
+	// late: no vote needs it, only rows of direct.
+	late bool
 	// taken: it is being written.
 	taken bool
 	// dead: released before it was written.
@@ -67,13 +69,22 @@ func (b *buffer) drop(id int64) bool {
 	return true
 }
 
-// take returns what is to be written, in the order of ids.
-func (b *buffer) take() []*dataRow {
-	rows := slices.DeleteFunc(b.order, func(r *dataRow) bool { return r.dead })
-	for _, r := range rows {
-		r.taken, r.at = true, r.id
+// take returns what is to be written, in the order of ids. What waits stays.
+func (b *buffer) take(waits func(r *dataRow) bool) []*dataRow {
+	var rows, left []*dataRow
+	b.bytes, rows = 0, make([]*dataRow, 0, len(b.order))
+	for _, r := range b.order {
+		switch {
+		case r.dead:
+		case waits(r):
+			left = append(left, r)
+			b.bytes += len(r.data.Data) + 64
+		default:
+			r.taken, r.at = true, r.id
+			rows = append(rows, r)
+		}
 	}
-	b.order, b.bytes = nil, 0
+	b.order = left
 	slices.SortFunc(rows, func(x, y *dataRow) int { return cmpInt(x.id, y.id) })
 	return rows
 }

@@ -75,7 +75,7 @@ func (db *DB) take(commit, later bool) (*work, error) {
 	if db.err != nil {
 		return nil, db.err
 	}
-	later = later && db.deferrable()
+	later = later && db.deferrable(commit)
 	w := db.plan(later)
 	if commit && !later {
 		db.saving, db.recent = db.recent, newOverlay()
@@ -85,10 +85,11 @@ func (db *DB) take(commit, later bool) (*work, error) {
 
 // deferrable reports whether all that unlocks have changed may stay in memory:
 // there is not much of it, nothing else has changed, and the temporary tables have
-// it all. The caller holds m.
-func (db *DB) deferrable() bool {
+// it all. What is replicated may stay if votes are committed: it is there to make
+// room otherwise. The caller holds m.
+func (db *DB) deferrable(commit bool) bool {
 	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred || db.parkedBytes >= maxParked ||
-		len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
+		!commit && len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
 		return false
 	}
 	for _, t := range db.queue {
@@ -99,16 +100,15 @@ func (db *DB) deferrable() bool {
 	return true
 }
 
-// plan takes what waits to be written; later: except for moves. The caller holds m.
+// plan takes what waits to be written; later: except for moves, and for what is
+// replicated. The caller holds m.
 func (db *DB) plan(later bool) *work {
-	w := &work{
-		data: db.buf.take(),
-		objs: db.direct.objs, trans: db.direct.trans, packs: db.direct.packs,
-	}
-	db.direct = direct{}
+	w := &work{data: db.buf.take(func(r *dataRow) bool { return later && r.late && db.held[r.id] == 0 })}
 	if later {
 		db.park(w.data)
 	} else {
+		w.objs, w.trans, w.packs = db.direct.objs, db.direct.trans, db.direct.packs
+		db.direct = direct{}
 		w.parked = db.unpark()
 	}
 	var left []*transaction

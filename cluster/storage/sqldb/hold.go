@@ -36,6 +36,9 @@ func (db *DB) store(p int, d proto.ObjectData, hold bool) (backend.DataID, error
 	if d.Checksum == proto.ZeroHash {
 		return backend.DataID{}, nil
 	}
+	if err := db.makeRoom(); err != nil {
+		return backend.DataID{}, err
+	}
 	if db.unique.Load() {
 		return db.storeUnique(p, d, hold)
 	}
@@ -48,19 +51,25 @@ func (db *DB) store(p int, d proto.ObjectData, hold bool) (backend.DataID, error
 		}
 		db.m.Lock()
 	}
+	defer db.m.Unlock()
 	if db.err != nil {
-		defer db.m.Unlock()
 		return backend.DataID{}, db.err
 	}
-	id, err := db.addData(p, d, hold)
+	return db.addData(p, d, hold)
+}
+
+// makeRoom writes what waits in memory if there is much of it. It comes before a
+// record is added: without the row that refers to it, it would be committed alone.
+func (db *DB) makeRoom() error {
+	db.m.RLock()
 	full := db.buf.full(&db.o)
-	db.m.Unlock()
-	if err == nil && full {
-		db.w.Lock()
-		defer db.w.Unlock()
-		err = db.flushSome()
+	db.m.RUnlock()
+	if !full {
+		return nil
 	}
-	return id, err
+	db.w.Lock()
+	defer db.w.Unlock()
+	return db.flushSome()
 }
 
 // addData keeps a record in memory under a new id. The caller holds m.
@@ -154,13 +163,8 @@ func (db *DB) storeUnique(p int, d proto.ObjectData, hold bool) (backend.DataID,
 		db.m.Unlock()
 		return backend.DataID{ID: id, OK: true}, nil
 	}
-	added, err := db.addData(p, d, hold)
-	full := db.buf.full(&db.o)
-	db.m.Unlock()
-	if err == nil && full {
-		err = db.flushSome()
-	}
-	return added, err
+	defer db.m.Unlock()
+	return db.addData(p, d, hold)
 }
 
 // share finds the data of a revision of an object.

@@ -57,6 +57,9 @@ func (db *DB) park(rows []*dataRow) {
 		return
 	}
 	for _, r := range rows {
+		if r.late { // several rows may refer to it, of which only one would be told of the move
+			continue
+		}
 		r.at = db.parking
 		db.parking++
 		db.parked[r.id] = &parked{id: r.id, at: r.at}

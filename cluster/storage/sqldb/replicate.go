@@ -109,7 +109,7 @@ func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial p
 	db.raise(p, oid)
 	if id.OK {
 		if r := db.buf.rows[id.ID]; r != nil {
-			r.shared = true
+			r.shared, r.late = true, true
 		}
 		db.release(id.ID)
 	}

@@ -244,8 +244,21 @@ func TestParkingAtRandom(t *testing.T) {
 	var open []*txn
 	last := map[tid.OID]tid.TID{}
 	ttid := tid.TID(0)
-	for range 300 {
-		switch k := r.IntN(10); {
+	var replicated []tid.TID // of object 50
+	for range 400 {
+		switch k := r.IntN(13); {
+		case k >= 10: // a record is replicated, with new data or those of another one
+			ttid += parkPartitions
+			from := nothing
+			if len(replicated) > 0 && k == 12 {
+				from = proto.Some(replicated[r.IntN(len(replicated))])
+			}
+			data := content(50, ttid)
+			must(t, db.AddObject(50, ttid, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, from))
+			if !from.OK {
+				replicated = append(replicated, ttid)
+				last[50] = ttid
+			}
 		case k < 3:
 			ttid += parkPartitions
 			x := &txn{ttid: ttid}
@@ -278,6 +291,14 @@ func TestParkingAtRandom(t *testing.T) {
 			for oid, at := range last {
 				checkLoad(t, db, oid, at)
 				break
+			}
+			if len(replicated) > 0 { // an undo that is given up
+				id, err := db.HoldData(50, proto.ObjectData{}, proto.Some(replicated[r.IntN(len(replicated))]))
+				must(t, err)
+				ttid += parkPartitions
+				meta := &backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: []tid.OID{50}}
+				must(t, db.Vote(ttid, []backend.Store{{OID: 50, Data: id, DataSerial: replicated[0]}}, meta, nil))
+				open = append(open, &txn{ttid: ttid, ids: []backend.DataID{id}})
 			}
 		case r.IntN(8) == 0:
 			must(t, db.Commit())
