@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/link"
@@ -32,7 +33,14 @@ type Config struct {
 	DisablePack bool
 	// DisableDrop keeps the data of discarded cells.
 	DisableDrop bool
-	TLS         *tls.Config // default: plain connections
+	// ReplicationShare is how many percent of the time replication, in either
+	// direction, takes while clients are served; 100: it does not yield to them.
+	// Default: DefaultReplicationShare. Without clients it takes all of the time.
+	ReplicationShare float64
+	// ReplicationRate is how many bytes per second are given to other storages.
+	// Default: no limit.
+	ReplicationRate int64
+	TLS             *tls.Config // default: plain connections
 	// Record is told of every packet of every connection. Default: nobody is.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 	// Lookup is asked for more masters, and MastersKnown told of those that are
@@ -56,6 +64,15 @@ func New(cfg Config) (*Node, error) {
 	}
 	if cfg.Dialer == nil {
 		cfg.Dialer = &link.Dialer{}
+	}
+	if cfg.ReplicationShare == 0 {
+		cfg.ReplicationShare = DefaultReplicationShare
+	}
+	if cfg.ReplicationShare < 0 || cfg.ReplicationShare > 100 {
+		return nil, fmt.Errorf("replication share of %g percent is not above 0 and up to 100", cfg.ReplicationShare)
+	}
+	if cfg.ReplicationRate < 0 {
+		return nil, fmt.Errorf("replication rate of %d bytes per second is negative", cfg.ReplicationRate)
 	}
 	stored, err := cfg.Backend.Config()
 	if err != nil {
@@ -95,6 +112,9 @@ func New(cfg Config) (*Node, error) {
 		}
 		n.id = 0
 	}
+	n.served.begin = time.Now()
+	n.feeding = pace{clients: &n.served, share: cfg.ReplicationShare / 100, rate: cfg.ReplicationRate}
+	n.fetching = pace{clients: &n.served, share: cfg.ReplicationShare / 100}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.batching, _ = n.db.(backend.Batching)
 	incoming := n.linkConfig(n.deliver)

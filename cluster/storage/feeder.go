@@ -53,7 +53,9 @@ func (f *feeder) run(task func()) {
 	f.wg.Go(func() {
 		select {
 		case f.slots <- struct{}{}:
-			task()
+			if f.n.feeding.rest(f.ctx.Done(), nil) {
+				task()
+			}
 			<-f.slots
 		case <-f.ctx.Done():
 		}
@@ -68,9 +70,19 @@ func (f *feeder) post(call func() error) {
 	}
 }
 
-// breathe waits until what was sent is nearly gone, and gives way to packets
-// that wait to be processed. It reports whether the task should go on.
-func (f *feeder) breathe(conn *link.Conn) bool {
+// turn is a piece of work for another storage.
+type turn struct{ begin time.Time }
+
+// worked counts the piece that ends now, of which so many bytes are sent.
+func (f *feeder) worked(t *turn, bytes int) {
+	f.n.feeding.worked(time.Since(t.begin), bytes)
+}
+
+// breathe waits until what was sent is nearly gone, and gives way to clients and to
+// packets that wait to be processed. It reports whether the task should go on.
+func (f *feeder) breathe(conn *link.Conn, t *turn, bytes int) bool {
+	f.worked(t, bytes)
+	defer func() { t.begin = time.Now() }()
 	for busy := 0; conn.Buffered() > feedBuffer || busy < 10 && len(f.n.inbox) > 0; busy++ {
 		select {
 		case <-f.ctx.Done():
@@ -80,7 +92,7 @@ func (f *feeder) breathe(conn *link.Conn) bool {
 		case <-time.After(200 * time.Microsecond):
 		}
 	}
-	return f.ctx.Err() == nil
+	return f.n.feeding.rest(f.ctx.Done(), conn.Done()) && f.ctx.Err() == nil
 }
 
 // fromStorage processes a packet of another storage.
@@ -117,6 +129,8 @@ func (n *Node) fromStorage(e event) error {
 			return nil
 		}
 		s.feeder.run(func() {
+			work := turn{time.Now()}
+			defer s.feeder.worked(&work, 0)
 			a, err := n.db.CheckTIDs(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
 			n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
 		})
@@ -131,6 +145,8 @@ func (n *Node) fromStorage(e event) error {
 			return nil
 		}
 		s.feeder.run(func() {
+			work := turn{time.Now()}
+			defer s.feeder.worked(&work, 0)
 			a, err := n.db.CheckSerials(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
 			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
@@ -190,7 +206,8 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 			answer.Packed = proto.Some(t)
 		}
 	}
-	n := min(q.Length, maxChunk)
+	n, work := min(q.Length, maxChunk), turn{time.Now()}
+	defer func() { f.worked(&work, 0) }()
 	list, err := db.TIDsFrom(q.Partition, q.Min, min(q.Max, tid.Max), n+1)
 	if err != nil {
 		f.failed(conn, id, err)
@@ -216,7 +233,7 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 		}
 		conn.SendAs(id, &proto.AddTransaction{TID: t, User: m.User, Description: m.Description, Extension: m.Extension,
 			Packed: m.Packed, TTID: m.TTID, OIDs: m.OIDs, Pack: pack})
-		if !f.breathe(conn) {
+		if !f.breathe(conn, &work, len(m.User)+len(m.Description)+len(m.Extension)+8*len(m.OIDs)) {
 			return
 		}
 	}
@@ -236,7 +253,8 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 		return
 	}
 	answer := &proto.AnswerFetchObjects{Delete: map[tid.TID][]tid.OID{}}
-	n := min(q.Length, maxChunk)
+	n, work := min(q.Length, maxChunk), turn{time.Now()}
+	defer func() { f.worked(&work, 0) }()
 	list, err := db.RecordsFrom(q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
 	if err != nil {
 		f.failed(conn, id, err)
@@ -267,7 +285,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 			add.DataSerial = proto.Some(o.DataSerial)
 		}
 		conn.SendAs(id, add)
-		if !f.breathe(conn) {
+		if !f.breathe(conn, &work, len(o.Data)) {
 			return
 		}
 	}

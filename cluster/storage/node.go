@@ -59,6 +59,9 @@ type Node struct {
 	wg       sync.WaitGroup
 	conns    connSet
 	newIDs   []int // partitions for which NewID asks
+	served   service
+	feeding  pace // what is read for other storages
+	fetching pace // what is replicated from them
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]  // by partition
@@ -104,6 +107,7 @@ type event struct {
 	invalid string // why the payload of a store is refused
 	waited  bool   // a read that has waited long enough
 	size    int64  // bytes that count for maxInbox
+	fetched bool   // of a replication, which yields to clients
 	call    func() error
 }
 
@@ -229,7 +233,7 @@ func (n *Node) handle(e event) error {
 	if e.size > 0 {
 		n.big.Release(e.size)
 	}
-	err := n.dispatch(e)
+	err := n.process(e)
 	if err == nil && n.session != nil {
 		err = n.carryOut()
 	}
@@ -240,6 +244,17 @@ func (n *Node) handle(e event) error {
 		return n.flush()
 	}
 	return nil
+}
+
+// process is dispatch, measured for a replication.
+func (n *Node) process(e event) error {
+	if !e.fetched {
+		return n.dispatch(e)
+	}
+	begin := time.Now()
+	err := n.dispatch(e)
+	n.fetching.processed(time.Since(begin))
+	return err
 }
 
 // carryOut does what the transactions in progress ask for.
@@ -354,6 +369,7 @@ func (n *Node) flush() error {
 	if len(n.batch) == 0 {
 		return nil
 	}
+	defer n.served.seen()
 	if d, ok := n.db.(backend.Deferring); ok {
 		return n.commitBy(d.CommitVotes)
 	}

@@ -117,6 +117,7 @@ func (n *Node) deliver(ev link.Event) {
 	p := ev.Conn.Tag.(*peer)
 	e := event{peer: p, link: ev}
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
+		n.served.seen()
 		if n.gather(p, a, ev) {
 			return
 		}
@@ -130,7 +131,7 @@ func (n *Node) deliver(ev link.Event) {
 	if ev.End() {
 		n.conns.remove(ev.Conn)
 	}
-	n.put(e)
+	n.putFetched(e)
 }
 
 // throttle waits until a client has read most of its answers.
@@ -260,7 +261,7 @@ func (n *Node) use(t target) (p *peer, ready bool) {
 		if ev.End() {
 			n.conns.remove(ev.Conn)
 		}
-		n.put(event{peer: p, link: ev})
+		n.putFetched(event{peer: p, link: ev})
 	})
 	n.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, time.Minute)
@@ -284,6 +285,19 @@ func (n *Node) use(t target) (p *peer, ready bool) {
 		})
 	})
 	return p, false
+}
+
+// putFetched is put, on the goroutine of a link with another storage: what it was asked
+// for waits while clients come first. The other storage then waits to send more.
+func (n *Node) putFetched(e event) {
+	switch e.link.Packet.(type) {
+	case *proto.AddTransaction, *proto.AddObject, *proto.AnswerFetchTransactions, *proto.AnswerFetchObjects:
+		if n.fetching.rest(n.ctx.Done(), n.done) {
+			e.fetched = true
+			n.fetching.queued()
+		}
+	}
+	n.put(e)
 }
 
 // release says that we no longer use a link.

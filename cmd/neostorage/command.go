@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
@@ -25,6 +26,8 @@ type options struct {
 	dedup       bool
 	disablePack bool
 	disableDrop bool
+	share       float64
+	rate        string
 	newNID      bool
 	reset       bool
 }
@@ -59,6 +62,8 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	cli.Flag(fs, &o.dedup, "dedup", "", "store equal data once, in a new database")
 	cli.Flag(fs, &o.disablePack, "disable-pack", "", "do not execute pack orders")
 	cli.Flag(fs, &o.disableDrop, "disable-drop-partitions", "", "do not delete the data of discarded cells")
+	fs.Float64Var(&o.share, "replication-share", storage.DefaultReplicationShare, "percent of the time that replication may take, in either direction, while clients are served; 100: it does not yield to them")
+	cli.Text(fs, &o.rate, "replication-rate", "", "", "bytes per second given to other storages, such as 20MB (default: no limit)")
 	cli.Flag(fs, &o.newNID, "new-nid", "", "ask for a new node id for a copied database, and exit")
 	cli.Flag(fs, &o.reset, "reset", "", "erase the database and exit")
 	cli.Required(fs, "database")
@@ -87,6 +92,21 @@ func (o *options) openDatabase(log *slog.Logger) (backend.Backend, error) {
 	return nil, cli.Usagef("unknown adapter %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", o.adapter)
 }
 
+// replication checks the limits of replication, and returns the bytes per second.
+func (o *options) replication() (rate int64, err error) {
+	if !(o.share > 0 && o.share <= 100) {
+		return 0, cli.Usagef("--replication-share %g is not above 0 and up to 100", o.share)
+	}
+	if o.rate == "" {
+		return 0, nil
+	}
+	n, err := client.ParseSize(o.rate)
+	if err != nil {
+		return 0, cli.Usagef("--replication-rate: %w", err)
+	}
+	return int64(n), nil
+}
+
 func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log, err := o.OpenLog(env)
 	if err != nil {
@@ -95,6 +115,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer func() { err = errors.Join(err, log.Close()) }()
 	defer log.Crashed()
 
+	rate, err := o.replication()
+	if err != nil {
+		return err
+	}
 	tlsConfig, err := o.TLSConfig()
 	if err != nil {
 		return err
@@ -137,11 +161,15 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		NewID:       o.newNID,
 		DisablePack: o.disablePack,
 		DisableDrop: o.disableDrop,
-		TLS:         tlsConfig,
-		FlushLog:    log.File.Flush,
-		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:         log.Logger,
-		Record:      log.LinkConfig(nil).Record,
+
+		ReplicationShare: o.share,
+		ReplicationRate:  rate,
+
+		TLS:        tlsConfig,
+		FlushLog:   log.File.Flush,
+		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
+		Log:        log.Logger,
+		Record:     log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {

@@ -77,6 +77,9 @@ func TestStartFails(t *testing.T) {
 		{"clone of nothing", "-c test -a SQLite --new-nid -d " + file("c"), 1, "database is empty"},
 		{"reset in a file", "-f " + conf, 1, "only allowed on the command line"},
 		{"bad master", "-c test -a SQLite -m 1.2.3.4:x -d " + file("d"), 1, "1.2.3.4:x"},
+		{"no share", "-c test -a SQLite --replication-share 0 -d " + file("f"), 2, "--replication-share 0 is not above 0 and up to 100"},
+		{"share of more than all", "-c test -a SQLite --replication-share 101 -d " + file("f"), 2, "--replication-share 101"},
+		{"rate without number", "-c test -a SQLite --replication-rate fast -d " + file("f"), 2, "--replication-rate"},
 		{"TLS in part", "-c test -a SQLite --ca x -d " + file("e"), 1, "3 files"},
 		{"bad database option", "-c test -a SQLite -d file:" + file("f") + "?x=1", 1, "x"},
 	} {
