@@ -34,11 +34,14 @@ type comparison struct {
 	size   int64
 	dir    string
 	out    io.Writer
+
+	lengths     []int64  // over which memory is measured
+	storageArgs []string // more options of our storages
 }
 
 func newCompare(env *cli.Env) *cobra.Command {
 	c := comparison{out: env.Stdout}
-	size := "100MB"
+	size, lengths := "100MB", []string{"100MB", "400MB"}
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Start clusters, measure everything beside Python, print ratios",
@@ -52,21 +55,30 @@ figure of a line was measured in this run.`,
 			if c.size, err = parseSize(size); err != nil {
 				return cli.Usagef("--size: %w", err)
 			}
-			if c.dir, err = os.MkdirTemp("", "neobench-"); err != nil {
+			if c.lengths, err = parseSizes(lengths); err != nil {
 				return err
 			}
-			defer os.RemoveAll(c.dir)
-			if err := os.WriteFile(filepath.Join(c.dir, "peer.py"), []byte(peerScript), 0o600); err != nil {
-				return err
-			}
-			return c.run(cmd.Context())
+			return c.in(func() error { return c.run(cmd.Context()) })
 		},
 	}
 	cmd.Flags().StringVar(&c.bin, "bin", "bin", "directory of the built programs")
 	cmd.Flags().StringVar(&c.python, "python", "python3", "Python with ZODB and ZEO")
 	cmd.Flags().StringVar(&c.neo, "peer", "", "Python that can also import neo; default: not compared with")
 	cmd.Flags().StringVar(&size, "size", size, "size of the Data.fs")
+	cmd.Flags().StringSliceVar(&lengths, "lengths", lengths, "lengths of a Data.fs over which the peak memory of the programs is measured")
 	return cmd
+}
+
+// in runs f with a directory of its own.
+func (c *comparison) in(f func() error) (err error) {
+	if c.dir, err = os.MkdirTemp("", "neobench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(c.dir)
+	if err := os.WriteFile(filepath.Join(c.dir, "peer.py"), []byte(peerScript), 0o600); err != nil {
+		return err
+	}
+	return f()
 }
 
 func (c *comparison) run(ctx context.Context) error {
@@ -74,12 +86,12 @@ func (c *comparison) run(ctx context.Context) error {
 	if err := generate(data, c.size, 1); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context, string) error{c.files, c.copies, c.service, c.zeo} {
+	for _, step := range []func(context.Context, string) error{c.files, c.copies, c.service, c.replication, c.zeo} {
 		if err := step(ctx, data); err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.memory(ctx, c.lengths)
 }
 
 func (c *comparison) line(what string, ours float64, unit string, theirs float64) {
@@ -356,13 +368,21 @@ func (c *comparison) door(ctx context.Context, address string, clients int, proc
 
 // running is a cluster of processes.
 type running struct {
-	name, masters string
-	processes     []*exec.Cmd
+	name, masters, admin string
+	processes            []*exec.Cmd
+	program              func(prog string, args ...string) *exec.Cmd
+	node                 func(prog string, args ...string) error // starts one more
+	storage              func() error                            // starts one more
 }
 
 // start starts a cluster with durable SQLite and waits until it serves. With
 // python, the nodes are those of the Python implementation.
 func (c *comparison) start(ctx context.Context, name string, python []string, storages int) (*running, error) {
+	return c.startIn(ctx, c.dir, name, python, storages)
+}
+
+// startIn is start, with the databases in a directory.
+func (c *comparison) startIn(ctx context.Context, dir, name string, python []string, storages int) (*running, error) {
 	var ports [2]int
 	for i := range ports {
 		var err error
@@ -370,17 +390,16 @@ func (c *comparison) start(ctx context.Context, name string, python []string, st
 			return nil, err
 		}
 	}
-	r := &running{name: name, masters: fmt.Sprintf("127.0.0.1:%d", ports[0])}
-	admin := fmt.Sprintf("127.0.0.1:%d", ports[1])
-	program := func(prog string, args ...string) *exec.Cmd {
+	r := &running{name: name, masters: fmt.Sprintf("127.0.0.1:%d", ports[0]), admin: fmt.Sprintf("127.0.0.1:%d", ports[1])}
+	r.program = func(prog string, args ...string) *exec.Cmd {
 		if python != nil {
 			return pythonProgram(ctx, python[0], prog, args...)
 		}
 		return exec.CommandContext(ctx, filepath.Join(c.bin, prog), args...)
 	}
-	node := func(prog string, args ...string) error {
-		cmd := program(prog, append([]string{"-c", name, "-m", r.masters}, args...)...)
-		log, err := os.Create(filepath.Join(c.dir, fmt.Sprintf("%s-%s-%d.log", name, prog, len(r.processes))))
+	r.node = func(prog string, args ...string) error {
+		cmd := r.program(prog, append([]string{"-c", name, "-m", r.masters}, args...)...)
+		log, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%s-%d.log", name, prog, len(r.processes))))
 		if err != nil {
 			return err
 		}
@@ -392,14 +411,24 @@ func (c *comparison) start(ctx context.Context, name string, python []string, st
 		r.processes = append(r.processes, cmd)
 		return nil
 	}
-	err := node("neomaster", "-b", r.masters, "-A", fmt.Sprint(storages), "-p", "12")
-	for i := range storages {
-		err = errors.Join(err, node("neostorage", "-a", "SQLite", "-d", filepath.Join(c.dir, fmt.Sprintf("%s%d.sqlite", name, i))))
+	databases := 0
+	r.storage = func() error {
+		path := filepath.Join(dir, fmt.Sprintf("%s%d.sqlite", name, databases))
+		databases++
+		args := []string{"-a", "SQLite", "-d", path}
+		if python == nil {
+			args = append(args, c.storageArgs...)
+		}
+		return r.node("neostorage", args...)
 	}
-	err = errors.Join(err, node("neoadmin", "-b", admin))
-	for deadline := time.Now().Add(30 * time.Second); err == nil; time.Sleep(100 * time.Millisecond) {
-		out, ctlErr := program("neoctl", "-a", admin, "print", "cluster").Output()
-		if strings.TrimSpace(string(out)) == "RUNNING" {
+	err := r.node("neomaster", "-b", r.masters, "-A", fmt.Sprint(storages), "-p", "12")
+	for range storages {
+		err = errors.Join(err, r.storage())
+	}
+	err = errors.Join(err, r.node("neoadmin", "-b", r.admin))
+	for deadline := time.Now().Add(2 * time.Minute); err == nil; time.Sleep(100 * time.Millisecond) {
+		out, ctlErr := r.ctl("print", "cluster")
+		if out == "RUNNING" {
 			return r, nil
 		}
 		if time.Now().After(deadline) {
@@ -408,6 +437,74 @@ func (c *comparison) start(ctx context.Context, name string, python []string, st
 	}
 	r.stop()
 	return nil, err
+}
+
+// ctl runs neoctl.
+func (r *running) ctl(args ...string) (string, error) {
+	out, err := r.program("neoctl", append([]string{"-a", r.admin}, args...)...).Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// addReplica starts a storage that gets a copy of everything.
+func (r *running) addReplica() error {
+	if err := r.storage(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		out, err := r.ctl("print", "node")
+		if err == nil && strings.Contains(out, "PENDING") {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("cluster %s sees no other storage: %w\n%s", r.name, err, out)
+		}
+	}
+	for _, order := range [][]string{{"add", "all"}, {"set", "replicas", "1"}, {"tweak"}} {
+		if out, err := r.ctl(order...); err != nil {
+			return fmt.Errorf("cluster %s: neoctl %s: %w\n%s", r.name, strings.Join(order, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// replicated reports whether all cells of all storages are complete.
+func (r *running) replicated() (bool, error) {
+	out, err := r.ctl("print", "pt")
+	if err != nil {
+		return false, fmt.Errorf("partition table of cluster %s: %w", r.name, err)
+	}
+	rows := 0
+	for line := range strings.Lines(out) { // "S1 R UUUU", for each storage
+		if f := strings.Fields(line); len(f) == 3 && strings.HasPrefix(f[0], "S") {
+			rows++
+			if strings.Trim(f[2], "U") != "" {
+				return false, nil
+			}
+		}
+	}
+	return rows > 1, nil
+}
+
+// replicate adds a storage and waits until it has a copy of everything.
+func (r *running) replicate(ctx context.Context) error {
+	if err := r.addReplica(); err != nil {
+		return err
+	}
+	return r.awaitReplica(ctx)
+}
+
+// awaitReplica waits until the copies are complete.
+func (r *running) awaitReplica(ctx context.Context) error {
+	for {
+		if done, err := r.replicated(); err != nil || done {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (r *running) stop() {

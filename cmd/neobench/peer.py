@@ -7,6 +7,8 @@
   peer.py conflicts TARGET [N [TXNS [HOT]]]
                                N processes commit ten objects of 2 kB, one of which is
                                one of HOT shared ones: they conflict and try again
+  peer.py read TARGET          iterate over all transactions
+  peer.py write TARGET BYTES   commit BYTES in transactions of a hundred objects
 TARGET: neo:NAME@HOST:PORT | zeo:HOST:PORT | fs:PATH
 """
 import json, multiprocessing, os, random, sys, time
@@ -30,7 +32,7 @@ def scan(path):
     return dict(rebuild_MB_s=size / rebuild / 1e6, check_MB_s=size / check / 1e6)
 
 
-def connect(target):
+def connect(target, read_only=False):
     kind, _, rest = target.partition(':')
     if kind == 'neo':
         from neo.client.Storage import Storage
@@ -39,7 +41,7 @@ def connect(target):
     if kind == 'zeo':
         from ZEO.ClientStorage import ClientStorage
         host, _, port = rest.rpartition(':')
-        return ClientStorage((host, int(port)), cache_size=1, wait_timeout=60)
+        return ClientStorage((host, int(port)), cache_size=1, wait_timeout=60, read_only=read_only)
     from ZODB.FileStorage import FileStorage
     return FileStorage(rest)
 
@@ -173,6 +175,32 @@ def conflicts(target, n=4, txns=200, hot=8):
     return dict(commits_s=txns // n * n / max(r[0] for r in results), conflicts=sum(r[1] for r in results))
 
 
+def read(target):
+    s = connect(target, read_only=True)
+    n = sum(len(r.data or b'') for t in s.iterator() for r in t)
+    s.close()
+    return dict(bytes=n)
+
+
+def write(target, size):
+    from ZODB.Connection import TransactionMetaData
+    s = connect(target)
+    head = b'\x80\x03cpersistent.mapping\nPersistentMapping\n.\x80\x03B'
+    body = random.Random(0).randbytes(8 << 10)
+    data = head + len(body).to_bytes(4, 'little') + body + b'.'
+    written = 0
+    while written < size:
+        t = TransactionMetaData()
+        s.tpc_begin(t)
+        for _ in range(100):
+            s.store(s.new_oid(), b'\0' * 8, data, '', t)
+        s.tpc_vote(t)
+        s.tpc_finish(t)
+        written += 100 * len(data)
+    s.close()
+    return dict(bytes=written)
+
+
 if __name__ == '__main__':
     what, *args = sys.argv[1:]
-    print(json.dumps({'scan': scan, 'storage': storage, 'conflicts': conflicts}[what](args[0], *map(int, args[1:]))))
+    print(json.dumps({'scan': scan, 'storage': storage, 'conflicts': conflicts, 'read': read, 'write': write}[what](args[0], *map(int, args[1:]))))
