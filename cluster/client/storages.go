@@ -90,6 +90,7 @@ func (c *Client) openStorage(v *view, id proto.NodeID) (*storageLink, error) {
 
 // open connects and identifies.
 func (l *storageLink) open(ctx context.Context, v *view, addr proto.Address) {
+	defer l.cancel() // or the client would keep the context of each link there ever was
 	conn, err := l.dial(ctx, v, addr)
 	s := &l.c.storages
 	s.mu.Lock()
