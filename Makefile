@@ -12,6 +12,7 @@ FUZZJOBS ?= 2
 BENCH    ?= .
 COUNT    ?= 6
 PEERS    ?= .peers
+LENGTHS  ?= 100MB,400MB
 TIMEOUT  ?= 40m
 
 all: build
@@ -39,9 +40,10 @@ vet:
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
 # is a Python that can import neo, the Python implementation. Then the ZEO servers
-# again, with clients that cost little.
+# again, with clients that cost little. The peak memory of each program is measured
+# over databases of LENGTHS: a longer run is LENGTHS=100MB,400MB,1600MB.
 bench: build $(PEERS)/installed
-	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER))
+	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER)) --lengths $(LENGTHS)
 	$(GO) test -run '^$$' -bench Door -benchtime 3s ./cmd/internal/proctest
 
 # The benchmarks of the packages; compare two runs with benchstat.
