@@ -68,7 +68,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.ReplicationShare == 0 {
 		cfg.ReplicationShare = DefaultReplicationShare
 	}
-	if cfg.ReplicationShare < 0 || cfg.ReplicationShare > 100 {
+	if !(cfg.ReplicationShare > 0 && cfg.ReplicationShare <= 100) {
 		return nil, fmt.Errorf("replication share of %g percent is not above 0 and up to 100", cfg.ReplicationShare)
 	}
 	if cfg.ReplicationRate < 0 {

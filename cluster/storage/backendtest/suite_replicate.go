@@ -21,7 +21,8 @@ func testReplicate(e *env) {
 	e.ok(e.b.AddObject(1, 13, rec("ignored"), proto.Some(tid.TID(9))))
 	e.ok(e.b.AddObject(1, 17, rec("given"), proto.Some(tid.TID(8)))) // 8 is gone: data is used
 	e.ok(e.b.AddObject(2, 9, rec("other partition"), none))
-	for _, when := range []func(){func() {}, e.reopen} {
+	votes := func() { e.ok(commitVotes(e.b)) } // may leave them for later
+	for _, when := range []func(){votes, func() {}, votes, e.reopen} {
 		when()
 		m, p, err := e.b.FetchTransaction(9)
 		e.ok(err)

@@ -85,8 +85,8 @@ func (db *DB) take(commit, later bool) (*work, error) {
 
 // deferrable reports whether all that unlocks have changed may stay in memory:
 // there is not much of it, nothing else has changed, and the temporary tables have
-// it all. What is replicated may stay if votes are committed: it is there to make
-// room otherwise. The caller holds m.
+// it all. What is replicated may stay as well when votes are committed, but not when
+// room in memory is needed. The caller holds m.
 func (db *DB) deferrable(commit bool) bool {
 	if db.recent.n >= maxDeferredRecords || db.recent.deleted || db.recent.written || len(db.queue) >= maxDeferred || db.parkedBytes >= maxParked ||
 		!commit && len(db.direct.objs)+len(db.direct.trans)+len(db.direct.packs) > 0 {
