@@ -48,9 +48,9 @@ type Config struct {
 	Lookup       func(context.Context) ([]proto.Address, error)
 	MastersKnown func([]proto.Address)
 	// Identified is told the id of the node, and FlushLog called when an operator
-	// asks for it. Both may be nil.
+	// asks for it; it must not block. Both may be nil.
 	Identified func(proto.NodeID)
-	FlushLog   func() error
+	FlushLog   func()
 	Network    link.Network // default: TCP
 	Dialer     *link.Dialer // shared by the process; default: one of its own
 	Log        *slog.Logger // default: discard

@@ -245,7 +245,7 @@ func TestRelay(t *testing.T) {
 	})
 	flushed := make(chan bool, 1)
 	n, _ := start(t, m, func(c *Config) {
-		c.FlushLog = func() error { flushed <- true; return nil }
+		c.FlushLog = func() { flushed <- true }
 	})
 	c := dial(t, n)
 	if ack := call[*proto.Error](t, c, &proto.SetNumReplicas{Replicas: 3}); ack.Message != "now 3" {

@@ -192,6 +192,10 @@ func (n *Node) fromUpstream(ev link.Event) {
 			return
 		}
 		n.master.Ask(p.(proto.Request), relay{ev.Conn, ev.ID})
+	case *proto.FlushLog:
+		n.flushLog()
+	case *proto.NotifyNodeInformation, *proto.NotPrimaryMaster:
+		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	default:
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "unexpected %s", proto.CodeName(ev.Packet.Code()))
 	}

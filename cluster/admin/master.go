@@ -40,6 +40,9 @@ func (n *Node) fromMaster(ev link.Event) error {
 		n.setUpstream(p.Addr)
 	case *proto.FlushLog:
 		n.flushLog()
+	case *proto.StopOperation, *proto.NotPrimaryMaster:
+		// The cluster state, or the end of the link, tells the same.
+		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	default:
 		n.log.Warn("packet not meant for an admin", "packet", proto.CodeName(ev.Packet.Code()), "peer", ev.Conn.String())
 	}
@@ -117,17 +120,31 @@ func (n *Node) setState(s proto.Opt[proto.ClusterState]) {
 }
 
 func (n *Node) flushLog() {
-	if n.cfg.FlushLog == nil {
-		return
+	if n.cfg.FlushLog != nil {
+		n.cfg.FlushLog()
 	}
-	if err := n.cfg.FlushLog(); err != nil {
-		n.log.Error("writing the log", "err", err)
+}
+
+// flushAsked flushes the logs of the cluster because a peer, an operator or the
+// admin of a backup, asks for it.
+func (n *Node) flushAsked() {
+	if n.master != nil {
+		n.master.Send(&proto.FlushLog{})
 	}
+	n.flushLog()
 }
 
 // fromPeer handles an event of a link that was accepted.
 func (n *Node) fromPeer(ev link.Event) {
 	p := n.peers[ev.Conn]
+	switch ev.Packet.(type) {
+	case *proto.FlushLog:
+		n.flushAsked()
+		return
+	case *proto.NotifyNodeInformation, *proto.NotPrimaryMaster:
+		n.log.Debug("ignored", "packet", proto.CodeName(ev.Packet.Code()), "peer", ev.Conn.String())
+		return
+	}
 	switch {
 	case ev.End():
 		delete(n.peers, ev.Conn)
@@ -148,15 +165,8 @@ func (n *Node) fromPeer(ev link.Event) {
 // fromOperator handles a packet of neoctl.
 func (n *Node) fromOperator(ev link.Event) {
 	c, id := ev.Conn, ev.ID
-	switch p := ev.Packet.(type) {
-	case *proto.RequestIdentification:
+	if p, ok := ev.Packet.(*proto.RequestIdentification); ok {
 		n.identify(ev, p)
-		return
-	case *proto.FlushLog:
-		if n.master != nil {
-			n.master.Send(p)
-		}
-		n.flushLog()
 		return
 	}
 	if _, ok := ev.Packet.(proto.Request); !ok {

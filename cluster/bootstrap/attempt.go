@@ -43,8 +43,14 @@ func (a *attempt) deliver(ev link.Event) {
 		a.settle(outcome{err: e})
 	case *proto.Error:
 		a.settle(outcome{err: p})
-	case *proto.Ping:
+	case *proto.Ping, *proto.CloseClient:
 		link.HandleBase(ev)
+	case *proto.FlushLog, *proto.NotifyNodeInformation:
+		// A master may tell them to every peer. A complete list of nodes follows
+		// the acceptance.
+		if a.cfg.Log != nil {
+			a.cfg.Log.Debug("ignored before we are accepted", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
+		}
 	default:
 		a.settle(outcome{err: fmt.Errorf("%s before we were accepted", proto.CodeName(p.Code()))})
 	}

@@ -61,6 +61,10 @@ type Config struct {
 
 	Log *slog.Logger // default: discard
 
+	// FlushLog is called when the master asks for the logs. It must not block.
+	// Default: there is none to flush.
+	FlushLog func()
+
 	// Record sees every packet; see link.Config. Default: none.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 
@@ -172,6 +176,27 @@ func (c *Client) Close() error {
 // links is the configuration of links whose events go to deliver.
 func (c *Client) links(deliver func(link.Event)) link.Config {
 	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network}
+}
+
+// base handles what every node may be told on any link, and reports whether the
+// event needs nothing more.
+func (c *Client) base(ev link.Event) bool {
+	if link.HandleBase(ev) {
+		return true
+	}
+	switch p := ev.Packet.(type) {
+	case *proto.FlushLog:
+		if c.cfg.FlushLog != nil {
+			c.cfg.FlushLog()
+		}
+	case *proto.NotPrimaryMaster:
+		// The peer hangs up next, and the other masters are asked then.
+		c.masters.Learn(p.Masters...)
+		c.log.Debug("not the primary master any more", "peer", ev.Conn.String())
+	default:
+		return false
+	}
+	return true
 }
 
 // Cluster returns the name of the cluster.

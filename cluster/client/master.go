@@ -215,7 +215,7 @@ func (s *session) deliver(ev link.Event) {
 		s.c.masterLost(s, ev.Err)
 		return
 	}
-	if link.HandleBase(ev) {
+	if s.c.base(ev) {
 		return
 	}
 	var err error

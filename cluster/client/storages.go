@@ -165,12 +165,15 @@ func (l *storageLink) deliver(ev link.Event) {
 		l.c.storageLost(l.id, ev.Conn)
 		return
 	}
-	if link.HandleBase(ev) {
+	if l.c.base(ev) {
 		return
 	}
 	switch p := ev.Packet.(type) {
 	case *proto.NotifyDeadlock:
 		l.c.deadlock(ev.Conn, l.id, p)
+	case *proto.NotifyNodeInformation:
+		// The master's word counts.
+		l.c.log.Debug("node information from a storage is ignored", "storage", l.id)
 	case *proto.Error:
 		l.c.log.Warn("error from storage that answers nothing", "storage", l.id, "error", p)
 	default:

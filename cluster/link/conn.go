@@ -311,14 +311,20 @@ func (c *Conn) SendAs(id uint32, p proto.Packet) {
 	c.flushLocked()
 }
 
-// HandleBase answers what every role answers in the same way: Ping. It reports
-// whether the event needs nothing more.
+// HandleBase does what every role does in the same way: it answers Ping, and
+// closes a connection that the peer no longer needs, after CloseClient. It reports
+// whether the event needs nothing more. Links between storages, which both sides
+// may need, have a CloseClient of their own.
 func HandleBase(ev Event) bool {
-	if _, ok := ev.Packet.(*proto.Ping); ok {
+	switch ev.Packet.(type) {
+	case *proto.Ping:
 		ev.Conn.Answer(ev.ID, &proto.Pong{})
-		return true
+	case *proto.CloseClient:
+		ev.Conn.Close()
+	default:
+		return false
 	}
-	return false
+	return true
 }
 
 // AbortError answers a request with an Error and aborts the connection.

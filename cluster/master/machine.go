@@ -209,6 +209,11 @@ func (m *Machine) received(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.NotPrimaryMaster:
 		m.notPrimary(p, pkt)
 		return
+	case *proto.NotifyNodeInformation:
+		if p.role != leader {
+			m.log(slog.LevelDebug, "node information is ignored", "node", p.String())
+			return
+		}
 	}
 	switch {
 	case p.role == member:

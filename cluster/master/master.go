@@ -31,10 +31,11 @@ type Config struct {
 	// Record is told every packet, for a log of packets.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 	// MastersKnown is told of all masters that are known now, Identified the id of
-	// this one, and FlushLog is called when another node asks for it. All may be nil.
+	// this one, and FlushLog is called when another node asks for it, and must not
+	// block. All may be nil.
 	MastersKnown func([]proto.Address)
 	Identified   func(proto.NodeID)
-	FlushLog     func() error
+	FlushLog     func()
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 }
@@ -335,9 +336,7 @@ func (m *Master) perform(effects []Effect) {
 			}
 		case FlushLogs:
 			if m.cfg.FlushLog != nil {
-				if err := m.cfg.FlushLog(); err != nil {
-					m.cfg.Log.Error("flushing the log", "error", err)
-				}
+				m.cfg.FlushLog()
 			}
 		case Log:
 			m.cfg.Log.Log(context.Background(), e.Line.Level, e.Line.Text, e.Line.Attrs...)

@@ -438,11 +438,22 @@ func (n *Node) dispatch(e event) error {
 		return nil
 	case *proto.FlushLog:
 		if n.cfg.FlushLog != nil {
-			if err := n.cfg.FlushLog(); err != nil {
-				n.log.Warn("log not flushed", "error", err)
-			}
+			n.cfg.FlushLog()
 		}
 		return nil
+	case *proto.NotPrimaryMaster:
+		// The end of the link, which follows, is what counts.
+		n.log.Debug("ignored", "peer", p, "packet", fmt.Sprintf("%T", ev.Packet))
+		return nil
+	case *proto.NotifyNodeInformation:
+		if p.role != masterRole { // only its word counts
+			n.log.Debug("ignored", "peer", p, "packet", fmt.Sprintf("%T", ev.Packet))
+			return nil
+		}
+	case *proto.CloseClient:
+		if p.role == strangerRole {
+			return n.drop(p)
+		}
 	case *proto.Error:
 		n.log.Warn("error packet", "peer", p, "error", ev.Packet)
 		return nil

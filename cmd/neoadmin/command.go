@@ -72,7 +72,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return err
 	}
 	log.Node.Identify(o.Cluster, 0)
-	cfg.Log, cfg.Record, cfg.FlushLog = log.Logger, log.LinkConfig(nil).Record, log.File.Flush
+	cfg.Log, cfg.Record, cfg.FlushLog = log.Logger, log.LinkConfig(nil).Record, log.FlushFile
 	cfg.Identified = func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) }
 	masters, dynamic, err := o.Masters(ctx)
 	if err != nil {

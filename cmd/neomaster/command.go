@@ -107,7 +107,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		TLS:        tlsConfig,
 		Log:        log.Logger,
 		Record:     log.LinkConfig(nil).Record,
-		FlushLog:   log.File.Flush,
+		FlushLog:   log.FlushFile,
 		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
 	}
 	for _, a := range masters {

@@ -33,7 +33,7 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 	}
 	c, err := client.Open(ctx, client.Config{
 		Cluster: cluster.Name(), Masters: []proto.Address{cluster.Master()}, TLS: tlsConfig,
-		CacheSize: 16 << 20, Log: links.Log, Record: links.Record,
+		CacheSize: 16 << 20, Log: links.Log, Record: links.Record, FlushLog: log.FlushFile,
 	})
 	if err != nil {
 		return "", err

@@ -63,7 +63,7 @@ func openZEO(ctx context.Context, o *options, log *cli.Log, cluster *simple.Clus
 	d = &zeoDoor{served: make(chan error, 1)}
 	d.storage, err = door.Open(ctx, client.Config{
 		Cluster: cluster.Name(), Masters: []proto.Address{cluster.Master()}, TLS: tlsConfig,
-		Log: links.Log, Record: links.Record,
+		Log: links.Log, Record: links.Record, FlushLog: log.FlushFile,
 	})
 	if err != nil {
 		return nil, err

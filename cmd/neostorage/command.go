@@ -166,7 +166,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		ReplicationRate:  rate,
 
 		TLS:        tlsConfig,
-		FlushLog:   log.File.Flush,
+		FlushLog:   log.FlushFile,
 		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
 		Log:        log.Logger,
 		Record:     log.LinkConfig(nil).Record,

@@ -325,6 +325,6 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 		return nil, err
 	}
 	links := log.LinkConfig(cfg.TLS)
-	cfg.Log, cfg.Record = links.Log, links.Record
+	cfg.Log, cfg.Record, cfg.FlushLog = links.Log, links.Record, log.FlushFile
 	return door.Open(ctx, cfg)
 }

@@ -94,6 +94,13 @@ func arguments(msg []byte) []byte {
 	return msg[i:]
 }
 
+// FlushFile writes what is still in memory to the log database, if there is one.
+func (l *Log) FlushFile() {
+	if err := l.File.Flush(); err != nil {
+		l.Error("log not written", "err", err)
+	}
+}
+
 // Close writes what is still in memory.
 func (l *Log) Close() error { return l.File.Close() }
 

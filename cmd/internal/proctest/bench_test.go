@@ -142,7 +142,7 @@ func startPythonZEO(b *testing.B) (addr string, pids []int) {
 	return addr, []int{cmd.Process.Pid}
 }
 
-func waitForPort(b *testing.B, addr string) {
+func waitForPort(b testing.TB, addr string) {
 	b.Helper()
 	for range 600 {
 		nc, err := net.Dial("tcp", addr)

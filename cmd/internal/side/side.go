@@ -69,7 +69,7 @@ func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cf
 	}
 	cfg.Cluster = o.Cluster
 	links := log.LinkConfig(cfg.TLS)
-	cfg.Log, cfg.Record = links.Log, links.Record
+	cfg.Log, cfg.Record, cfg.FlushLog = links.Log, links.Record, log.FlushFile
 	return client.Open(ctx, cfg)
 }
 
