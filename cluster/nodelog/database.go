@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -27,9 +29,34 @@ var tables = []string{
 
 // database is one log file.
 type database struct {
+	path  string
+	file  os.FileInfo // to see that another one has taken its path
 	db    *sql.DB
-	nodes map[identity]int64 // rows of table node
+	nodes map[nodeKey]int64 // rows of table node
 }
+
+// Result codes of SQLite.
+const (
+	codeError    = 1
+	codeCorrupt  = 11
+	codeFormat   = 24
+	codeNotADB   = 26
+	codeRollback = 8 | 3<<8 // a file that is only read needs to be rolled back
+	codeMoved    = 8 | 4<<8 // the file is no longer at its path
+)
+
+// isDamage reports whether an error comes from what is in the file.
+func isDamage(err error) bool {
+	switch resultCode(err) & 0xff {
+	case codeError, codeCorrupt, codeFormat, codeNotADB: // the first is of a wrong schema
+		return true
+	}
+	return false
+}
+
+// errForeign reports a file that is a database of another kind, which a log must
+// not touch.
+var errForeign = errors.New("this is not a log database")
 
 // openSQL opens a file with one connection. mode is that of SQLite URIs.
 func openSQL(path, mode string) (*sql.DB, error) {
@@ -46,22 +73,76 @@ func openSQL(path, mode string) (*sql.DB, error) {
 	return db, nil
 }
 
+// openDatabase opens a log, creating it for its owner alone if needed. The journal
+// gets the permissions of the file.
 func openDatabase(path string, unbuffered bool, now time.Time) (*database, error) {
-	db, err := openSQL(path, "rwc")
+	if err := create(path); err != nil {
+		return nil, fmt.Errorf("node log: %w", err)
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("node log: %w", err)
+	}
+	if !file.Mode().IsRegular() {
+		return nil, fmt.Errorf("node log %s: not a regular file", path)
+	}
+	db, err := openSQL(path, "rw")
 	if err != nil {
 		return nil, err
 	}
-	d := &database{db, map[identity]int64{}}
+	d := &database{path: path, file: file, db: db, nodes: map[nodeKey]int64{}}
 	if err := d.prepare(unbuffered, now); err != nil {
 		return nil, errors.Join(fmt.Errorf("node log %s: %w", path, err), db.Close())
 	}
 	return d, nil
 }
 
+// create makes an empty file if there is none. It looks into one that is there
+// only before this process has opened it as a database: to close it later would
+// end the locks that SQLite has on it.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// moved reports whether the file is no longer at its path.
+func (d *database) moved() bool {
+	now, err := os.Stat(d.path)
+	return err != nil || !os.SameFile(now, d.file)
+}
+
+// putAside renames a damaged log with its journal, and returns the new name.
+func putAside(path string, now time.Time) (string, error) {
+	base := path + ".damaged-" + now.Format("20060102-150405")
+	name := base
+	for i := 2; ; i++ {
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		name = fmt.Sprintf("%s-%d", base, i)
+	}
+	if err := os.Rename(path, name); err != nil {
+		return "", err
+	}
+	// Those of the old file would be taken for those of the new one.
+	for _, suffix := range []string{"-journal", "-wal", "-shm"} {
+		if err := os.Rename(path+suffix, name+suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+	return name, nil
+}
+
 func (d *database) prepare(unbuffered bool, now time.Time) error {
-	// In memory, because the file may be renamed while it is open: a journal
-	// beside it would not be found by its name.
-	pragmas := []string{`PRAGMA busy_timeout = 10000`, `PRAGMA journal_mode = MEMORY`}
+	// A journal beside the file, so that a process that is killed leaves a whole
+	// one. SQLite refuses to write once the file was renamed.
+	pragmas := []string{`PRAGMA busy_timeout = 10000`, `PRAGMA journal_mode = DELETE`, `PRAGMA synchronous = NORMAL`}
 	if unbuffered {
 		pragmas = append(pragmas, `PRAGMA synchronous = OFF`)
 	}
@@ -69,6 +150,9 @@ func (d *database) prepare(unbuffered bool, now time.Time) error {
 		if _, err := d.db.Exec(s); err != nil {
 			return err
 		}
+	}
+	if err := d.checkTables(); err != nil {
+		return err
 	}
 	for _, table := range []string{"log", "packet"} {
 		if err := d.renameOld(table); err != nil {
@@ -84,6 +168,25 @@ func (d *database) prepare(unbuffered bool, now time.Time) error {
 		return err
 	}
 	return d.addProtocol(now)
+}
+
+// checkTables refuses the database of something else.
+func (d *database) checkTables() error {
+	rows, err := d.db.Query(`SELECT name FROM sqlite_master WHERE type = 'table'`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return err
+		}
+		if !slices.Contains([]string{"log", "packet", "node", "protocol", "log1", "packet1"}, name) {
+			return fmt.Errorf("%w: it has a table %q; choose another file for the log", errForeign, name)
+		}
+	}
+	return rows.Err()
 }
 
 // renameOld puts aside a table in the format with a column "name", which neolog
@@ -110,7 +213,7 @@ func (d *database) loadNodes() error {
 		if err := rows.Scan(&id, &name, &cluster, &nid); err != nil {
 			return err
 		}
-		d.nodes[identity{name.String, cluster.String, nid.Int32, true}] = id
+		d.nodes[nodeKey{name, cluster, nid}] = id
 	}
 	return rows.Err()
 }
@@ -141,7 +244,7 @@ func (d *database) write(entries []entry) (err error) {
 	if err != nil {
 		return err
 	}
-	added := map[identity]int64{}
+	added := map[nodeKey]bool{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, tx.Rollback())
@@ -160,7 +263,7 @@ func (d *database) write(entries []entry) (err error) {
 	}
 	for i := range entries {
 		e := &entries[i]
-		node, err := d.nodeRow(tx, *e.node, added)
+		node, err := d.nodeRow(tx, e.node, added)
 		if err != nil {
 			return err
 		}
@@ -194,24 +297,48 @@ func insert(s *sql.Stmt, date float64, values ...any) error {
 	}
 }
 
+// nodeKey is a row of table node.
+type nodeKey struct {
+	name, cluster sql.NullString
+	nid           sql.NullInt32
+}
+
+// key returns the row of an identity. The Python implementation's neolog fails on
+// a node id before it has met a packet, and here records are there without their
+// packets: the id is written as the name that neolog would show for it.
+func (id *identity) key() nodeKey {
+	name := id.name
+	if id.nid != 0 {
+		name = nodeName(id.nid)
+	}
+	return nodeKey{
+		name:    sql.NullString{String: name, Valid: name != ""},
+		cluster: sql.NullString{String: id.cluster, Valid: id.cluster != ""},
+	}
+}
+
 // nodeRow returns the row of table node for an identity, adding it if needed.
-func (d *database) nodeRow(tx *sql.Tx, id identity, added map[identity]int64) (any, error) {
+func (d *database) nodeRow(tx *sql.Tx, id *identity, added map[nodeKey]bool) (any, error) {
 	if !id.known {
 		return nil, nil
 	}
-	if row, ok := d.nodes[id]; ok {
+	key := id.key()
+	if row, ok := d.nodes[key]; ok {
 		return row, nil
 	}
 	row := int64(len(d.nodes)) // from 0, never deleted
-	_, err := tx.Exec(`INSERT INTO node VALUES (?, ?, ?, ?)`, row,
-		sql.NullString{String: id.name, Valid: id.name != ""},
-		sql.NullString{String: id.cluster, Valid: id.cluster != ""},
-		sql.NullInt32{Int32: id.nid, Valid: id.nid != 0})
-	if err != nil {
+	if _, err := tx.Exec(`INSERT INTO node VALUES (?, ?, ?, ?)`, row, key.name, key.cluster, key.nid); err != nil {
 		return nil, err
 	}
-	d.nodes[id], added[id] = row, row
+	d.nodes[key], added[key] = row, true
 	return row, nil
+}
+
+// inMemory keeps the journal in memory from now on: the only way to write to a
+// file that was renamed.
+func (d *database) inMemory() error {
+	_, err := d.db.Exec(`PRAGMA journal_mode = MEMORY`)
+	return err
 }
 
 // retire closes a file that was rotated. Without packets it needs no protocol.

@@ -1,5 +1,7 @@
 # What neolog needs to know to print the packets of a node log: it executes this
-# text, which is kept, compressed by bz2, in table "protocol" of each log.
+# text, which is kept, compressed by bz2, in table "protocol" of each log. Packets
+# are logged without the data of their objects: no class has a data_path, which
+# tells neolog -A what to decompress.
 PROTOCOL_VERSION = 5
 
 import msgpack as _msgpack
@@ -77,14 +79,6 @@ def _nodes(timestamp, nodes=()):
         for row in rows]
 
 
-# Where a packet has an object: whether in the answer, then the indices that lead
-# to its compression, which checksum and data follow.
-_DATA = {
-    0x001c: (0, 2),  # store
-    0x0044: (0, 2),  # replicated
-    0x8020: (1, 3),  # load
-    0x801b: (1, 0, 2, 0),  # locked again
-}
 _PRINT = {0x8000: _error, 0x0006: _nodes}
 
 Packets = {}
@@ -205,8 +199,6 @@ for _line in '''
         _code, _name = _line.split()
         _code = int(_code, 16)
         _class = type(_name, (object,), {'_code': _code})
-        if _code in _DATA:
-            _class.data_path = _DATA[_code]
         if _code in _PRINT:
             _class._neolog = staticmethod(_PRINT[_code])
         Packets[_code] = _class

@@ -51,17 +51,17 @@ func read(ctx context.Context, path string, from time.Time, yield func(*Entry) b
 		}
 		return err
 	}
-	db, err := openSQL(path, "ro")
+	db, query, err := openRead(ctx, path, "ro")
+	if resultCode(err) == codeRollback {
+		// A process was killed while it wrote: what it had begun is undone first.
+		db, query, err = openRead(ctx, path, "rw")
+	}
 	if err != nil {
 		return err
 	}
 	defer db.Close() // only read
-	if _, err := db.ExecContext(ctx, `PRAGMA busy_timeout = 10000`); err != nil {
-		return err
-	}
-	query, err := selectEntries(ctx, db)
-	if err != nil || query == "" {
-		return err
+	if query == "" {
+		return nil
 	}
 	since := 0.0
 	if !from.IsZero() {
@@ -82,6 +82,22 @@ func read(ctx context.Context, path string, from time.Time, yield func(*Entry) b
 		}
 	}
 	return rows.Err()
+}
+
+// openRead opens a log and returns a statement over all its tables.
+func openRead(ctx context.Context, path, mode string) (*sql.DB, string, error) {
+	db, err := openSQL(path, mode)
+	if err != nil {
+		return nil, "", err
+	}
+	query := ""
+	if _, err = db.ExecContext(ctx, `PRAGMA busy_timeout = 10000`); err == nil {
+		query, err = selectEntries(ctx, db)
+	}
+	if err != nil {
+		return nil, "", errors.Join(err, db.Close())
+	}
+	return db, query, nil
 }
 
 // selectEntries returns a statement over all the tables that the file has.

@@ -70,7 +70,7 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	text, err := execute(ctx, addr, log.LinkConfig(tls), order)
 	if err != nil {
 		return explain(env, err)

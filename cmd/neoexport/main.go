@@ -87,7 +87,7 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	src, err := o.OpenSource(ctx, env, source, log)
 	if err != nil {
 		return err

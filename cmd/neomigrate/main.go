@@ -73,7 +73,7 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	start := time.Now()
 	if side.IsFile(source) {
 		if side.IsFile(destination) {

@@ -116,7 +116,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	defer log.Crashed()
 	cfg.Log = log.Logger
 	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {

@@ -112,7 +112,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	defer log.Crashed()
 
 	rate, err := o.replication()

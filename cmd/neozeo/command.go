@@ -113,7 +113,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, log.Close()) }()
+	defer log.End(&err)
 	defer log.Crashed()
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, func(io.Writer) {})

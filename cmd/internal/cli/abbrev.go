@@ -76,7 +76,7 @@ func findFlag(flags *pflag.FlagSet, name string) (*pflag.Flag, error) {
 	}
 	var found []*pflag.Flag
 	flags.VisitAll(func(f *pflag.Flag) {
-		if strings.HasPrefix(f.Name, name) && !f.Hidden {
+		if strings.HasPrefix(f.Name, name) && !f.Hidden && f.Annotations[inFullKey] == nil {
 			found = append(found, f)
 		}
 	})

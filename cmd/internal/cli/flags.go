@@ -61,6 +61,7 @@ func (p *path) Type() string   { return "path" }
 const (
 	requiredKey    = "required"
 	commandLineKey = "only on the command line"
+	inFullKey      = "not abbreviated"
 )
 
 // Required marks options that must be given, on the command line or in the file.
@@ -68,6 +69,10 @@ func Required(fs *pflag.FlagSet, names ...string) { annotate(fs, requiredKey, na
 
 // CommandLineOnly marks options that a configuration file must not set.
 func CommandLineOnly(fs *pflag.FlagSet, names ...string) { annotate(fs, commandLineKey, names) }
+
+// InFull marks options that must be spelt out, so that the abbreviations of others,
+// which are in scripts, stay unambiguous.
+func InFull(fs *pflag.FlagSet, names ...string) { annotate(fs, inFullKey, names) }
 
 func annotate(fs *pflag.FlagSet, key string, names []string) {
 	for _, n := range names {

@@ -21,12 +21,20 @@ import (
 // Logging is the option group of whatever can keep a log.
 type Logging struct {
 	LogFile string // -l
+	LogSize int    // in MB; 0: no limit
 }
 
-// AddFlags defines -l.
+// AddFlags defines -l and --logfile-size.
 func (o *Logging) AddFlags(fs *pflag.FlagSet) {
 	Path(fs, &o.LogFile, "logfile", "l", "", "keep a log in this SQLite database")
+	fs.IntVar(&o.LogSize, "logfile-size", nodelog.DefaultMaxSize>>20,
+		"size in MB at which the log is renamed to NAME.old, in place of the one before, and a new one begun; 0: never")
+	InFull(fs, "logfile-size")
 }
+
+// maxBody is the size in bytes of the arguments of a packet above which they are
+// left out of the log: lists of thousands of objects tell nothing.
+const maxBody = 64 << 10
 
 // Log is where a command logs: to stderr from level WARNING on, and everything
 // to the log database if there is one.
@@ -51,6 +59,12 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 	if o.LogFile == "" {
 		return &Log{Logger: slog.New(stderr)}, nil
 	}
+	cfg.MaxBody = maxBody
+	cfg.Trouble = slog.New(stderr)
+	cfg.MaxSize = int64(o.LogSize) << 20
+	if o.LogSize <= 0 {
+		cfg.MaxSize = -1
+	}
 	file, err := nodelog.Open(cfg)
 	if err != nil {
 		return nil, err
@@ -69,11 +83,38 @@ func (l *Log) LinkConfig(tls *tls.Config) link.Config {
 	return cfg
 }
 
-// record records a packet. That the log cannot be written is reported by what
-// made it be written, not by each packet.
+// record records a packet.
 func (l *Log) record(sent bool, peer string, id uint32, p proto.Packet) {
-	b := proto.Append(nil, id, p)
-	_ = l.Node.Packet(nodelog.Packet{Sent: sent, Peer: peer, MsgID: id, Code: p.Code(), Body: arguments(b)})
+	b := proto.Append(nil, id, withoutData(p))
+	l.Node.Packet(nodelog.Packet{Sent: sent, Peer: peer, MsgID: id, Code: p.Code(), Body: arguments(b)})
+}
+
+// withoutData returns a packet without the data of its object: the log tells which
+// object went where, its checksum tells which data, and the data are not for
+// everyone who may see a log.
+func withoutData(p proto.Packet) proto.Packet {
+	switch p := p.(type) {
+	case *proto.AskStoreObject:
+		q := *p
+		q.Data = nil
+		return &q
+	case *proto.AnswerObject:
+		q := *p
+		q.Data = nil
+		return &q
+	case *proto.AddObject:
+		q := *p
+		q.Data = nil
+		return &q
+	case *proto.AnswerRelockObject:
+		if p.Conflict != nil && p.Conflict.Data != nil {
+			q, c, d := *p, *p.Conflict, *p.Conflict.Data
+			d.Data = nil
+			c.Data, q.Conflict = &d, &c
+			return &q
+		}
+	}
+	return p
 }
 
 // arguments returns the third element of a message, an array of three.
@@ -94,24 +135,26 @@ func arguments(msg []byte) []byte {
 	return msg[i:]
 }
 
-// FlushFile writes what is still in memory to the log database, if there is one.
-func (l *Log) FlushFile() {
-	if err := l.File.Flush(); err != nil {
-		l.Error("log not written", "err", err)
-	}
-}
+// FlushFile has what is still in memory written to the log database, if there is
+// one. It does not wait for it.
+func (l *Log) FlushFile() { l.File.FlushSoon() }
 
-// Close writes what is still in memory.
-func (l *Log) Close() error { return l.File.Close() }
+// End closes the log at the end of a command, which has failed if *err is not nil:
+// its packets are written then. A log that cannot be written has said so on stderr,
+// and makes no command fail.
+func (l *Log) End(err *error) {
+	if *err != nil {
+		l.File.FlushSoon()
+	}
+	_ = l.File.Close()
+}
 
 // Crashed is to be deferred before the work of a command: it writes the backlog
 // when the goroutine panics, which goes on.
 func (l *Log) Crashed() {
 	if v := recover(); v != nil {
 		l.Error("crash, pre-mortem data follow", "panic", v, "goroutines", goroutines())
-		if err := l.File.Flush(); err != nil {
-			l.Error("log not written", "error", err)
-		}
+		_ = l.File.Flush() // what fails is told where it fails
 		panic(v)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // Each signal of NEO reaches the process, SIGRTMIN too, and what it asks for can
@@ -45,9 +46,7 @@ func TestSignals(t *testing.T) {
 	}
 	cancel()
 	wait()
-	if err := log.Close(); err != nil {
-		t.Error(err)
-	}
+	log.End(&err)
 	if stderr.Len() > 0 {
 		t.Errorf("stderr: %s", stderr.String())
 	}
@@ -85,9 +84,7 @@ func TestWarningsGoToStderr(t *testing.T) {
 		!strings.HasSuffix(got, `] disk full path="/data with space" free=0`+"\n") {
 		t.Errorf("stderr: %q", got)
 	}
-	if err := log.Close(); err != nil {
-		t.Error(err)
-	}
+	log.End(&err)
 }
 
 // What is recorded of a packet is what neolog reads: the array of arguments alone.
@@ -102,9 +99,8 @@ func TestRecordedPackets(t *testing.T) {
 		record(true, "M1 (127.0.0.1:10000)", id, &proto.SetNumReplicas{Replicas: 2})
 		record(false, "M1 (127.0.0.1:10000)", id, &proto.Error{Message: "x"})
 	}
-	if err := log.Close(); err != nil {
-		t.Fatal(err)
-	}
+	log.FlushFile()
+	log.End(&err)
 	want := []string{"91" + "02", "92" + "00" + "c4" + "01" + "78"}
 	n := 0
 	for e, err := range nodelog.Read(t.Context(), o.LogFile, time.Time{}) {
@@ -127,5 +123,42 @@ func TestTLSWantsThreeFiles(t *testing.T) {
 	}
 	if _, err := (&TLS{CA: "a", Cert: "b"}).TLSConfig(); err == nil || !strings.Contains(err.Error(), "3 files must be provided") {
 		t.Errorf("with two files: %v", err)
+	}
+}
+
+// A log has no data of objects, and no endless lists.
+func TestRecordedPacketsHaveNoData(t *testing.T) {
+	o := Logging{LogFile: filepath.Join(t.TempDir(), "node.log")}
+	log, err := o.OpenLog(&Env{Stderr: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := proto.ObjectData{Checksum: proto.Hash{1}, Data: []byte("the data of an object")}
+	record := log.LinkConfig(nil).Record
+	packets := []proto.Packet{
+		&proto.AskStoreObject{OID: 1, ObjectData: secret},
+		&proto.AnswerObject{OID: 1, ObjectData: secret},
+		&proto.AddObject{OID: 1, ObjectData: secret},
+		&proto.AnswerRelockObject{Conflict: &proto.RelockConflict{Data: &secret}},
+		&proto.AnswerRelockObject{},
+	}
+	for _, p := range packets {
+		record(true, "S1", 0, p)
+	}
+	record(true, "S1", 0, &proto.InvalidateObjects{OIDs: make([]tid.OID, 10000)})
+	log.FlushFile()
+	log.End(&err)
+	n := 0
+	for e, err := range nodelog.Read(t.Context(), o.LogFile, time.Time{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(e.Packet.Body, secret.Data) || (len(e.Packet.Body) == 0) != (n == len(packets)) {
+			t.Errorf("%s: body %q", proto.CodeName(e.Packet.Code), e.Packet.Body)
+		}
+		n++
+	}
+	if n != len(packets)+1 || len(secret.Data) == 0 {
+		t.Errorf("%d packets", n)
 	}
 }

@@ -29,6 +29,7 @@ type Options struct {
 	Replicas   int
 	Dir        string   // of the databases; default: a temporary one
 	Extra      []string // more options for every node and neoctl, such as TLS
+	Logs       bool     // each node keeps a log in Dir: master.log, s1.log, admin.log
 }
 
 // StartCluster starts a new cluster and waits until it is RUNNING.
@@ -51,13 +52,20 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	}
 	common := append([]string{"-c", o.Name, "-m", c.Masters}, o.Extra...)
 	with := func(args ...string) []string { return append(append([]string{}, common...), args...) }
-	c.Master = Start(t, "neomaster", with("-b", c.Masters, "-A", fmt.Sprint(o.Storages),
-		"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas))...)
-	for i := range o.Storages {
-		c.Storages = append(c.Storages, Start(t, "neostorage", with("-a", "SQLite",
-			"-d", filepath.Join(dir, fmt.Sprintf("s%d.sqlite", i+1)))...))
+	logTo := func(name string, args []string) []string {
+		if o.Logs {
+			args = append(args, "-l", filepath.Join(dir, name+".log"))
+		}
+		return args
 	}
-	c.AdminP = Start(t, "neoadmin", with("-b", c.Admin)...)
+	c.Master = Start(t, "neomaster", logTo("master", with("-b", c.Masters, "-A", fmt.Sprint(o.Storages),
+		"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas)))...)
+	for i := range o.Storages {
+		name := fmt.Sprintf("s%d", i+1)
+		c.Storages = append(c.Storages, Start(t, "neostorage", logTo(name, with("-a", "SQLite",
+			"-d", filepath.Join(dir, name+".sqlite")))...))
+	}
+	c.AdminP = Start(t, "neoadmin", logTo("admin", with("-b", c.Admin))...)
 	c.WaitState(t, "RUNNING", 30*time.Second)
 	return c
 }
