@@ -40,7 +40,10 @@ type Config struct {
 	MaxLag time.Duration
 	// Mail sends the summary when something changes. Default: no mails.
 	Mail func(ctx context.Context, subject, body string) error
-	TLS  *tls.Config // default: plain connections
+	// MailInterval is the least time between two mails: what changes meanwhile is
+	// in the next one. Default: DefaultMailInterval.
+	MailInterval time.Duration
+	TLS          *tls.Config // default: plain connections
 	// Record is told of every packet of every connection. Default: nobody is.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 	// Lookup is asked for more masters, and MastersKnown told of those that are
@@ -119,6 +122,9 @@ func New(cfg Config) (*Node, error) {
 		events: make(chan any, 64), quit: make(chan struct{}),
 		peers: map[*link.Conn]*peer{},
 	}
+	if n.cfg.MailInterval == 0 {
+		n.cfg.MailInterval = DefaultMailInterval
+	}
 	n.monitor.init(cfg.Cluster, cfg.Backups, cfg.MaxLag)
 	var err error
 	n.listener, err = link.Listen(context.Background(), cfg.Bind, n.linkConfig(), n.accept)
@@ -187,6 +193,11 @@ func (n *Node) loop(ctx context.Context) error {
 		case <-n.monitor.again:
 			n.monitor.again = nil
 			n.startCheck()
+		case <-n.monitor.floor:
+			n.monitor.floor = nil
+			if n.monitor.held.news != "" && n.monitor.mailErr == nil {
+				n.startCheck()
+			}
 		}
 	}
 	return nil

@@ -359,6 +359,7 @@ func TestBackupReports(t *testing.T) {
 	a, _ := start(t, main, func(c *Config) {
 		c.Backups, c.MaxLag = []string{"bk"}, time.Second
 		c.Mail = func(_ context.Context, subject, _ string) error { mails <- subject; return nil }
+		c.MailInterval = time.Nanosecond
 	})
 	b, _ := start(t, backup, func(c *Config) { c.Cluster = "bk" })
 	c := dial(t, a)

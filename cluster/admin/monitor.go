@@ -22,6 +22,9 @@ const (
 	checkAgain = 600 * time.Second
 )
 
+// DefaultMailInterval is the least time between two mails.
+const DefaultMailInterval = time.Minute
+
 // cluster is a cluster that is watched.
 type cluster struct {
 	name string
@@ -44,12 +47,29 @@ type monitor struct {
 	timeout <-chan time.Time
 	again   <-chan time.Time
 
-	mailing  bool                // one is under way
-	mailErr  error               // why the last one could not be sent
-	mailText string              // last one sent
-	mailed   map[string]severity // severities it told of
-	sending  report
-	sendText string
+	mailing bool             // one is under way
+	mailErr error            // why the last one could not be sent
+	floor   <-chan time.Time // until then no other one is sent; nil: at once
+	mailed  letter           // last one sent, or zero
+	sending letter
+	held    letter // worst that could not be sent in time, or zero
+	passing letter // held when the one under way was written
+}
+
+// letter is what a mail tells.
+type letter struct {
+	news   string              // what makes it differ from others
+	levels map[string]severity // of clusters
+	text   string
+}
+
+// worst returns the greatest severity that a letter tells of.
+func (l *letter) worst() severity {
+	s := fine
+	for _, level := range l.levels {
+		s = max(s, level)
+	}
+	return s
 }
 
 // checkTag is the tag of a query of a check.
@@ -252,42 +272,59 @@ func (n *Node) checkEnds() {
 	}
 }
 
-// mail sends a report, if it tells something new.
+// mail sends a report, if it tells something new and the last mail is old enough.
+// Otherwise the floor between two mails ends with another check.
 func (n *Node) mail(r report) {
 	m := &n.monitor
 	if m.again == nil && (m.mailErr != nil || m.own.operational() && slices.ContainsFunc(m.backups, func(c *cluster) bool { return c.operational() })) {
 		m.again = time.After(checkAgain)
 	}
-	body := r.text
+	now := letter{m.news(r), r.levels(m.own.name), r.text}
 	if n.master == nil {
-		body = notConnected
+		now.text = notConnected
 	}
-	levels := r.levels(m.own.name)
-	changed := changedNames(m.mailed, levels)
-	if m.mailing || m.mailErr == nil && !n.worthMail(r, levels) {
+	told := &m.mailed
+	if m.mailing {
+		told = &m.sending
+	}
+	if m.mailErr == nil && now.news == told.news && (m.held.news == "" || m.mailing) {
 		return
 	}
-	m.mailing, m.sending, m.sendText = true, r, body
-	subject := r.subject(changed)
+	if m.mailing || m.floor != nil {
+		if now.news != told.news {
+			m.hold(now)
+		}
+		return
+	}
+	body := now.text + "\n"
+	if h := m.held; h.news != "" && h.news != now.news && h.news != told.news {
+		body += "\nMeanwhile it was:\n\n" + h.text + "\n"
+	}
+	subject := r.subject(changedNames(m.mailed.levels, now.levels))
+	m.mailing, m.sending, m.passing, m.held = true, now, m.held, letter{}
+	m.floor = time.After(n.cfg.MailInterval)
 	n.work.start(func(ctx context.Context) {
-		n.send(mailed{n.cfg.Mail(ctx, subject, body+"\n")})
+		n.send(mailed{n.cfg.Mail(ctx, subject, body)})
 	})
 }
 
-// worthMail reports whether something else than the last transactions changed
-// since the last mail.
-func (n *Node) worthMail(r report, levels map[string]severity) bool {
-	return !maps.Equal(levels, n.monitor.mailed) || n.monitor.mailed == nil || withoutTIDs(r.text) != withoutTIDs(n.monitor.mailText)
+// hold keeps a letter for the next mail, unless one is kept that is as bad.
+func (m *monitor) hold(l letter) {
+	if m.held.news == "" || l.news != "" && l.worst() > m.held.worst() {
+		m.held = l
+	}
 }
 
-// withoutTIDs leaves out of a summary what changes all the time.
-func withoutTIDs(text string) string {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		before, _, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "; ltid=")
-		b.WriteString(before + "\n")
+// news returns what is worth a mail when it changes: how well each cluster is, its
+// state, and how many of its nodes are missing; but not its transactions, nor how
+// many cells are still to be replicated.
+func (m *monitor) news(r report) string {
+	levels := r.levels(m.own.name)
+	text := ""
+	for _, c := range append([]*cluster{&m.own}, m.backups...) {
+		text += fmt.Sprintf("%q %d %v %d\n", c.name, levels[c.name], c.state, c.down)
 	}
-	return b.String()
+	return text
 }
 
 // changedNames returns the clusters that are not fine now and were otherwise
@@ -310,12 +347,16 @@ func (n *Node) mailEnded(err error) {
 	m.mailing = false
 	if err != nil {
 		m.mailErr = err
+		later := m.held
+		m.held = m.passing
+		m.hold(m.sending)
+		m.hold(later)
 		n.log.Error("mail not sent", "err", err)
 		m.again = time.After(checkAgain)
 		return
 	}
 	m.mailErr = nil
-	m.mailed, m.mailText = m.sending.levels(m.own.name), m.sendText
+	m.mailed = m.sending
 	// What happened while it was being sent.
 	n.startCheck()
 }

@@ -25,6 +25,7 @@ type options struct {
 	backups  []string
 	maxLag   float64
 	mailTo   []string
+	interval float64
 	smtp     string
 	smtpTLS  bool
 	smtpAuth string
@@ -53,6 +54,7 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Texts(fs, &o.backups, "monitor-backup", "", "name of a backup cluster to watch; may be repeated")
 	fs.Float64Var(&o.maxLag, "monitor-maxlag", 0, "seconds that a backup may be late before it is a warning")
 	cli.Texts(fs, &o.mailTo, "monitor-email", "", "whom to write mails; may be repeated")
+	fs.Float64Var(&o.interval, "monitor-interval", admin.DefaultMailInterval.Seconds(), "least seconds between two mails; what changes meanwhile is in the next one")
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
@@ -118,6 +120,9 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 	if o.maxLag < 0 {
 		return admin.Config{}, errors.New("monitor-maxlag must not be negative")
 	}
+	if o.interval <= 0 {
+		return admin.Config{}, errors.New("monitor-interval must be positive")
+	}
 	cfg := admin.Config{
 		Cluster: o.Cluster,
 		Bind:    proto.Address(bind),
@@ -125,6 +130,8 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 		TLS:     tlsConfig,
 		Backups: o.backups,
 		MaxLag:  time.Duration(o.maxLag * float64(time.Second)),
+
+		MailInterval: time.Duration(o.interval * float64(time.Second)),
 	}
 	if len(o.mailTo) > 0 {
 		m, err := o.mailer(env)
