@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // dialInterval is the least time between two attempts to connect to an address.
@@ -16,11 +17,13 @@ const dialInterval = time.Second
 // Dialer makes at most one connection attempt per second to each address; more
 // are delayed. A process has one. The zero Dialer is ready for use.
 type Dialer struct {
-	mu   sync.Mutex
-	next map[proto.Address]time.Time // when the next attempt may be made
+	mu       sync.Mutex
+	next     map[proto.Address]time.Time // when the next attempt may be made
+	refusals socket.Refusals
 }
 
-// Dial is [Dial], perhaps later.
+// Dial is [Dial], perhaps later. That there is no agreement with the peer, on TLS
+// or on the protocol, is logged as a warning, since callers try again in silence.
 func (d *Dialer) Dial(ctx context.Context, addr proto.Address, cfg Config) (*Conn, error) {
 	if wait := d.reserve(addr); wait > 0 {
 		t := time.NewTimer(wait)
@@ -31,6 +34,7 @@ func (d *Dialer) Dial(ctx context.Context, addr proto.Address, cfg Config) (*Con
 			return nil, fmt.Errorf("connecting to %v: %w", addr, context.Cause(ctx))
 		}
 	}
+	cfg.refusals = &d.refusals
 	return Dial(ctx, addr, cfg)
 }
 

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // ErrClosed is what errors about the end of a connection wrap, whoever ended it.
@@ -70,6 +71,8 @@ type Config struct {
 	// Record is told every packet, for a log of packets. It must not block.
 	Record  func(sent bool, peer string, id uint32, p proto.Packet)
 	Network Network // default: TCP
+
+	refusals *socket.Refusals // of a listener or dialer; nil: not logged
 }
 
 func (c *Config) logger() *slog.Logger {
@@ -155,7 +158,9 @@ func Dial(ctx context.Context, addr proto.Address, cfg Config) (*Conn, error) {
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("the peer hung up during the TLS handshake; it may be a node without TLS: %w", err)
 			}
-			return nil, fmt.Errorf("connecting to %v: %w", addr, explainTLS(err))
+			err = explainTLS(err)
+			c.refused(err)
+			return nil, fmt.Errorf("connecting to %v: %w", addr, err)
 		}
 		c.nc = tc
 	}
@@ -208,6 +213,7 @@ func Listen(ctx context.Context, addr proto.Address, cfg Config, accept func(*Co
 	if err != nil {
 		return nil, fmt.Errorf("listening at %v: %w", addr, err)
 	}
+	cfg.refusals = &socket.Refusals{}
 	l := &Listener{nl: nl}
 	l.done.Go(func() { l.serve(cfg, accept) })
 	return l, nil

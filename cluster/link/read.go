@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -28,6 +30,9 @@ func (s *source) Read(b []byte) (int, error) {
 // read is the reader goroutine.
 func (c *Conn) read() {
 	err := c.greet()
+	if err != nil {
+		c.refused(err)
+	}
 	for err == nil {
 		var id uint32
 		var p proto.Packet
@@ -65,6 +70,27 @@ func (c *Conn) greet() error {
 		}
 	}
 	return nil
+}
+
+// refused logs that there will be no connection, because one side does not accept
+// what the other is or speaks. A peer that only connects and hangs up, to see
+// whether the port is open, is of no interest; nor is what our side has ended, nor a
+// node that ends just now.
+func (c *Conn) refused(err error) {
+	c.mu.Lock()
+	local := c.local
+	c.mu.Unlock()
+	var timeout net.Error
+	hungUp := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	switch {
+	case c.cfg.refusals == nil, local, errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
+	case hungUp && (c.incoming || c.cfg.TLS == nil):
+	case c.incoming && errors.As(err, &timeout) && timeout.Timeout():
+	case c.incoming:
+		c.cfg.refusals.Log(c.cfg.logger(), "peer refused", c.remote.Host, c.remote.String(), err)
+	default:
+		c.cfg.refusals.Log(c.cfg.logger(), "no agreement with a peer", c.remote.String(), c.remote.String(), err)
+	}
 }
 
 // staleLocked reports whether our side ended the connection in such a way that p

@@ -126,8 +126,11 @@ func (c *conn) serve() {
 	close(c.loads)
 	c.wg.Wait()
 	c.iters.closeAll()
+	refusal, refused := errors.AsType[*refusedError](err)
 	switch {
 	case c.seq == nil && err == io.EOF: // a look-out for a free port, or ruok
+	case refused && !errors.Is(err, net.ErrClosed):
+		c.srv.refusals.Log(c.srv.log, "client refused", host(c.nc.RemoteAddr()), c.nc.RemoteAddr().String(), refusal.err)
 	case err == io.EOF, errors.Is(err, errClose), errors.Is(err, net.ErrClosed):
 		c.log().Info("disconnected")
 	default:
@@ -142,10 +145,13 @@ func (c *conn) talk() error {
 		err := t.HandshakeContext(ctx)
 		cancel()
 		if err != nil {
-			return err
+			return explainTLS(err)
 		}
 	}
 	if err := c.hello(); err != nil {
+		if c.frames.speaksTLS() {
+			return &refusedError{fmt.Errorf("the client speaks TLS, this server does not: %w", err)}
+		}
 		return err
 	}
 	var m message

@@ -49,6 +49,12 @@ func (f *frameReader) next() ([]byte, error) {
 	return p, nil
 }
 
+// speaksTLS reports whether what could not be read as a frame begins a TLS
+// handshake.
+func (f *frameReader) speaksTLS() bool {
+	return f.hi-f.lo >= 2 && f.buf[f.lo] == 0x16 && f.buf[f.lo+1] == 3
+}
+
 // ready reports whether next would not wait.
 func (f *frameReader) ready() bool {
 	have := f.hi - f.lo

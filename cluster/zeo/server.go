@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // Config configures a server. A zero field takes the documented default.
@@ -81,6 +83,8 @@ type Server struct {
 	cancel context.CancelFunc
 	late   context.Context // ends finishGrace later
 	wg     sync.WaitGroup  // what does not belong to a connection
+
+	refusals socket.Refusals
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}

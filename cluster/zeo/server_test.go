@@ -33,11 +33,13 @@ func (l *logged) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func (l *logged) contains(s string) bool {
+func (l *logged) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.Contains(l.b.String(), s)
+	return l.b.String()
 }
+
+func (l *logged) contains(s string) bool { return strings.Contains(l.String(), s) }
 
 // served is a server over a storage, for one test.
 type served struct {

@@ -6,6 +6,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -139,4 +141,33 @@ func (a *authority) checkRevoked(chain []*x509.Certificate, now time.Time) error
 		return nil
 	}
 	return fmt.Errorf("no valid revocation list of %v", issuer.Subject)
+}
+
+// refusedError tells why a client is refused before it has said anything.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
+
+// explainTLS says what a failed TLS handshake means. A peer that hangs up says
+// nothing.
+func explainTLS(err error) error {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return &refusedError{fmt.Errorf("the client does not use TLS, this server requires it: %w", err)}
+	}
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return &refusedError{fmt.Errorf("the client refuses our certificate or TLS version: %w", err)}
+	}
+	if err == io.EOF || errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return &refusedError{fmt.Errorf("TLS handshake: %w", err)}
+}
+
+// host returns the host of an address, all of it if it has none.
+func host(a net.Addr) string {
+	if h, _, err := net.SplitHostPort(a.String()); err == nil {
+		return h
+	}
+	return a.String()
 }

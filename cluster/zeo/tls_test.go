@@ -45,7 +45,10 @@ func newIssuer(t *testing.T, name string) *issuer {
 func (i *issuer) sign(c, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
 	c.SerialNumber = big.NewInt(i.next)
 	i.next++
-	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	c.NotBefore = time.Now().Add(-time.Hour)
+	if c.NotAfter.IsZero() {
+		c.NotAfter = time.Now().Add(time.Hour)
+	}
 	if parent == nil {
 		parent = c
 	}
@@ -191,5 +194,63 @@ func TestPlainClientOnTLS(t *testing.T) {
 	b, err := io.ReadAll(nc)
 	if strings.Contains(string(b), "Z5") {
 		t.Errorf("a plain client is answered %q, %v", b, err)
+	}
+}
+
+// The server says whom it refuses and why, once for many attempts.
+func TestRefusalsAreLogged(t *testing.T) {
+	ca, other := newIssuer(t, "ca"), newIssuer(t, "other")
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	server := &tls.Config{Certificates: []tls.Certificate{ca.leaf("zodb.org")}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := ca.sign(&x509.Certificate{Subject: pkix.Name{CommonName: "old"}, NotAfter: time.Now().Add(-time.Minute)}, ca.cert, key)
+	client := func(c tls.Certificate, roots *x509.CertPool) *tls.Config {
+		return &tls.Config{RootCAs: roots, ServerName: "zodb.org", // shown whatever the server asks for
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c, nil }}
+	}
+	for name, tt := range map[string]struct {
+		server, client *tls.Config
+		want           string
+	}{
+		"plain client":         {server, nil, "does not use TLS"},
+		"plain server":         {nil, client(ca.leaf("good"), roots), "speaks TLS, this server does not"},
+		"another authority":    {server, client(other.leaf("stranger"), roots), "unknown authority"},
+		"expired":              {server, client(tls.Certificate{Certificate: [][]byte{expired.Raw}, PrivateKey: key}, roots), "certificate has expired"},
+		"server is a stranger": {server, client(ca.leaf("good"), x509.NewCertPool()), "refuses our certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, zeotest.NewMemory(), func(c *zeo.Config) { c.TLS = tt.server })
+			for range 3 {
+				nc, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tt.client != nil {
+					nc = tls.Client(nc, tt.client)
+					if err := nc.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := nc.Write([]byte("\x00\x00\x00\x02Z5")); err == nil {
+					_, err = io.ReadAll(nc)
+					if err == nil && tt.client != nil {
+						t.Error("connected")
+					}
+				}
+				nc.Close()
+			}
+			for deadline := time.Now().Add(20 * time.Second); !strings.Contains(s.log.String(), "level=WARN"); time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("nothing is logged")
+				}
+			}
+			if log := s.log.String(); strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, `msg="client refused" addr=127.0.0.1:`) || !strings.Contains(log, tt.want) {
+				t.Errorf("logged %s\nwant %s", log, tt.want)
+			}
+		})
 	}
 }

@@ -101,6 +101,11 @@ func TestTLS(t *testing.T) {
 			}
 		}
 	}
+	// The nodes that refuse say so as well.
+	for _, why := range []string{`node without TLS`, `unknown authority|peer refuses our TLS`} {
+		says(t, "neomaster", c.Master.Output(), `peer refused addr=127\.0\.0\.1:\d+ err=.*(`+why+`)`)
+		says(t, "neoadmin", c.AdminP.Output(), `peer refused addr=127\.0\.0\.1:\d+ err=.*(`+why+`)`)
+	}
 	conn, err := tls.Dial("tcp", c.Masters, &tls.Config{InsecureSkipVerify: true})
 	if err == nil {
 		// TLS 1.3 tells of the missing certificate with the first data.
