@@ -16,7 +16,7 @@ import (
 type fileLock struct{ f *os.File }
 
 func lockFile(_ *syscall.Stat_t, path string) (*fileLock, error) {
-	f, err := os.OpenFile(path+"-neolock", os.O_RDWR|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(path+"-neolock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,7 @@ func newDialect(database string, log *slog.Logger) (*dialect, error) {
 		return d, nil
 	}
 	// Creating the file here gives it an identity to lock before SQLite sees it.
-	f, err := os.OpenFile(n.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.OpenFile(n.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		err = f.Close()
 	}
