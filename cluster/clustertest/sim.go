@@ -83,6 +83,7 @@ type simulation struct {
 
 	mu      sync.Mutex
 	nodes   map[string]context.CancelFunc // running nodes by host
+	crashed map[string]bool               // hosts whose node may fail: it has lost its database
 	seen    Observed
 	lastAck tid.TID
 	oids    []tid.OID
@@ -103,7 +104,7 @@ func newSimulation(t *testing.T, plan Plan, log *slog.Logger) *simulation {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}}
+	s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}, crashed: map[string]bool{}}
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	s.stuck = time.AfterFunc(limit, func() {
 		buf := make([]byte, 1<<20)
@@ -193,10 +194,15 @@ func (s *simulation) node(host string, run func(context.Context) error) {
 	ended := make(chan struct{})
 	s.mu.Lock()
 	s.nodes[host] = func() { cancel(); <-ended }
+	s.crashed[host] = false
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		defer close(ended)
-		if err := run(ctx); err != nil && ctx.Err() == nil {
+		err := run(ctx)
+		s.mu.Lock()
+		crashed := s.crashed[host]
+		s.mu.Unlock()
+		if err != nil && ctx.Err() == nil && !crashed {
 			s.t.Errorf("%+v: the node of %s failed: %v", s.plan, host, err)
 		}
 	})
@@ -255,6 +261,9 @@ func (s *simulation) disturb(done <-chan struct{}) {
 			s.net.Drop(clientHost(r.IntN(s.plan.Clients)), host)
 		}
 		if s.plan.Crashes && r.IntN(3) == 0 {
+			s.mu.Lock()
+			s.crashed[host] = true
+			s.mu.Unlock()
 			if i < s.plan.Storages {
 				if err := s.dbs[i].Crash(); err != nil {
 					s.t.Errorf("crashing database %d: %v", i, err)
