@@ -60,7 +60,6 @@ type mailWorld struct {
 	addr    proto.Address
 	mu      sync.Mutex
 	conns   []*link.Conn
-	stop    []func()
 	listens *link.Listener
 }
 
