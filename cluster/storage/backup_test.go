@@ -158,7 +158,7 @@ func TestBackupOfPackedUndo(t *testing.T) {
 	undo.DataSerial = proto.Some[tid.TID](10)
 	call[*proto.AnswerStoreObject](c, undo)
 	up.finish(c, 15, 1)
-	if _, _, err := up.db.Pack(1, 14, nil, proto.Opt[tid.OID]{}, 100); err != nil {
+	if _, _, err := up.db.Pack(1, 14, nil, tid.Max, proto.Opt[tid.OID]{}, 100); err != nil {
 		t.Fatal(err)
 	}
 	b.replicateFrom(15, "up", up, 0, 1)

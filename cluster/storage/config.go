@@ -33,6 +33,9 @@ type Config struct {
 	DisablePack bool
 	// DisableDrop keeps the data of discarded cells.
 	DisableDrop bool
+	// FetchCount is how many transactions or records a replica asks for at a time.
+	// Default: 1000.
+	FetchCount int
 	// ReplicationShare is how many percent of the time replication, in either
 	// direction, takes while clients are served; 100: it does not yield to them.
 	// Default: DefaultReplicationShare. Without clients it takes all of the time.
@@ -73,6 +76,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	if cfg.ReplicationRate < 0 {
 		return nil, fmt.Errorf("replication rate of %d bytes per second is negative", cfg.ReplicationRate)
+	}
+	if cfg.FetchCount <= 0 {
+		cfg.FetchCount = fetchCount
 	}
 	stored, err := cfg.Backend.Config()
 	if err != nil {

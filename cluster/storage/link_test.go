@@ -217,7 +217,7 @@ func TestCheckKeepsLink(t *testing.T) {
 		ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
 		ev = asked[*proto.AskFetchObjects](t, s2.events)
 		ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
-		expect[*proto.NotifyReplicationDone](s)
+		await[*proto.NotifyReplicationDone](s)
 		time.Sleep(2 * idleTimeout)
 		check.Conn.Answer(check.ID, &proto.AnswerCheckTIDRange{Count: 1, Last: 8})
 		expect[*proto.NotifyPartitionCorrupted](s)

@@ -14,7 +14,8 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// fetchCount is how many transactions or records are asked for at a time.
+// fetchCount is how many transactions or records are asked for at a time, if
+// Config.FetchCount does not say it.
 const fetchCount = 1000
 
 // replicator completes the cells of this node from those of others, one
@@ -38,6 +39,7 @@ type replicator struct {
 	current    *fetch
 	link       *peer // used last
 	retry      *time.Timer
+	packs      packOrders
 }
 
 // progress is how far a cell is replicated.
@@ -47,6 +49,7 @@ type progress struct {
 	// tid.Invalid until the master answered, absent if there is none.
 	blocker            proto.Opt[tid.TID]
 	approved, rejected []tid.TID // of pack orders that are not here yet
+	missed             missedPacks
 	failures           int
 	notBefore          time.Time // of the next attempt
 }
@@ -65,9 +68,11 @@ type fetch struct {
 	max       tid.TID
 	link      *peer
 	started   bool
+	pass      pass
 	ask       uint32 // the outstanding request
-	min       tid.TID
+	min, last tid.TID
 	minOID    tid.OID
+	deleted   int // objects, by the pass for missed packs
 }
 
 func newReplicator(n *Node, s *session) *replicator {
@@ -185,7 +190,7 @@ func (r *replicator) transactionFinished(ttid tid.TID, last proto.Opt[tid.TID]) 
 		}
 		if _, more := r.todo[p]; !more && (r.current == nil || r.current.partition != p) {
 			// All of them were aborted, and the cell is replicated.
-			if err := r.s.txns.Replicated(p, c.blocker.V); err != nil {
+			if err := r.settle(p, c, proto.Some(c.blocker.V)); err != nil {
 				return err
 			}
 		}
@@ -214,6 +219,9 @@ func (r *replicator) replicate(q *proto.Replicate) error {
 	}
 	if advanced {
 		if err := r.updateBackup(); err != nil {
+			return err
+		}
+		if err := r.packSigned(); err != nil {
 			return err
 		}
 	}
@@ -263,7 +271,7 @@ func (r *replicator) complete(partition int, order tid.TID) bool {
 		return true
 	}
 	c := r.cells[partition]
-	return c != nil && c.nextTrans > order && c.nextObj > order
+	return c != nil && c.nextTrans > order && c.nextObj > order && c.missed.settled(order)
 }
 
 // signLater remembers decisions on pack orders that are not here yet.
@@ -393,19 +401,26 @@ func (r *replicator) begin(f *fetch) error {
 		return r.abort()
 	}
 	f.started = true
+	if len(f.cell.missed.orders) > 0 {
+		return r.beginMissed(f)
+	}
 	f.max, f.min = r.todo[f.partition], f.cell.nextTrans
+	f.last = f.max
 	delete(r.todo, f.partition)
+	if err := r.notePacked(f); err != nil {
+		return err
+	}
 	r.n.log.Debug("replicating", "partition", f.partition, "after", f.min, "up_to", f.max, "peer", f.link)
 	return r.askTransactions(true)
 }
 
 func (r *replicator) askTransactions(first bool) error {
 	f := r.current
-	have, err := r.n.db.TIDsFrom(f.partition, f.min, f.max, fetchCount)
+	have, err := r.n.db.TIDsFrom(f.partition, f.min, f.last, r.n.cfg.FetchCount)
 	if err != nil {
 		return fmt.Errorf("listing transactions of partition %d: %w", f.partition, err)
 	}
-	f.ask = f.link.conn.Ask(&proto.AskFetchTransactions{Partition: f.partition, Length: fetchCount, Min: f.min, Max: f.max,
+	f.ask = f.link.conn.Ask(&proto.AskFetchTransactions{Partition: f.partition, Length: r.n.cfg.FetchCount, Min: f.min, Max: f.last,
 		Have: have, AskPack: first}, question{r.s, func(ev link.Event) error { return r.fetched(f, ev) }})
 	return nil
 }
@@ -433,7 +448,13 @@ func (r *replicator) askObjects(first bool) error {
 	if changed {
 		r.n.backupTID.Store(&b)
 	}
-	keys, err := r.n.db.RecordsFrom(f.partition, f.min, f.max, f.minOID, fetchCount)
+	return r.askRecords()
+}
+
+// askRecords asks for the next chunk of records.
+func (r *replicator) askRecords() error {
+	f := r.current
+	keys, err := r.n.db.RecordsFrom(f.partition, f.min, f.last, f.minOID, r.n.cfg.FetchCount)
 	if err != nil {
 		return fmt.Errorf("listing records of partition %d: %w", f.partition, err)
 	}
@@ -441,7 +462,7 @@ func (r *replicator) askObjects(first bool) error {
 	for _, k := range keys {
 		have[k.TID] = append(have[k.TID], k.OID)
 	}
-	f.ask = f.link.conn.Ask(&proto.AskFetchObjects{Partition: f.partition, Length: fetchCount, Min: f.min, Max: f.max,
+	f.ask = f.link.conn.Ask(&proto.AskFetchObjects{Partition: f.partition, Length: r.n.cfg.FetchCount, Min: f.min, Max: f.last,
 		MinOID: f.minOID, Have: have}, question{r.s, func(ev link.Event) error { return r.fetched(f, ev) }})
 	return nil
 }
@@ -491,7 +512,7 @@ func (r *replicator) addTransaction(p *peer, id uint32, q *proto.AddTransaction)
 }
 
 func (r *replicator) addObject(p *peer, id uint32, q *proto.AddObject) error {
-	if !r.feeds(p, id) {
+	if !r.feeds(p, id) || r.current.pass == passDelete {
 		return nil
 	}
 	if err := r.n.db.AddObject(q.OID, q.Serial, q.ObjectData, q.DataSerial); err != nil {
@@ -517,6 +538,10 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 			if err := r.n.db.LowerPacked(f.partition, a.Packed.V); err != nil {
 				return fmt.Errorf("recording the pack of partition %d: %w", f.partition, err)
 			}
+			f.cell.missed.packedThere(a.Packed.V)
+		}
+		if f.pass == passAsk {
+			return r.compareMissed(f, a.Packed)
 		}
 		if a.Next.OK {
 			if a.Next.V <= f.min {
@@ -532,9 +557,9 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 		f.cell.nextTrans = f.max + 1
 		return r.askObjects(true)
 	case *proto.AnswerFetchObjects:
-		for t, oids := range a.Delete {
-			for _, oid := range oids {
-				if err := r.n.db.DeleteObject(oid, t); err != nil {
+		for _, t := range slices.Sorted(maps.Keys(a.Delete)) {
+			for _, oid := range a.Delete[t] {
+				if err := r.lacking(f, oid, t); err != nil {
 					return fmt.Errorf("deleting object %v at %v: %w", oid, t, err)
 				}
 			}
@@ -544,7 +569,16 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 				return r.refuse(ev, "the list of records does not advance")
 			}
 			f.min, f.minOID = a.Next.V, a.NextOID.V
+			if f.pass != passFetch {
+				if err := r.n.commit(); err != nil {
+					return err
+				}
+				return r.askRecords()
+			}
 			return r.askObjects(false)
+		}
+		if f.pass != passFetch {
+			return r.endMissed(f)
 		}
 		return r.finish(f)
 	case *proto.Error:
@@ -585,15 +619,15 @@ func (r *replicator) finish(f *fetch) error {
 	_, more := r.todo[p]
 	_, ordered := r.sources[p]
 	if !c.blocker.OK && (!more || ordered) {
-		if err := r.s.txns.Replicated(p, f.max); err != nil {
+		if err := r.settle(p, c, proto.Some(f.max)); err != nil {
 			return err
 		}
 	}
-	if r.n.table.Cell(p, r.n.id) == proto.UpToDate {
-		if err := r.s.worker.maybePack(nil); err != nil {
-			return err
-		}
-	}
+	return r.goOn()
+}
+
+// goOn begins the next partition. The link used last is released if there is none.
+func (r *replicator) goOn() error {
 	if err := r.next(); err != nil {
 		return err
 	}

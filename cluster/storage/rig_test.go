@@ -43,6 +43,7 @@ type testNode struct {
 	events chan link.Event
 	ended  chan error
 	cancel context.CancelFunc
+	orders []proto.PackOrder // known to the master
 }
 
 func newRig(t *testing.T) *rig {
@@ -142,7 +143,8 @@ func expect[T proto.Packet](s *testNode) T {
 	return p
 }
 
-// await returns the next packet of type T, skipping others.
+// await returns the next packet of type T, skipping others. Before the end of a
+// replication the node asks for the pack orders that it may have missed.
 func await[T proto.Packet](s *testNode) T {
 	s.rig.t.Helper()
 	for {
@@ -150,11 +152,31 @@ func await[T proto.Packet](s *testNode) T {
 		if p, ok := ev.Packet.(T); ok {
 			return p
 		}
+		var t T
+		if _, done := any(t).(*proto.NotifyReplicationDone); done {
+			s.answerOrders(ev)
+		}
 		if ev.End() {
 			var zero T
 			s.rig.t.Fatalf("the node hung up before %T: %v", zero, ev.Err)
 		}
 	}
+}
+
+// answerOrders answers AskPackOrders as the master does.
+func (s *testNode) answerOrders(ev link.Event) {
+	q, ok := ev.Packet.(*proto.AskPackOrders)
+	if !ok {
+		return
+	}
+	a := &proto.AnswerPackOrders{}
+	for _, o := range s.orders {
+		if o.ID >= q.Min {
+			a.Orders = []proto.PackOrder{o}
+			break
+		}
+	}
+	s.master.Answer(ev.ID, a)
 }
 
 // ask asks the node and returns its answer, which must be of type T.

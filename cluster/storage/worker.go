@@ -22,6 +22,9 @@ const (
 	maxStarving = 100 * time.Millisecond
 	// commitPeriod is how often background work is committed.
 	commitPeriod = time.Second
+	// keepDeletions is how long a replica may be gone, or may not yet have stored for
+	// good what it knows, before the partition table says so.
+	keepDeletions = time.Minute
 	// maxOrphans is how many orphans are deleted before the next search.
 	maxOrphans = 100000
 )
@@ -40,6 +43,10 @@ type worker struct {
 	asking    bool     // the master, for an order
 	repairing bool
 
+	kept     map[int]tid.TID   // deletions kept by packs, of partitions
+	quiet    map[int]time.Time // since when their cells have not changed
+	dropping *packing          // those of a partition
+
 	rate      float64 // rows per second, measured
 	last      time.Time
 	committed time.Time
@@ -56,7 +63,7 @@ type packing struct {
 }
 
 func newWorker(n *Node, s *session) *worker {
-	return &worker{n: n, s: s, drop: map[int]bool{}, rate: 10000}
+	return &worker{n: n, s: s, drop: map[int]bool{}, quiet: map[int]time.Time{}, rate: 10000}
 }
 
 // start finds what former periods of operation left to be done.
@@ -74,7 +81,79 @@ func (w *worker) start() error {
 	for _, p := range list {
 		w.discard(p)
 	}
+	return w.readKept()
+}
+
+// readKept learns what packs have kept.
+func (w *worker) readKept() error {
+	kept, err := w.n.db.KeptDeletions()
+	if err != nil {
+		return fmt.Errorf("kept deletions: %w", err)
+	}
+	for p := range kept {
+		if _, known := w.kept[p]; !known {
+			w.quiet[p] = time.Now()
+		}
+	}
+	w.kept = kept
 	return nil
+}
+
+// keepAfter returns from when on a pack of a partition keeps deletions. A replica that
+// is away has the objects, but may not know that they were deleted: it must get the
+// deletions when it comes back. If it is one of ours, it would also notice without them.
+func (w *worker) keepAfter(partition int, order tid.TID) tid.TID {
+	keep := tid.Max
+	for _, c := range w.n.table.Row(partition) {
+		switch {
+		case c.ID == w.n.id:
+		case !c.State.Readable():
+			return tid.Zero
+		case order>>32 == 0:
+			return tid.Zero
+		default: // it may be gone, and nothing has noticed yet
+			keep = order.Add(-1 << 32 * int64(keepDeletions/time.Minute))
+		}
+	}
+	return keep
+}
+
+// due returns a partition where the deletions that packs have kept are no longer
+// needed, or how long it takes until there may be one.
+func (w *worker) due() (partition int, wait time.Duration) {
+	wait = -1
+	for p := range w.kept {
+		if w.n.cfg.DisablePack || !w.n.isReadable(p) || w.drop == nil ||
+			slices.ContainsFunc(w.n.table.Row(p), func(c proto.Cell) bool { return !c.State.Readable() }) {
+			continue
+		}
+		left := max(0, keepDeletions-time.Since(w.quiet[p]))
+		if wait < 0 || left < wait || left == wait && p < partition {
+			partition, wait = p, left
+		}
+	}
+	return partition, wait
+}
+
+func (w *worker) stepKept(n int) (int, error) {
+	k := w.dropping
+	if k == nil || w.kept[k.at] == tid.Zero {
+		p, _ := w.due()
+		k = &packing{at: p}
+		w.dropping = k
+	}
+	last, deleted, err := w.n.db.DropDeletions(k.at, k.after, n)
+	if err != nil {
+		return 0, fmt.Errorf("dropping kept deletions of partition %d: %w", k.at, err)
+	}
+	if k.after = last; last.OK {
+		return max(deleted, n), nil
+	}
+	delete(w.kept, k.at)
+	w.dropping = nil
+	w.n.log.Info("deletions kept for other replicas are no longer needed", "partition", k.at)
+	w.dirty = false
+	return deleted, w.n.commit()
 }
 
 func (w *worker) discard(partition int) {
@@ -91,6 +170,8 @@ func (w *worker) stop() { w.drop, w.packing = nil, nil }
 // tableChanged follows the cells of this node.
 func (w *worker) tableChanged(cells []proto.CellChange) {
 	for _, c := range cells {
+		w.quiet[c.Partition] = time.Now()
+		w.dropping = nil // if it is still to be done, it begins again
 		if c.ID != w.n.id {
 			continue
 		}
@@ -107,7 +188,7 @@ func (w *worker) tableChanged(cells []proto.CellChange) {
 
 // overdue reports whether there is work that packets have delayed for too long.
 func (w *worker) overdue() bool {
-	return (len(w.drop) > 0 || w.packing != nil) && time.Since(w.last) > maxStarving
+	return (len(w.drop) > 0 || w.packing != nil || w.dropping != nil) && time.Since(w.last) > maxStarving
 }
 
 // step does a slice of work. It returns 0 if there may be more, how long to wait
@@ -116,11 +197,14 @@ func (w *worker) step() (time.Duration, error) {
 	begin := time.Now()
 	n := max(minRows, int(w.rate*slice.Seconds()))
 	done, worked, err := 0, true, error(nil)
+	_, wait := w.due()
 	switch {
 	case len(w.drop) > 0:
 		done, err = n, w.stepDrop(n)
 	case w.packing != nil:
 		done, err = w.stepPack(n)
+	case wait == 0:
+		done, err = w.stepKept(n)
 	default:
 		worked = false
 	}
@@ -132,7 +216,7 @@ func (w *worker) step() (time.Duration, error) {
 			w.dirty = false
 			return 0, w.n.commit()
 		}
-		return -1, nil
+		return wait, nil
 	}
 	w.last = time.Now()
 	if took := w.last.Sub(begin); done >= n && took > 0 {
@@ -170,6 +254,9 @@ func (w *worker) stepPack(n int) (int, error) {
 			if err := w.n.notifyPacked(false); err != nil {
 				return 0, err
 			}
+			if err := w.readKept(); err != nil {
+				return 0, err
+			}
 			return 0, w.maybePack(nil)
 		}
 		k.at, k.after = slices.Min(slices.Collect(maps.Keys(k.todo))), proto.Opt[tid.OID]{}
@@ -185,7 +272,7 @@ func (w *worker) stepPack(n int) (int, error) {
 	}
 	if !k.order.Partial || len(oids) > 0 {
 		var err error
-		k.after, deleted, err = w.n.db.Pack(k.at, k.order.Time, oids, k.after, n)
+		k.after, deleted, err = w.n.db.Pack(k.at, k.order.Time, oids, w.keepAfter(k.at, k.order.ID), k.after, n)
 		if err != nil {
 			return 0, fmt.Errorf("packing partition %d up to %v: %w", k.at, k.order.Time, err)
 		}
@@ -304,10 +391,13 @@ func (n *Node) packSigned(q *proto.NotifyPackSigned) error {
 		return nil
 	}
 	n.lastPack = last
-	switch {
-	case n.session == nil:
+	if n.session == nil {
 		return nil
-	case n.cfg.DisablePack:
+	}
+	if err := n.session.replicator.packSigned(); err != nil {
+		return err
+	}
+	if n.cfg.DisablePack {
 		return n.notifyPacked(false)
 	}
 	return n.session.worker.maybePack(nil)

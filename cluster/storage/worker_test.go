@@ -262,11 +262,11 @@ func (b *paced) delay(n int) {
 	time.Sleep(time.Duration(min(n, b.records)) * rowTime)
 }
 
-func (b *paced) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (proto.Opt[tid.OID], int, error) {
+func (b *paced) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (proto.Opt[tid.OID], int, error) {
 	b.lock <- struct{}{}
 	defer func() { <-b.lock }()
 	b.delay(n)
-	return b.Backend.Pack(partition, t, oids, after, n)
+	return b.Backend.Pack(partition, t, oids, keep, after, n)
 }
 
 func (b *paced) DropPartition(partition, n int) (bool, error) {

@@ -10,8 +10,8 @@
 // Every method may be called concurrently. Writes are serialised by the backend.
 // [Backend.GetObject] and the other reads see everything written by calls that
 // returned before they began, committed or not, and need not wait for a Commit
-// that is under way. Only what Pack and DropPartition delete may still be seen
-// until the next Commit.
+// that is under way. Only what Pack, DropDeletions and DropPartition delete may still
+// be seen until the next Commit.
 //
 // A backend may commit earlier than it is told to, between two calls.
 //
@@ -266,6 +266,9 @@ type Replicating interface {
 	// RecordsFrom returns at most n records ordered by (TID, OID), from
 	// (min, minOID) to max inclusive.
 	RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]Key, error)
+	// RecordBefore returns the last record of an object before a TID, and whether it
+	// is a deletion, Zero if there is none.
+	RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error)
 	// AddTransaction stores metadata in the final tables. An equal row is
 	// accepted; a different one makes this call or a later one fail.
 	AddTransaction(t tid.TID, meta Meta, pack *proto.PackState) error
@@ -303,10 +306,18 @@ type Packing interface {
 	// replicated from one where id is the last completed order.
 	LowerPacked(partition int, id tid.TID) error
 	// Pack packs at most about n records of a partition up to t, starting after
-	// the object after (absent: from the first), or the listed objects only. It
-	// returns the last object examined, absent when the partition is done, and
-	// the number of records deleted.
-	Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
+	// the object after (absent: from the first), or the listed objects only. Of an
+	// object that was deleted after keep, the deletion stays, and the partition is
+	// among the KeptDeletions. It returns the last object examined, absent when the
+	// partition is done, and the number of records deleted.
+	Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
+	// KeptDeletions returns the partitions where Pack has kept deletions, and the
+	// greatest time of those packs.
+	KeptDeletions() (map[int]tid.TID, error)
+	// DropDeletions deletes, of at most about n records of a partition, the deletions
+	// up to its time of KeptDeletions that are the first record of their object. after
+	// and last are as for Pack. When the partition is done it has no KeptDeletions.
+	DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error)
 	// PackedUpTo returns a TID such that no record of an object after it has lost the
 	// one before it to a pack: Zero if there was none. Where that is not known, the
 	// TID is rather too late than too early.

@@ -49,6 +49,7 @@ type tables struct {
 	data   map[int64]proto.ObjectData
 	voted  map[tid.TID]voted
 	tobj   map[tid.TID][]backend.Store
+	kept   map[int]tid.TID // partitions where packs have kept deletions
 }
 
 type cellKey struct {
@@ -78,6 +79,7 @@ func newTables() tables {
 		config: map[string]string{}, moment: map[string]tid.TID{}, cells: map[cellKey]cellRow{},
 		packs: map[tid.TID]proto.PackState{}, trans: map[tid.TID]backend.Meta{}, obj: map[tid.OID][]record{},
 		data: map[int64]proto.ObjectData{}, voted: map[tid.TID]voted{}, tobj: map[tid.TID][]backend.Store{},
+		kept: map[int]tid.TID{},
 	}
 }
 

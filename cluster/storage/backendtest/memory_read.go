@@ -80,6 +80,20 @@ func (b *memory) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
 	return b.object(r, tid.Zero), nil
 }
 
+// RecordBefore implements [backend.Replicating].
+func (b *memory) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
+	if err := b.enter(); err != nil {
+		return 0, false, err
+	}
+	defer b.m.Unlock()
+	for _, r := range b.disk.obj[oid] {
+		if r.tid < before {
+			t, deleted = r.tid, !r.data.OK
+		}
+	}
+	return t, deleted, nil
+}
+
 // Transaction implements [backend.Reading].
 func (b *memory) Transaction(t tid.TID) (backend.Meta, error) {
 	if err := b.enter(); err != nil {
@@ -437,7 +451,7 @@ func (b *memory) packed(partition int, f func(old tid.TID) tid.TID) error {
 }
 
 // Pack implements [backend.Packing].
-func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
+func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	if err := b.enter(); err != nil {
 		return last, 0, err
 	}
@@ -463,8 +477,12 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[
 		}
 		if len(upTo) > 0 {
 			seen += len(upTo)
-			keep := upTo[len(upTo)-1]
-			gone, k := b.cut(o, func(r record) bool { return r.tid < keep.tid || r.tid == keep.tid && !keep.data.OK })
+			newest := upTo[len(upTo)-1]
+			whole := !newest.data.OK && newest.tid <= keep
+			if !newest.data.OK && !whole {
+				put(b.Memory, b.disk.kept, partition, max(t, b.disk.kept[partition]))
+			}
+			gone, k := b.cut(o, func(r record) bool { return r.tid < newest.tid || r.tid == newest.tid && whole })
 			ids = append(ids, gone...)
 			deleted += k
 		}
@@ -475,6 +493,44 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[
 		last = proto.Opt[tid.OID]{}
 	}
 	return last, deleted, nil
+}
+
+// KeptDeletions implements [backend.Packing].
+func (b *memory) KeptDeletions() (map[int]tid.TID, error) {
+	if err := b.enter(); err != nil {
+		return nil, err
+	}
+	defer b.m.Unlock()
+	return maps.Clone(b.disk.kept), nil
+}
+
+// DropDeletions implements [backend.Packing].
+func (b *memory) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
+	if err := b.enter(); err != nil {
+		return last, 0, err
+	}
+	defer b.m.Unlock()
+	t, ok := b.disk.kept[partition]
+	if !ok {
+		return last, 0, nil
+	}
+	np, seen := b.np(), 0
+	for _, o := range slices.Sorted(maps.Keys(b.disk.obj)) {
+		if o.Partition(np) != partition || after.OK && o <= after.V || b.disk.obj[o][0].tid > t {
+			continue
+		}
+		if seen++; seen > max(n, 1) {
+			return last, deleted, nil
+		}
+		last = proto.Some(o)
+		recs := b.disk.obj[o]
+		if !recs[0].data.OK && (len(recs) == 1 || recs[1].tid > t) {
+			_, k := b.cut(o, func(r record) bool { return r.tid == recs[0].tid })
+			deleted += k
+		}
+	}
+	remove(b.Memory, b.disk.kept, partition)
+	return proto.Opt[tid.OID]{}, deleted, nil
 }
 
 // PackedUpTo implements [backend.Packing].

@@ -60,6 +60,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Database) {
 		{"PackOrderOfAbortedTransaction", testPackOrderOfAborted},
 		{"Pack", testPack},
 		{"PackListed", testPackListed},
+		{"PackKeepsDeletions", testPackKeepsDeletions},
 		{"PackedByOthers", testPackedByOthers},
 		{"DropPartition", testDropPartition},
 		{"Truncate", testTruncate},

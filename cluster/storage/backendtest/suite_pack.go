@@ -112,7 +112,7 @@ func testPack(e *env) {
 	var after proto.Opt[tid.OID]
 	deleted, slices := 0, 0
 	for {
-		last, n, err := e.b.Pack(1, 10, nil, after, 1)
+		last, n, err := e.b.Pack(1, 10, nil, tid.Max, after, 1)
 		e.ok(err)
 		deleted += n
 		if slices++; slices > 10 {
@@ -144,9 +144,119 @@ func testPack(e *env) {
 		e.reopen()
 	}
 	// Again: nothing left to do.
-	last, n, err := e.b.Pack(1, 10, nil, proto.Opt[tid.OID]{}, 100)
+	last, n, err := e.b.Pack(1, 10, nil, tid.Max, proto.Opt[tid.OID]{}, 100)
 	e.ok(err)
 	e.equal("Pack", fmt.Sprint(last, n), fmt.Sprint(proto.Opt[tid.OID]{}, 0))
+}
+
+// A pack keeps the deletions that another replica may not know, until it is told that all
+// replicas know them.
+func testPackKeepsDeletions(e *env) {
+	e.table()
+	e.commit(4, 4, change{oid: 1, text: "a4"}, change{oid: 5, text: "b4"}, change{oid: 9, text: "c4"}, change{oid: 2, text: "d4"})
+	e.commit(8, 8, change{oid: 1, text: "-"}, change{oid: 9, text: "c8"})
+	e.commit(12, 12, change{oid: 5, text: "-"}, change{oid: 9, text: "-"}, change{oid: 2, text: "-"})
+	e.commit(16, 16, change{oid: 9, text: "c16"})
+	e.ok(e.b.Commit())
+	kept := func(want map[int]tid.TID) {
+		e.Helper()
+		got, err := e.b.KeptDeletions()
+		e.ok(err)
+		if len(got)+len(want) > 0 {
+			e.equal("KeptDeletions", got, want)
+		}
+	}
+	before := func(oid tid.OID, t tid.TID, want string) {
+		e.Helper()
+		got, deleted, err := e.b.RecordBefore(oid, t)
+		e.ok(err)
+		e.equal(fmt.Sprint("RecordBefore ", oid, t), fmt.Sprint(uint64(got), deleted), want)
+	}
+	before(9, tid.Max, "16 false")
+	before(9, 16, "12 true")
+	before(9, 12, "8 false")
+	before(9, 4, "0 false")
+	before(77, tid.Max, "0 false")
+	kept(nil)
+	pack := func(p int, oids ...tid.OID) (deleted int) {
+		e.Helper()
+		var after proto.Opt[tid.OID]
+		for {
+			last, n, err := e.b.Pack(p, 13, oids, 8, after, 1)
+			e.ok(err)
+			deleted += n
+			if after = last; !last.OK {
+				return deleted
+			}
+		}
+	}
+	// The deletion at 8 goes, those after it stay, without what they have deleted.
+	e.equal("deleted", pack(1), 5) // a4, its deletion, b4, c4, c8
+	e.equal("deleted", pack(2, 2), 1)
+	e.equal("deleted again", pack(1), 0)
+	e.ok(e.b.Commit())
+	for range 2 {
+		kept(map[int]tid.TID{1: 13, 2: 13})
+		before(1, tid.Max, "0 false")
+		before(5, tid.Max, "12 true")
+		before(9, 16, "12 true")
+		before(9, 12, "0 false")
+		e.loads(1, query{}, "no such object")
+		e.loads(5, query{before: 12}, "not found")
+		e.loads(9, query{before: 16}, "12<16 absent")
+		e.loads(2, query{}, "12 absent")
+		e.loads(9, query{}, "16 c16")
+		e.equal("orphans", e.orphans(), 0)
+		e.reopen()
+	}
+	drop := func(p int) (deleted int) {
+		e.Helper()
+		var after proto.Opt[tid.OID]
+		for {
+			last, n, err := e.b.DropDeletions(p, after, 1)
+			e.ok(err)
+			deleted += n
+			if after = last; !last.OK {
+				return deleted
+			}
+			kept(map[int]tid.TID{1: 13, 2: 13})
+		}
+	}
+	e.equal("dropped", drop(1), 2)
+	e.ok(e.b.Commit())
+	for range 2 {
+		kept(map[int]tid.TID{2: 13})
+		before(5, tid.Max, "0 false")
+		e.loads(5, query{}, "no such object")
+		e.loads(9, query{}, "16 c16")
+		e.loads(9, query{before: 16}, "not found")
+		e.loads(2, query{}, "12 absent")
+		e.reopen()
+	}
+	e.equal("dropped where nothing is kept", drop(3), 0)
+	// A deletion that stands after something else is history.
+	e.commit(20, 20, change{oid: 13, text: "e20"})
+	e.commit(24, 24, change{oid: 13, text: "-"}, change{oid: 17, text: "-"})
+	e.ok(e.b.Commit())
+	last, n, err := e.b.Pack(1, 24, []tid.OID{17}, 0, proto.Opt[tid.OID]{}, 10)
+	e.ok(err)
+	e.equal("Pack", fmt.Sprint(last.OK, n), "false 0")
+	kept(map[int]tid.TID{1: 24, 2: 13})
+	e.ok(e.b.Commit())
+	for i := range 2 {
+		last, n, err = e.b.DropDeletions(1, proto.Opt[tid.OID]{}, 1000)
+		e.ok(err)
+		e.equal("DropDeletions", fmt.Sprint(last.OK, n), "false 1")
+		if i == 0 { // what was not committed is not forgotten
+			e.crash()
+			kept(map[int]tid.TID{1: 24, 2: 13})
+			before(17, tid.Max, "24 true")
+		}
+	}
+	e.ok(e.b.Commit())
+	kept(map[int]tid.TID{2: 13})
+	before(13, tid.Max, "24 true")
+	before(17, tid.Max, "0 false")
 }
 
 // What others have packed stays so when this program packs, too: before it, after it
@@ -156,7 +266,7 @@ func testPackedByOthers(e *env) {
 	pack := func(t tid.TID, order tid.TID) {
 		e.Helper()
 		for p := range np {
-			_, _, err := e.b.Pack(p, t, nil, proto.Opt[tid.OID]{}, 10)
+			_, _, err := e.b.Pack(p, t, nil, tid.Max, proto.Opt[tid.OID]{}, 10)
 			e.ok(err)
 			e.ok(e.b.SetPacked(p, order))
 		}
@@ -200,7 +310,7 @@ func testPackListed(e *env) {
 		e.commit(t, t, change{oid: 1, text: "a"}, change{oid: 5, text: "b"}, change{oid: 9, text: "c"})
 	}
 	for _, oids := range [][]tid.OID{{}, {2, 3}, {77}} {
-		last, n, err := e.b.Pack(1, 12, oids, proto.Opt[tid.OID]{}, 10)
+		last, n, err := e.b.Pack(1, 12, oids, tid.Max, proto.Opt[tid.OID]{}, 10)
 		e.ok(err)
 		if last.OK || n != 0 {
 			e.Errorf("pack of %v: %v, %d deleted", oids, last, n)
@@ -209,7 +319,7 @@ func testPackListed(e *env) {
 	var after proto.Opt[tid.OID]
 	deleted := 0
 	for i := 0; ; i++ {
-		last, n, err := e.b.Pack(1, 12, []tid.OID{9, 2, 1, 21}, after, 1)
+		last, n, err := e.b.Pack(1, 12, []tid.OID{9, 2, 1, 21}, tid.Max, after, 1)
 		e.ok(err)
 		deleted += n
 		if !last.OK {

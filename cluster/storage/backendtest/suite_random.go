@@ -101,8 +101,16 @@ func testRandomWork(e *env) {
 			crash()
 		case k == 18 && step%2 == 0: // pack
 			p, t := r.IntN(np), revisions[r.IntN(len(revisions))]
+			keep := revisions[r.IntN(len(revisions))]
 			for _, x := range both {
-				_, _, err := x.b.Pack(p, t, nil, proto.Opt[tid.OID]{}, 1000)
+				_, _, err := x.b.Pack(p, t, nil, keep, proto.Opt[tid.OID]{}, 1000)
+				x.ok(err)
+				x.ok(x.b.Commit())
+			}
+		case k == 18: // drop what packs have kept
+			p := r.IntN(np)
+			for _, x := range both {
+				_, _, err := x.b.DropDeletions(p, proto.Opt[tid.OID]{}, 1000)
 				x.ok(err)
 				x.ok(x.b.Commit())
 			}

@@ -21,7 +21,8 @@ const (
 	keyImport   = "zodb"
 	// Ours: others leave them alone.
 	keyPacked      = "packed_up_to"
-	keyPackedOrder = "packed_order" // the last one that keyPacked takes into account
+	keyPackedOrder = "packed_order"   // the last one that keyPacked takes into account
+	keyKept        = "kept_deletions" // partitions where packs have kept deletions, and up to when
 )
 
 func readConfig(c *Conn) (map[string]string, error) {

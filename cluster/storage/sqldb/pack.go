@@ -3,8 +3,11 @@ package sqldb
 import (
 	"database/sql/driver"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -223,14 +226,17 @@ func (db *DB) PackedUpTo(oid tid.OID) (t tid.TID, err error) {
 	return t, err
 }
 
-// packable is an object with history to drop.
+// packable is an object that may have history to drop.
 type packable struct {
-	oid  tid.OID
-	upTo tid.TID // records before this go
+	oid     tid.OID
+	upTo    tid.TID // records before this go
+	records int     // up to the time of the pack
+	last    tid.TID // of them
+	deleted bool    // by the last one
 }
 
 // Pack implements [backend.Packing].
-func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
+func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	l := db.layout.Load()
 	if partition < 0 || partition >= l.np {
 		return last, 0, backend.ErrNonReadable
@@ -259,9 +265,20 @@ func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid
 			return err
 		}
 		var work []packable
+		kept := false
+		visit := func(w packable) {
+			if w.deleted && w.last > keep {
+				kept = true
+			} else if w.deleted {
+				w.upTo++ // its last record goes, too
+			} else if w.records == 1 {
+				return
+			}
+			work = append(work, w)
+		}
 		if oids != nil {
 			for _, o := range oids {
-				if _, err := packables(c, packOne, 0, &work, int64(partition), int64(o), clampTID(t), int64(1), int64(partition)); err != nil {
+				if _, err := packables(c, packOne, 0, visit, int64(partition), int64(o), clampTID(t), int64(1), int64(partition)); err != nil {
 					return err
 				}
 			}
@@ -271,27 +288,120 @@ func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, after proto.Opt[tid
 				from = int64(after.V) + 1
 			}
 			var err error
-			if last, err = packables(c, packMany, n, &work, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
+			if last, err = packables(c, packMany, n, visit, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
 				return err
 			}
 		}
-		var ids []backend.DataID
-		for _, w := range work {
-			err := c.Each("SELECT DISTINCT data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? AND data_id IS NOT NULL", func(r *Row) error {
-				ids = append(ids, backend.DataID{ID: r.Int(0), OK: true})
-				return nil
-			}, int64(partition), int64(w.oid), int64(w.upTo))
-			if err != nil {
+		if kept {
+			if err := noteKept(c, partition, t); err != nil {
 				return err
 			}
-			k, err := c.Exec("DELETE FROM obj WHERE `partition` = ? AND oid = ? AND tid < ?", int64(partition), int64(w.oid), int64(w.upTo))
-			if err != nil {
-				return err
-			}
-			deleted += int(k)
 		}
-		_, err := db.prune(c, ids)
+		deleted, err = db.dropHistory(c, partition, work)
 		return err
+	})
+	return last, deleted, err
+}
+
+// dropHistory deletes records of objects, and data that nothing else refers to.
+func (db *DB) dropHistory(c *Conn, partition int, work []packable) (deleted int, err error) {
+	var ids []backend.DataID
+	for _, w := range work {
+		err := c.Each("SELECT DISTINCT data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? AND data_id IS NOT NULL", func(r *Row) error {
+			ids = append(ids, backend.DataID{ID: r.Int(0), OK: true})
+			return nil
+		}, int64(partition), int64(w.oid), int64(w.upTo))
+		if err != nil {
+			return deleted, err
+		}
+		k, err := c.Exec("DELETE FROM obj WHERE `partition` = ? AND oid = ? AND tid < ?", int64(partition), int64(w.oid), int64(w.upTo))
+		if err != nil {
+			return deleted, err
+		}
+		deleted += int(k)
+	}
+	_, err = db.prune(c, ids)
+	return deleted, err
+}
+
+// keptDeletions returns what is stored under keyKept: partitions and times.
+func keptDeletions(c *Conn) (map[int]tid.TID, error) {
+	m, err := readConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[int]tid.TID{}
+	for _, word := range strings.Fields(m[keyKept]) {
+		p, at, _ := strings.Cut(word, ":")
+		n, err := strconv.Atoi(p)
+		if err != nil {
+			return nil, fmt.Errorf("configuration value %s: %w", keyKept, err)
+		}
+		if kept[n], err = tid.Parse(at); err != nil {
+			return nil, fmt.Errorf("configuration value %s: %w", keyKept, err)
+		}
+	}
+	return kept, nil
+}
+
+func setKept(c *Conn, kept map[int]tid.TID) error {
+	var words []string
+	for _, p := range slices.Sorted(maps.Keys(kept)) {
+		words = append(words, fmt.Sprintf("%d:%v", p, kept[p]))
+	}
+	return setConfig(c, keyKept, proto.Opt[string]{V: strings.Join(words, " "), OK: len(words) > 0})
+}
+
+// noteKept remembers that deletions up to t are kept in a partition.
+func noteKept(c *Conn, partition int, t tid.TID) error {
+	kept, err := keptDeletions(c)
+	if err != nil || kept[partition] >= t {
+		return err
+	}
+	kept[partition] = t
+	return setKept(c, kept)
+}
+
+// KeptDeletions implements [backend.Packing].
+func (db *DB) KeptDeletions() (kept map[int]tid.TID, err error) {
+	err = db.readMain(func(c *Conn) error {
+		kept, err = keptDeletions(c)
+		return err
+	})
+	return kept, err
+}
+
+// DropDeletions implements [backend.Packing].
+func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
+	n = max(n, 1)
+	err = db.write(func(c *Conn) error {
+		kept, err := keptDeletions(c)
+		if err != nil {
+			return err
+		}
+		t, ok := kept[partition]
+		if !ok {
+			return nil
+		}
+		var work []packable
+		visit := func(w packable) {
+			if w.deleted && w.records == 1 {
+				w.upTo++
+				work = append(work, w)
+			}
+		}
+		from := int64(0)
+		if after.OK {
+			from = int64(after.V) + 1
+		}
+		if last, err = packables(c, packMany, n, visit, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
+			return err
+		}
+		if deleted, err = db.dropHistory(c, partition, work); err != nil || last.OK {
+			return err
+		}
+		delete(kept, partition)
+		return setKept(c, kept)
 	})
 	return last, deleted, err
 }
@@ -305,9 +415,9 @@ const (
 		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid"
 )
 
-// packables appends the objects with history to drop. It examines about n
+// packables visits the objects that have records. It examines about n
 // records and returns the last object examined unless all were.
-func packables(c *Conn, q string, n int, work *[]packable, args ...driver.Value) (last proto.Opt[tid.OID], err error) {
+func packables(c *Conn, q string, n int, visit func(packable), args ...driver.Value) (last proto.Opt[tid.OID], err error) {
 	objects, records := 0, 0
 	err = c.Each(q, func(r *Row) error {
 		if n > 0 && records >= n {
@@ -315,13 +425,9 @@ func packables(c *Conn, q string, n int, work *[]packable, args ...driver.Value)
 		}
 		objects++
 		records += int(r.Int(0))
-		w := packable{oid: tid.OID(r.Int(1)), upTo: tid.TID(r.Int(2))}
-		if r.Null(3) {
-			w.upTo++ // deleted: its last record goes, too
-			*work = append(*work, w)
-		} else if r.Int(0) > 1 {
-			*work = append(*work, w)
-		}
+		t := tid.TID(r.Int(2))
+		w := packable{oid: tid.OID(r.Int(1)), upTo: t, records: int(r.Int(0)), last: t, deleted: r.Null(3)}
+		visit(w)
 		if n > 0 && (records >= n || objects >= n) {
 			last = proto.Some(w.oid)
 		}

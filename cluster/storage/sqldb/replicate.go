@@ -68,6 +68,22 @@ func eachRecord(c *Conn, p int, min, max tid.TID, minOID tid.OID, n int, f func(
 		visit, int64(p), clampTID(min), clampTID(max), left)
 }
 
+// RecordBefore implements [backend.Replicating].
+func (db *DB) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
+	np := db.layout.Load().np
+	if np == 0 {
+		return 0, false, nil
+	}
+	err = db.read(before, func(c *Conn) error {
+		_, err := c.One("SELECT tid, data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? ORDER BY tid DESC LIMIT 1", func(r *Row) error {
+			t, deleted = tid.TID(r.Int(0)), r.Null(1)
+			return nil
+		}, int64(oid.Partition(np)), int64(oid), clampTID(before))
+		return err
+	})
+	return t, deleted, err
+}
+
 // AddTransaction implements [backend.Replicating]. meta must not change after the call.
 func (db *DB) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState) error {
 	db.m.Lock()
