@@ -502,7 +502,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	if err := s.worker.start(); err != nil {
 		return err
 	}
-	return s.worker.maybePack(nil)
+	return s.worker.maybePack()
 }
 
 // leaveOperation drops everything volatile.

@@ -121,9 +121,11 @@ func (r *replicator) announce(partition int, c *progress) error {
 		}
 	}
 	if r.n.table.Cell(partition, r.n.id) == proto.UpToDate {
-		return r.s.worker.maybePack(nil)
+		if err := r.s.worker.maybePack(); err != nil {
+			return err
+		}
 	}
-	return nil
+	return r.s.worker.readKept()
 }
 
 // packSigned looks again at the cells of a backup cluster, which are readable: an
@@ -312,6 +314,7 @@ func (r *replicator) lacking(f *fetch, oid tid.OID, t tid.TID) error {
 			return err
 		}
 	}
+	r.n.log.Debug("deleting a record that the source has not", "partition", f.partition, "oid", oid, "tid", t, "pack", f.pass == passDelete, "peer", f.link)
 	if err := db.DeleteObject(oid, t); err != nil || f.pass == passFetch {
 		return err
 	}

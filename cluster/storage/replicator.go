@@ -72,7 +72,12 @@ type fetch struct {
 	ask       uint32 // the outstanding request
 	min, last tid.TID
 	minOID    tid.OID
-	deleted   int // objects, by the pass for missed packs
+	// listed is the last item that the source was told to be here, if it was not told all.
+	listed  proto.Opt[backend.Key]
+	deleted int // objects, by the pass for missed packs
+	// lone is the last deletion received of an object that has nothing before it here: the
+	// source keeps it for another replica.
+	lone tid.TID
 }
 
 func newReplicator(n *Node, s *session) *replicator {
@@ -420,6 +425,10 @@ func (r *replicator) askTransactions(first bool) error {
 	if err != nil {
 		return fmt.Errorf("listing transactions of partition %d: %w", f.partition, err)
 	}
+	f.listed = proto.Opt[backend.Key]{}
+	if n := len(have); n == r.n.cfg.FetchCount {
+		f.listed = proto.Some(backend.Key{TID: have[n-1]})
+	}
 	f.ask = f.link.conn.Ask(&proto.AskFetchTransactions{Partition: f.partition, Length: r.n.cfg.FetchCount, Min: f.min, Max: f.last,
 		Have: have, AskPack: first}, question{r.s, func(ev link.Event) error { return r.fetched(f, ev) }})
 	return nil
@@ -461,6 +470,10 @@ func (r *replicator) askRecords() error {
 	have := map[tid.TID][]tid.OID{}
 	for _, k := range keys {
 		have[k.TID] = append(have[k.TID], k.OID)
+	}
+	f.listed = proto.Opt[backend.Key]{}
+	if n := len(keys); n == r.n.cfg.FetchCount {
+		f.listed = proto.Some(keys[n-1])
 	}
 	f.ask = f.link.conn.Ask(&proto.AskFetchObjects{Partition: f.partition, Length: r.n.cfg.FetchCount, Min: f.min, Max: f.last,
 		MinOID: f.minOID, Have: have}, question{r.s, func(ev link.Event) error { return r.fetched(f, ev) }})
@@ -518,6 +531,15 @@ func (r *replicator) addObject(p *peer, id uint32, q *proto.AddObject) error {
 	if err := r.n.db.AddObject(q.OID, q.Serial, q.ObjectData, q.DataSerial); err != nil {
 		return fmt.Errorf("replicating object %v at %v: %w", q.OID, q.Serial, err)
 	}
+	if q.Checksum == proto.ZeroHash && len(q.Data) == 0 {
+		before, _, err := r.n.db.RecordBefore(q.OID, q.Serial)
+		if err != nil {
+			return fmt.Errorf("replicating object %v at %v: %w", q.OID, q.Serial, err)
+		}
+		if before == tid.Zero {
+			r.current.lone = max(r.current.lone, q.Serial)
+		}
+	}
 	return nil
 }
 
@@ -526,9 +548,18 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 	if r.current != f || ev.ID != f.ask || ev.Conn != f.link.conn {
 		return nil
 	}
+	if f.lone != tid.Zero {
+		if err := r.n.db.NoteKept(f.partition, f.lone); err != nil {
+			return fmt.Errorf("recording deletions of partition %d: %w", f.partition, err)
+		}
+		f.lone = tid.Zero
+	}
 	switch a := ev.Packet.(type) {
 	case *proto.AnswerFetchTransactions:
 		for _, t := range a.Delete {
+			if a.Next.OK && t >= a.Next.V {
+				continue // not compared yet
+			}
 			if err := r.n.db.DeleteTransaction(t); err != nil {
 				return fmt.Errorf("deleting transaction %v: %w", t, err)
 			}
@@ -543,14 +574,18 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 		if f.pass == passAsk {
 			return r.compareMissed(f, a.Packed)
 		}
-		if a.Next.OK {
-			if a.Next.V <= f.min {
-				return r.refuse(ev, "the list of transactions does not advance")
-			}
+		if a.Next.OK && a.Next.V <= f.min {
+			return r.refuse(ev, "the list of transactions does not advance")
+		}
+		next := a.Next
+		if l := f.listed; l.OK && (!next.OK || next.V > l.V.TID+1) {
+			next = proto.Some(l.V.TID + 1) // what is here after that was not compared
+		}
+		if next.OK {
 			if err := r.n.commit(); err != nil {
 				return err
 			}
-			f.min, f.cell.nextTrans = a.Next.V, a.Next.V
+			f.min, f.cell.nextTrans = next.V, next.V
 			return r.askTransactions(false)
 		}
 		f.min, f.minOID = f.cell.nextObj, 0
@@ -559,16 +594,24 @@ func (r *replicator) fetched(f *fetch, ev link.Event) error {
 	case *proto.AnswerFetchObjects:
 		for _, t := range slices.Sorted(maps.Keys(a.Delete)) {
 			for _, oid := range a.Delete[t] {
+				if a.Next.OK && a.NextOID.OK && (t > a.Next.V || t == a.Next.V && oid >= a.NextOID.V) {
+					continue // not compared yet
+				}
 				if err := r.lacking(f, oid, t); err != nil {
 					return fmt.Errorf("deleting object %v at %v: %w", oid, t, err)
 				}
 			}
 		}
-		if a.Next.OK && a.NextOID.OK {
-			if a.Next.V < f.min || a.Next.V == f.min && a.NextOID.V <= f.minOID {
-				return r.refuse(ev, "the list of records does not advance")
-			}
-			f.min, f.minOID = a.Next.V, a.NextOID.V
+		more := a.Next.OK && a.NextOID.OK
+		if more && (a.Next.V < f.min || a.Next.V == f.min && a.NextOID.V <= f.minOID) {
+			return r.refuse(ev, "the list of records does not advance")
+		}
+		next := backend.Key{TID: a.Next.V, OID: a.NextOID.V}
+		if l := f.listed; l.OK && (!more || next.TID > l.V.TID || next.TID == l.V.TID && next.OID > l.V.OID) {
+			more, next = true, backend.Key{TID: l.V.TID, OID: l.V.OID + 1} // what is here after that was not compared
+		}
+		if more {
+			f.min, f.minOID = next.TID, next.OID
 			if f.pass != passFetch {
 				if err := r.n.commit(); err != nil {
 					return err
@@ -756,7 +799,7 @@ func (r *replicator) tableChanged(changes []proto.CellChange) error {
 		if err := r.n.notifyPacked(false); err != nil {
 			return err
 		}
-		return r.s.worker.maybePack(nil)
+		return r.s.worker.maybePack()
 	}
 	return nil
 }

@@ -87,6 +87,9 @@ func (w *worker) start() error {
 // readKept learns what packs have kept.
 func (w *worker) readKept() error {
 	kept, err := w.n.db.KeptDeletions()
+	if errors.Is(err, backend.ErrNotImplemented) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("kept deletions: %w", err)
 	}
@@ -257,7 +260,7 @@ func (w *worker) stepPack(n int) (int, error) {
 			if err := w.readKept(); err != nil {
 				return 0, err
 			}
-			return 0, w.maybePack(nil)
+			return 0, w.maybePack()
 		}
 		k.at, k.after = slices.Min(slices.Collect(maps.Keys(k.todo))), proto.Opt[tid.OID]{}
 	}
@@ -288,9 +291,12 @@ func (w *worker) stepPack(n int) (int, error) {
 	return deleted, w.n.commit()
 }
 
-// maybePack begins the next pack order, if there is one to be executed. order is
-// what the master answered to the question for it.
-func (w *worker) maybePack(order *proto.PackOrder) error {
+// maybePack begins the next pack order, if there is one to be executed.
+func (w *worker) maybePack() error { return w.packNext(nil, 0) }
+
+// packNext is maybePack with what the master answered to the question for the first
+// order after one. Cells that became readable since may need an earlier one.
+func (w *worker) packNext(order *proto.PackOrder, after tid.TID) error {
 	n := w.n
 	if n.cfg.DisablePack || w.packing != nil || w.drop == nil {
 		return nil
@@ -312,7 +318,7 @@ func (w *worker) maybePack(order *proto.PackOrder) error {
 		return nil
 	case w.started != nil && w.started.from == from:
 		order = &w.started.order // some cells could not be packed then
-	case order != nil && order.ID > from:
+	case order != nil && after == from && order.ID > from:
 	case w.asking:
 		return nil
 	default:
@@ -323,7 +329,7 @@ func (w *worker) maybePack(order *proto.PackOrder) error {
 			if !ok || len(a.Orders) == 0 {
 				return nil
 			}
-			return w.maybePack(&a.Orders[0])
+			return w.packNext(&a.Orders[0], from)
 		}})
 		return nil
 	}
@@ -400,7 +406,7 @@ func (n *Node) packSigned(q *proto.NotifyPackSigned) error {
 	if n.cfg.DisablePack {
 		return n.notifyPacked(false)
 	}
-	return n.session.worker.maybePack(nil)
+	return n.session.worker.maybePack()
 }
 
 // repairOrdered processes an order to delete data that nothing refers to.

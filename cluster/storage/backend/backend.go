@@ -314,6 +314,8 @@ type Packing interface {
 	// KeptDeletions returns the partitions where Pack has kept deletions, and the
 	// greatest time of those packs.
 	KeptDeletions() (map[int]tid.TID, error)
+	// NoteKept adds a partition to the KeptDeletions, up to t.
+	NoteKept(partition int, t tid.TID) error
 	// DropDeletions deletes, of at most about n records of a partition, the deletions
 	// up to its time of KeptDeletions that are the first record of their object. after
 	// and last are as for Pack. When the partition is done it has no KeptDeletions.

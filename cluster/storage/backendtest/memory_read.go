@@ -480,7 +480,7 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, af
 			newest := upTo[len(upTo)-1]
 			whole := !newest.data.OK && newest.tid <= keep
 			if !newest.data.OK && !whole {
-				put(b.Memory, b.disk.kept, partition, max(t, b.disk.kept[partition]))
+				b.noteKept(partition, t)
 			}
 			gone, k := b.cut(o, func(r record) bool { return r.tid < newest.tid || r.tid == newest.tid && whole })
 			ids = append(ids, gone...)
@@ -504,6 +504,20 @@ func (b *memory) KeptDeletions() (map[int]tid.TID, error) {
 	return maps.Clone(b.disk.kept), nil
 }
 
+// NoteKept implements [backend.Packing].
+func (b *memory) NoteKept(partition int, t tid.TID) error {
+	if err := b.enter(); err != nil {
+		return err
+	}
+	defer b.m.Unlock()
+	b.noteKept(partition, t)
+	return nil
+}
+
+func (b *memory) noteKept(partition int, t tid.TID) {
+	put(b.Memory, b.disk.kept, partition, max(t, b.disk.kept[partition]))
+}
+
 // DropDeletions implements [backend.Packing].
 func (b *memory) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	if err := b.enter(); err != nil {
@@ -523,9 +537,8 @@ func (b *memory) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (
 			return last, deleted, nil
 		}
 		last = proto.Some(o)
-		recs := b.disk.obj[o]
-		if !recs[0].data.OK && (len(recs) == 1 || recs[1].tid > t) {
-			_, k := b.cut(o, func(r record) bool { return r.tid == recs[0].tid })
+		if first := b.disk.obj[o][0]; !first.data.OK {
+			_, k := b.cut(o, func(r record) bool { return r.tid == first.tid })
 			deleted += k
 		}
 	}

@@ -219,7 +219,6 @@ func testPackKeepsDeletions(e *env) {
 			if after = last; !last.OK {
 				return deleted
 			}
-			kept(map[int]tid.TID{1: 13, 2: 13})
 		}
 	}
 	e.equal("dropped", drop(1), 2)
@@ -234,14 +233,34 @@ func testPackKeepsDeletions(e *env) {
 		e.reopen()
 	}
 	e.equal("dropped where nothing is kept", drop(3), 0)
+	e.ok(e.b.NoteKept(3, 9))
+	e.ok(e.b.NoteKept(3, 8))
+	kept(map[int]tid.TID{2: 13, 3: 9})
+	e.equal("dropped where there is nothing", drop(3), 0)
+	// What was kept also goes if the time was raised by a pack of other objects.
+	e.commit(18, 18, change{oid: 6, text: "f18"})
+	e.commit(19, 19, change{oid: 6, text: "-"})
+	for _, t := range []tid.TID{19, 22} {
+		if t == 22 {
+			e.commit(20, 20, change{oid: 6, text: "f20"})
+			e.commit(21, 21, change{oid: 10, text: "g21"})
+			e.commit(22, 22, change{oid: 10, text: "-"})
+		}
+		_, _, err := e.b.Pack(2, t, []tid.OID{6, 10}[t/20:][:1], 0, proto.Opt[tid.OID]{}, 10)
+		e.ok(err)
+	}
+	e.equal("dropped", drop(2), 3)
+	e.ok(e.b.Commit())
+	before(6, tid.Max, "20 false")
+	before(6, 20, "0 false")
 	// A deletion that stands after something else is history.
-	e.commit(20, 20, change{oid: 13, text: "e20"})
+	e.commit(23, 23, change{oid: 13, text: "e23"})
 	e.commit(24, 24, change{oid: 13, text: "-"}, change{oid: 17, text: "-"})
 	e.ok(e.b.Commit())
 	last, n, err := e.b.Pack(1, 24, []tid.OID{17}, 0, proto.Opt[tid.OID]{}, 10)
 	e.ok(err)
 	e.equal("Pack", fmt.Sprint(last.OK, n), "false 0")
-	kept(map[int]tid.TID{1: 24, 2: 13})
+	kept(map[int]tid.TID{1: 24})
 	e.ok(e.b.Commit())
 	for i := range 2 {
 		last, n, err = e.b.DropDeletions(1, proto.Opt[tid.OID]{}, 1000)
@@ -249,12 +268,12 @@ func testPackKeepsDeletions(e *env) {
 		e.equal("DropDeletions", fmt.Sprint(last.OK, n), "false 1")
 		if i == 0 { // what was not committed is not forgotten
 			e.crash()
-			kept(map[int]tid.TID{1: 24, 2: 13})
+			kept(map[int]tid.TID{1: 24})
 			before(17, tid.Max, "24 true")
 		}
 	}
 	e.ok(e.b.Commit())
-	kept(map[int]tid.TID{2: 13})
+	kept(nil)
 	before(13, tid.Max, "24 true")
 	before(17, tid.Max, "0 false")
 }

@@ -231,8 +231,8 @@ type packable struct {
 	oid     tid.OID
 	upTo    tid.TID // records before this go
 	records int     // up to the time of the pack
-	last    tid.TID // of them
-	deleted bool    // by the last one
+	last    tid.TID // of them, or the first
+	deleted bool    // by that one
 }
 
 // Pack implements [backend.Packing].
@@ -371,6 +371,11 @@ func (db *DB) KeptDeletions() (kept map[int]tid.TID, err error) {
 	return kept, err
 }
 
+// NoteKept implements [backend.Packing].
+func (db *DB) NoteKept(partition int, t tid.TID) error {
+	return db.write(func(c *Conn) error { return noteKept(c, partition, t) })
+}
+
 // DropDeletions implements [backend.Packing].
 func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	n = max(n, 1)
@@ -385,7 +390,7 @@ func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (las
 		}
 		var work []packable
 		visit := func(w packable) {
-			if w.deleted && w.records == 1 {
+			if w.deleted {
 				w.upTo++
 				work = append(work, w)
 			}
@@ -394,7 +399,7 @@ func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (las
 		if after.OK {
 			from = int64(after.V) + 1
 		}
-		if last, err = packables(c, packMany, n, visit, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
+		if last, err = packables(c, firstMany, n, visit, int64(partition), from, clampTID(t), int64(n), int64(partition)); err != nil {
 			return err
 		}
 		if deleted, err = db.dropHistory(c, partition, work); err != nil || last.OK {
@@ -408,6 +413,9 @@ func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (las
 
 const (
 	packMany = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
+		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
+		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
+	firstMany = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MIN(tid) AS tid FROM obj {pk:obj}" +
 		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
 		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	packOne = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
