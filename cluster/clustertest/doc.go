@@ -4,4 +4,7 @@
 // Nodes are the real ones; network, databases and time are simulated, so that
 // message delays, lost connections and dying clients come from the seed and a
 // failing run can be repeated.
+//
+// Replicas are compared record by record in clusters that delete and pack while
+// storages are away, some of them with the habits of the Python implementation.
 package clustertest

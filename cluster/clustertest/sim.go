@@ -80,6 +80,7 @@ type simulation struct {
 	cancel context.CancelFunc
 	stuck  *time.Timer
 	wg     sync.WaitGroup
+	adapt  func(i int, cfg *storage.Config) // nil: storages are as they are
 
 	mu      sync.Mutex
 	nodes   map[string]context.CancelFunc // running nodes by host
@@ -176,11 +177,15 @@ func (s *simulation) startStorage(i int, db *backendtest.Memory) {
 		s.t.Errorf("opening database %d: %v", i, err)
 		return
 	}
-	n, err := storage.New(storage.Config{
+	cfg := storage.Config{
 		Cluster: "sim", Bind: proto.Address{Host: storageHost(i), Port: 20000},
 		Masters: bootstrap.NewMasters(s.masters()...), Backend: b,
 		Network: s.net.Host(storageHost(i)), Log: s.log.With("host", fmt.Sprintf("storage%d", i+1)),
-	})
+	}
+	if s.adapt != nil {
+		s.adapt(i, &cfg)
+	}
+	n, err := storage.New(cfg)
 	if err != nil {
 		s.t.Errorf("starting storage %d: %v", i, err)
 		return
