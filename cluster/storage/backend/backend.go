@@ -98,6 +98,9 @@ type Config struct {
 	Replicas    int
 	BackupTID   proto.Opt[tid.TID] // present, even Zero: in backup mode
 	TruncateTID proto.Opt[tid.TID]
+	// Confirmed is a version of the partition table that each storage had stored which
+	// had a readable cell then, before anything was committed under a later one.
+	Confirmed proto.Opt[uint64]
 }
 
 // Cell is a row of the stored partition table. TID is meaningful for the node's
@@ -139,6 +142,8 @@ type Administration interface {
 	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
 	SetBackupTID(proto.Opt[tid.TID]) error
 	SetTruncateTID(proto.Opt[tid.TID]) error
+	// SetConfirmed does not commit. Absent deletes the value.
+	SetConfirmed(proto.Opt[uint64]) error
 	// Topology returns the path that tells devices apart: host name, device number.
 	Topology() []string
 	// Commit makes everything written so far durable. See also [Deferring].

@@ -259,6 +259,9 @@ func (b *memory) Config() (backend.Config, error) {
 		c.PTID = proto.Some(uint64(ptid.V))
 	}
 	c.Replicas = int(b.disk.moment["replicas"])
+	if confirmed := moment("confirmed"); confirmed.OK {
+		c.Confirmed = proto.Some(uint64(confirmed.V))
+	}
 	return c, nil
 }
 
@@ -312,6 +315,11 @@ func (b *memory) SetBackupTID(t proto.Opt[tid.TID]) error { return b.setMoment("
 
 // SetTruncateTID implements [backend.Administration].
 func (b *memory) SetTruncateTID(t proto.Opt[tid.TID]) error { return b.setMoment("truncate", t) }
+
+// SetConfirmed implements [backend.Administration].
+func (b *memory) SetConfirmed(ptid proto.Opt[uint64]) error {
+	return b.setMoment("confirmed", proto.Opt[tid.TID]{V: tid.TID(ptid.V), OK: ptid.OK})
+}
 
 // Topology implements [backend.Administration].
 func (b *memory) Topology() []string { return []string{"memory", b.Device} }

@@ -20,8 +20,10 @@ func testConfiguration(e *env) {
 	// Zero is a value of its own: in backup mode, nothing replicated yet.
 	e.ok(e.b.SetBackupTID(proto.Some(tid.Zero)))
 	e.ok(e.b.SetTruncateTID(proto.Some(tid.TID(0x0123456789abcdef))))
+	e.ok(e.b.SetConfirmed(proto.Some[uint64](1 << 40)))
 	want := backend.Config{
 		Name: "cluster", ID: me, BackupTID: proto.Some(tid.Zero), TruncateTID: proto.Some(tid.TID(0x0123456789abcdef)),
+		Confirmed: proto.Some[uint64](1 << 40),
 	}
 	e.config(want)
 	e.ok(e.b.Commit())
@@ -29,6 +31,7 @@ func testConfiguration(e *env) {
 	e.config(want)
 	e.ok(e.b.SetBackupTID(none))
 	e.ok(e.b.SetTruncateTID(none))
+	e.ok(e.b.SetConfirmed(proto.Opt[uint64]{}))
 	e.config(backend.Config{Name: "cluster", ID: me})
 	e.crash()
 	e.config(want) // not committed

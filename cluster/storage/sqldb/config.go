@@ -23,6 +23,7 @@ const (
 	keyPacked      = "packed_up_to"
 	keyPackedOrder = "packed_order"   // the last one that keyPacked takes into account
 	keyKept        = "kept_deletions" // partitions where packs have kept deletions, and up to when
+	keyConfirmed   = "confirmed_ptid" // a table that all had stored
 )
 
 func readConfig(c *Conn) (map[string]string, error) {
@@ -94,7 +95,11 @@ func parseConfig(m map[string]string) (backend.Config, error) {
 	if cfg.BackupTID, err = moment(m, keyBackup); err != nil {
 		return cfg, err
 	}
-	cfg.TruncateTID, err = moment(m, keyTruncate)
+	if cfg.TruncateTID, err = moment(m, keyTruncate); err != nil {
+		return cfg, err
+	}
+	confirmed, ok, err := number(keyConfirmed, 64)
+	cfg.Confirmed = proto.Opt[uint64]{V: uint64(confirmed), OK: ok}
 	return cfg, err
 }
 
@@ -122,6 +127,13 @@ func (db *DB) SetBackupTID(t proto.Opt[tid.TID]) error { return db.setMoment(key
 
 // SetTruncateTID implements [backend.Administration].
 func (db *DB) SetTruncateTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyTruncate, t) }
+
+// SetConfirmed implements [backend.Administration].
+func (db *DB) SetConfirmed(ptid proto.Opt[uint64]) error {
+	return db.write(func(c *Conn) error {
+		return setConfig(c, keyConfirmed, proto.Opt[string]{V: strconv.FormatUint(ptid.V, 10), OK: ptid.OK})
+	})
+}
 
 // SetName implements [backend.Administration].
 func (db *DB) SetName(name string) error {
