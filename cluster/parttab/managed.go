@@ -92,6 +92,39 @@ func (m *Managed) Number(floor uint64) uint64 {
 	return m.ptid.V
 }
 
+// Leap is by how much a version is greater than the one before where the history
+// does not simply go on: it was cut, or goes on without what an absent storage may have.
+// A storage that comes back over a leap may have what was given up meanwhile. It is
+// more than the number of changes that a cluster may have seen without this one.
+const Leap = 1_000_000
+
+// OutdateCells takes readable cells out of service that the caller does not trust,
+// except in partitions without a trusted one.
+func (m *Managed) OutdateCells(trusted func(partition int, id proto.NodeID) bool) []proto.CellChange {
+	var changes []proto.CellChange
+	for p, row := range m.rows {
+		if !slices.ContainsFunc(row, func(c proto.Cell) bool { return c.State.Readable() && trusted(p, c.ID) }) {
+			continue
+		}
+		for _, c := range slices.Clone(row) {
+			if c.State.Readable() && !trusted(p, c.ID) {
+				m.outdate(&changes, p, c)
+			}
+		}
+	}
+	return changes
+}
+
+// outdate takes a readable cell out of service.
+func (m *Managed) outdate(changes *[]proto.CellChange, partition int, c proto.Cell) {
+	if c.State == proto.Feeding {
+		// It was to be dropped anyway: kept, it would later be one copy too many.
+		m.change(changes, partition, c.ID, proto.Discarded)
+	} else {
+		m.change(changes, partition, c.ID, proto.OutOfDate)
+	}
+}
+
 // SetReplicas sets the number of wanted copies beside the first.
 func (m *Managed) SetReplicas(n int) { m.replicas = n }
 
@@ -140,12 +173,7 @@ func (m *Managed) Outdate(lost proto.NodeID, running func(proto.NodeID) bool) []
 			if !c.State.Readable() || running(c.ID) || !served && c.ID == lost {
 				continue
 			}
-			if c.State == proto.Feeding {
-				// It was to be dropped anyway: kept, it would later be one copy too many.
-				m.change(&changes, p, c.ID, proto.Discarded)
-			} else {
-				m.change(&changes, p, c.ID, proto.OutOfDate)
-			}
+			m.outdate(&changes, p, c)
 		}
 	}
 	return changes

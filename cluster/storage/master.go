@@ -26,6 +26,10 @@ func (n *Node) connect() error {
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
 		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs}}
+	n.noted = proto.Opt[uint64]{}
+	if err := n.tellState(ask.Extra); err != nil {
+		return err
+	}
 	if len(n.newIDs) > 0 {
 		ask.Addr = proto.Address{}
 	}
@@ -150,6 +154,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskPackOrders:
+		n.note(q.Min)
 		orders, err := n.db.PackOrders(q.Min)
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerPackOrders{Orders: orders}, q.Min, err)
 		return nil
@@ -226,6 +231,9 @@ func (n *Node) initialization(ev link.Event) error {
 		return nil
 	case *proto.AskLastIDs:
 		return n.lastIDs(ev)
+	case *proto.AskCheckTIDRange, *proto.AskCheckSerialRange:
+		n.compared(ev)
+		return nil
 	case *proto.StartOperation:
 		return n.startOperation(q.Backup)
 	}
@@ -281,7 +289,13 @@ func (n *Node) operation(ev link.Event) error {
 		return s.txns.Unlock(r, q.TTID)
 	case *proto.StartOperation:
 		if !q.Backup {
-			break
+			if !n.noted.OK {
+				break
+			}
+			if err := n.confirm(); err != nil {
+				return err
+			}
+			return n.commit()
 		}
 		if err := n.setBackup(true); err != nil {
 			return err
@@ -386,6 +400,9 @@ func (n *Node) partitionTable(ev link.Event, q *proto.SendPartitionTable) error 
 	if err := n.db.ChangePartitionTable(q.PTID.V, q.Replicas, allCells(q.Rows), true, n.lastPack); err != nil {
 		return fmt.Errorf("storing partition table %d: %w", q.PTID.V, err)
 	}
+	if err := n.keepConfirmed(q.PTID.V); err != nil {
+		return err
+	}
 	for _, i := range n.doubtful(old) {
 		n.log.Warn("cell will be compared from the beginning: others may have gone on without it", "partition", i)
 		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
@@ -406,7 +423,7 @@ func (n *Node) doubtful(old *parttab.Table) []int {
 		return nil
 	}
 	is := n.table.PTID()
-	stale := was.V > is.V || was.V == is.V && !slices.EqualFunc(old.Rows(), n.table.Rows(), sameRow)
+	stale := was.V > is.V || is.V-was.V >= parttab.Leap || was.V == is.V && !slices.EqualFunc(old.Rows(), n.table.Rows(), sameRow)
 	var list []int
 	for i := range n.table.NP() {
 		if i >= old.NP() || n.table.Cell(i, n.id) != proto.OutOfDate || old.Cell(i, n.id) == proto.Discarded {
@@ -429,12 +446,19 @@ func sameRow(a, b []proto.Cell) bool {
 
 // partitionChanges applies a change of the partition table.
 func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) error {
+	refused := n.refused(q)
 	if err := n.table.Apply(q, true); err != nil {
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%v", err)
 		return nil
 	}
 	if err := n.db.ChangePartitionTable(q.PTID, q.Replicas, q.Cells, false, n.lastPack); err != nil {
 		return fmt.Errorf("storing change %d of the partition table: %w", q.PTID, err)
+	}
+	for _, i := range refused {
+		n.log.Warn("cell will be compared from the beginning: another copy has transactions that are not here", "partition", i)
+		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
+			return fmt.Errorf("storing the state of partition %d: %w", i, err)
+		}
 	}
 	n.updateReadable()
 	if s := n.session; s != nil {
@@ -483,6 +507,9 @@ func (n *Node) startOperation(inBackup bool) error {
 		return err
 	}
 	if err := n.setBackup(inBackup); err != nil {
+		return err
+	}
+	if err := n.confirm(); err != nil {
 		return err
 	}
 	n.master.conn.Send(&proto.NotifyReady{})

@@ -80,6 +80,7 @@ type Node struct {
 	unidentified  []*identification // until the master tells about the node
 	lastPack      tid.TID           // greatest approved order known
 	completedPack tid.TID           // as told to the master
+	noted         proto.Opt[uint64] // version of the table when the master asked whether it is stored
 	session       *session          // nil unless operational
 	repair        *proto.NotifyRepair
 	batch         []reply
