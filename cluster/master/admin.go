@@ -71,8 +71,15 @@ func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *pro
 				return deny("storage %v is still being asked, try again", s)
 			}
 		}
+		if denied := m.confirmStart(); denied != nil {
+			return denied
+		}
 		m.startup = startupForced
+		m.fallBack()
 		m.ack(p, id, stateChanged)
+	case m.state == proto.Recovering && (s == proto.Recovering || s == proto.Running):
+		m.rec.stale.decide(s == proto.Recovering, m.now)
+		return deny("%v does not lead to %v", m.state, s)
 	case s == proto.StartingBackup && m.state == proto.Running:
 		return deny("no upstream cluster to backup is configured")
 	default:

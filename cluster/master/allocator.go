@@ -27,6 +27,7 @@ type allocator struct {
 	oid       tid.OID // last given or stored
 	given     tid.TID // greatest TTID or TID generated
 	handed    tid.OID // greatest object id given by this process
+	known     tid.TID // last committed, as far as this process knows, unless it was cut off
 	left      tid.OID // greatest one that another master may have given
 
 	gap  tid.OID // to be left out in this term; 0: not any more
@@ -43,13 +44,14 @@ func (a *allocator) term(now time.Time) {
 
 // reset forgets the database, not what was given.
 func (a *allocator) reset() {
-	*a = allocator{first: tid.Max, given: a.given, handed: a.handed, left: a.left, gap: a.gap, jump: a.jump}
+	*a = allocator{first: tid.Max, given: a.given, handed: a.handed, left: a.left, known: a.known, gap: a.gap, jump: a.jump}
 }
 
 // saw takes the last ids of a storage into account.
 func (a *allocator) saw(p *proto.AnswerLastIDs) {
 	if p.LastTID.OK && p.LastTID.V < tid.Max {
 		a.committed = max(a.committed, p.LastTID.V)
+		a.known = max(a.known, a.committed)
 	}
 	if p.LastOID.OK && p.LastOID.V <= tid.MaxOID {
 		a.oid = max(a.oid, p.LastOID.V)

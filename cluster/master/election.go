@@ -30,6 +30,8 @@ func (m *Machine) playPrimary() {
 	m.started = m.monotonic()
 	m.startup = startupWhole
 	m.blind = true
+	m.served = false
+	m.seen.forget() // another master may have gone on, and cut the database
 	m.ids.term(m.now)
 	if m.self.ID == 0 {
 		m.self.ID = m.nodes.NewID(proto.Master, m.set.NID, m.self.Addr)

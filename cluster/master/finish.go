@@ -48,6 +48,7 @@ func (m *Machine) finish(p *peer, id uint32, pkt *proto.AskFinishTransaction) {
 	lock := &proto.AskLockInformation{TTID: t.ttid, TID: t.tid}
 	if pkt.Pack != nil {
 		t.pack = m.pack.order(t.tid, pkt.Pack)
+		m.seen.packed = max(m.seen.packed, pkt.Pack.Time)
 		lock.PackApproved = t.pack.Approved == proto.Some(true)
 	}
 	t.involved = involved

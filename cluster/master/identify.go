@@ -92,6 +92,12 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 			return
 		}
 	case proto.Storage:
+		if ptid, ok := m.newer(r); ok {
+			// To become a copy of what is here would delete what only it has.
+			m.refuse(p, id, r, "%v at %v has worked with partition table %d, but the cluster has started from an older copy of the database, "+
+				"and has table %d: stop the cluster, and start it with this storage", r.ID, r.Addr, ptid, m.table.PTID().V)
+			return
+		}
 		switch {
 		case r.Addr.IsZero():
 			if m.state == proto.Recovering {
@@ -187,6 +193,8 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID
+		defer m.showsStale(p)
+		p.claim, p.fresh = parseClaim(r.Extra), true
 	}
 	m.broadcastNodes(p.node)
 	if state == proto.NodeDown {

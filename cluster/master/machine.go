@@ -63,6 +63,13 @@ type Machine struct {
 	orderedTruncate proto.Opt[tid.TID] // this process was told to, and it is not done
 	safePTID        uint64             // least version of a table that has all that was committed, as far as is known
 	maxPTID         uint64             // greatest version ever broadcast
+	notedPTID       uint64             // version that the storages are asked to confirm
+	confirmedPTID   uint64             // greatest version that each storage with readable cells had stored
+	served          bool               // the operation has begun since this master plays primary
+	confirming      confirming
+	confirmedTID    tid.TID // last committed when confirmedPTID was noted
+	confirmedAt     time.Time
+	seen            seen
 
 	ids      allocator
 	txns     transactions
@@ -97,6 +104,9 @@ type peer struct {
 	lastAsked bool               // AskLastIDs was sent since the last recovery
 	completed proto.Opt[tid.TID] // pack order done
 	mark      uint64             // equal to Machine.marks: already involved
+	claim     *claim             // what it said of its database when it came; nil: nothing
+	reported  uint64             // version of its table in the last recovery, if its cells were trusted then; else 0
+	fresh     bool               // it has not served since it came: its database may be another one
 
 	// Of a client or an admin.
 	readOnly bool
@@ -154,6 +164,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.now = now
 	m.event(ev)
 	m.tryStart()
+	m.confirmOften()
 	m.tellSelf()
 	m.returned = true
 	return m.out
@@ -279,6 +290,10 @@ func (m *Machine) answered(p *peer, ev Event) {
 		m.lockAnswered(p, req.TTID, ev.Packet)
 		return
 	case *proto.AskPackOrders:
+		if m.state != proto.Verifying && req.Min == tid.Max {
+			m.confirmAnswered(p)
+			return
+		}
 		if m.state != proto.Verifying {
 			m.packOrdersAnswered(p, ev.Packet)
 			return
@@ -293,9 +308,12 @@ func (m *Machine) answered(p *peer, ev Event) {
 	}
 	switch m.state {
 	case proto.Recovering:
+		if a, ok := ev.Packet.(*proto.AnswerRecovery); ok {
+			p.reported = a.PTID.V
+		}
 		m.recoveryAnswered(p, ev.Packet)
 	case proto.Verifying:
-		m.verificationAnswered(p, ev.Packet)
+		m.verificationAnswered(p, ev.Request, ev.Packet)
 	}
 }
 

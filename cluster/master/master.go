@@ -159,6 +159,8 @@ func (m *Master) Run(ctx context.Context) error {
 		var late <-chan time.Time
 		if m.machine.Impatient() {
 			late = time.After(patience)
+		} else if m.machine.Unconfirmed() {
+			late = time.After(confirmEvery)
 		}
 		select {
 		case in := <-m.inbox:

@@ -23,6 +23,11 @@ type recovery struct {
 	missing string // storages that were last said to be waited for
 	since   time.Time
 	long    bool // it takes long
+	stale   stale
+}
+
+func newRecovery() recovery {
+	return recovery{info: map[*peer]*proto.AnswerRecovery{}, stale: stale{views: map[*peer][][]proto.Cell{}}}
 }
 
 // patience is how long storages may be away before that is worth a warning: they are
@@ -34,6 +39,9 @@ func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
 	switch pkt := pkt.(type) {
 	case *proto.AnswerRecovery:
 		r.info[p] = pkt
+		if p.claim != nil && p.claim.confirmed <= pkt.PTID.V {
+			r.stale.confirmed = max(r.stale.confirmed, p.claim.confirmed)
+		}
 		if m.displace(p) {
 			return
 		}
@@ -49,6 +57,7 @@ func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
 			}
 		}
 	case *proto.AnswerPartitionTable:
+		r.stale.saw(p, pkt)
 		if p != r.asked {
 			return
 		}
@@ -129,6 +138,7 @@ func (m *Machine) recoveryLost(p *peer) {
 		m.displaced[p.node.Addr] = true // the id may be that of another one
 	}
 	delete(r.info, p)
+	delete(r.stale.views, p)
 	r.holders = slices.DeleteFunc(r.holders, func(o *peer) bool { return o == p })
 	if r.asked == p {
 		r.asked = nil
@@ -166,6 +176,8 @@ func (m *Machine) tryStart() {
 		m.tryCreate()
 	case m.rec.loaded && m.table.Filled():
 		m.tryRestart()
+	case !m.rec.loaded && len(m.rec.holders) == 0:
+		m.warnChanged(fmt.Sprintf("waiting: the storage with the newest partition table, %d, has left", m.rec.target))
 	}
 }
 
@@ -240,10 +252,15 @@ func (m *Machine) tryRestart() {
 	if truncate.OK && !allowed {
 		needed = m.table.Nodes()
 	}
+	m.askViews()
 	for _, id := range m.table.Nodes() {
 		if s := m.stores[id]; s != nil && s.pending > 0 {
 			return // it is there, and may know better, or turn out to be new
 		}
+	}
+	if m.served && m.rec.target > m.maxPTID && m.startup != startupForced {
+		m.warnChanged(fmt.Sprintf("waiting: %s; an explicit start goes on from there", m.otherHistory()))
+		return
 	}
 	if m.rec.target < m.safePTID && m.startup != startupForced {
 		// Even if all nodes that it trusts are there: others have replaced them.
@@ -256,6 +273,10 @@ func (m *Machine) tryRestart() {
 			m.waitFor(needed, "waiting for storages: an explicit start goes on without what only they have")
 			return
 		}
+	}
+	if text := m.untrusted(); text != "" && m.startup != startupForced {
+		m.warnChanged("waiting: " + text)
+		return
 	}
 	if truncate.OK && m.orderTruncation(truncate.V) {
 		return
@@ -361,7 +382,7 @@ func (m *Machine) settleTruncation() (truncate proto.Opt[tid.TID], outvoted []pr
 		return truncate, nil, true
 	case free == 0 && slices.Min(orders) == slices.Max(orders):
 		return proto.Some(orders[0]), nil, true
-	case m.table.Operational(func(id proto.NodeID) bool { return m.present(id) && !slices.Contains(outvoted, id) }):
+	case m.trustedWithout(outvoted):
 		return truncate, outvoted, true
 	case m.startup == startupForced:
 		return proto.Some(slices.Min(orders)), nil, true
@@ -381,16 +402,28 @@ func (m *Machine) restart(sound func(proto.NodeID) bool) {
 	}
 	serving := func(id proto.NodeID) bool { return m.present(id) && sound(id) }
 	changes := m.table.Outdate(0, serving)
+	leap := m.truncate.OK || m.startup == startupForced && (len(changes) > 0 || m.rec.target < m.safePTID || m.untrusted() != "")
+	if refused := m.outdateStale(serving); refused != nil {
+		changes = append(changes, refused...)
+	}
 	m.setRunning(nodes)
-	if len(changes) > 0 || m.table.PTID().V < m.maxPTID {
+	// Each start has a version of its own: a copy of a database that was made before
+	// it has an older one.
+	if leap {
+		m.seen.forget()
+		m.maxPTID = m.table.Number(max(m.table.PTID().V, m.maxPTID) + parttab.Leap)
+	} else {
 		m.renumber()
+	}
+	if len(m.ofType(proto.Admin)) > 0 {
 		pkt := &proto.NotifyPartitionChanges{PTID: m.maxPTID, Replicas: m.table.Replicas(), Cells: changes}
 		for _, a := range m.ofType(proto.Admin) {
 			m.notify(a, pkt)
 		}
+	}
+	if len(changes) > 0 {
 		m.log(slog.LevelWarn, "starting without some readable cells", "ptid", m.maxPTID, "cells", len(changes))
 	}
-	m.maxPTID = max(m.maxPTID, m.table.PTID().V)
 	m.safePTID = max(m.safePTID, m.rec.target) // whatever was committed, by others too, is in it
 	m.enterVerification()
 }

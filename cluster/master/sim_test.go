@@ -308,6 +308,12 @@ func (s *sim) identify(name, typ string, opts map[string]string) {
 				s.t.Fatal(err)
 			}
 			r.IDTimestamp = proto.Some(f)
+		case "confirmed": // the mark of a storage, of which last=0:111,1:90 are the last transactions
+			mark, err := strconv.Atoi(v)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			r.Extra["confirmed_ptid"], r.Extra["last_tids"] = int64(mark), s.parseLast(opts["last"])
 		case "readonly":
 			r.Extra["read_only"] = true
 		case "backup":
@@ -326,6 +332,21 @@ func (s *sim) identify(name, typ string, opts map[string]string) {
 		}
 	}
 	s.receive(p, r)
+}
+
+// parseLast reads PARTITION:TID,...
+func (s *sim) parseLast(text string) []proto.Value {
+	list := []proto.Value{}
+	for _, w := range strings.Split(text, ",") {
+		p, t, ok := strings.Cut(w, ":")
+		n, err := strconv.Atoi(p)
+		if !ok || err != nil {
+			continue
+		}
+		last := s.parseTID(t).Bytes()
+		list = append(list, []proto.Value{int64(n), last, last})
+	}
+	return list
 }
 
 func (s *sim) receive(p *simPeer, pkt proto.Packet) {

@@ -31,6 +31,7 @@ var packetTypes = func() map[string]reflect.Type {
 		&proto.AskRecovery{}, &proto.AskClusterState{}, &proto.SetClusterState{}, &proto.SetNodeState{}, &proto.AddPendingNodes{},
 		&proto.TweakPartitionTable{}, &proto.SetNumReplicas{}, &proto.Repair{}, &proto.CheckReplicas{}, &proto.Truncate{},
 		&proto.FlushLog{}, &proto.StartOperation{}, &proto.NotifyPartitionCorrupted{},
+		&proto.AnswerCheckTIDRange{}, &proto.AnswerCheckSerialRange{},
 	} {
 		t := reflect.TypeOf(p).Elem()
 		types[t.Name()] = t

@@ -30,10 +30,10 @@ func (m *Machine) enterRecovery() {
 	m.reset()
 	m.table.Reset(m.set.Partitions, m.set.Replicas)
 	m.backup, m.truncate = proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}
-	m.rec = recovery{info: map[*peer]*proto.AnswerRecovery{}}
+	m.rec = newRecovery()
 	m.become(proto.Recovering)
 	for _, p := range m.ofType(proto.Storage) {
-		p.lastAsked, p.completed = false, proto.Opt[tid.TID]{}
+		p.lastAsked, p.completed, p.reported = false, proto.Opt[tid.TID]{}, 0
 		m.ask(p, &proto.AskRecovery{})
 	}
 }
@@ -43,6 +43,7 @@ func (m *Machine) reset() {
 	m.txns.reset()
 	m.pack.reset()
 	m.ids.reset()
+	m.confirming = confirming{}
 	m.starting = 0
 	for _, p := range m.stores {
 		p.starting, p.ready = false, 0
@@ -52,6 +53,7 @@ func (m *Machine) reset() {
 // enterService starts the operation on every storage that takes part.
 func (m *Machine) enterService() {
 	m.become(proto.Running)
+	m.served = true
 	for _, p := range m.ofType(proto.Storage) {
 		if p.node.State == proto.NodeRunning {
 			m.startStorage(p)
@@ -69,6 +71,7 @@ func (m *Machine) startStorage(p *peer) {
 		m.ask(p, &proto.AskLastIDs{})
 	}
 	m.notify(p, &proto.StartOperation{Backup: false})
+	p.fresh = false
 	if !p.starting {
 		p.starting = true
 		m.starting++
@@ -95,12 +98,14 @@ func (m *Machine) stopOperation(truncate proto.Opt[tid.TID]) {
 	}
 	if truncate.OK {
 		m.orderedTruncate = truncate
+		m.ids.known = truncate.V
+		m.seen.forget()
 	}
 	// Without transactions, the loss of clients below has no consequence.
 	m.reset()
 	// From here on, the loss of a member must not stop the operation again.
 	m.state = proto.Recovering
-	m.rec = recovery{info: map[*peer]*proto.AnswerRecovery{}}
+	m.rec = newRecovery()
 	clients := m.ofType(proto.Client)
 	storages := m.ofType(proto.Storage)
 	for _, p := range storages {
@@ -141,7 +146,7 @@ func (m *Machine) stop() {
 
 // stopIfIdle ends the master once the last transaction has ended.
 func (m *Machine) stopIfIdle() {
-	if m.state == proto.Stopping && len(m.txns.pending) == 0 {
+	if m.state == proto.Stopping && len(m.txns.pending) == 0 && !m.confirmLast() {
 		m.shutdown()
 	}
 }

@@ -57,6 +57,9 @@ func (m *Machine) storageReady(p *peer) {
 		m.notify(p, signed)
 	}
 	m.retry()
+	if m.starting == 0 {
+		m.confirmTable()
+	}
 }
 
 // replicationDone makes a cell readable after its replication.
@@ -139,6 +142,7 @@ func (m *Machine) withoutStorage(p *peer) {
 	}
 	m.commitReady()
 	m.retry()
+	m.confirmAnswered(p)
 	if m.state == proto.Verifying {
 		m.verificationLost(p)
 		return

@@ -296,7 +296,8 @@ func (m *Machine) commit(t *transaction) {
 	for _, a := range t.finals {
 		m.answer(a.peer, a.id, &proto.AnswerFinalTID{TID: proto.Some(t.tid)})
 	}
-	m.ids.committed = t.tid
+	m.ids.committed, m.ids.known = t.tid, t.tid
+	m.seen.committed(t, m.modified(t), m.table.NP())
 	m.ids.first = min(m.ids.first, t.tid)
 	m.safePTID = m.table.PTID().V
 }

@@ -20,11 +20,13 @@ var ErrNoUpstream = errors.New("the database is a backup: no upstream cluster to
 // every storage asked has answered or is lost.
 type verification struct {
 	step    verificationStep
-	waiting map[*peer]bool
+	waiting map[*peer]int // questions
 	voted   map[tid.TID][]proto.NodeID
 	locked  map[tid.TID]tid.TID
 	unsure  []tid.TID // voted, not known to be locked: to be asked about
 	asking  []*peer   // storages to ask about the first of them
+	last    map[*peer]tid.TID
+	ends    map[endKey]*end // of the copies that are compared
 }
 
 type verificationStep uint8
@@ -33,6 +35,7 @@ const (
 	lockedStep verificationStep = iota
 	finalStep
 	lastIDsStep
+	compareStep
 	packStep
 )
 
@@ -51,9 +54,11 @@ func (m *Machine) enterVerification() {
 	m.txns.reset()
 	m.ids.reset()
 	m.ver = verification{
-		waiting: map[*peer]bool{},
+		waiting: map[*peer]int{},
 		voted:   map[tid.TID][]proto.NodeID{},
 		locked:  map[tid.TID]tid.TID{},
+		last:    map[*peer]tid.TID{},
+		ends:    map[endKey]*end{},
 	}
 	if !m.backup.OK {
 		m.askAll(m.readableStores(), &proto.AskLockedTransactions{})
@@ -76,18 +81,30 @@ func (m *Machine) readableStores() []*peer {
 // askAll asks storages the question of a step, and goes on if there are none.
 func (m *Machine) askAll(list []*peer, req proto.Request) {
 	for _, p := range list {
-		m.ver.waiting[p] = true
-		m.ask(p, req)
+		m.question(p, req)
 	}
 	m.verificationNext()
 }
 
-func (m *Machine) verificationAnswered(p *peer, pkt proto.Packet) {
+// question asks one storage a question of a step.
+func (m *Machine) question(p *peer, req proto.Request) {
+	m.ver.waiting[p]++
+	m.ask(p, req)
+}
+
+func (m *Machine) verificationAnswered(p *peer, req proto.Request, pkt proto.Packet) {
 	v := &m.ver
-	if !v.waiting[p] {
+	if v.waiting[p] == 0 {
 		return
 	}
-	delete(v.waiting, p)
+	if v.waiting[p]--; v.waiting[p] == 0 {
+		delete(v.waiting, p)
+	}
+	if v.step == compareStep {
+		m.endAnswered(p, req, pkt)
+		m.verificationNext()
+		return
+	}
 	switch pkt := pkt.(type) {
 	case *proto.AnswerLockedTransactions:
 		for ttid, t := range pkt.TIDs {
@@ -103,12 +120,13 @@ func (m *Machine) verificationAnswered(p *peer, pkt proto.Packet) {
 		}
 	case *proto.AnswerLastIDs:
 		m.ids.saw(pkt)
+		v.last[p] = pkt.LastTID.V
 	case *proto.AnswerPackOrders:
 		m.pack.add(pkt.Orders)
 	case *proto.Error:
 		// Without its answer it cannot take part: what it may know could be the
 		// only trace of a commit.
-		v.waiting[p] = true
+		v.waiting[p] = 1
 		m.close(p)
 		return
 	}
@@ -130,7 +148,7 @@ func (m *Machine) undecided(id proto.NodeID) bool {
 func (m *Machine) verificationLost(p *peer) {
 	v := &m.ver
 	v.asking = slices.DeleteFunc(v.asking, func(o *peer) bool { return o == p })
-	if v.waiting[p] {
+	if v.waiting[p] > 0 {
 		delete(v.waiting, p)
 		m.verificationNext()
 	}
@@ -159,8 +177,7 @@ func (m *Machine) verificationNext() {
 			if len(v.asking) > 0 {
 				p := v.asking[0]
 				v.asking = v.asking[1:]
-				v.waiting[p] = true
-				m.ask(p, &proto.AskFinalTID{TTID: v.unsure[0]})
+				m.question(p, &proto.AskFinalTID{TTID: v.unsure[0]})
 				return
 			}
 			if v.unsure = v.unsure[1:]; len(v.unsure) > 0 {
@@ -171,7 +188,13 @@ func (m *Machine) verificationNext() {
 		m.lastIDs()
 	case lastIDsStep:
 		m.truncate, m.orderedTruncate = proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}
+		v.step = compareStep
+		m.compareEnds()
+		m.verificationNext()
+	case compareStep:
+		m.outdateBehind()
 		v.step = packStep
+		m.notedPTID = m.table.PTID().V
 		m.askAll(m.readableStores(), &proto.AskPackOrders{Min: m.firstPackNeeded()})
 	case packStep:
 		m.verified()
@@ -230,5 +253,12 @@ func (m *Machine) verified() {
 	}
 	m.log(slog.LevelInfo, "verified", "last_tid", m.ids.committed.String(), "last_oid", m.ids.oid.String())
 	m.updatePacks()
+	// All readable ones have answered since they stored it.
+	m.tableConfirmed()
+	for _, p := range m.ofType(proto.Storage) {
+		if !slices.Contains(m.table.ReadableNodes(), p.node.ID) {
+			p.reported = 0 // what it had says nothing of what it will have
+		}
+	}
 	m.enterService()
 }

@@ -15,7 +15,10 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-var seedFlag = flag.Uint64("seed", 0, "run only this seed of the random tests")
+var (
+	seedFlag  = flag.Uint64("seed", 0, "run only this seed of the random tests")
+	seedsFlag = flag.Uint64("seeds", 400, "random histories")
+)
 
 // TestCommittedStaysCommitted lets clients commit while storages and the master
 // die and come back, nodes are added and dropped, the table is tweaked, and the
@@ -23,24 +26,27 @@ var seedFlag = flag.Uint64("seed", 0, "run only this seed of the random tests")
 // repaired, and every transaction that a client was told to be committed must be
 // in every readable copy, unless it was cut off, and the copies must be equal.
 func TestCommittedStaysCommitted(t *testing.T) {
-	seeds := make([]uint64, 0, 400)
-	for s := range uint64(400) {
+	seeds := make([]uint64, 0, *seedsFlag)
+	for s := range *seedsFlag {
 		seeds = append(seeds, s+1)
 	}
 	if *seedFlag != 0 {
 		seeds = []uint64{*seedFlag}
 	}
-	acked := 0
+	acked, restored, excused := 0, 0, 0
 	for _, seed := range seeds {
 		w := newWorld(t, seed)
 		w.run(1500)
 		w.repair()
 		w.verify()
 		acked += len(w.acked)
+		restored += w.copies.restored
+		excused += w.copies.excused
 		if t.Failed() {
 			t.Fatalf("run again with -seed %d", seed)
 		}
 	}
+	t.Logf("%d commits, %d older copies; %d commits lost of which nothing knew any more", acked, restored, excused)
 	if acked < 10*len(seeds) {
 		t.Errorf("only %d commits in %d runs: the test tests little", acked, len(seeds))
 	}
@@ -61,6 +67,7 @@ type world struct {
 	admin   *worldLink
 	acked   map[tid.TID][]int // partitions of what clients were told is committed
 	cuts    []worldCut
+	copies  copies
 }
 
 // worldCut is a truncation that the master has accepted: what was committed in
@@ -89,6 +96,8 @@ type worldStore struct {
 	voted    map[tid.TID]*worldVote
 	data     map[int]map[tid.TID]tid.TID // partition: tid to ttid
 	truncate proto.Opt[tid.TID]
+	marked   worldMark
+	copies   []*worldCopy
 	link     *worldLink // nil: dead
 	starting bool
 	working  bool
@@ -137,7 +146,10 @@ func (w *world) connect(handle func(Effect), lost func(), r *proto.RequestIdenti
 	l := &worldLink{id: w.last, handle: handle, lost: lost}
 	w.links[l.id] = l
 	l.toMaster = append(l.toMaster, Event{Kind: Accepted, Conn: l.id})
-	r.Cluster, r.Extra = "test", map[string]proto.Value{}
+	r.Cluster = "test"
+	if r.Extra == nil {
+		r.Extra = map[string]proto.Value{}
+	}
 	l.send(r)
 	return l
 }
@@ -156,6 +168,12 @@ func (l *worldLink) cut() {
 func (w *world) step(ev Event) {
 	w.now = w.now.Add(time.Duration(w.r.IntN(3)-1) * time.Microsecond) // the clock may step back
 	committed := w.m.ids.committed
+	state := w.m.state
+	defer func() {
+		if state == proto.Verifying && w.m.state == proto.Running {
+			w.checkServing()
+		}
+	}()
 	for _, e := range slices.Clone(w.m.Step(w.now, ev)) {
 		switch e.Op {
 		case Notify, Ask, Answer:
@@ -204,8 +222,14 @@ func (w *world) run(n int) {
 			w.clients[w.r.IntN(len(w.clients))].disconnect()
 		case k < 43:
 			w.restartMaster()
+		case k < 44:
+			w.restartAll()
 		case k < 48:
 			w.operate()
+		case k < 55:
+			w.now = w.now.Add(confirmEvery)
+		case k < 61:
+			w.stores[w.r.IntN(len(w.stores))].save()
 		case k < 260:
 			w.clients[w.r.IntN(len(w.clients))].act()
 		default:
@@ -228,6 +252,7 @@ func (w *world) restartMaster() {
 	}
 	w.now = w.now.Add(time.Second)
 	w.m = NewMachine(w.now, Settings{Cluster: "test", Addr: simAddr(1), Partitions: 1})
+	w.copies.forced = false
 }
 
 // operate does something that an operator might.
@@ -238,7 +263,9 @@ func (w *world) operate() {
 	id := w.stores[w.r.IntN(len(w.stores))].nid
 	switch w.r.IntN(9) {
 	case 6, 7:
-		if len(w.acked) > 0 { // what is dropped earlier may never have had its table
+		// What is dropped earlier may never have had its table; and an operator who has
+		// put older copies in place erases no other one.
+		if len(w.acked) > 0 && w.copies.restored == 0 {
 			w.admin.send(&proto.SetNodeState{ID: id, State: proto.NodeUnknown})
 		}
 	case 8:
@@ -300,6 +327,7 @@ func (w *world) deliver() bool {
 
 // repair brings everybody back and waits until all is quiet.
 func (w *world) repair() {
+	w.copies.calm = true
 	for _, c := range w.clients {
 		c.disconnect()
 	}
@@ -319,6 +347,8 @@ func (w *world) repair() {
 	if w.m.state == proto.Recovering {
 		// An interrupted truncation may need a decision.
 		w.admin = w.connect(func(Effect) {}, func() {}, &proto.RequestIdentification{Type: proto.Admin, Addr: simAddr(98)})
+		w.copies.forced = true
+		w.admin.send(&proto.SetClusterState{State: proto.Recovering})
 		w.admin.send(&proto.SetClusterState{State: proto.Verifying})
 		for range 5 {
 			for w.deliver() {
@@ -330,7 +360,7 @@ func (w *world) repair() {
 	}
 	// A creation that was interrupted is for the operator to repeat.
 	if w.m.state != proto.Running && len(w.acked) > 0 {
-		w.t.Errorf("seed %d: with everybody back, the cluster is %v, table %v", w.seed, w.m.state, w.m.table.Rows())
+		w.t.Errorf("seed %d: with everybody back, the cluster is %v\n%s", w.seed, w.m.state, w.describe())
 	}
 }
 
@@ -379,15 +409,18 @@ func (s *worldStore) start() {
 	if s.link != nil {
 		return
 	}
+	s.restore()
+	s.marked.reported = 0
 	s.starting, s.working, s.asked, s.fetching = false, false, false, nil
 	s.link = s.w.connect(s.handle, func() { s.link = nil; s.working = false },
-		&proto.RequestIdentification{Type: proto.Storage, ID: s.nid, Addr: simAddr(100 + s.number)})
+		&proto.RequestIdentification{Type: proto.Storage, ID: s.nid, Addr: simAddr(100 + s.number), Extra: s.claim()})
 }
 
 func (s *worldStore) kill() {
 	if s.link != nil {
 		s.link.cut()
 		s.link, s.working = nil, false
+		s.save()
 	}
 }
 
@@ -406,7 +439,7 @@ func (s *worldStore) handle(e Effect) {
 			s.fail("%v", p)
 		}
 	case *proto.AcceptIdentification:
-		if s.nid != 0 && s.nid != p.YourID && s.table.PTID().OK {
+		if s.nid != 0 && s.nid != p.YourID && s.table.PTID().OK && !s.marked.restored {
 			s.fail("renamed %v", p.YourID)
 		}
 		s.nid = p.YourID
@@ -419,6 +452,7 @@ func (s *worldStore) handle(e Effect) {
 			case proto.NodeUnknown: // the database is erased
 				s.kill()
 				s.nid, s.table, s.truncate = 0, parttab.Table{}, proto.Opt[tid.TID]{}
+				s.marked = worldMark{}
 				s.voted, s.data = map[tid.TID]*worldVote{}, map[int]map[tid.TID]tid.TID{}
 				return
 			case proto.NodeDown:
@@ -427,6 +461,7 @@ func (s *worldStore) handle(e Effect) {
 			}
 		}
 	case *proto.AskRecovery:
+		s.marked.reported = s.table.PTID().V
 		s.answer(e, &proto.AnswerRecovery{PTID: s.table.PTID(), TruncateTID: s.truncate})
 	case *proto.Truncate:
 		s.truncate = proto.Some(p.TID)
@@ -434,6 +469,7 @@ func (s *worldStore) handle(e Effect) {
 		s.answer(e, &proto.AnswerPartitionTable{PTID: s.table.PTID(), Replicas: s.table.Replicas(), Rows: copyRows(s.table.Rows())})
 	case *proto.SendPartitionTable:
 		s.table.Load(p.PTID, p.Replicas, p.Rows)
+		s.marked.tableReceived(p.PTID.V)
 		s.dropCells()
 	case *proto.NotifyPartitionChanges:
 		if s.table.PTID().OK { // else waiting for a full one
@@ -485,8 +521,17 @@ func (s *worldStore) handle(e Effect) {
 		}
 		s.answer(e, a)
 	case *proto.AskPackOrders:
+		if !s.working || p.Min == tid.Max {
+			s.marked.noted = s.table.PTID().V
+		}
 		s.answer(e, &proto.AnswerPackOrders{})
+	case *proto.AskCheckTIDRange, *proto.AskCheckSerialRange:
+		s.answerEnd(e)
 	case *proto.StartOperation:
+		s.marked.confirm()
+		if s.working {
+			return
+		}
 		s.voted = map[tid.TID]*worldVote{}
 		s.working, s.asked = true, false
 		s.link.send(&proto.NotifyReady{})

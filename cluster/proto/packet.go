@@ -102,6 +102,14 @@ func Errorf(code ErrorCode, format string, args ...any) *Error {
 	return &Error{code, fmt.Sprintf(format, args...)}
 }
 
+// ConfirmStart begins the message of a refusal (Denied) of the order to start, which is
+// to set the cluster state VERIFYING, where that may lose transactions. The same order is
+// obeyed if it is given again as this says, which any implementation can do: not sooner,
+// so that a script that repeats what has failed does not confirm. After the order to set
+// the state RECOVERING, which is refused, it is obeyed at once; one to set the state
+// RUNNING, refused too, lets the first order not count.
+const ConfirmStart = "NOT STARTED, TRANSACTIONS MAY BE LOST. The same order, given again after 10 seconds and within 10 minutes, starts all the same. "
+
 // Node describes a node as the master publishes it.
 type Node struct {
 	Type  NodeType
