@@ -9,7 +9,9 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
@@ -140,6 +142,43 @@ func (c *Client) LastIDs(ctx context.Context) (*LastIDs, error) {
 // Summary returns how the cluster and its backups are.
 func (c *Client) Summary(ctx context.Context) (*proto.AnswerMonitorInformation, error) {
 	return ask[*proto.AnswerMonitorInformation](ctx, c, &proto.AskMonitorInformation{})
+}
+
+// LossError is what a start may lose. The cluster was not started.
+type LossError struct{ Text string }
+
+func (e *LossError) Error() string { return "not started, transactions may be lost: " + e.Text }
+
+// Start starts a cluster that recovers. Where that may lose transactions it does not, and
+// returns a [*LossError].
+func (c *Client) Start(ctx context.Context) (string, error) {
+	text, err := c.SetClusterState(ctx, proto.Verifying)
+	refused, ok := errors.AsType[*proto.Error](err)
+	if !ok || refused.ErrCode != proto.Denied {
+		return text, err
+	}
+	loss, ok := strings.CutPrefix(refused.Message, proto.ConfirmStart)
+	if !ok {
+		return text, err
+	}
+	// The order must not count as the first half of one that is confirmed.
+	if _, err := c.SetClusterState(ctx, proto.Running); !isDenied(err) {
+		return "", errors.Join(&LossError{loss}, err)
+	}
+	return "", &LossError{loss}
+}
+
+// StartAnyway starts a cluster that recovers, whatever may be lost.
+func (c *Client) StartAnyway(ctx context.Context) (string, error) {
+	if text, err := c.SetClusterState(ctx, proto.Recovering); !isDenied(err) {
+		return text, err
+	}
+	return c.SetClusterState(ctx, proto.Verifying)
+}
+
+func isDenied(err error) bool {
+	refused, ok := errors.AsType[*proto.Error](err)
+	return ok && refused.ErrCode == proto.Denied
 }
 
 // SetClusterState asks for a state: Verifying to start a cluster that recovers,

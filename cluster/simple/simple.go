@@ -369,6 +369,9 @@ func (c *Cluster) WaitRunning(ctx context.Context) error {
 			last = "it is " + state.String()
 			if state == proto.Recovering {
 				if err := c.start(ctx, client); err != nil {
+					if _, ok := errors.AsType[*ctl.LossError](err); ok {
+						return fmt.Errorf("the cluster waits for the operator: %w", err)
+					}
 					last += ", " + err.Error()
 				}
 			}
@@ -398,6 +401,6 @@ func (c *Cluster) start(ctx context.Context, client *ctl.Client) error {
 	if pending < len(c.storages) || !c.existing {
 		return nil // a new one starts by itself
 	}
-	_, err = client.SetClusterState(ctx, proto.Verifying)
+	_, err = client.Start(ctx)
 	return err
 }

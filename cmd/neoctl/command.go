@@ -36,7 +36,7 @@ func commands() []command {
 		{"print ids", "", "last ids of the database", noArgs(printIDs)},
 		{"print primary", "", "primary master", noArgs(printPrimary)},
 		{"print summary", "", "how the cluster and its backups are", noArgs(printSummary)},
-		{"start", "", "start a cluster that recovers", noArgs(setState(proto.Verifying))},
+		{"start", "[" + acceptLoss + "]", "start a cluster that recovers; if that may lose transactions, only after you have confirmed it, or with " + acceptLoss, parseStart},
 		{"set cluster", "STATE", "VERIFYING, STARTING_BACKUP, STOPPING_BACKUP or STOPPING", parseSetCluster},
 		{"set replicas", "N", "copies of each partition beside the first; tweak then makes them", parseSetReplicas},
 		{"add", "NODE... | all", "take pending storages into the cluster", parseAdd},
@@ -186,6 +186,34 @@ func parsePrintPT(args []string) (order, error) {
 
 func setState(s proto.ClusterState) order {
 	return acknowledged(func(ctx context.Context, c *ctl.Client) (string, error) { return c.SetClusterState(ctx, s) })
+}
+
+// acceptLoss lets a start lose transactions without a question.
+const acceptLoss = "--accept-loss"
+
+func parseStart(args []string) (order, error) {
+	if err := atMost(args, 0, 1); err != nil {
+		return nil, err
+	}
+	if len(args) == 0 {
+		return start, nil
+	}
+	if args[0] != acceptLoss {
+		return nil, fmt.Errorf("unexpected %q", args[0])
+	}
+	return startAnyway, nil
+}
+
+// startAnyway starts whatever may be lost.
+func startAnyway(ctx context.Context, c *ctl.Client) (string, error) {
+	text, err := c.StartAnyway(ctx)
+	return text + "\n", err
+}
+
+// start starts what loses nothing.
+func start(ctx context.Context, c *ctl.Client) (string, error) {
+	text, err := c.Start(ctx)
+	return text + "\n", err
 }
 
 func parseSetCluster(args []string) (order, error) {

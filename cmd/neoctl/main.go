@@ -5,9 +5,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/neozodb/neo/cluster/conf"
@@ -16,6 +18,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 func main() { cli.Main(newCommand) }
@@ -72,11 +75,38 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 	}
 	defer log.End(&err)
 	text, err := execute(ctx, addr, log.LinkConfig(tls), order)
+	if loss, ok := errors.AsType[*ctl.LossError](err); ok {
+		if !confirmed(env, loss.Text) {
+			return &cli.Exit{Code: 1}
+		}
+		text, err = execute(ctx, addr, log.LinkConfig(tls), startAnyway)
+	}
 	if err != nil {
 		return explain(env, err)
 	}
 	_, err = fmt.Fprint(env.Stdout, text)
 	return err
+}
+
+// confirmation is what an operator types to start a cluster that may lose transactions.
+const confirmation = "lose them"
+
+// confirmed tells what a start may lose, and asks whether it is wanted. Without a
+// terminal it is not.
+func confirmed(env *cli.Env, loss string) bool {
+	w := env.Stderr
+	fmt.Fprintf(w, "*** TO START THE CLUSTER NOW MAY LOSE TRANSACTIONS FOR EVER ***\n\n%s\n\n", strings.ReplaceAll(loss, ". ", ".\n"))
+	if f, ok := env.Stdin.(*os.File); ok && !term.IsTerminal(int(f.Fd())) || env.Stdin == nil {
+		fmt.Fprintf(w, "Not started. Bring the missing storages and the newest databases back; or, to go on without them: neoctl start %s\n", acceptLoss)
+		return false
+	}
+	fmt.Fprintf(w, "To go on without them, type %q: ", confirmation)
+	line, err := bufio.NewReader(env.Stdin).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != confirmation {
+		fmt.Fprintln(w, "Not started.")
+		return false
+	}
+	return true
 }
 
 // errUnreachable is printed as the Python implementation does.
