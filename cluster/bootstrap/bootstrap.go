@@ -19,7 +19,8 @@ import (
 )
 
 // identifyTimeout is how long a master may take to accept us before another one
-// is tried: a stopped process must not hide the primary.
+// is tried, if Link.PeerTimeout does not say it: a stopped process must not hide the
+// primary.
 const identifyTimeout = time.Minute
 
 // Config says who looks for a primary master, and where.
@@ -148,6 +149,10 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	a := &attempt{cfg: &cfg, done: make(chan outcome, 1)}
 	lc := cfg.Link
 	lc.Deliver = a.deliver
+	limit := identifyTimeout
+	if lc.PeerTimeout > 0 {
+		limit, lc.Greeted = min(limit, lc.PeerTimeout), true
+	}
 	dial := link.Dial
 	if cfg.Dialer != nil {
 		dial = cfg.Dialer.Dial
@@ -158,7 +163,7 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	}
 	req := cfg.Identify
 	c.Ask(&req, nil)
-	timeout := time.NewTimer(identifyTimeout)
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	var out outcome
 	select {
@@ -166,7 +171,7 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	case <-ctx.Done():
 		out = a.giveUp(context.Cause(ctx))
 	case <-timeout.C:
-		out = a.giveUp(fmt.Errorf("no answer within %v", identifyTimeout))
+		out = a.giveUp(fmt.Errorf("no answer within %v", limit))
 	}
 	if out.err != nil {
 		c.Close()

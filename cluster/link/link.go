@@ -38,8 +38,8 @@ const (
 	// not keep others from being tried.
 	connectTimeout = 10 * time.Second
 	// handshakeTimeout is how long TLS, and an accepted peer, may take to say
-	// who they are. Nothing else in the protocol has a limit: a slow node is not
-	// a dead node.
+	// who they are. No answer has a limit: a slow node is not a dead node. What has
+	// one is the time without sign of life, see [Config].
 	handshakeTimeout = time.Minute
 	// silenceTimeout is how long a peer may acknowledge nothing of what was sent to
 	// it: keepalive finds who is gone only while nothing is under way, otherwise TCP
@@ -70,6 +70,17 @@ type Config struct {
 	// Record is told every packet, for a log of packets. It must not block.
 	Record  func(sent bool, peer string, id uint32, p proto.Packet)
 	Network Network // default: TCP
+	// PeerTimeout is how long a peer may give no sign of life before the connection
+	// is closed; a peer that does not give any by itself, as Python nodes do not, has
+	// twelve times as long. Negative: no limit. 0: this side gives no sign of life
+	// either, and its peers will have to ask.
+	PeerTimeout time.Duration
+	// Silent, if not nil, is called instead of closing the connection, and again
+	// every second as long as nothing arrives: it may call [Conn.GiveUp].
+	Silent func(c *Conn, silence time.Duration)
+	// Greeted tells that a peer which is alive sends its handshake within PeerTimeout,
+	// because it is a master: it does not wait for a database.
+	Greeted bool
 }
 
 func (c *Config) logger() *slog.Logger {
