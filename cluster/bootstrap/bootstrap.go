@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/neozodb/neo/cluster/link"
@@ -95,7 +96,7 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				continue
 			}
 			next := addr
-			for hops := 0; !next.IsZero() && hops < 3; hops++ {
+			for hops := 0; !next.IsZero() && hops < 3 && (hops == 0 || !cfg.Masters.passOver(next)); hops++ {
 				addr = next
 				next = proto.Address{}
 				res, err := Identify(ctx, addr, cfg)
@@ -146,7 +147,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // [*NotPrimaryError] and [*proto.Error]. Masters that a secondary names are
 // learned.
 func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, error) {
-	a := &attempt{cfg: &cfg, done: make(chan outcome, 1)}
+	a := &attempt{cfg: &cfg, addr: addr, done: make(chan outcome, 1)}
 	lc := cfg.Link
 	lc.Deliver = a.deliver
 	limit := identifyTimeout
@@ -159,6 +160,9 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	}
 	c, err := dial(ctx, addr, lc)
 	if err != nil {
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && ctx.Err() == nil {
+			cfg.Masters.hang(addr)
+		}
 		return nil, err
 	}
 	req := cfg.Identify
@@ -171,6 +175,7 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	case <-ctx.Done():
 		out = a.giveUp(context.Cause(ctx))
 	case <-timeout.C:
+		cfg.Masters.hang(addr)
 		out = a.giveUp(fmt.Errorf("no answer within %v", limit))
 	}
 	if out.err != nil {

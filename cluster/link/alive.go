@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,6 +13,9 @@ const DefaultPeerTimeout = 8 * time.Second
 
 // MinPeerTimeout is the least PeerTimeout: a few beats may be late.
 const MinPeerTimeout = 3 * time.Second
+
+// ErrSilent is what ends a connection whose peer gives no sign of life.
+var ErrSilent = errors.New("no sign of life")
 
 const (
 	// beatInterval is how often a connection gives a sign of life. All nodes must
@@ -120,7 +124,7 @@ func (c *Conn) receivedLocked(id uint32, p proto.Packet) bool {
 // GiveUp closes the connection because the peer has been silent for d.
 func (c *Conn) GiveUp(d time.Duration) {
 	c.mu.Lock()
-	c.closeLocked(fmt.Errorf("no sign of life for %v", d))
+	c.closeLocked(fmt.Errorf("%w for %v", ErrSilent, d))
 	c.mu.Unlock()
 	_ = c.raw.Close()
 }

@@ -152,7 +152,13 @@ func (tcp) Listen(ctx context.Context, addr string) (net.Listener, error) {
 // Dial connects to addr and sends the handshake. It does not wait for the peer's,
 // which is checked before the first packet is delivered.
 func Dial(ctx context.Context, addr proto.Address, cfg Config) (*Conn, error) {
-	nc, err := cfg.network().Dial(ctx, addr.String())
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if cfg.PeerTimeout > 0 {
+		// A host that is there answers at once.
+		limited, cancel = context.WithTimeout(ctx, min(connectTimeout, cfg.PeerTimeout/2))
+	}
+	nc, err := cfg.network().Dial(limited, addr.String())
+	cancel()
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %v: %w", addr, err)
 	}

@@ -90,7 +90,7 @@ type peer struct {
 	node    *proto.Node   // once identified
 	pending int           // requests of ours without answer
 	gone    bool
-	silent  bool // it gives no sign of life, and cannot be replaced
+	silent  bool // it gives no sign of life
 
 	// Of a storage.
 	newID     bool   // it came without the id that it has

@@ -21,6 +21,7 @@ func (m *Machine) silent(p *peer, d time.Duration, beats bool) {
 		return
 	}
 	m.log(slog.LevelWarn, "a node gives no sign of life and is given up", "node", p.String(), "silence", d.String())
+	p.silent = true
 	m.out = append(m.out, Effect{Op: GiveUp, Conn: p.conn, Silence: d})
 	m.drop(p)
 }
