@@ -124,13 +124,13 @@ func (c *Client) connect(a *connecting) {
 }
 
 func (c *Client) findMaster() (*view, error) {
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		v, err := c.tryMaster()
 		if v != nil || err != nil {
 			return v, err
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(pause):
 		case <-c.ctx.Done():
 			return nil, c.ctx.Err()
 		}

@@ -103,6 +103,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	limit, err := o.PeerTimeout.Limit()
+	if err != nil {
+		return err
+	}
 	bind, err := o.Bind(ctx)
 	if err != nil {
 		return err
@@ -138,6 +142,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		DisablePack: o.disablePack,
 		DisableDrop: o.disableDrop,
 		TLS:         tlsConfig,
+		PeerTimeout: limit,
 		FlushLog:    log.File.Flush,
 		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
 		Log:         log.Logger,
