@@ -41,7 +41,7 @@ func (c *Cluster) primary(t testing.TB) string {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		out, _, _ := c.Ctl(t, "print", "node")
 		for line := range strings.Lines(out) {
-			if f := strings.Split(line, " | "); len(f) == 5 && strings.TrimSpace(f[1]) == "MASTER" && strings.TrimSpace(f[4]) == "None" {
+			if f := strings.Split(line, " | "); len(f) == 5 && strings.TrimSpace(f[1]) == "MASTER" && strings.TrimSpace(f[3]) == "RUNNING" && strings.TrimSpace(f[4]) == "None" {
 				return strings.TrimSpace(f[2])
 			}
 		}
