@@ -51,6 +51,7 @@ func (n *Node) connect() error {
 	again := n.infoTimestamp.OK
 	giveUp := time.Now().Add(noticeTimeout)
 	n.wg.Go(func() {
+		last := ""
 		for n.ctx.Err() == nil {
 			_, err := bootstrap.Find(n.ctx, cfg)
 			switch {
@@ -58,7 +59,10 @@ func (n *Node) connect() error {
 			case again || alreadyConnected(err) && time.Now().Before(giveUp):
 				// It has accepted us before, in this process or in the last one, and may
 				// not have noticed yet that it ended.
-				n.log.Warn("refused by the primary master", "error", err)
+				if text := err.Error(); text != last {
+					last = text
+					n.log.Warn("refused by the primary master, trying again", "error", err)
+				}
 				continue
 			default:
 				n.fail(err)
