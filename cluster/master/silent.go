@@ -33,15 +33,33 @@ func (m *Machine) expendable(p *peer, beats bool) bool {
 		return true
 	case p.node.State != proto.NodeRunning:
 		return true
-	case m.truncate.OK || m.undecided(p.node.ID):
-		return false // its loss leads back to recovery
 	case m.state == proto.Verifying && !beats:
 		return false // it may be busy cutting its data
+	case m.superseded(p):
+		return true
+	case m.truncate.OK || m.undecided(p.node.ID):
+		return false // its loss leads back to recovery
 	}
 	return m.table.Operational(func(id proto.NodeID) bool {
 		s := m.stores[id]
 		return m.running(id) && s != p && (s == nil || !s.silent)
 	})
+}
+
+// superseded reports whether another master may be primary by now: one that becomes
+// so starts with all storages that can be read, and this one hears none of them any
+// more. It must not be taken for the primary when it is back, with storages of which
+// only it believes that they are connected, and a table that is not continued.
+func (m *Machine) superseded(p *peer) bool {
+	if len(m.masters()) < 2 {
+		return false
+	}
+	for _, id := range m.table.ReadableNodes() {
+		if s := m.stores[id]; s != nil && s != p && !s.silent {
+			return false
+		}
+	}
+	return true
 }
 
 // claim is an identification as a node that is connected already.

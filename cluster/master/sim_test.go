@@ -167,6 +167,9 @@ func (s *sim) command(c string) {
 		s.quiet = true
 		s.m = NewMachine(s.now, Settings{Cluster: "test", Addr: simAddr(1), Partitions: number("partitions", 2),
 			Replicas: number("replicas", 0), Autostart: strings.Count(c, " s")})
+		if n := number("other", 0); n > 0 { // another master, which is away
+			s.m.learn(simAddr(n))
+		}
 		for _, w := range words[1:] {
 			if w[0] == 's' {
 				s.command(w + " storage")
