@@ -23,7 +23,9 @@ func startMasters(t testing.TB, partitions int, extra ...string) (c *Cluster, ma
 	}
 	slices.Sort(addrs)
 	c.Masters = strings.Join(addrs, " ")
-	with := func(args ...string) []string { return slices.Concat([]string{"-c", c.Name, "-m", c.Masters}, extra, args) }
+	with := func(args ...string) []string {
+		return slices.Concat([]string{"-c", c.Name, "-m", c.Masters}, extra, args)
+	}
 	for _, a := range addrs {
 		masters = append(masters, Start(t, "neomaster", with("-b", a, "-A", "2", "-p", fmt.Sprint(partitions), "-r", "1")...))
 	}

@@ -13,7 +13,7 @@ import (
 // commits: the others go on without them long before they are continued, and the
 // operator is told. When they go on, they do no harm.
 func TestStoppedNodes(t *testing.T) {
-	c, masters := startMasters(t, 4)
+	c, masters := startMasters(t, 4, "--peer-timeout", "4")
 	w := startWorkload(t, c, 2)
 	stopped := func(p *Process, what string, during func()) {
 		t.Helper()
