@@ -13,6 +13,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,9 +55,12 @@ type Config struct {
 	// asks for it; it must not block. Both may be nil.
 	Identified func(proto.NodeID)
 	FlushLog   func()
-	Network    link.Network // default: TCP
-	Dialer     *link.Dialer // shared by the process; default: one of its own
-	Log        *slog.Logger // default: discard
+	// PeerTimeout is how long another node may give no sign of life before it is given
+	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
+	PeerTimeout time.Duration
+	Network     link.Network // default: TCP
+	Dialer      *link.Dialer // shared by the process; default: one of its own
+	Log         *slog.Logger // default: discard
 }
 
 // Node is an admin node. Its methods but Run and Addr belong to Run.
@@ -139,7 +143,8 @@ func (n *Node) Addr() proto.Address { return n.listener.Addr() }
 
 func (n *Node) linkConfig() link.Config {
 	return link.Config{TLS: n.cfg.TLS, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
-		Deliver: func(ev link.Event) { n.send(ev) }}
+		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout),
+		Deliver:     func(ev link.Event) { n.send(ev) }}
 }
 
 // send passes an event to Run, or drops it once Run has ended.

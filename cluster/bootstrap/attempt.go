@@ -12,6 +12,7 @@ import (
 // attempt receives the events of a connection until a master has accepted us.
 type attempt struct {
 	cfg  *Config
+	addr proto.Address
 	done chan outcome // gets exactly one
 
 	mu       sync.Mutex
@@ -21,6 +22,9 @@ type attempt struct {
 
 // deliver is called by the connection's reader.
 func (a *attempt) deliver(ev link.Event) {
+	if ev.End() && errors.Is(ev.Err, link.ErrSilent) {
+		a.cfg.Masters.hang(a.addr)
+	}
 	if a.accepted {
 		if a.cfg.Link.Deliver != nil {
 			a.cfg.Link.Deliver(ev)

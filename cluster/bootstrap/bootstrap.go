@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/neozodb/neo/cluster/link"
@@ -19,7 +20,8 @@ import (
 )
 
 // identifyTimeout is how long a master may take to accept us before another one
-// is tried: a stopped process must not hide the primary.
+// is tried, if Link.PeerTimeout does not say it: a stopped process must not hide the
+// primary.
 const identifyTimeout = time.Minute
 
 // Config says who looks for a primary master, and where.
@@ -94,7 +96,7 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				continue
 			}
 			next := addr
-			for hops := 0; !next.IsZero() && hops < 3; hops++ {
+			for hops := 0; !next.IsZero() && hops < 3 && (hops == 0 || !cfg.Masters.passOver(next)); hops++ {
 				addr = next
 				next = proto.Address{}
 				res, err := Identify(ctx, addr, cfg)
@@ -145,20 +147,27 @@ func sleep(ctx context.Context, d time.Duration) error {
 // [*NotPrimaryError] and [*proto.Error]. Masters that a secondary names are
 // learned.
 func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, error) {
-	a := &attempt{cfg: &cfg, done: make(chan outcome, 1)}
+	a := &attempt{cfg: &cfg, addr: addr, done: make(chan outcome, 1)}
 	lc := cfg.Link
 	lc.Deliver = a.deliver
+	limit := identifyTimeout
+	if lc.PeerTimeout > 0 {
+		limit, lc.Greeted = min(limit, lc.PeerTimeout), true
+	}
 	dial := link.Dial
 	if cfg.Dialer != nil {
 		dial = cfg.Dialer.Dial
 	}
 	c, err := dial(ctx, addr, lc)
 	if err != nil {
+		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && ctx.Err() == nil {
+			cfg.Masters.hang(addr)
+		}
 		return nil, err
 	}
 	req := cfg.Identify
 	c.Ask(&req, nil)
-	timeout := time.NewTimer(identifyTimeout)
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	var out outcome
 	select {
@@ -166,7 +175,8 @@ func Identify(ctx context.Context, addr proto.Address, cfg Config) (*Result, err
 	case <-ctx.Done():
 		out = a.giveUp(context.Cause(ctx))
 	case <-timeout.C:
-		out = a.giveUp(fmt.Errorf("no answer within %v", identifyTimeout))
+		cfg.Masters.hang(addr)
+		out = a.giveUp(fmt.Errorf("no answer within %v", limit))
 	}
 	if out.err != nil {
 		c.Close()

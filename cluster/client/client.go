@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/link"
@@ -68,8 +70,11 @@ type Config struct {
 	// Record sees every packet; see link.Config. Default: none.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 
-	Dialer  *link.Dialer // shared by the process; default: one of its own
-	Network link.Network // default: TCP
+	// PeerTimeout is how long a node may give no sign of life before it is given
+	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
+	PeerTimeout time.Duration
+	Dialer      *link.Dialer // shared by the process; default: one of its own
+	Network     link.Network // default: TCP
 }
 
 // Client is a connection to a cluster. All methods may be called concurrently.
@@ -175,7 +180,8 @@ func (c *Client) Close() error {
 
 // links is the configuration of links whose events go to deliver.
 func (c *Client) links(deliver func(link.Event)) link.Config {
-	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network}
+	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network,
+		PeerTimeout: cmp.Or(c.cfg.PeerTimeout, link.DefaultPeerTimeout)}
 }
 
 // base handles what every node may be told on any link, and reports whether the

@@ -42,6 +42,21 @@ func (v *view) operational() bool {
 	return len(v.rows) > 0
 }
 
+// replaceable reports whether every partition that a storage serves can be read from
+// another one.
+func (v *view) replaceable(id proto.NodeID) bool {
+	for _, row := range v.rows {
+		if slices.ContainsFunc(row, func(c proto.Cell) bool { return c.ID == id && c.State.Readable() }) &&
+			!slices.ContainsFunc(row, func(c proto.Cell) bool {
+				_, ok := v.running[c.ID]
+				return ok && c.ID != id && c.State.Readable()
+			}) {
+			return false
+		}
+	}
+	return true
+}
+
 // session is one link to a primary master. Its tables are changed only by the
 // goroutine that reads the link.
 type session struct {
@@ -109,13 +124,13 @@ func (c *Client) connect(a *connecting) {
 }
 
 func (c *Client) findMaster() (*view, error) {
-	for {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		v, err := c.tryMaster()
 		if v != nil || err != nil {
 			return v, err
 		}
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(pause):
 		case <-c.ctx.Done():
 			return nil, c.ctx.Err()
 		}

@@ -21,11 +21,13 @@ type storages struct {
 	mu       sync.RWMutex
 	links    map[proto.NodeID]*storageLink
 	failures map[proto.NodeID]time.Time // when the node may be asked first again
+	beats    map[proto.NodeID]bool      // it gave signs of life by itself
 }
 
 func (s *storages) init() {
 	s.links = map[proto.NodeID]*storageLink{}
 	s.failures = map[proto.NodeID]time.Time{}
+	s.beats = map[proto.NodeID]bool{}
 }
 
 // storageLink is a link or the attempt to make it.
@@ -119,7 +121,12 @@ func (l *storageLink) open(ctx context.Context, v *view, addr proto.Address) {
 
 func (l *storageLink) dial(ctx context.Context, v *view, addr proto.Address) (*link.Conn, error) {
 	c := l.c
-	conn, err := c.cfg.Dialer.Dial(ctx, addr, c.links(l.deliver))
+	cfg := c.links(l.deliver)
+	cfg.Silent = l.silent
+	c.storages.mu.Lock()
+	cfg.Greeted = c.storages.beats[l.id]
+	c.storages.mu.Unlock()
+	conn, err := c.cfg.Dialer.Dial(ctx, addr, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to storage %v at %v: %w", l.id, addr, err)
 	}
@@ -143,6 +150,20 @@ func (l *storageLink) dial(ctx context.Context, v *view, addr proto.Address) (*l
 	return conn, nil
 }
 
+// silent handles that a storage gives no sign of life: others are asked, if there are
+// any for all that it has. Otherwise it is waited for.
+func (l *storageLink) silent(conn *link.Conn, silence time.Duration) {
+	if v := l.c.view.Load(); v != nil && !v.replaceable(l.id) {
+		return
+	}
+	l.c.log.Warn("storage gives no sign of life", "storage", l.id, "silence", silence)
+	s := &l.c.storages
+	s.mu.Lock()
+	s.failures[l.id] = time.Now().Add(failedFor)
+	s.mu.Unlock()
+	conn.GiveUp(silence)
+}
+
 // deliver handles what arrives on the link to a storage, in order.
 func (l *storageLink) deliver(ev link.Event) {
 	if ev.Asked != nil {
@@ -155,6 +176,7 @@ func (l *storageLink) deliver(ev link.Event) {
 		s := &l.c.storages
 		s.mu.Lock()
 		l.ended = true
+		s.beats[l.id] = s.beats[l.id] || ev.Conn.Beats()
 		if s.links[l.id] == l && l.conn == ev.Conn {
 			delete(s.links, l.id)
 		}

@@ -36,6 +36,7 @@ type Plan struct {
 	Crashes                       bool // nodes crash and come back
 	Packs                         bool
 	Replicas                      int
+	Masters                       int // default: 1
 }
 
 // PlanOf returns the plan of a seed.
@@ -161,7 +162,7 @@ func (s *simulation) run() {
 func (s *simulation) startMaster() {
 	m, err := master.New(master.Config{
 		Cluster: "sim", Bind: proto.Address{Host: masterHost, Port: 10000},
-		Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages,
+		Masters: s.masters(), Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages,
 		Network: s.net.Host(masterHost), Log: s.log.With("host", "master"),
 	})
 	if err != nil {
@@ -214,7 +215,11 @@ func (s *simulation) node(host string, run func(context.Context) error) {
 }
 
 func (s *simulation) masters() []proto.Address {
-	return []proto.Address{{Host: masterHost, Port: 10000}}
+	list := []proto.Address{{Host: masterHost, Port: 10000}}
+	for i := 1; i < s.plan.Masters; i++ {
+		list = append(list, proto.Address{Host: standbyHost(i), Port: 10000})
+	}
+	return list
 }
 
 func (s *simulation) open(ctx context.Context, i int) (*client.Client, error) {

@@ -41,6 +41,10 @@ type Conn struct {
 	watching *time.Timer   // nil: silence cannot be seen; under mu
 	silent   bool          // the peer was, when it was last looked at; under mu
 
+	heard atomic.Bool   // something has arrived since the last beat
+	waits atomic.Bool   // the reader waits for input
+	reads atomic.Uint64 // how often something has arrived
+
 	batch      atomic.Bool // more input is there already
 	wake       chan struct{}
 	quit       chan struct{} // closed when the connection must end
@@ -64,6 +68,7 @@ type Conn struct {
 	broken  bool       // output fails
 	shaking bool       // an accepted peer has to do the TLS handshake
 	held    bool       // the owner has more to send
+	vitals  vitals
 }
 
 // pending is a request without answer. It belongs to whoever removes it from the
@@ -108,6 +113,7 @@ func (c *Conn) start() {
 		// A deadline that cannot be set fails the reads too.
 		_ = c.nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	}
+	c.startBeatingLocked()
 	if _, ok := socket.Silence(c.raw); ok {
 		c.watching = time.AfterFunc(c.silence/6, c.watch)
 	}
@@ -217,12 +223,12 @@ func (c *Conn) askLocked(req proto.Request, p *pending, later bool) uint32 {
 }
 
 // idLocked returns the next message id. After 2³² it starts again, and passes
-// over ids that still wait for an answer.
+// over ids that still wait for an answer, and over that of the signs of life.
 func (c *Conn) idLocked() uint32 {
 	for {
 		id := c.nextID
 		c.nextID++
-		if c.pending[id] == nil {
+		if c.pending[id] == nil && id != beatID {
 			return id
 		}
 	}

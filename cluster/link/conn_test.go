@@ -574,6 +574,7 @@ func TestPipe(t *testing.T) {
 }
 
 func TestDialer(t *testing.T) {
+	const ms = time.Millisecond
 	bubble(t, func(t *testing.T) {
 		n := memnet.New(1)
 		d := &Dialer{}
@@ -583,7 +584,7 @@ func TestDialer(t *testing.T) {
 		var at []time.Duration
 		var mu sync.Mutex
 		var wg sync.WaitGroup
-		for range 4 {
+		for range 8 {
 			wg.Go(func() {
 				if _, err := d.Dial(t.Context(), here, cfg); err == nil {
 					t.Error("connected to nobody")
@@ -594,7 +595,7 @@ func TestDialer(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		want := []time.Duration{0, time.Second, 2 * time.Second, 3 * time.Second}
+		want := []time.Duration{0, 50 * ms, 150 * ms, 350 * ms, 750 * ms, 1550 * ms, 2550 * ms, 3550 * ms}
 		if !slices.Equal(at, want) {
 			t.Errorf("attempts after %v, want %v", at, want)
 		}
@@ -606,6 +607,23 @@ func TestDialer(t *testing.T) {
 		if _, err := d.Dial(t.Context(), here, cfg); err == nil || time.Since(start) != 0 {
 			t.Errorf("a forgotten address had to wait %v", time.Since(start))
 		}
+		// Once a second it is asked at its pace, and anew after two without attempt.
+		for range 8 {
+			_, _ = d.Dial(t.Context(), there, cfg)
+		}
+		for pause, want := range map[time.Duration]time.Duration{1500 * ms: time.Second, 3 * time.Second: 50 * ms} {
+			for range 6 {
+				_, _ = d.Dial(t.Context(), there, cfg)
+			}
+			time.Sleep(pause)
+			_, _ = d.Dial(t.Context(), there, cfg)
+			start := time.Now()
+			if _, _ = d.Dial(t.Context(), there, cfg); time.Since(start) != want {
+				t.Errorf("%v after the last attempts, the pause is %v, want %v", pause, time.Since(start), want)
+			}
+		}
+		_, _ = d.Dial(t.Context(), here, cfg)
+		start = time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		if _, err := d.Dial(ctx, here, cfg); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second/2 {

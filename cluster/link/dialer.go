@@ -10,16 +10,28 @@ import (
 	"github.com/neozodb/neo/cluster/socket"
 )
 
-// dialInterval is the least time between two attempts to connect to an address.
-// Masters answer and hang up at once during an election, and count on it.
-const dialInterval = time.Second
+// Pauses between two attempts to connect to an address: the first is short, since
+// an election takes that long, and each is twice as long as the one before. Masters
+// answer and hang up at once while they look for a primary, and count on peers that
+// do not insist.
+const (
+	dialPause    = 50 * time.Millisecond
+	dialInterval = time.Second
+)
 
-// Dialer makes at most one connection attempt per second to each address; more
-// are delayed. A process has one. The zero Dialer is ready for use.
+// Dialer makes a handful of quick connection attempts to an address, and then at
+// most one per second; more are delayed. An address that was left alone for two
+// seconds begins anew. A process has one. The zero Dialer is ready for use.
 type Dialer struct {
 	mu       sync.Mutex
-	next     map[proto.Address]time.Time // when the next attempt may be made
+	paces    map[proto.Address]pace
 	refusals socket.Refusals
+}
+
+// pace is when the next attempt may be made, and the pause before it.
+type pace struct {
+	next  time.Time
+	pause time.Duration
 }
 
 // Dial is [Dial], perhaps later. That there is no agreement with the peer, on TLS
@@ -43,25 +55,27 @@ func (d *Dialer) reserve(addr proto.Address) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	if d.next == nil {
-		d.next = map[proto.Address]time.Time{}
+	if d.paces == nil {
+		d.paces = map[proto.Address]pace{}
 	}
-	at := d.next[addr]
-	if at.Before(now) {
-		at = now
-	}
-	for a, t := range d.next {
-		if t.Before(now) {
-			delete(d.next, a)
+	for a, p := range d.paces {
+		if now.Sub(p.next) > 2*dialInterval-p.pause {
+			delete(d.paces, a)
 		}
 	}
-	d.next[addr] = at.Add(dialInterval)
+	p, at := d.paces[addr], now
+	if p.next.After(now) {
+		at = p.next
+	}
+	p.pause = min(max(2*p.pause, dialPause), dialInterval)
+	p.next = at.Add(p.pause)
+	d.paces[addr] = p
 	return at.Sub(now)
 }
 
-// Forget allows the next attempt to connect to addr at once.
+// Forget allows the next attempts to connect to addr at once.
 func (d *Dialer) Forget(addr proto.Address) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.next, addr)
+	delete(d.paces, addr)
 }

@@ -39,8 +39,8 @@ const (
 	// not keep others from being tried.
 	connectTimeout = 10 * time.Second
 	// handshakeTimeout is how long TLS, and an accepted peer, may take to say
-	// who they are. Nothing else in the protocol has a limit: a slow node is not
-	// a dead node.
+	// who they are. No answer has a limit: a slow node is not a dead node. What has
+	// one is the time without sign of life, see [Config].
 	handshakeTimeout = time.Minute
 	// silenceTimeout is how long a peer may acknowledge nothing of what was sent to
 	// it: keepalive finds who is gone only while nothing is under way, otherwise TCP
@@ -71,6 +71,17 @@ type Config struct {
 	// Record is told every packet, for a log of packets. It must not block.
 	Record  func(sent bool, peer string, id uint32, p proto.Packet)
 	Network Network // default: TCP
+	// PeerTimeout is how long a peer may give no sign of life before the connection
+	// is closed; a peer that does not give any by itself, as Python nodes do not, has
+	// twelve times as long. Negative: no limit. 0: this side gives no sign of life
+	// either, and its peers will have to ask.
+	PeerTimeout time.Duration
+	// Silent, if not nil, is called instead of closing the connection, and again
+	// every second as long as nothing arrives: it may call [Conn.GiveUp].
+	Silent func(c *Conn, silence time.Duration)
+	// Greeted tells that a peer which is alive sends its handshake within PeerTimeout,
+	// because it is a master: it does not wait for a database.
+	Greeted bool
 
 	refusals *socket.Refusals // of a listener or dialer; nil: not logged
 }
@@ -144,7 +155,13 @@ func (tcp) Listen(ctx context.Context, addr string) (net.Listener, error) {
 // Dial connects to addr and sends the handshake. It does not wait for the peer's,
 // which is checked before the first packet is delivered.
 func Dial(ctx context.Context, addr proto.Address, cfg Config) (*Conn, error) {
-	nc, err := cfg.network().Dial(ctx, addr.String())
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if cfg.PeerTimeout > 0 {
+		// A host that is there answers at once.
+		limited, cancel = context.WithTimeout(ctx, min(connectTimeout, cfg.PeerTimeout/2))
+	}
+	nc, err := cfg.network().Dial(limited, addr.String())
+	cancel()
 	if err != nil {
 		return nil, fmt.Errorf("connecting to %v: %w", addr, err)
 	}

@@ -24,7 +24,14 @@ func (s *source) Read(b []byte) (int, error) {
 	if s.cfg.Idle != nil {
 		s.cfg.Idle((*Conn)(s))
 	}
-	return s.in.Read(b)
+	s.waits.Store(true)
+	n, err := s.in.Read(b)
+	s.waits.Store(false)
+	if n > 0 {
+		s.heard.Store(true)
+		s.reads.Add(1)
+	}
+	return n, err
 }
 
 // read is the reader goroutine.
@@ -109,6 +116,10 @@ func (c *Conn) staleLocked(p proto.Packet) bool {
 // receive delivers one packet.
 func (c *Conn) receive(id uint32, p proto.Packet) {
 	c.mu.Lock()
+	if c.receivedLocked(id, p) {
+		c.mu.Unlock()
+		return
+	}
 	if c.cfg.Record != nil {
 		c.cfg.Record(false, c.peer, id, p)
 	}
@@ -162,6 +173,9 @@ func (c *Conn) end(err error) {
 	c.closeLocked(err)
 	if c.watching != nil {
 		c.watching.Stop()
+	}
+	if c.vitals.timer != nil {
+		c.vitals.timer.Stop()
 	}
 	c.mu.Unlock()
 	_ = c.raw.Close()

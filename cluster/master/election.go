@@ -267,6 +267,11 @@ func (m *Machine) leaderLost(p *peer) {
 			n.State = proto.NodeDown
 		}
 	}
+	if p.silent {
+		s.tried[s.target] = true // it would not answer
+		m.seekNext()
+		return
+	}
 	m.seek(s.target) // once: it may only have restarted its link
 }
 

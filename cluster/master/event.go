@@ -2,6 +2,7 @@ package master
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
 )
@@ -21,6 +22,8 @@ const (
 	Answered                // the answer, or an Error, to Request: Conn, Packet, Tag
 	Closed                  // the connection has ended, not by our will: Conn
 	StopAsked               // the process is to end in order
+	Silent                  // nothing arrives on Conn, since Silence: it may be given up
+	Probed                  // the outcome of a Probe of Conn: Alive, Beats
 )
 
 // Event is what a [Machine] is told, by kind.
@@ -32,6 +35,9 @@ type Event struct {
 	Packet  proto.Packet
 	Request proto.Request
 	Tag     any // of the Ask
+	Silence time.Duration
+	Alive   bool // the peer has given a sign of life
+	Beats   bool // it does so by itself, however busy it is
 }
 
 // Op says what the shell must do.
@@ -43,6 +49,8 @@ const (
 	Answer                  // send Packet on Conn as the answer to the request ID
 	Abort                   // send what is queued on Conn, then close it; it gives no event any more
 	Close                   // close Conn at once; it gives no event any more
+	GiveUp                  // close Conn, which is silent since Silence; it gives no event any more
+	Probe                   // ask the peer of Conn for a sign of life; the outcome comes as Probed
 	Name                    // Text is the name of the peer of Conn from now on
 	Dial                    // connect to Addr, not more often than once per second
 	StopListening           // accept no connection any more
@@ -64,6 +72,7 @@ type Effect struct {
 	Masters []proto.Address
 	Text    string
 	Self    proto.NodeID
+	Silence time.Duration
 	Line    *Line
 	Err     error
 }

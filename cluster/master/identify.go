@@ -127,7 +127,7 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 }
 
 // resolve finds the known node that identifies itself, nil if it is a new one.
-// It refuses nodes whose id or address is in use.
+// It refuses nodes whose id or address is in use, once that is certain.
 func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (known *proto.Node, ok bool) {
 	var byAddr, byID *proto.Node
 	if !r.Addr.IsZero() {
@@ -138,7 +138,7 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 	}
 	switch {
 	case byAddr != nil && m.links[byAddr] != nil:
-		m.refuse(p, id, r, "%v is already connected", byAddr.ID)
+		m.claimed(m.links[byAddr], p, id, r)
 		return nil, false
 	case byAddr != nil && byAddr.Type != r.Type:
 		m.refuse(p, id, r, "%v is the address of %v", r.Addr, byAddr.ID)
@@ -162,7 +162,7 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 	case m.links[byID] != nil && r.ID < 0:
 		return nil, true // it gets another id
 	case m.links[byID] != nil && !m.makePlace(m.links[byID]):
-		m.refuse(p, id, r, "%v is already connected", r.ID)
+		m.claimed(m.links[byID], p, id, r)
 		return nil, false
 	}
 	return byID, true

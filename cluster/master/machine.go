@@ -46,8 +46,9 @@ type Machine struct {
 	learnt    bool                   // there may be others now
 	announced proto.NodeID           // own id last told to the shell
 
-	second  *secondary // nil: this master plays primary
-	started float64    // since when it plays primary
+	claims  []placeClaim // to places that are taken
+	second  *secondary   // nil: this master plays primary
+	started float64      // since when it plays primary
 
 	state  proto.ClusterState
 	epoch  any // changes when answers to earlier questions become meaningless
@@ -96,6 +97,7 @@ type peer struct {
 	node    *proto.Node   // once identified
 	pending int           // requests of ours without answer
 	gone    bool
+	silent  bool // it gives no sign of life
 
 	// Of a storage.
 	newID     bool   // it came without the id that it has
@@ -163,6 +165,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	}
 	m.now = now
 	m.event(ev)
+	m.admitClaims()
 	m.tryStart()
 	m.confirmOften()
 	m.tellSelf()
@@ -191,6 +194,15 @@ func (m *Machine) event(ev Event) {
 	if p == nil {
 		return // closed by us meanwhile
 	}
+	switch ev.Kind {
+	case Silent:
+		m.silent(p, ev.Silence, ev.Beats)
+		return
+	case Probed:
+		m.probed(p, ev.Alive, ev.Beats)
+		return
+	}
+	p.silent = false
 	switch ev.Kind {
 	case Received:
 		m.received(p, ev.ID, ev.Packet)

@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -25,9 +26,12 @@ type Config struct {
 	// without being told. Default: wait for the operator.
 	Autostart int
 
-	TLS     *tls.Config  // default: plain links
-	Network link.Network // default: TCP
-	Log     *slog.Logger // default: discard
+	// PeerTimeout is how long another node may give no sign of life before it is given
+	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
+	PeerTimeout time.Duration
+	TLS         *tls.Config  // default: plain links
+	Network     link.Network // default: TCP
+	Log         *slog.Logger // default: discard
 	// Record is told every packet, for a log of packets.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 	// MastersKnown is told of all masters that are known now, Identified the id of
@@ -75,6 +79,10 @@ type input struct {
 	accepted *link.Conn
 	dialed   proto.Address // of a connection attempt that has ended
 	conn     *link.Conn    // its result, nil if it failed
+	silent   *link.Conn    // gives no sign of life
+	silence  time.Duration // of silent
+	probed   *link.Conn    // was asked for a sign of life
+	alive    bool          // and has given one
 	dump     io.Writer     // where to show the state
 	dumped   chan<- struct{}
 }
@@ -97,6 +105,7 @@ func New(cfg Config) (*Master, error) {
 	if cfg.Partitions < 0 || cfg.Replicas < 0 || cfg.Replicas > maxReplicas {
 		return nil, fmt.Errorf("starting a master: %d partitions with %d replicas", cfg.Partitions, cfg.Replicas)
 	}
+	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, link.DefaultPeerTimeout)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -108,7 +117,9 @@ func New(cfg Config) (*Master, error) {
 	}
 	m.dials, m.stop = context.WithCancel(context.Background())
 	m.links = link.Config{TLS: cfg.TLS, Log: cfg.Log, Record: cfg.Record, Network: cfg.Network,
-		Deliver: func(ev link.Event) { m.put(input{event: ev}) }}
+		PeerTimeout: cfg.PeerTimeout,
+		Deliver:     func(ev link.Event) { m.put(input{event: ev}) },
+		Silent:      func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
 	var err error
 	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) { m.put(input{accepted: c}) })
 	if err != nil {
@@ -261,6 +272,14 @@ func (m *Master) handle(in input) {
 		m.machine.dump(in.dump)
 		close(in.dumped)
 		return
+	case in.silent != nil:
+		var ok bool
+		if ev.Conn, ok = in.silent.Tag.(ConnID); !ok {
+			return
+		}
+		ev.Kind, ev.Silence, ev.Beats = Silent, in.silence, in.silent.Beats()
+	case in.probed != nil:
+		ev.Kind, ev.Conn, ev.Alive, ev.Beats = Probed, in.probed.Tag.(ConnID), in.alive, in.probed.Beats()
 	default:
 		var ok bool
 		if ev.Conn, ok = in.event.Conn.Tag.(ConnID); !ok {
@@ -319,6 +338,15 @@ func (m *Master) perform(effects []Effect) {
 			if c != nil {
 				c.Close()
 			}
+		case GiveUp:
+			if c != nil {
+				c.GiveUp(e.Silence)
+			}
+		case Probe:
+			if c != nil {
+				conn := c.Conn
+				conn.Probe(m.probeTime(), func(alive bool) { m.put(input{probed: conn, alive: alive}) })
+			}
 		case Name:
 			if c != nil {
 				c.SetPeer(e.Text)
@@ -348,12 +376,25 @@ func (m *Master) perform(effects []Effect) {
 	}
 }
 
+// defaultProbe is how long a peer whose place is claimed has time for a sign of life,
+// if PeerTimeout does not say it.
+const defaultProbe = link.DefaultPeerTimeout / 2
+
+// probeTime is less than the peer that waits for the outcome waits.
+func (m *Master) probeTime() time.Duration {
+	if m.cfg.PeerTimeout < 0 {
+		return defaultProbe
+	}
+	return m.cfg.PeerTimeout / 2
+}
+
 // dial connects to another master, and reports how it went before anything that
 // arrives on the connection.
 func (m *Master) dial(a proto.Address) {
 	known := make(chan struct{})
 	defer close(known)
 	cfg := m.links
+	cfg.Greeted = true
 	cfg.Deliver = func(ev link.Event) {
 		<-known
 		m.links.Deliver(ev)

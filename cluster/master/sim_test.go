@@ -167,6 +167,9 @@ func (s *sim) command(c string) {
 		s.quiet = true
 		s.m = NewMachine(s.now, Settings{Cluster: "test", Addr: simAddr(1), Partitions: number("partitions", 2),
 			Replicas: number("replicas", 0), Autostart: strings.Count(c, " s")})
+		if n := number("other", 0); n > 0 { // another master, which is away
+			s.m.learn(simAddr(n))
+		}
 		for _, w := range words[1:] {
 			if w[0] == 's' {
 				s.command(w + " storage")
@@ -236,6 +239,10 @@ func (s *sim) command(c string) {
 		p.closed = true
 		delete(s.conns, p.conn)
 		s.step(Event{Kind: Closed, Conn: p.conn})
+	case "silent": // s1 silent [mute]: for so long that it may be given up
+		s.step(Event{Kind: Silent, Conn: p.conn, Silence: 8 * time.Second, Beats: len(words) < 3})
+	case "alive", "dead": // s1 dead [mute]: the outcome of a probe
+		s.step(Event{Kind: Probed, Conn: p.conn, Alive: words[1] == "alive", Beats: len(words) < 3})
 	case "auto":
 		p.auto = &simStore{}
 		s.settle()
@@ -417,14 +424,16 @@ func (s *sim) effect(e Effect) {
 			p.asked = append(p.asked, simAsked{e.Packet.(proto.Request), e.Tag})
 		}
 		s.say("→ %s %s", p.name, s.format(e.Packet))
-	case Abort, Close:
+	case Abort, Close, GiveUp:
 		if p == nil {
 			s.t.Fatalf("connection %d ended twice", e.Conn)
 		}
 		p.closed = true
 		p.asked = nil
 		delete(s.conns, e.Conn)
-		s.say("→ %s (%s)", p.name, map[Op]string{Abort: "aborted", Close: "closed"}[e.Op])
+		s.say("→ %s (%s)", p.name, map[Op]string{Abort: "aborted", Close: "closed", GiveUp: "given up"}[e.Op])
+	case Probe:
+		s.say("→ %s (probed)", p.name)
 	case Dial:
 		s.dialing = append(s.dialing, e.Addr)
 		s.say("connect to %d", e.Addr.Port)

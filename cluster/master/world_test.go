@@ -36,7 +36,7 @@ func TestCommittedStaysCommitted(t *testing.T) {
 	acked, restored, excused := 0, 0, 0
 	for _, seed := range seeds {
 		w := newWorld(t, seed)
-		w.run(1500)
+		w.run(2000)
 		w.repair()
 		w.verify()
 		acked += len(w.acked)
@@ -65,6 +65,7 @@ type world struct {
 	stores  []*worldStore
 	clients []*worldClient
 	admin   *worldLink
+	probed  []ConnID          // whose probe has not ended
 	acked   map[tid.TID][]int // partitions of what clients were told is committed
 	cuts    []worldCut
 	copies  copies
@@ -84,6 +85,8 @@ type worldLink struct {
 	handle   func(Effect)
 	lost     func()
 	closing  bool // by the master, after toPeer
+	hung     bool // nothing moves on it
+	dead     bool // and the peer is gone, which the master does not know
 	nextID   uint32
 }
 
@@ -190,9 +193,14 @@ func (w *world) step(ev Event) {
 			if f, ok := e.Packet.(*proto.NotifyUnlockInformation); ok {
 				w.checkUnlock(f.TTID)
 			}
+		case Probe:
+			w.probed = append(w.probed, e.Conn)
+		case GiveUp:
+			l := w.links[e.Conn]
+			l.closing, l.hung, l.toMaster, l.toPeer = true, false, nil, nil
 		case Abort, Close:
 			l := w.links[e.Conn]
-			l.closing = true
+			l.closing, l.hung = true, false
 			l.toMaster = nil
 			if e.Op == Close {
 				l.toPeer = nil
@@ -230,6 +238,8 @@ func (w *world) run(n int) {
 			w.now = w.now.Add(confirmEvery)
 		case k < 61:
 			w.stores[w.r.IntN(len(w.stores))].save()
+		case k < 66:
+			w.disturb()
 		case k < 260:
 			w.clients[w.r.IntN(len(w.clients))].act()
 		default:
@@ -244,6 +254,7 @@ func (w *world) restartMaster() {
 		return // seldom, and not before there is a database
 	}
 	links := w.links
+	w.probed = nil
 	w.links, w.admin = map[ConnID]*worldLink{}, nil
 	for _, id := range slices.Sorted(maps.Keys(links)) {
 		if l := links[id]; l.lost != nil {
@@ -297,6 +308,9 @@ func (w *world) deliver() bool {
 	w.r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 	for _, id := range ids {
 		l := w.links[id]
+		if l.hung {
+			continue
+		}
 		if len(l.toPeer) > 0 && (len(l.toMaster) == 0 || w.r.IntN(2) == 0) {
 			e := l.toPeer[0]
 			l.toPeer = l.toPeer[1:]
@@ -332,6 +346,7 @@ func (w *world) repair() {
 		c.disconnect()
 	}
 	for range 40 {
+		w.resume()
 		for _, s := range w.stores {
 			s.start()
 		}

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,9 +55,12 @@ type Config struct {
 	// asks for it; it must not block. Both may be nil.
 	Identified func(proto.NodeID)
 	FlushLog   func()
-	Network    link.Network // default: TCP
-	Dialer     *link.Dialer // shared by the process; default: one of its own
-	Log        *slog.Logger // default: discard
+	// PeerTimeout is how long another node may give no sign of life before it is given
+	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
+	PeerTimeout time.Duration
+	Network     link.Network // default: TCP
+	Dialer      *link.Dialer // shared by the process; default: one of its own
+	Log         *slog.Logger // default: discard
 }
 
 // New makes a node of a database. It listens at once, but refuses everybody
@@ -133,7 +137,8 @@ func New(cfg Config) (*Node, error) {
 }
 
 func (n *Node) linkConfig(deliver func(link.Event)) link.Config {
-	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network}
+	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
+		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout)}
 }
 
 // ownPartitions returns the partitions assigned to a node in its database.

@@ -89,12 +89,8 @@ func (n *Node) fromStranger(p *peer, ev link.Event) error {
 
 func (n *Node) acceptClient(p *peer, ev link.Event, r *proto.RequestIdentification) error {
 	if old := n.clients[r.ID]; old != nil {
-		if old.stamp == r.IDTimestamp.V {
-			n.log.Info("connection refused", "peer", p, "node", r.ID, "reason", "already connected")
-			p.conn.AbortError(ev.ID, proto.ProtocolError, "already connected")
-			return nil
-		}
-		// The id has a new holder.
+		// The id has a new holder; or the same client, which nobody else knows the stamp
+		// of, has lost its connection, and TCP has not told us yet.
 		if err := n.drop(old); err != nil {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/link"
@@ -51,15 +53,20 @@ func (n *Node) connect() error {
 		Log:    n.log,
 	}
 	again := n.infoTimestamp.OK
+	giveUp := time.Now().Add(noticeTimeout)
 	n.wg.Go(func() {
+		last := ""
 		for n.ctx.Err() == nil {
 			_, err := bootstrap.Find(n.ctx, cfg)
 			switch {
 			case err == nil || n.ctx.Err() != nil:
-			case again:
-				// It accepted us before: it may not have noticed yet that we were
-				// disconnected.
-				n.log.Warn("refused by the primary master", "error", err)
+			case again || alreadyConnected(err) && time.Now().Before(giveUp):
+				// It has accepted us before, in this process or in the last one, and may
+				// not have noticed yet that it ended.
+				if text := err.Error(); text != last {
+					last = text
+					n.log.Warn("refused by the primary master, trying again", "error", err)
+				}
 				continue
 			default:
 				n.fail(err)
@@ -68,6 +75,17 @@ func (n *Node) connect() error {
 		}
 	})
 	return nil
+}
+
+// noticeTimeout is how long a master may take to notice that a connection has ended:
+// by TCP, 150 s at most; our own masters ask, and know within seconds.
+const noticeTimeout = 3 * time.Minute
+
+// alreadyConnected reports whether a master refuses a node because it is still
+// connected. The protocol has no code for that.
+func alreadyConnected(err error) bool {
+	e, ok := errors.AsType[*proto.Error](err)
+	return ok && e.ErrCode == proto.ProtocolError && strings.Contains(e.Message, "already connected")
 }
 
 // connected begins the initialization with a primary master.

@@ -113,6 +113,10 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 	if err != nil {
 		return admin.Config{}, err
 	}
+	limit, err := o.PeerTimeout.Limit()
+	if err != nil {
+		return admin.Config{}, err
+	}
 	bind, err := o.Bind(ctx)
 	if err != nil {
 		return admin.Config{}, err
@@ -124,12 +128,13 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 		return admin.Config{}, errors.New("monitor-interval must be positive")
 	}
 	cfg := admin.Config{
-		Cluster: o.Cluster,
-		Bind:    proto.Address(bind),
-		ID:      proto.NodeID(o.NodeID),
-		TLS:     tlsConfig,
-		Backups: o.backups,
-		MaxLag:  time.Duration(o.maxLag * float64(time.Second)),
+		Cluster:     o.Cluster,
+		Bind:        proto.Address(bind),
+		ID:          proto.NodeID(o.NodeID),
+		TLS:         tlsConfig,
+		PeerTimeout: limit,
+		Backups:     o.backups,
+		MaxLag:      time.Duration(o.maxLag * float64(time.Second)),
 
 		MailInterval: time.Duration(o.interval * float64(time.Second)),
 	}

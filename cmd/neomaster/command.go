@@ -92,23 +92,28 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	limit, err := o.PeerTimeout.Limit()
+	if err != nil {
+		return err
+	}
 	bind, err := o.Bind(ctx)
 	if err != nil {
 		return err
 	}
 	log.Node.Identify(o.Cluster, 0)
 	cfg := master.Config{
-		Cluster:    o.Cluster,
-		Bind:       proto.Address(bind),
-		ID:         proto.NodeID(o.NodeID),
-		Partitions: o.partitions,
-		Replicas:   o.replicas,
-		Autostart:  o.autostart,
-		TLS:        tlsConfig,
-		Log:        log.Logger,
-		Record:     log.LinkConfig(nil).Record,
-		FlushLog:   log.FlushFile,
-		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
+		Cluster:     o.Cluster,
+		Bind:        proto.Address(bind),
+		ID:          proto.NodeID(o.NodeID),
+		Partitions:  o.partitions,
+		Replicas:    o.replicas,
+		Autostart:   o.autostart,
+		TLS:         tlsConfig,
+		PeerTimeout: limit,
+		Log:         log.Logger,
+		Record:      log.LinkConfig(nil).Record,
+		FlushLog:    log.FlushFile,
+		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
 	}
 	for _, a := range masters {
 		cfg.Masters = append(cfg.Masters, proto.Address(a))

@@ -127,6 +127,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	limit, err := o.PeerTimeout.Limit()
+	if err != nil {
+		return err
+	}
 	bind, err := o.Bind(ctx)
 	if err != nil {
 		return err
@@ -165,11 +169,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		ReplicationShare: o.share,
 		ReplicationRate:  rate,
 
-		TLS:        tlsConfig,
-		FlushLog:   log.FlushFile,
-		Identified: func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:        log.Logger,
-		Record:     log.LinkConfig(nil).Record,
+		TLS:         tlsConfig,
+		PeerTimeout: limit,
+		FlushLog:    log.FlushFile,
+		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
+		Log:         log.Logger,
+		Record:      log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {

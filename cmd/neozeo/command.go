@@ -25,6 +25,7 @@ import (
 type options struct {
 	cli.Logging
 	cli.TLS
+	cli.PeerTimeout
 	config, section string
 	cluster         string
 	masters         string
@@ -87,6 +88,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.cacheSize, "cache-size", "", "256MB", "memory for cached objects, for each cluster")
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
+	o.PeerTimeout.AddFlags(fs)
 	cli.Flag(fs, &o.readOnly, "read-only", "", "clients cannot write")
 	fs.IntVar(&o.queueSize, "invalidation-queue-size", 10000, "transactions kept for clients that reconnect")
 	fs.Float64Var(&o.queueAge, "invalidation-age", 0, "seconds; clients that were away for less can use older transactions as well")
@@ -322,6 +324,9 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 		cfg.Masters = append(cfg.Masters, proto.Address(a))
 	}
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
+		return nil, err
+	}
+	if cfg.PeerTimeout, err = o.PeerTimeout.Limit(); err != nil {
 		return nil, err
 	}
 	links := log.LinkConfig(cfg.TLS)

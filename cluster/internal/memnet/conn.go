@@ -157,7 +157,7 @@ func (p *pipe) write(b []byte, wait bool) (int, error) {
 			return 0, net.ErrClosed
 		case p.broken:
 			return 0, ErrReset
-		case p.noReader:
+		case p.noReader && !p.held: // else it does not know yet
 			return 0, syscall.EPIPE
 		case expired(p.writeLimit):
 			return 0, os.ErrDeadlineExceeded

@@ -162,6 +162,26 @@ func (n *Network) Crash(host string) {
 	}
 }
 
+// Vanish ends a host as a loss of power does: its listeners are closed, and what is
+// sent on its connections goes nowhere, but the other ends are not told. It may
+// come back and make new ones.
+func (n *Network) Vanish(host string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		if c.in.from == host || c.in.to == host {
+			c.in.hold(true)
+			c.out.hold(true)
+			delete(n.conns, c) // no release either
+		}
+	}
+	for addr, l := range n.listeners {
+		if h, _, err := net.SplitHostPort(addr); err == nil && h == host {
+			l.closeLocked()
+		}
+	}
+}
+
 func (n *Network) resetLocked(match func(*Conn) bool) {
 	for c := range n.conns {
 		if match(c) {

@@ -76,7 +76,7 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 // LinkConfig returns what the links of a node have in common: they log here, and
 // record their packets.
 func (l *Log) LinkConfig(tls *tls.Config) link.Config {
-	cfg := link.Config{TLS: tls, Log: l.Logger}
+	cfg := link.Config{TLS: tls, Log: l.Logger, PeerTimeout: link.DefaultPeerTimeout}
 	if l.Node != nil {
 		cfg.Record = l.record
 	}

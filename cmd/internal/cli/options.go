@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/link"
@@ -37,6 +38,30 @@ func (o *TLS) TLSConfig() (*tls.Config, error) {
 	}
 	return link.LoadTLS(o.CA, o.Cert, o.Key)
 }
+
+// PeerTimeout is the option of how long another node may give no sign of life.
+type PeerTimeout struct{ seconds float64 }
+
+// AddFlags defines --peer-timeout.
+func (o *PeerTimeout) AddFlags(fs *pflag.FlagSet) {
+	fs.Float64Var(&o.seconds, "peer-timeout", link.DefaultPeerTimeout.Seconds(),
+		"seconds without a sign of life after which another node is given up, which a busy one is not; a Python node has 12 times as long; 0: never")
+}
+
+// Limit returns the option as the nodes take it.
+func (o *PeerTimeout) Limit() (time.Duration, error) {
+	if o.seconds == 0 {
+		return -1, nil
+	}
+	d := time.Duration(o.seconds * float64(time.Second))
+	if least := link.MinPeerTimeout; d < least || o.seconds > maxPeerTimeout {
+		return 0, fmt.Errorf("peer-timeout must be between %v and %d seconds, or 0 for no limit", least.Seconds(), int(maxPeerTimeout))
+	}
+	return d, nil
+}
+
+// maxPeerTimeout is a day in seconds.
+const maxPeerTimeout = 86400
 
 // Cluster is the option group of a client of a cluster.
 type Cluster struct {
@@ -94,6 +119,7 @@ const (
 type Daemon struct {
 	Logging
 	TLS
+	PeerTimeout
 	File, Section string // -f, -s
 	Cluster       string // -c
 	MasterList    string // -m
@@ -123,6 +149,7 @@ func (o *Daemon) AddFlags(fs *pflag.FlagSet, role Role) {
 	Path(fs, &o.DynamicList, "dynamic-master-list", "D", "", "file where to keep the list of masters (JSON)")
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
+	o.PeerTimeout.AddFlags(fs)
 	fs.IntVarP(&o.NodeID, "nid", "i", 0, "force the id of this node (for tests)")
 	Required(fs, "cluster")
 	CommandLineOnly(fs, "file", "section")
