@@ -82,6 +82,8 @@ type Server struct {
 	late   context.Context // ends finishGrace later
 	wg     sync.WaitGroup  // what does not belong to a connection
 
+	iterations *iterationLimits
+
 	mu    sync.Mutex
 	conns map[*conn]struct{}
 }
@@ -98,6 +100,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		log:      cfg.Log,
 		storages: make(map[string]*sequencer),
 		conns:    make(map[*conn]struct{}),
+
+		iterations: newIterationLimits(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var endLate context.CancelFunc
