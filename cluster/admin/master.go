@@ -40,6 +40,8 @@ func (n *Node) fromMaster(ev link.Event) error {
 		n.setUpstream(p.Addr)
 	case *proto.FlushLog:
 		n.flushLog()
+	case *proto.NotifyMonitorInformation:
+		n.checkReported(p)
 	default:
 		n.log.Warn("packet not meant for an admin", "packet", proto.CodeName(ev.Packet.Code()), "peer", ev.Conn.String())
 	}
@@ -87,6 +89,7 @@ func (n *Node) masterLost(err error) error {
 	}
 	n.log.Warn("connection to the primary master lost", "err", err)
 	n.refuseWaiting()
+	n.checksLost()
 	n.setState(proto.Opt[proto.ClusterState]{})
 	n.search()
 	return nil
@@ -157,6 +160,9 @@ func (n *Node) fromOperator(ev link.Event) {
 			n.master.Send(p)
 		}
 		n.flushLog()
+		return
+	case *proto.NotifyMonitorInformation:
+		n.followCheck(c, id, p)
 		return
 	}
 	if _, ok := ev.Packet.(proto.Request); !ok {

@@ -64,6 +64,7 @@ type Machine struct {
 	safePTID        uint64             // least version of a table that has all that was committed, as far as is known
 	maxPTID         uint64             // greatest version ever broadcast
 
+	checks   checks
 	ids      allocator
 	txns     transactions
 	pack     packs
@@ -97,6 +98,8 @@ type peer struct {
 	lastAsked bool               // AskLastIDs was sent since the last recovery
 	completed proto.Opt[tid.TID] // pack order done
 	mark      uint64             // equal to Machine.marks: already involved
+
+	reports bool // it understands reports of checks
 
 	// Of a client or an admin.
 	readOnly bool
