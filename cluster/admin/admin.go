@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
@@ -83,12 +84,14 @@ type Node struct {
 	peers    map[*link.Conn]*peer // operators, and admins of backup clusters
 	upstream upstream
 	monitor  monitor
-	stopping bool // told to stop by the cluster
+	checks   check.Board // of replicas
+	stopping bool        // told to stop by the cluster
 }
 
 // peer is who is at the other end of a link that was accepted.
 type peer struct {
-	backup *cluster // nil: an operator
+	backup *cluster       // nil: an operator
+	checks map[int64]bool // that the operator follows
 }
 
 // relay is the tag of a request that was passed on to the master.
@@ -251,7 +254,7 @@ func (n *Node) search() {
 			Lookup:  n.cfg.Lookup,
 			Identify: proto.RequestIdentification{
 				Type: proto.Admin, ID: id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...)},
+				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1},
 			},
 			Link:     n.linkConfig(),
 			Dialer:   n.cfg.Dialer,

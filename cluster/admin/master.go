@@ -43,6 +43,8 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.StopOperation, *proto.NotPrimaryMaster:
 		// The cluster state, or the end of the link, tells the same.
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
+	case *proto.NotifyMonitorInformation:
+		n.checkReported(p)
 	default:
 		n.log.Warn("packet not meant for an admin", "packet", proto.CodeName(ev.Packet.Code()), "peer", ev.Conn.String())
 	}
@@ -90,6 +92,7 @@ func (n *Node) masterLost(err error) error {
 	}
 	n.log.Warn("connection to the primary master lost", "err", err)
 	n.refuseWaiting()
+	n.checksLost()
 	n.setState(proto.Opt[proto.ClusterState]{})
 	n.search()
 	return nil
@@ -167,6 +170,10 @@ func (n *Node) fromOperator(ev link.Event) {
 	c, id := ev.Conn, ev.ID
 	if p, ok := ev.Packet.(*proto.RequestIdentification); ok {
 		n.identify(ev, p)
+		return
+	}
+	if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
+		n.followCheck(c, id, p)
 		return
 	}
 	if _, ok := ev.Packet.(proto.Request); !ok {

@@ -37,6 +37,7 @@ type monitor struct {
 	own     cluster
 	backups []*cluster // sorted by name
 	maxLag  time.Duration
+	checks  string // what the last checks of replicas found; "" if nothing
 
 	waiting []relay // of AskMonitorInformation, for the end of the check
 	// A check is in progress while queries is not empty. dirty: something changed
@@ -117,8 +118,14 @@ func (m *monitor) report() report {
 	if m.mailErr != nil {
 		own = problem
 	}
+	if m.checks != "" {
+		own = max(own, warning)
+	}
 	add(proto.Opt[string]{}, own)
 	text.WriteString(m.own.line(lag{}))
+	if m.checks != "" {
+		text.WriteString("\n" + m.checks)
+	}
 	for _, c := range m.backups {
 		l := lagOf(&c.status, &m.own.status)
 		s := c.severity(true)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -562,6 +563,99 @@ func TestNewOIDs(t *testing.T) {
 					seen[oid] = true
 				}
 			}
+		}
+	})
+}
+
+// Iterations that share a budget stay within it, but for what each needs next, and
+// give everything back, wherever they are left. An iteration that has just begun
+// does not read much ahead.
+func TestReadAheadBudget(t *testing.T) {
+	everywhere(t, func(t *testing.T, r *rig) {
+		const (
+			size    = 100_000
+			records = 4
+			n       = 40
+			walks   = 20
+			limit   = 4 << 20
+		)
+		c := r.open(func(cfg *client.Config) { cfg.Level = client.NoCompression })
+		oid := tid.OID(1)
+		for range n {
+			var stores []store
+			for range records {
+				stores = append(stores, store{oid, 0, bytes.Repeat([]byte("x"), size)})
+				oid++
+			}
+			r.commit(c, stores...)
+		}
+		all := txn.NewReadAhead(limit, nil)
+		budget := txn.NewReadAhead(limit, all)
+		ctx := txn.WithReadAhead(t.Context(), budget)
+		type walk struct {
+			next func() (*txn.Transaction, error, bool)
+			stop func()
+			seen int
+		}
+		var list []*walk
+		most := int64(0)
+		for i := range walks {
+			w := &walk{}
+			w.next, w.stop = iter.Pull2(c.Transactions(ctx, 0, tid.Max))
+			list = append(list, w)
+			if _, err, ok := w.next(); err != nil || !ok {
+				t.Fatal(err, ok)
+			}
+			w.seen++
+			synctest.Wait()
+			if i == 0 && budget.Used() > 20*size {
+				t.Errorf("%d bytes read ahead for the first transaction", budget.Used())
+			}
+		}
+		for range n/2 - 1 {
+			for _, w := range list {
+				tr, err, ok := w.next()
+				if err != nil || !ok {
+					t.Fatal(err, ok)
+				}
+				w.seen++
+				for rec, err := range tr.Records {
+					if err != nil || len(rec.Data) != size {
+						t.Fatalf("%+v, %v", rec, err)
+					}
+				}
+				synctest.Wait()
+				most = max(most, budget.Used())
+			}
+		}
+		// Guesses that were too small, and one record for each.
+		if slack := int64(walks * 2 * size); most > limit+slack {
+			t.Errorf("%d bytes were read ahead, the limit is %d", most, limit)
+		}
+		if most < limit/2 {
+			t.Errorf("%d bytes were read ahead, though there is room for %d", most, limit)
+		}
+		for i, w := range list {
+			if i%2 == 0 { // the others are left where they are
+				for {
+					_, err, ok := w.next()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !ok {
+						break
+					}
+					w.seen++
+				}
+				if w.seen != n {
+					t.Errorf("iteration %d has seen %d transactions of %d", i, w.seen, n)
+				}
+			}
+			w.stop()
+		}
+		synctest.Wait()
+		if budget.Used() != 0 || all.Used() != 0 {
+			t.Errorf("%d and %d bytes are still in use", budget.Used(), all.Used())
 		}
 	})
 }

@@ -22,13 +22,21 @@ const (
 	walkBytes   = 16 << 20 // of records ahead, as far as their sizes can be guessed
 	walkKeep    = 1 << 20  // bytes of one transaction kept for a second iteration
 	walkEach    = 64       // of them for each record, which may be without data
+
+	// What is asked for ahead begins small and grows with what was consumed: an
+	// iteration that is begun for a few transactions must not read many.
+	walkFirstTxns    = 4
+	walkFirstRecords = 16
+	walkGrowth       = 4 // times what was consumed
+	walkFirstTIDs    = 16
 )
 
 var _ txn.History = (*Client)(nil)
 
 // Transactions yields what was committed in (after, upTo], oldest first, up to
 // the last TID at the time of the call. Records that were packed are left out.
-// Metadata and records are asked for ahead, many at a time, within fixed memory.
+// Metadata and records are asked for ahead, many at a time, within fixed memory, and
+// within the budget of ctx if it has one (see [txn.WithReadAhead]).
 func (c *Client) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
 		w, err := c.walk(ctx, after, upTo)
@@ -36,6 +44,7 @@ func (c *Client) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq
 			yield(nil, fmt.Errorf("iterate: %w", err))
 			return
 		}
+		defer w.end()
 		for {
 			t, err := w.next()
 			if err != nil {
@@ -64,14 +73,17 @@ type walk struct {
 	head int // first slot not consumed; the index in ring is modulo its length
 	tail int // next slot to use
 	post int // txns[:post] have all their records asked for
+	left int // transactions consumed
 
 	asking []*link.Conn // with requests that are not sent yet
+	budget *txn.ReadAhead
 
 	signal chan struct{}
 	mu     sync.Mutex
-	bytes  int // answered and not consumed
-	asked  int // records without answer
-	mean   int // size of a record, a moving average
+	bytes  int  // answered and not consumed
+	asked  int  // records without answer
+	mean   int  // size of a record, a moving average
+	ended  bool // nothing of it is counted in the budget any more
 }
 
 // walkTxn is a transaction of a walk.
@@ -81,6 +93,7 @@ type walkTxn struct {
 	conn  *link.Conn // asked
 	done  bool       // answered; under walk.mu
 	info  *proto.AnswerTransactionInformation
+	held  int // bytes of info in walk.bytes and the budget
 	err   error
 	asked int // records asked for
 	taken int // records consumed
@@ -96,6 +109,7 @@ type walkSlot struct {
 	done bool
 	obj  *proto.AnswerObject
 	data []byte // of obj, decoded
+	held int    // bytes in the budget: a guess until the answer comes
 	err  error
 }
 
@@ -116,12 +130,33 @@ func (c *Client) walk(ctx context.Context, after, upTo tid.TID) (*walk, error) {
 			return nil, ctx.Err()
 		}
 	}
-	w := &walk{c: c, ctx: ctx, signal: make(chan struct{}, 1), mean: 4096}
+	w := &walk{c: c, ctx: ctx, signal: make(chan struct{}, 1), mean: 4096, budget: txn.ReadAheadOf(ctx)}
 	w.tids = newTIDList(c, v.np(), after, min(upTo, last))
 	for i := range w.ring {
 		w.ring[i].w = w
 	}
 	return w, nil
+}
+
+// end gives back what the walk holds of the budget.
+func (w *walk) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	for i := w.head; i < w.tail; i++ {
+		w.budget.Give(w.ring[i%walkRecords].held)
+	}
+	for _, t := range w.txns {
+		w.budget.Give(t.held)
+	}
+}
+
+// holdLocked counts what has come, for which there need not have been room.
+func (w *walk) holdLocked(held *int, n int) {
+	if !w.ended {
+		w.budget.Force(n - *held)
+		*held = n
+	}
 }
 
 // next returns the next transaction with its metadata, nil at the end.
@@ -178,8 +213,14 @@ func (w *walk) await(conn *link.Conn, done *bool) error {
 // pump asks for as much as may be asked for ahead.
 func (w *walk) pump() error {
 	defer w.flush()
-	if len(w.txns) <= walkTxns/2 {
-		for len(w.txns) < walkTxns {
+	// What belongs to the only transaction is needed: there is always room for it.
+	room := func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.bytes < walkBytes && w.budget.Room()
+	}
+	if most := min(walkTxns, max(walkFirstTxns, walkGrowth*w.left)); len(w.txns) <= most/2 {
+		for len(w.txns) < most && (len(w.txns) == 0 || room()) {
 			t, ok, err := w.tids.next(w.ctx)
 			if err != nil {
 				return err
@@ -202,7 +243,14 @@ func (w *walk) pump() error {
 		}
 		for t.asked < len(t.info.OIDs) {
 			w.mu.Lock()
-			room := w.tail-w.head < walkRecords && (w.tail == w.head || w.bytes+(w.asked+1)*w.mean < walkBytes)
+			mean := w.mean
+			room := w.tail == w.head
+			if room {
+				w.budget.Force(mean)
+			} else {
+				room = w.tail-w.head < min(walkRecords, max(walkFirstRecords, walkGrowth*w.head)) &&
+					w.bytes+(w.asked+1)*mean < walkBytes && w.budget.Take(mean)
+			}
 			if room {
 				w.asked++
 			}
@@ -211,7 +259,7 @@ func (w *walk) pump() error {
 				return nil
 			}
 			s := &w.ring[w.tail%walkRecords]
-			s.done, s.obj, s.err = false, nil, nil
+			s.done, s.obj, s.err, s.held = false, nil, nil, mean
 			w.tail++
 			oid := t.info.OIDs[t.asked]
 			t.asked++
@@ -263,6 +311,9 @@ func (t *walkTxn) answered(ev link.Event) {
 	t.done = true
 	if a, ok := ev.Packet.(*proto.AnswerTransactionInformation); ok {
 		t.info = a
+		size := 8*len(a.OIDs) + len(a.User) + len(a.Description) + len(a.Extension)
+		t.w.holdLocked(&t.held, size)
+		t.w.bytes += t.held
 	} else {
 		t.err = answerError(ev)
 	}
@@ -285,6 +336,7 @@ func (s *walkSlot) answered(ev link.Event) {
 	w.asked--
 	if ok {
 		s.obj = o
+		w.holdLocked(&s.held, len(data))
 		w.bytes += len(data)
 		w.mean += (len(data) - w.mean) / 16
 	}
@@ -328,6 +380,8 @@ func (w *walk) release(s *walkSlot) {
 	if !s.done {
 		w.asked--
 	}
+	w.budget.Give(s.held)
+	s.held = 0
 	w.mu.Unlock()
 	s.obj, s.data = nil, nil
 	w.head++
@@ -450,6 +504,12 @@ func (t *walkTxn) skip() error {
 		t.taken++
 	}
 	t.kept = nil
+	w.mu.Lock()
+	w.bytes -= t.held
+	w.budget.Give(t.held)
+	t.held = 0
+	w.mu.Unlock()
+	w.left++
 	w.txns[0] = nil
 	w.txns = w.txns[1:]
 	if w.post > 0 {
@@ -461,7 +521,8 @@ func (t *walkTxn) skip() error {
 // tidList yields the TIDs of a range, ascending, merged from all partitions.
 type tidList struct {
 	c     *Client
-	chunk int
+	chunk int // grows up to most
+	most  int
 	upTo  tid.TID
 	lists []tidChunk
 }
@@ -474,7 +535,7 @@ type tidChunk struct {
 }
 
 func newTIDList(c *Client, np int, after, upTo tid.TID) tidList {
-	l := tidList{c: c, chunk: max(16, min(1000, 1<<16/np)), upTo: upTo, lists: make([]tidChunk, np)}
+	l := tidList{c: c, chunk: walkFirstTIDs, most: max(walkFirstTIDs, min(1000, 1<<16/np)), upTo: upTo, lists: make([]tidChunk, np)}
 	for i := range l.lists {
 		l.lists[i].from = after + 1
 		l.lists[i].end = after >= upTo
@@ -508,6 +569,8 @@ func (l *tidList) next(ctx context.Context) (t tid.TID, ok bool, err error) {
 func (l *tidList) fill(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
+	chunk := l.chunk
+	l.chunk = min(l.most, walkGrowth*chunk)
 	for p := range l.lists {
 		list := &l.lists[p]
 		if len(list.tids) > 0 || list.end {
@@ -515,7 +578,7 @@ func (l *tidList) fill(ctx context.Context) error {
 		}
 		g.Go(func() error {
 			a, err := steady(ctx, func() (*proto.AnswerTIDsFrom, error) {
-				return readAs[*proto.AnswerTIDsFrom](ctx, l.c, uint64(p), &proto.AskTIDsFrom{Min: list.from, Max: l.upTo, Length: l.chunk, Partition: p})
+				return readAs[*proto.AnswerTIDsFrom](ctx, l.c, uint64(p), &proto.AskTIDsFrom{Min: list.from, Max: l.upTo, Length: chunk, Partition: p})
 			})
 			if err != nil {
 				return fmt.Errorf("transactions of partition %d: %w", p, err)
@@ -527,7 +590,7 @@ func (l *tidList) fill(ctx context.Context) error {
 				list.from = t + 1
 			}
 			list.tids = a.TIDs
-			list.end = len(a.TIDs) < l.chunk
+			list.end = len(a.TIDs) < chunk
 			return nil
 		})
 	}

@@ -269,7 +269,7 @@ func contents(db backend.Backend, p int, drops bool) (map[string]string, error) 
 		if err != nil {
 			return nil, err
 		}
-		list[fmt.Sprint("transaction ", t)] = fmt.Sprint(m.OIDs)
+		list[fmt.Sprint("transaction ", t)] = fmt.Sprintf("%q %v %v", m.Description, m.TTID, m.OIDs)
 	}
 	keys, err := db.RecordsFrom(p, 0, tid.Max, 0, 1<<30)
 	if err != nil {

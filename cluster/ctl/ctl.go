@@ -11,28 +11,50 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
 // Client is a link to an admin node. It may be used by several goroutines.
-type Client struct{ conn *link.Conn }
+type Client struct {
+	conn *link.Conn
+	// Progress, if not nil, is called while a check is followed.
+	Progress func(*check.Run)
+
+	reports chan *proto.NotifyMonitorInformation // of the checks that are followed
+	closed  chan struct{}
+	run     *check.Run // followed
+}
 
 // Dial connects to an admin node. cfg needs no Deliver.
 func Dial(ctx context.Context, addr proto.Address, cfg link.Config) (*Client, error) {
-	cfg.Deliver = nil
-	conn, err := link.Dial(ctx, addr, cfg)
-	if err != nil {
+	c := &Client{reports: make(chan *proto.NotifyMonitorInformation, 64), closed: make(chan struct{})}
+	cfg.Deliver = func(ev link.Event) {
+		if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
+			select {
+			case c.reports <- p:
+			case <-c.closed:
+			}
+			return
+		}
+		link.HandleBase(ev)
+	}
+	var err error
+	if c.conn, err = link.Dial(ctx, addr, cfg); err != nil {
 		return nil, err
 	}
-	return &Client{conn}, nil
+	return c, nil
 }
 
 // Close ends the link, once everything is sent.
 func (c *Client) Close() {
+	close(c.closed)
 	c.conn.Abort()
 	<-c.conn.Done()
 }
@@ -223,11 +245,99 @@ func (c *Client) Truncate(ctx context.Context, t tid.TID) error {
 	return err
 }
 
+// ErrNoReports is returned for a check whose result is only in the logs: the admin or
+// the master is of the Python implementation.
+var ErrNoReports = errors.New("this cluster does not report what a check finds: it is in the log of the master")
+
+// ErrNothingToCheck is returned for a check of a range that is empty.
+var ErrNothingToCheck = errors.New("there is nothing to check up to the last transaction")
+
 // CheckReplicas starts a comparison of the replicas of partitions, with the cell
-// of a node if one is given for a partition. The result is only logged.
-func (c *Client) CheckReplicas(ctx context.Context, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) error {
-	_, err := c.order(ctx, &proto.CheckReplicas{Partitions: partitions, Min: min, Max: max})
-	return err
+// of a node if one is given for a partition. It returns the name of the check, which
+// goes on whether it is followed or not, or ErrNoReports once it was started.
+func (c *Client) CheckReplicas(ctx context.Context, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) (int64, error) {
+	text, err := c.order(ctx, &proto.CheckReplicas{Partitions: partitions, Min: min, Max: max})
+	if err != nil {
+		return 0, err
+	}
+	if text == check.Nothing {
+		return 0, ErrNothingToCheck
+	}
+	name, ok := strings.CutPrefix(text, check.Started)
+	if !ok {
+		return 0, ErrNoReports
+	}
+	id, err := strconv.ParseInt(name, 10, 64)
+	if err != nil {
+		return 0, ErrNoReports
+	}
+	return id, nil
+}
+
+// FollowCheck waits for the end of a check and returns what it has found.
+func (c *Client) FollowCheck(ctx context.Context, id int64) (*check.Run, error) {
+	c.run = &check.Run{ID: id}
+	c.conn.Send((&check.Report{Check: id, Partition: check.None}).Packet())
+	for len(c.run.Parts) == 0 || !c.run.Over() {
+		if _, err := c.report(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.run, nil
+}
+
+// RepairReplicas lets nodes get what differs from the reference of the check that was
+// followed last, and waits for the end. What became of it is in the result of the
+// check.
+func (c *Client) RepairReplicas(ctx context.Context, nodes []proto.NodeID) (*check.Run, error) {
+	if c.run == nil {
+		return nil, errors.New("no check was followed")
+	}
+	waiting := map[int]bool{}
+	for n, p := range c.run.Parts {
+		if slices.ContainsFunc(nodes, func(id proto.NodeID) bool { return slices.Contains(p.Nodes, id) }) {
+			waiting[n] = true
+		}
+	}
+	c.conn.Send((&check.Report{Check: c.run.ID, Partition: check.None, State: check.Repair, Nodes: nodes}).Packet())
+	for len(waiting) > 0 {
+		r, err := c.report(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if r.Partition != check.None && (r.State == check.Repaired || r.State == check.Failed) {
+			delete(waiting, r.Partition)
+		}
+	}
+	return c.run, nil
+}
+
+// report waits for the next report of the check that is followed.
+func (c *Client) report(ctx context.Context) (*check.Report, error) {
+	for {
+		select {
+		case p := <-c.reports:
+			r, ok, err := check.Parse(p)
+			if err != nil {
+				return nil, err
+			}
+			if !ok || r.Check != c.run.ID {
+				continue
+			}
+			if r.Partition == check.None && r.State == check.Failed {
+				return nil, proto.Errorf(proto.Denied, "%s", r.Note)
+			}
+			c.run.Apply(r)
+			if c.Progress != nil {
+				c.Progress(c.run)
+			}
+			return r, nil
+		case <-c.conn.Done():
+			return nil, fmt.Errorf("while a check was followed, which may go on: %w", link.ErrClosed)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // FlushLog makes every node write its log. It is sent, but not acknowledged:

@@ -3,7 +3,6 @@ package master
 import (
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 
@@ -32,6 +31,8 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 		denied = m.repair(p, id, pkt)
 	case *proto.CheckReplicas:
 		denied = m.checkReplicas(p, id, pkt)
+	case *proto.NotifyMonitorInformation:
+		m.repairOrdered(p, pkt)
 	default:
 		m.unexpected(p, id, pkt)
 		return
@@ -285,54 +286,6 @@ func (m *Machine) repair(p *peer, id uint32, pkt *proto.Repair) *proto.Error {
 	}
 	for _, s := range list {
 		m.notify(s, &proto.NotifyRepair{DryRun: pkt.DryRun})
-	}
-	m.ack(p, id, "")
-	return nil
-}
-
-// checkReplicas makes one storage per partition compare the readable copies.
-func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *proto.Error {
-	if e := m.changeable(); e != nil {
-		return e
-	}
-	for n, source := range pkt.Partitions {
-		if n < 0 || n >= m.table.NP() {
-			return deny("no partition %d", n)
-		}
-		if !source.OK {
-			continue
-		}
-		if s := m.nodes.ByID(source.V); s == nil || s.Type != proto.Storage || s.Addr.IsZero() {
-			return deny("%v is not a storage that can be reached", source.V)
-		}
-	}
-	upTo := m.ids.committed
-	if pkt.Max.OK {
-		upTo = pkt.Max.V
-	}
-	if pkt.Min > upTo {
-		m.log(slog.LevelWarn, "nothing to check", "min_tid", pkt.Min.String(), "max_tid", upTo.String())
-		m.ack(p, id, "")
-		return nil
-	}
-	chosen := map[proto.NodeID]bool{}
-	for _, n := range slices.Sorted(maps.Keys(pkt.Partitions)) {
-		var cells []proto.NodeID
-		for _, c := range m.table.Row(n) {
-			if c.State.Readable() && m.stores[c.ID] != nil {
-				cells = append(cells, c.ID)
-			}
-		}
-		if len(cells) <= 1 {
-			continue
-		}
-		i := max(0, slices.IndexFunc(cells, func(id proto.NodeID) bool { return chosen[id] }))
-		chosen[cells[i]] = true
-		order := &proto.CheckPartition{Partition: n, Min: pkt.Min, Max: upTo}
-		if source := pkt.Partitions[n]; source.OK {
-			order.Source = m.nodes.ByID(source.V).Addr
-		}
-		m.notify(m.stores[cells[i]], order)
 	}
 	m.ack(p, id, "")
 	return nil

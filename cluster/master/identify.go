@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/proto"
 )
 
@@ -13,11 +14,13 @@ type extra struct {
 	newNID   []int    // partitions of a storage cloned from another
 	readOnly bool
 	backups  []string
+	reports  bool // of checks
 }
 
 func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	var e extra
 	e.devpath = texts(values["devpath"])
+	e.reports = check.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -189,7 +192,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.out = append(m.out, Effect{Op: Close, Conn: o.conn})
 		m.forget(o)
 	}
-	p.readOnly, p.backups = e.readOnly, e.backups
+	p.readOnly, p.backups, p.reports = e.readOnly, e.backups, e.reports
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID
@@ -209,6 +212,9 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	m.out = append(m.out, Effect{Op: Name, Conn: p.conn, Text: n.ID.String()})
 	m.answer(p, id, &proto.AcceptIdentification{Type: proto.Master, ID: m.self.ID, YourID: n.ID})
 	m.sendNodes(p)
+	if r.Type == proto.Admin {
+		m.replayChecks(p)
+	}
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:

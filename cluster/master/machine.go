@@ -72,6 +72,7 @@ type Machine struct {
 	confirmedAt     time.Time
 	seen            seen
 
+	checks   checks
 	ids      allocator
 	txns     transactions
 	pack     packs
@@ -109,6 +110,8 @@ type peer struct {
 	claim     *claim             // what it said of its database when it came; nil: nothing
 	reported  uint64             // version of its table in the last recovery, if its cells were trusted then; else 0
 	fresh     bool               // it has not served since it came: its database may be another one
+
+	reports bool // it understands reports of checks
 
 	// Of a client or an admin.
 	readOnly bool

@@ -105,6 +105,7 @@ func (m *Machine) renumber() {
 // broadcastTable is broadcastCells also for a table of which no cell has changed.
 func (m *Machine) broadcastTable(changes []proto.CellChange) {
 	m.renumber()
+	defer m.cellsRepaired(changes)
 	pkt := &proto.NotifyPartitionChanges{PTID: m.table.PTID().V, Replicas: m.table.Replicas(), Cells: changes}
 	for _, p := range m.members {
 		// While it recovers, a storage may have another table, which the change

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -91,6 +92,7 @@ type sim struct {
 	conns   map[ConnID]*simPeer
 	dialing []proto.Address
 	names   map[tid.TID]string // of transactions
+	checks  []int64            // K1, K2...
 	said    []string
 	line    Line // last logged
 	quiet   bool
@@ -170,9 +172,15 @@ func (s *sim) command(c string) {
 		if n := number("other", 0); n > 0 { // another master, which is away
 			s.m.learn(simAddr(n))
 		}
+		reports := func(w string) string { // reports=s1,a1: these understand reports of checks
+			if slices.Contains(strings.Split(opts["reports"], ","), w) {
+				return " reports"
+			}
+			return ""
+		}
 		for _, w := range words[1:] {
 			if w[0] == 's' {
-				s.command(w + " storage")
+				s.command(w + " storage" + reports(w))
 				s.peers[w].auto = &simStore{}
 				s.settle()
 			}
@@ -184,7 +192,7 @@ func (s *sim) command(c string) {
 			case 'c':
 				s.command(w + " client")
 			case 'a':
-				s.command(w + " admin")
+				s.command(w + " admin" + reports(w))
 			}
 		}
 		s.quiet = false
@@ -248,6 +256,9 @@ func (s *sim) command(c string) {
 		s.settle()
 	case "manual":
 		p.auto = nil
+	case "reports": // s1 reports K1 partition=0 state=compared total=3 nodes=S2
+		n, _ := strconv.Atoi(words[2][1:])
+		s.receive(p, s.parseReport(s.checks[n-1], opts).Packet())
 	case "sends":
 		s.receive(p, s.parsePacket(words[2], words[3:]))
 	case "answers":
@@ -321,6 +332,8 @@ func (s *sim) identify(name, typ string, opts map[string]string) {
 				s.t.Fatal(err)
 			}
 			r.Extra["confirmed_ptid"], r.Extra["last_tids"] = int64(mark), s.parseLast(opts["last"])
+		case "reports":
+			r.Extra[check.Extension] = int64(1)
 		case "readonly":
 			r.Extra["read_only"] = true
 		case "backup":

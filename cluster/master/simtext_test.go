@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -266,7 +267,83 @@ func opt[T any](o proto.Opt[T]) string {
 	return fmt.Sprint(o.V)
 }
 
+// parseReport reads a report of a check.
+func (s *sim) parseReport(id int64, opts map[string]string) *check.Report {
+	r := &check.Report{Check: id, Partition: check.None, Max: tid.Max}
+	for k, v := range opts {
+		n, err := strconv.Atoi(v)
+		switch k {
+		case "partition":
+			r.Partition = n
+		case "rows":
+			r.Rows = n
+		case "total":
+			r.Total = n
+		case "state":
+			for r.State = check.Begun; r.State.String() != v; r.State++ {
+			}
+			err = nil
+		case "reference":
+			r.Reference, err = parseNodeID(s.t, v), nil
+		case "nodes", "stuck":
+			for _, w := range strings.Split(v, ",") {
+				id := parseNodeID(s.t, w)
+				if k == "stuck" {
+					r.Stuck = append(r.Stuck, id)
+				} else {
+					r.Nodes = append(r.Nodes, id)
+				}
+			}
+			err = nil
+		case "note":
+			r.Note, err = v, nil
+		default:
+			err = nil
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return r
+}
+
+func (s *sim) formatReport(r *check.Report) string {
+	n := slices.Index(s.checks, r.Check)
+	if n < 0 {
+		n = len(s.checks)
+		s.checks = append(s.checks, r.Check)
+	}
+	out := fmt.Sprintf("Report K%d %v", n+1, r.State)
+	if r.Partition != check.None {
+		out += fmt.Sprintf(" partition=%d", r.Partition)
+	}
+	for _, f := range []struct {
+		name string
+		v    any
+		skip bool
+	}{
+		{"partitions", r.Partitions, len(r.Partitions) == 0}, {"reference", r.Reference, r.Reference == 0},
+		{"rows", r.Rows, r.Rows == 0}, {"total", r.Total, r.Total == 0}, {"nodes", r.Nodes, len(r.Nodes) == 0},
+		{"stuck", r.Stuck, len(r.Stuck) == 0}, {"note", fmt.Sprintf("%q", r.Note), r.Note == ""},
+	} {
+		if !f.skip {
+			out += fmt.Sprintf(" %s=%v", f.name, f.v)
+		}
+	}
+	return out
+}
+
 func (s *sim) format(p proto.Packet) string {
+	if m, ok := p.(*proto.NotifyMonitorInformation); ok {
+		r, _, err := check.Parse(m)
+		if err != nil {
+			s.t.Error(err)
+		}
+		return s.formatReport(r)
+	}
+	if e, ok := p.(*proto.Error); ok && strings.HasPrefix(e.Message, check.Started) {
+		return fmt.Sprintf("Error ErrCode=%v (started)", e.ErrCode)
+	}
 	v := reflect.ValueOf(p).Elem()
 	out := v.Type().Name()
 	for i := range v.NumField() {

@@ -40,6 +40,7 @@ func (m *Machine) enterRecovery() {
 
 // reset forgets what belongs to an operation that is over.
 func (m *Machine) reset() {
+	m.checksLost("the operation of the cluster was stopped")
 	m.txns.reset()
 	m.pack.reset()
 	m.ids.reset()

@@ -22,6 +22,9 @@ func (m *Machine) storagePacket(p *peer, id uint32, pkt proto.Packet) {
 		m.replicationDone(p, pkt)
 	case *proto.NotifyPartitionCorrupted:
 		m.log(slog.LevelError, "replicas differ", "node", p.String(), "partition", pkt.Partition, "nodes", idTexts(pkt.IDs))
+		m.corrupted(p, pkt)
+	case *proto.NotifyMonitorInformation:
+		m.checkReported(p, pkt)
 	case *proto.AskUnfinishedTransactions:
 		m.unfinished(p, id, pkt)
 	case *proto.AskPackOrders:
@@ -104,6 +107,7 @@ func (m *Machine) storageLost(p *peer) {
 		m.starting--
 	}
 	p.starting, p.ready = false, 0
+	m.checkerLost(p)
 	if m.state == proto.Recovering {
 		m.recoveryLost(p)
 		return

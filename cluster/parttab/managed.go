@@ -179,6 +179,18 @@ func (m *Managed) Outdate(lost proto.NodeID, running func(proto.NodeID) bool) []
 	return changes
 }
 
+// Suspend takes a readable cell out of service, so that it is replicated, if another
+// readable cell of the partition runs. It returns no change otherwise.
+func (m *Managed) Suspend(id proto.NodeID, partition int, running func(proto.NodeID) bool) []proto.CellChange {
+	others := slices.ContainsFunc(m.rows[partition], func(c proto.Cell) bool { return c.ID != id && c.State.Readable() && running(c.ID) })
+	if !others || m.Cell(partition, id) != proto.UpToDate {
+		return nil
+	}
+	var changes []proto.CellChange
+	m.change(&changes, partition, id, proto.OutOfDate)
+	return changes
+}
+
 // SetUpdatable notes that a node has asked which transactions its outdated
 // cells of these partitions must wait for: they may now become readable.
 func (m *Managed) SetUpdatable(id proto.NodeID, partitions []int) {

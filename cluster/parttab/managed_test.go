@@ -148,3 +148,39 @@ func TestCheckRefusesUnsoundRows(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestSuspend(t *testing.T) {
+	for _, tt := range []struct {
+		row  string
+		id   proto.NodeID
+		want string // "": refused
+	}{
+		{"UU", 2, "UO"},
+		{"UO", 1, ""}, // the last readable one
+		{"UU.", 3, ""},
+		{"UF", 2, ""},
+		{"FU", 2, "FO"},
+		{"UC", 2, ""},
+	} {
+		m := managed(1, tt.row, 3)
+		changes := m.Suspend(tt.id, 0, allRun)
+		if tt.want == "" {
+			if changes != nil {
+				t.Errorf("%s: %v is taken out of service", tt.row, tt.id)
+			}
+			continue
+		}
+		if got := rows(&m.Table, 3); len(changes) != 1 || changes[0].State != proto.OutOfDate || got[:2] != tt.want {
+			t.Errorf("%s: %v, now %s, want %s", tt.row, changes, got, tt.want)
+		}
+		// Its replication makes it readable again, once it has asked.
+		m.SetUpdatable(tt.id, []int{0})
+		if changes, err := m.SetUpToDate(tt.id, 0); len(changes) == 0 || err != nil {
+			t.Errorf("%s: not readable again: %v, %v", tt.row, changes, err)
+		}
+	}
+	m := managed(1, "UU", 2)
+	if changes := m.Suspend(2, 0, func(id proto.NodeID) bool { return id == 2 }); changes != nil {
+		t.Error("the last one that runs is taken out of service")
+	}
+}

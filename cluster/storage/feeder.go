@@ -151,8 +151,14 @@ func (n *Node) fromStorage(e event) error {
 			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
 	case *proto.AddTransaction:
+		if s.checker.addTransaction(p, ev.ID, q) {
+			return nil
+		}
 		return s.replicator.addTransaction(p, ev.ID, q)
 	case *proto.AddObject:
+		if s.checker.addObject(p, ev.ID, q) {
+			return nil
+		}
 		return s.replicator.addObject(p, ev.ID, q)
 	case *proto.CloseClient:
 		p.server = false

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -27,7 +28,7 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: 1}}
 	n.noted = proto.Opt[uint64]{}
 	if err := n.tellState(ask.Extra); err != nil {
 		return err
@@ -189,6 +190,14 @@ func (n *Node) fromMaster(ev link.Event) error {
 		return n.transactionFinished(q.TTID, proto.Opt[tid.TID]{})
 	case *proto.CloseClient:
 		return n.drop(n.master)
+	case *proto.NotifyMonitorInformation:
+		r, ok, err := check.Parse(q)
+		if err != nil {
+			n.log.Error("order of the master not understood", "err", err)
+		} else if ok && n.session != nil {
+			n.session.checker.told(r)
+		}
+		return nil
 	}
 	if n.session == nil {
 		return n.initialization(ev)
@@ -483,6 +492,9 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 		s.txns.TableChanged()
 		s.worker.tableChanged(q.Cells)
 		if err := s.replicator.tableChanged(q.Cells); err != nil {
+			return err
+		}
+		if err := s.checker.tableChanged(q.Cells); err != nil {
 			return err
 		}
 	}

@@ -52,6 +52,25 @@ type progress struct {
 	missed             missedPacks
 	failures           int
 	notBefore          time.Time // of the next attempt
+	// Of a cell that is repaired: the only source, and whether what differs there is
+	// still being deleted.
+	from proto.NodeID
+	held bool
+}
+
+// hold lets a cell wait, to be replicated from a given node.
+func (r *replicator) hold(partition int, from proto.NodeID) {
+	if c := r.cells[partition]; c != nil {
+		c.held, c.from = true, from
+	}
+}
+
+// unhold lets a cell be replicated, from the first transaction on.
+func (r *replicator) unhold(partition int) error {
+	if c := r.cells[partition]; c != nil {
+		c.held = false
+	}
+	return r.next()
 }
 
 // origin is a source of replication ordered by the master of a backup cluster.
@@ -308,6 +327,9 @@ func (r *replicator) next() error {
 			delete(r.todo, p)
 			continue
 		}
+		if c.held {
+			continue
+		}
 		if d := c.notBefore.Sub(now); d > 0 {
 			if wait < 0 || d < wait {
 				wait = d
@@ -390,6 +412,9 @@ func (r *replicator) source(partition int) (target, bool) {
 	var list []target
 	for _, c := range r.n.table.Row(partition) {
 		node := r.n.nodes.ByID(c.ID)
+		if from := r.cells[partition].from; from != 0 && c.ID != from {
+			continue
+		}
 		if c.ID != r.n.id && c.State.Readable() && node != nil && node.State == proto.NodeRunning && !node.Addr.IsZero() {
 			list = append(list, target{id: c.ID, addr: node.Addr})
 		}

@@ -1,11 +1,13 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -376,5 +378,85 @@ func TestChecker(t *testing.T) {
 				t.Errorf("corrupted: %+v, want %v", p, tt.want)
 			}
 		})
+	}
+}
+
+// A transaction that was voted before the cell with its metadata and objects is taken
+// out of service, or discarded, is locked and unlocked all the same.
+func TestLockWithoutItsCell(t *testing.T) {
+	for _, state := range []proto.CellState{proto.OutOfDate, proto.Discarded} {
+		t.Run(state.String(), func(t *testing.T) {
+			r := newRig(t)
+			s2 := r.scriptedStorage(2)
+			s := r.start(1, backendtest.NewMemory(), nil)
+			s.initialize(1, table("UU", "UU"), s2.node)
+			s.operate()
+			c := s.client(1)
+			call[*proto.AnswerStoreObject](c, store(10, 0, 0, "x"))
+			call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 10, OIDs: []tid.OID{0}})
+			s.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Replicas: 1, Cells: []proto.CellChange{{Partition: 0, ID: 1, State: state}}})
+			s.master.Ask(&proto.AskLockInformation{TTID: 10, TID: 10}, nil)
+			if p := await[*proto.AnswerInformationLocked](s); p.TTID != 10 {
+				t.Errorf("locked: %+v", p)
+			}
+			s.master.Send(&proto.NotifyUnlockInformation{TTID: 10})
+			s.barrier()
+		})
+	}
+}
+
+// A repair that loses its source goes on when that is back, and only then the cell is
+// replicated, from that source alone.
+func TestRepairWaitsForItsSource(t *testing.T) {
+	r := newRig(t)
+	s2 := r.scriptedStorage(2)
+	s := r.start(1, backendtest.NewMemory(), nil)
+	s.initialize(1, table("UU", "UU"), s2.node)
+	s.operate()
+	c := s.client(1)
+	s.commit(c, 10, 0, "wrong", 0)
+	s.commit(c, 12, 10, "extra", 0)
+	s.master.Send((&check.Report{Check: 1, Partition: 0, State: check.Repair, Reference: 2, Max: 12}).Packet())
+	s.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Replicas: 1, Cells: []proto.CellChange{{Partition: 0, ID: 1, State: proto.OutOfDate}}})
+	s.unfinished(12)
+	s2.accept(s)
+	asked[*proto.AskFetchTransactions](t, s2.events).Conn.Close()
+	for !(<-s2.events).End() {
+	}
+	s2.accept(s)
+	answer := func(add ...proto.Packet) {
+		t.Helper()
+		ev := <-s2.events
+		for _, p := range add {
+			ev.Conn.SendAs(ev.ID, p)
+		}
+		switch q := ev.Packet.(type) {
+		case *proto.AskFetchTransactions:
+			if len(q.Have) > 0 && len(add) > 0 {
+				t.Errorf("replication begins before the comparison ends: %+v", q)
+			}
+			ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+		case *proto.AskFetchObjects:
+			a := &proto.AnswerFetchObjects{Delete: map[tid.TID][]tid.OID{}}
+			ev.Conn.Answer(ev.ID, a)
+		default:
+			t.Fatalf("unexpected %T", q)
+		}
+	}
+	// S2 has the first revision, with other data, and not the second one.
+	meta := &proto.AddTransaction{TID: 10, TTID: 10, User: []byte("joe"), OIDs: []tid.OID{0}}
+	answer(meta)
+	answer(&proto.AddObject{OID: 0, Serial: 10, ObjectData: data("right")})
+	answer() // the packs
+	answer() // replication: what it has is right
+	answer(&proto.AddObject{OID: 0, Serial: 10, ObjectData: data("right")})
+	if p := await[*proto.NotifyReplicationDone](s); p.Partition != 0 || p.TID != 12 {
+		t.Errorf("done: %+v", p)
+	}
+	if o, err := s.db.FetchObject(0, 10); err != nil || string(o.Data) != "right" {
+		t.Errorf("after the repair: %q, %v", o.Data, err)
+	}
+	if _, err := s.db.FetchObject(0, 12); !errors.Is(err, backend.ErrNotFound) {
+		t.Errorf("what the source does not have: %v", err)
 	}
 }

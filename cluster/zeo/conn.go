@@ -80,6 +80,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	})
 	c.frames = newFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
 	c.tx.init(c)
+	c.iters.init(ctx, srv.iterations)
 	return c
 }
 

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -17,12 +19,43 @@ import (
 // tell what they do not use any more. Beyond that, the one not used for longest ends.
 const maxIterators = 1000
 
+// An iteration under way is live: it reads ahead, and has goroutines. The others are
+// parked: they are a position, from which they go on when they are used again.
+const (
+	// liveIterations is how many may be live for one connection. Beyond that, the one
+	// not used for longest is parked.
+	liveIterations = 8
+	// liveTotal is how many may be live in a server. Beyond that, each connection may
+	// have one.
+	liveTotal = 64
+	// parkAfter is how long a live iteration may be idle.
+	parkAfter = 15 * time.Second
+
+	readAheadConn  = 32 << 20  // bytes read ahead for one connection
+	readAheadTotal = 256 << 20 // and for all of a server
+)
+
+// iterationLimits are what the connections of a server share.
+type iterationLimits struct {
+	live  atomic.Int32
+	ahead *txn.ReadAhead
+}
+
+func newIterationLimits() *iterationLimits {
+	return &iterationLimits{ahead: txn.NewReadAhead(readAheadTotal, nil)}
+}
+
 var errIteratorsEnded = errors.New("the connection ends")
 
 // iterators are the iterations that a client has under way. One of them advances
 // at a time.
 type iterators struct {
+	ctx    context.Context // of the connection, with its budget
+	limits *iterationLimits
+
 	busy sync.Mutex // held while one advances, or ends; before mu
+	live int        // counted in limits; under busy
+	idle *time.Timer
 
 	mu    sync.Mutex // for the tables: never held while waiting
 	next  int64
@@ -33,24 +66,61 @@ type iterators struct {
 	ends  []func() // of iterations that are forgotten, and not yet ended
 }
 
+func (it *iterators) init(ctx context.Context, l *iterationLimits) {
+	it.limits = l
+	it.ctx = txn.WithReadAhead(ctx, txn.NewReadAhead(readAheadConn, l.ahead))
+}
+
+// pull is an iteration of the storage, if it is live.
+type pull[T any] struct {
+	next    func() (T, error, bool)
+	stop    func()
+	counted bool // in iterators.live: not over what another iteration holds
+}
+
+func (p *pull[T]) live() bool { return p.next != nil }
+
+// begin makes the iteration live, parking others if need be; busy is held.
+func (p *pull[T]) begin(it *iterators, seq iter.Seq2[T, error]) {
+	it.enter()
+	p.counted = true
+	p.next, p.stop = iter.Pull2(seq)
+}
+
+// end stops the iteration of the storage; busy is held.
+func (p *pull[T]) end(it *iterators) {
+	if p.live() {
+		p.stop()
+		if p.counted {
+			it.live--
+			it.limits.live.Add(-1)
+		}
+	}
+	*p = pull[T]{}
+}
+
 // txnIterator iterates over transactions.
 type txnIterator struct {
-	used    int64 // uses, then; under iterators.mu
-	next    func() (*txn.Transaction, error, bool)
-	stop    func()
-	current *txn.Transaction
+	used    int64     // uses, then; under iterators.mu
+	last    time.Time // when it was used; under busy
+	after   tid.TID   // the last transaction returned
+	upTo    tid.TID
+	begun   bool // after was returned
+	pull    pull[*txn.Transaction]
+	current *txn.Transaction             // that is after; nil: parked since
 	readers map[*recordIterator]struct{} // of current
 }
 
 // recordIterator iterates over the records of a transaction. It reads from the
-// iteration that found the transaction, and once that goes on, from its own.
+// iteration that found the transaction, and once that goes on or is parked, from
+// its own.
 type recordIterator struct {
 	used   int64        // uses, then; under iterators.mu
+	last   time.Time    // when it was used; under busy
 	parent *txnIterator // nil: on its own
 	tid    tid.TID
 	done   int // records returned
-	next   func() (*txn.Record, error, bool)
-	stop   func()
+	pull   pull[*txn.Record]
 }
 
 func unknownIterator(id int64) error {
@@ -96,16 +166,83 @@ func (it *iterators) leastUsedLocked() int64 {
 	return id
 }
 
-// start begins an iteration over transactions.
-func (it *iterators) start(seq iter.Seq2[*txn.Transaction, error]) (int64, error) {
+// enter makes a place for one more live iteration of this connection; busy is held.
+func (it *iterators) enter() {
+	for it.live > 0 && (it.live >= liveIterations || it.limits.live.Load() >= liveTotal) && it.parkOne() {
+	}
+	it.live++
+	it.limits.live.Add(1)
+	if it.idle == nil {
+		it.idle = time.AfterFunc(parkAfter, it.parkIdle)
+	}
+}
+
+// parkOne parks the live iteration that was not used for longest, if there is one.
+func (it *iterators) parkOne() bool {
+	it.mu.Lock()
+	least := it.uses + 1
+	var park func()
+	for _, t := range it.txns {
+		if t.pull.counted && t.used < least {
+			least, park = t.used, func() { t.park(it) }
+		}
+	}
+	for _, r := range it.recs {
+		if r.pull.counted && r.used < least {
+			least, park = r.used, func() { r.pull.end(it) }
+		}
+	}
+	it.mu.Unlock()
+	if park == nil {
+		return false
+	}
+	park()
+	return true
+}
+
+// parkIdle parks what is not used.
+func (it *iterators) parkIdle() {
+	it.busy.Lock()
+	defer it.busy.Unlock()
+	it.mu.Lock()
+	ended := it.ended
+	txns, recs := slices.Collect(maps.Values(it.txns)), slices.Collect(maps.Values(it.recs))
+	it.mu.Unlock()
+	if ended {
+		return
+	}
+	now := time.Now()
+	// A reader needs its parent, however long that is idle.
+	for _, r := range recs {
+		if r.parent != nil && r.last.After(r.parent.last) {
+			r.parent.last = r.last
+		}
+	}
+	for _, t := range txns {
+		if t.pull.live() && now.Sub(t.last) >= parkAfter {
+			t.park(it)
+		}
+	}
+	for _, r := range recs {
+		if r.pull.counted && now.Sub(r.last) >= parkAfter {
+			r.pull.end(it)
+		}
+	}
+	it.idle = nil
+	if it.live > 0 {
+		it.idle = time.AfterFunc(parkAfter, it.parkIdle)
+	}
+}
+
+// start begins an iteration over the transactions in (after, upTo].
+func (it *iterators) start(after, upTo tid.TID) (int64, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	id, err := it.newIDLocked()
 	if err != nil {
 		return 0, err
 	}
-	t := &txnIterator{readers: make(map[*recordIterator]struct{})}
-	t.next, t.stop = iter.Pull2(seq)
+	t := &txnIterator{after: after, upTo: upTo}
 	it.useLocked(&t.used)
 	it.txns[id] = t
 	return id, nil
@@ -130,10 +267,10 @@ func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if t.current == nil {
+	if !t.begun {
 		return 0, unknownIterator(over)
 	}
-	if t.current.TID != at {
+	if t.after != at {
 		return 0, textError("builtins.Exception", "Out-of-order request for record iterator for transaction %v", at)
 	}
 	it.mu.Lock()
@@ -142,24 +279,33 @@ func (it *iterators) startRecords(over int64, at tid.TID) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	r := &recordIterator{parent: t, tid: at}
-	r.next, r.stop = iter.Pull2(t.current.Records)
-	t.readers[r] = struct{}{}
+	r := &recordIterator{tid: at, last: time.Now()}
+	if t.current != nil {
+		if t.readers == nil {
+			t.readers = make(map[*recordIterator]struct{})
+		}
+		r.parent = t
+		t.readers[r] = struct{}{}
+	}
 	it.useLocked(&r.used)
 	it.recs[id] = r
 	return id, nil
 }
 
 // nextTxn calls use with the next transaction, nil at the end.
-func (it *iterators) nextTxn(id int64, use func(*txn.Transaction)) error {
+func (it *iterators) nextTxn(st Storage, id int64, use func(*txn.Transaction)) error {
 	it.busy.Lock()
 	defer it.busy.Unlock()
 	t, err := it.txn(id)
 	if err != nil {
 		return err
 	}
-	t.leave()
-	next, err, ok := t.next()
+	t.leave(it)
+	t.last = time.Now()
+	if !t.pull.live() {
+		t.pull.begin(it, st.Transactions(it.ctx, t.after, t.upTo))
+	}
+	next, err, ok := t.pull.next()
 	if !ok || err != nil {
 		it.endLocked([]int64{id})
 		if err == nil {
@@ -167,38 +313,52 @@ func (it *iterators) nextTxn(id int64, use func(*txn.Transaction)) error {
 		}
 		return err
 	}
-	t.current = next
+	t.current, t.after, t.begun = next, next.TID, true
 	use(next)
 	return nil
 }
 
 // leave makes the readers of the current transaction go on by themselves.
-func (t *txnIterator) leave() {
+func (t *txnIterator) leave(it *iterators) {
 	for r := range t.readers {
-		r.stop()
-		r.parent, r.next, r.stop = nil, nil, nil
+		r.pull.end(it)
+		r.parent = nil
 	}
-	clear(t.readers)
-	t.current = nil
+	t.readers, t.current = nil, nil
+}
+
+// park leaves nothing of the iteration but its position; busy is held.
+func (t *txnIterator) park(it *iterators) {
+	t.leave(it)
+	t.pull.end(it)
 }
 
 // nextRecord calls use with the next record, nil at the end.
-func (it *iterators) nextRecord(ctx context.Context, st Storage, id int64, use func(*txn.Record)) error {
+func (it *iterators) nextRecord(st Storage, id int64, use func(*txn.Record)) error {
 	it.busy.Lock()
 	defer it.busy.Unlock()
 	it.mu.Lock()
 	r := it.recs[id]
 	if r != nil {
 		it.useLocked(&r.used)
+		if r.parent != nil {
+			it.useLocked(&r.parent.used)
+		}
 	}
 	it.mu.Unlock()
 	if r == nil {
 		return unknownIterator(id)
 	}
-	if r.next == nil {
-		r.next, r.stop = iter.Pull2(recordsOf(ctx, st, r.tid, r.done))
+	r.last = time.Now()
+	switch {
+	case r.pull.live():
+	case r.parent != nil:
+		// It lives on what its parent holds.
+		r.pull.next, r.pull.stop = iter.Pull2(r.parent.current.Records)
+	default:
+		r.pull.begin(it, recordsOf(it.ctx, st, r.tid, r.done))
 	}
-	next, err, ok := r.next()
+	next, err, ok := r.pull.next()
 	if !ok || err != nil {
 		it.endLocked([]int64{id})
 		if err == nil {
@@ -259,11 +419,13 @@ func (it *iterators) forgetLocked(ids []int64) {
 	}
 	it.ends = append(it.ends, func() {
 		for _, r := range recs {
-			r.end()
+			r.pull.end(it)
+			if r.parent != nil {
+				delete(r.parent.readers, r)
+			}
 		}
 		for _, t := range txns {
-			t.leave()
-			t.stop()
+			t.park(it)
 		}
 	})
 }
@@ -297,15 +459,6 @@ func (it *iterators) endLocked(ids []int64) {
 	it.endForgotten()
 }
 
-func (r *recordIterator) end() {
-	if r.stop != nil {
-		r.stop()
-	}
-	if r.parent != nil {
-		delete(r.parent.readers, r)
-	}
-}
-
 func (it *iterators) closeAll() {
 	it.mu.Lock()
 	it.ended = true
@@ -315,6 +468,9 @@ func (it *iterators) closeAll() {
 	it.busy.Lock()
 	defer it.busy.Unlock()
 	it.endLocked(ids)
+	if it.idle != nil {
+		it.idle.Stop()
+	}
 }
 
 func callIteratorStart(c *conn, m *message) error {
@@ -337,7 +493,7 @@ func callIteratorStart(c *conn, m *message) error {
 		return c.failed(m, ErrUnsupported, nil)
 	}
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
-		id, err := c.iters.start(c.seq.st.Transactions(c.ctx, after, upTo))
+		id, err := c.iters.start(after, upTo)
 		c.iters.tidy()
 		return func(e *encoder) { e.int(id) }, err
 	})
@@ -350,7 +506,7 @@ func callIteratorNext(c *conn, m *message) error {
 	}
 	msg, async := m.id, m.async
 	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
-		return nil, c.iters.nextTxn(id, func(t *txn.Transaction) {
+		return nil, c.iters.nextTxn(c.seq.st, id, func(t *txn.Transaction) {
 			if async {
 				return
 			}
@@ -393,8 +549,8 @@ func callIteratorRecordNext(c *conn, m *message) error {
 		return c.failed(m, err, nil)
 	}
 	msg, async := m.id, m.async
-	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
-		return nil, c.iters.nextRecord(ctx, c.seq.st, id, func(r *txn.Record) {
+	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+		return nil, c.iters.nextRecord(c.seq.st, id, func(r *txn.Record) {
 			if async {
 				return
 			}

@@ -84,7 +84,8 @@ type Server struct {
 	late   context.Context // ends finishGrace later
 	wg     sync.WaitGroup  // what does not belong to a connection
 
-	refusals socket.Refusals
+	refusals   socket.Refusals
+	iterations *iterationLimits
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
@@ -102,6 +103,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		log:      cfg.Log,
 		storages: make(map[string]*sequencer),
 		conns:    make(map[*conn]struct{}),
+
+		iterations: newIterationLimits(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var endLate context.CancelFunc

@@ -43,7 +43,8 @@ func commands() []command {
 		{"tweak", "[-n] [NODE...]", "rebalance the partition table, emptying the nodes; -n only shows the result", parseTweak},
 		{"kill", "NODE", "stop a storage or a secondary master", parseNode((*ctl.Client).Kill)},
 		{"drop", "NODE", "remove a storage that does not run, for ever", parseNode((*ctl.Client).Drop)},
-		{"check", "[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]", "compare replicas, with those of NODE if given; the result is in the log of the master", parseCheck},
+		{"check", "[[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]]", "compare all that replicas have, of all partitions by default, with those of NODE if given, and list what differs", parseCheck},
+		{"repair", "--from NODE [--partition PARTITION]... NODE...", "check, then let the latter nodes get from the former what differs, and check again", parseRepair},
 		{"prune_orphan", "0|1 NODE... | all", "delete data that nothing refers to; 1 only logs them", parsePrune},
 		{"truncate", "TID", "cut the database after a transaction", parseTruncate},
 		{"flush_log", "", "make all nodes write their logs", noArgs(flushLog)},
@@ -334,65 +335,6 @@ func parseTruncate(args []string) (order, error) {
 		return nil, err
 	}
 	return func(ctx context.Context, c *ctl.Client) (string, error) { return "", c.Truncate(ctx, t) }, nil
-}
-
-// parseCheck reads [PARTITION]:[NODE]... [MIN_TID [MAX_TID]].
-func parseCheck(args []string) (order, error) {
-	partitions := map[int]proto.Opt[proto.NodeID]{}
-	var all bool
-	var source proto.Opt[proto.NodeID] // for all
-	n := 0
-	for ; n < len(args); n++ {
-		offset, node, ok := strings.Cut(args[n], ":")
-		if !ok || strings.EqualFold(offset, "tid") {
-			break
-		}
-		var ref proto.Opt[proto.NodeID]
-		if node != "" {
-			id, err := parseNodeID(node)
-			if err != nil {
-				return nil, err
-			}
-			ref = proto.Some(id)
-		}
-		if offset == "" {
-			all, source = true, ref
-			continue
-		}
-		p, err := parseCount(offset, "partition")
-		if err != nil {
-			return nil, err
-		}
-		partitions[p] = ref
-	}
-	if n == 0 {
-		return nil, errors.New("no partition given; : means all")
-	}
-	var bounds [2]tid.TID
-	if err := atMost(args[n:], 0, 2); err != nil {
-		return nil, err
-	}
-	for i, s := range args[n:] {
-		var err error
-		if bounds[i], err = parseTID(s); err != nil {
-			return nil, err
-		}
-	}
-	last := proto.Opt[tid.TID]{V: bounds[1], OK: len(args[n:]) == 2}
-	return func(ctx context.Context, c *ctl.Client) (string, error) {
-		if all {
-			t, err := c.PartitionTable(ctx, 0, 0, 0)
-			if err != nil {
-				return "", err
-			}
-			for p := range t.Rows {
-				if _, given := partitions[p]; !given {
-					partitions[p] = source
-				}
-			}
-		}
-		return "", c.CheckReplicas(ctx, partitions, bounds[0], last)
-	}, nil
 }
 
 func flushLog(_ context.Context, c *ctl.Client) (string, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
@@ -36,7 +37,9 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Short:                 "Operate a NEO cluster",
 		DisableFlagsInUseLine: true,
 		Long: "Operates a NEO cluster through one of its admin nodes. Without command, lists the commands.\n\n" + usage() +
-			"\nExit status: 0 done; 1 refused or failed, the reason is on stderr; 2 wrong usage.",
+			"\nA check goes on if neoctl is interrupted; print summary tells what the last one has found." +
+			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences;" +
+			"\n2 wrong usage; 3 check or repair has found no difference, but could not compare everything.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, words []string) error { return run(cmd.Context(), env, &o, words) },
 	}
@@ -74,17 +77,23 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 		return err
 	}
 	defer log.End(&err)
-	text, err := execute(ctx, addr, log.LinkConfig(tls), order)
+	text, err := execute(ctx, addr, log.LinkConfig(tls), order, progress(env))
 	if loss, ok := errors.AsType[*ctl.LossError](err); ok {
 		if !confirmed(env, loss.Text) {
 			return &cli.Exit{Code: 1}
 		}
-		text, err = execute(ctx, addr, log.LinkConfig(tls), startAnyway)
+		text, err = execute(ctx, addr, log.LinkConfig(tls), startAnyway, progress(env))
 	}
-	if err != nil {
+	var found *cli.Exit
+	if before, ok := errors.AsType[*interrupted](err); ok {
+		fmt.Fprint(env.Stdout, before.text)
+	}
+	if err != nil && !errors.As(err, &found) {
 		return explain(env, err)
 	}
-	_, err = fmt.Fprint(env.Stdout, text)
+	if _, printErr := fmt.Fprint(env.Stdout, text); printErr != nil {
+		return printErr
+	}
 	return err
 }
 
@@ -113,7 +122,7 @@ func confirmed(env *cli.Env, loss string) bool {
 var errUnreachable = errors.New("not connected")
 
 // execute carries out an order and returns what it prints.
-func execute(ctx context.Context, addr conf.Address, cfg link.Config, order order) (string, error) {
+func execute(ctx context.Context, addr conf.Address, cfg link.Config, order order, progress func(*check.Run)) (string, error) {
 	addr, err := addr.Resolve(ctx)
 	if err != nil {
 		return "", err
@@ -123,6 +132,7 @@ func execute(ctx context.Context, addr conf.Address, cfg link.Config, order orde
 		return "", fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	defer client.Close()
+	client.Progress = progress
 	return order(ctx, client)
 }
 

@@ -70,14 +70,27 @@ func TestSession(t *testing.T) {
 		{"kill S7", "", "unknown node\n", 1},
 		{"drop S1", "", "a running node must be stopped before removal\n", 1},
 		{"set replicas 1", "\n", "", 0},
-		{"check 0: 1:S1", "", "", 0},
-		{"check :", "", "", 0},
-		{"check :S2 tid:1 1700000000", "", "", 0},
+		{"check 0: 1:S1", "0 transactions and records of 2 partitions compared: no difference found\n", "", 0},
+		{"check", "0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
+		{"check :", "0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
+		{"check :S2 tid:1 1700000000", "0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
+		{"check : tid:1", "There is nothing to check up to the last transaction.\n", "", 0},
+		{"check 0:S7", "", "S7 is not a storage that can be reached\n", 1},
+		{"check 12:", "", "no partition 12\n", 1},
+		{"repair --from S1 S2", "0 transactions and records of 12 partitions compared: no difference found\nNothing to repair.\n", "", 0},
+		{"repair --from S1 S7", "", "S1 shares no partition with the nodes to be repaired\n", 1},
 		{"prune_orphan 1 all", "\n", "", 0},
 		{"prune_orphan 0 S1 S2", "\n", "", 0},
 		{"flush_log", "", "", 0},
 		{"kill S2", "state changed\n", "", 0},
 		{"kill S2", "node already in DOWN state\n", "", 0},
+		{"check :", "partitions 0-11: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
+			"0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
+		{"check 3:S2", "partition 3: NOT COMPARED to the end: S2 has no readable copy\n" +
+			"0 transactions and records of 0 partitions compared: no difference found; 1 partitions could not be compared\n", "", 3},
+		{"repair --from S1 --partition 3 S2", "partition 3: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
+			"0 transactions and records of 1 partitions compared: no difference found\n" +
+			"partition 3: the copy of S2 is OUT_OF_DATE: it is replicated when S2 runs, and can be repaired then\nNothing to repair.\n", "", 3},
 		{"kill S1", "", "S1: partition 0: a partition would have no readable cell\n", 1},
 		{"tweak", "", "tweak: down nodes must be listed explicitly: S2 is DOWN\n", 1},
 		{"drop S2", "node permanently removed\n", "", 0},
@@ -106,7 +119,8 @@ func TestSession(t *testing.T) {
 func TestWrongUsage(t *testing.T) {
 	for _, args := range []string{
 		"print node nothing", "print pt x", "print pt 1 2 3", "print pt 1 2 S1 S2", "print cluster now", "set cluster", "set cluster x", "set replicas", "set replicas -1",
-		"set replicas many", "add", "add s1", "add all S1", "kill", "kill S1 S2", "kill all", "drop 1", "tweak S1 -n", "check", "check 1", "check x:", "check 0:x",
+		"set replicas many", "add", "add s1", "add all S1", "kill", "kill S1 S2", "kill all", "drop 1", "tweak S1 -n", "check 1", "repair", "repair S1", "repair --from S1", "repair --from", "repair --from S1 S1", "repair --from S1 --from S2 S3",
+		"repair --from S1 --partition x S2", "repair --from S1 --all S2", "check x:", "check 0:x",
 		"check 0: 1 2 3", "prune_orphan", "prune_orphan 2 all", "prune_orphan 0", "truncate", "truncate x", "truncate tid:0x8000000000000000", "flush_log now",
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-a", "127.0.0.1:1"}, strings.Fields(args)...)...)

@@ -120,6 +120,9 @@ func (m *Manager) Discarded(partitions []int) error {
 	for _, t := range m.sorted() {
 		ids = append(ids, t.data(gone)...)
 		maps.DeleteFunc(t.ops, func(oid tid.OID, _ *op) bool { return gone(oid) })
+		if in[t.ttid.Partition(m.np)] { // its metadata are dropped below: there is nothing to lock
+			t.meta, t.pack = false, false
+		}
 	}
 	if err := m.db.DropUnfinishedPartitions(partitions); err != nil {
 		return err

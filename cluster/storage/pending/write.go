@@ -251,7 +251,12 @@ func (m *Manager) store(t *transaction, r Request, p *proto.AskStoreObject) (wai
 		t.ops[p.OID] = o
 	}
 	o.serial, o.stored = p.Serial, false
-	id, err := m.db.HoldData(p.OID, p.ObjectData, p.DataSerial)
+	shared := p.DataSerial
+	if m.Incomplete(m.partition(p.OID)) && p.Checksum != proto.ZeroHash {
+		// What is here of that revision may be wrong: the cell may be under repair.
+		shared = proto.Opt[tid.TID]{}
+	}
+	id, err := m.db.HoldData(p.OID, p.ObjectData, shared)
 	switch {
 	case errors.Is(err, backend.ErrUndoPacked):
 		m.answer(r, proto.Errorf(proto.UndoPackError, "object %v at %v", p.OID, p.DataSerial.V))

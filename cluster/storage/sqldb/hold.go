@@ -152,6 +152,17 @@ func (db *DB) storeUnique(p int, d proto.ObjectData, hold bool) (backend.DataID,
 			return backend.DataID{}, err
 		}
 	}
+	if found && !bytes.Equal(value, d.Data) && sum(value) != d.Checksum {
+		// What is there was damaged: this is what it should be, for all that refer to it.
+		db.log.Warn("damaged data replaced", "data", id, "checksum", fmt.Sprintf("%x", d.Checksum))
+		if err := db.writeLocked(func(c *Conn) error {
+			_, err := c.Exec("UPDATE data SET value = ? WHERE id = ?", d.Data, id)
+			return err
+		}); err != nil {
+			return backend.DataID{}, err
+		}
+		value = d.Data
+	}
 	if found && !bytes.Equal(value, d.Data) {
 		return backend.DataID{}, db.fail(fmt.Errorf("database %s: data %d has the same checksum %x as other data", db.d.Name(), id, d.Checksum))
 	}

@@ -2,6 +2,7 @@ package sqlitedb
 
 import (
 	"bufio"
+	"crypto/sha1"
 	"database/sql/driver"
 	"encoding/binary"
 	"errors"
@@ -282,6 +283,42 @@ func TestCorruptData(t *testing.T) {
 	}
 	if _, err := db.GetObject(1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "instead of an integer") || !strings.Contains(err.Error(), path) {
 		t.Errorf("GetObject: %v", err)
+	}
+}
+
+// Equal data are kept once in a database with deduplication: what arrives anew takes
+// the place of what was damaged, for all that refer to it.
+func TestDamagedDataIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := mustOpen(t, path, Options{Dedup: true})
+	if err := backendtest.PrepareSample(db); err != nil {
+		t.Fatal(err)
+	}
+	d := proto.ObjectData{Checksum: sha1.Sum([]byte("shared")), Data: []byte("shared")}
+	add := func(oid tid.OID) {
+		t.Helper()
+		if err := errors.Join(db.AddObject(oid, 3, d, proto.Opt[tid.TID]{}), db.Commit()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(1)
+	add(2)
+	mustClose(t, db)
+	script(t, path, "UPDATE data SET value = X'00' WHERE value = X'736861726564'")
+	db = mustOpen(t, path, Options{Dedup: true})
+	for _, oid := range []tid.OID{1, 2} {
+		if _, err := db.FetchObject(oid, 3); err == nil {
+			t.Fatalf("object %v is not damaged", oid)
+		}
+	}
+	if err := db.DeleteObject(1, 3); err != nil {
+		t.Fatal(err)
+	}
+	add(1)
+	for _, oid := range []tid.OID{1, 2} {
+		if o, err := db.FetchObject(oid, 3); err != nil || string(o.Data) != "shared" {
+			t.Errorf("object %v: %q, %v", oid, o.Data, err)
+		}
 	}
 }
 
