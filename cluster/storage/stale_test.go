@@ -57,6 +57,7 @@ func TestConfirmedTable(t *testing.T) {
 	got := s.connected().Extra
 	delete(got, "devpath")
 	delete(got, "new_nid")
+	delete(got, "check")
 	pack := func(t tid.TID) proto.Value { return t.Bytes() }
 	want := map[string]proto.Value{
 		"confirmed_ptid": int64(4),
