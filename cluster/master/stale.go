@@ -576,9 +576,10 @@ func (m *Machine) showsStale(p *peer) {
 
 // Explicit starts.
 
-// An operator may repeat an order to start after confirmAfter and within confirmTime.
+// An operator may repeat an order to start from confirmAfter to confirmTime after it was
+// refused for the first time.
 const (
-	confirmAfter = 10 * time.Second
+	confirmAfter = 3 * time.Second
 	confirmTime  = 10 * time.Minute
 )
 
@@ -591,7 +592,9 @@ func (m *Machine) confirmStart() *proto.Error {
 	if text == "" || s.decided && since < confirmAfter || text == s.offered && since >= confirmAfter && since < confirmTime {
 		return nil
 	}
-	s.offered, s.at, s.decided = text, m.now, false
+	if text != s.offered || s.decided || since >= confirmTime {
+		s.offered, s.at, s.decided = text, m.now, false
+	}
 	return deny("%s%s", proto.ConfirmStart, text)
 }
 

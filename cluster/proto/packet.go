@@ -108,7 +108,7 @@ func Errorf(code ErrorCode, format string, args ...any) *Error {
 // so that a script that repeats what has failed does not confirm. After the order to set
 // the state RECOVERING, which is refused, it is obeyed at once; one to set the state
 // RUNNING, refused too, lets the first order not count.
-const ConfirmStart = "NOT STARTED, TRANSACTIONS MAY BE LOST. The same order, given again after 10 seconds and within 10 minutes, starts all the same. "
+const ConfirmStart = "NOT STARTED, TRANSACTIONS MAY BE LOST. The same order, given again after 3 seconds and within 10 minutes, starts all the same. "
 
 // Node describes a node as the master publishes it.
 type Node struct {
