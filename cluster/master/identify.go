@@ -149,15 +149,10 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 	case byAddr != nil && byID == nil && m.table.HasCells(byAddr.ID):
 		// Another database at the address of a storage that is away: the cells
 		// of the latter must not become those of the former.
-		m.nodes.Remove(byAddr)
-		byAddr.Addr = proto.Address{}
-		m.nodes.Put(*byAddr)
+		m.loseAddress(byAddr)
 		return nil, true
 	case byAddr != nil && (byID == byAddr || byID == nil || r.ID < 0):
 		return byAddr, true
-	case byAddr != nil:
-		m.refuse(p, id, r, "%v is not at %v", r.ID, r.Addr)
-		return nil, false
 	case byID == nil || byID == m.self:
 		return nil, true
 	case r.Type == proto.Master:
@@ -168,7 +163,24 @@ func (m *Machine) resolve(p *peer, id uint32, r *proto.RequestIdentification) (k
 		m.claimed(m.links[byID], p, id, r)
 		return nil, false
 	}
+	if byAddr != nil {
+		m.loseAddress(byAddr)
+	}
 	return byID, true
+}
+
+// loseAddress takes its address from a storage that is away, as another one is there
+// now, and tells the members: they find nodes by address first, and would take the
+// other one for it. A storage without cells is forgotten.
+func (m *Machine) loseAddress(n *proto.Node) {
+	if m.table.PTID().OK && !m.table.HasCells(n.ID) {
+		m.setState(n, proto.NodeUnknown)
+		delete(m.where, n.ID)
+		return
+	}
+	m.nodes.Remove(n)
+	n.Addr = proto.Address{}
+	m.broadcastNodes(m.nodes.Put(*n))
 }
 
 // admit makes a peer a member of the cluster and tells it, and the others, what
