@@ -153,12 +153,15 @@ func (m *Machine) recoveryLost(p *peer) {
 
 // mayBeNeeded reports whether a storage may hold what no other has, although the
 // partition table has others with readable cells: it may be older than the last
-// commit, and is perhaps not even known yet.
+// commit, and is perhaps not even known yet. Nor is the only one dropped that has the
+// newest table, as the older ones may name it as up to date, and not those that are.
 func (m *Machine) mayBeNeeded(id proto.NodeID) bool {
 	p, r := m.stores[id], &m.rec
 	switch {
 	case m.state != proto.Recovering:
 		return false
+	case r.loaded && p != nil && (r.info[p] == nil || len(r.holders) == 1 && r.holders[0] == p):
+		return true
 	case r.loaded:
 		return (p != nil || r.target < m.safePTID) && slices.Contains(m.table.ReadableNodes(), id)
 	}
