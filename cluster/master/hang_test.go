@@ -9,6 +9,11 @@ import (
 // storages whose end it has not noticed.
 func (w *world) disturb() {
 	s := w.stores[w.r.IntN(len(w.stores))]
+	for _, o := range w.stores { // a hang must not take up all of a history
+		if o.link != nil && o.link.hung && w.r.IntN(2) == 0 {
+			s = o
+		}
+	}
 	if s.link == nil || s.link.closing {
 		return
 	}
@@ -19,7 +24,7 @@ func (w *world) disturb() {
 		w.step(Event{Kind: Silent, Conn: s.link.id, Silence: 8e9, Beats: w.r.IntN(3) > 0})
 	case n < 8:
 		s.link.hung = false
-	case n == 8:
+	default:
 		// What it sent before is lost or comes later.
 		if w.r.IntN(2) == 0 {
 			s.link.toMaster = nil
@@ -28,8 +33,6 @@ func (w *world) disturb() {
 		s.link.handle, s.link.lost = nil, nil
 		s.link, s.working = nil, false
 		s.start()
-	default:
-		w.endProbes(w.r.IntN(4) > 0)
 	}
 }
 

@@ -36,7 +36,7 @@ func TestCommittedStaysCommitted(t *testing.T) {
 	acked, restored, excused := 0, 0, 0
 	for _, seed := range seeds {
 		w := newWorld(t, seed)
-		w.run(2000)
+		w.run(4000)
 		w.repair()
 		w.verify()
 		acked += len(w.acked)
@@ -170,6 +170,9 @@ func (l *worldLink) cut() {
 
 func (w *world) step(ev Event) {
 	w.now = w.now.Add(time.Duration(w.r.IntN(3)-1) * time.Microsecond) // the clock may step back
+	if r, ok := ev.Packet.(*proto.RequestIdentification); ok && *seedFlag != 0 && r.Type == proto.Storage {
+		w.t.Logf("connection %d comes as %v at %v", ev.Conn, r.ID, r.Addr)
+	}
 	committed := w.m.ids.committed
 	state := w.m.state
 	defer func() {
@@ -192,6 +195,10 @@ func (w *world) step(ev Event) {
 			l.toPeer = append(l.toPeer, e)
 			if f, ok := e.Packet.(*proto.NotifyUnlockInformation); ok {
 				w.checkUnlock(f.TTID)
+			}
+		case Log:
+			if *seedFlag != 0 {
+				w.t.Logf("%v %s %v", e.Line.Level, e.Line.Text, e.Line.Attrs)
 			}
 		case Probe:
 			w.probed = append(w.probed, e.Conn)
@@ -240,6 +247,8 @@ func (w *world) run(n int) {
 			w.stores[w.r.IntN(len(w.stores))].save()
 		case k < 66:
 			w.disturb()
+		case k < 70:
+			w.endProbes(w.r.IntN(4) > 0)
 		case k < 260:
 			w.clients[w.r.IntN(len(w.clients))].act()
 		default:
