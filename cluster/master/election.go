@@ -29,10 +29,7 @@ func (m *Machine) playPrimary() {
 	m.second = nil
 	m.started = m.monotonic()
 	m.startup = startupWhole
-	m.blind = true
-	m.served = false
-	m.seen.forget() // another master may have gone on, and cut the database
-	m.ids.term(m.now)
+	m.newTerm()
 	if m.self.ID == 0 {
 		m.self.ID = m.nodes.NewID(proto.Master, m.set.NID, m.self.Addr)
 		m.self = m.nodes.Put(*m.self)
@@ -41,6 +38,31 @@ func (m *Machine) playPrimary() {
 	m.log(slog.LevelInfo, "playing primary", "id", m.self.ID.String())
 	m.enterRecovery()
 	m.elect()
+}
+
+// newTerm forgets what is only known as long as no other master has been primary: one
+// may have gone on, and cut the database.
+func (m *Machine) newTerm() {
+	m.blind = true
+	m.served, m.witnesses = false, nil
+	m.seen.forget()
+	m.orderedTruncate = proto.Opt[tid.TID]{}
+	m.ids.term(m.now)
+}
+
+// witnessLost notes that a storage, nil for none, is lost in recovery. If all are that
+// could be read when the operation stopped, another master may have been primary since, even
+// if this one has always been so itself: it knows no more than that one.
+func (m *Machine) witnessLost(p *peer) {
+	m.witnesses = slices.DeleteFunc(m.witnesses, func(o *peer) bool { return o == p })
+	if !m.served || len(m.witnesses) > 0 || len(m.masters()) < 2 {
+		return
+	}
+	m.log(slog.LevelInfo, "no storage is left of the operation: another master may have been primary")
+	m.newTerm()
+	if m.startup == startupDegraded {
+		m.startup = startupWhole
+	}
 }
 
 // learn adds a master to the known ones.

@@ -67,6 +67,7 @@ type Machine struct {
 	notedPTID       uint64             // version that the storages are asked to confirm
 	confirmedPTID   uint64             // greatest version that each storage with readable cells had stored
 	served          bool               // the operation has begun since this master plays primary
+	witnesses       []*peer            // that could be read when the operation stopped, and have not left since
 	confirming      confirming
 	confirmedTID    tid.TID // last committed when confirmedPTID was noted
 	confirmedAt     time.Time

@@ -137,6 +137,7 @@ func (m *Machine) recoveryLost(p *peer) {
 	if m.blind && p.newID && !r.loaded {
 		m.displaced[p.node.Addr] = true // the id may be that of another one
 	}
+	m.witnessLost(p)
 	delete(r.info, p)
 	delete(r.stale.views, p)
 	r.holders = slices.DeleteFunc(r.holders, func(o *peer) bool { return o == p })

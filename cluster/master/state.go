@@ -107,6 +107,8 @@ func (m *Machine) stopOperation(truncate proto.Opt[tid.TID]) {
 	// From here on, the loss of a member must not stop the operation again.
 	m.state = proto.Recovering
 	m.rec = newRecovery()
+	m.witnesses = m.readableStores()
+	m.witnessLost(nil)
 	clients := m.ofType(proto.Client)
 	storages := m.ofType(proto.Storage)
 	for _, p := range storages {
