@@ -39,6 +39,8 @@ func (m *Machine) expendable(p *peer, beats bool) bool {
 		return true
 	case m.truncate.OK || m.undecided(p.node.ID):
 		return false // its loss leads back to recovery
+	case m.state == proto.Stopping && len(m.txns.pending) == 0:
+		return true // only its mark is waited for
 	}
 	return m.table.Operational(func(id proto.NodeID) bool {
 		s := m.stores[id]

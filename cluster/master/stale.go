@@ -318,11 +318,12 @@ func (m *Machine) compareEnds() {
 func (m *Machine) endAnswered(p *peer, req proto.Request, pkt proto.Packet) {
 	switch req := req.(type) {
 	case *proto.AskCheckTIDRange:
-		if a, ok := pkt.(*proto.AnswerCheckTIDRange); ok {
-			m.ver.ends[endKey{req.Partition, p}].trans = a
-			return
+		if e := m.ver.ends[endKey{req.Partition, p}]; e == nil {
+		} else if a, ok := pkt.(*proto.AnswerCheckTIDRange); ok {
+			e.trans = a
+		} else {
+			delete(m.ver.ends, endKey{req.Partition, p})
 		}
-		delete(m.ver.ends, endKey{req.Partition, p})
 	case *proto.AskCheckSerialRange:
 		if e := m.ver.ends[endKey{req.Partition, p}]; e == nil {
 		} else if a, ok := pkt.(*proto.AnswerCheckSerialRange); ok {

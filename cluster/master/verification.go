@@ -133,11 +133,12 @@ func (m *Machine) verificationAnswered(p *peer, req proto.Request, pkt proto.Pac
 	m.verificationNext()
 }
 
-// deciding reports whether it is not known yet what was committed.
-func (m *Machine) deciding() bool { return m.state == proto.Verifying && m.ver.step <= finalStep }
+// deciding reports whether it is not known yet what was committed, and which copies have it.
+func (m *Machine) deciding() bool { return m.state == proto.Verifying && m.ver.step <= compareStep }
 
 // undecided reports whether a storage may be the only one that knows of a commit: the
-// table that outdates others, lost during that commit, may have reached no disk. A
+// table that outdates others, lost during that commit, may have reached no disk; or the
+// others may have older copies of their databases, which only the comparison shows. A
 // recovery waits for all that have readable cells, and so it does until what was
 // committed is known, unless it was told to go on without some.
 func (m *Machine) undecided(id proto.NodeID) bool {
