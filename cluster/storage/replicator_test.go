@@ -66,6 +66,10 @@ func contents(t *testing.T, db backend.Backend) (list []string) {
 		}
 		for _, k := range keys {
 			o, err := db.FetchObject(k.OID, k.TID)
+			if errors.Is(err, backend.ErrNotFound) { // deleted since it was listed
+				list = append(list, fmt.Sprintf("object %d at %d: vanished", k.OID, k.TID))
+				continue
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
