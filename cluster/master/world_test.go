@@ -485,7 +485,7 @@ func (s *worldStore) handle(e Effect) {
 			}
 		}
 	case *proto.AskRecovery:
-		s.marked.reported = s.table.PTID().V
+		s.marked.reported, s.marked.heard = s.table.PTID().V, s.w.m
 		s.answer(e, &proto.AnswerRecovery{PTID: s.table.PTID(), TruncateTID: s.truncate})
 	case *proto.Truncate:
 		s.truncate = proto.Some(p.TID)

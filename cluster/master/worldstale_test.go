@@ -20,6 +20,7 @@ type worldMark struct {
 	noted     uint64 // only in memory
 	restored  bool   // an older copy has taken its place
 	reported  uint64 // version of the table in the last recovery
+	heard     *Machine
 }
 
 func (k *worldMark) tableReceived(ptid uint64) {
@@ -165,6 +166,13 @@ func (w *world) checkServing() {
 			has, lacks = nil, nil
 			// By something that is here, the master too if it has seen the commit.
 			told := w.m.seen.last[p].tid == t
+			if w.m.startup == startupWhole {
+				// It waits for all that have readable cells, also if they come and go.
+				for _, s := range w.stores {
+					_, ok := s.data[p][t]
+					told = told || ok && s.marked.heard == w.m && s.table.Cell(p, s.nid).Readable() && s.table.PTID().V >= w.m.rec.target
+				}
+			}
 			for _, c := range row {
 				s := w.store(c.ID)
 				if s == nil || !c.State.Readable() {
