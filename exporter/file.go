@@ -121,7 +121,7 @@ func checkEnd(ctx context.Context, src Source, name string, last, upTo tid.TID) 
 	defer r.Close() // only read
 	n := 0
 	after := tid.Zero
-	for t, err := range r.Backwards(ctx) {
+	for t, err := range r.ScanBackwards(ctx) {
 		if err != nil {
 			return err
 		}

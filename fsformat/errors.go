@@ -8,10 +8,6 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// ErrNotFound reports that an object did not exist at the requested time: it
-// never did, was deleted, or its creation was undone. Python's POSKeyError.
-var ErrNotFound = errors.New("not found")
-
 // ErrOrder is the kind of a [CorruptError] about transactions whose ids do not
 // increase, as after the clock of a server was set back. All of them may be intact:
 // Options.Renumber reads them.
@@ -64,6 +60,20 @@ func (r *Reader) corruptRecord(h *RecordHeader, t tid.TID, format string, args .
 		File: r.name, Offset: h.Pos, TID: t, OID: h.OID, HasOID: true,
 		Problem: fmt.Sprintf(format, args...),
 	}
+}
+
+// absentError reports what is not in the file. Its text is the same for all kinds.
+type absentError struct {
+	what string
+	kind error // [txn.ErrNotFound] or [txn.ErrNoSuchObject]
+}
+
+func (e *absentError) Error() string { return e.what + ": not found" }
+
+func (e *absentError) Unwrap() error { return e.kind }
+
+func (r *Reader) absent(kind error, format string, args ...any) error {
+	return &absentError{r.name + ": " + fmt.Sprintf(format, args...), kind}
 }
 
 // MagicError reports a file that is no Data.fs.

@@ -293,7 +293,7 @@ func TestLargeRecords(t *testing.T) {
 			t.Errorf("records of %d bytes: %d objects up to %v, %v; the check has seen %+v", large, x.Len(), x.LastTID, err, sum)
 		}
 		n := int64(0)
-		for tr, err := range r.Backwards(t.Context()) {
+		for tr, err := range r.ScanBackwards(t.Context()) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -360,7 +360,7 @@ func TestTransactionsBetween(t *testing.T) {
 			}
 		}
 		var back []tid.TID
-		for tr, err := range r.Backwards(t.Context()) {
+		for tr, err := range r.ScanBackwards(t.Context()) {
 			if err != nil {
 				t.Fatal(err)
 			}

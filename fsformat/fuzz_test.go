@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // FuzzReader: whatever the bytes, they are read to the end or refused; what is
@@ -36,7 +37,7 @@ func FuzzReader(f *testing.F) {
 		if err != nil {
 			t.Fatalf("a check fails: %v", err)
 		}
-		for tr, err := range r.Backwards(t.Context()) {
+		for tr, err := range r.ScanBackwards(t.Context()) {
 			if err != nil {
 				break
 			}
@@ -49,10 +50,10 @@ func FuzzReader(f *testing.F) {
 		if x, err := r.BuildIndex(t.Context(), nil); err == nil {
 			r.SetIndex(x)
 			for oid := range x.All() {
-				if _, err := r.History(t.Context(), oid, 0); err != nil && sum.Errors == 0 {
+				if _, err := chainOf(t, r, oid); err != nil && sum.Errors == 0 {
 					t.Errorf("object %v: %v, and no error was found", oid, err)
 				}
-				if _, _, err := r.Load(oid); err != nil && sum.Errors == 0 && !errors.Is(err, ErrNotFound) {
+				if _, err := r.LoadBefore(t.Context(), oid, tid.Max); err != nil && sum.Errors == 0 && !errors.Is(err, txn.ErrNoSuchObject) {
 					t.Errorf("object %v: %v, and no error was found", oid, err)
 				}
 			}

@@ -40,7 +40,7 @@ type Transaction struct {
 	Places iter.Seq2[*RecordHeader, error]
 }
 
-// Scan is [Reader.Transactions] for those who want to know where things are.
+// Scan is [Reader.Transactions] with the places of transactions and records.
 func (r *Reader) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Transaction, error] {
 	return r.scan(ctx, after, upTo, nil)
 }
@@ -107,8 +107,8 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter
 	}
 }
 
-// Backwards yields all finished transactions, newest first.
-func (r *Reader) Backwards(ctx context.Context) iter.Seq2[*Transaction, error] {
+// ScanBackwards yields all finished transactions, newest first.
+func (r *Reader) ScanBackwards(ctx context.Context) iter.Seq2[*Transaction, error] {
 	return func(yield func(*Transaction, error) bool) {
 		tail, err := r.Tail(ctx)
 		if err != nil {

@@ -1,7 +1,6 @@
 package fsformat
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -131,11 +130,11 @@ func (r *Reader) DataRecord(rec *RecordHeader) (RecordHeader, error) {
 // current reads the head of the newest record of an object.
 func (r *Reader) current(oid tid.OID, rec *RecordHeader) error {
 	if r.index == nil {
-		return fmt.Errorf("%s: loading object %v: no index, call UseIndex first", r.name, oid)
+		return r.noIndex(fmt.Sprintf("loading object %v", oid))
 	}
 	pos, ok := r.index.Get(oid)
 	if !ok {
-		return fmt.Errorf("%s: object %v: %w", r.name, oid, ErrNotFound)
+		return r.absent(txn.ErrNoSuchObject, "object %v", oid)
 	}
 	if err := r.recordAt(pos, rec); errors.As(err, new(*fs.PathError)) {
 		return fmt.Errorf("%s: reading the record of object %v at offset %d: %w", r.name, oid, pos, err)
@@ -148,123 +147,7 @@ func (r *Reader) current(oid tid.OID, rec *RecordHeader) error {
 	return nil
 }
 
-// Load returns the present data of an object and the transaction that made it so.
-// The error is [ErrNotFound] if it does not exist. [Reader.UseIndex] must have
-// been called before, as for all that follows.
-func (r *Reader) Load(oid tid.OID) (data []byte, at tid.TID, err error) {
-	data, at, _, err = r.LoadBefore(oid, tid.Max)
-	return data, at, err
-}
-
-// LoadBefore returns the data of an object as it was just before a transaction,
-// the transaction that made it so, and the one that ended it (0: it is current).
-// The error is [ErrNotFound] if the object did not exist then.
-func (r *Reader) LoadBefore(oid tid.OID, before tid.TID) (data []byte, at, end tid.TID, err error) {
-	var rec, prev RecordHeader
-	if err := r.current(oid, &rec); err != nil {
-		return nil, 0, 0, err
-	}
-	for rec.TID >= before {
-		end = rec.TID
-		ok, err := r.previous(&rec, &prev)
-		if err != nil {
-			return nil, 0, 0, err
-		}
-		if !ok {
-			return nil, 0, 0, fmt.Errorf("%s: object %v before transaction %v: %w", r.name, oid, before, ErrNotFound)
-		}
-		rec = prev
-	}
-	var buf []byte
-	if data, err = r.resolve(&rec, &buf); err != nil {
-		return nil, 0, 0, err
-	}
-	if data == nil {
-		return nil, rec.TID, end, fmt.Errorf("%s: object %v, deleted or its creation undone by transaction %v: %w", r.name, oid, rec.TID, ErrNotFound)
-	}
-	return data, rec.TID, end, nil
-}
-
-// LoadSerial returns the data that a transaction gave to an object. The error is
-// [ErrNotFound] if it did not touch it, or made it disappear.
-func (r *Reader) LoadSerial(oid tid.OID, at tid.TID) ([]byte, error) {
-	data, got, _, err := r.LoadBefore(oid, at+1)
-	if err == nil && got != at {
-		return nil, fmt.Errorf("%s: object %v in transaction %v: %w", r.name, oid, at, ErrNotFound)
-	}
-	return data, err
-}
-
-// Revision is one entry of the history of an object.
-type Revision struct {
-	RecordHeader
-	DataTID tid.TID // one hop along the back-pointer; 0 if there is none
-}
-
-// History returns the revisions of an object, newest first, at most max of them
-// if max > 0. Deletions are revisions. What a pack has hidden is not found.
-func (r *Reader) History(ctx context.Context, oid tid.OID, max int) ([]Revision, error) {
-	var out []Revision
-	var rec, other RecordHeader
-	if err := r.current(oid, &rec); err != nil {
-		return nil, err
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return out, err
-		}
-		rev := Revision{RecordHeader: rec}
-		if rec.DataLen == 0 && rec.Back != 0 {
-			if err := r.follow(&rec, &other); err != nil {
-				return out, err
-			}
-			rev.DataTID = other.TID
-		}
-		out = append(out, rev)
-		if max > 0 && len(out) == max {
-			return out, nil
-		}
-		ok, err := r.previous(&rec, &other)
-		if err != nil || !ok {
-			return out, err
-		}
-		rec = other
-	}
-}
-
-// Undoable is an entry of the undo log: a transaction that may be undone.
-type Undoable struct {
-	TID                          tid.TID
-	Size                         int64 // of the transaction record
-	User, Description, Extension []byte
-}
-
-// UndoLog returns count transactions that may be undone, newest first, after
-// skipping the first ones. It ends at the first packed transaction.
-func (r *Reader) UndoLog(ctx context.Context, skip, count int) ([]Undoable, error) {
-	var out []Undoable
-	if count <= 0 {
-		return nil, nil
-	}
-	for t, err := range r.Backwards(ctx) {
-		if err != nil {
-			return out, err
-		}
-		if t.Status == txn.Packed {
-			break
-		}
-		if skip > 0 {
-			skip--
-			continue
-		}
-		meta := append([]byte(nil), t.User...)
-		meta = append(meta, t.Description...)
-		meta = append(meta, t.Extension...)
-		u, d := len(t.User), len(t.User)+len(t.Description)
-		out = append(out, Undoable{t.TID, t.Head.Len, meta[:u:u], meta[u:d:d], meta[d:]})
-		if len(out) == count {
-			break
-		}
-	}
-	return out, nil
+// noIndex is the error of what needs the index.
+func (r *Reader) noIndex(what string) error {
+	return fmt.Errorf("%s: %s: no index, call UseIndex first", r.name, what)
 }

@@ -5,12 +5,15 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/txn/txntest"
 )
 
 // Loading before every transaction must agree with what iteration shows.
@@ -59,10 +62,15 @@ func TestLoadBeforeAgreesWithIteration(t *testing.T) {
 								end = revs[i].at
 							}
 						}
-						data, at, gotEnd, err := r.LoadBefore(oid, before)
+						rev, err := r.LoadBefore(t.Context(), oid, before)
+						data, at, gotEnd := rev.Data, rev.Serial, rev.Next
 						if want == nil || !want.exists {
-							if !errors.Is(err, ErrNotFound) {
-								t.Errorf("object %v before %v: %v, want ErrNotFound", oid, before, err)
+							kind := txn.ErrNoSuchObject
+							if want == nil {
+								kind = txn.ErrNotFound
+							}
+							if !errors.Is(err, kind) {
+								t.Errorf("object %v before %v: %v, want %v", oid, before, err, kind)
 							}
 							continue
 						}
@@ -72,7 +80,7 @@ func TestLoadBeforeAgreesWithIteration(t *testing.T) {
 					}
 				}
 			}
-			if _, _, err := r.Load(0x123456); !errors.Is(err, ErrNotFound) {
+			if _, err := r.LoadBefore(t.Context(), 0x123456, tid.Max); !errors.Is(err, txn.ErrNoSuchObject) {
 				t.Errorf("loading what never was: %v", err)
 			}
 		})
@@ -110,7 +118,7 @@ func TestHistories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			revs, err := r.History(t.Context(), oid, 0)
+			revs, err := chainOf(t, r, oid)
 			if err != nil {
 				t.Errorf("%s: object %s: %v", name, id, err)
 				continue
@@ -125,10 +133,11 @@ func TestHistories(t *testing.T) {
 			if diff := cmp.Diff(wantChain, chain); diff != "" || revs[0].Pos != want.Pos {
 				t.Errorf("%s: object %s: revisions (-want +got):\n%s", name, id, diff)
 			}
-			data, at, err := r.Load(oid)
+			rev, err := r.LoadBefore(t.Context(), oid, tid.Max)
+			data, at := rev.Data, rev.Serial
 			if want.Current == nil {
-				if !errors.Is(err, ErrNotFound) {
-					t.Errorf("%s: object %s: %v, want ErrNotFound", name, id, err)
+				if !errors.Is(err, txn.ErrNoSuchObject) {
+					t.Errorf("%s: object %s: %v, want %v", name, id, err, txn.ErrNoSuchObject)
 				}
 				continue
 			}
@@ -140,17 +149,59 @@ func TestHistories(t *testing.T) {
 	}
 }
 
-func TestUndoLogEndsAtThePack(t *testing.T) {
+// chainOf returns the heads of all records of an object, newest first.
+func chainOf(t *testing.T, r *Reader, oid tid.OID) (list []RecordHeader, err error) {
+	for rec, err := range r.Chain(t.Context(), oid) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, *rec)
+	}
+	return list, nil
+}
+
+// A file with a given history keeps all promises of a readable database.
+func TestDatabase(t *testing.T) {
+	txntest.Run(t, func(t *testing.T, history txn.History) txn.Database {
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		w, err := Create(path, WriterOptions{NoSync: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for tr, err := range history.Transactions(t.Context(), tid.Zero, tid.Max) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Append(tr); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(path, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close() })
+		if _, err := r.UseIndex(t.Context(), path+".index", nil); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	})
+}
+
+// Without an index, what needs it says so.
+func TestObjectsWithoutIndex(t *testing.T) {
 	r := openSample(t, "05-packed")
-	log, err := r.UndoLog(t.Context(), 1, 100)
-	if err != nil {
-		t.Fatal(err)
+	_, err := r.LoadBefore(t.Context(), 0, tid.Max)
+	_, err2 := r.Revisions(t.Context(), 0, 1)
+	var err3 error
+	for _, err3 = range r.OIDs(t.Context(), tid.Max, 0) {
 	}
-	var got []string
-	for _, u := range log {
-		got = append(got, fmt.Sprintf("%v %d %s", u.TID, u.Size, u.Description))
-	}
-	if len(got) != 3 { // of nine transactions five are packed, and one is skipped
-		t.Errorf("undo log %q, want 3 entries", got)
+	for _, err := range []error{err, err2, err3} {
+		if err == nil || !strings.Contains(err.Error(), "call UseIndex first") {
+			t.Errorf("without an index: %v", err)
+		}
 	}
 }

@@ -115,7 +115,7 @@ func TestRenumber(t *testing.T) {
 			}
 		}
 		i := len(fresh)
-		for tr, err := range r.Backwards(t.Context()) {
+		for tr, err := range r.ScanBackwards(t.Context()) {
 			if i--; err != nil || tr.TID != fresh[i] {
 				t.Fatalf("ids %v backwards: %v, want %v; %v", old, tr.TID, fresh[i], err)
 			}
@@ -125,7 +125,7 @@ func TestRenumber(t *testing.T) {
 			t.Fatal(err)
 		}
 		for oid := range tid.OID(3) {
-			history, err := r.History(t.Context(), oid, 0)
+			history, err := chainOf(t, r, oid)
 			if err != nil {
 				t.Fatalf("ids %v: %v", old, err)
 			}

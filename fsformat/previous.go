@@ -208,7 +208,7 @@ func (c *Checked) Transactions(ctx context.Context, after, upTo tid.TID) iter.Se
 	return plain(c.Scan(ctx, after, upTo))
 }
 
-// Scan is Transactions for those who want to know where things are.
+// Scan is Transactions with the places of transactions and records.
 func (c *Checked) Scan(ctx context.Context, after, upTo tid.TID) iter.Seq2[*Transaction, error] {
 	return c.scan(ctx, after, upTo, c)
 }

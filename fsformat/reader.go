@@ -46,6 +46,9 @@ type Reader struct {
 	renumbered []Renumbered // in the order of the file, once tailOnce is done
 
 	index *Index
+
+	oidsOnce sync.Once
+	oids     []tid.OID // of index, ascending, once oidsOnce is done
 }
 
 // Tail says where the finished transactions of a file end, and what follows.

@@ -69,7 +69,7 @@ func Replace(ctx context.Context, r *Reader, w *Writer, c Change, progress Progr
 		}
 	}
 	if len(rp.changed) == 0 {
-		return fmt.Errorf("%s: object %v in transaction %v: %w", r.name, c.OID, at, ErrNotFound)
+		return r.absent(txn.ErrNotFound, "object %v in transaction %v", c.OID, at)
 	}
 	return nil
 }

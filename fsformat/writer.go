@@ -334,7 +334,7 @@ func (w *Writer) Last(ctx context.Context) (*txn.Transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	for t, err := range r.Backwards(ctx) {
+	for t, err := range r.ScanBackwards(ctx) {
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package fsformat
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -403,5 +404,6 @@ func readBack(r *Reader, oid tid.OID, at tid.TID) ([]byte, error) {
 		return nil, err
 	}
 	r.SetIndex(x)
-	return r.LoadSerial(oid, at)
+	rev, err := r.LoadAt(context.Background(), oid, at)
+	return rev.Data, err
 }

@@ -41,8 +41,8 @@ type Info struct {
 	OIDs []tid.OID
 
 	// Size is a length in bytes, 0 where it is not known: of the stored record in
-	// [Database.Revisions], which is 0 for a deletion, and of the transaction in
-	// [Database.Backwards].
+	// [Database.Revisions], which is 0 for a deletion and may be for an undo, and of
+	// the transaction in [Database.Backwards].
 	Size int64
 }
 

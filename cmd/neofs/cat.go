@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/pickle"
@@ -52,46 +53,48 @@ func runCat(ctx context.Context, env *cli.Env, o *catOptions, path, object strin
 	if o.history {
 		return printHistory(ctx, env, r, oid, at)
 	}
-	data, serial, err := loadAt(r, oid, at)
+	rev, err := loadAfter(ctx, r, oid, at)
 	if err != nil {
 		return err
 	}
 	if o.raw {
-		_, err := env.Stdout.Write(data)
+		_, err := env.Stdout.Write(rev.Data)
 		return err
 	}
-	text, err := pickle.Show(data)
+	text, err := pickle.Show(rev.Data)
 	if err != nil {
-		return fmt.Errorf("object %v in transaction %v: %w (--raw shows its data)", oid, serial, err)
+		return fmt.Errorf("object %v in transaction %v: %w (--raw shows its data)", oid, rev.Serial, err)
 	}
-	_, err = fmt.Fprintf(env.Stdout, "object %v of transaction %v, %s\n%s\n", oid, serial, when(serial), text)
+	_, err = fmt.Fprintf(env.Stdout, "object %v of transaction %v, %s\n%s\n", oid, rev.Serial, when(rev.Serial), text)
 	return err
 }
 
-// loadAt loads an object as it was right after a transaction.
-func loadAt(r *fsformat.Reader, oid tid.OID, at tid.TID) ([]byte, tid.TID, error) {
+// loadAfter loads an object as it was right after a transaction.
+func loadAfter(ctx context.Context, r *fsformat.Reader, oid tid.OID, at tid.TID) (txn.Revision, error) {
 	if at < tid.Max {
 		at++
 	}
-	data, serial, _, err := r.LoadBefore(oid, at)
-	return data, serial, err
+	return r.LoadBefore(ctx, oid, at)
 }
 
 func printHistory(ctx context.Context, env *cli.Env, r *fsformat.Reader, oid tid.OID, at tid.TID) error {
-	revisions, err := r.History(ctx, oid, 0)
-	if err != nil {
-		return err
-	}
-	for _, rev := range revisions {
-		if rev.TID > at {
+	for rec, err := range r.Chain(ctx, oid) {
+		if err != nil {
+			return err
+		}
+		if rec.TID > at {
 			continue
 		}
-		fmt.Fprintf(env.Stdout, "%v %s ", rev.TID, when(rev.TID))
+		from, err := r.DataTID(rec)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(env.Stdout, "%v %s ", rec.TID, when(rec.TID))
 		switch {
-		case rev.DataLen > 0:
-			fmt.Fprintf(env.Stdout, "%d bytes\n", rev.DataLen)
-		case rev.DataTID != 0:
-			fmt.Fprintf(env.Stdout, "from %v\n", rev.DataTID)
+		case rec.DataLen > 0:
+			fmt.Fprintf(env.Stdout, "%d bytes\n", rec.DataLen)
+		case from != 0:
+			fmt.Fprintf(env.Stdout, "from %v\n", from)
 		default:
 			fmt.Fprintln(env.Stdout, "gone")
 		}

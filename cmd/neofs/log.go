@@ -56,7 +56,7 @@ func runLog(ctx context.Context, env *cli.Env, o *logOptions, args []string) err
 	if err := checkRange(ctx, r, args[1:]); err != nil {
 		return err
 	}
-	all := r.Backwards(ctx)
+	all := r.ScanBackwards(ctx)
 	if o.forward {
 		all = r.Scan(ctx, after, upTo)
 	}

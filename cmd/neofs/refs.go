@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/pickle"
@@ -56,11 +57,11 @@ func runRefs(ctx context.Context, env *cli.Env, o *refsOptions, path, object str
 	if o.to {
 		return printReferrers(ctx, env, r, &s, oid)
 	}
-	data, _, err := loadAt(r, oid, at)
+	rev, err := loadAfter(ctx, r, oid, at)
 	if err != nil {
 		return err
 	}
-	refs, err := references(&s, data)
+	refs, err := references(&s, rev.Data)
 	if err != nil {
 		return fmt.Errorf("references of object %v: %w", oid, err)
 	}
@@ -71,18 +72,22 @@ func runRefs(ctx context.Context, env *cli.Env, o *refsOptions, path, object str
 			fmt.Fprintf(env.Stdout, "in database %q\n", database)
 			continue
 		}
-		data, _, err := loadAt(r, tid.OID(ref.OID), at)
+		rev, err := loadAfter(ctx, r, tid.OID(ref.OID), at)
 		switch {
-		case errors.Is(err, fsformat.ErrNotFound):
+		case absent(err):
 			fmt.Fprintln(env.Stdout, "not there")
 		case err != nil:
 			return err
 		default:
 			var other pickle.Scanner
-			fmt.Fprintln(env.Stdout, className(&other, data))
+			fmt.Fprintln(env.Stdout, className(&other, rev.Data))
 		}
 	}
 	return nil
+}
+
+func absent(err error) bool {
+	return errors.Is(err, txn.ErrNoSuchObject) || errors.Is(err, txn.ErrNotFound)
 }
 
 func references(s *pickle.Scanner, data []byte) ([]pickle.Ref, error) {
@@ -99,14 +104,14 @@ func printReferrers(ctx context.Context, env *cli.Env, r *fsformat.Reader, s *pi
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		data, _, err := r.Load(from)
-		if errors.Is(err, fsformat.ErrNotFound) {
+		rev, err := r.LoadBefore(ctx, from, tid.Max)
+		if absent(err) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		refs, err := references(s, data)
+		refs, err := references(s, rev.Data)
 		if err != nil {
 			fmt.Fprintf(env.Stderr, "warning: references of object %v: %v\n", from, err)
 			unknown++
@@ -114,7 +119,7 @@ func printReferrers(ctx context.Context, env *cli.Env, r *fsformat.Reader, s *pi
 		}
 		for _, ref := range refs {
 			if tid.OID(ref.OID) == oid && len(ref.Database) == 0 {
-				fmt.Fprintf(env.Stdout, "%-11s %v %s\n", ref.Kind, from, className(s, data))
+				fmt.Fprintf(env.Stdout, "%-11s %v %s\n", ref.Kind, from, className(s, rev.Data))
 				break
 			}
 		}

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"sort"
-	"sync"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -16,10 +16,7 @@ import (
 
 // fileStorage is a Data.fs, as long as it was when it was opened, as a
 // [zeo.Storage] that can only be read.
-type fileStorage struct {
-	r    *fsformat.Reader
-	oids func() []tid.OID // made when first needed
-}
+type fileStorage struct{ r *fsformat.Reader }
 
 func openFile(ctx context.Context, path string) (*fileStorage, error) {
 	r, err := fsformat.Open(path, fsformat.Options{})
@@ -39,7 +36,7 @@ func openFile(ctx context.Context, path string) (*fileStorage, error) {
 		r.Close() // read only: nothing to lose
 		return nil, err
 	}
-	return &fileStorage{r, sync.OnceValue(func() []tid.OID { return r.Index().OIDs() })}, nil
+	return &fileStorage{r}, nil
 }
 
 func (s *fileStorage) Close() error { return s.r.Close() }
@@ -58,69 +55,59 @@ func (s *fileStorage) Watch(ctx context.Context, _ zeo.Watcher) (tid.TID, error)
 
 func (s *fileStorage) Sync(context.Context) error { return nil }
 
-func (s *fileStorage) LoadBefore(_ context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
-	data, at, end, err := s.r.LoadBefore(oid, before)
-	if errors.Is(err, fsformat.ErrNotFound) {
-		if _, exists := s.r.Index().Get(oid); exists && at == tid.Zero {
-			return zeo.Revision{}, zeo.ErrTooEarly
-		}
-		return zeo.Revision{}, zeo.ErrNoSuchObject
-	}
-	return zeo.Revision{Data: data, Serial: at, Next: end}, err
-}
-
-func (s *fileStorage) LoadSerial(_ context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
-	data, err := s.r.LoadSerial(oid, serial)
-	if errors.Is(err, fsformat.ErrNotFound) {
+func (s *fileStorage) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+	r, err := s.r.LoadBefore(ctx, oid, before)
+	switch {
+	case errors.Is(err, txn.ErrNotFound):
+		err = zeo.ErrTooEarly
+	case errors.Is(err, txn.ErrNoSuchObject):
 		err = zeo.ErrNoSuchObject
 	}
-	return data, err
+	return zeo.Revision(r), err
+}
+
+func (s *fileStorage) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
+	r, err := s.r.LoadAt(ctx, oid, serial)
+	if errors.Is(err, txn.ErrNotFound) || errors.Is(err, txn.ErrNoSuchObject) {
+		err = zeo.ErrNoSuchObject
+	}
+	return r.Data, err
+}
+
+func meta(i *txn.Info) zeo.Meta {
+	return zeo.Meta{TID: i.TID, User: bytes.Clone(i.User), Description: bytes.Clone(i.Description), Extension: bytes.Clone(i.Extension), Size: i.Size}
 }
 
 func (s *fileStorage) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
-	if n <= 0 {
-		return nil, nil
-	}
-	revisions, err := s.r.History(ctx, oid, n)
-	if errors.Is(err, fsformat.ErrNotFound) {
+	revisions, err := s.r.Revisions(ctx, oid, n)
+	if errors.Is(err, txn.ErrNoSuchObject) {
 		return nil, zeo.ErrNoSuchObject
 	}
-	if err != nil {
-		return nil, err
-	}
-	list := make([]zeo.Meta, len(revisions))
+	var list []zeo.Meta
 	for i := range revisions {
-		r := &revisions[i]
-		t, err := s.r.TransactionAt(r.TxnPos)
-		if err != nil {
-			return nil, err
-		}
-		list[i] = zeo.Meta{TID: r.TID, User: t.User, Description: t.Description, Extension: t.Extension, Size: r.DataLen}
+		list = append(list, meta(&revisions[i]))
 	}
-	return list, nil
+	return list, err
 }
 
 func (s *fileStorage) UndoLog(ctx context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
 	var list []zeo.Meta
-	const chunk = 64
-	for skip, n := 0, 0; n < last; skip += chunk {
-		part, err := s.r.UndoLog(ctx, skip, chunk)
+	n := 0
+	for info, err := range s.r.Backwards(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		for _, u := range part {
-			m := zeo.Meta{TID: u.TID, User: u.User, Description: u.Description, Extension: u.Extension, Size: u.Size}
-			if n == last || !accept(&m) {
-				continue
-			}
-			if n >= first {
-				list = append(list, m)
-			}
-			n++
-		}
-		if len(part) < chunk {
+		if n >= last || info.Status == txn.Packed {
 			break
 		}
+		m := meta(info)
+		if !accept(&m) {
+			continue
+		}
+		if n >= first {
+			list = append(list, m)
+		}
+		n++
 	}
 	return list, nil
 }
@@ -147,28 +134,19 @@ func (s *fileStorage) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.
 			after = t.TID
 			break
 		}
-		c := zeo.Change{TID: t.TID}
-		for r, err := range t.Places {
-			if err != nil {
-				return nil, after, err
-			}
-			c.OIDs = append(c.OIDs, r.OID)
-		}
-		list = append(list, c)
+		list = append(list, zeo.Change{TID: t.TID, OIDs: slices.Clone(t.OIDs)})
 	}
-	for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
-		list[i], list[j] = list[j], list[i]
-	}
+	slices.Reverse(list)
 	return list, after, nil
 }
 
 func (s *fileStorage) NextObject(ctx context.Context, from tid.OID) (tid.OID, zeo.Revision, error) {
-	oids := s.oids()
-	for i := sort.Search(len(oids), func(i int) bool { return oids[i] >= from }); i < len(oids); i++ {
-		r, err := s.LoadBefore(ctx, oids[i], tid.Max)
-		if err == nil || !errors.Is(err, zeo.ErrNoSuchObject) {
-			return oids[i], r, err
+	for oid, err := range s.r.OIDs(ctx, tid.Max, from) {
+		if err != nil {
+			return 0, zeo.Revision{}, err
 		}
+		r, err := s.LoadBefore(ctx, oid, tid.Max)
+		return oid, r, err
 	}
 	return 0, zeo.Revision{}, zeo.ErrNoSuchObject
 }

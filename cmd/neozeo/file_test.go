@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
@@ -47,6 +48,21 @@ func start(t *testing.T, o *options) net.Addr {
 		t.Fatal("not ready after 20 s")
 	}
 	panic("unreachable")
+}
+
+func TestUndoLogEndsAtThePack(t *testing.T) {
+	s, err := openFile(t.Context(), "../../testdata/fs/05-packed.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	log, err := s.UndoLog(t.Context(), 1, 100, func(*zeo.Meta) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(log) != 3 { // of nine transactions five are packed, and one is skipped
+		t.Errorf("undo log %+v, want 3 entries", log)
+	}
 }
 
 // Clients see of a Data.fs what FileStorage shows of it.

@@ -91,6 +91,11 @@ func (m *Memory) changes(oid tid.OID) (list []change) {
 	return list
 }
 
+// shares reports whether a transaction gave an object the data of an earlier one.
+func (m *Memory) shares(oid tid.OID, at tid.TID) bool {
+	return slices.ContainsFunc(m.changes(oid), func(c change) bool { return c.t.TID == at && c.r.DataTID != tid.Zero })
+}
+
 // LoadBefore implements [txn.Database].
 func (m *Memory) LoadBefore(_ context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
 	list := m.changes(oid)
