@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 const (
@@ -49,6 +50,10 @@ type entry struct {
 	expire  uint64
 
 	older, newer *entry // neighbours in the queue
+}
+
+func (e *entry) revision() txn.Revision {
+	return txn.Revision{Data: e.data, Serial: e.tid, Next: e.next}
 }
 
 // queue is a list of entries, the oldest at the head.

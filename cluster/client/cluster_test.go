@@ -64,21 +64,21 @@ func TestCommitAndLoad(t *testing.T) {
 				t.Errorf("last TID %v, want %v", last, t2)
 			}
 			for range 2 { // from a storage, then from the cache
-				data, serial, next, err := c.LoadBefore(ctx, 1, t2)
-				if string(data) != "one" || serial != t1 || next != t2 || err != nil {
-					t.Errorf("load before %v: %q %v %v %v", t2, data, serial, next, err)
+				r, err := c.LoadBefore(ctx, 1, t2)
+				if string(r.Data) != "one" || r.Serial != t1 || r.Next != t2 || err != nil {
+					t.Errorf("load before %v: %q %v %v %v", t2, r.Data, r.Serial, r.Next, err)
 				}
 			}
-			if data, err := c.LoadSerial(ctx, 1, t1); string(data) != "one" || err != nil {
-				t.Errorf("load at %v: %q %v", t1, data, err)
+			if r, err := c.LoadAt(ctx, 1, t1); string(r.Data) != "one" || err != nil {
+				t.Errorf("load at %v: %q %v", t1, r.Data, err)
 			}
-			if _, err := c.LoadSerial(ctx, 0, t2); !errors.Is(err, client.ErrNotFound) {
+			if _, err := c.LoadAt(ctx, 0, t2); !errors.Is(err, txn.ErrNotFound) {
 				t.Errorf("load of a revision that does not exist: %v", err)
 			}
-			if _, _, _, err := c.LoadBefore(ctx, 1, t1); !errors.Is(err, client.ErrNotFound) {
+			if _, err := c.LoadBefore(ctx, 1, t1); !errors.Is(err, txn.ErrNotFound) {
 				t.Errorf("load before the creation: %v", err)
 			}
-			if _, _, err := c.Load(ctx, 99); !errors.Is(err, client.ErrNoSuchObject) {
+			if _, _, err := c.Load(ctx, 99); !errors.Is(err, txn.ErrNoSuchObject) {
 				t.Errorf("load of an unknown object: %v", err)
 			}
 		}
@@ -116,8 +116,8 @@ func TestDeleteAndCheck(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := tx.Vote(ctx)
-		var rc *client.ReadConflictError
-		if !errors.As(err, &rc) || rc.OID != 3 || rc.Serials != [2]tid.TID{t2, t1} {
+		var rc *txn.ReadConflictError
+		if !errors.As(err, &rc) || rc.OID != 3 || rc.Committed != t2 || rc.Base != t1 {
 			t.Errorf("vote over an outdated read: %v", err)
 		}
 		tx.Abort(ctx)
@@ -141,8 +141,8 @@ func TestConflicts(t *testing.T) {
 			}
 		}
 		_, err := tx.Vote(ctx)
-		var ce *client.ConflictError
-		if !errors.As(err, &ce) || ce.Serials != [2]tid.TID{t2, t1} || string(ce.Data) != "mine" {
+		var ce *txn.ConflictError
+		if !errors.As(err, &ce) || ce.Committed != t2 || ce.Base != t1 || string(ce.Data) != "mine" {
 			t.Fatalf("vote: %v", err)
 		}
 		list := must(tx.Conflicts(ctx))(t)
@@ -151,7 +151,7 @@ func TestConflicts(t *testing.T) {
 		}
 		for _, err := range list {
 			errors.As(err, &ce)
-			if err := tx.Store(ctx, ce.OID, ce.Serials[0], []byte("merged")); err != nil {
+			if err := tx.Store(ctx, ce.OID, ce.Committed, []byte("merged")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -227,7 +227,7 @@ func TestAbortAfterVote(t *testing.T) {
 			r.want(c, 1, "1", t1)
 			r.want(c, 2, "2", t1)
 			r.want(c, 3, "3", t1)
-			if _, _, err := c.Load(ctx, 4); !errors.Is(err, client.ErrNoSuchObject) {
+			if _, _, err := c.Load(ctx, 4); !errors.Is(err, txn.ErrNoSuchObject) {
 				t.Errorf("load of what was never committed: %v", err)
 			}
 		}
@@ -238,7 +238,7 @@ func TestAbortAfterVote(t *testing.T) {
 		r.want(a, 1, "yes", t2)
 		r.want(a, 4, "yes", t2)
 		var history []tid.TID
-		for _, h := range must(a.History(ctx, 1, 10))(t) {
+		for _, h := range must(a.Revisions(ctx, 1, 10))(t) {
 			history = append(history, h.TID)
 		}
 		equal(t, "history", history, []tid.TID{t2, t1})
@@ -328,8 +328,8 @@ func TestUndo(t *testing.T) {
 		r.want(c, 1, "M with A", t6)
 		r.want(c, 2, "x", t6)
 		t7 := r.commit(c, text(1, t6, "C"))
-		var ue *client.UndoError
-		if _, err := undo(t5); !errors.As(err, &ue) || ue.OID != 1 {
+		var ue *txn.UndoError
+		if _, err := undo(t5); !errors.As(err, &ue) || ue.Failures[0].OID != 1 {
 			t.Errorf("undo of what cannot be merged: %v", err)
 		}
 		// A creation is undone, and that is undone.
@@ -350,7 +350,7 @@ func TestUndo(t *testing.T) {
 		t11 := must(tx.Finish(ctx, nil))(t)
 		r.want(c, 1, "M with A", t11)
 		r.want(c, 3, "new", t11)
-		if _, err := undo(t11 + 1); !errors.Is(err, client.ErrNotFound) {
+		if _, err := undo(t11 + 1); !errors.Is(err, txn.ErrNotFound) {
 			t.Errorf("undo of nothing: %v", err)
 		}
 		// The links to the data of earlier transactions are kept.
@@ -389,34 +389,37 @@ func TestHistory(t *testing.T) {
 			tids = append(tids, serial)
 		}
 		var got []string
-		for _, h := range must(c.History(ctx, 7, 3))(t) {
+		for _, h := range must(c.Revisions(ctx, 7, 3))(t) {
 			got = append(got, fmt.Sprintf("%v %s %s %s %d", h.TID, h.User, h.Description, h.Extension, h.Size))
 		}
 		equal(t, "history", got, []string{
 			fmt.Sprintf("%v me 49 ext 50", tids[49]), fmt.Sprintf("%v me 48 ext 49", tids[48]), fmt.Sprintf("%v me 47 ext 48", tids[47]),
 		})
-		if _, err := c.History(ctx, 8, 3); !errors.Is(err, client.ErrNotFound) && !errors.Is(err, client.ErrNoSuchObject) {
+		if _, err := c.Revisions(ctx, 8, 3); !errors.Is(err, txn.ErrNotFound) && !errors.Is(err, txn.ErrNoSuchObject) {
 			t.Errorf("history of an unknown object: %v", err)
 		}
-		undoLog := func(first, last int, filter func(*client.TransactionInfo) bool) (list []tid.TID) {
-			for _, info := range must(c.UndoLog(ctx, first, last, filter))(t) {
+		undoLog := func(first, last int, filter func(*txn.Info) bool) (list []tid.TID) {
+			for _, info := range must(txn.Select(c.Backwards(ctx), first, last, filter))(t) {
 				list = append(list, info.TID)
 			}
 			return list
 		}
 		backwards := slices.Clone(tids)
 		slices.Reverse(backwards)
-		equal(t, "undoLog(0,-20)", undoLog(0, -20, nil), backwards[:20])
+		equal(t, "undoLog(0,20)", undoLog(0, 20, nil), backwards[:20])
 		equal(t, "undoLog(5,12)", undoLog(5, 12, nil), backwards[5:12])
-		equal(t, "undoLog(45,-20)", undoLog(45, -20, nil), backwards[45:])
-		equal(t, "undoLog(2,4) of multiples of ten", undoLog(2, 4, func(i *client.TransactionInfo) bool {
+		equal(t, "undoLog(45,65)", undoLog(45, 65, nil), backwards[45:])
+		equal(t, "undoLog(2,4) of multiples of ten", undoLog(2, 4, func(i *txn.Info) bool {
 			return bytes.HasSuffix(i.Description, []byte("0"))
 		}), []tid.TID{tids[20], tids[10]})
 
 		var oids []tid.OID
-		for oid, err := range c.OIDs(ctx, tids[30], 7, 120) {
+		for oid, err := range c.OIDs(ctx, tids[30], 7) {
 			if err != nil {
 				t.Fatal(err)
+			}
+			if oid > 120 {
+				break
 			}
 			oids = append(oids, oid)
 		}
@@ -426,7 +429,7 @@ func TestHistory(t *testing.T) {
 		}
 		equal(t, "oids", oids, want)
 		oids = nil
-		for oid, err := range c.OIDs(ctx, 0, 0, tid.MaxOID) {
+		for oid, err := range c.OIDs(ctx, tid.Max, 0) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -490,18 +493,18 @@ func TestPack(t *testing.T) {
 		if err := c.WaitForPack(ctx, id); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.LoadSerial(ctx, 1, t1); !errors.Is(err, client.ErrNotFound) {
+		if _, err := c.LoadAt(ctx, 1, t1); !errors.Is(err, txn.ErrNotFound) {
 			t.Errorf("load of a packed revision: %v", err)
 		}
-		if data, err := c.LoadSerial(ctx, 2, t1); string(data) != "x" || err != nil {
-			t.Errorf("load of a revision that was not packed: %q %v", data, err)
+		if r, err := c.LoadAt(ctx, 2, t1); string(r.Data) != "x" || err != nil {
+			t.Errorf("load of a revision that was not packed: %q %v", r.Data, err)
 		}
 		r.want(c, 1, "b", t2)
 		id = must(c.Pack(ctx, t2))(t)
 		if err := c.WaitForPack(ctx, id); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.LoadSerial(ctx, 2, t1); !errors.Is(err, client.ErrNotFound) {
+		if _, err := c.LoadAt(ctx, 2, t1); !errors.Is(err, txn.ErrNotFound) {
 			t.Errorf("load of a packed revision: %v", err)
 		}
 	})
@@ -514,13 +517,13 @@ func TestReadOnly(t *testing.T) {
 		t1 := r.commit(a, text(1, 0, "a"))
 		c := r.open(func(c *client.Config) { c.ReadOnly = true })
 		r.want(c, 1, "a", t1)
-		if _, err := c.Begin(ctx, client.BeginOptions{}); !errors.Is(err, client.ErrReadOnly) {
+		if _, err := c.Begin(ctx, client.BeginOptions{}); !errors.Is(err, txn.ErrReadOnly) {
 			t.Errorf("begin: %v", err)
 		}
-		if _, err := c.NewOIDs(ctx, 1); !errors.Is(err, client.ErrReadOnly) {
+		if _, err := c.NewOIDs(ctx, 1); !errors.Is(err, txn.ErrReadOnly) {
 			t.Errorf("new oids: %v", err)
 		}
-		if _, err := c.Pack(ctx, tid.Max); !errors.Is(err, client.ErrReadOnly) {
+		if _, err := c.Pack(ctx, tid.Max); !errors.Is(err, txn.ErrReadOnly) {
 			t.Errorf("pack: %v", err)
 		}
 	})

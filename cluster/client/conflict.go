@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // Conflict is what a [Resolver] merges: Data was made from the revision Base,
@@ -49,9 +50,8 @@ func (t *Txn) resolve(ctx context.Context) error {
 }
 
 func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w *write) error {
-	serials := [2]tid.TID{committed, w.serial}
 	if w.check {
-		return &ReadConflictError{oid, serials}
+		return &txn.ReadConflictError{OID: oid, Committed: committed, Base: w.serial}
 	}
 	if t.opt.rebase != nil && committed < t.opt.TID {
 		if err := t.opt.rebase(ctx); err != nil {
@@ -67,25 +67,25 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 		}
 	}
 	if t.c.cfg.Resolver == nil || w.data == nil {
-		return &ConflictError{OID: oid, Serials: serials, Data: w.data}
+		return &txn.ConflictError{OID: oid, Committed: committed, Base: w.serial, Data: w.data}
 	}
-	theirs, err := t.c.LoadSerial(ctx, oid, committed)
+	theirs, err := t.c.LoadAt(ctx, oid, committed)
 	if err != nil && !errors.Is(err, ErrDeleted) {
 		return fmt.Errorf("transaction %v: conflict: %w", t.ttid, err)
 	}
-	data, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: committed, Base: w.serial, Data: w.data, CommittedData: theirs})
+	data, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: committed, Base: w.serial, Data: w.data, CommittedData: theirs.Data})
 	if err != nil {
-		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: err}
+		return &txn.ConflictError{OID: oid, Committed: committed, Base: w.serial, Data: w.data, Err: err}
 	}
 	if data == nil {
-		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: errors.New("resolved to nothing")}
+		return &txn.ConflictError{OID: oid, Committed: committed, Base: w.serial, Data: w.data, Err: errors.New("resolved to nothing")}
 	}
 	return t.send(ctx, oid, &write{data: data, kept: true, serial: committed, again: true})
 }
 
 // Conflicts waits for all answers of storages and returns the conflicts that
 // stand in the way of a vote, without trying to resolve them: one
-// [ConflictError] or [ReadConflictError] each, by object.
+// [txn.ConflictError] or [txn.ReadConflictError] each, by object.
 func (t *Txn) Conflicts(ctx context.Context) ([]error, error) {
 	if err := t.quiet(ctx); err != nil {
 		return nil, err
@@ -94,12 +94,11 @@ func (t *Txn) Conflicts(ctx context.Context) ([]error, error) {
 	defer t.mu.Unlock()
 	var list []error
 	for _, oid := range slices.Sorted(maps.Keys(t.conflict)) {
-		w := t.data[oid]
-		switch serials := [2]tid.TID{t.conflict[oid], w.serial}; {
-		case w.check:
-			list = append(list, &ReadConflictError{oid, serials})
-		default:
-			list = append(list, &ConflictError{OID: oid, Serials: serials, Data: w.data})
+		w, committed := t.data[oid], t.conflict[oid]
+		if w.check {
+			list = append(list, &txn.ReadConflictError{OID: oid, Committed: committed, Base: w.serial})
+		} else {
+			list = append(list, &txn.ConflictError{OID: oid, Committed: committed, Base: w.serial, Data: w.data})
 		}
 	}
 	return list, nil

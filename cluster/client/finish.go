@@ -9,6 +9,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // Finish commits a transaction, after a vote if there was none. onFinish, if not
@@ -20,7 +21,7 @@ import (
 // the storages, how the transaction ended. onFinish is not called then, and the
 // caches were told by Config.OnReset that anything may have changed.
 //
-// When ctx ends before the answer the error is ErrUnknownOutcome.
+// When ctx ends before the answer the error is txn.ErrUnknownOutcome.
 func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, error) {
 	t.mu.Lock()
 	voted, asked := t.voted, t.finish
@@ -88,7 +89,7 @@ func (t *Txn) awaitFinish(ctx context.Context, a *finishAsked) (tid.TID, error) 
 	select {
 	case r = <-a.result:
 	case <-ctx.Done():
-		return tid.Zero, fmt.Errorf("finish transaction %v: %w: %w", t.ttid, ErrUnknownOutcome, ctx.Err())
+		return tid.Zero, fmt.Errorf("finish transaction %v: %w: %w", t.ttid, txn.ErrUnknownOutcome, ctx.Err())
 	case <-t.session.conn.Done():
 		select {
 		case r = <-a.result:
@@ -179,7 +180,7 @@ func (t *Txn) finished(final tid.TID) {
 // recover finds out how a transaction ended whose finish has no answer.
 func (t *Txn) recover(ctx context.Context, lost error) (tid.TID, error) {
 	unknown := func(err error) error {
-		return fmt.Errorf("finish transaction %v: %w: %w", t.ttid, ErrUnknownOutcome, err)
+		return fmt.Errorf("finish transaction %v: %w: %w", t.ttid, txn.ErrUnknownOutcome, err)
 	}
 	for {
 		if ctx.Err() != nil {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -10,24 +11,24 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
-// Revision is one entry of the history of an object.
-type Revision struct {
-	TransactionInfo
-	Size int // stored length in bytes, compressed; 0 without data
-}
+var _ txn.Database = (*Client)(nil)
 
-// History returns the latest n revisions of an object, newest first.
-func (c *Client) History(ctx context.Context, oid tid.OID, n int) ([]Revision, error) {
+// Revisions implements [txn.Database]. Sizes are those of the stored data, compressed.
+func (c *Client) Revisions(ctx context.Context, oid tid.OID, n int) ([]txn.Info, error) {
 	if n <= 0 {
 		return nil, nil
 	}
 	a, err := readAs[*proto.AnswerObjectHistory](ctx, c, uint64(oid), &proto.AskObjectHistory{OID: oid, First: 0, Last: n})
+	if errors.Is(err, txn.ErrNotFound) {
+		err = txn.ErrNoSuchObject
+	}
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", &ObjectError{oid, tid.Zero, err})
 	}
-	list := make([]Revision, len(a.History))
+	list := make([]txn.Info, len(a.History))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(32)
 	for i, r := range a.History {
@@ -36,7 +37,8 @@ func (c *Client) History(ctx context.Context, oid tid.OID, n int) ([]Revision, e
 			if err != nil {
 				return fmt.Errorf("history of object %v: %w", oid, err)
 			}
-			list[i] = Revision{*info, r.Size}
+			list[i] = *info
+			list[i].Size = int64(r.Size)
 			return nil
 		})
 	}
@@ -46,46 +48,21 @@ func (c *Client) History(ctx context.Context, oid tid.OID, n int) ([]Revision, e
 	return list, nil
 }
 
-// UndoLog returns the transactions at positions [first, last) among those that
-// filter accepts (nil: all), newest first. A negative last is a number of
-// transactions, as in ZODB.
-func (c *Client) UndoLog(ctx context.Context, first, last int, filter func(*TransactionInfo) bool) ([]*TransactionInfo, error) {
-	if last < 0 {
-		last = first - last
-	}
-	if first < 0 || last <= first {
-		return nil, nil
-	}
-	var list []*TransactionInfo
-	accepted := 0
-	for info, err := range c.backwards(ctx, last) {
-		if err != nil {
-			return nil, fmt.Errorf("undo log: %w", err)
-		}
-		if filter != nil && !filter(info) {
-			continue
-		}
-		if accepted >= first {
-			list = append(list, info)
-		}
-		if accepted++; accepted == last {
-			break
-		}
-	}
-	return list, nil
-}
+const (
+	leastTIDs = 16 // asked for at once, of a partition
+	mostTIDs  = 1000
+)
 
-// backwards yields transactions, newest first. Positions in AskTIDs count within
-// a partition, so each partition has its own and the answers are merged.
-func (c *Client) backwards(ctx context.Context, expect int) iter.Seq2[*TransactionInfo, error] {
-	return func(yield func(*TransactionInfo, error) bool) {
+// Backwards implements [txn.Database]. Positions in AskTIDs count within a partition,
+// so each partition has its own and the answers are merged.
+func (c *Client) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
+	return func(yield func(*txn.Info, error) bool) {
 		v, err := c.connected(ctx)
 		if err != nil {
-			yield(nil, err)
+			yield(nil, fmt.Errorf("transactions backwards: %w", err))
 			return
 		}
 		lists := make([]backList, v.np())
-		chunk := max(16, min(1000, expect/len(lists)+1))
 		for {
 			// Refill what has run out, then take the greatest head.
 			g, gctx := errgroup.WithContext(ctx)
@@ -95,6 +72,7 @@ func (c *Client) backwards(ctx context.Context, expect int) iter.Seq2[*Transacti
 				if len(l.tids) > 0 || l.end {
 					continue
 				}
+				chunk := min(max(leastTIDs, l.pos), mostTIDs) // twice as many in all
 				g.Go(func() error {
 					a, err := steady(gctx, func() (*proto.AnswerTIDs, error) {
 						return readAs[*proto.AnswerTIDs](gctx, c, uint64(p), &proto.AskTIDs{First: l.pos, Last: l.pos + chunk, Partition: uint32(p)})
@@ -113,7 +91,7 @@ func (c *Client) backwards(ctx context.Context, expect int) iter.Seq2[*Transacti
 				})
 			}
 			if err := g.Wait(); err != nil {
-				yield(nil, err)
+				yield(nil, fmt.Errorf("transactions backwards: %w", err))
 				return
 			}
 			best := -1
@@ -135,7 +113,11 @@ func (c *Client) backwards(ctx context.Context, expect int) iter.Seq2[*Transacti
 			t := lists[best].tids[0]
 			lists[best].tids = lists[best].tids[1:]
 			info, err := c.TransactionInfo(ctx, t)
-			if !yield(info, err) || err != nil {
+			if err != nil {
+				yield(nil, fmt.Errorf("transactions backwards: %w", err))
+				return
+			}
+			if !yield(info, nil) {
 				return
 			}
 		}
@@ -157,9 +139,8 @@ func (l *backList) lastOr() tid.TID {
 	return l.last
 }
 
-// OIDs yields the objects that exist at a TID (Zero: the last one), ascending,
-// within [minimum, maximum].
-func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID) iter.Seq2[tid.OID, error] {
+// OIDs implements [txn.Database].
+func (c *Client) OIDs(ctx context.Context, at tid.TID, from tid.OID) iter.Seq2[tid.OID, error] {
 	return func(yield func(tid.OID, error) bool) {
 		v, err := c.connected(ctx)
 		if err != nil {
@@ -169,8 +150,11 @@ func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID)
 		if last, err := c.LastTID(ctx); err != nil {
 			yield(0, err)
 			return
-		} else if at == tid.Zero || at > last {
-			at = last
+		} else {
+			at = min(at, last)
+		}
+		if at == tid.Zero {
+			return
 		}
 		type list struct {
 			oids []tid.OID
@@ -179,7 +163,7 @@ func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID)
 		}
 		lists := make([]list, v.np())
 		for p := range lists {
-			lists[p].next = minimum
+			lists[p].next = from
 		}
 		for {
 			g, gctx := errgroup.WithContext(ctx)
@@ -198,7 +182,7 @@ func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID)
 							return fmt.Errorf("object ids of partition %d: %w", p, err)
 						}
 						l.oids = a.OIDs
-						l.end = !a.Next.OK || a.Next.V > maximum
+						l.end = !a.Next.OK
 						if a.Next.OK && a.Next.V <= l.next && !l.end {
 							return fmt.Errorf("object ids of partition %d: %v follows %v", p, a.Next.V, l.next)
 						}
@@ -225,7 +209,7 @@ func (c *Client) OIDs(ctx context.Context, at tid.TID, minimum, maximum tid.OID)
 				if out {
 					break
 				}
-				if best < 0 || lists[best].oids[0] > maximum {
+				if best < 0 {
 					return
 				}
 				oid := lists[best].oids[0]

@@ -31,8 +31,6 @@ const (
 	walkFirstTIDs    = 16
 )
 
-var _ txn.History = (*Client)(nil)
-
 // Transactions yields what was committed in (after, upTo], oldest first, up to
 // the last TID at the time of the call. Records that were packed are left out.
 // Metadata and records are asked for ahead, many at a time, within fixed memory, and
@@ -397,7 +395,7 @@ func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []b
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoSuchObject):
+	case errors.Is(err, txn.ErrNotFound), errors.Is(err, txn.ErrNoSuchObject):
 		return nil, nil
 	default:
 		type answer struct {
@@ -409,7 +407,7 @@ func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []b
 			return answer{obj, data}, err
 		})
 		switch {
-		case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoSuchObject):
+		case errors.Is(err, txn.ErrNotFound), errors.Is(err, txn.ErrNoSuchObject):
 			return nil, nil
 		case err != nil:
 			return nil, &ObjectError{oid, at, err}

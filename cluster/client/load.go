@@ -7,6 +7,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // loading is a load under way. Others that want the same object wait for it,
@@ -21,49 +22,50 @@ type loading struct {
 }
 
 // Load returns the current revision of an object: the one at [Client.LastTID].
-// The error is an [ObjectError] over ErrNoSuchObject or ErrDeleted, or says what
-// failed.
+// The error is an [ObjectError] over [txn.ErrNoSuchObject] or [ErrDeleted], or says
+// what failed.
 func (c *Client) Load(ctx context.Context, oid tid.OID) (data []byte, serial tid.TID, err error) {
-	data, serial, _, err = c.load(ctx, oid, tid.Zero, tid.Zero)
-	return data, serial, err
+	r, err := c.load(ctx, oid, tid.Zero, tid.Zero)
+	return r.Data, r.Serial, err
 }
 
-// LoadBefore returns the latest revision of an object before a TID, and the
-// following revision: Zero if it is the current one. An object that was created
-// later is an [ObjectError] over ErrNotFound.
-func (c *Client) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (data []byte, serial, next tid.TID, err error) {
-	if before == tid.Zero {
-		return nil, 0, 0, &ObjectError{oid, before, ErrNotFound}
-	}
-	return c.load(ctx, oid, tid.Zero, before)
+// LoadBefore implements [txn.Database]. The error for an object that is not there is
+// an [ObjectError].
+func (c *Client) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
+	return c.load(ctx, oid, tid.Zero, max(before, 1)) // nothing is older
 }
 
 // Cached is [Client.LoadBefore] if the revision is in the cache. It never waits.
-func (c *Client) Cached(oid tid.OID, before tid.TID) (data []byte, serial, next tid.TID, ok bool) {
+func (c *Client) Cached(oid tid.OID, before tid.TID) (r txn.Revision, ok bool) {
 	if before == tid.Zero || c.view.Load() == nil {
-		return nil, 0, 0, false
+		return r, false
 	}
 	c.cacheMu.Lock()
 	defer c.cacheMu.Unlock()
 	e := c.cache.lookup(oid, before)
 	if e == nil || !e.full {
-		return nil, 0, 0, false // not counted: a load will follow
+		return r, false // not counted: a load will follow
 	}
 	c.cache.hits++
 	c.cache.fetched(e)
-	return e.data, e.tid, e.next, true
+	return e.revision(), true
 }
 
-// LoadSerial returns the revision of an object that a transaction wrote.
-func (c *Client) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
-	data, _, _, err := c.load(ctx, oid, serial, tid.Zero)
-	return data, err
+// LoadAt implements [txn.Database]. The error for a revision that is not there is an
+// [ObjectError].
+func (c *Client) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Revision, error) {
+	if at == tid.Zero {
+		return txn.Revision{}, &ObjectError{oid, at, txn.ErrNotFound}
+	}
+	r, err := c.load(ctx, oid, at, tid.Zero)
+	r.Next = tid.Zero
+	return r, err
 }
 
 // load: at most one of at and before is given.
-func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (data []byte, serial, next tid.TID, err error) {
+func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (r txn.Revision, err error) {
 	if _, err := c.connected(ctx); err != nil { // learns lastTID
-		return nil, 0, 0, err
+		return r, err
 	}
 	bound := before
 	if at != tid.Zero {
@@ -78,9 +80,9 @@ func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (dat
 			bound = before
 		}
 		if e, ok := c.cache.load(oid, bound); ok && (at == tid.Zero || e.tid == at) {
-			data, serial, next = e.data, e.tid, e.next
+			r = e.revision()
 			c.cacheMu.Unlock()
-			return data, serial, next, nil
+			return r, nil
 		}
 		other := c.loading[oid]
 		if other == nil {
@@ -93,7 +95,7 @@ func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (dat
 		select {
 		case <-other.done:
 		case <-ctx.Done():
-			return nil, 0, 0, ctx.Err()
+			return r, ctx.Err()
 		}
 	}
 	defer close(l.done)
@@ -107,9 +109,9 @@ func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (dat
 		delete(c.loading, oid)
 	}
 	if err != nil {
-		return nil, 0, 0, &ObjectError{oid, max(at, before), err}
+		return r, &ObjectError{oid, max(at, before), err}
 	}
-	next = o.NextSerial.V
+	next := o.NextSerial.V
 	if !o.NextSerial.OK {
 		next = tid.Zero
 		for _, t := range l.changed {
@@ -120,12 +122,12 @@ func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (dat
 		}
 	}
 	if data == nil {
-		return nil, o.Serial, next, &ObjectError{oid, o.Serial, ErrDeleted}
+		return r, &ObjectError{oid, o.Serial, ErrDeleted}
 	}
 	if valid {
 		c.cache.store(oid, data, o.Serial, next)
 	}
-	return data, o.Serial, next, nil
+	return txn.Revision{Data: data, Serial: o.Serial, Next: next}, nil
 }
 
 // fetch asks storages for a revision, verified and decompressed. data is nil if

@@ -7,6 +7,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // oidChunk is how many object ids are asked for at a time.
@@ -15,7 +16,7 @@ const oidChunk = 100
 // NewOIDs returns n ids that no object has.
 func (c *Client) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 	if c.cfg.ReadOnly {
-		return nil, fmt.Errorf("new object ids: %w", ErrReadOnly)
+		return nil, fmt.Errorf("new object ids: %w", txn.ErrReadOnly)
 	}
 	var list []tid.OID
 	for len(list) < n {

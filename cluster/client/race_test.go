@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // script is a cluster whose master and storages say what a test tells them to,
@@ -207,13 +208,13 @@ func loadBefore(ctx context.Context, c *client.Client, oid tid.OID, before tid.T
 	ch := make(chan loaded, 1)
 	go func() {
 		var r loaded
-		var data []byte
+		var got txn.Revision
 		if before == 0 {
-			data, r.serial, r.err = c.Load(ctx, oid)
+			got.Data, got.Serial, r.err = c.Load(ctx, oid)
 		} else {
-			data, r.serial, r.next, r.err = c.LoadBefore(ctx, oid, before)
+			got, r.err = c.LoadBefore(ctx, oid, before)
 		}
-		r.data = string(data)
+		r.data, r.serial, r.next = string(got.Data), got.Serial, got.Next
 		ch <- r
 	}()
 	synctest.Wait()

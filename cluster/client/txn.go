@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // BeginOptions are what a transaction is made with.
@@ -83,7 +84,7 @@ type write struct {
 // Begin starts a transaction.
 func (c *Client) Begin(ctx context.Context, opt BeginOptions) (*Txn, error) {
 	if c.cfg.ReadOnly {
-		return nil, fmt.Errorf("begin transaction: %w", ErrReadOnly)
+		return nil, fmt.Errorf("begin transaction: %w", txn.ErrReadOnly)
 	}
 	a, err := c.askBegin(ctx, opt)
 	if err != nil {
@@ -239,7 +240,7 @@ func (t *Txn) CheckCurrent(ctx context.Context, oid tid.OID, serial tid.TID) err
 	case w.serial == serial: // storages take only one
 		return nil
 	default:
-		return &ReadConflictError{oid, [2]tid.TID{w.serial, serial}}
+		return &txn.ReadConflictError{OID: oid, Committed: w.serial, Base: serial}
 	}
 	return t.write(ctx, oid, &write{serial: serial, check: true})
 }
@@ -345,11 +346,10 @@ func (t *Txn) possible(ctx context.Context, oid tid.OID, w *write) error {
 		return fmt.Errorf("transaction %v: %w", t.ttid, err)
 	}
 	if last := tid.TID(t.c.last.Load()); w.serial > last {
-		serials := [2]tid.TID{last, w.serial}
 		if w.check {
-			return &ReadConflictError{oid, serials}
+			return &txn.ReadConflictError{OID: oid, Committed: last, Base: w.serial}
 		}
-		return &ConflictError{OID: oid, Serials: serials, Data: w.data, Err: errors.New("the revision does not exist")}
+		return &txn.ConflictError{OID: oid, Committed: last, Base: w.serial, Data: w.data, Err: errors.New("the revision does not exist")}
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // stores returns the requests of one write to two storages, by node.
@@ -296,7 +297,7 @@ func TestRelock(t *testing.T) {
 				}
 				relock.Conn.Answer(relock.ID, &proto.AnswerRelockObject{Conflict: &proto.RelockConflict{Serial: 5, Conflict: 40, Data: &back}})
 				err := <-vote(t.Context(), tx)
-				if ce, ok := errors.AsType[*client.ConflictError](err); !damaged && (!ok || string(ce.Data) != data || ce.Serials != [2]tid.TID{40, 5}) {
+				if ce, ok := errors.AsType[*txn.ConflictError](err); !damaged && (!ok || string(ce.Data) != data || ce.Committed != 40 || ce.Base != 5) {
 					t.Errorf("vote: %v", err)
 				}
 				if damaged && !errors.Is(err, client.ErrChecksum) {
@@ -400,7 +401,7 @@ func TestVoteSoon(t *testing.T) {
 		vote  error // of the Vote that follows if it was not
 	}{
 		{"all is well", locked, func(s *script, _ *client.Txn) {}, true, nil},
-		{"a conflict", proto.Some(tid.TID(7)), func(*script, *client.Txn) {}, false, &client.ConflictError{OID: 1, Serials: [2]tid.TID{7, 5}, Data: []byte("mine")}},
+		{"a conflict", proto.Some(tid.TID(7)), func(*script, *client.Txn) {}, false, &txn.ConflictError{OID: 1, Committed: 7, Base: 5, Data: []byte("mine")}},
 		{"given up", locked, func(_ *script, tx *client.Txn) { tx.GiveUp() }, false, nil},
 		{"aborted", locked, func(_ *script, tx *client.Txn) { tx.Abort(context.Background()) }, false, client.ErrClosed},
 		{"the master is lost", locked, func(s *script, _ *client.Txn) {
@@ -452,9 +453,9 @@ func TestVoteSoon(t *testing.T) {
 					answerStore(ev, locked)
 				}
 				err = <-vote(t.Context(), tx)
-				if want, ok := tt.vote.(*client.ConflictError); ok {
-					got, ok := errors.AsType[*client.ConflictError](err)
-					if !ok || got.OID != want.OID || got.Serials != want.Serials {
+				if want, ok := tt.vote.(*txn.ConflictError); ok {
+					got, ok := errors.AsType[*txn.ConflictError](err)
+					if !ok || got.OID != want.OID || got.Committed != want.Committed || got.Base != want.Base {
 						t.Errorf("vote: %v, want %v", err, want)
 					}
 				} else if !errors.Is(err, tt.vote) {
@@ -618,7 +619,7 @@ func TestImpossibleRequests(t *testing.T) {
 				t.Errorf("check: %v", err)
 			}
 		}
-		var readConflict *client.ReadConflictError
+		var readConflict *txn.ReadConflictError
 		if err := tx.CheckCurrent(ctx, 1, at-1); !errors.As(err, &readConflict) || readConflict.OID != 1 {
 			t.Errorf("check at another revision: %v", err)
 		}
@@ -626,7 +627,7 @@ func TestImpossibleRequests(t *testing.T) {
 		if err := tx.CheckCurrent(ctx, 2, at+1); !errors.As(err, &readConflict) || readConflict.OID != 2 {
 			t.Errorf("check at a revision to come: %v", err)
 		}
-		var conflict *client.ConflictError
+		var conflict *txn.ConflictError
 		if err := tx.Store(ctx, 2, at+1, []byte("TWO")); !errors.As(err, &conflict) || conflict.OID != 2 {
 			t.Errorf("store on a revision to come: %v", err)
 		}
@@ -685,7 +686,7 @@ func TestOutcomeAfterTheMasterDied(t *testing.T) {
 		if err := <-done; err == nil {
 			t.Errorf("transaction %v of a client is said to be committed, after %v of another one", lost.TTID(), other.TTID())
 		}
-		if _, _, err := b.Load(t.Context(), 7); !errors.Is(err, client.ErrNoSuchObject) {
+		if _, _, err := b.Load(t.Context(), 7); !errors.Is(err, txn.ErrNoSuchObject) {
 			t.Errorf("load of what was lost: %v", err)
 		}
 	})

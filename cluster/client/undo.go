@@ -9,11 +9,12 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // Undo stores again what objects were before a transaction. An object that was
 // modified since is merged by Config.Resolver; without it, or if that is
-// impossible, the error is an [UndoError]. It returns the objects written.
+// impossible, the error is an [txn.UndoError]. It returns the objects written.
 func (t *Txn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
 	if err := t.usable(); err != nil {
 		return nil, err
@@ -43,10 +44,10 @@ func (t *Txn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
 	}
 	if err := t.settle(ctx); err != nil {
 		if errors.Is(err, ErrUndoPacked) {
-			return nil, &UndoError{undone, tid.InvalidOID, err.Error(), ErrUndoPacked}
+			return nil, undoError(undone, tid.InvalidOID, err.Error(), ErrUndoPacked)
 		}
-		if ce, ok := errors.AsType[*ConflictError](err); ok && slices.Contains(written, ce.OID) {
-			return nil, &UndoError{undone, ce.OID, modifiedLater, nil}
+		if ce, ok := errors.AsType[*txn.ConflictError](err); ok && slices.Contains(written, ce.OID) {
+			return nil, undoError(undone, ce.OID, modifiedLater, nil)
 		}
 		return nil, err
 	}
@@ -69,11 +70,11 @@ func (t *Txn) undoSerials(ctx context.Context, undone tid.TID, oids []tid.OID) (
 	for partition, group := range groups {
 		for len(group) > 0 {
 			a, err := t.askUndo(ctx, partition, &proto.AskObjectUndoSerial{TTID: t.ttid, LastTID: last + 1, Undone: undone, OIDs: group})
-			if errors.Is(err, ErrNotFound) {
-				return nil, &UndoError{undone, tid.InvalidOID, "non-undoable transaction", nil}
+			if errors.Is(err, txn.ErrNotFound) {
+				return nil, undoError(undone, tid.InvalidOID, "non-undoable transaction", nil)
 			}
 			if errors.Is(err, ErrUndoPacked) {
-				return nil, &UndoError{undone, tid.InvalidOID, err.Error(), ErrUndoPacked}
+				return nil, undoError(undone, tid.InvalidOID, err.Error(), ErrUndoPacked)
 			}
 			if err == nil {
 				maps.Copy(result, a.Undo)
@@ -98,7 +99,7 @@ func (t *Txn) written(ctx context.Context, at tid.TID, oids []tid.OID, named map
 		switch _, _, err := t.c.fetch(ctx, oid, at, tid.Zero); {
 		case err == nil:
 			again = append(again, oid)
-		case !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrNoSuchObject): // else only checked
+		case !errors.Is(err, txn.ErrNotFound) && !errors.Is(err, txn.ErrNoSuchObject): // else only checked
 			return nil, err
 		}
 	}
@@ -157,19 +158,23 @@ func (t *Txn) askUndo(ctx context.Context, partition int, req *proto.AskObjectUn
 	}
 }
 
+func undoError(undone tid.TID, oid tid.OID, reason string, kind error) error {
+	return &txn.UndoError{TID: undone, Failures: []txn.UndoFailure{{OID: oid, Reason: reason}}, Err: kind}
+}
+
 const modifiedLater = "some data were modified by a later transaction"
 
 func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.UndoSerial) error {
 	var data []byte
-	var err error
 	if s.Undo.OK {
-		data, err = t.c.LoadSerial(ctx, oid, s.Undo.V)
+		r, err := t.c.LoadAt(ctx, oid, s.Undo.V)
 		if errors.Is(err, ErrDeleted) {
-			data, err = nil, nil
+			err = nil
 		}
+		data = r.Data
 		if err != nil {
-			if errors.Is(err, ErrNotFound) || errors.Is(err, ErrNoSuchObject) {
-				return &UndoError{undone, oid, ErrUndoPacked.Error(), ErrUndoPacked}
+			if errors.Is(err, txn.ErrNotFound) || errors.Is(err, txn.ErrNoSuchObject) {
+				return undoError(undone, oid, ErrUndoPacked.Error(), ErrUndoPacked)
 			}
 			return err
 		}
@@ -178,7 +183,7 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		return t.StoreUndo(ctx, oid, s.Current, data, s.Undo.V)
 	}
 	if !s.Undo.OK || data == nil || t.c.cfg.Resolver == nil {
-		return &UndoError{undone, oid, modifiedLater, nil}
+		return undoError(undone, oid, modifiedLater, nil)
 	}
 	var current []byte
 	if s.Current == t.ttid {
@@ -192,49 +197,42 @@ func (t *Txn) undoOne(ctx context.Context, undone tid.TID, oid tid.OID, s proto.
 		}
 		t.mu.Unlock()
 	} else {
-		current, err = t.c.LoadSerial(ctx, oid, s.Current)
+		r, err := t.c.LoadAt(ctx, oid, s.Current)
 		if err != nil && !errors.Is(err, ErrDeleted) {
 			return err
 		}
+		current = r.Data
 	}
 	if current == nil {
-		return &UndoError{undone, oid, modifiedLater, nil}
+		return undoError(undone, oid, modifiedLater, nil)
 	}
 	merged, err := t.c.cfg.Resolver(ctx, Conflict{OID: oid, Committed: s.Current, Base: undone, Data: data, CommittedData: current})
 	if err != nil || merged == nil {
-		return &UndoError{undone, oid, modifiedLater, nil}
+		return undoError(undone, oid, modifiedLater, nil)
 	}
 	return t.StoreUndo(ctx, oid, s.Current, merged, tid.Zero)
 }
 
-// TransactionInfo is what is known of a transaction besides its records.
-type TransactionInfo struct {
-	TID         tid.TID
-	User        []byte
-	Description []byte
-	Extension   []byte // pickled dict, or empty
-	Packed      bool
-	OIDs        []tid.OID // written or only checked, in the order of the commit
-}
-
-// TransactionInfo returns the metadata of a committed transaction, or ErrNotFound.
-func (c *Client) TransactionInfo(ctx context.Context, t tid.TID) (*TransactionInfo, error) {
+// TransactionInfo returns the metadata of a committed transaction, or
+// [txn.ErrNotFound]. Its objects are those written or only checked, in the order of
+// the commit.
+func (c *Client) TransactionInfo(ctx context.Context, t tid.TID) (*txn.Info, error) {
 	a, err := steady(ctx, func() (*proto.AnswerTransactionInformation, error) {
 		return readAs[*proto.AnswerTransactionInformation](ctx, c, uint64(t), &proto.AskTransactionInformation{TID: t})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("transaction %v: %w", t, err)
 	}
-	return info(a), nil
-}
-
-func info(a *proto.AnswerTransactionInformation) *TransactionInfo {
-	return &TransactionInfo{
+	info := &txn.Info{
 		TID:         a.TID,
+		Status:      txn.Committed,
 		User:        slices.Clone(a.User),
 		Description: slices.Clone(a.Description),
 		Extension:   slices.Clone(a.Extension),
-		Packed:      a.Packed,
 		OIDs:        a.OIDs,
 	}
+	if a.Packed {
+		info.Status = txn.Packed
+	}
+	return info, nil
 }

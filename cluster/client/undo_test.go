@@ -8,6 +8,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // A pack may drop the revision that an undo restores at any time before the
@@ -61,7 +62,7 @@ func TestUndoOfPacked(t *testing.T) {
 					load.Conn.AnswerError(load.ID, proto.OIDNotFound, "")
 				}
 				err := <-done
-				if ue, ok := errors.AsType[*client.UndoError](err); !ok || ue.TID != 40 || !errors.Is(err, client.ErrUndoPacked) {
+				if ue, ok := errors.AsType[*txn.UndoError](err); !ok || ue.TID != 40 || !errors.Is(err, client.ErrUndoPacked) {
 					t.Errorf("undo: %v, want %v", err, client.ErrUndoPacked)
 				}
 				names(t, err, tid.TID(40).String(), tid.OID(1).String())

@@ -14,7 +14,7 @@ import (
 // successful vote the transaction can be finished. It returns the objects whose
 // conflicts were resolved; what readers know of them is outdated.
 //
-// A [ConflictError] leaves the transaction open: the object may be stored again
+// A [txn.ConflictError] leaves the transaction open: the object may be stored again
 // and the vote repeated.
 func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
 	for settled := false; !settled; {

@@ -379,7 +379,7 @@ func (w *noticeWorld) peerOn(on string) *played {
 			return false
 		})
 		c := w.openClient()
-		if _, _, _, err := c.LoadBefore(w.ctx, 1, tid.Max); err == nil {
+		if _, err := c.LoadBefore(w.ctx, 1, tid.Max); err == nil {
 			w.t.Error("an object that is not there was loaded")
 		}
 		return <-ready

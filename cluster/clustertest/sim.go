@@ -23,6 +23,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // Plan shapes a simulated run. All of it follows from the seed.
@@ -337,14 +338,14 @@ func (s *simulation) step(ctx context.Context, r *rand.Rand, cl *client.Client, 
 
 // read loads an object as of the client's present and records what it got.
 func (s *simulation) read(ctx context.Context, cl *client.Client, oid tid.OID, before tid.TID) (Read, error) {
-	data, serial, next, err := cl.LoadBefore(ctx, oid, before)
-	read := Read{OID: oid, Before: before, Serial: serial, Next: next, Data: data}
+	r, err := cl.LoadBefore(ctx, oid, before)
+	read := Read{OID: oid, Before: before, Serial: r.Serial, Next: r.Next, Data: r.Data}
 	var gone *client.ObjectError
 	switch {
 	case err == nil:
 	case errors.Is(err, client.ErrDeleted) && errors.As(err, &gone):
 		read.Serial = gone.TID
-	case errors.Is(err, client.ErrNotFound), errors.Is(err, client.ErrNoSuchObject):
+	case errors.Is(err, txn.ErrNotFound), errors.Is(err, txn.ErrNoSuchObject):
 	default:
 		return read, err
 	}
@@ -430,7 +431,7 @@ func (s *simulation) transact(ctx context.Context, cl *client.Client, a *Attempt
 		case err == nil:
 			a.Outcome = Committed
 			return
-		case ctx.Err() != nil || errors.Is(err, client.ErrUnknownOutcome):
+		case ctx.Err() != nil || errors.Is(err, txn.ErrUnknownOutcome):
 			a.Outcome = Unknown
 		}
 	}

@@ -2,23 +2,10 @@ package txn
 
 import (
 	"context"
-	"errors"
 	"iter"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/tid"
-)
-
-var (
-	// ErrNoSuchObject reports an object that does not exist: it never did, or it was
-	// deleted or its creation undone before the time asked for. Python's POSKeyError.
-	ErrNoSuchObject = errors.New("no such object")
-	// ErrNotFound reports a revision or a transaction that does not exist: the object
-	// was created later, the transaction did not change it, or a pack removed it.
-	ErrNotFound = errors.New("not found")
-	// ErrReadOnly reports a write to what can only be read.
-	ErrReadOnly = errors.New("read-only access")
-	// ErrUnsupported reports an operation that a database does not offer.
-	ErrUnsupported = errors.ErrUnsupported
 )
 
 // Revision is one revision of an object.
@@ -70,4 +57,37 @@ type Database interface {
 	// OIDs yields the objects that exist at a TID, ascending, from an id on. It ends
 	// at the first error.
 	OIDs(ctx context.Context, at tid.TID, from tid.OID) iter.Seq2[tid.OID, error]
+}
+
+// Select returns the transactions at positions [first, last) among those of a
+// sequence that accept accepts (nil: all).
+func Select(infos iter.Seq2[*Info, error], first, last int, accept func(*Info) bool) ([]Info, error) {
+	var list []Info
+	if first < 0 || last <= first {
+		return nil, nil
+	}
+	accepted := 0
+	for info, err := range infos {
+		if err != nil {
+			return nil, err
+		}
+		if accept != nil && !accept(info) {
+			continue
+		}
+		if accepted >= first {
+			list = append(list, info.Clone())
+		}
+		if accepted++; accepted == last {
+			break
+		}
+	}
+	return list, nil
+}
+
+// Clone returns a copy that shares nothing with i.
+func (i *Info) Clone() Info {
+	c := *i
+	c.User, c.Description, c.Extension = slices.Clone(i.User), slices.Clone(i.Description), slices.Clone(i.Extension)
+	c.OIDs = slices.Clone(i.OIDs)
+	return c
 }

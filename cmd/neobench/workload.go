@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // figures are what one workload measured.
@@ -109,7 +110,7 @@ func (g target) commits(ctx context.Context, clients, txns, objects, size, hot i
 					serials[oid] = serial
 				}
 				_, err := store(ctx, cl, set, func(o tid.OID) tid.TID { return serials[o] }, bodies)
-				var conflict *client.ConflictError
+				var conflict *txn.ConflictError
 				if errors.As(err, &conflict) {
 					conflicts++
 					continue
@@ -210,7 +211,7 @@ func (g target) someOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 		return nil, err
 	}
 	var oids []tid.OID
-	for oid, err := range cl.OIDs(ctx, last, 0, tid.MaxOID) {
+	for oid, err := range cl.OIDs(ctx, last, 0) {
 		if err != nil {
 			return nil, err
 		}

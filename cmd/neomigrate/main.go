@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
@@ -162,7 +163,7 @@ func checkCluster(ctx context.Context, src exporter.Source, c *client.Client, la
 	if last == tid.Zero {
 		return exporter.Follows(ctx, src, c, tid.Zero, tid.Zero, exporter.CompareOptions{})
 	}
-	infos, err := c.UndoLog(ctx, 0, recent, nil)
+	infos, err := txn.Select(c.Backwards(ctx), 0, recent, nil)
 	if err != nil {
 		return err
 	}

@@ -271,7 +271,7 @@ func TestImportThenPack(t *testing.T) {
 	if err := cl.WaitForPack(t.Context(), order); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cl.LoadSerial(t.Context(), 1, 0x03a0000000000001); err == nil {
+	if _, err := cl.LoadAt(t.Context(), 1, 0x03a0000000000001); err == nil {
 		t.Error("nothing was packed")
 	}
 	cl.Close()

@@ -191,55 +191,44 @@ func (s *Cluster) lastTID() (tid.TID, error) {
 
 func (s *Cluster) Sync(ctx context.Context) error { return outage(s.c.Sync(ctx)) }
 
-func missing(err error) bool {
-	return errors.Is(err, client.ErrNoSuchObject) || errors.Is(err, client.ErrDeleted)
-}
-
 func (s *Cluster) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
-	data, serial, next, err := s.c.LoadBefore(ctx, oid, max(before, 1)) // nothing is older
+	r, err := s.c.LoadBefore(ctx, oid, before)
 	switch {
-	case err == nil:
-		return zeo.Revision{Data: data, Serial: serial, Next: next}, nil
-	case missing(err):
+	case errors.Is(err, txn.ErrNoSuchObject):
 		err = zeo.ErrNoSuchObject
-	case errors.Is(err, client.ErrNotFound):
+	case errors.Is(err, txn.ErrNotFound):
 		err = zeo.ErrTooEarly
-	default:
-		err = outage(err)
 	}
-	return zeo.Revision{}, err
+	return zeo.Revision(r), outage(err)
 }
 
 func (s *Cluster) Cached(oid tid.OID, before tid.TID) (zeo.Revision, bool) {
-	data, serial, next, ok := s.c.Cached(oid, before)
-	return zeo.Revision{Data: data, Serial: serial, Next: next}, ok
+	r, ok := s.c.Cached(oid, before)
+	return zeo.Revision(r), ok
 }
 
 func (s *Cluster) LoadSerial(ctx context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
-	data, err := s.c.LoadSerial(ctx, oid, serial)
-	if missing(err) || errors.Is(err, client.ErrNotFound) {
+	r, err := s.c.LoadAt(ctx, oid, serial)
+	if errors.Is(err, txn.ErrNoSuchObject) || errors.Is(err, txn.ErrNotFound) {
 		err = zeo.ErrNoSuchObject
 	}
-	return data, outage(err)
+	return r.Data, outage(err)
 }
 
-func meta(t *client.TransactionInfo, size int) zeo.Meta {
-	return zeo.Meta{TID: t.TID, User: t.User, Description: t.Description, Extension: t.Extension, Size: int64(size)}
+func metas(infos []txn.Info) []zeo.Meta {
+	list := make([]zeo.Meta, len(infos))
+	for i, t := range infos {
+		list[i] = zeo.Meta{TID: t.TID, User: t.User, Description: t.Description, Extension: t.Extension, Size: t.Size}
+	}
+	return list
 }
 
 func (s *Cluster) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
-	revisions, err := s.c.History(ctx, oid, n)
-	if missing(err) || errors.Is(err, client.ErrNotFound) {
+	revisions, err := s.c.Revisions(ctx, oid, n)
+	if errors.Is(err, txn.ErrNoSuchObject) {
 		return nil, zeo.ErrNoSuchObject
 	}
-	if err != nil {
-		return nil, outage(err)
-	}
-	list := make([]zeo.Meta, len(revisions))
-	for i := range revisions {
-		list[i] = meta(&revisions[i].TransactionInfo, revisions[i].Size)
-	}
-	return list, nil
+	return metas(revisions), outage(err)
 }
 
 // packOrder is the description of the transactions that hold nothing but the order
@@ -247,21 +236,13 @@ func (s *Cluster) History(ctx context.Context, oid tid.OID, n int) ([]zeo.Meta, 
 const packOrder = "IStorage.pack"
 
 func (s *Cluster) UndoLog(ctx context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
-	infos, err := s.c.UndoLog(ctx, first, last, func(t *client.TransactionInfo) bool {
-		if t.Packed || len(t.OIDs) == 0 && string(t.Description) == packOrder {
+	infos, err := txn.Select(s.c.Backwards(ctx), first, last, func(t *txn.Info) bool {
+		if t.Status == txn.Packed || len(t.OIDs) == 0 && string(t.Description) == packOrder {
 			return false
 		}
-		m := meta(t, 0)
-		return accept(&m)
+		return accept(&metas([]txn.Info{*t})[0])
 	})
-	if err != nil {
-		return nil, outage(err)
-	}
-	list := make([]zeo.Meta, len(infos))
-	for i, t := range infos {
-		list[i] = meta(t, 0)
-	}
-	return list, nil
+	return metas(infos), outage(err)
 }
 
 func (s *Cluster) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
@@ -280,26 +261,22 @@ const mostChanges = 4096
 // Changes asks for the metadata of transactions only, newest first.
 func (s *Cluster) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
 	n = min(n, mostChanges)
-	for want := min(64, n); ; want = min(4*want, n) {
-		infos, err := s.c.UndoLog(ctx, 0, want, nil)
+	var list []zeo.Change
+	for t, err := range s.c.Backwards(ctx) {
 		if err != nil {
 			return nil, after, outage(err)
 		}
-		from := after
-		if len(infos) == want && infos[want-1].TID > after {
-			if want < n {
-				continue // there are more
-			}
-			from = infos[want-1].TID
+		if t.TID <= after {
+			break
 		}
-		var list []zeo.Change
-		for _, t := range slices.Backward(infos) {
-			if t.TID > from {
-				list = append(list, zeo.Change{TID: t.TID, OIDs: t.OIDs})
-			}
+		if len(list) == n {
+			after = t.TID
+			break
 		}
-		return list, from, nil
+		list = append(list, zeo.Change{TID: t.TID, OIDs: t.OIDs})
 	}
+	slices.Reverse(list)
+	return list, after, nil
 }
 
 // listing is a part of the ids of the objects, in ascending order, which serves
@@ -330,7 +307,7 @@ func (s *Cluster) next(ctx context.Context, from tid.OID) (tid.OID, error) {
 	begins := from == 0 && last != l.last // and must see all that is there
 	if begins || from < l.from || time.Since(l.made) > listingAge || !l.end && (len(l.oids) == 0 || from > l.oids[len(l.oids)-1]) {
 		oids := l.oids[:0]
-		for oid, err := range s.c.OIDs(ctx, tid.Max, from, tid.MaxOID) {
+		for oid, err := range s.c.OIDs(ctx, tid.Max, from) {
 			if err != nil {
 				l.made = time.Time{}
 				return 0, outage(err)
@@ -367,7 +344,7 @@ func (s *Cluster) NextObject(ctx context.Context, from tid.OID) (tid.OID, zeo.Re
 
 func (s *Cluster) NewOIDs(ctx context.Context, n int) ([]tid.OID, error) {
 	oids, err := s.c.NewOIDs(ctx, n)
-	if errors.Is(err, client.ErrReadOnly) {
+	if errors.Is(err, txn.ErrReadOnly) {
 		return nil, zeo.ErrReadOnly
 	}
 	return oids, outage(err)
@@ -432,23 +409,26 @@ func (b beginning) Abandon() { b.b.Abandon() }
 
 // fromClient translates what the server acts upon.
 func fromClient(err error) error {
-	if c, ok := errors.AsType[*client.ConflictError](err); ok {
-		return &zeo.ConflictError{OID: c.OID, Committed: c.Serials[0], Base: c.Serials[1]}
+	if c, ok := errors.AsType[*txn.ConflictError](err); ok {
+		return &zeo.ConflictError{OID: c.OID, Committed: c.Committed, Base: c.Base}
 	}
-	if c, ok := errors.AsType[*client.ReadConflictError](err); ok {
-		return &zeo.ReadConflictError{OID: c.OID, Committed: c.Serials[0], Base: c.Serials[1]}
+	if c, ok := errors.AsType[*txn.ReadConflictError](err); ok {
+		return &zeo.ReadConflictError{OID: c.OID, Committed: c.Committed, Base: c.Base}
 	}
-	if u, ok := errors.AsType[*client.UndoError](err); ok {
-		f := zeo.UndoFailure{OID: u.OID, Reason: u.Reason}
-		if u.OID == tid.InvalidOID {
-			f.OID = 0
+	if u, ok := errors.AsType[*txn.UndoError](err); ok {
+		var list []zeo.UndoFailure
+		for _, f := range u.Failures {
+			if f.OID == tid.InvalidOID {
+				f.OID = 0
+			}
+			list = append(list, zeo.UndoFailure(f))
 		}
-		return &zeo.UndoError{Failures: []zeo.UndoFailure{f}}
+		return &zeo.UndoError{Failures: list}
 	}
 	switch {
-	case errors.Is(err, client.ErrReadOnly):
+	case errors.Is(err, txn.ErrReadOnly):
 		return zeo.ErrReadOnly
-	case errors.Is(err, client.ErrUnknownOutcome):
+	case errors.Is(err, txn.ErrUnknownOutcome):
 		return fmt.Errorf("%w: %w", zeo.ErrUnknown, err)
 	}
 	return outage(err)
@@ -456,10 +436,8 @@ func fromClient(err error) error {
 
 // outage marks the errors of a cluster that cannot serve for the moment.
 func outage(err error) error {
-	for _, e := range []error{client.ErrMasterLost, client.ErrNoStorage, client.ErrIncomplete, client.ErrClosed} {
-		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", zeo.ErrUnavailable, err)
-		}
+	if errors.Is(err, txn.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", zeo.ErrUnavailable, err)
 	}
 	return err
 }
@@ -484,7 +462,7 @@ func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) erro
 
 func (t *clusterTxn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
 	oids, err := t.t.Undo(ctx, undone)
-	if errors.Is(err, client.ErrNotFound) {
+	if errors.Is(err, txn.ErrNotFound) {
 		return nil, &zeo.UndoError{Failures: []zeo.UndoFailure{{Reason: "Invalid transaction id"}}}
 	}
 	return oids, fromClient(err)
@@ -503,7 +481,7 @@ func (t *clusterTxn) Vote(ctx context.Context) ([]tid.OID, []*zeo.ConflictError,
 			return nil, conflicts, err
 		}
 		changed, err := t.t.Vote(ctx)
-		if _, ok := errors.AsType[*client.ConflictError](err); ok {
+		if _, ok := errors.AsType[*txn.ConflictError](err); ok {
 			continue // one more came
 		}
 		return changed, nil, fromClient(err)

@@ -19,6 +19,7 @@ import (
 	storagenode "github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -150,7 +151,7 @@ func TestOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := begun.(*clusterTxn)
-	conflict := &client.ConflictError{OID: 1, Serials: [2]tid.TID{tid.Max, 1}}
+	conflict := &txn.ConflictError{OID: 1, Committed: tid.Max, Base: 1}
 	for name, call := range map[string]func() error{
 		"Watch":      func() error { _, err := s.Watch(ctx, nil); return err },
 		"Sync":       func() error { return s.Sync(ctx) },

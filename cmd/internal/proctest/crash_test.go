@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 var (
@@ -190,21 +191,21 @@ func commit(ctx context.Context, cl *client.Client, a *clustertest.Attempt, own 
 		}
 		a.Writes = append(a.Writes, w)
 	}
-	txn, err := cl.Begin(ctx, client.BeginOptions{Description: []byte(a.Mark)})
+	tx, err := cl.Begin(ctx, client.BeginOptions{Description: []byte(a.Mark)})
 	if err != nil {
 		return
 	}
 	for _, w := range a.Writes {
-		if err = txn.Store(ctx, w.OID, w.Base, w.Data); err != nil {
+		if err = tx.Store(ctx, w.OID, w.Base, w.Data); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		_, err = txn.Vote(ctx)
+		_, err = tx.Vote(ctx)
 	}
 	if err == nil {
 		a.Outcome = clustertest.Unknown
-		a.TID, err = txn.Finish(ctx, nil)
+		a.TID, err = tx.Finish(ctx, nil)
 	}
 	switch {
 	case err == nil:
@@ -214,12 +215,12 @@ func commit(ctx context.Context, cl *client.Client, a *clustertest.Attempt, own 
 	case ctx.Err() == nil:
 		a.Outcome = clustertest.Aborted
 	}
-	txn.Abort(context.WithoutCancel(ctx)) // the error that matters is already known
+	tx.Abort(context.WithoutCancel(ctx)) // the error that matters is already known
 	// A failed transaction may have created the object that it was to own.
 	if *base == tid.Zero {
 		*own = 0
 	}
-	var conflict *client.ConflictError
+	var conflict *txn.ConflictError
 	if errors.As(err, &conflict) && conflict.OID == *own {
 		*own, *base = 0, tid.Zero
 	}
