@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -242,8 +243,8 @@ func callLoadSerial(c *conn, m *message) error {
 	}
 	c.seq.stats.loads.Add(1)
 	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*encoder), error) {
-		data, err := c.seq.st.LoadSerial(ctx, oid, serial)
-		return func(e *encoder) { e.bytes(data) }, err
+		r, err := c.seq.st.LoadAt(ctx, oid, serial)
+		return func(e *encoder) { e.bytes(r.Data) }, err
 	})
 }
 
@@ -271,11 +272,11 @@ func callHistory(c *conn, m *message) error {
 	}
 	size = min(max(size, 0), maxValues)
 	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*encoder), error) {
-		revisions, err := c.seq.st.History(ctx, oid, int(size))
+		revisions, err := c.seq.st.Revisions(ctx, oid, int(size))
 		return func(e *encoder) {
 			e.beginList(len(revisions))
 			for i := range revisions {
-				e.meta(&revisions[i], metaHistory)
+				e.meta((*meta)(&revisions[i]), metaHistory)
 			}
 			e.endList(len(revisions))
 		}, err
@@ -328,7 +329,7 @@ func callRecordIternext(c *conn, m *message) error {
 		if more {
 			next, _, err = c.seq.st.NextObject(ctx, oid+1)
 			switch {
-			case isMissing(err):
+			case errors.Is(err, txn.ErrNoSuchObject):
 				more = false
 			case err != nil:
 				return nil, err
@@ -406,15 +407,15 @@ func undoLog(c *conn, m *message, spec []specItem) error {
 		return nil
 	}
 	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
-		accept := func(*Meta) bool { return true }
+		accept := func(*txn.Info) bool { return true }
 		if len(spec) > 0 {
-			accept = func(t *Meta) bool { return t.matches(spec) }
+			accept = func(t *txn.Info) bool { return (*meta)(t).matches(spec) }
 		}
 		log, err := c.seq.st.UndoLog(ctx, int(first), int(max(first, last)), accept)
 		return func(e *encoder) {
 			e.beginList(len(log))
 			for i := range log {
-				e.meta(&log[i], metaUndo)
+				e.meta((*meta)(&log[i]), metaUndo)
 			}
 			e.endList(len(log))
 		}, err

@@ -39,7 +39,7 @@ type transaction struct {
 	prompt    Prompt    // votes without a goroutine; under txnState.mu
 	st        Txn       // nil until the first vote
 	sent      int       // operations of the queue that were carried out
-	conflicts map[tid.OID]*ConflictError
+	conflicts map[tid.OID]*txn.ConflictError
 	last      map[tid.OID]int // last operation that writes the object
 	checks    map[tid.OID]int // first operation that checks it
 	undone    []tid.OID       // by undos
@@ -317,19 +317,19 @@ func (t *transaction) firstConflict() error {
 }
 
 func isConflict(err error) bool {
-	_, a := errors.AsType[*ConflictError](err)
-	_, b := errors.AsType[*ReadConflictError](err)
+	_, a := errors.AsType[*txn.ConflictError](err)
+	_, b := errors.AsType[*txn.ReadConflictError](err)
 	return a || b
 }
 
 // sendVote answers a vote: with the conflicts, or with the objects whose data are
 // not what the client believes.
 func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
-	conflicts := make([]*ConflictError, 0, len(t.conflicts))
+	conflicts := make([]*txn.ConflictError, 0, len(t.conflicts))
 	for _, c := range t.conflicts {
 		conflicts = append(conflicts, c)
 	}
-	slices.SortFunc(conflicts, func(a, b *ConflictError) int {
+	slices.SortFunc(conflicts, func(a, b *txn.ConflictError) int {
 		if a.OID < b.OID {
 			return -1
 		}
@@ -471,7 +471,7 @@ func (t *transaction) collapse() {
 	if t.last == nil {
 		t.last = make(map[tid.OID]int, len(ops))
 		t.checks = make(map[tid.OID]int)
-		t.conflicts = make(map[tid.OID]*ConflictError)
+		t.conflicts = make(map[tid.OID]*txn.ConflictError)
 	}
 	for i := t.sent; i < len(ops); i++ {
 		switch ops[i].kind {
@@ -512,7 +512,7 @@ func (t *transaction) carryOut(i int) error {
 		}
 		if first := &t.queue.ops[t.checks[o.oid]]; first != o {
 			if first.serial != o.serial { // one of them is not current
-				return &ReadConflictError{OID: o.oid, Committed: max(first.serial, o.serial), Base: min(first.serial, o.serial)}
+				return &txn.ReadConflictError{OID: o.oid, Committed: max(first.serial, o.serial), Base: min(first.serial, o.serial)}
 			}
 			return nil
 		}
@@ -524,7 +524,7 @@ func (t *transaction) carryOut(i int) error {
 	switch o.kind {
 	case opDelete:
 		err := t.st.Delete(t.ctx, o.oid, o.serial)
-		if errors.Is(err, ErrNoSuchObject) {
+		if errors.Is(err, txn.ErrNoSuchObject) {
 			return keyError(o.oid.Bytes())
 		}
 		return err
@@ -544,7 +544,7 @@ func (t *transaction) carryOut(i int) error {
 		return err
 	}
 	err = t.st.Store(t.ctx, o.oid, o.serial, data)
-	if c, ok := errors.AsType[*ConflictError](err); ok {
+	if c, ok := errors.AsType[*txn.ConflictError](err); ok {
 		return t.conflict(c)
 	}
 	if err == nil {
@@ -555,7 +555,7 @@ func (t *transaction) carryOut(i int) error {
 
 // conflict notes a conflict that the client may resolve. That of anything but a
 // store is final.
-func (t *transaction) conflict(c *ConflictError) error {
+func (t *transaction) conflict(c *txn.ConflictError) error {
 	i, ok := t.last[c.OID]
 	if !ok || t.queue.ops[i].kind != opStore {
 		return c
@@ -687,7 +687,7 @@ func (s *txnState) finishing(id int64) (*transaction, error) {
 	if t == nil || t.id != id {
 		// A client that was connected elsewhere when it voted would take any answer,
 		// even None, for a commit.
-		return nil, fmt.Errorf("transaction %d is not open on this connection: %w", id, ErrUnavailable)
+		return nil, fmt.Errorf("transaction %d is not open on this connection: %w", id, txn.ErrUnavailable)
 	}
 	if t.phase != phaseVoted {
 		return nil, textError("builtins.AssertionError", "finished called wo lock")
@@ -739,7 +739,7 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 			final = recovered
 			switch {
 			case err == nil && c.seq.recover(c.srv.late, final, c, answer):
-			case err == nil || errors.Is(err, ErrUnknown):
+			case err == nil || errors.Is(err, txn.ErrUnknownOutcome):
 				if err == nil {
 					c.seq.stats.committed(t)
 				}

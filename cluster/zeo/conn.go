@@ -14,6 +14,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // conn is one connection of a client. One goroutine reads and carries out what
@@ -261,7 +262,7 @@ func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
 		c.out.close()
 		return
 	}
-	if errors.Is(err, ErrUnavailable) {
+	if errors.Is(err, txn.ErrUnavailable) {
 		c.log().Warn("call failed: closing", "method", name, "err", err)
 		c.out.close()
 		return
@@ -403,7 +404,7 @@ func (c *conn) load(l *load) {
 	for {
 		head := c.seq.last()
 		r, err := c.seq.st.LoadBefore(c.ctx, l.oid, l.before)
-		if err != nil && (errors.Is(err, ErrUnavailable) || c.cancelled(err)) {
+		if err != nil && (errors.Is(err, txn.ErrUnavailable) || c.cancelled(err)) {
 			c.sendError(&l.id, "loadBefore", err, nil)
 			return
 		}
@@ -423,7 +424,7 @@ func (c *conn) loadCached(l *load) bool {
 
 // loaded appends the answer to a load, found when the last transaction was head.
 // It reports false if there must be another load.
-func (c *conn) loaded(l *load, head tid.TID, r *Revision, err error) bool {
+func (c *conn) loaded(l *load, head tid.TID, r *txn.Revision, err error) bool {
 	for {
 		e := c.out.lock()
 		n := len(e.b)
@@ -445,7 +446,7 @@ func (c *conn) loaded(l *load, head tid.TID, r *Revision, err error) bool {
 	}
 }
 
-func (c *conn) appendLoad(e *encoder, l *load, r *Revision, err error) {
+func (c *conn) appendLoad(e *encoder, l *load, r *txn.Revision, err error) {
 	switch {
 	case err == nil:
 		at := e.beginReply(&l.id, flagResult)
@@ -455,7 +456,7 @@ func (c *conn) appendLoad(e *encoder, l *load, r *Revision, err error) {
 		e.tidOrNull(r.Next)
 		e.endTuple(3)
 		e.endMessage(at)
-	case errors.Is(err, ErrTooEarly):
+	case errors.Is(err, txn.ErrNotFound):
 		at := e.beginReply(&l.id, flagResult)
 		e.null()
 		e.endMessage(at)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // remoteError is an exception as clients know it: the class and either its
@@ -86,7 +87,7 @@ func conflictError(class, message string, oid tid.OID, committed, base tid.TID) 
 	}}
 }
 
-func undoError(u *UndoError) *remoteError {
+func undoError(u *txn.UndoError) *remoteError {
 	return &remoteError{class: "ZODB.POSException.MultipleUndoErrors", data: func(e *encoder) {
 		e.beginDict(3)
 		e.text("_reason")
@@ -96,6 +97,9 @@ func undoError(u *UndoError) *remoteError {
 		e.text("_errs")
 		e.beginList(len(u.Failures))
 		for _, f := range u.Failures {
+			if f.OID == tid.InvalidOID {
+				f.OID = 0 // the client shows some object
+			}
 			e.beginTuple(2)
 			e.oid(f.OID)
 			e.text(f.Reason)
@@ -112,22 +116,22 @@ func toRemote(err error, oid []byte) *remoteError {
 	if r, ok := errors.AsType[*remoteError](err); ok {
 		return r
 	}
-	if c, ok := errors.AsType[*ConflictError](err); ok {
+	if c, ok := errors.AsType[*txn.ConflictError](err); ok {
 		return conflictError("ZODB.POSException.ConflictError", "database conflict error", c.OID, c.Committed, c.Base)
 	}
-	if c, ok := errors.AsType[*ReadConflictError](err); ok {
+	if c, ok := errors.AsType[*txn.ReadConflictError](err); ok {
 		return conflictError("ZODB.POSException.ReadConflictError", "database read conflict error", c.OID, c.Committed, c.Base)
 	}
-	if u, ok := errors.AsType[*UndoError](err); ok {
+	if u, ok := errors.AsType[*txn.UndoError](err); ok {
 		return undoError(u)
 	}
 	if a, ok := errors.AsType[argError](err); ok {
 		return textError("builtins.TypeError", "%s", string(a))
 	}
 	switch {
-	case errors.Is(err, ErrNoSuchObject), errors.Is(err, ErrTooEarly):
+	case errors.Is(err, txn.ErrNoSuchObject), oid != nil && errors.Is(err, txn.ErrNotFound):
 		return keyError(oid)
-	case errors.Is(err, ErrReadOnly):
+	case errors.Is(err, txn.ErrReadOnly):
 		return readOnlyError()
 	case errors.Is(err, ErrUnsupported):
 		return textError("ZODB.POSException.Unsupported", "%s", err.Error())

@@ -390,7 +390,7 @@ func recordsOf(ctx context.Context, st Storage, at tid.TID, skip int) iter.Seq2[
 			}
 			return
 		}
-		yield(nil, fmt.Errorf("transaction %v: %w", at, ErrNoSuchObject))
+		yield(nil, fmt.Errorf("transaction %v: %w", at, txn.ErrNoSuchObject))
 	}
 }
 

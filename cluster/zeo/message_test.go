@@ -319,7 +319,7 @@ func TestPrefix(t *testing.T) {
 		user string
 		want bool
 	}{{"/foo bar", true}, {"/fo", false}, {"x/foo", false}} {
-		meta := Meta{TID: 1, User: []byte(tt.user)}
+		meta := meta{TID: 1, User: []byte(tt.user)}
 		if got := meta.matches([]specItem{{spec[0], spec[1]}}); got != tt.want {
 			t.Errorf("user %q matches: %v, want %v", tt.user, got, tt.want)
 		}
@@ -415,7 +415,7 @@ func FuzzExtension(f *testing.F) {
 			if _, err := decodeAny(msgpack, e.b); err != nil && !errors.Is(err, errTooComplex) {
 				t.Errorf("%x: %x: %v", b, e.b, err)
 			}
-			m := Meta{TID: 1, Extension: b}
+			m := meta{TID: 1, Extension: b}
 			e.b = e.b[:0]
 			e.meta(&m, metaUndo)
 			if _, err := decodeAny(msgpack, e.b); err != nil && !errors.Is(err, errTooComplex) {

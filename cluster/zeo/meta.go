@@ -1,15 +1,16 @@
 package zeo
 
 import (
-	"errors"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
-func isMissing(err error) bool { return errors.Is(err, ErrNoSuchObject) }
+// meta is a transaction as clients see it in a history or an undo log.
+type meta txn.Info
 
 // metaForm says which dict describes a transaction.
 type metaForm bool
@@ -28,7 +29,7 @@ type metaItem struct {
 	value value
 }
 
-func (m *Meta) items(form metaForm) []metaItem {
+func (m *meta) items(form metaForm) []metaItem {
 	items := []metaItem{
 		{"time", floatValue(seconds(m.TID))},
 		{"user_name", value{kind: kindBytes, b: m.User}},
@@ -42,7 +43,7 @@ func (m *Meta) items(form metaForm) []metaItem {
 }
 
 // dict returns the items of m and of its extension as keys and values in turn.
-func (m *Meta) dict(form metaForm) []value {
+func (m *meta) dict(form metaForm) []value {
 	var d pickleDecoder
 	ext := extensionItems(&d, m.Extension)
 	var all []value
@@ -69,7 +70,7 @@ func (m *Meta) dict(form metaForm) []value {
 }
 
 // matches reports whether the entry of m in the undo log has all items of spec.
-func (m *Meta) matches(spec []specItem) bool {
+func (m *meta) matches(spec []specItem) bool {
 	all := m.dict(metaUndo)
 	for i := range spec {
 		found := false
@@ -84,7 +85,7 @@ func (m *Meta) matches(spec []specItem) bool {
 }
 
 // meta appends the dict that describes m.
-func (e *encoder) meta(m *Meta, form metaForm) {
+func (e *encoder) meta(m *meta, form metaForm) {
 	at := len(e.b)
 	dict := value{kind: kindDict, box: &box{m.dict(form)}}
 	budget := maxValues

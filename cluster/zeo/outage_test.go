@@ -72,12 +72,12 @@ func (h *hanging) wait(ctx context.Context) error {
 	return fmt.Errorf("load: %w", ctx.Err())
 }
 
-func (h *hanging) LoadBefore(ctx context.Context, _ tid.OID, _ tid.TID) (zeo.Revision, error) {
-	return zeo.Revision{}, h.wait(ctx)
+func (h *hanging) LoadBefore(ctx context.Context, _ tid.OID, _ tid.TID) (txn.Revision, error) {
+	return txn.Revision{}, h.wait(ctx)
 }
 
-func (h *hanging) LoadSerial(ctx context.Context, _ tid.OID, _ tid.TID) ([]byte, error) {
-	return nil, h.wait(ctx)
+func (h *hanging) LoadAt(ctx context.Context, _ tid.OID, _ tid.TID) (txn.Revision, error) {
+	return txn.Revision{}, h.wait(ctx)
 }
 
 // Who waits for a server that is stopped is disconnected, and gets no error: another
@@ -307,7 +307,7 @@ type together struct {
 	loads sync.WaitGroup
 }
 
-func (s *together) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+func (s *together) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
 	s.loads.Done()
 	s.loads.Wait()
 	return s.remote.LoadBefore(ctx, oid, before)
@@ -335,9 +335,9 @@ func (f *failing) get() error {
 	return f.err
 }
 
-func (f *failing) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+func (f *failing) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
 	if err := f.get(); err != nil {
-		return zeo.Revision{}, err
+		return txn.Revision{}, err
 	}
 	return f.Door.LoadBefore(ctx, oid, before)
 }
@@ -392,7 +392,7 @@ func TestStorageFails(t *testing.T) {
 		t.Fatal("the storage keeps what could not be finished")
 	}
 
-	fail(fmt.Errorf("no master: %w", zeo.ErrUnavailable))
+	fail(fmt.Errorf("no master: %w", txn.ErrUnavailable))
 	if _, _, _, err = c.LoadBefore(1, tid.Max); !ended(err) {
 		t.Errorf("load without database: %v", err)
 	}
@@ -400,7 +400,7 @@ func TestStorageFails(t *testing.T) {
 	if _, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")}); !ended(err) {
 		t.Errorf("commit without database: %v", err)
 	}
-	fail(fmt.Errorf("gone: %w", zeo.ErrUnknown))
+	fail(fmt.Errorf("gone: %w", txn.ErrUnknownOutcome))
 	c = s.client(true)
 	if _, err = c.Commit(zeotest.Store{OID: 1, Base: at, Data: []byte("y")}); !ended(err) {
 		t.Errorf("commit that may or may not be: %v", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -122,7 +123,7 @@ type away struct {
 
 func (a *away) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
 	if a.left--; a.left >= 0 {
-		return nil, after, fmt.Errorf("%w: no storage", zeo.ErrUnavailable)
+		return nil, after, fmt.Errorf("%w: no storage", txn.ErrUnavailable)
 	}
 	return a.Door.Changes(ctx, after, n)
 }
@@ -144,7 +145,7 @@ func TestStartDuringOutage(t *testing.T) {
 	defer cancel()
 	door = &away{m.Door(), 1 << 30}
 	_, err = zeo.New(ctx, zeo.Config{Storages: map[string]zeo.Storage{"1": door}})
-	if !errors.Is(err, zeo.ErrUnavailable) {
+	if !errors.Is(err, txn.ErrUnavailable) {
 		t.Errorf("a start that is given up: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // sequencer serves one storage: it puts the commits in order into the output of
@@ -104,7 +105,7 @@ func (s *sequencer) start(ctx context.Context) error {
 func (s *sequencer) changes(ctx context.Context, c Changer) ([]Change, tid.TID, error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		known, base, err := c.Changes(ctx, tid.Zero, s.recent.limit)
-		if !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, txn.ErrUnavailable) {
 			return known, base, err
 		}
 		s.log.Warn("waiting for the storage", "err", err)
@@ -326,7 +327,7 @@ func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid
 // settle tells what a revision, found when the last transaction was head, has
 // become. It returns the present head, and false if the revision must be loaded
 // anew.
-func (s *sequencer) settle(oid tid.OID, r *Revision, head tid.TID) (tid.TID, bool) {
+func (s *sequencer) settle(oid tid.OID, r *txn.Revision, head tid.TID) (tid.TID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next, known := s.recent.nextChange(oid, max(head, r.Serial))

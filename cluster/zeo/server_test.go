@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -412,7 +413,7 @@ func (s *slow) Features() zeo.Features {
 	return f
 }
 
-func (s *slow) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+func (s *slow) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
 	r, err := s.Storage.LoadBefore(ctx, oid, before)
 	s.mu.Lock()
 	hold := s.loads
@@ -422,7 +423,7 @@ func (s *slow) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (zeo
 		select {
 		case <-hold:
 		case <-ctx.Done():
-			return zeo.Revision{}, ctx.Err()
+			return txn.Revision{}, ctx.Err()
 		}
 	}
 	return r, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
@@ -233,7 +234,7 @@ func (s *cached) Features() zeo.Features {
 	return f
 }
 
-func (s *cached) Cached(oid tid.OID, before tid.TID) (zeo.Revision, bool) {
+func (s *cached) Cached(oid tid.OID, before tid.TID) (txn.Revision, bool) {
 	r, err := s.LoadBefore(context.Background(), oid, before)
 	if err != nil {
 		return r, false

@@ -12,8 +12,8 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/zeo"
+	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
-	"github.com/neozodb/neo/cmd/internal/door"
 )
 
 // noZEO is the value of --zeo without which ZEO clients are served.
@@ -40,7 +40,7 @@ func (o *options) listenZEO(ctx context.Context) (net.Listener, error) {
 
 // zeoDoor serves the cluster to ZEO clients.
 type zeoDoor struct {
-	storage *door.Cluster
+	storage *neodoor.Cluster
 	server  *zeo.Server
 	served  chan error
 }
@@ -61,7 +61,7 @@ func openZEO(ctx context.Context, o *options, log *cli.Log, cluster *simple.Clus
 	}
 	links := log.LinkConfig(nil)
 	d = &zeoDoor{served: make(chan error, 1)}
-	d.storage, err = door.Open(ctx, client.Config{
+	d.storage, err = neodoor.Open(ctx, client.Config{
 		Cluster: cluster.Name(), Masters: []proto.Address{cluster.Master()}, TLS: tlsConfig,
 		Log: links.Log, Record: links.Record, FlushLog: log.FlushFile,
 	})

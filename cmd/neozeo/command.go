@@ -18,8 +18,8 @@ import (
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/zeo"
+	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
-	"github.com/neozodb/neo/cmd/internal/door"
 )
 
 type options struct {
@@ -331,5 +331,5 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 	}
 	links := log.LinkConfig(cfg.TLS)
 	cfg.Log, cfg.Record, cfg.FlushLog = links.Log, links.Record, log.FlushFile
-	return door.Open(ctx, cfg)
+	return neodoor.Open(ctx, cfg)
 }

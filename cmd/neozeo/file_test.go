@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/neozodb/neo/cluster/zeo"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
@@ -56,7 +56,7 @@ func TestUndoLogEndsAtThePack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	log, err := s.UndoLog(t.Context(), 1, 100, func(*zeo.Meta) bool { return true })
+	log, err := s.UndoLog(t.Context(), 1, 100, func(*txn.Info) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}

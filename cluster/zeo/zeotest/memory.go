@@ -101,24 +101,24 @@ func (m *Memory) LastTID(context.Context) (tid.TID, error) {
 func (m *Memory) Sync(context.Context) error { return nil }
 
 // LoadBefore implements [zeo.Storage].
-func (m *Memory) LoadBefore(_ context.Context, oid tid.OID, before tid.TID) (zeo.Revision, error) {
+func (m *Memory) LoadBefore(_ context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	revisions := m.objects[oid]
 	if len(revisions) == 0 {
-		return zeo.Revision{}, zeo.ErrNoSuchObject
+		return txn.Revision{}, txn.ErrNoSuchObject
 	}
 	i := len(revisions) - 1
 	for i >= 0 && revisions[i].TID >= before {
 		i--
 	}
 	if i < 0 {
-		return zeo.Revision{}, zeo.ErrTooEarly
+		return txn.Revision{}, txn.ErrNotFound
 	}
 	if revisions[i].Data == nil {
-		return zeo.Revision{}, zeo.ErrNoSuchObject
+		return txn.Revision{}, txn.ErrNoSuchObject
 	}
-	r := zeo.Revision{Data: revisions[i].Data, Serial: revisions[i].TID}
+	r := txn.Revision{Data: revisions[i].Data, Serial: revisions[i].TID}
 	if i+1 < len(revisions) {
 		r.Next = revisions[i+1].TID
 	}
@@ -142,14 +142,14 @@ func (m *Memory) at(oid tid.OID, t tid.TID) *txn.Record {
 	return &revisions[i]
 }
 
-// LoadSerial implements [zeo.Storage].
-func (m *Memory) LoadSerial(_ context.Context, oid tid.OID, serial tid.TID) ([]byte, error) {
+// LoadAt implements [zeo.Storage].
+func (m *Memory) LoadAt(_ context.Context, oid tid.OID, serial tid.TID) (txn.Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if r := m.at(oid, serial); r != nil && r.Data != nil {
-		return r.Data, nil
+		return txn.Revision{Data: r.Data, Serial: serial}, nil
 	}
-	return nil, zeo.ErrNoSuchObject
+	return txn.Revision{}, txn.ErrNoSuchObject
 }
 
 func (m *Memory) txn(t tid.TID) *transaction {
@@ -167,8 +167,8 @@ func (m *Memory) txn(t tid.TID) *transaction {
 	return m.txns[i]
 }
 
-func (x *transaction) meta(size int64) zeo.Meta {
-	return zeo.Meta{TID: x.tid, User: x.user, Description: x.desc, Extension: x.ext, Size: size}
+func (x *transaction) meta(size int64) txn.Info {
+	return txn.Info{TID: x.tid, User: x.user, Description: x.desc, Extension: x.ext, Size: size, Status: x.status}
 }
 
 // size is what the record takes in a Data.fs.
@@ -179,15 +179,15 @@ func size(r *txn.Record) int64 {
 	return int64(len(r.Data))
 }
 
-// History implements [zeo.Storage].
-func (m *Memory) History(_ context.Context, oid tid.OID, n int) ([]zeo.Meta, error) {
+// Revisions implements [zeo.Storage].
+func (m *Memory) Revisions(_ context.Context, oid tid.OID, n int) ([]txn.Info, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	revisions := m.objects[oid]
 	if len(revisions) == 0 {
-		return nil, zeo.ErrNoSuchObject
+		return nil, txn.ErrNoSuchObject
 	}
-	var list []zeo.Meta
+	var list []txn.Info
 	for i := len(revisions) - 1; i >= 0 && len(list) < n; i-- {
 		list = append(list, m.txn(revisions[i].TID).meta(size(&revisions[i])))
 	}
@@ -195,10 +195,10 @@ func (m *Memory) History(_ context.Context, oid tid.OID, n int) ([]zeo.Meta, err
 }
 
 // UndoLog implements [zeo.Storage].
-func (m *Memory) UndoLog(_ context.Context, first, last int, accept func(*zeo.Meta) bool) ([]zeo.Meta, error) {
+func (m *Memory) UndoLog(_ context.Context, first, last int, accept func(*txn.Info) bool) ([]txn.Info, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var list []zeo.Meta
+	var list []txn.Info
 	for i, n := len(m.txns)-1, 0; i >= 0 && n < last; i-- {
 		x := m.txns[i]
 		if x.status == txn.Packed {
@@ -259,7 +259,7 @@ func (m *Memory) Changes(_ context.Context, after tid.TID, n int) ([]zeo.Change,
 }
 
 // NextObject implements [zeo.Storage].
-func (m *Memory) NextObject(_ context.Context, from tid.OID) (tid.OID, zeo.Revision, error) {
+func (m *Memory) NextObject(_ context.Context, from tid.OID) (tid.OID, txn.Revision, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	found, any := tid.OID(0), false
@@ -269,11 +269,11 @@ func (m *Memory) NextObject(_ context.Context, from tid.OID) (tid.OID, zeo.Revis
 		}
 	}
 	if !any {
-		return 0, zeo.Revision{}, zeo.ErrNoSuchObject
+		return 0, txn.Revision{}, txn.ErrNoSuchObject
 	}
 	revisions := m.objects[found]
 	r := revisions[len(revisions)-1]
-	return found, zeo.Revision{Data: r.Data, Serial: r.TID}, nil
+	return found, txn.Revision{Data: r.Data, Serial: r.TID}, nil
 }
 
 // NewOIDs implements [zeo.Storage].
@@ -301,7 +301,7 @@ type Txn struct {
 // Begin implements [zeo.Storage].
 func (d *Door) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	if d.F.ReadOnly {
-		return nil, zeo.ErrReadOnly
+		return nil, txn.ErrReadOnly
 	}
 	select {
 	case <-d.commit:
@@ -361,7 +361,7 @@ func (t *Txn) put(r txn.Record) {
 // Store implements [zeo.Txn].
 func (t *Txn) Store(_ context.Context, oid tid.OID, base tid.TID, data []byte) error {
 	if now, ok := t.committed(oid); ok && now != base {
-		return &zeo.ConflictError{OID: oid, Committed: now, Base: base}
+		return &txn.ConflictError{OID: oid, Committed: now, Base: base}
 	}
 	t.put(txn.Record{OID: oid, Data: data})
 	return nil
@@ -371,10 +371,10 @@ func (t *Txn) Store(_ context.Context, oid tid.OID, base tid.TID, data []byte) e
 func (t *Txn) Check(_ context.Context, oid tid.OID, base tid.TID) error {
 	now, ok := t.committed(oid)
 	if !ok {
-		return zeo.ErrNoSuchObject
+		return txn.ErrNoSuchObject
 	}
 	if now != base {
-		return &zeo.ReadConflictError{OID: oid, Committed: now, Base: base}
+		return &txn.ReadConflictError{OID: oid, Committed: now, Base: base}
 	}
 	return nil
 }
@@ -383,10 +383,10 @@ func (t *Txn) Check(_ context.Context, oid tid.OID, base tid.TID) error {
 func (t *Txn) Delete(_ context.Context, oid tid.OID, base tid.TID) error {
 	now, ok := t.committed(oid)
 	if !ok {
-		return zeo.ErrNoSuchObject
+		return txn.ErrNoSuchObject
 	}
 	if now != base {
-		return &zeo.ConflictError{OID: oid, Committed: now, Base: base}
+		return &txn.ConflictError{OID: oid, Committed: now, Base: base}
 	}
 	t.put(txn.Record{OID: oid})
 	return nil
@@ -417,17 +417,17 @@ func (t *Txn) Undo(_ context.Context, undone tid.TID) ([]tid.OID, error) {
 	x := t.d.txn(undone)
 	t.d.mu.RUnlock()
 	if x == nil {
-		return nil, &zeo.UndoError{Failures: []zeo.UndoFailure{{Reason: "Invalid transaction id"}}}
+		return nil, &txn.UndoError{Failures: []txn.UndoFailure{{OID: tid.InvalidOID, Reason: "Invalid transaction id"}}}
 	}
 	if x.status != txn.Committed {
-		return nil, &zeo.UndoError{Failures: []zeo.UndoFailure{{Reason: "non-undoable transaction"}}}
+		return nil, &txn.UndoError{Failures: []txn.UndoFailure{{OID: tid.InvalidOID, Reason: "non-undoable transaction"}}}
 	}
 	var oids []tid.OID
-	var failures []zeo.UndoFailure
+	var failures []txn.UndoFailure
 	for _, r := range x.records {
 		now := t.current(r.OID)
 		if now == nil || now.TID != undone && now.DataTID != undone && !same(now.Data, r.Data) {
-			failures = append(failures, zeo.UndoFailure{OID: r.OID, Reason: "Some data were modified by a later transaction"})
+			failures = append(failures, txn.UndoFailure{OID: r.OID, Reason: "Some data were modified by a later transaction"})
 			continue
 		}
 		copied := txn.Record{OID: r.OID}
@@ -442,7 +442,7 @@ func (t *Txn) Undo(_ context.Context, undone tid.TID) ([]tid.OID, error) {
 		oids = append(oids, r.OID)
 	}
 	if failures != nil {
-		return nil, &zeo.UndoError{Failures: failures}
+		return nil, &txn.UndoError{Failures: failures}
 	}
 	return oids, nil
 }
@@ -450,7 +450,7 @@ func (t *Txn) Undo(_ context.Context, undone tid.TID) ([]tid.OID, error) {
 func same(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }
 
 // Vote implements [zeo.Txn].
-func (t *Txn) Vote(context.Context) ([]tid.OID, []*zeo.ConflictError, error) { return nil, nil, nil }
+func (t *Txn) Vote(context.Context) ([]tid.OID, []*txn.ConflictError, error) { return nil, nil, nil }
 
 // Finish implements [zeo.Txn].
 func (t *Txn) Finish(_ context.Context, committed func(tid.TID)) (tid.TID, error) {

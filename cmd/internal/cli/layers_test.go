@@ -47,6 +47,7 @@ var layers = []struct{ name, may string }{
 	{"fsformat/pickle", ""},
 	{"fsformat", "cluster/txn fsformat/pickle"},
 	{"cluster/zeo", "cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
+	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/sqlitedb cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
 	{"importer", "cluster/storage/backend fsformat cluster/conf"},
@@ -59,7 +60,7 @@ var layers = []struct{ name, may string }{
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/clustertest", "cluster/storage/backendtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {

@@ -1,4 +1,4 @@
-package door
+package neodoor
 
 import (
 	"context"
@@ -156,9 +156,9 @@ func TestOutage(t *testing.T) {
 		"Watch":      func() error { _, err := s.Watch(ctx, nil); return err },
 		"Sync":       func() error { return s.Sync(ctx) },
 		"LoadBefore": func() error { _, err := s.LoadBefore(ctx, 1, tid.Max); return err },
-		"LoadSerial": func() error { _, err := s.LoadSerial(ctx, 1, 1); return err },
-		"History":    func() error { _, err := s.History(ctx, 1, 1); return err },
-		"UndoLog":    func() error { _, err := s.UndoLog(ctx, 0, 1, func(*zeo.Meta) bool { return true }); return err },
+		"LoadAt":     func() error { _, err := s.LoadAt(ctx, 1, 1); return err },
+		"Revisions":  func() error { _, err := s.Revisions(ctx, 1, 1); return err },
+		"UndoLog":    func() error { _, err := s.UndoLog(ctx, 0, 1, func(*txn.Info) bool { return true }); return err },
 		"Changes":    func() error { _, _, err := s.Changes(ctx, 0, 1); return err },
 		"NextObject": func() error { _, _, err := s.NextObject(ctx, 0); return err },
 		"NewOIDs":    func() error { _, err := s.NewOIDs(ctx, 1); return err },
@@ -177,7 +177,7 @@ func TestOutage(t *testing.T) {
 		"conflicts": func() error { _, err := open.conflicts(ctx, []error{conflict}); return err },
 		"Finish":    func() error { _, err := open.Finish(ctx, nil); return err },
 	} {
-		if err := call(); !errors.Is(err, zeo.ErrUnavailable) {
+		if err := call(); !errors.Is(err, txn.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -288,7 +288,7 @@ func TestNewObjectsAreListed(t *testing.T) {
 		from := tid.OID(0)
 		for {
 			oid, _, err := s.NextObject(t.Context(), from)
-			if errors.Is(err, zeo.ErrNoSuchObject) {
+			if errors.Is(err, txn.ErrNoSuchObject) {
 				break
 			}
 			if err != nil {
@@ -322,7 +322,7 @@ func TestReadOnly(t *testing.T) {
 	_, begin := s.Begin(t.Context(), zeo.Begin{})
 	_, oids := s.NewOIDs(t.Context(), 1)
 	for what, err := range map[string]error{"begin": begin, "new ids": oids, "pack": s.Pack(t.Context(), last)} {
-		if !errors.Is(err, zeo.ErrReadOnly) {
+		if !errors.Is(err, txn.ErrReadOnly) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
