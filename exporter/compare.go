@@ -21,6 +21,14 @@ type CompareOptions struct {
 	// records of one object only the last one counts.
 	AnyOrder bool
 
+	// EachRecord, with AnyOrder: several records of one object all count, in their
+	// order.
+	EachRecord bool
+
+	// AnyLink: records may link to different earlier records with their data, or to
+	// none.
+	AnyLink bool
+
 	// FullData: a record may hold its data instead of the link to an earlier
 	// record with the same data.
 	FullData bool
@@ -30,9 +38,10 @@ type CompareOptions struct {
 	Packed bool
 }
 
+// What of a [Difference] about a transaction or a record that one history lacks.
 const (
-	missingInFirst  = "missing in the first"
-	missingInSecond = "missing in the second"
+	MissingInFirst  = "missing in the first"
+	MissingInSecond = "missing in the second"
 )
 
 // Difference is something that two histories do not have in common.
@@ -41,6 +50,8 @@ type Difference struct {
 	Record bool // about the object OID; else about the transaction
 	OID    tid.OID
 	What   string
+
+	First, Second *Digest // of a record that both have and that differs; else nil
 }
 
 func (d Difference) String() string {
@@ -85,11 +96,11 @@ func Compare(ctx context.Context, a, b Source, after, upTo tid.TID, opt CompareO
 					progress(ta.TID, transactions, records, size)
 				}
 			case okA && (!okB || ta.TID < tb.TID):
-				if !yield(Difference{TID: ta.TID, What: missingInSecond}, nil) {
+				if !yield(Difference{TID: ta.TID, What: MissingInSecond}, nil) {
 					return
 				}
 			default:
-				if !yield(Difference{TID: tb.TID, What: missingInFirst}, nil) {
+				if !yield(Difference{TID: tb.TID, What: MissingInFirst}, nil) {
 					return
 				}
 			}
@@ -157,26 +168,25 @@ func compareOne(a, b *txn.Transaction, opt CompareOptions, records, size *int64)
 			case !okA && !okB:
 				return
 			case !okB:
-				if !yield(Difference{a.TID, true, ra.OID, missingInSecond}, nil) {
+				if !yield(Difference{TID: a.TID, Record: true, OID: ra.OID, What: MissingInSecond}, nil) {
 					return
 				}
 				continue
 			case !okA:
-				if !yield(Difference{a.TID, true, rb.OID, missingInFirst}, nil) {
+				if !yield(Difference{TID: a.TID, Record: true, OID: rb.OID, What: MissingInFirst}, nil) {
 					return
 				}
 				continue
 			case ra.OID != rb.OID:
 				// What follows cannot be matched any more.
-				yield(Difference{a.TID, true, ra.OID, fmt.Sprintf("object %v in its place", rb.OID)}, nil)
+				yield(Difference{TID: a.TID, Record: true, OID: ra.OID, What: fmt.Sprintf("object %v in its place", rb.OID)}, nil)
 				return
 			}
 			*records++
 			*size += int64(len(ra.Data))
-			if what := compareRecords(digest(ra), digest(rb), opt, bytes.Equal(ra.Data, rb.Data)); what != "" {
-				if !yield(Difference{a.TID, true, ra.OID, what}, nil) {
-					return
-				}
+			d := Difference{TID: a.TID, Record: true, OID: ra.OID, First: digest(ra, opt), Second: digest(rb, opt)}
+			if d.compare(opt, bytes.Equal(ra.Data, rb.Data)) && !yield(d, nil) {
+				return
 			}
 		}
 	}
@@ -196,74 +206,95 @@ func all(t *txn.Transaction) iter.Seq2[*txn.Record, error] {
 	return t.Records
 }
 
-// summary is what a comparison needs of a record whose data is not kept.
-type summary struct {
-	absent  bool
-	size    int
+// Digest is what a comparison keeps of a record.
+type Digest struct {
+	Absent  bool              // the object does not exist at this revision
+	Size    int               // bytes of data
+	DataTID tid.TID           // as in [txn.Record]; zero with AnyLink
 	sum     [sha256.Size]byte // only in sets
-	dataTID tid.TID
 }
 
-func digest(r *txn.Record) summary {
-	return summary{absent: r.Data == nil, size: len(r.Data), dataTID: r.DataTID}
-}
-
-// compareRecords returns how the second differs from the first, "" if not.
-func compareRecords(a, b summary, opt CompareOptions, same bool) string {
-	switch {
-	case a.absent != b.absent && b.absent:
-		return "no data in the second"
-	case a.absent != b.absent:
-		return "no data in the first"
-	case !same && a.size != b.size:
-		return fmt.Sprintf("%d bytes of data, not %d", b.size, a.size)
-	case !same:
-		return fmt.Sprintf("other data of %d bytes", a.size)
-	case a.dataTID != b.dataTID && !(opt.FullData && (a.dataTID == tid.Zero || b.dataTID == tid.Zero)):
-		return fmt.Sprintf("data of transaction %v, not %v", b.dataTID, a.dataTID)
+func digest(r *txn.Record, opt CompareOptions) *Digest {
+	d := &Digest{Absent: r.Data == nil, Size: len(r.Data), DataTID: r.DataTID}
+	if opt.AnyLink {
+		d.DataTID = tid.Zero
 	}
-	return ""
+	return d
+}
+
+// compare says how the second record differs from the first, if it does. same: their
+// data are equal.
+func (d *Difference) compare(opt CompareOptions, same bool) bool {
+	a, b := d.First, d.Second
+	switch {
+	case a.Absent != b.Absent && b.Absent:
+		d.What = "no data in the second"
+	case a.Absent != b.Absent:
+		d.What = "no data in the first"
+	case !same && a.Size != b.Size:
+		d.What = fmt.Sprintf("%d bytes of data, not %d", b.Size, a.Size)
+	case !same:
+		d.What = fmt.Sprintf("other data of %d bytes", a.Size)
+	case a.DataTID != b.DataTID && !(opt.FullData && (a.DataTID == tid.Zero || b.DataTID == tid.Zero)):
+		d.What = fmt.Sprintf("data of transaction %v, not %v", b.DataTID, a.DataTID)
+	}
+	return d.What != ""
+}
+
+// recordKey is a record of a transaction, whatever its place. An object may have
+// several.
+type recordKey struct {
+	oid tid.OID
+	n   int // how many the object has before
 }
 
 // compareSets compares records whatever their order.
 func compareSets(a, b *txn.Transaction, opt CompareOptions, records, size *int64, yield func(Difference, error) bool) {
-	var sets [2]map[tid.OID]summary
-	var order [2][]tid.OID
+	var sets [2]map[recordKey]*Digest
+	var order [2][]recordKey
 	for i, t := range []*txn.Transaction{a, b} {
-		sets[i] = map[tid.OID]summary{}
+		sets[i] = map[recordKey]*Digest{}
+		count := map[tid.OID]int{}
 		for r, err := range all(t) {
 			if err != nil {
 				yield(Difference{}, fmt.Errorf("compare: transaction %v: %w", a.TID, err))
 				return
 			}
-			s := digest(r)
+			s := digest(r, opt)
 			s.sum = sha256.Sum256(r.Data)
-			if _, again := sets[i][r.OID]; !again {
-				order[i] = append(order[i], r.OID)
+			k := recordKey{oid: r.OID}
+			if opt.EachRecord {
+				k.n = count[r.OID]
+				count[r.OID]++
 			}
-			sets[i][r.OID] = s
+			if sets[i][k] == nil {
+				order[i] = append(order[i], k)
+			}
+			sets[i][k] = s
 			if i == 0 {
 				*records++
 				*size += int64(len(r.Data))
 			}
 		}
 	}
-	for _, oid := range order[0] {
-		sb, ok := sets[1][oid]
-		if !ok && opt.Packed {
+	for _, k := range order[0] {
+		d := Difference{TID: a.TID, Record: true, OID: k.oid, First: sets[0][k], Second: sets[1][k]}
+		switch {
+		case d.Second != nil:
+			if !d.compare(opt, d.First.sum == d.Second.sum) {
+				continue
+			}
+		case opt.Packed:
 			continue
+		default:
+			d.What, d.First = MissingInSecond, nil
 		}
-		what := missingInSecond
-		if ok {
-			sa := sets[0][oid]
-			what = compareRecords(sa, sb, opt, sa.sum == sb.sum)
-		}
-		if what != "" && !yield(Difference{a.TID, true, oid, what}, nil) {
+		if !yield(d, nil) {
 			return
 		}
 	}
-	for _, oid := range order[1] {
-		if _, ok := sets[0][oid]; !ok && !yield(Difference{a.TID, true, oid, missingInFirst}, nil) {
+	for _, k := range order[1] {
+		if sets[0][k] == nil && !yield(Difference{TID: a.TID, Record: true, OID: k.oid, What: MissingInFirst}, nil) {
 			return
 		}
 	}
@@ -315,9 +346,9 @@ func Follows(ctx context.Context, src, dst Source, after, last tid.TID, opt Comp
 		}
 		why := whyOther
 		switch d.What {
-		case missingInSecond:
+		case MissingInSecond:
 			d.What, why = "missing in the destination", whyThinned
-		case missingInFirst:
+		case MissingInFirst:
 			d.What, why = "missing in the source", whyPacked
 		}
 		if ok && after > tid.Zero {

@@ -77,6 +77,8 @@ func TestCompare(t *testing.T) {
 	same := CompareOptions{}
 	back := record(1, "x")
 	back.DataTID = 5
+	other := back
+	other.DataTID = 6
 	gone := txn.Record{OID: 1}
 	packed := transaction(10, record(1, "x"))
 	packed.Status = 'p'
@@ -110,6 +112,12 @@ func TestCompare(t *testing.T) {
 			[]string{"transaction 000000000000000a: object 0000000000000001: object 0000000000000002 in its place"}},
 		{"any order", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "y"), record(1, "x"))}, CompareOptions{AnyOrder: true}, nil},
 		{"last of two", []txn.Transaction{transaction(10, record(1, "x"), record(1, "y"))}, []txn.Transaction{transaction(10, record(1, "y"))}, CompareOptions{AnyOrder: true}, nil},
+		{"each of two", []txn.Transaction{transaction(10, record(1, "x"), record(2, "z"), record(1, "y"))}, []txn.Transaction{transaction(10, record(1, "x"), record(1, "y"), record(2, "z"))}, CompareOptions{AnyOrder: true, EachRecord: true}, nil},
+		{"one of two", []txn.Transaction{transaction(10, record(1, "x"), record(1, "y"))}, []txn.Transaction{transaction(10, record(1, "y"))}, CompareOptions{AnyOrder: true, EachRecord: true},
+			[]string{"transaction 000000000000000a: object 0000000000000001: other data of 1 bytes", "transaction 000000000000000a: object 0000000000000001: missing in the second"}},
+		{"any link", []txn.Transaction{transaction(10, back)}, []txn.Transaction{transaction(10, other)}, CompareOptions{AnyLink: true}, nil},
+		{"full data for another link", []txn.Transaction{transaction(10, back)}, []txn.Transaction{transaction(10, other)}, CompareOptions{FullData: true},
+			[]string{"transaction 000000000000000a: object 0000000000000001: data of transaction 0000000000000006, not 0000000000000005"}},
 		{"packed", []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, []txn.Transaction{transaction(10, record(2, "Y"))}, CompareOptions{AnyOrder: true, Packed: true},
 			[]string{"transaction 000000000000000a: object 0000000000000002: other data of 1 bytes"}},
 		{"packed first", []txn.Transaction{transaction(10, record(2, "y"))}, []txn.Transaction{transaction(10, record(1, "x"), record(2, "y"))}, CompareOptions{AnyOrder: true, Packed: true},

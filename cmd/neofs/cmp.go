@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/exporter"
 	"github.com/neozodb/neo/fsformat"
 )
 
@@ -56,17 +58,50 @@ func runCmp(ctx context.Context, env *cli.Env, o *cmpOptions, args []string) err
 			return err
 		}
 	}
-	var differ int64
-	both, err := fsformat.Comparison{Content: o.content}.Histories(ctx, files[0], files[1], after, upTo, func(at tid.TID, difference string) bool {
-		differ++
-		fmt.Fprintf(env.Stdout, "transaction %v: %s\n", at, difference)
-		return o.all
-	})
-	if err != nil {
-		return err
+	opt := exporter.CompareOptions{AnyOrder: true, EachRecord: !o.content, AnyStatus: o.content, AnyLink: o.content}
+	var differ, both int64
+	var last tid.TID // that differs
+	for d, err := range exporter.Compare(ctx, files[0], files[1], after, upTo, opt, func(_ tid.TID, n, _, _ int64) { both = n }) {
+		if err != nil {
+			if inner := errors.Unwrap(err); inner != nil {
+				err = inner // names its file
+			}
+			return err
+		}
+		if d.TID == last {
+			continue // one for each transaction
+		}
+		differ, last = differ+1, d.TID
+		fmt.Fprintf(env.Stdout, "transaction %v: %s\n", d.TID, difference(&d))
+		if !o.all {
+			break
+		}
 	}
 	if differ == 0 {
 		fmt.Fprintf(env.Stdout, "equal: %d transactions\n", both)
 	}
 	return found(differ)
+}
+
+// difference describes a difference between two files.
+func difference(d *exporter.Difference) string {
+	what := d.What
+	switch what {
+	case exporter.MissingInFirst:
+		what = "only in the second"
+	case exporter.MissingInSecond:
+		what = "only in the first"
+	}
+	a, b := d.First, d.Second
+	switch {
+	case !d.Record:
+		return what
+	case a == nil || b == nil:
+		return fmt.Sprintf("object %v is %s", d.OID, what)
+	case a.Absent != b.Absent:
+		return fmt.Sprintf("object %v is absent in one of them only", d.OID)
+	case a.DataTID != b.DataTID:
+		return fmt.Sprintf("object %v has the data of transaction %v, not %v", d.OID, b.DataTID, a.DataTID)
+	}
+	return fmt.Sprintf("object %v: its %d bytes of data differ from the %d of the first", d.OID, b.Size, a.Size)
 }
