@@ -1,8 +1,9 @@
 // Package exporter copies the history of one database into another: from a
 // cluster, a Data.fs or a slice of transactions into a Data.fs or a cluster.
 //
-// It knows neither clusters nor files, only histories that can be read in order
-// and sinks that take transactions in order.
+// [ToFile] and [ToCluster] bring a destination up to date. They know histories that can
+// be read in order, and sinks that take transactions in order; a cluster is a
+// [txn.Database] with an [Appender].
 //
 // # Invariant
 //

@@ -11,7 +11,6 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
-	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
@@ -110,8 +109,7 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	upTo, err := r.LastTID(ctx)
-	if err != nil {
+	if _, err := r.LastTID(ctx); err != nil {
 		return err
 	}
 	level := o.level
@@ -123,55 +121,44 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	last, err := c.LastTID(ctx)
-	if err != nil {
-		return err
+	var bar *cli.Progress
+	defer func() {
+		if bar != nil {
+			bar.Done()
+		}
+	}()
+	var refused error
+	begin := func(last, _ tid.TID) error {
+		if last > tid.Zero {
+			o.say(env, "The cluster has everything up to transaction %v already", last)
+		}
+		if refused = r.TellRenumbered(ctx, last); refused != nil {
+			return refused
+		}
+		var total int64
+		if total, refused = side.Remaining(ctx, r.Reader, last); refused != nil {
+			return refused
+		}
+		bar = cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: total, Quiet: o.Quiet})
+		return nil
 	}
-	if err := checkCluster(ctx, r, c, last); errors.As(err, new(*exporter.NotPrefixError)) {
-		return fmt.Errorf("cluster %s: %w; it stays as it is: migrate to a new cluster instead", o.Cluster, err)
-	} else if err != nil {
-		return fmt.Errorf("cluster %s: %w", o.Cluster, err)
-	}
-	if last > tid.Zero {
-		o.say(env, "The cluster has everything up to transaction %v already", last)
-	}
-	if err := r.TellRenumbered(ctx, last); err != nil {
-		return err
-	}
-	total, err := side.Remaining(ctx, r.Reader, last)
-	if err != nil {
-		return err
-	}
-	bar := cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: total, Quiet: o.Quiet})
-	defer bar.Done()
-	a := c.NewAppender(ctx, client.AppenderOptions{Window: o.window})
-	_, err = exporter.Copy(ctx, a, r, last, upTo, func(_ tid.TID, transactions, records, bytes int64) {
-		bar.Set(transactions, transactions*31+records*42+bytes) // about as much as in the file
+	err = exporter.ToCluster(ctx, r, c, func() exporter.Appender { return c.NewAppender(ctx, client.AppenderOptions{Window: o.window}) }, exporter.ClusterOptions{
+		Recent: recent,
+		Opened: begin,
+		Progress: func(_ tid.TID, transactions, records, bytes int64) {
+			bar.Set(transactions, transactions*31+records*42+bytes) // about as much as in the file
+		},
 	})
-	if closed := a.Close(); closed != nil && !errors.Is(err, closed) {
-		err = errors.Join(err, closed)
+	if e, ok := errors.AsType[*exporter.InterruptedError](err); ok {
+		return fmt.Errorf("stopped after transaction %v, run again to go on: %w", e.Last, e.Err)
 	}
-	if err != nil {
-		return fmt.Errorf("stopped after transaction %v, run again to go on: %w", a.LastTID(), err)
+	switch {
+	case err == nil || refused != nil:
+		return refused
+	case errors.As(err, new(*exporter.NotPrefixError)):
+		return fmt.Errorf("cluster %s: %w; it stays as it is: migrate to a new cluster instead", o.Cluster, err)
 	}
-	return nil
-}
-
-// checkCluster verifies that a cluster that is not empty ends with what the source
-// has at the same place.
-func checkCluster(ctx context.Context, src exporter.Source, c *client.Client, last tid.TID) error {
-	if last == tid.Zero {
-		return exporter.Follows(ctx, src, c, tid.Zero, tid.Zero, exporter.CompareOptions{})
-	}
-	infos, err := txn.Select(c.Backwards(ctx), 0, recent, nil)
-	if err != nil {
-		return err
-	}
-	after := tid.Zero
-	if len(infos) == recent {
-		after = infos[len(infos)-1].TID - 1
-	}
-	return exporter.Follows(ctx, src, c, after, last, exporter.CompareOptions{AnyStatus: true, AnyOrder: true, FullData: true})
+	return fmt.Errorf("cluster %s: %w", o.Cluster, err)
 }
 
 // toFile copies a cluster.
