@@ -24,7 +24,7 @@ type WriterOptions struct {
 	Magic Magic
 
 	// Group is how many bytes of transactions are made durable at once: until then
-	// nobody sees any of them. 0: for [Create] 64 MiB, for [OpenAppend] every
+	// no reader sees any of them. 0: for [Create] 64 MiB, for [OpenAppend] every
 	// transaction by itself. Negative: every transaction.
 	Group int64
 
@@ -46,7 +46,7 @@ type WriterOptions struct {
 	Progress Progress
 
 	// NoSync leaves it to the operating system when bytes reach the disk. Only for
-	// files that nobody will miss.
+	// files that will not be missed.
 	NoSync bool
 }
 

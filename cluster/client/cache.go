@@ -20,7 +20,7 @@ const (
 // wash out what is used all the time. Data is dropped only for want of room. Queue
 // 0 remembers how often entries were used whose data is gone.
 //
-// It is a value owned by whoever holds the lock around it.
+// It is a value owned by the goroutine that holds the lock around it.
 //
 // Invariant: the revisions of an object are sorted by TID, no two overlap, and
 // only the newest may have no successor.

@@ -92,9 +92,9 @@ type Client struct {
 
 	mu         sync.Mutex
 	id         proto.NodeID // last id that a master gave us
-	connecting *connecting  // nil: nobody connects to a master
+	connecting *connecting  // nil: no call connects to a master
 	txns       map[tid.TID]*Txn
-	finishing  map[*finishAsked]struct{} // nobody waits for them
+	finishing  map[*finishAsked]struct{} // without a caller that waits
 	storages   storages
 
 	cacheMu sync.Mutex
@@ -158,7 +158,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 // Close ends all links and waits for the goroutines of the client and of its
 // links. Calls that are under way fail.
 func (c *Client) Close() error {
-	c.mu.Lock() // whoever connects has started his goroutine, or sees the end
+	c.mu.Lock() // a call that connects has started its goroutine, or sees the end
 	c.cancel()
 	c.mu.Unlock()
 	var ends []<-chan struct{}

@@ -186,8 +186,8 @@ func TestConflicts(t *testing.T) {
 	})
 }
 
-// A vote is durable, and yet an abort leaves nothing of it: who waits for its
-// objects gets them at once, and nobody ever sees it.
+// A vote is durable, and yet an abort leaves nothing of it: a client that waits for its
+// objects gets them at once, and no client ever sees it.
 func TestAbortAfterVote(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
 		a, b := r.open(nil), r.open(nil)

@@ -26,7 +26,7 @@ func (t *Txn) Finish(ctx context.Context, onFinish func(tid.TID)) (tid.TID, erro
 	t.mu.Lock()
 	voted, asked := t.voted, t.finish
 	t.mu.Unlock()
-	if asked != nil { // by FinishSoon, with its onFinish
+	if asked != nil { // by FinishAsync, with its onFinish
 		return t.awaitFinish(ctx, asked)
 	}
 	if !voted {
@@ -46,7 +46,7 @@ func (t *Txn) askFinish(onFinish func(tid.TID)) (*finishAsked, error) {
 	return t.askFinishThen(onFinish, nil)
 }
 
-// askFinishThen is askFinish for a user who does not wait: then is called once,
+// askFinishThen is askFinish for a caller that does not wait: then is called once,
 // unless it is nil.
 func (t *Txn) askFinishThen(onFinish func(tid.TID), then func(tid.TID, bool)) (*finishAsked, error) {
 	t.mu.Lock()
@@ -112,7 +112,7 @@ type finishAsked struct {
 	t        *Txn
 	onFinish func(tid.TID)
 	result   chan finishResult
-	then     func(at tid.TID, finished bool) // under the lock of the client; nil: called, or nobody asks
+	then     func(at tid.TID, finished bool) // under the lock of the client; nil: called, or not asked for
 }
 
 // takeThen returns what is to be called, the first time.
@@ -126,7 +126,7 @@ func (a *finishAsked) takeThen() func(tid.TID, bool) {
 	return then
 }
 
-// giveUp tells a user who does not wait that he has to.
+// giveUp tells a caller that does not wait that it has to.
 func (a *finishAsked) giveUp() {
 	if then := a.takeThen(); then != nil {
 		then(tid.Zero, false)

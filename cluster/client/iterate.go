@@ -120,7 +120,7 @@ func (c *Client) walk(ctx context.Context, after, upTo tid.TID) (*walk, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Who was told of a commit may ask for it before LastTID names it.
+	// A caller that was told of a commit may ask for it before LastTID names it.
 	last = max(last, tid.TID(c.told.Load()))
 	// Links are opened now: asking ahead does not wait for them.
 	for id := range v.running {
@@ -490,7 +490,7 @@ func (t *walkTxn) records(yield func(*txn.Record, error) bool) {
 	}
 }
 
-// skip leaves the transaction: records that nobody wanted are consumed.
+// skip leaves the transaction: records that were not asked for are consumed.
 func (t *walkTxn) skip() error {
 	w := t.w
 	for t.taken < t.asked {

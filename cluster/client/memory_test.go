@@ -115,12 +115,12 @@ func TestEndedTransactionsAreForgotten(t *testing.T) {
 			return func(i int) error {
 				tx := stored(t, c, seen, i)
 				done := make(chan bool, 1)
-				tx.VoteSoon(func(voted bool) { done <- voted })
+				tx.VoteAsync(func(voted bool) { done <- voted })
 				if !<-done {
 					_, err := tx.Vote(t.Context())
 					return err
 				}
-				tx.FinishSoon(nil, func(_ tid.TID, finished bool) { done <- finished })
+				tx.FinishAsync(nil, func(_ tid.TID, finished bool) { done <- finished })
 				if !<-done {
 					_, err := tx.Finish(t.Context(), nil)
 					return err

@@ -119,7 +119,7 @@ func (c *Client) pack(ctx context.Context, upTo tid.TID, oids []tid.OID) (tid.TI
 	}
 	t.SetPackOrder(upTo, oids)
 	id, err := t.Finish(ctx, func(at tid.TID) {
-		if c.cfg.OnInvalidate != nil { // its user does not commit it himself
+		if c.cfg.OnInvalidate != nil { // its user does not commit it
 			c.cfg.OnInvalidate(at, nil)
 		}
 	})

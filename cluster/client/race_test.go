@@ -270,7 +270,7 @@ func TestLoadRacesInvalidation(t *testing.T) {
 	}
 }
 
-// Who wants the same object waits for the load that is under way.
+// A caller that wants the same object waits for the load that is under way.
 func TestLoadsOfOneObject(t *testing.T) {
 	playScript(t, 1, 10, func(t *testing.T, s *script) {
 		c := s.open(nil)

@@ -157,7 +157,7 @@ func (c *Client) begun(ctx context.Context, a *beginAsked) (*Txn, error) {
 	return t, nil
 }
 
-// beginAsked is the tag of AskBeginTransaction. Whoever asked may go away before
+// beginAsked is the tag of AskBeginTransaction. The caller may go away before
 // the answer: the transaction is then aborted.
 type beginAsked struct {
 	session   *session
@@ -425,7 +425,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 		return fmt.Errorf("transaction %v: write to partition %d: %w", t.ttid, partition, ErrNoStorage)
 	}
 	for _, to := range targets {
-		if repeated { // somebody waits for it
+		if repeated { // a caller waits for it
 			to.conn.Ask(req, &storeAsked{t, to.id, oid, w})
 		} else {
 			to.conn.AskLater(req, &storeAsked{t, to.id, oid, w})
@@ -578,7 +578,7 @@ func (a *storeAsked) answered(ev link.Event) {
 	t := a.t
 	t.mu.Lock()
 	defer func() {
-		// Nobody waits for one answer among many.
+		// No caller waits for one answer among many.
 		flush := t.unsent
 		tell := !t.waitingLocked() || t.crowded || t.err != nil || len(t.conflict) > 0 || len(t.watchers) > 0
 		t.mu.Unlock()

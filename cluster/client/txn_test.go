@@ -49,20 +49,20 @@ func vote(ctx context.Context, tx *client.Txn) <-chan error {
 	return ch
 }
 
-// commitSoon is Finish for a user who waits for nothing unless he has to.
+// commitSoon is Finish for a caller that waits for nothing unless it has to.
 func commitSoon(ctx context.Context, tx *client.Txn, onFinish func(tid.TID)) (tid.TID, error) {
 	type outcome struct {
 		at tid.TID
 		ok bool
 	}
 	done := make(chan outcome, 2) // a second call would be found
-	tx.VoteSoon(func(voted bool) { done <- outcome{ok: voted} })
+	tx.VoteAsync(func(voted bool) { done <- outcome{ok: voted} })
 	if r := <-done; !r.ok {
 		if _, err := tx.Vote(ctx); err != nil {
 			return tid.Zero, err
 		}
 	}
-	tx.FinishSoon(onFinish, func(at tid.TID, finished bool) { done <- outcome{at, finished} })
+	tx.FinishAsync(onFinish, func(at tid.TID, finished bool) { done <- outcome{at, finished} })
 	r := <-done
 	if len(done) > 0 {
 		return tid.Zero, errors.New("called twice")
@@ -391,7 +391,7 @@ func TestMasterLostInFinish(t *testing.T) {
 	}
 }
 
-// VoteSoon calls back from the goroutine that reads the answer on which it depends.
+// VoteAsync calls back from the goroutine that reads the answer on which it depends.
 func TestVoteSoon(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -413,7 +413,7 @@ func TestVoteSoon(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			playScript(t, 1, 10, func(t *testing.T, s *script) {
 				c := s.open(nil)
-				b := c.BeginSoon(client.BeginOptions{})
+				b := c.BeginAsync(client.BeginOptions{})
 				if err := c.Sync(t.Context()); err != nil {
 					t.Fatal(err)
 				}
@@ -429,7 +429,7 @@ func TestVoteSoon(t *testing.T) {
 				}
 				tx.Flush()
 				calls := make(chan bool, 2)
-				tx.VoteSoon(func(voted bool) { calls <- voted })
+				tx.VoteAsync(func(voted bool) { calls <- voted })
 				ev, _ := request[*proto.AskStoreObject](s)
 				if len(calls) > 0 {
 					t.Fatal("called before the answer")
@@ -470,13 +470,13 @@ func TestVoteSoon(t *testing.T) {
 func TestBeginSoonAbandoned(t *testing.T) {
 	simulate(t, shape{storages: 1, partitions: 1}, func(t *testing.T, r *rig) {
 		c := r.open(nil)
-		b := c.BeginSoon(client.BeginOptions{})
+		b := c.BeginAsync(client.BeginOptions{})
 		b.Abandon()                  // before the answer
 		r.commit(c, text(1, 0, "x")) // connects the storage
-		b = c.BeginSoon(client.BeginOptions{})
+		b = c.BeginAsync(client.BeginOptions{})
 		synctest.Wait()
 		b.Abandon() // after it
-		b = c.BeginSoon(client.BeginOptions{})
+		b = c.BeginAsync(client.BeginOptions{})
 		synctest.Wait()
 		tx := b.Take()
 		if tx == nil {
@@ -499,8 +499,8 @@ func TestBeginSoonAbandoned(t *testing.T) {
 	})
 }
 
-// Before the finish, a lost master fails the vote, and nobody is asked to abort
-// a transaction that he does not know.
+// Before the finish, a lost master fails the vote, and no master is asked to abort
+// a transaction that it does not know.
 func TestMasterLostBeforeVote(t *testing.T) {
 	playScript(t, 1, 10, func(t *testing.T, s *script) {
 		c := s.open(nil)
@@ -728,7 +728,7 @@ func TestDamagedEverywhere(t *testing.T) {
 	})
 }
 
-// Who is told of a commit, by a callback that comes before LastTID names it, finds it
+// A caller that is told of a commit, by a callback that comes before LastTID names it, finds it
 // in the history.
 func TestHistoryOfWhatWasJustTold(t *testing.T) {
 	simulate(t, shape{partitions: 2, storages: 1}, func(t *testing.T, r *rig) {

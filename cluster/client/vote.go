@@ -39,7 +39,7 @@ func (t *Txn) Vote(ctx context.Context) (resolved []tid.OID, err error) {
 		t.mu.Unlock()
 		return nil, fmt.Errorf("transaction %v: could not store or check all objects", t.ttid)
 	}
-	asked := t.asked // by VoteSoon
+	asked := t.asked // by VoteAsync
 	t.stored = true
 	oids := t.oidsLocked()
 	for _, oid := range oids {

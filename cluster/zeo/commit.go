@@ -35,10 +35,10 @@ type transaction struct {
 	cancel context.CancelFunc
 	timer  *time.Timer
 
-	ahead     Beginning // begun before the vote; nil: not, or no longer
-	prompt    Prompt    // votes without a goroutine; under txnState.mu
-	st        Txn       // nil until the first vote
-	sent      int       // operations of the queue that were carried out
+	ahead     PendingBegin // begun before the vote; nil: not, or no longer
+	prompt    AsyncTxn     // votes without a goroutine; under txnState.mu
+	st        Txn          // nil until the first vote
+	sent      int          // operations of the queue that were carried out
 	conflicts map[tid.OID]*txn.ConflictError
 	last      map[tid.OID]int // last operation that writes the object
 	checks    map[tid.OID]int // first operation that checks it
@@ -83,7 +83,7 @@ func (s *txnState) begin(id int64, b Begin, refuse error) error {
 	s.open = t
 	c.seq.stats.active.Add(1)
 	if c.seq.ahead != nil && refuse == nil {
-		t.ahead = c.seq.ahead.BeginSoon(b)
+		t.ahead = c.seq.ahead.BeginAsync(b)
 		s.expire(t)
 	}
 	return nil
@@ -103,7 +103,7 @@ func (s *txnState) expire(t *transaction) {
 }
 
 // takeAhead returns what was begun ahead, once; late: it is abandoned.
-func (s *txnState) takeAhead(t *transaction, late bool) Beginning {
+func (s *txnState) takeAhead(t *transaction, late bool) PendingBegin {
 	s.mu.Lock()
 	ahead := t.ahead
 	if ahead != nil {
@@ -142,13 +142,13 @@ func (s *txnState) vote(id int64, msg msgID, async bool) error {
 		return readOnlyError()
 	}
 	t, err := s.voting(id)
-	if err == nil && !s.voteSoon(t, msg, async) {
+	if err == nil && !s.voteAsync(t, msg, async) {
 		s.c.wg.Go(func() { s.runVote(t, msg, async) })
 	}
 	return err
 }
 
-// voting lets the transaction pass to whoever votes.
+// voting lets the transaction pass to the goroutine that votes.
 func (s *txnState) voting(id int64) (*transaction, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,18 +165,18 @@ func (s *txnState) voting(id int64) (*transaction, error) {
 	return t, nil
 }
 
-// maxSoon is how many bytes the reader stores himself.
-const maxSoon = 256 << 10
+// maxAsync is how many bytes the reader stores itself.
+const maxAsync = 256 << 10
 
-// voteSoon carries out the queue and votes on what was begun ahead, if nothing
+// voteAsync carries out the queue and votes on what was begun ahead, if nothing
 // stands in the way. It reports false if that is not so.
-func (s *txnState) voteSoon(t *transaction, msg msgID, async bool) bool {
+func (s *txnState) voteAsync(t *transaction, msg msgID, async bool) bool {
 	ahead := s.takeAhead(t, false)
 	if ahead == nil {
 		return false
 	}
 	// What was begun before a claim was made would be preferred to its owner.
-	if t.refuse != nil || !t.queue.plain(maxSoon) || s.c.seq.claims.held.Load() > 0 {
+	if t.refuse != nil || !t.queue.plain(maxAsync) || s.c.seq.claims.held.Load() > 0 {
 		ahead.Abandon()
 		return false
 	}
@@ -199,7 +199,7 @@ func (s *txnState) voteSoon(t *transaction, msg msgID, async bool) bool {
 
 // voteOn carries out the queue and votes, and waits only for room. The transaction
 // counts as a goroutine of the connection until it is voted.
-func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
+func (s *txnState) voteOn(t *transaction, st AsyncTxn, msg msgID, async bool) {
 	t.collapse()
 	t.st = st
 	s.c.seq.stats.lock(t)
@@ -221,8 +221,8 @@ func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
 		go takeOver()
 		return
 	}
-	st.VoteSoon(func(voted bool) {
-		if voted && s.votedSoon(t, &msg, async) {
+	st.VoteAsync(func(voted bool) {
+		if voted && s.votedAsync(t, &msg, async) {
 			s.c.wg.Done()
 			return
 		}
@@ -237,9 +237,9 @@ func (s *txnState) voteOn(t *transaction, st Prompt, msg msgID, async bool) {
 	}
 }
 
-// votedSoon tells the client that its transaction is voted. It does not wait, and
+// votedAsync tells the client that its transaction is voted. It does not wait, and
 // reports false if the client does not want to know any more.
-func (s *txnState) votedSoon(t *transaction, msg *msgID, async bool) bool {
+func (s *txnState) votedAsync(t *transaction, msg *msgID, async bool) bool {
 	s.mu.Lock()
 	gone := t.aborted
 	if !gone {
@@ -679,7 +679,7 @@ func (s *txnState) finish(id int64, msg msgID, async bool) error {
 	return err
 }
 
-// finishing lets a voted transaction pass to whoever commits it.
+// finishing lets a voted transaction pass to the goroutine that commits it.
 func (s *txnState) finishing(id int64) (*transaction, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -751,13 +751,13 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 		}
 		s.forget(t)
 	}
-	p, ok := t.st.(Prompt)
+	p, ok := t.st.(AsyncTxn)
 	if !ok {
 		c.wg.Go(finish)
 		return
 	}
 	c.wg.Add(1)
-	p.FinishSoon(committed, func(_ tid.TID, finished bool) {
+	p.FinishAsync(committed, func(_ tid.TID, finished bool) {
 		if finished {
 			s.forget(t)
 			c.wg.Done()

@@ -233,7 +233,7 @@ func (c *conn) dispatch(m *message) error {
 	return meth.call(c, m)
 }
 
-// failed answers a call with an error. Where nobody waits for an answer, the only
+// failed answers a call with an error. Where no client waits for an answer, the only
 // way to tell is to close.
 func (c *conn) failed(m *message, err error, oid []byte) error {
 	if m.async {

@@ -80,7 +80,7 @@ func (h *hanging) LoadAt(ctx context.Context, _ tid.OID, _ tid.TID) (txn.Revisio
 	return txn.Revision{}, h.wait(ctx)
 }
 
-// Who waits for a server that is stopped is disconnected, and gets no error: another
+// A client that waits for a server that is stopped is disconnected, and gets no error: another
 // server may have the answer.
 func TestCloseTellsNoErrors(t *testing.T) {
 	m := zeotest.NewMemory()
@@ -357,7 +357,7 @@ func (t *failingTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.T
 	if err == nil {
 		return t.Txn.Finish(ctx, committed)
 	}
-	if errors.Is(err, errOutOfOrder) { // committed, but nobody knows when
+	if errors.Is(err, errOutOfOrder) { // committed, but it is not known when
 		return t.Txn.Finish(ctx, func(tid.TID) {})
 	}
 	return 0, err
@@ -366,7 +366,7 @@ func (t *failingTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.T
 var errOutOfOrder = errors.New("committed out of order")
 
 // A storage that cannot serve disconnects its clients, which then try again; other
-// errors are answers. Nobody is told that a commit failed unless it did.
+// errors are answers. No client is told that a commit failed unless it did.
 func TestStorageFails(t *testing.T) {
 	m := zeotest.NewMemory()
 	f := &failing{Door: m.Door()}

@@ -19,8 +19,8 @@ import (
 type sequencer struct {
 	name   string
 	st     Storage
-	cache  Cacher // nil: st has none
-	ahead  Ahead  // nil: st cannot
+	cache  Cacher       // nil: st has none
+	ahead  AsyncStorage // nil: st cannot
 	feat   Features
 	log    *slog.Logger
 	stats  stats
@@ -40,7 +40,7 @@ type sequencer struct {
 	recent history
 	conns  map[*conn]struct{}
 	frames [2]encoder // an announcement in both encodings
-	due    []*output  // to be sent by whoever holds the lock, once it is released
+	due    []*output  // to be sent by the goroutine that holds the lock, once it is released
 }
 
 func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *sequencer {
@@ -53,7 +53,7 @@ func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *seque
 		conns: make(map[*conn]struct{}),
 	}
 	s.cache, _ = st.(Cacher)
-	s.ahead, _ = st.(Ahead)
+	s.ahead, _ = st.(AsyncStorage)
 	s.recent.limit = cfg.InvalidationQueueSize
 	s.frames[1].msgpack = true
 	s.stats.start = time.Now()
@@ -161,7 +161,7 @@ func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*enco
 	c.out.unlock()
 	s.due = append(s.due, c.out)
 	last := len(s.due) - 1
-	s.due[0], s.due[last] = s.due[last], s.due[0] // who waits comes first
+	s.due[0], s.due[last] = s.due[last], s.due[0] // the client that waits comes first
 	s.unlockAndSend()
 }
 

@@ -58,7 +58,7 @@ type Storage interface {
 	// whose id is not less than from. It returns [txn.ErrNoSuchObject] at the end.
 	NextObject(ctx context.Context, from tid.OID) (tid.OID, txn.Revision, error)
 
-	// NewOIDs returns n ids that are given to nobody else.
+	// NewOIDs returns n ids that are given to no other client.
 	NewOIDs(ctx context.Context, n int) ([]tid.OID, error)
 	// Begin starts a transaction. It may wait until others have ended.
 	Begin(ctx context.Context, b Begin) (Txn, error)
@@ -73,38 +73,38 @@ type Cacher interface {
 	Cached(oid tid.OID, before tid.TID) (r txn.Revision, ok bool)
 }
 
-// Ahead is a [Storage] whose transactions can be begun before they are needed, and
-// voted and finished by a user who has no goroutine to wait.
-type Ahead interface {
-	// BeginSoon begins a transaction without waiting. It returns nil if that is
+// AsyncStorage is a [Storage] whose transactions can be begun before they are needed, and
+// voted and finished without a goroutine that waits.
+type AsyncStorage interface {
+	// BeginAsync begins a transaction without waiting. It returns nil if that is
 	// impossible now.
-	BeginSoon(b Begin) Beginning
+	BeginAsync(b Begin) PendingBegin
 }
 
-// Beginning is a transaction that has been asked for. It holds no locks. It is taken,
+// PendingBegin is a transaction that has been asked for. It holds no locks. It is taken,
 // waited for or abandoned.
-type Beginning interface {
+type PendingBegin interface {
 	// Take returns the transaction if neither that nor a store of few data needs
 	// to wait; otherwise nil.
-	Take() Prompt
+	Take() AsyncTxn
 	// Wait waits for the transaction, or until ctx ends: it is abandoned then.
-	Wait(ctx context.Context) (Prompt, error)
+	Wait(ctx context.Context) (AsyncTxn, error)
 	Abandon()
 }
 
-// Prompt is a [Txn] that tells when it has gone on. What it calls must not wait,
+// AsyncTxn is a [Txn] that tells when it has gone on. What it calls must not wait,
 // and may be called by any goroutine, even by the caller.
-type Prompt interface {
+type AsyncTxn interface {
 	Txn
-	// VoteSoon is Vote without waiting. It calls done once. With voted false there
+	// VoteAsync is Vote without waiting. It calls done once. With voted false there
 	// are conflicts, an error or something to wait for: Vote has to be called and
 	// goes on from there.
-	VoteSoon(done func(voted bool))
-	// GiveUp makes a VoteSoon under way call done.
+	VoteAsync(done func(voted bool))
+	// GiveUp makes a VoteAsync under way call done.
 	GiveUp()
-	// FinishSoon is Finish without waiting. It calls done once, after committed.
+	// FinishAsync is Finish without waiting. It calls done once, after committed.
 	// With finished false Finish has to be called, which waits for the outcome.
-	FinishSoon(committed func(tid.TID), done func(at tid.TID, finished bool))
+	FinishAsync(committed func(tid.TID), done func(at tid.TID, finished bool))
 }
 
 // Begin describes a transaction to begin.
@@ -173,7 +173,7 @@ type Changer interface {
 
 // Watcher is told of commits. Its methods do not wait.
 type Watcher interface {
-	// Committed announces a transaction of somebody else, before any load shows
+	// Committed announces a transaction of another client, before any load shows
 	// it. The ids are strictly increasing.
 	Committed(t tid.TID, oids []tid.OID)
 	// Lost announces that commits may be missed from now on, or that the

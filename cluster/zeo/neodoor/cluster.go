@@ -231,12 +231,12 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	return &clusterTxn{s, t}, nil
 }
 
-// BeginSoon implements [zeo.Ahead].
-func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
+// BeginAsync implements [zeo.AsyncStorage].
+func (s *Cluster) BeginAsync(b zeo.Begin) zeo.PendingBegin {
 	if b.Status != txn.Committed && b.Status != 0 {
 		return nil
 	}
-	begun := s.c.BeginSoon(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
+	begun := s.c.BeginAsync(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
 	if begun == nil {
 		return nil
 	}
@@ -246,10 +246,10 @@ func (s *Cluster) BeginSoon(b zeo.Begin) zeo.Beginning {
 // beginning is a transaction that the master was asked for.
 type beginning struct {
 	s *Cluster
-	b *client.Beginning
+	b *client.PendingBegin
 }
 
-func (b beginning) Take() zeo.Prompt {
+func (b beginning) Take() zeo.AsyncTxn {
 	t := b.b.Take()
 	if t == nil {
 		return nil
@@ -257,7 +257,7 @@ func (b beginning) Take() zeo.Prompt {
 	return &clusterTxn{b.s, t}
 }
 
-func (b beginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	t, err := b.b.Wait(ctx)
 	if err != nil {
 		return nil, err
@@ -335,12 +335,12 @@ func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.T
 	return t.t.Finish(ctx, committed)
 }
 
-func (t *clusterTxn) VoteSoon(done func(bool)) { t.t.VoteSoon(done) }
+func (t *clusterTxn) VoteAsync(done func(bool)) { t.t.VoteAsync(done) }
 
 func (t *clusterTxn) GiveUp() { t.t.GiveUp() }
 
-func (t *clusterTxn) FinishSoon(committed func(tid.TID), done func(tid.TID, bool)) {
-	t.t.FinishSoon(committed, done)
+func (t *clusterTxn) FinishAsync(committed func(tid.TID), done func(tid.TID, bool)) {
+	t.t.FinishAsync(committed, done)
 }
 
 func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }

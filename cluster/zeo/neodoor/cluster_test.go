@@ -271,8 +271,8 @@ func TestPython(t *testing.T) {
 	}
 }
 
-// Who goes through all objects sees those that were there when he began, however
-// often somebody does so.
+// A client that goes through all objects sees those that were there when it began,
+// however often that is done.
 func TestNewObjectsAreListed(t *testing.T) {
 	c, err := startCluster(t)
 	if err != nil {

@@ -150,7 +150,7 @@ func TestPackAtTwoDoors(t *testing.T) {
 	}
 }
 
-// When the master is gone nobody can commit; once there is one again, all goes on,
+// When the master is gone no client can commit; once there is one again, all goes on,
 // and no commit is lost that was answered.
 func TestMasterRestarts(t *testing.T) {
 	c, err := startCluster(t)

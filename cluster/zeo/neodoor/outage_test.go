@@ -92,7 +92,7 @@ func (w *watched) ended(t *testing.T, outages int) {
 	t.Fatal("the outage does not end")
 }
 
-// A door whose master is lost finds another one though nobody asks it for anything.
+// A door whose master is lost finds another one though no client asks it for anything.
 // Its clients are disconnected if that takes long, or if something was missed.
 func TestOutagesEnd(t *testing.T) {
 	c, err := startCluster(t)

@@ -9,26 +9,26 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// Beginning is a transaction that the master was asked for.
-type Beginning struct {
+// PendingBegin is a transaction that the master was asked for.
+type PendingBegin struct {
 	c *Client
 	a *beginAsked
 }
 
-// BeginSoon is [Client.Begin] without waiting. It returns nil if that is impossible
+// BeginAsync is [Client.Begin] without waiting. It returns nil if that is impossible
 // now; otherwise Take, Wait or Abandon must follow.
-func (c *Client) BeginSoon(opt BeginOptions) *Beginning {
+func (c *Client) BeginAsync(opt BeginOptions) *PendingBegin {
 	v := c.view.Load()
 	if v == nil || c.cfg.ReadOnly || opt.TID != tid.Zero {
 		return nil
 	}
-	return &Beginning{c, c.askBeginOf(v, opt)}
+	return &PendingBegin{c, c.askBeginOf(v, opt)}
 }
 
 // Take returns the transaction if the master has answered and all storages are
 // connected, so that no store has to wait for that. Otherwise it returns nil, and
 // Wait or Abandon must follow.
-func (b *Beginning) Take() *Txn {
+func (b *PendingBegin) Take() *Txn {
 	if len(b.a.result) == 0 || !b.c.linked() {
 		return nil
 	}
@@ -41,10 +41,10 @@ func (b *Beginning) Take() *Txn {
 }
 
 // Wait waits for the transaction. If ctx ends before, the transaction is abandoned.
-func (b *Beginning) Wait(ctx context.Context) (*Txn, error) { return b.c.begun(ctx, b.a) }
+func (b *PendingBegin) Wait(ctx context.Context) (*Txn, error) { return b.c.begun(ctx, b.a) }
 
 // Abandon ends the transaction, once the master has begun it.
-func (b *Beginning) Abandon() { b.a.abandon() }
+func (b *PendingBegin) Abandon() { b.a.abandon() }
 
 // linked reports whether all storages that are running are connected.
 func (c *Client) linked() bool {
@@ -62,11 +62,11 @@ func (c *Client) linked() bool {
 	return true
 }
 
-// VoteSoon is [Txn.Vote] without waiting, for a user who has no goroutine to spare.
+// VoteAsync is [Txn.Vote] without waiting, for a caller without a goroutine to spare.
 // It calls done once, now or from the goroutine that reads the last answer; done
 // must not wait. With voted false something is left to be done by Vote, which goes
 // on from there and returns why, if it fails.
-func (t *Txn) VoteSoon(done func(voted bool)) {
+func (t *Txn) VoteAsync(done func(voted bool)) {
 	t.whenQuiet(func(quiet bool) {
 		if !quiet || !t.voteNow() {
 			done(false)
@@ -76,7 +76,7 @@ func (t *Txn) VoteSoon(done func(voted bool)) {
 	})
 }
 
-// GiveUp makes a VoteSoon under way call done.
+// GiveUp makes a VoteAsync under way call done.
 func (t *Txn) GiveUp() {
 	t.mu.Lock()
 	then := t.then
@@ -167,10 +167,10 @@ func (t *Txn) votedNow() bool {
 	return true
 }
 
-// FinishSoon is [Txn.Finish], after a vote, without waiting. It calls done once,
+// FinishAsync is [Txn.Finish], after a vote, without waiting. It calls done once,
 // from the goroutine that reads the answer; done must not wait. With finished
 // false something went wrong: Finish waits for the outcome and returns it.
-func (t *Txn) FinishSoon(onFinish func(tid.TID), done func(at tid.TID, finished bool)) {
+func (t *Txn) FinishAsync(onFinish func(tid.TID), done func(at tid.TID, finished bool)) {
 	a, err := t.askFinishThen(onFinish, done)
 	if err != nil {
 		done(tid.Zero, false)

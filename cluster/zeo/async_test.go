@@ -20,7 +20,7 @@ type soon struct {
 	slow bool // to begin
 }
 
-func (s *soon) BeginSoon(b zeo.Begin) zeo.Beginning {
+func (s *soon) BeginAsync(b zeo.Begin) zeo.PendingBegin {
 	if b.TID != tid.Zero {
 		return nil
 	}
@@ -34,7 +34,7 @@ type beginning struct {
 
 func (beginning) Abandon() {}
 
-func (b beginning) Take() zeo.Prompt {
+func (b beginning) Take() zeo.AsyncTxn {
 	if b.s.slow {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (b beginning) Take() zeo.Prompt {
 	return t
 }
 
-func (b beginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	t, err := b.s.Begin(ctx, b.b)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ type prompt struct {
 	finish func() (tid.TID, error)
 }
 
-func (p *prompt) VoteSoon(done func(bool)) {
+func (p *prompt) VoteAsync(done func(bool)) {
 	if p.s.call == nil { // until it is given up
 		go func() {
 			<-p.given
@@ -80,7 +80,7 @@ func (p *prompt) GiveUp() {
 	}
 }
 
-func (p *prompt) FinishSoon(committed func(tid.TID), done func(tid.TID, bool)) {
+func (p *prompt) FinishAsync(committed func(tid.TID), done func(tid.TID, bool)) {
 	p.s.call(func(well bool) {
 		if !well {
 			p.finish = func() (tid.TID, error) { return p.Txn.Finish(context.Background(), committed) }
@@ -155,8 +155,8 @@ type early struct {
 	begin  chan struct{} // closed when it may
 }
 
-func (s *early) BeginSoon(b zeo.Begin) zeo.Beginning {
-	return earlyBeginning{s.soon.BeginSoon(b).(beginning), s}
+func (s *early) BeginAsync(b zeo.Begin) zeo.PendingBegin {
+	return earlyBeginning{s.soon.BeginAsync(b).(beginning), s}
 }
 
 type earlyBeginning struct {
@@ -164,7 +164,7 @@ type earlyBeginning struct {
 	s *early
 }
 
-func (b earlyBeginning) Wait(ctx context.Context) (zeo.Prompt, error) {
+func (b earlyBeginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	p, err := b.beginning.Wait(ctx)
 	if err != nil {
 		return nil, err
@@ -179,11 +179,11 @@ type earlyPrompt struct {
 	begun chan struct{}
 }
 
-func (p *earlyPrompt) VoteSoon(done func(bool)) {
+func (p *earlyPrompt) VoteAsync(done func(bool)) {
 	close(p.s.voting)
 	<-p.s.begin
 	close(p.begun)
-	p.prompt.VoteSoon(done)
+	p.prompt.VoteAsync(done)
 }
 
 func (p *earlyPrompt) GiveUp() {
