@@ -17,8 +17,8 @@ import (
 // links: changed keeps what was invalidated since the request was made, so that
 // a revision that was just replaced is never cached as the current one.
 type loading struct {
-	done    chan struct{}
-	changed []tid.TID // ascending
+	done    chan struct{} // of those that wait, nil if there are none; under cacheMu
+	changed []tid.TID     // ascending
 }
 
 // Load returns the current revision of an object: the one at [Client.LastTID].
@@ -86,24 +86,30 @@ func (c *Client) load(ctx context.Context, oid tid.OID, at, before tid.TID) (r t
 		}
 		other := c.loading[oid]
 		if other == nil {
-			l = &loading{done: make(chan struct{})}
+			l = &loading{}
 			c.loading[oid] = l
 			c.cacheMu.Unlock()
 			break
 		}
+		if other.done == nil {
+			other.done = make(chan struct{})
+		}
+		done := other.done
 		c.cacheMu.Unlock()
 		select {
-		case <-other.done:
+		case <-done:
 		case <-ctx.Done():
 			return r, ctx.Err()
 		}
 	}
-	defer close(l.done)
 
 	o, data, err := c.fetch(ctx, oid, at, before)
 
 	c.cacheMu.Lock()
 	defer c.cacheMu.Unlock()
+	if l.done != nil {
+		close(l.done)
+	}
 	valid := c.loading[oid] == l // else the master was lost: nothing is known of what came after
 	if valid {
 		delete(c.loading, oid)

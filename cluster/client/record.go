@@ -106,9 +106,10 @@ func absent(o *proto.ObjectData) bool {
 var readers sync.Pool // of *inflater; they hold no state between uses
 
 type inflater struct {
-	in  bytes.Reader
-	zr  io.ReadCloser
-	buf bytes.Buffer
+	in      bytes.Reader
+	zr      io.ReadCloser
+	limited io.LimitedReader // of zr
+	buf     bytes.Buffer
 }
 
 // unpack returns the ZODB record of stored bytes, never nil. The result does
@@ -138,7 +139,8 @@ func unpack(o *proto.ObjectData) ([]byte, error) {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	f.buf.Reset()
-	n, err := f.buf.ReadFrom(io.LimitReader(f.zr, maxRecord+1))
+	f.limited = io.LimitedReader{R: f.zr, N: maxRecord + 1}
+	n, err := f.buf.ReadFrom(&f.limited)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("decompress: %w", err)

@@ -57,6 +57,11 @@ func (n *Node) answerGathered(p *peer) {
 		n.throttle(p.conn)
 		return
 	}
+	n.answerTogether(a, p, reads)
+}
+
+// answerTogether answers loads by as few queries as possible. It changes reads.
+func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 	limit := n.limit(a)
 	keys := make([]backend.ObjectKey, 0, len(reads))
 	for len(reads) > 0 {

@@ -78,7 +78,7 @@ func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet, waite
 	}
 	var (
 		answer proto.Packet
-		what   fmt.Stringer = tid.OID(0)
+		what   tid.OID
 		err    error
 	)
 	switch p := p.(type) {
@@ -99,7 +99,11 @@ func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet, waite
 	default:
 		return notRead
 	}
-	n.finishRead(conn, id, answer, what, err)
+	if err == nil {
+		conn.Answer(id, answer)
+	} else {
+		n.finishRead(conn, id, nil, what, err)
+	}
 	return served
 }
 

@@ -363,7 +363,8 @@ func (c *conn) startLoad(l load) error {
 	}
 	if c.idle.Load() == 0 && c.workers.Load() < maxWorkers {
 		c.workers.Add(1)
-		c.wg.Go(func() { c.loadWorker(l) })
+		first := l // a copy, so that l is on the heap only here
+		c.wg.Go(func() { c.loadWorker(first) })
 		return nil
 	}
 	select {

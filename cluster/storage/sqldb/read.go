@@ -10,14 +10,17 @@ import (
 )
 
 const (
-	selectObject = "SELECT o.tid, o.data_id, o.value_tid, d.compression, d.hash, d.value"
+	// The driver of SQLite makes strings of the names and of the declared types of the
+	// columns of each query: names of one letter cost nothing, and an expression has no
+	// declared type.
+	selectObject = "SELECT +o.tid AS t, +o.data_id AS i, +o.value_tid AS f, +d.compression AS c, +d.hash AS h, +d.value AS v"
 	fromObject   = " FROM obj AS o {pk:obj} LEFT JOIN data AS d ON d.id = o.data_id WHERE o.`partition` = ? AND o.oid = ?"
-	selectNext   = ", (SELECT MIN(n.tid) FROM obj AS n {pk:obj} WHERE n.`partition` = ? AND n.oid = ? AND n.tid >= ?)"
+	selectNext   = ", (SELECT MIN(n.tid) FROM obj AS n {pk:obj} WHERE n.`partition` = ? AND n.oid = ? AND n.tid >= ?) AS n"
 
-	lastObject   = selectObject + ", NULL" + fromObject + " ORDER BY o.tid DESC LIMIT 1"
+	lastObject   = selectObject + ", NULL AS n" + fromObject + " ORDER BY o.tid DESC LIMIT 1"
 	objectBefore = selectObject + selectNext + fromObject + " AND o.tid < ? ORDER BY o.tid DESC LIMIT 1"
 	objectAt     = selectObject + selectNext + fromObject + " AND o.tid = ?"
-	exactObject  = selectObject + ", NULL" + fromObject + " AND o.tid = ?"
+	exactObject  = selectObject + ", NULL AS n" + fromObject + " AND o.tid = ?"
 	anyObject    = "SELECT 1 FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? LIMIT 1"
 )
 
@@ -254,7 +257,7 @@ func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	}
 	var found proto.Opt[tid.TID]
 	err = use(func(c *Conn) error {
-		return c.Each("SELECT tid FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? ORDER BY tid DESC LIMIT 1", func(r *Row) error {
+		return c.Each("SELECT +o.tid AS t FROM obj AS o {pk:obj} WHERE o.`partition` = ? AND o.oid = ? ORDER BY o.tid DESC LIMIT 1", func(r *Row) error {
 			found = proto.Some(tid.TID(r.Int(0)))
 			return nil
 		}, int64(p), int64(oid))
