@@ -175,7 +175,8 @@ type PartitionTable interface {
 // readable cell: ErrNonReadable.
 type Reading interface {
 	// GetObject returns the revision at exactly At, or the last one before
-	// Before, or the last one. ErrNoSuchObject, ErrNotFound.
+	// Before, or the last one. ErrNoSuchObject, ErrNotFound. Data that differ from
+	// their checksum may be returned with it: every client compares them.
 	GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (Object, error)
 	// LastObjectTID returns the last revision of an object, absent if it has none.
 	LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error)
@@ -264,7 +265,9 @@ type Committing interface {
 
 // Replicating feeds other nodes and is fed by them. No readability is checked.
 type Replicating interface {
-	// FetchObject returns one revision exactly, without Next. ErrNotFound.
+	// FetchObject returns one revision exactly, without Next. ErrNotFound, or a
+	// CorruptError if the data differ from their checksum: a node that receives them
+	// stores them as they are.
 	FetchObject(oid tid.OID, t tid.TID) (Object, error)
 	// FetchTransaction returns metadata and its pack order. ErrNotFound.
 	FetchTransaction(t tid.TID) (Meta, *proto.PackState, error)

@@ -93,7 +93,7 @@ func (db *DB) getObjects(keys []backend.ObjectKey, part []batch, f func(i int, o
 				return nil
 			}
 			done[j] = true
-			if err := o.verify(b.partition, keys[b.i].OID); err != nil {
+			if err := o.complete(b.partition, keys[b.i].OID); err != nil {
 				more = f(b.i, nil, err)
 			} else {
 				more = f(b.i, &o.Object, nil)

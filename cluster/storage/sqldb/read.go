@@ -44,17 +44,33 @@ func (o *stored) scan(r *Row) error {
 	return nil
 }
 
-// verify checks that a record has the data it refers to.
-func (o *stored) verify(p int, oid tid.OID) error {
+// complete checks that a record has data if it refers to some, so that it can be told
+// from one without.
+func (o *stored) complete(p int, oid tid.OID) error {
 	switch {
 	case !o.id.OK:
 		return nil
 	case !o.full:
-		return &backend.CorruptError{Partition: p, OID: oid, TID: o.Serial, Detail: fmt.Sprintf("data %d is missing", o.id.ID)}
-	case sum(o.Data) != o.Checksum:
-		return &backend.CorruptError{Partition: p, OID: oid, TID: o.Serial, Detail: fmt.Sprintf("data %d differs from its checksum %x", o.id.ID, o.Checksum)}
+		return o.corrupt(p, oid, "data %d is missing", o.id.ID)
+	case o.Checksum == proto.ZeroHash:
+		return o.corrupt(p, oid, "data %d has no checksum", o.id.ID)
 	}
 	return nil
+}
+
+// verify is complete, and compares the data with the checksum.
+func (o *stored) verify(p int, oid tid.OID) error {
+	if err := o.complete(p, oid); err != nil {
+		return err
+	}
+	if o.id.OK && sum(o.Data) != o.Checksum {
+		return o.corrupt(p, oid, "data %d differs from its checksum %x", o.id.ID, o.Checksum)
+	}
+	return nil
+}
+
+func (o *stored) corrupt(p int, oid tid.OID, format string, args ...any) error {
+	return &backend.CorruptError{Partition: p, OID: oid, TID: o.Serial, Detail: fmt.Sprintf(format, args...)}
 }
 
 // when tells which revision is wanted.
@@ -129,7 +145,7 @@ func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Obj
 		err = db.still(p, err)
 	}
 	if err == nil {
-		err = o.verify(p, oid)
+		err = o.complete(p, oid)
 	}
 	if err != nil {
 		return backend.Object{}, err

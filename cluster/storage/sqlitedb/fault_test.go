@@ -263,8 +263,14 @@ func TestCorruptData(t *testing.T) {
 	script(t, path, "UPDATE data SET value = X'00' WHERE id >> 48 = 1; DELETE FROM data WHERE id >> 48 = 2")
 	db = mustOpen(t, path, Options{})
 	for oid, detail := range map[tid.OID]string{1: "differs from its checksum", 2: "is missing"} {
-		_, gerr := db.GetObject(oid, nothing, nothing)
+		o, gerr := db.GetObject(oid, nothing, nothing)
 		_, ferr := db.FetchObject(oid, 4)
+		if oid == 1 { // for the client to notice
+			if gerr != nil || string(o.Data) != "\x00" || o.Checksum == proto.ZeroHash || o.Checksum == sha1.Sum(o.Data) {
+				t.Errorf("object %d: %q with checksum %x, %v", oid, o.Data, o.Checksum, gerr)
+			}
+			gerr = ferr
+		}
 		for _, err := range []error{gerr, ferr} {
 			c, ok := errors.AsType[*backend.CorruptError](err)
 			if !ok || c.OID != oid || c.TID != 4 || c.Partition != int(oid) || !strings.Contains(c.Detail, detail) {
@@ -274,6 +280,12 @@ func TestCorruptData(t *testing.T) {
 	}
 	if _, err := db.LoadData(backend.DataID{ID: 1 << 48, OK: true}); err == nil || errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("LoadData: %v", err)
+	}
+	mustClose(t, db)
+	script(t, path, "UPDATE data SET value = X'', hash = zeroblob(20) WHERE id >> 48 = 1")
+	db = mustOpen(t, path, Options{})
+	if _, err := db.GetObject(1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "has no checksum") {
+		t.Errorf("GetObject, which must not say that the object was deleted: %v", err)
 	}
 	mustClose(t, db)
 	script(t, path, "UPDATE trans SET oids = X'0102'; UPDATE obj SET value_tid = 'text'")
