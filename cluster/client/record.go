@@ -112,11 +112,14 @@ type inflater struct {
 	buf     bytes.Buffer
 }
 
-// unpack returns the ZODB record of stored bytes, never nil. The result does
-// not alias them.
+// unpack returns the ZODB record of stored bytes, never nil. The result aliases them
+// only if they fill the buffer that they were received in.
 func unpack(o *proto.ObjectData) ([]byte, error) {
 	switch o.Compression {
 	case compressNone:
+		if n := len(o.Data); n >= proto.MaxChunk {
+			return o.Data[:n:n], nil
+		}
 		return append(make([]byte, 0, len(o.Data)), o.Data...), nil
 	case compressZlib:
 	default:

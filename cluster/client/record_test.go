@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/neozodb/neo/cluster/proto"
 )
 
 // What does not get smaller is stored as it is, most of it without trying.
@@ -33,5 +35,23 @@ func TestPack(t *testing.T) {
 				t.Errorf("got %d bytes, %v; want the %d that were packed", len(got), err, len(tt.data))
 			}
 		})
+	}
+}
+
+// A record that is kept keeps no buffer that it shares with others, and nothing that is
+// appended to it is written to one.
+func TestUnpackAliases(t *testing.T) {
+	for size, alias := range map[int]bool{1: false, proto.MaxChunk - 1: false, proto.MaxChunk: true} {
+		buf := make([]byte, size+10)
+		got, err := unpack(&proto.ObjectData{Data: buf[:size]})
+		if err != nil || len(got) != size || cap(got) < size {
+			t.Fatalf("%d bytes: %d bytes, %v", size, len(got), err)
+		}
+		if (&got[0] == &buf[0]) != alias {
+			t.Errorf("%d bytes: aliases the buffer: %v, want %v", size, !alias, alias)
+		}
+		if _ = append(got, 1); buf[size] != 0 {
+			t.Errorf("%d bytes: the buffer was written", size)
+		}
 	}
 }

@@ -12,7 +12,9 @@ import (
 // Sizes in bytes of the buffers that a Reader reads into.
 const (
 	minChunk = 4 << 10
-	maxChunk = 128 << 10
+	// MaxChunk is the greatest that packets share. A packet of this size or more fills
+	// one of its own, up to 4 kB: to keep its data keeps nothing else.
+	MaxChunk = 128 << 10
 )
 
 // Reader reads packets from a stream. Its buffers are never written twice, so
@@ -123,7 +125,7 @@ func (r *Reader) fill(need int) error {
 	for range 100 {
 		n, err := r.r.Read(r.free)
 		if n == len(r.free) {
-			r.chunk = min(2*r.chunk, maxChunk)
+			r.chunk = min(2*r.chunk, MaxChunk)
 		}
 		r.buf = r.buf[:len(r.buf)+n]
 		r.free = r.free[n:]

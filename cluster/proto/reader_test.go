@@ -48,6 +48,9 @@ func TestReader(t *testing.T) {
 					t.Fatalf("packet %d: id %d, %v", i+1, id, err)
 				}
 				got = append(got, p)
+				if a, ok := p.(*AddObject); ok && len(a.Data) >= MaxChunk && len(r.buf)+len(r.free) > minChunk {
+					t.Fatalf("packet %d, which is big, shares its buffer with %d bytes", i+1, len(r.buf)+len(r.free))
+				}
 			}
 			// Compared at the end: no buffer was written twice.
 			for i := range list {
