@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/replica"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -159,7 +160,9 @@ func (c *checker) tableChanged(changes []proto.CellChange) error {
 			return fmt.Errorf("storing the state of partition %d: %w", ch.Partition, err)
 		}
 		c.n.log.Warn("repairing partition", "partition", ch.Partition, "from", q.source)
-		c.s.replicator.hold(ch.Partition, q.source)
+		if err := c.s.replicator.tell(replica.Event{Kind: replica.Held, Partition: ch.Partition, Node: q.source}); err != nil {
+			return err
+		}
 		c.queue = append(c.queue, q)
 	}
 	return c.next()
@@ -757,7 +760,7 @@ func (c *checker) report(q checkOrder, r *check.Report) {
 }
 
 func (c *checker) release(m *member) {
-	if m.link != nil && (c.s.replicator.current == nil || c.s.replicator.current.link != m.link) {
+	if m.link != nil && !c.s.replicator.m.Uses(m.link) {
 		c.n.release(m.link)
 	}
 }
@@ -796,7 +799,7 @@ func (c *checker) end(state check.State) error {
 	c.progress(state, note)
 	c.current = nil
 	if k.order.source != 0 {
-		if err := c.s.replicator.unhold(k.order.Partition); err != nil {
+		if err := c.s.replicator.tell(replica.Event{Kind: replica.Unheld, Partition: k.order.Partition}); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,7 @@ func (n *Node) fromClient(e event) error {
 		if err := txns.ClientAbort(p.id, q.TTID); err != nil {
 			return err
 		}
-		return n.session.replicator.transactionFinished(q.TTID, proto.Opt[tid.TID]{})
+		return n.session.replicator.transactionEnded(q.TTID, proto.Opt[tid.TID]{})
 	case *proto.AskFinalTID:
 		final, isPending := txns.FinalTID(q.TTID)
 		var err error

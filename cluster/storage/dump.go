@@ -42,9 +42,9 @@ func (n *Node) state() string {
 	}
 	transactions, delayed := n.session.txns.Len()
 	s += fmt.Sprintf("transactions in progress: %d, delayed requests: %d\n", transactions, delayed)
-	r := n.session.replicator
-	for _, p := range slices.Sorted(maps.Keys(r.todo)) {
-		s += fmt.Sprintf("to replicate: partition %d up to %v\n", p, r.todo[p])
+	todo := n.session.replicator.m.Todo()
+	for _, p := range slices.Sorted(maps.Keys(todo)) {
+		s += fmt.Sprintf("to replicate: partition %d up to %v\n", p, todo[p])
 	}
 	return s
 }

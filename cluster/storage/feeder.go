@@ -154,12 +154,12 @@ func (n *Node) fromStorage(e event) error {
 		if s.checker.addTransaction(p, ev.ID, q) {
 			return nil
 		}
-		return s.replicator.addTransaction(p, ev.ID, q)
+		return s.replicator.received(p, ev.ID, q)
 	case *proto.AddObject:
 		if s.checker.addObject(p, ev.ID, q) {
 			return nil
 		}
-		return s.replicator.addObject(p, ev.ID, q)
+		return s.replicator.received(p, ev.ID, q)
 	case *proto.CloseClient:
 		p.server = false
 		if !p.client {

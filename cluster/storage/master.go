@@ -13,6 +13,7 @@ import (
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/pending"
+	"github.com/neozodb/neo/cluster/storage/replica"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -159,7 +160,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		return n.nodeInformation(ev, q)
 	case *proto.NotifyClusterInformation:
 		if q.State == proto.StoppingBackup && n.session != nil {
-			return n.session.replicator.stopBackup()
+			return n.session.replicator.tell(replica.Event{Kind: replica.BackupStopped})
 		}
 		return nil
 	case *proto.NotifyPartitionChanges:
@@ -213,7 +214,7 @@ func (n *Node) transactionFinished(ttid tid.TID, max proto.Opt[tid.TID]) error {
 	if err := n.session.txns.Abort(ttid); err != nil {
 		return err
 	}
-	return n.session.replicator.transactionFinished(ttid, max)
+	return n.session.replicator.transactionEnded(ttid, max)
 }
 
 // initialization processes what is allowed before the node is operational.
@@ -327,9 +328,9 @@ func (n *Node) operation(ev link.Event) error {
 		if err := n.setBackup(true); err != nil {
 			return err
 		}
-		return s.replicator.enterBackup()
+		return s.replicator.tellBackup(replica.Event{Kind: replica.BackupBegun})
 	case *proto.Replicate:
-		return s.replicator.replicate(q)
+		return s.replicator.tell(replica.Event{Kind: replica.BackupOrdered, Packet: q})
 	case *proto.CheckPartition:
 		return s.checker.order(q)
 	}
@@ -491,7 +492,7 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 	if s := n.session; s != nil {
 		s.txns.TableChanged()
 		s.worker.tableChanged(q.Cells)
-		if err := s.replicator.tableChanged(q.Cells); err != nil {
+		if err := s.replicator.tell(replica.Event{Kind: replica.TableChanged, Changes: q.Cells}); err != nil {
 			return err
 		}
 		if err := s.checker.tableChanged(q.Cells); err != nil {
@@ -549,7 +550,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	s.checker = newChecker(n, s)
 	s.worker = newWorker(n, s)
 	n.session = s
-	if err := s.replicator.populate(); err != nil {
+	if err := s.replicator.begin(); err != nil {
 		return err
 	}
 	if err := n.db.DropUnfinished(); err != nil {

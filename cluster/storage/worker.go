@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/replica"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -335,7 +336,7 @@ func (w *worker) packNext(order *proto.PackOrder, after tid.TID) error {
 	}
 	k := &packing{order: *order, from: from, todo: map[int]bool{}, at: -1}
 	for p, id := range packed {
-		if id == from && w.s.replicator.complete(p, order.ID) {
+		if id == from && w.s.replicator.m.Complete(p, order.ID) {
 			k.todo[p] = true
 		}
 	}
@@ -386,7 +387,10 @@ func (n *Node) packSigned(q *proto.NotifyPackSigned) error {
 			}
 		}
 		if n.session != nil {
-			n.session.replicator.signLater(missing, q.Approved)
+			unknown := replica.Event{Kind: replica.PackUnknown, Missing: missing, Approved: q.Approved}
+			if err := n.session.replicator.tell(unknown); err != nil {
+				return err
+			}
 		}
 	}
 	last := tid.Zero
@@ -400,7 +404,7 @@ func (n *Node) packSigned(q *proto.NotifyPackSigned) error {
 	if n.session == nil {
 		return nil
 	}
-	if err := n.session.replicator.packSigned(); err != nil {
+	if err := n.session.replicator.tell(replica.Event{Kind: replica.PackApproved, PackOrder: proto.Some(last)}); err != nil {
 		return err
 	}
 	if n.cfg.DisablePack {

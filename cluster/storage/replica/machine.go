@@ -1,0 +1,286 @@
+package replica
+
+import (
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/neozodb/neo/cluster/nodetab"
+	"github.com/neozodb/neo/cluster/parttab"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Link names a connection with another storage between a [Machine] and its shell: any
+// comparable value, nil for none. It is also what the log calls the other storage.
+type Link any
+
+// Target is a storage to replicate from.
+type Target struct {
+	ID       proto.NodeID  // 0: of another cluster
+	Addr     proto.Address // where it listens
+	Upstream string        // name of the other cluster
+}
+
+// Ends are the greatest TIDs among the transactions and among the records of a
+// partition, Zero if there is none.
+type Ends struct{ Transactions, Records tid.TID }
+
+// Settings are what a [Machine] knows from its beginning. The tables are those of the
+// node, which may change them between two steps.
+type Settings struct {
+	ID    proto.NodeID // of this node
+	Nodes *nodetab.Table
+	Table *parttab.Table
+	// Count is how many transactions or records are asked for at a time.
+	Count int
+	// Pick returns a number less than n, to choose one of n sources.
+	Pick func(n int) int
+}
+
+// EventKind says what has happened.
+type EventKind uint8
+
+const (
+	nothing          EventKind = iota
+	Begun                      // operation begins: Cells, Backup, Ends, PackOrder
+	BackupBegun                // the cluster follows another one from now on: Backup, Ends
+	BackupStopped              // what comes from the upstream cluster is not wanted any more
+	BackupOrdered              // by the master of a backup cluster: Packet, a Replicate
+	TableChanged               // the partition table has changed: Changes
+	TransactionEnded           // TTID has ended; Last is the last TID then, absent if it was aborted
+	PackApproved               // PackOrder is the greatest order approved so far
+	PackUnknown                // decisions about the orders Missing, which are not here; some are Approved
+	Held                       // the cell of Partition waits, to be replicated from Node alone
+	Unheld                     // it is replicated, from the first transaction on
+	Woken                      // it is time: see Wake
+	Linked                     // the outcome of Connect: Link, Ready, Tag
+	LinkReady                  // Link, which was not, is ready
+	LinkLost                   // Link has ended
+	LinkReplaced               // the source of Link has connected itself: New is used from now on, and ready
+	Received                   // a packet that belongs to the answer to Ask: Packet
+	Answered                   // the answer to Ask, or an Error: Packet
+	MasterAnswered             // the answer of the master, or an Error, to AskMaster: Packet, Tag
+	Listed                     // the outcome of ListTransactions (TIDs) or ListRecords (Keys): PackOrder, Tag
+	Examined                   // the outcome of Examine: Record, Tag
+)
+
+// Event is what a [Machine] is told, by kind.
+type Event struct {
+	Kind      EventKind
+	Partition int
+	Node      proto.NodeID
+	Link, New Link
+	Ready     bool
+	Ask       uint64
+	Packet    proto.Packet
+	Tag       any
+	TTID      tid.TID
+	Last      proto.Opt[tid.TID]
+	Cells     []backend.Cell // of this node
+	Changes   []proto.CellChange
+	Backup    proto.Opt[tid.TID] // absent: this is no backup cluster
+	Ends      map[int]Ends       // of readable cells, in a backup cluster
+	PackOrder proto.Opt[tid.TID]
+	Missing   []tid.TID
+	Approved  []tid.TID
+	TIDs      []tid.TID
+	Keys      []backend.Key
+	Record    Record
+}
+
+// Record is what this node has of an object around one of its revisions.
+type Record struct {
+	Last     tid.TID // last revision up to Until of the question, Zero if there is none
+	Deletion bool    // it deletes the object
+	Before   tid.TID // last revision before that of the question, Zero if there is none
+	Happened bool    // if asked: the transaction of the revision is here
+}
+
+// Op says what the shell must do.
+type Op uint8
+
+const (
+	Connect           Op = iota // get a link to Target; it comes as Linked, with Tag
+	Release                     // Link is no longer used here
+	Drop                        // close Link at once
+	Breach                      // close Link, after a breach of the protocol
+	Satisfied                   // the source of Link has served to the end: it may be connected to at once again
+	Ask                         // send Packet on Link; what comes names Ask
+	AskMaster                   // send Packet to the master; its answer comes with Tag
+	Wake                        // tell Woken after Delay, instead of what was ordered before
+	ListTransactions            // of Partition, from Min.TID to Max, at most Count; Tag; with Packed the last order completed
+	ListRecords                 // the same from Min on
+	Examine                     // what is here of Record.OID up to Until, if that is not Zero, and before Record.TID; Tag; with Happened also the transaction
+	AddTransaction              // store Packet
+	AddRecord                   // store Packet
+	DeleteTransaction           // delete Record.TID
+	DeleteRecord                // delete Record
+	DeleteBefore                // delete the revisions of Record.OID before Record.TID
+	SetComplete                 // Partition is complete up to TID
+	SetBackup                   // the database follows the upstream cluster up to TID
+	ShowBackup                  // readers may see what is up to TID
+	LowerPacked                 // Partition has executed pack orders up to TID at most
+	NoteKept                    // Partition has deletions up to TID for other replicas
+	SignPacks                   // apply decisions: Approved, Rejected; what is not here comes as PackUnknown
+	Commit                      // make all that precedes durable
+	Replicating                 // writes to Partitions are taken without check from now on
+	Readable                    // the master has declared Partitions up to date
+	Discarded                   // Partitions are not here any more, or out of date
+	Replicated                  // Partition has all data up to TID: tell the master
+	Pack                        // see whether a pack order can be executed
+	ReadKept                    // see which deletions are kept
+	TellPacked                  // tell the master which pack order all cells have executed
+	Log                         // write a line to the log
+)
+
+// Effect is one thing a [Machine] wants done, by Op.
+type Effect struct {
+	Op         Op
+	Partition  int
+	Partitions []int
+	Target     Target
+	Link       Link
+	Ask        uint64
+	Packet     proto.Packet
+	Tag        any
+	Delay      time.Duration
+	Min        backend.Key
+	Max        tid.TID
+	Count      int
+	Packed     bool
+	Record     backend.Key
+	Until      tid.TID
+	Happened   bool
+	TID        tid.TID
+	Approved   []tid.TID
+	Rejected   []tid.TID
+	Line       *Line
+}
+
+// Line is one line of log.
+type Line struct {
+	Level slog.Level
+	Text  string
+	Attrs []any
+}
+
+// Machine decides about the replication of one storage node during one period of
+// operation. The same events give the same effects.
+type Machine struct {
+	set        Settings
+	now        time.Time
+	out        []Effect
+	cells      map[int]*progress
+	todo       map[int]tid.TID // replicate up to
+	sources    map[int]origin  // from where, if not from any readable cell
+	unfinished map[tid.TID]bool
+	// incomplete are the cells that are being replicated, or were and are not declared
+	// up to date yet.
+	incomplete map[int]bool
+	current    *fetch
+	link       Link // used last
+	asks       uint64
+	packs      packOrders
+	lastPack   tid.TID            // greatest approved order known
+	backup     proto.Opt[tid.TID] // followed up to; absent: this is no backup cluster
+}
+
+// New returns a machine without cells.
+func New(s Settings) *Machine {
+	return &Machine{set: s, cells: map[int]*progress{}, todo: map[int]tid.TID{}, sources: map[int]origin{},
+		unfinished: map[tid.TID]bool{}, incomplete: map[int]bool{}}
+}
+
+// Step consumes one event and returns what must be done, in order. The slice is valid
+// until the next step.
+func (m *Machine) Step(now time.Time, ev Event) []Effect {
+	clear(m.out)
+	m.out, m.now = m.out[:0], now
+	m.event(&ev)
+	return m.out
+}
+
+func (m *Machine) event(ev *Event) {
+	switch ev.Kind {
+	case Begun:
+		m.begun(ev)
+	case BackupBegun:
+		m.enterBackup(ev)
+	case BackupStopped:
+		m.stopBackup()
+	case BackupOrdered:
+		m.replicate(ev.Packet.(*proto.Replicate))
+	case TableChanged:
+		m.tableChanged(ev.Changes)
+	case TransactionEnded:
+		m.transactionEnded(ev.TTID, ev.Last)
+	case PackApproved:
+		m.lastPack = ev.PackOrder.V
+		m.packApproved()
+	case PackUnknown:
+		m.signLater(ev.Missing, ev.Approved)
+	case Held:
+		m.hold(ev.Partition, ev.Node)
+	case Unheld:
+		m.unhold(ev.Partition)
+	case Woken:
+		m.next()
+	case Linked:
+		m.linked(ev)
+	case LinkReady:
+		m.linkReady(ev.Link)
+	case LinkLost:
+		m.linkLost(ev.Link)
+	case LinkReplaced:
+		m.linkReplaced(ev.Link, ev.New)
+	case Received:
+		m.received(ev)
+	case Answered:
+		m.answered(ev)
+	case MasterAnswered:
+		m.masterAnswered(ev)
+	case Listed:
+		m.listed(ev)
+	case Examined:
+		m.examined(ev)
+	}
+}
+
+func (m *Machine) do(e Effect) { m.out = append(m.out, e) }
+
+func (m *Machine) commit() { m.do(Effect{Op: Commit}) }
+
+func (m *Machine) log(level slog.Level, text string, attrs ...any) {
+	m.do(Effect{Op: Log, Line: &Line{level, text, attrs}})
+}
+
+// readable reports whether the cell of this node may be read.
+func (m *Machine) readable(partition int) bool {
+	return partition >= 0 && partition < m.set.Table.NP() && m.set.Table.Cell(partition, m.set.ID).Readable()
+}
+
+// busy reports whether a partition is being replicated.
+func (m *Machine) busy(partition int) bool {
+	return m.current != nil && m.current.partition == partition
+}
+
+// Uses reports whether what is being replicated comes over a link.
+func (m *Machine) Uses(l Link) bool { return m.current != nil && m.current.link == l }
+
+// Todo returns up to which transaction each partition that waits is to be replicated.
+func (m *Machine) Todo() map[int]tid.TID { return maps.Clone(m.todo) }
+
+// Complete reports whether the history that a pack order deletes is all here.
+func (m *Machine) Complete(partition int, order tid.TID) bool {
+	if !m.backup.OK {
+		return true
+	}
+	c := m.cells[partition]
+	return c != nil && c.nextTrans > order && c.nextObj > order && c.missed.settled(order)
+}
+
+// partitions returns the partitions that have a cell here, sorted.
+func (m *Machine) partitions() []int { return slices.Sorted(maps.Keys(m.cells)) }

@@ -1,0 +1,320 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/replica"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// fetchCount is how many transactions or records are asked for at a time, if
+// Config.FetchCount does not say it.
+const fetchCount = 1000
+
+// replicator is the shell around the machine that decides about replication.
+type replicator struct {
+	n       *Node
+	s       *session
+	m       *replica.Machine
+	events  []replica.Event // that wait, since an effect has led to them
+	working bool
+	retry   *time.Timer
+	asked   sourceRequest
+}
+
+// sourceRequest is the request to which a source is sending the answer.
+type sourceRequest struct {
+	peer *peer
+	id   uint32
+	ask  uint64
+}
+
+func newReplicator(n *Node, s *session) *replicator {
+	return &replicator{n: n, s: s, m: replica.New(replica.Settings{ID: n.id, Nodes: &n.nodes, Table: &n.table,
+		Count: n.cfg.FetchCount, Pick: rand.IntN})}
+}
+
+// tell tells the machine what has happened, and does what it wants done.
+func (r *replicator) tell(ev replica.Event) error {
+	r.events = append(r.events, ev)
+	if r.working {
+		return nil
+	}
+	r.working = true
+	defer func() { r.working = false }()
+	for i := 0; i < len(r.events); i++ {
+		effects := r.m.Step(time.Now(), r.events[i])
+		r.events[i] = replica.Event{}
+		for j := range effects {
+			if err := r.carryOut(&effects[j]); err != nil {
+				return err
+			}
+		}
+	}
+	r.events = r.events[:0]
+	return nil
+}
+
+// later is tell for an effect that is being carried out.
+func (r *replicator) later(ev replica.Event) { r.events = append(r.events, ev) }
+
+// begin finds what is to be replicated when operation begins.
+func (r *replicator) begin() error {
+	list, err := r.n.db.Cells()
+	if err != nil {
+		return fmt.Errorf("reading the partition table: %w", err)
+	}
+	ev := replica.Event{Kind: replica.Begun, PackOrder: proto.Some(r.n.lastPack)}
+	for _, c := range list {
+		if c.ID == r.n.id {
+			ev.Cells = append(ev.Cells, c)
+		}
+	}
+	return r.tellBackup(ev)
+}
+
+// tellBackup adds how far readable cells follow the upstream cluster.
+func (r *replicator) tellBackup(ev replica.Event) error {
+	if b := r.n.backupTID.Load(); b != nil {
+		ev.Backup, ev.Ends = proto.Some(*b), map[int]replica.Ends{}
+		for p := range r.n.table.NP() {
+			if !r.n.isReadable(p) {
+				continue
+			}
+			trans, obj, err := r.n.db.LastTIDs(p)
+			if errors.Is(err, backend.ErrNotImplemented) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("last transactions of partition %d: %w", p, err)
+			}
+			ev.Ends[p] = replica.Ends{Transactions: trans, Records: obj}
+		}
+	}
+	return r.tell(ev)
+}
+
+// received takes a packet of the answer of a source. Left-overs of other requests are
+// dropped.
+func (r *replicator) received(p *peer, id uint32, q proto.Packet) error {
+	if a := r.asked; a.peer != p || a.id != id {
+		return nil
+	}
+	return r.tell(replica.Event{Kind: replica.Received, Ask: r.asked.ask, Packet: q})
+}
+
+func (r *replicator) transactionEnded(ttid tid.TID, last proto.Opt[tid.TID]) error {
+	return r.tell(replica.Event{Kind: replica.TransactionEnded, TTID: ttid, Last: last})
+}
+
+func (r *replicator) linkReady(p *peer) error {
+	return r.tell(replica.Event{Kind: replica.LinkReady, Link: p})
+}
+
+func (r *replicator) linkLost(p *peer) error {
+	return r.tell(replica.Event{Kind: replica.LinkLost, Link: p})
+}
+
+func (r *replicator) linkReplaced(old, p *peer) error {
+	return r.tell(replica.Event{Kind: replica.LinkReplaced, Link: old, New: p})
+}
+
+// carryOut does one thing that the machine wants done.
+func (r *replicator) carryOut(e *replica.Effect) error {
+	n, s := r.n, r.s
+	p, _ := e.Link.(*peer)
+	switch e.Op {
+	case replica.Connect:
+		p, ready := n.use(target{id: e.Target.ID, addr: e.Target.Addr, upstream: e.Target.Upstream})
+		r.later(replica.Event{Kind: replica.Linked, Link: p, Ready: ready, Tag: e.Tag})
+	case replica.Release:
+		if s.checker.find(p) == nil { // a check that uses it says so itself, at its end
+			n.release(p)
+		}
+	case replica.Drop:
+		return n.drop(p)
+	case replica.Breach:
+		p.conn.Abort()
+	case replica.Satisfied:
+		n.cfg.Dialer.Forget(p.conn.RemoteAddr())
+	case replica.Ask:
+		ask := e.Ask
+		r.asked = sourceRequest{peer: p, ask: ask}
+		r.asked.id = p.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
+			return r.tell(replica.Event{Kind: replica.Answered, Ask: ask, Packet: ev.Packet})
+		}})
+	case replica.AskMaster:
+		tag := e.Tag
+		n.master.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
+			return r.tell(replica.Event{Kind: replica.MasterAnswered, Packet: ev.Packet, Tag: tag})
+		}})
+	case replica.Wake:
+		r.wake(e.Delay)
+	case replica.ListTransactions, replica.ListRecords, replica.Examine:
+		return r.read(e)
+	case replica.Commit:
+		return n.commit()
+	case replica.ShowBackup:
+		t := e.TID
+		n.backupTID.Store(&t)
+	case replica.SignPacks:
+		missing, _, err := n.db.SignPackOrders(e.Approved, e.Rejected)
+		if err != nil {
+			return fmt.Errorf("signing pack orders: %w", err)
+		}
+		r.later(replica.Event{Kind: replica.PackUnknown, Missing: missing, Approved: e.Approved})
+	case replica.Replicating:
+		s.txns.Replicating(e.Partitions)
+	case replica.Readable:
+		s.txns.Readable(e.Partitions)
+	case replica.Discarded:
+		return s.txns.Discarded(e.Partitions)
+	case replica.Replicated:
+		return s.txns.Replicated(e.Partition, e.TID)
+	case replica.Pack:
+		return s.worker.maybePack()
+	case replica.ReadKept:
+		return s.worker.readKept()
+	case replica.TellPacked:
+		return n.notifyPacked(false)
+	case replica.Log:
+		n.log.Log(context.Background(), e.Line.Level, e.Line.Text, e.Line.Attrs...)
+	default:
+		return r.write(e)
+	}
+	return nil
+}
+
+func (r *replicator) wake(d time.Duration) {
+	if r.retry != nil {
+		r.retry.Stop()
+	}
+	r.retry = time.AfterFunc(d, func() {
+		r.n.post(func() error {
+			if r.n.session != r.s {
+				return nil
+			}
+			return r.tell(replica.Event{Kind: replica.Woken})
+		})
+	})
+}
+
+// read reads what the machine wants to know of the database.
+func (r *replicator) read(e *replica.Effect) error {
+	db := r.n.db
+	ev := replica.Event{Kind: replica.Listed, Tag: e.Tag}
+	var err error
+	switch e.Op {
+	case replica.ListTransactions:
+		if e.Packed {
+			ids, err := db.PackedIDs(false)
+			switch {
+			case err == nil:
+				ev.PackOrder = proto.Some(ids[e.Partition])
+			case !errors.Is(err, backend.ErrNotImplemented):
+				return fmt.Errorf("completed pack orders: %w", err)
+			}
+		}
+		if ev.TIDs, err = db.TIDsFrom(e.Partition, e.Min.TID, e.Max, e.Count); err != nil {
+			return fmt.Errorf("listing transactions of partition %d: %w", e.Partition, err)
+		}
+	case replica.ListRecords:
+		if ev.Keys, err = db.RecordsFrom(e.Partition, e.Min.TID, e.Max, e.Min.OID, e.Count); err != nil {
+			return fmt.Errorf("listing records of partition %d: %w", e.Partition, err)
+		}
+	case replica.Examine:
+		ev.Kind = replica.Examined
+		if ev.Record, err = r.examine(e); err != nil {
+			return fmt.Errorf("examining object %v at %v: %w", e.Record.OID, e.Record.TID, err)
+		}
+	}
+	r.later(ev)
+	return nil
+}
+
+// examine reads what is here of an object, as far as the decision about its record can
+// depend on it.
+func (r *replicator) examine(e *replica.Effect) (x replica.Record, err error) {
+	db, k := r.n.db, e.Record
+	if e.Until != tid.Zero {
+		if x.Last, x.Deletion, err = db.RecordBefore(k.OID, e.Until+1); err != nil || x.Last != k.TID {
+			return x, err
+		}
+	}
+	if x.Before, _, err = db.RecordBefore(k.OID, k.TID); err != nil {
+		return x, err
+	}
+	if e.Happened && x.Deletion && x.Before != tid.Zero {
+		list, err := db.TIDsFrom(k.TID.Partition(r.n.table.NP()), k.TID, k.TID, 1)
+		if err != nil {
+			return x, err
+		}
+		x.Happened = len(list) > 0
+	}
+	return x, nil
+}
+
+// write writes to the database, which a later effect commits.
+func (r *replicator) write(e *replica.Effect) error {
+	db, k := r.n.db, e.Record
+	switch e.Op {
+	case replica.AddTransaction:
+		q := e.Packet.(*proto.AddTransaction)
+		m := backend.Meta{User: q.User, Description: q.Description, Extension: q.Extension, Packed: q.Packed, TTID: q.TTID, OIDs: q.OIDs}
+		if err := db.AddTransaction(q.TID, m, q.Pack); err != nil {
+			return fmt.Errorf("replicating transaction %v: %w", q.TID, err)
+		}
+	case replica.AddRecord:
+		q := e.Packet.(*proto.AddObject)
+		if err := db.AddObject(q.OID, q.Serial, q.ObjectData, q.DataSerial); err != nil {
+			return fmt.Errorf("replicating object %v at %v: %w", q.OID, q.Serial, err)
+		}
+	case replica.DeleteTransaction:
+		if err := db.DeleteTransaction(k.TID); err != nil {
+			return fmt.Errorf("deleting transaction %v: %w", k.TID, err)
+		}
+	case replica.DeleteRecord:
+		if err := db.DeleteObject(k.OID, k.TID); err != nil {
+			return fmt.Errorf("deleting object %v at %v: %w", k.OID, k.TID, err)
+		}
+	case replica.DeleteBefore:
+		for {
+			t, _, err := db.RecordBefore(k.OID, k.TID)
+			if err == nil && t != tid.Zero {
+				err = db.DeleteObject(k.OID, t)
+			}
+			if err != nil {
+				return fmt.Errorf("deleting object %v before %v: %w", k.OID, k.TID, err)
+			}
+			if t == tid.Zero {
+				return nil
+			}
+		}
+	case replica.SetComplete:
+		if err := db.SetCellTID(e.Partition, e.TID); err != nil {
+			return fmt.Errorf("storing the progress of partition %d: %w", e.Partition, err)
+		}
+	case replica.SetBackup:
+		if err := db.SetBackupTID(proto.Some(e.TID)); err != nil {
+			return fmt.Errorf("storing the backup TID: %w", err)
+		}
+	case replica.LowerPacked:
+		if err := db.LowerPacked(e.Partition, e.TID); err != nil {
+			return fmt.Errorf("recording the pack of partition %d: %w", e.Partition, err)
+		}
+	case replica.NoteKept:
+		if err := db.NoteKept(e.Partition, e.TID); err != nil {
+			return fmt.Errorf("recording deletions of partition %d: %w", e.Partition, err)
+		}
+	default:
+		return fmt.Errorf("the replication wants %d done, which is unknown", e.Op)
+	}
+	return nil
+}
