@@ -150,15 +150,7 @@ func (n *Node) fromStorage(e event) error {
 			a, err := n.db.CheckSerials(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
 			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
-	case *proto.AddTransaction:
-		if s.checker.addTransaction(p, ev.ID, q) {
-			return nil
-		}
-		return s.replicator.received(p, ev.ID, q)
-	case *proto.AddObject:
-		if s.checker.addObject(p, ev.ID, q) {
-			return nil
-		}
+	case *proto.AddTransaction, *proto.AddObject:
 		return s.replicator.received(p, ev.ID, q)
 	case *proto.CloseClient:
 		p.server = false

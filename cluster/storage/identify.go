@@ -81,10 +81,7 @@ func (n *Node) fromStranger(p *peer, ev link.Event) error {
 		return nil
 	}
 	// Those who wait for the link use the other one, after the answer.
-	if err := n.session.replicator.linkReplaced(old, p); err != nil {
-		return err
-	}
-	return n.session.checker.linkReplaced(old, p)
+	return n.session.replicator.linkReplaced(old, p)
 }
 
 func (n *Node) acceptClient(p *peer, ev link.Event, r *proto.RequestIdentification) error {

@@ -194,13 +194,13 @@ func TestCheckLosesReplicaWhileItWaits(t *testing.T) {
 func (s *testNode) check() string {
 	is := make(chan string)
 	s.post(func() error {
-		switch k := s.session.checker.current; {
-		case k == nil:
+		switch members, records, ok := s.session.replicator.m.Checking(); {
+		case !ok:
 			is <- "nothing"
-		case k.records:
-			is <- fmt.Sprintf("records of %d", len(k.members))
+		case records:
+			is <- fmt.Sprintf("records of %d", members)
 		default:
-			is <- fmt.Sprintf("transactions of %d", len(k.members))
+			is <- fmt.Sprintf("transactions of %d", members)
 		}
 		return nil
 	})

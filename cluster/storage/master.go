@@ -196,7 +196,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		if err != nil {
 			n.log.Error("order of the master not understood", "err", err)
 		} else if ok && n.session != nil {
-			n.session.checker.told(r)
+			return n.session.replicator.tell(replica.Event{Kind: replica.CheckAnnounced, Report: r})
 		}
 		return nil
 	}
@@ -332,7 +332,7 @@ func (n *Node) operation(ev link.Event) error {
 	case *proto.Replicate:
 		return s.replicator.tell(replica.Event{Kind: replica.BackupOrdered, Packet: q})
 	case *proto.CheckPartition:
-		return s.checker.order(q)
+		return s.replicator.tell(replica.Event{Kind: replica.CheckOrdered, Packet: q})
 	}
 	n.unexpected(n.master, ev)
 	return nil
@@ -495,9 +495,6 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 		if err := s.replicator.tell(replica.Event{Kind: replica.TableChanged, Changes: q.Cells}); err != nil {
 			return err
 		}
-		if err := s.checker.tableChanged(q.Cells); err != nil {
-			return err
-		}
 	}
 	// At once: verification relies on the table being stored before what is
 	// locked after it.
@@ -547,7 +544,6 @@ func (n *Node) startOperation(inBackup bool) error {
 	s := &session{txns: pending.New(n.db, n.table.NP())}
 	s.feeder = newFeeder(n, s)
 	s.replicator = newReplicator(n, s)
-	s.checker = newChecker(n, s)
 	s.worker = newWorker(n, s)
 	n.session = s
 	if err := s.replicator.begin(); err != nil {
@@ -618,10 +614,7 @@ func (n *Node) linkAnswered(p *peer, ev link.Event) error {
 	p.identified = true
 	p.named()
 	if s := n.session; s != nil {
-		if err := s.replicator.linkReady(p); err != nil {
-			return err
-		}
-		return s.checker.linkReady(p)
+		return s.replicator.tell(replica.Event{Kind: replica.LinkReady, Link: p})
 	}
 	return n.drop(p)
 }

@@ -96,7 +96,6 @@ type Node struct {
 type session struct {
 	txns       *pending.Manager
 	replicator *replicator
-	checker    *checker
 	feeder     *feeder
 	worker     *worker
 }

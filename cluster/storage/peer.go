@@ -181,10 +181,7 @@ func (n *Node) lost(p *peer, cause error) error {
 			if err := s.txns.ConnClosed(p.conn, 0); err != nil {
 				return err
 			}
-			if err := s.replicator.linkLost(p); err != nil {
-				return err
-			}
-			return s.checker.linkLost(p)
+			return s.replicator.linkLost(p)
 		}
 	}
 	return nil
@@ -235,8 +232,8 @@ func (t target) key() linkKey {
 }
 
 // use returns the link with another storage, to be used by us, and whether it is
-// ready. Else its end, or that it became ready, is told to the replicator and
-// the checker.
+// ready. Else its end, or that it became ready, is told to the
+// replicator.
 func (n *Node) use(t target) (p *peer, ready bool) {
 	if p = n.links[t.key()]; p != nil {
 		if p.idle != nil {

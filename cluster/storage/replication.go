@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // Config.FetchCount does not say it.
 const fetchCount = 1000
 
-// replicator is the shell around the machine that decides about replication.
+// replicator is the shell around the machine that decides about replication and checks.
 type replicator struct {
 	n       *Node
 	s       *session
@@ -26,18 +27,17 @@ type replicator struct {
 	events  []replica.Event // that wait, since an effect has led to them
 	working bool
 	retry   *time.Timer
-	asked   sourceRequest
+	asks    map[sourceRequest]uint64 // by what is asked on a link
 }
 
-// sourceRequest is the request to which a source is sending the answer.
+// sourceRequest names a request to another storage.
 type sourceRequest struct {
 	peer *peer
 	id   uint32
-	ask  uint64
 }
 
 func newReplicator(n *Node, s *session) *replicator {
-	return &replicator{n: n, s: s, m: replica.New(replica.Settings{ID: n.id, Nodes: &n.nodes, Table: &n.table,
+	return &replicator{n: n, s: s, asks: map[sourceRequest]uint64{}, m: replica.New(replica.Settings{ID: n.id, Nodes: &n.nodes, Table: &n.table,
 		Count: n.cfg.FetchCount, Pick: rand.IntN})}
 }
 
@@ -104,26 +104,30 @@ func (r *replicator) tellBackup(ev replica.Event) error {
 // received takes a packet of the answer of a source. Left-overs of other requests are
 // dropped.
 func (r *replicator) received(p *peer, id uint32, q proto.Packet) error {
-	if a := r.asked; a.peer != p || a.id != id {
+	ask, ok := r.asks[sourceRequest{p, id}]
+	if !ok {
 		return nil
 	}
-	return r.tell(replica.Event{Kind: replica.Received, Ask: r.asked.ask, Packet: q})
+	return r.tell(replica.Event{Kind: replica.Received, Ask: ask, Packet: q})
 }
 
 func (r *replicator) transactionEnded(ttid tid.TID, last proto.Opt[tid.TID]) error {
 	return r.tell(replica.Event{Kind: replica.TransactionEnded, TTID: ttid, Last: last})
 }
 
-func (r *replicator) linkReady(p *peer) error {
-	return r.tell(replica.Event{Kind: replica.LinkReady, Link: p})
-}
-
 func (r *replicator) linkLost(p *peer) error {
+	r.forget(p)
 	return r.tell(replica.Event{Kind: replica.LinkLost, Link: p})
 }
 
 func (r *replicator) linkReplaced(old, p *peer) error {
+	r.forget(old)
 	return r.tell(replica.Event{Kind: replica.LinkReplaced, Link: old, New: p})
+}
+
+// forget forgets what was asked on a link that has ended.
+func (r *replicator) forget(p *peer) {
+	maps.DeleteFunc(r.asks, func(q sourceRequest, _ uint64) bool { return q.peer == p })
 }
 
 // carryOut does one thing that the machine wants done.
@@ -135,9 +139,7 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 		p, ready := n.use(target{id: e.Target.ID, addr: e.Target.Addr, upstream: e.Target.Upstream})
 		r.later(replica.Event{Kind: replica.Linked, Link: p, Ready: ready, Tag: e.Tag})
 	case replica.Release:
-		if s.checker.find(p) == nil { // a check that uses it says so itself, at its end
-			n.release(p)
-		}
+		n.release(p)
 	case replica.Drop:
 		return n.drop(p)
 	case replica.Breach:
@@ -146,17 +148,31 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 		n.cfg.Dialer.Forget(p.conn.RemoteAddr())
 	case replica.Ask:
 		ask := e.Ask
-		r.asked = sourceRequest{peer: p, ask: ask}
-		r.asked.id = p.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
+		id := p.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
+			delete(r.asks, sourceRequest{p, ev.ID})
 			return r.tell(replica.Event{Kind: replica.Answered, Ask: ask, Packet: ev.Packet})
 		}})
+		r.asks[sourceRequest{p, id}] = ask
 	case replica.AskMaster:
 		tag := e.Tag
 		n.master.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
 			return r.tell(replica.Event{Kind: replica.MasterAnswered, Packet: ev.Packet, Tag: tag})
 		}})
 	case replica.Wake:
-		r.wake(e.Delay)
+		if r.retry != nil {
+			r.retry.Stop()
+		}
+		r.retry = r.remind(e.Delay, replica.Event{Kind: replica.Woken})
+	case replica.Remind:
+		r.remind(e.Delay, replica.Event{Kind: replica.Reminded, Tag: e.Tag})
+	case replica.TellMaster:
+		if n.master != nil {
+			n.master.conn.Send(e.Packet)
+		}
+	case replica.SeeLocked:
+		r.later(replica.Event{Kind: replica.LockedSeen, Locked: s.txns.TransactionLocked(e.Max), Tag: e.Tag})
+	case replica.Digest:
+		r.digest(e)
 	case replica.ListTransactions, replica.ListRecords, replica.Examine:
 		return r.read(e)
 	case replica.Commit:
@@ -192,16 +208,14 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 	return nil
 }
 
-func (r *replicator) wake(d time.Duration) {
-	if r.retry != nil {
-		r.retry.Stop()
-	}
-	r.retry = time.AfterFunc(d, func() {
+// remind tells the machine something later, unless operation ends.
+func (r *replicator) remind(d time.Duration, ev replica.Event) *time.Timer {
+	return time.AfterFunc(d, func() {
 		r.n.post(func() error {
 			if r.n.session != r.s {
 				return nil
 			}
-			return r.tell(replica.Event{Kind: replica.Woken})
+			return r.tell(ev)
 		})
 	})
 }

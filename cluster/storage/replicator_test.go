@@ -368,8 +368,8 @@ func TestChecker(t *testing.T) {
 				eventually(t, "the check ends", func() bool {
 					over := make(chan bool)
 					s1.post(func() error {
-						c := s1.session.checker
-						over <- c.current == nil && len(c.queue) == 0
+						_, _, checking := s1.session.replicator.m.Checking()
+						over <- !checking
 						return nil
 					})
 					return <-over

@@ -1,6 +1,9 @@
-// Package replica completes the cells of a storage node from those of other nodes:
-// cells that are OUT_OF_DATE, and those of a backup cluster, which stay readable
-// while they follow the upstream cluster.
+// Package replica decides how a storage node replicates, checks and repairs its cells.
+//
+// It completes the cells of the node from those of other nodes: cells that are
+// OUT_OF_DATE, and those of a backup cluster, which stay readable while they follow the
+// upstream cluster. It compares replicas of a partition, and deletes what is wrong in a
+// cell that is to be repaired.
 //
 // A [Machine] decides. It is a value without I/O, clock or goroutine: events go in,
 // effects come out, in the order in which they must be carried out. What it needs to

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -53,9 +54,10 @@ const (
 	TransactionEnded           // TTID has ended; Last is the last TID then, absent if it was aborted
 	PackApproved               // PackOrder is the greatest order approved so far
 	PackUnknown                // decisions about the orders Missing, which are not here; some are Approved
-	Held                       // the cell of Partition waits, to be replicated from Node alone
-	Unheld                     // it is replicated, from the first transaction on
+	CheckAnnounced             // Report tells of a check that begins, or of a repair
+	CheckOrdered               // a partition is to be compared: Packet, a CheckPartition
 	Woken                      // it is time: see Wake
+	Reminded                   // it is time: see Remind; Tag
 	Linked                     // the outcome of Connect: Link, Ready, Tag
 	LinkReady                  // Link, which was not, is ready
 	LinkLost                   // Link has ended
@@ -65,13 +67,13 @@ const (
 	MasterAnswered             // the answer of the master, or an Error, to AskMaster: Packet, Tag
 	Listed                     // the outcome of ListTransactions (TIDs) or ListRecords (Keys): PackOrder, Tag
 	Examined                   // the outcome of Examine: Record, Tag
+	Digested                   // the outcome of Digest: Items, Next, PackOrder, or Refused; Tag
+	LockedSeen                 // the outcome of SeeLocked: Locked, Tag
 )
 
 // Event is what a [Machine] is told, by kind.
 type Event struct {
 	Kind      EventKind
-	Partition int
-	Node      proto.NodeID
 	Link, New Link
 	Ready     bool
 	Ask       uint64
@@ -89,6 +91,11 @@ type Event struct {
 	TIDs      []tid.TID
 	Keys      []backend.Key
 	Record    Record
+	Report    *check.Report
+	Items     map[backend.Key]Content // transactions, whose oid is 0, or records
+	Next      proto.Opt[backend.Key]  // where the next chunk begins; absent: there is none
+	Refused   bool                    // this database cannot do that
+	Locked    bool
 }
 
 // Record is what this node has of an object around one of its revisions.
@@ -114,6 +121,8 @@ const (
 	ListTransactions            // of Partition, from Min.TID to Max, at most Count; Tag; with Packed the last order completed
 	ListRecords                 // the same from Min on
 	Examine                     // what is here of Record.OID up to Until, if that is not Zero, and before Record.TID; Tag; with Happened also the transaction
+	Digest                      // ask what is here of Partition from Min to Max, at most Count Records or transactions, unless Nothing; Packed; Tag. Slowly
+	SeeLocked                   // whether a transaction up to Max is being committed; Tag
 	AddTransaction              // store Packet
 	AddRecord                   // store Packet
 	DeleteTransaction           // delete Record.TID
@@ -132,6 +141,8 @@ const (
 	Replicated                  // Partition has all data up to TID: tell the master
 	Pack                        // see whether a pack order can be executed
 	ReadKept                    // see which deletions are kept
+	TellMaster                  // send Packet to the master
+	Remind                      // tell Reminded after Delay, with Tag
 	TellPacked                  // tell the master which pack order all cells have executed
 	Log                         // write a line to the log
 )
@@ -151,6 +162,8 @@ type Effect struct {
 	Max        tid.TID
 	Count      int
 	Packed     bool
+	Records    bool
+	Nothing    bool
 	Record     backend.Key
 	Until      tid.TID
 	Happened   bool
@@ -167,7 +180,7 @@ type Line struct {
 	Attrs []any
 }
 
-// Machine decides about the replication of one storage node during one period of
+// Machine decides about replication, checks and repairs of one storage node during one period of
 // operation. The same events give the same effects.
 type Machine struct {
 	set        Settings
@@ -184,14 +197,17 @@ type Machine struct {
 	link       Link // used last
 	asks       uint64
 	packs      packOrders
-	lastPack   tid.TID            // greatest approved order known
+	lastPack   tid.TID // greatest approved order known
+	checks     checker
 	backup     proto.Opt[tid.TID] // followed up to; absent: this is no backup cluster
 }
 
 // New returns a machine without cells.
 func New(s Settings) *Machine {
-	return &Machine{set: s, cells: map[int]*progress{}, todo: map[int]tid.TID{}, sources: map[int]origin{},
+	m := &Machine{set: s, cells: map[int]*progress{}, todo: map[int]tid.TID{}, sources: map[int]origin{},
 		unfinished: map[tid.TID]bool{}, incomplete: map[int]bool{}}
+	m.checks = checker{m: m, repairs: map[int]checkOrder{}}
+	return m
 }
 
 // Step consumes one event and returns what must be done, in order. The slice is valid
@@ -215,6 +231,7 @@ func (m *Machine) event(ev *Event) {
 		m.replicate(ev.Packet.(*proto.Replicate))
 	case TableChanged:
 		m.tableChanged(ev.Changes)
+		m.checks.tableChanged(ev.Changes)
 	case TransactionEnded:
 		m.transactionEnded(ev.TTID, ev.Last)
 	case PackApproved:
@@ -222,23 +239,40 @@ func (m *Machine) event(ev *Event) {
 		m.packApproved()
 	case PackUnknown:
 		m.signLater(ev.Missing, ev.Approved)
-	case Held:
-		m.hold(ev.Partition, ev.Node)
-	case Unheld:
-		m.unhold(ev.Partition)
+	case CheckAnnounced:
+		m.checks.told(ev.Report)
+	case CheckOrdered:
+		m.checks.order(ev.Packet.(*proto.CheckPartition))
 	case Woken:
 		m.next()
+	case Reminded:
+		m.checks.reminded(ev.Tag)
 	case Linked:
+		if k, ok := ev.Tag.(*member); ok {
+			m.checks.linked(k, ev)
+			return
+		}
 		m.linked(ev)
 	case LinkReady:
 		m.linkReady(ev.Link)
+		m.checks.linkReady(ev.Link)
 	case LinkLost:
 		m.linkLost(ev.Link)
+		m.checks.linkLost(ev.Link)
 	case LinkReplaced:
 		m.linkReplaced(ev.Link, ev.New)
+		m.checks.linkReplaced(ev.Link, ev.New)
 	case Received:
+		if k := m.checks.receives(ev.Ask); k != nil {
+			m.checks.received(k, ev.Packet)
+			return
+		}
 		m.received(ev)
 	case Answered:
+		if k := m.checks.receives(ev.Ask); k != nil {
+			m.checks.answered(k, ev.Packet)
+			return
+		}
 		m.answered(ev)
 	case MasterAnswered:
 		m.masterAnswered(ev)
@@ -246,6 +280,10 @@ func (m *Machine) event(ev *Event) {
 		m.listed(ev)
 	case Examined:
 		m.examined(ev)
+	case Digested:
+		m.checks.digested(ev)
+	case LockedSeen:
+		m.checks.lockedSeen(ev)
 	}
 }
 
@@ -265,6 +303,24 @@ func (m *Machine) readable(partition int) bool {
 // busy reports whether a partition is being replicated.
 func (m *Machine) busy(partition int) bool {
 	return m.current != nil && m.current.partition == partition
+}
+
+// Checking reports whether replicas are being compared, how many, and whether it is
+// their records, after the transactions.
+func (m *Machine) Checking() (members int, records, ok bool) {
+	k := m.checks.current
+	if k == nil {
+		return 0, false, false
+	}
+	return len(k.members), k.records, true
+}
+
+// release gives up a link that replication has used. A check that uses it does so
+// itself, at its end.
+func (m *Machine) release(l Link) {
+	if m.checks.find(l) == nil {
+		m.do(Effect{Op: Release, Link: l})
+	}
 }
 
 // Uses reports whether what is being replicated comes over a link.

@@ -304,7 +304,7 @@ func (m *Machine) next() {
 		return
 	}
 	m.current = best
-	m.do(Effect{Op: Connect, Target: from, Tag: best})
+	m.do(Effect{Op: Connect, Partition: best.partition, Target: from, Tag: best})
 }
 
 // linked takes the link for what is to be replicated next.
@@ -312,13 +312,13 @@ func (m *Machine) linked(ev *Event) {
 	f := m.current
 	if f == nil || ev.Tag != any(f) {
 		if ev.Link != m.link { // the partition was given up meanwhile
-			m.do(Effect{Op: Release, Link: ev.Link})
+			m.release(ev.Link)
 		}
 		return
 	}
 	f.link = ev.Link
 	if m.link != nil && m.link != ev.Link {
-		m.do(Effect{Op: Release, Link: m.link})
+		m.release(m.link)
 	}
 	m.link = ev.Link
 	if ev.Ready {
@@ -646,7 +646,7 @@ func (m *Machine) finish(f *fetch) {
 func (m *Machine) goOn() {
 	m.next()
 	if m.current == nil && m.link != nil {
-		m.do(Effect{Op: Release, Link: m.link})
+		m.release(m.link)
 		m.link = nil
 	}
 }

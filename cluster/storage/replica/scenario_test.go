@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"cmp"
+	"crypto/sha1"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -13,7 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -40,8 +43,12 @@ type scenario struct {
 	records map[backend.Key]bool // whether they delete the object
 	packed  map[int]tid.TID
 	missing []tid.TID // orders that are not here
+	damaged map[backend.Key]bool
+	locked  tid.TID // greatest transaction that is being committed
 	ready   map[string]bool
-	ask     Effect // the last one to a source
+	ask     Effect            // the last one to a source
+	asks    map[string]Effect // the last one to each source
+	reminds []Effect
 	masters []Effect
 	events  []Event
 	out     []string
@@ -49,7 +56,7 @@ type scenario struct {
 
 func newScenario(t *testing.T) *scenario {
 	s := &scenario{t: t, now: time.Unix(1000, 0), trans: map[tid.TID]bool{}, records: map[backend.Key]bool{}, packed: map[int]tid.TID{},
-		ready: map[string]bool{}}
+		damaged: map[backend.Key]bool{}, ready: map[string]bool{}, asks: map[string]Effect{}}
 	for i := 1; i <= 4; i++ {
 		s.nodes.Put(proto.Node{Type: proto.Storage, ID: proto.Storage.ID(i), State: proto.NodeRunning, Addr: addr(i)})
 	}
@@ -76,6 +83,11 @@ func state(letter string) proto.CellState {
 		}
 	}
 	return proto.Discarded
+}
+
+// data returns what a record holds.
+func data(text string) proto.ObjectData {
+	return proto.ObjectData{Data: []byte(text), Checksum: sha1.Sum([]byte(text))}
 }
 
 // record reads object@transaction or object!transaction.
@@ -206,10 +218,6 @@ func (s *scenario) run(line string) {
 			changes = append(changes, c)
 		}
 		s.tell(Event{Kind: TableChanged, Changes: changes})
-	case "hold":
-		s.tell(Event{Kind: Held, Partition: int(number(args[0])), Node: nodeID(args[1])})
-	case "unhold":
-		s.tell(Event{Kind: Unheld, Partition: int(number(args[0]))})
 	case "ready":
 		s.ready[args[0]] = true
 		s.tell(Event{Kind: LinkReady, Link: args[0]})
@@ -227,6 +235,41 @@ func (s *scenario) run(line string) {
 			s.wake = time.Time{}
 			s.tell(Event{Kind: Woken})
 		}
+	case "announce": // a check, or the repair of a partition from a source
+		r := &check.Report{Check: 7, Partition: check.None, State: check.Begun, Max: tid.Max}
+		if p, ok := opts["repair"]; ok {
+			r.Partition, r.State, r.Reference = int(number(p)), check.Repair, nodeID(opts["from"])
+		}
+		s.tell(Event{Kind: CheckAnnounced, Report: r})
+	case "check": // a partition, up to max, perhaps against a source
+		q := &proto.CheckPartition{Partition: int(number(args[0])), Max: opt("max").V}
+		if v, ok := opts["source"]; ok {
+			q.Source = addr(int(number(v)))
+		}
+		s.tell(Event{Kind: CheckOrdered, Packet: q})
+	case "damage":
+		for _, a := range args {
+			k, _, _ := record(a)
+			s.damaged[k] = true
+		}
+	case "lock": // the greatest transaction that is being committed
+		s.locked = tid.TID(number(args[0]))
+	case "remind":
+		list := s.reminds
+		s.reminds = nil
+		for _, e := range list {
+			s.now = s.now.Add(e.Delay)
+			s.tell(Event{Kind: Reminded, Tag: e.Tag})
+		}
+	case "from": // what follows comes from this source
+		s.ask = s.asks[args[0]]
+	case "probe": // the only item, which is damaged
+		k, _, ok := record(args[0])
+		var a proto.Packet = &proto.AnswerCheckSerialRange{Count: 1, LastTID: k.TID, LastOID: k.OID}
+		if !ok {
+			a = &proto.AnswerCheckTIDRange{Count: 1, Last: tid.TID(number(args[0]))}
+		}
+		s.tell(Event{Kind: Answered, Ask: s.ask.Ask, Packet: a})
 	case "add", "leftover": // what a source sends
 		ask := s.ask.Ask
 		if f[0] == "leftover" {
@@ -237,7 +280,10 @@ func (s *scenario) run(line string) {
 			if k, deletion, ok := record(a); ok {
 				q := &proto.AddObject{OID: k.OID, Serial: k.TID}
 				if !deletion {
-					q.Data, q.Checksum[0] = []byte("x"), 1
+					q.ObjectData = data(cmp.Or(opts["data"], "x"))
+					if opts["data"] == "bad" {
+						q.Checksum[0]++
+					}
 				}
 				ev.Packet = q
 			} else {
@@ -296,9 +342,6 @@ func (s *scenario) tell(ev Event) {
 
 func (s *scenario) note(format string, args ...any) {
 	s.out = append(s.out, fmt.Sprintf(format, args...))
-	if testing.Verbose() {
-		s.t.Logf(format, args...)
-	}
 }
 
 func (s *scenario) text(k backend.Key) string {
@@ -319,13 +362,6 @@ func (s *scenario) keys(partition int) []backend.Key {
 	}
 	slices.SortFunc(list, compareKeys)
 	return list
-}
-
-func compareKeys(a, b backend.Key) int {
-	if a.TID != b.TID {
-		return int(a.TID) - int(b.TID)
-	}
-	return int(a.OID) - int(b.OID)
 }
 
 func (s *scenario) before(oid tid.OID, t tid.TID) (last tid.TID, deletion bool) {
@@ -357,7 +393,7 @@ func (s *scenario) carryOut(e Effect) {
 		if e.Target.Upstream != "" {
 			name = fmt.Sprintf("%s%d", e.Target.Upstream, e.Target.Addr.Port)
 		}
-		s.note("connect to %s for partition %d", name, e.Tag.(*fetch).partition)
+		s.note("connect to %s for partition %d", name, e.Partition)
 		s.events = append(s.events, Event{Kind: Linked, Link: name, Ready: s.ready[name], Tag: e.Tag})
 	case Release:
 		s.note("%v: released", e.Link)
@@ -365,7 +401,7 @@ func (s *scenario) carryOut(e Effect) {
 		s.note("%v: closed", e.Link)
 	case Satisfied:
 	case Ask:
-		s.ask = e
+		s.ask, s.asks[fmt.Sprint(e.Link)] = e, e
 		switch q := e.Packet.(type) {
 		case *proto.AskFetchTransactions:
 			pack := ""
@@ -381,6 +417,10 @@ func (s *scenario) carryOut(e Effect) {
 				}
 			}
 			s.note("%v: records of %d from %d@%d to %d, have %v", e.Link, q.Partition, q.MinOID, q.Min, q.Max, have)
+		case *proto.AskCheckTIDRange:
+			s.note("%v: id of the transaction of %d from %d on?", e.Link, q.Partition, q.Min)
+		case *proto.AskCheckSerialRange:
+			s.note("%v: id of the record of %d from %d@%d on?", e.Link, q.Partition, q.MinOID, q.Min)
 		}
 	case AskMaster:
 		s.masters = append(s.masters, e)
@@ -412,6 +452,56 @@ func (s *scenario) carryOut(e Effect) {
 			}
 		}
 		s.events = append(s.events, ev)
+	case Digest:
+		ev := Event{Kind: Digested, Tag: e.Tag, Items: map[backend.Key]Content{}}
+		if e.Packed {
+			ev.PackOrder = proto.Some(s.packed[e.Partition])
+		}
+		add := func(k backend.Key, c Content) {
+			switch {
+			case e.Nothing || compareKeys(k, e.Min) < 0 || k.TID > e.Max || ev.Next.OK:
+			case len(ev.Items) == e.Count:
+				ev.Next = proto.Some(k)
+			default:
+				c.Damaged = s.damaged[k]
+				ev.Items[k] = c
+			}
+		}
+		if e.Records {
+			for _, k := range s.keys(e.Partition) {
+				d := data("x")
+				if s.records[k] {
+					d = proto.ObjectData{}
+				}
+				add(k, RecordContent(&d, true))
+			}
+		} else {
+			for _, t := range slices.Sorted(maps.Keys(s.trans)) {
+				if t.Partition(np) == e.Partition {
+					add(backend.Key{TID: t}, MetaContent(&backend.Meta{}))
+				}
+			}
+		}
+		s.events = append(s.events, ev)
+	case SeeLocked:
+		s.events = append(s.events, Event{Kind: LockedSeen, Locked: s.locked != 0 && e.Max >= s.locked, Tag: e.Tag})
+	case Remind:
+		s.reminds = append(s.reminds, e)
+		s.note("reminded after %v", e.Delay)
+	case TellMaster:
+		switch p := e.Packet.(type) {
+		case *proto.NotifyPartitionCorrupted:
+			s.note("master: partition %d differs on %v", p.Partition, p.IDs)
+		case *proto.NotifyMonitorInformation:
+			r, _, err := check.Parse(p)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.note("master: partition %d %v, %d rows, %d differences on %v, stuck %v, note %q", r.Partition, r.State, r.Rows, r.Total, r.Nodes, r.Stuck, r.Note)
+			for _, d := range r.Found {
+				s.note("master: %v", d)
+			}
+		}
 	case Examine:
 		ev := Event{Kind: Examined, Tag: e.Tag}
 		if e.Until != 0 {
@@ -493,7 +583,7 @@ func TestScenarios(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if diff := cmp.Diff(string(b), got); diff != "" && !*update {
+			if diff := gocmp.Diff(string(b), got); diff != "" && !*update {
 				t.Errorf("scenario changed (-want +got):\n%s", diff)
 			}
 		})
@@ -513,9 +603,6 @@ func play(t *testing.T, text string) string {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
-		}
-		if testing.Verbose() {
-			t.Log(line)
 		}
 		s.run(line)
 		for _, l := range s.out {

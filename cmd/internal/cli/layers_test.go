@@ -38,7 +38,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/backend", "cluster/txn cluster/proto"},
 	{"cluster/storage/backendtest", "cluster/storage/backend"},
 	{"cluster/storage/pending", "cluster/storage/backend"},
-	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab"},
+	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab cluster/check"},
 	{"cluster/storage/sqldb", "cluster/storage/backend"},
 	{"cluster/storage/sqlitedb", "cluster/storage/sqldb"},
 	{"cluster/storage/mysqldb", "cluster/storage/sqldb"},
