@@ -201,3 +201,44 @@ func TestNextPackOrderOfEachCell(t *testing.T) {
 		t.Errorf("asked for the order from %v on, want the first", q.Min)
 	}
 }
+
+// A storage that is told not to pack can be replicated from: the replica is compared once
+// for the orders that others may have executed, not again and again.
+func TestReplicaOfAStorageThatDoesNotPack(t *testing.T) {
+	r := newRig(t)
+	s1 := r.start(1, backendtest.NewMemory(), func(c *Config) { c.DisablePack = true })
+	s1.initialize(1, table("U", "U"))
+	s1.operate()
+	c := s1.client(1)
+	s1.commit(c, 10, 0, "text", 0, 1, 2)
+	s1.remove(c, 12, 10, 2)
+	s1.packAt(c, 14, 12)
+	s2 := r.start(2, backendtest.NewMemory(), nil)
+	s1.announce(proto.NodeRunning, s2.node())
+	cells := []proto.CellChange{{Partition: 0, ID: 2, State: proto.OutOfDate}, {Partition: 1, ID: 2, State: proto.OutOfDate}}
+	s1.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Replicas: 1, Cells: cells})
+	s2.initialize(2, table("UO", "UO"), s1.node())
+	s2.operate()
+	s2.orders = []proto.PackOrder{{ID: 14, Approved: proto.Some(true), Time: 12}}
+	s2.master.Send(&proto.NotifyPackSigned{Approved: []tid.TID{14}})
+	s2.unfinished(14)
+	done, questions := 0, 0
+	for done < 2 {
+		ev := s2.next()
+		switch ev.Packet.(type) {
+		case *proto.NotifyReplicationDone:
+			done++
+		case *proto.AskPackOrders:
+			if questions++; questions > 20 {
+				t.Fatalf("asked %d times for pack orders, and %d of 2 cells are replicated", questions, done)
+			}
+			s2.answerOrders(ev)
+		}
+		if ev.End() {
+			t.Fatal("the node hung up")
+		}
+	}
+	if diff := cmp.Diff(contents(t, s1.db), contents(t, s2.db)); diff != "" {
+		t.Errorf("replica (-want +got):\n%s", diff)
+	}
+}

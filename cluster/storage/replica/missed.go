@@ -23,6 +23,7 @@ import (
 type missedPacks struct {
 	after  proto.Opt[tid.TID] // orders up to this one are taken into account; absent: not known yet
 	fresh  bool               // the cell began empty, or is compared from the beginning
+	base   tid.TID            // the orders to be compared for are those after this one
 	source tid.TID            // greatest order that a source has completed
 	orders []proto.PackOrder  // to be compared for
 	upTo   tid.TID            // the cell is complete up to here
@@ -31,10 +32,10 @@ type missedPacks struct {
 }
 
 // packedThere notes that a source has completed an order. In what is received from
-// the beginning, only that counts.
-func (k *missedPacks) packedThere(id tid.TID) {
+// the beginning, only that counts, except for orders that the cell is being compared for.
+func (k *missedPacks) packedThere(id tid.TID, comparing bool) {
 	k.source = max(k.source, id)
-	if k.fresh && k.after.OK {
+	if k.fresh && k.after.OK && (!comparing || id < k.base) {
 		k.after.V = min(k.after.V, id)
 	}
 }
@@ -182,6 +183,7 @@ func (m *Machine) settled(partition int, c *progress) {
 	k := &c.missed
 	k.asking = false
 	k.upTo = max(c.nextObj, 1) - 1
+	k.base = k.after.V
 	backup := m.readable(partition)
 	for _, o := range m.packs.list {
 		if o.ID <= k.after.V {

@@ -537,7 +537,7 @@ func (m *Machine) transactionsFetched(f *fetch, a *proto.AnswerFetchTransactions
 	if a.Packed.OK {
 		// What was not packed there is received unpacked.
 		m.do(Effect{Op: LowerPacked, Partition: f.partition, TID: a.Packed.V})
-		f.cell.missed.packedThere(a.Packed.V)
+		f.cell.missed.packedThere(a.Packed.V, f.pass == passAsk)
 	}
 	if f.pass == passAsk {
 		m.compareMissed(f, a.Packed)
