@@ -118,10 +118,10 @@ const (
 	Ask                         // send Packet on Link; what comes names Ask
 	AskMaster                   // send Packet to the master; its answer comes with Tag
 	Wake                        // tell Woken after Delay, instead of what was ordered before
-	ListTransactions            // of Partition, from Min.TID to Max, at most Count; Tag; with Packed the last order completed
+	ListTransactions            // of Partition, from Min.TID to Max, at most Count; Packed; Tag
 	ListRecords                 // the same from Min on
-	Examine                     // what is here of Record.OID up to Until, if that is not Zero, and before Record.TID; Tag; with Happened also the transaction
-	Digest                      // ask what is here of Partition from Min to Max, at most Count Records or transactions, unless Nothing; Packed; Tag. Slowly
+	Examine                     // what is here of Record.OID up to Until, if that is not Zero, and before Record.TID; Happened; Tag
+	Digest                      // read what is here of Partition from Min to Max, at most Count transactions or Records; Packed; Tag. It may take a while
 	SeeLocked                   // whether a transaction up to Max is being committed; Tag
 	AddTransaction              // store Packet
 	AddRecord                   // store Packet
@@ -161,12 +161,12 @@ type Effect struct {
 	Min        backend.Key
 	Max        tid.TID
 	Count      int
-	Packed     bool
+	Packed     bool // also the last pack order completed
 	Records    bool
-	Nothing    bool
+	Nothing    bool // of a Digest: only what is Packed
 	Record     backend.Key
 	Until      tid.TID
-	Happened   bool
+	Happened   bool // also whether the transaction is here
 	TID        tid.TID
 	Approved   []tid.TID
 	Rejected   []tid.TID
@@ -180,7 +180,7 @@ type Line struct {
 	Attrs []any
 }
 
-// Machine decides about replication, checks and repairs of one storage node during one period of
+// Machine decides about replication, checks and repairs of one storage node, during one period of
 // operation. The same events give the same effects.
 type Machine struct {
 	set        Settings
