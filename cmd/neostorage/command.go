@@ -78,7 +78,7 @@ func (o *options) openDatabase(log *slog.Logger) (backend.Backend, error) {
 		if o.engine != "" {
 			return nil, fmt.Errorf("unsupported engine %q: SQLite has none", o.engine)
 		}
-		db, err := sqlitedb.Open(o.database, sqlitedb.Options{Dedup: o.dedup, Log: log})
+		db, err := sqlitedb.Open(o.database, sqlitedb.Options{Dedup: o.dedup, HalfImported: o.reset, Log: log})
 		if err != nil {
 			return nil, err
 		}

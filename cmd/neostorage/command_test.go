@@ -110,8 +110,14 @@ func TestReset(t *testing.T) {
 	if err := db.SetName("other"); err != nil {
 		t.Fatal(err)
 	}
+	if err := db.SetImportState(proto.Some(`{"root": {"ltid": 9}}`)); err != nil {
+		t.Fatal(err)
+	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if code, stderr := neostorage(t.Context(), "-c", "other", "-a", "SQLite", "-d", path); code != 1 || !strings.Contains(stderr, "the import into this database is not finished") {
+		t.Errorf("exit %d, stderr %q", code, stderr)
 	}
 	if code, stderr := neostorage(t.Context(), "-c", "test", "-a", "SQLite", "-d", path, "--reset"); code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr)

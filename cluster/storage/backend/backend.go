@@ -45,6 +45,9 @@ var (
 	ErrNotImplemented = errors.New("not implemented by this backend")
 	// ErrLocked reports a database that another process uses.
 	ErrLocked = errors.New("database is locked")
+	// ErrHalfImported reports a database into which an import has not come to its end:
+	// only the importer may use it.
+	ErrHalfImported = errors.New("the import into this database is not finished")
 )
 
 // CorruptError reports stored data that differs from its checksum. Retrying is

@@ -16,8 +16,11 @@ import (
 
 // Options configure a DB. A zero field takes the documented default.
 type Options struct {
-	Dedup bool         // a new table of data keeps equal records once
-	Log   *slog.Logger // default: discard
+	Dedup bool // a new table of data keeps equal records once
+	// HalfImported accepts a database into which an import has not come to its end:
+	// the importer continues it, or it is erased. Else: [backend.ErrHalfImported].
+	HalfImported bool
+	Log          *slog.Logger // default: discard
 
 	// MaxBytes and MaxRows bound the records that wait in memory to be written.
 	// Defaults: 8 MiB, 500.
@@ -91,6 +94,9 @@ func Open(d Dialect, o Options) (*DB, error) {
 	err = db.setup()
 	if err == nil {
 		db.topology, err = d.Topology(c)
+	}
+	if err == nil && !o.HalfImported {
+		err = db.checkImported()
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Close(), d.Close())

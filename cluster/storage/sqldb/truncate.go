@@ -45,6 +45,9 @@ func (db *DB) Truncate() error {
 		if _, err := c.Exec("UPDATE pt SET tid = ? WHERE nid = ? AND tid > ?", int64(cut), int64(l.id), int64(cut)); err != nil {
 			return err
 		}
+		if err := forgetCutImport(c, cut); err != nil {
+			return err
+		}
 		return setConfig(c, keyTruncate, proto.Opt[string]{})
 	})
 	if err != nil {

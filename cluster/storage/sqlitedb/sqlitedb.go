@@ -36,8 +36,10 @@ import (
 
 // Options configure a database. A zero field takes the documented default.
 type Options struct {
-	Dedup bool         // a new database keeps equal data once
-	Log   *slog.Logger // default: discard
+	Dedup bool // a new database keeps equal data once
+	// HalfImported: see [sqldb.Options].
+	HalfImported bool
+	Log          *slog.Logger // default: discard
 }
 
 // Open opens the database that a string names, creating it if need be: a path, or
@@ -48,7 +50,7 @@ func Open(database string, o Options) (*sqldb.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sqldb.Open(d, sqldb.Options{Dedup: o.Dedup, Log: o.Log})
+	return sqldb.Open(d, sqldb.Options{Dedup: o.Dedup, HalfImported: o.HalfImported, Log: o.Log})
 }
 
 // Open must make what a storage node needs.
