@@ -234,7 +234,7 @@ func (r *replicas) deletedIsGone() {
 	for oid, l := range state {
 		for i := range r.dbs {
 			b := r.db(i).Backend
-			t, deleted, err := b.RecordBefore(oid, tid.Max)
+			t, deleted, err := b.RecordBefore(r.t.Context(), oid, tid.Max)
 			switch cells, _ := b.Cells(); {
 			case err != nil:
 				r.t.Errorf("database %d: %v", i, err)

@@ -240,6 +240,8 @@ func (d slowDisk) Commit() error {
 	return d.Backend.Commit()
 }
 
+func (d slowDisk) CommitVotes() error { return d.Commit() }
+
 // A storage that writes to its disk for minutes is not given up.
 func TestSlowDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -156,7 +156,7 @@ func (s *simulation) spoil(r *rand.Rand, i int) (id proto.NodeID, n int) {
 			if cell.ID != cfg.ID || !cell.State.Readable() {
 				continue
 			}
-			keys, err := db.RecordsFrom(cell.Partition, 0, tid.Max, 0, 1000)
+			keys, err := db.RecordsFrom(context.Background(), cell.Partition, 0, tid.Max, 0, 1000)
 			if err != nil {
 				return err
 			}
@@ -179,7 +179,7 @@ func (s *simulation) spoil(r *rand.Rand, i int) (id proto.NodeID, n int) {
 				}
 				n++
 			}
-			tids, err := db.TIDsFrom(cell.Partition, 0, tid.Max, 1000)
+			tids, err := db.TIDsFrom(context.Background(), cell.Partition, 0, tid.Max, 1000)
 			if err != nil {
 				return err
 			}

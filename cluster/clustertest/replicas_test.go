@@ -53,6 +53,8 @@ func (d *replicaDB) Commit() error {
 	return d.Backend.Commit()
 }
 
+func (d *replicaDB) CommitVotes() error { return d.Commit() }
+
 func (d *replicaDB) Close() error {
 	if d.dead.Load() {
 		return nil
@@ -95,8 +97,8 @@ func (d *replicaDB) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	return ids, err
 }
 
-func (d *replicaDB) RecordBefore(oid tid.OID, before tid.TID) (tid.TID, bool, error) {
-	t, deleted, err := d.Backend.RecordBefore(oid, before)
+func (d *replicaDB) RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (tid.TID, bool, error) {
+	t, deleted, err := d.Backend.RecordBefore(context.Background(), oid, before)
 	return t, deleted && !d.believes, err
 }
 
@@ -238,7 +240,7 @@ func (r *replicas) equal() {
 	}
 	for _, oid := range r.gone {
 		for i := range r.dbs {
-			if t, deleted, err := r.db(i).Backend.RecordBefore(oid, tid.Max); err != nil || t != tid.Zero && !(deleted && drops) {
+			if t, deleted, err := r.db(i).Backend.RecordBefore(context.Background(), oid, tid.Max); err != nil || t != tid.Zero && !(deleted && drops) {
 				r.t.Errorf("%+v: %v was deleted and packed, storage %d has it at %v (%v)", r.plan, oid, i+1, t, err)
 			}
 		}
@@ -248,7 +250,7 @@ func (r *replicas) equal() {
 // risen returns the deleted objects that a storage would load.
 func (r *replicas) risen(i int) (list []tid.OID) {
 	for _, oid := range r.gone {
-		if t, deleted, err := r.db(i).Backend.RecordBefore(oid, tid.Max); err == nil && t != tid.Zero && !deleted {
+		if t, deleted, err := r.db(i).Backend.RecordBefore(context.Background(), oid, tid.Max); err == nil && t != tid.Zero && !deleted {
 			list = append(list, oid)
 		}
 	}
@@ -260,27 +262,27 @@ func (r *replicas) risen(i int) (list []tid.OID) {
 // stay there until the next pack.
 func contents(db backend.Backend, p int, drops bool) (map[string]string, error) {
 	list := map[string]string{}
-	tids, err := db.TIDsFrom(p, 0, tid.Max, 0)
+	tids, err := db.TIDsFrom(context.Background(), p, 0, tid.Max, 0)
 	if err != nil {
 		return nil, err
 	}
 	for _, t := range tids {
-		m, _, err := db.FetchTransaction(t)
+		m, _, err := db.FetchTransaction(context.Background(), t)
 		if err != nil {
 			return nil, err
 		}
 		list[fmt.Sprint("transaction ", t)] = fmt.Sprintf("%q %v %v", m.Description, m.TTID, m.OIDs)
 	}
-	keys, err := db.RecordsFrom(p, 0, tid.Max, 0, 1<<30)
+	keys, err := db.RecordsFrom(context.Background(), p, 0, tid.Max, 0, 1<<30)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range keys {
-		o, err := db.FetchObject(k.OID, k.TID)
+		o, err := db.FetchObject(context.Background(), k.OID, k.TID)
 		if err != nil {
 			return nil, err
 		}
-		if first, _, err := db.RecordBefore(k.OID, k.TID); err != nil {
+		if first, _, err := db.RecordBefore(context.Background(), k.OID, k.TID); err != nil {
 			return nil, err
 		} else if drops && first == tid.Zero && o.Checksum == proto.ZeroHash {
 			continue
@@ -455,7 +457,7 @@ var absences = []absence{
 				return
 			}
 			for _, c := range list {
-				if t, _, _ := r.db(1).Backend.RecordBefore(x[c.Partition], tid.Max); c.State == proto.OutOfDate && t > c.TID && c.TID != 0 {
+				if t, _, _ := r.db(1).Backend.RecordBefore(context.Background(), x[c.Partition], tid.Max); c.State == proto.OutOfDate && t > c.TID && c.TID != 0 {
 					cells++
 				}
 			}

@@ -318,11 +318,11 @@ func (s *copies) equal() {
 				s.t.Errorf("%+v: partition %d is still %v on %v", s.plan, c.Partition, c.State, c.ID)
 				continue
 			}
-			trans, err := b.CheckTIDs(c.Partition, 1<<20, 0, tid.Max)
+			trans, err := b.CheckTIDs(context.Background(), c.Partition, 1<<20, 0, tid.Max)
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			obj, err := b.CheckSerials(c.Partition, 1<<20, 0, tid.Max, 0)
+			obj, err := b.CheckSerials(context.Background(), c.Partition, 1<<20, 0, tid.Max, 0)
 			if err != nil {
 				s.t.Fatal(err)
 			}

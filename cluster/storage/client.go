@@ -64,7 +64,7 @@ func (n *Node) fromClient(e event) error {
 		final, isPending := txns.FinalTID(q.TTID)
 		var err error
 		if !isPending && q.TTID <= tid.Max {
-			final, err = n.db.FinalTID(q.TTID)
+			final, err = n.db.FinalTID(n.ctx, q.TTID)
 		}
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil

@@ -39,6 +39,9 @@ func (r *replicator) digest(e *replica.Effect) {
 			t, ok := ids[partition]
 			ev.PackOrder = proto.Opt[tid.TID]{V: t, OK: ok}
 		}
+		if f.ctx.Err() != nil {
+			return // the operation has ended
+		}
 		f.post(func() error {
 			switch {
 			case r.n.session != r.s:
@@ -58,13 +61,13 @@ func (f *feeder) contents(partition int, records bool, from backend.Key, last ti
 	db := f.n.db
 	var list []backend.Key
 	if records {
-		keys, err := db.RecordsFrom(partition, from.TID, last, from.OID, n+1)
+		keys, err := db.RecordsFrom(f.ctx, partition, from.TID, last, from.OID, n+1)
 		if err != nil {
 			return nil, proto.Opt[backend.Key]{}, err
 		}
 		list = keys
 	} else {
-		tids, err := db.TIDsFrom(partition, from.TID, last, n+1)
+		tids, err := db.TIDsFrom(f.ctx, partition, from.TID, last, n+1)
 		if err != nil {
 			return nil, proto.Opt[backend.Key]{}, err
 		}
@@ -88,12 +91,12 @@ func (f *feeder) contents(partition int, records bool, from backend.Key, last ti
 		var err error
 		if records {
 			var o backend.Object
-			if o, err = db.FetchObject(i.OID, i.TID); err == nil {
+			if o, err = db.FetchObject(f.ctx, i.OID, i.TID); err == nil {
 				x = replica.RecordContent(&o.ObjectData, true)
 			}
 		} else {
 			var m backend.Meta
-			if m, _, err = db.FetchTransaction(i.TID); err == nil {
+			if m, _, err = db.FetchTransaction(f.ctx, i.TID); err == nil {
 				x = replica.MetaContent(&m)
 			}
 		}

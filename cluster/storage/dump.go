@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
 )
 
 // dumpTimeout is how long a dump waits for the node to have time for it.
@@ -42,6 +44,11 @@ func (n *Node) state() string {
 	}
 	transactions, delayed := n.session.txns.Len()
 	s += fmt.Sprintf("transactions in progress: %d, delayed requests: %d\n", transactions, delayed)
+	if r, ok := n.db.(backend.Runner); ok {
+		if p := r.Progress(); p != "" {
+			s += "database: " + p + "\n"
+		}
+	}
 	todo := n.session.replicator.m.Todo()
 	for _, p := range slices.Sorted(maps.Keys(todo)) {
 		s += fmt.Sprintf("to replicate: partition %d up to %v\n", p, todo[p])

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -40,15 +41,19 @@ type importerLike struct{ backend.Backend }
 
 var errNoHistory = errors.Join(backend.ErrNotImplemented, errors.New("history"))
 
-func (importerLike) History(tid.OID, int, int) ([]proto.Revision, error) { return nil, errNoHistory }
-func (importerLike) UndoHistory(tid.OID, tid.TID) (backend.UndoHistory, error) {
+func (importerLike) History(context.Context, tid.OID, int, int) ([]proto.Revision, error) {
+	return nil, errNoHistory
+}
+func (importerLike) UndoHistory(context.Context, tid.OID, tid.TID) (backend.UndoHistory, error) {
 	return backend.UndoHistory{}, errNoHistory
 }
-func (importerLike) OIDsFrom(int, int, tid.OID, tid.TID) (proto.Opt[tid.OID], []tid.OID, error) {
+func (importerLike) OIDsFrom(context.Context, int, int, tid.OID, tid.TID) (proto.Opt[tid.OID], []tid.OID, error) {
 	return proto.Opt[tid.OID]{}, nil, errNoHistory
 }
-func (importerLike) TIDs([]int, int, int) ([]tid.TID, error) { return nil, errNoHistory }
-func (importerLike) TIDsFrom(int, tid.TID, tid.TID, int) ([]tid.TID, error) {
+func (importerLike) TIDs(context.Context, []int, int, int) ([]tid.TID, error) {
+	return nil, errNoHistory
+}
+func (importerLike) TIDsFrom(context.Context, int, tid.TID, tid.TID, int) ([]tid.TID, error) {
 	return nil, errNoHistory
 }
 func (importerLike) PackedIDs(bool) (map[int]tid.TID, error)       { return nil, errNoHistory }
@@ -57,7 +62,7 @@ func (importerLike) PackOrders(tid.TID) ([]proto.PackOrder, error) { return nil,
 func (importerLike) SignPackOrders(_, _ []tid.TID) ([]tid.TID, bool, error) {
 	return nil, false, errNoHistory
 }
-func (importerLike) CheckTIDs(int, int, tid.TID, tid.TID) (*proto.AnswerCheckTIDRange, error) {
+func (importerLike) CheckTIDs(context.Context, int, int, tid.TID, tid.TID) (*proto.AnswerCheckTIDRange, error) {
 	return nil, errNoHistory
 }
 
@@ -180,6 +185,8 @@ func (b *counting) Commit() error {
 	return b.Backend.Commit()
 }
 
+func (b *counting) CommitVotes() error { return b.Commit() }
+
 var errDisk = errors.New("disk full")
 
 type failing struct {
@@ -209,3 +216,5 @@ func (b *failing) Commit() error {
 	}
 	return b.Backend.Commit()
 }
+
+func (b *failing) CommitVotes() error { return b.Commit() }

@@ -131,7 +131,7 @@ func (n *Node) fromStorage(e event) error {
 		s.feeder.run(func() {
 			work := turn{time.Now()}
 			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckTIDs(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
+			a, err := n.db.CheckTIDs(n.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
 			n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
 		})
 	case *proto.AskCheckSerialRange:
@@ -147,7 +147,7 @@ func (n *Node) fromStorage(e event) error {
 		s.feeder.run(func() {
 			work := turn{time.Now()}
 			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckSerials(q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
+			a, err := n.db.CheckSerials(n.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
 			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
 	case *proto.AddTransaction, *proto.AddObject:
@@ -171,6 +171,8 @@ func notReadable(conn *link.Conn, id uint32, partition int) {
 // failed answers after an error of the database, if it is one.
 func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
 	switch {
+	case f.ctx.Err() != nil:
+		// The operation has ended.
 	case errors.Is(err, backend.ErrNotFound), errors.Is(err, backend.ErrNoSuchObject):
 		// Packed or dropped since it was listed.
 		conn.AnswerError(id, proto.ReplicationError, "a record vanished while it was fed")
@@ -206,7 +208,7 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 	}
 	n, work := min(q.Length, maxChunk), turn{time.Now()}
 	defer func() { f.worked(&work, 0) }()
-	list, err := db.TIDsFrom(q.Partition, q.Min, min(q.Max, tid.Max), n+1)
+	list, err := db.TIDsFrom(f.ctx, q.Partition, q.Min, min(q.Max, tid.Max), n+1)
 	if err != nil {
 		f.failed(conn, id, err)
 		return
@@ -224,7 +226,7 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 			delete(have, t)
 			continue
 		}
-		m, pack, err := db.FetchTransaction(t)
+		m, pack, err := db.FetchTransaction(f.ctx, t)
 		if err != nil {
 			f.failed(conn, id, err)
 			return
@@ -253,7 +255,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 	answer := &proto.AnswerFetchObjects{Delete: map[tid.TID][]tid.OID{}}
 	n, work := min(q.Length, maxChunk), turn{time.Now()}
 	defer func() { f.worked(&work, 0) }()
-	list, err := db.RecordsFrom(q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
+	list, err := db.RecordsFrom(f.ctx, q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
 	if err != nil {
 		f.failed(conn, id, err)
 		return
@@ -273,7 +275,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 			delete(have, k)
 			continue
 		}
-		o, err := db.FetchObject(k.OID, k.TID)
+		o, err := db.FetchObject(f.ctx, k.OID, k.TID)
 		if err != nil {
 			f.failed(conn, id, err)
 			return

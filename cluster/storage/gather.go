@@ -20,7 +20,7 @@ type gathered struct {
 // with it is known. It runs on the goroutine of the connection.
 func (n *Node) gather(p *peer, a *access, ev link.Event) bool {
 	q, ok := ev.Packet.(*proto.AskObject)
-	if !ok || n.batching == nil || q.OID > tid.MaxOID || n.mustWaitFor(a, q) {
+	if !ok || q.OID > tid.MaxOID || n.mustWaitFor(a, q) {
 		n.answerGathered(p)
 		return false
 	}
@@ -70,7 +70,7 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 			at, before := when(limit, r.ask)
 			keys = append(keys, backend.ObjectKey{OID: r.ask.OID, At: at, Before: before})
 		}
-		n.batching.GetObjects(keys, func(i int, o *backend.Object, err error) bool {
+		n.db.GetObjects(n.ctx, keys, func(i int, o *backend.Object, err error) bool {
 			r := &reads[i]
 			if err == nil {
 				p.conn.Queue(r.id, answerObject(limit, r.ask.OID, o))

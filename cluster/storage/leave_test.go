@@ -70,7 +70,7 @@ func TestNothingUnvotedStays(t *testing.T) {
 				t.Fatal(err)
 			}
 			for oid, want := range map[tid.OID]string{0: "committed", 2: "voted"} {
-				o, err := db.GetObject(oid, proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
+				o, err := db.GetObject(t.Context(), oid, proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
 				if err != nil || string(o.Data) != want {
 					t.Errorf("object %v: %q, %v, want %q", oid, o.Data, err, want)
 				}

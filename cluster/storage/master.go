@@ -170,7 +170,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.NotifyRepair:
 		return n.repairOrdered(q)
 	case *proto.AskFinalTID:
-		final, err := n.db.FinalTID(q.TTID)
+		final, err := n.db.FinalTID(n.ctx, q.TTID)
 		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskPackOrders:
@@ -278,7 +278,7 @@ func (n *Node) lastIDs(ev link.Event) error {
 			return err
 		}
 	}
-	last, err := n.db.LastIDs()
+	last, err := n.db.LastIDs(n.ctx)
 	if err != nil {
 		if e := wireError(err, tid.Zero); e != nil {
 			answer(ev.Conn, ev.ID, e)
@@ -513,7 +513,7 @@ func (n *Node) setBackup(on bool) error {
 	}
 	var t proto.Opt[tid.TID]
 	if on {
-		last, err := n.db.LastIDs()
+		last, err := n.db.LastIDs(n.ctx)
 		if err != nil {
 			return fmt.Errorf("last ids: %w", err)
 		}
@@ -541,7 +541,7 @@ func (n *Node) startOperation(inBackup bool) error {
 		return err
 	}
 	n.master.conn.Send(&proto.NotifyReady{})
-	s := &session{txns: pending.New(n.db, n.table.NP())}
+	s := &session{txns: pending.New(localDatabase{n.db, n.ctx}, n.table.NP())}
 	s.feeder = newFeeder(n, s)
 	s.replicator = newReplicator(n, s)
 	s.worker = newWorker(n, s)
@@ -553,6 +553,7 @@ func (n *Node) startOperation(inBackup bool) error {
 		return fmt.Errorf("deleting unfinished transactions: %w", err)
 	}
 	n.log.Info("operational", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
+	s.feeder.runDatabase()
 	if err := s.worker.start(); err != nil {
 		return err
 	}

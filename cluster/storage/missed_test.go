@@ -122,7 +122,7 @@ func TestDeletionIsNotDeletedOnTheWordOfTheSource(t *testing.T) {
 		await[*proto.NotifyReplicationDone](s2)
 	}
 	for oid, want := range map[tid.OID]string{0: "12 true", 1: "12 true", 2: "10 false", 3: "10 false"} {
-		at, deleted, err := s2.db.RecordBefore(oid, tid.Max)
+		at, deleted, err := s2.db.RecordBefore(t.Context(), oid, tid.Max)
 		if got := fmt.Sprint(uint64(at), deleted); err != nil || got != want {
 			t.Errorf("last record of %v: %s (%v), want %s", oid, got, err, want)
 		}
@@ -154,7 +154,7 @@ func TestBackupOfDeletedObjects(t *testing.T) {
 			}
 			// Part of it is replicated before the order is.
 			b.replicateFrom(14, "up", up, 0)
-			if at, _, _ := b.db.RecordBefore(3, tid.Max); at != 10 {
+			if at, _, _ := b.db.RecordBefore(t.Context(), 3, tid.Max); at != 10 {
 				t.Errorf("an object that is not deleted is at %v", at)
 			}
 			b.orders = orders

@@ -47,7 +47,7 @@ const (
 type Node struct {
 	cfg      Config
 	db       backend.Backend
-	batching backend.Batching // db, if it is one
+	remote   backend.Preparing // db, if not all of it is local
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event
@@ -363,17 +363,14 @@ func (n *Node) commitBy(commit func() error) error {
 	return nil
 }
 
-// flush commits if an answer waits for it. What was unlocked waits for the timer,
-// or until there is much of it, if the database can do that.
+// flush commits if an answer waits for it. What was unlocked may wait for the timer,
+// or until there is much of it.
 func (n *Node) flush() error {
 	if len(n.batch) == 0 {
 		return nil
 	}
 	defer n.served.seen()
-	if d, ok := n.db.(backend.Deferring); ok {
-		return n.commitBy(d.CommitVotes)
-	}
-	return n.commit()
+	return n.commitBy(n.db.CommitVotes)
 }
 
 // post lets the goroutine of Run do something. It may be called from any other, but

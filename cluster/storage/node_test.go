@@ -467,6 +467,8 @@ func (b *slowCommits) Commit() error {
 	return b.Backend.Commit()
 }
 
+func (b *slowCommits) CommitVotes() error { return b.Commit() }
+
 // Votes that arrive during a commit share the next one, and loads do not wait
 // for either.
 func TestGroupCommit(t *testing.T) {
@@ -527,7 +529,7 @@ func TestDisableDrop(t *testing.T) {
 	s.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Cells: []proto.CellChange{{Partition: 0, ID: 2, State: proto.UpToDate}, {Partition: 0, ID: 1, State: proto.Discarded}}})
 	s.barrier()
 	time.Sleep(20 * time.Millisecond)
-	if _, obj, err := s.db.LastTIDs(0); err != nil || obj != 10 {
+	if _, obj, err := s.db.LastTIDs(t.Context(), 0); err != nil || obj != 10 {
 		t.Errorf("last record of the discarded cell: %v, %v", obj, err)
 	}
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,9 +19,9 @@ type slowRecords struct{ backend.Backend }
 
 const recordTime = time.Millisecond
 
-func (s slowRecords) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
+func (s slowRecords) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.Object, error) {
 	time.Sleep(recordTime)
-	return s.Backend.FetchObject(oid, t)
+	return s.Backend.FetchObject(ctx, oid, t)
 }
 
 func (s slowRecords) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, from proto.Opt[tid.TID]) error {

@@ -127,6 +127,9 @@ func (n *Node) deliver(ev link.Event) {
 			n.throttle(ev.Conn)
 			return
 		}
+		if n.remote != nil {
+			n.prepare(ev.Packet)
+		}
 	}
 	if ev.End() {
 		n.conns.remove(ev.Conn)

@@ -145,7 +145,7 @@ func (n *Node) object(limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
 		return nil, backend.ErrNoSuchObject
 	}
 	at, before := when(limit, p)
-	o, err := n.db.GetObject(p.OID, at, before)
+	o, err := n.db.GetObject(n.ctx, p.OID, at, before)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, 
 	skip := 0
 	if limit < tid.Max {
 		for {
-			revs, err := n.db.History(p.OID, skip, 100)
+			revs, err := n.db.History(n.ctx, p.OID, skip, 100)
 			if err != nil {
 				return nil, err
 			}
@@ -203,7 +203,7 @@ func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, 
 			}
 		}
 	}
-	revs, err := n.db.History(p.OID, skip+p.First, min(p.Last-p.First, maxList))
+	revs, err := n.db.History(n.ctx, p.OID, skip+p.First, min(p.Last-p.First, maxList))
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (n *Node) transaction(limit tid.TID, p *proto.AskTransactionInformation) (p
 	if p.TID > limit {
 		return nil, notFound
 	}
-	m, err := n.db.Transaction(p.TID)
+	m, err := n.db.Transaction(n.ctx, p.TID)
 	if errors.Is(err, backend.ErrNotFound) {
 		return nil, notFound
 	}
@@ -249,7 +249,7 @@ func (n *Node) tids(limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
 	if len(partitions) == 0 {
 		return &proto.AnswerTIDs{}, nil
 	}
-	list, err := n.db.TIDs(partitions, p.First, min(p.Last-p.First, maxList))
+	list, err := n.db.TIDs(n.ctx, partitions, p.First, min(p.Last-p.First, maxList))
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +270,7 @@ func (n *Node) tidsFrom(limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, erro
 			return nil, err
 		}
 		var err error
-		if list, err = n.db.TIDsFrom(p.Partition, p.Min, last, min(p.Length, maxList)); err != nil {
+		if list, err = n.db.TIDsFrom(n.ctx, p.Partition, p.Min, last, min(p.Length, maxList)); err != nil {
 			return nil, err
 		}
 	}
@@ -291,7 +291,7 @@ func (n *Node) oidsFrom(limit tid.TID, p *proto.AskOIDsFrom) (proto.Packet, erro
 	if p.Min > tid.MaxOID {
 		return &proto.AnswerOIDsFrom{}, nil
 	}
-	next, oids, err := n.db.OIDsFrom(p.Partition, min(p.Length, maxList), p.Min, min(p.At, limit))
+	next, oids, err := n.db.OIDsFrom(n.ctx, p.Partition, min(p.Length, maxList), p.Min, min(p.At, limit))
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func TestListsOfUnreadablePartitions(t *testing.T) {
 			s.master.Send(&proto.NotifyPartitionChanges{PTID: 2, Cells: []proto.CellChange{
 				{Partition: 0, ID: 2, State: proto.UpToDate}, {Partition: 0, ID: 1, State: state}}})
 			s.barrier()
-			if list, err := s.db.TIDsFrom(0, 0, tid.Max, 9); err != nil || len(list) != 1 {
+			if list, err := s.db.TIDsFrom(t.Context(), 0, 0, tid.Max, 9); err != nil || len(list) != 1 {
 				t.Fatalf("transactions left in the database: %v, %v", list, err)
 			}
 			for _, req := range []proto.Request{

@@ -88,7 +88,7 @@ func (r *replicator) tellBackup(ev replica.Event) error {
 			if !r.n.isReadable(p) {
 				continue
 			}
-			trans, obj, err := r.n.db.LastTIDs(p)
+			trans, obj, err := r.n.db.LastTIDs(r.n.ctx, p)
 			if errors.Is(err, backend.ErrNotImplemented) {
 				continue
 			}
@@ -236,11 +236,11 @@ func (r *replicator) read(e *replica.Effect) error {
 				return fmt.Errorf("completed pack orders: %w", err)
 			}
 		}
-		if ev.TIDs, err = db.TIDsFrom(e.Partition, e.Min.TID, e.Max, e.Count); err != nil {
+		if ev.TIDs, err = db.TIDsFrom(r.n.ctx, e.Partition, e.Min.TID, e.Max, e.Count); err != nil {
 			return fmt.Errorf("listing transactions of partition %d: %w", e.Partition, err)
 		}
 	case replica.ListRecords:
-		if ev.Keys, err = db.RecordsFrom(e.Partition, e.Min.TID, e.Max, e.Min.OID, e.Count); err != nil {
+		if ev.Keys, err = db.RecordsFrom(r.n.ctx, e.Partition, e.Min.TID, e.Max, e.Min.OID, e.Count); err != nil {
 			return fmt.Errorf("listing records of partition %d: %w", e.Partition, err)
 		}
 	case replica.Examine:
@@ -258,15 +258,15 @@ func (r *replicator) read(e *replica.Effect) error {
 func (r *replicator) examine(e *replica.Effect) (x replica.Record, err error) {
 	db, k := r.n.db, e.Record
 	if e.Until != tid.Zero {
-		if x.Last, x.Deletion, err = db.RecordBefore(k.OID, e.Until+1); err != nil || x.Last != k.TID {
+		if x.Last, x.Deletion, err = db.RecordBefore(r.n.ctx, k.OID, e.Until+1); err != nil || x.Last != k.TID {
 			return x, err
 		}
 	}
-	if x.Before, _, err = db.RecordBefore(k.OID, k.TID); err != nil {
+	if x.Before, _, err = db.RecordBefore(r.n.ctx, k.OID, k.TID); err != nil {
 		return x, err
 	}
 	if e.Happened && x.Deletion && x.Before != tid.Zero {
-		list, err := db.TIDsFrom(k.TID.Partition(r.n.table.NP()), k.TID, k.TID, 1)
+		list, err := db.TIDsFrom(r.n.ctx, k.TID.Partition(r.n.table.NP()), k.TID, k.TID, 1)
 		if err != nil {
 			return x, err
 		}
@@ -300,7 +300,7 @@ func (r *replicator) write(e *replica.Effect) error {
 		}
 	case replica.DeleteBefore:
 		for {
-			t, _, err := db.RecordBefore(k.OID, k.TID)
+			t, _, err := db.RecordBefore(r.n.ctx, k.OID, k.TID)
 			if err == nil && t != tid.Zero {
 				err = db.DeleteObject(k.OID, t)
 			}

@@ -49,23 +49,23 @@ func (s *testNode) unfinished(last tid.TID, ttids ...tid.TID) {
 func contents(t *testing.T, db backend.Backend) (list []string) {
 	t.Helper()
 	for p := range 2 {
-		tids, err := db.TIDsFrom(p, 0, tid.Max, 0)
+		tids, err := db.TIDsFrom(t.Context(), p, 0, tid.Max, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, id := range tids {
-			m, pack, err := db.FetchTransaction(id)
+			m, pack, err := db.FetchTransaction(t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}
 			list = append(list, fmt.Sprintf("transaction %d %s %v pack=%v", id, m.User, m.OIDs, pack != nil))
 		}
-		keys, err := db.RecordsFrom(p, 0, tid.Max, 0, 1<<20)
+		keys, err := db.RecordsFrom(t.Context(), p, 0, tid.Max, 0, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, k := range keys {
-			o, err := db.FetchObject(k.OID, k.TID)
+			o, err := db.FetchObject(t.Context(), k.OID, k.TID)
 			if errors.Is(err, backend.ErrNotFound) { // deleted since it was listed
 				list = append(list, fmt.Sprintf("object %d at %d: vanished", k.OID, k.TID))
 				continue
@@ -457,10 +457,10 @@ func TestRepairWaitsForItsSource(t *testing.T) {
 	if p := await[*proto.NotifyReplicationDone](s); p.Partition != 0 || p.TID != 12 {
 		t.Errorf("done: %+v", p)
 	}
-	if o, err := s.db.FetchObject(0, 10); err != nil || string(o.Data) != "right" {
+	if o, err := s.db.FetchObject(t.Context(), 0, 10); err != nil || string(o.Data) != "right" {
 		t.Errorf("after the repair: %q, %v", o.Data, err)
 	}
-	if _, err := s.db.FetchObject(0, 12); !errors.Is(err, backend.ErrNotFound) {
+	if _, err := s.db.FetchObject(t.Context(), 0, 12); !errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("what the source does not have: %v", err)
 	}
 }

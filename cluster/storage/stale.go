@@ -42,7 +42,7 @@ func (n *Node) tellState(extra map[string]proto.Value) error {
 		if cell.ID != c.ID || !cell.State.Readable() {
 			continue
 		}
-		trans, obj, err := n.db.LastTIDs(cell.Partition)
+		trans, obj, err := n.db.LastTIDs(n.ctx, cell.Partition)
 		if errors.Is(err, backend.ErrNotImplemented) {
 			return nil
 		}
@@ -129,14 +129,14 @@ func (n *Node) compared(ev link.Event) {
 			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
 			return
 		}
-		a, err := n.db.CheckTIDs(q.Partition, q.Length, q.Min, min(q.Max, tid.Max))
+		a, err := n.db.CheckTIDs(n.ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max))
 		n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
 	case *proto.AskCheckSerialRange:
 		if !n.checkable(q.Partition) {
 			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
 			return
 		}
-		a, err := n.db.CheckSerials(q.Partition, q.Length, q.Min, min(q.Max, tid.Max), q.MinOID)
+		a, err := n.db.CheckSerials(n.ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max), q.MinOID)
 		n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
 	}
 }

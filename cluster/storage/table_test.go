@@ -77,7 +77,7 @@ func TestPartitionTable(t *testing.T) {
 		ask[*proto.AnswerInformationLocked](s, &proto.AskLockInformation{TTID: 12, TID: 12})
 		s.master.Send(&proto.NotifyUnlockInformation{TTID: 12})
 		eventually(t, "the partition is dropped", func() bool {
-			_, obj, err := s.db.LastTIDs(0)
+			_, obj, err := s.db.LastTIDs(t.Context(), 0)
 			return err == nil && obj == tid.Zero
 		})
 		if a := call[*proto.AnswerObject](c, &proto.AskObject{OID: 1}); a.Serial != 12 {

@@ -14,7 +14,7 @@ func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map
 		if oid > tid.MaxOID {
 			continue
 		}
-		h, err := n.db.UndoHistory(oid, p.Undone)
+		h, err := n.db.UndoHistory(n.ctx, oid, p.Undone)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -278,10 +279,14 @@ func (b *paced) DropPartition(partition, n int) (bool, error) {
 	return done, err
 }
 
-func (b *paced) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+func (b *paced) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
 	b.lock <- struct{}{}
 	defer func() { <-b.lock }()
-	return b.Backend.GetObject(oid, at, before)
+	return b.Backend.GetObject(ctx, oid, at, before)
+}
+
+func (b *paced) GetObjects(ctx context.Context, keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
+	backend.GetEach(ctx, b, keys, f)
 }
 
 // History and discarded partitions are deleted in slices, between which loads and

@@ -109,23 +109,23 @@ func contents(t *testing.T, path string) (list []string) {
 	t.Helper()
 	spoil(t, path, func(db backend.Backend) error {
 		for p := range partitions {
-			tids, err := db.TIDsFrom(p, 0, tid.Max, 10*many)
+			tids, err := db.TIDsFrom(t.Context(), p, 0, tid.Max, 10*many)
 			if err != nil {
 				return err
 			}
 			for _, at := range tids {
-				m, _, err := db.FetchTransaction(at)
+				m, _, err := db.FetchTransaction(t.Context(), at)
 				if err != nil {
 					return err
 				}
 				list = append(list, fmt.Sprintf("%v %q %v", at, m.Description, m.OIDs))
 			}
-			keys, err := db.RecordsFrom(p, 0, tid.Max, 0, 10*many)
+			keys, err := db.RecordsFrom(t.Context(), p, 0, tid.Max, 0, 10*many)
 			if err != nil {
 				return err
 			}
 			for _, k := range keys {
-				o, err := db.FetchObject(k.OID, k.TID)
+				o, err := db.FetchObject(t.Context(), k.OID, k.TID)
 				if err != nil {
 					return err
 				}

@@ -8,7 +8,7 @@
 // deletes rows.
 //
 // Every method may be called concurrently. Writes are serialised by the backend.
-// [Backend.GetObject] and the other reads see everything written by calls that
+// All of [Reading] sees everything written by calls that
 // returned before they began, committed or not, and need not wait for a Commit
 // that is under way. Only what Pack, DropDeletions and DropPartition delete may still
 // be seen until the next Commit.
@@ -18,7 +18,7 @@
 // # Errors
 //
 // [ErrNonReadable], [ErrNotFound], [ErrNoSuchObject], [ErrUndoPacked] and
-// [ErrNotImplemented] are answers. Any other error means that the database can
+// [ErrNotImplemented] are answers, and so is the error of a context that has ended. Any other error means that the database can
 // no longer be trusted: the node must stop.
 package backend
 
@@ -122,103 +122,91 @@ type LastIDs struct {
 	First tid.TID // tid.Max if there is none
 }
 
-// Backend is a database of one storage node.
+// Backend is a database of one storage node. A wrapper replaces one group or
+// more, each as one value:
+//
+//	struct {
+//		backend.Reading // reads elsewhere, too
+//		backend.Writing
+//		backend.Keeping
+//	}
+//
+// A wrapper of a single method replaces what other methods of its group do with it as
+// well: [Reading.GetObject] and [Reading.GetObjects] answer the same.
 type Backend interface {
-	Administration
-	PartitionTable
 	Reading
-	Storing
-	Committing
-	Replicating
-	Packing
+	Writing
+	Keeping
 }
 
-// Administration opens, describes and closes.
-type Administration interface {
-	// Close commits what is pending and releases the lock on the database.
-	Close() error
-	// Erase drops all tables and creates them again, empty.
-	Erase() error
-	Config() (Config, error)
-	SetName(name string) error   // commits
-	SetID(id proto.NodeID) error // rewrites rows of the old id; commits
-	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
-	SetBackupTID(proto.Opt[tid.TID]) error
-	SetTruncateTID(proto.Opt[tid.TID]) error
-	// SetConfirmed does not commit. Absent deletes the value.
-	SetConfirmed(proto.Opt[uint64]) error
-	// Topology returns the path that tells devices apart: host name, device number.
-	Topology() []string
-	// Commit makes everything written so far durable. See also [Deferring].
-	Commit() error
+// Parts are a [Backend] made of its groups.
+type Parts struct {
+	Reading
+	Writing
+	Keeping
 }
 
-// PartitionTable keeps the node's copy of the partition table.
-type PartitionTable interface {
-	// Cells returns the stored table.
-	Cells() ([]Cell, error)
-	// ChangePartitionTable stores changes; reset replaces the whole table. It
-	// does not commit. lastPack is the pack id given to new cells of this node
-	// that are not readable. An own cell that becomes OUT_OF_DATE keeps the
-	// greatest TID up to which it is known complete, which is less than the TTID
-	// of each unfinished transaction that has something in it, and, while a truncation
-	// is pending, than both the last transaction and the last record.
-	ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error
-	// SetCellTID records that an own OUT_OF_DATE cell is complete up to t.
-	SetCellTID(partition int, t tid.TID) error
-	// SetReplicated makes one partition readable for LastTID of its objects,
-	// until the next ChangePartitionTable: it is complete, but not yet declared so.
-	SetReplicated(partition int)
-	// LastTIDs returns the greatest TIDs among the transactions and among the
-	// records of one partition, Zero if there is none. No readability needed.
-	LastTIDs(partition int) (trans, obj tid.TID, err error)
-}
-
-// Reading answers questions about committed data. Except where said, it needs a
-// readable cell: ErrNonReadable.
+// Reading answers questions about the history. Except where said, it needs a
+// readable cell: ErrNonReadable. When ctx ends, a method that waits returns its error.
+//
+// The goroutine that serves all peers of a node asks LastObjectTID, FinalTID, LastIDs, LastTIDs and
+// UndoHistory, and waits for the answer: they are answered from what is local. See [Preparing].
 type Reading interface {
 	// GetObject returns the revision at exactly At, or the last one before
 	// Before, or the last one. ErrNoSuchObject, ErrNotFound. Data that differ from
 	// their checksum may be returned with it: every client compares them.
-	GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (Object, error)
+	GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (Object, error)
 	// LastObjectTID returns the last revision of an object, absent if it has none.
-	LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error)
+	LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error)
 	// Transaction returns metadata. ErrNotFound.
-	Transaction(t tid.TID) (Meta, error)
+	Transaction(ctx context.Context, t tid.TID) (Meta, error)
 	// FinalTID returns the TID under which ttid was committed, if it was.
-	FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error)
-	LastIDs() (LastIDs, error)
+	FinalTID(ctx context.Context, ttid tid.TID) (proto.Opt[tid.TID], error)
+	LastIDs(ctx context.Context) (LastIDs, error)
 	// TIDs returns TIDs of the given partitions in descending order, without
 	// the first skip, at most n.
-	TIDs(partitions []int, skip, n int) ([]tid.TID, error)
+	TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TID, error)
 	// TIDsFrom returns the TIDs in [min, max] of a partition, ascending, at most
 	// n if n > 0. No readability needed.
-	TIDsFrom(partition int, min, max tid.TID, n int) ([]tid.TID, error)
+	TIDsFrom(ctx context.Context, partition int, min, max tid.TID, n int) ([]tid.TID, error)
 	// History returns revisions, newest first. Empty if the object has none.
-	History(oid tid.OID, skip, n int) ([]proto.Revision, error)
+	History(ctx context.Context, oid tid.OID, skip, n int) ([]proto.Revision, error)
 	// OIDsFrom returns objects that exist at a TID. Next is absent at the end.
-	OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error)
+	OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error)
 	// UndoHistory returns whether the object has a record at undone, the
 	// revision before it, and the revisions after it, ascending, with their
 	// DataSerial.
-	UndoHistory(oid tid.OID, undone tid.TID) (UndoHistory, error)
+	UndoHistory(ctx context.Context, oid tid.OID, undone tid.TID) (UndoHistory, error)
+	// GetObjects is GetObject for each of keys, which may cost less. It calls f with what
+	// that returns, in any order, until f returns false. f must not use the backend.
+	GetObjects(ctx context.Context, keys []ObjectKey, f func(i int, o *Object, err error) bool)
+
+	// What follows is for replication and checks: no readability needed.
+
+	// LastTIDs returns the greatest TIDs among the transactions and among the
+	// records of one partition, Zero if there is none. No readability needed.
+	LastTIDs(ctx context.Context, partition int) (trans, obj tid.TID, err error)
+	// FetchObject returns one revision exactly, without Next. ErrNotFound, or a
+	// CorruptError if the data differ from their checksum: a node that receives them
+	// stores them as they are.
+	FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (Object, error)
+	// FetchTransaction returns metadata and its pack order. ErrNotFound.
+	FetchTransaction(ctx context.Context, t tid.TID) (Meta, *proto.PackState, error)
+	// RecordsFrom returns at most n records ordered by (TID, OID), from
+	// (min, minOID) to max inclusive.
+	RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]Key, error)
+	// RecordBefore returns the last record of an object before a TID, and whether it
+	// is a deletion, Zero if there is none.
+	RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error)
+	// CheckTIDs and CheckSerials digest ranges for the comparison of replicas: SHA-1 of
+	// decimal numbers joined by commas. n bounds the number of rows.
+	CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error)
+	CheckSerials(ctx context.Context, partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error)
 }
 
-// UndoHistory is what [Reading.UndoHistory] finds.
-type UndoHistory struct {
-	Found bool
-	Prev  proto.Opt[tid.TID]
-	Later []Later
-}
-
-// Later is a revision after the one to undo.
-type Later struct {
-	TID        tid.TID
-	DataSerial tid.TID // Zero: none
-}
-
-// Storing takes data of transactions in progress. Nothing here commits.
-type Storing interface {
+// Writing takes transactions: those in progress, whose two-phase commit it is, and
+// what is replicated, for which no readability is checked. Commit makes it durable.
+type Writing interface {
 	// HoldData stores a record and protects it until ReleaseData. With
 	// dataSerial, the data of that revision of oid is shared; if it is gone:
 	// ErrUndoPacked when the partition is readable, else d is stored. ZeroHash
@@ -230,10 +218,7 @@ type Storing interface {
 	ReleaseData(ids []DataID, prune bool) error
 	// LoadData returns held data.
 	LoadData(id DataID) (proto.ObjectData, error)
-}
 
-// Committing is the two-phase commit.
-type Committing interface {
 	// Vote writes the objects of a transaction, and its metadata if meta is not
 	// nil, and its pack order if pack is not nil, to the temporary tables. The
 	// caller commits before it answers. A second vote replaces the first. What the
@@ -260,26 +245,7 @@ type Committing interface {
 	// DropUnfinishedPartitions deletes what unfinished transactions have in these
 	// partitions, without releasing data.
 	DropUnfinishedPartitions(partitions []int) error
-	// Truncate deletes everything after the recorded truncate TID in the
-	// assigned cells, lowers the TID of outdated ones, forgets the order. It
-	// commits. Nothing happens if none is recorded.
-	Truncate() error
-}
 
-// Replicating feeds other nodes and is fed by them. No readability is checked.
-type Replicating interface {
-	// FetchObject returns one revision exactly, without Next. ErrNotFound, or a
-	// CorruptError if the data differ from their checksum: a node that receives them
-	// stores them as they are.
-	FetchObject(oid tid.OID, t tid.TID) (Object, error)
-	// FetchTransaction returns metadata and its pack order. ErrNotFound.
-	FetchTransaction(t tid.TID) (Meta, *proto.PackState, error)
-	// RecordsFrom returns at most n records ordered by (TID, OID), from
-	// (min, minOID) to max inclusive.
-	RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]Key, error)
-	// RecordBefore returns the last record of an object before a TID, and whether it
-	// is a deletion, Zero if there is none.
-	RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error)
 	// AddTransaction stores metadata in the final tables. An equal row is
 	// accepted; a different one makes this call or a later one fail.
 	AddTransaction(t tid.TID, meta Meta, pack *proto.PackState) error
@@ -289,20 +255,55 @@ type Replicating interface {
 	AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) error
 	DeleteTransaction(t tid.TID) error
 	DeleteObject(oid tid.OID, t tid.TID) error
-	// CheckTIDs and CheckSerials digest ranges for the comparison of replicas: SHA-1 of
-	// decimal numbers joined by commas. n bounds the number of rows.
-	CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error)
-	CheckSerials(partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error)
+
+	// Commit makes everything written so far durable.
+	Commit() error
+	// CommitVotes is Commit, except that the effects of Unlock need not be durable
+	// if the vote and the lock are: after a crash the transaction is unfinished
+	// again; nor those of AddTransaction and AddObject: replication goes on from what
+	// Commit has made durable. Readers see them in any case. A backend that writes
+	// all of it at once does what Commit does.
+	CommitVotes() error
 }
 
-// Key names one revision of one object.
-type Key struct {
-	TID tid.TID
-	OID tid.OID
-}
+// Keeping administers the database: its configuration, the node's copy of the partition
+// table, and what is deleted: history, discarded partitions and orphans, slice by slice.
+type Keeping interface {
+	// Close commits what is pending and releases the lock on the database.
+	Close() error
+	// Erase drops all tables and creates them again, empty.
+	Erase() error
+	Config() (Config, error)
+	SetName(name string) error   // commits
+	SetID(id proto.NodeID) error // rewrites rows of the old id; commits
+	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
+	SetBackupTID(proto.Opt[tid.TID]) error
+	SetTruncateTID(proto.Opt[tid.TID]) error
+	// SetConfirmed does not commit. Absent deletes the value.
+	SetConfirmed(proto.Opt[uint64]) error
+	// Topology returns the path that tells devices apart: host name, device number.
+	Topology() []string
 
-// Packing deletes history, discarded partitions and orphans, slice by slice.
-type Packing interface {
+	// Cells returns the stored table.
+	Cells() ([]Cell, error)
+	// ChangePartitionTable stores changes; reset replaces the whole table. It
+	// does not commit. lastPack is the pack id given to new cells of this node
+	// that are not readable. An own cell that becomes OUT_OF_DATE keeps the
+	// greatest TID up to which it is known complete, which is less than the TTID
+	// of each unfinished transaction that has something in it, and, while a truncation
+	// is pending, than both the last transaction and the last record.
+	ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error
+	// SetCellTID records that an own OUT_OF_DATE cell is complete up to t.
+	SetCellTID(partition int, t tid.TID) error
+	// SetReplicated makes one partition readable for LastTID of its objects,
+	// until the next ChangePartitionTable: it is complete, but not yet declared so.
+	SetReplicated(partition int)
+
+	// Truncate deletes everything after the recorded truncate TID in the
+	// assigned cells, lowers the TID of outdated ones, forgets the order. It
+	// commits. Nothing happens if none is recorded.
+	Truncate() error
+
 	// PackOrders returns the orders from an id on whose partition is readable
 	// here, of committed transactions only.
 	PackOrders(min tid.TID) ([]proto.PackOrder, error)
@@ -347,25 +348,58 @@ type Packing interface {
 	PruneData(ids []DataID) (int, error)
 }
 
+// UndoHistory is what [Reading.UndoHistory] finds.
+type UndoHistory struct {
+	Found bool
+	Prev  proto.Opt[tid.TID]
+	Later []Later
+}
+
+// Later is a revision after the one to undo.
+type Later struct {
+	TID        tid.TID
+	DataSerial tid.TID // Zero: none
+}
+
+// Key names one revision of one object.
+type Key struct {
+	TID tid.TID
+	OID tid.OID
+}
+
 // ObjectKey says which revision of an object is wanted: see [Reading.GetObject].
 type ObjectKey struct {
 	OID        tid.OID
 	At, Before proto.Opt[tid.TID]
 }
 
-// Batching is implemented by a [Backend] for which many loads at once cost less.
-type Batching interface {
-	// GetObjects is GetObject for each of keys. It calls f with what that returns,
-	// in any order, until f returns false. f must not use the backend.
-	GetObjects(keys []ObjectKey, f func(i int, o *Object, err error) bool)
+// GetEach is [Reading.GetObjects] where nothing is gained by many loads at once: it
+// calls GetObject for each of keys.
+func GetEach(ctx context.Context, r Reading, keys []ObjectKey, f func(i int, o *Object, err error) bool) {
+	for i, k := range keys {
+		o, err := r.GetObject(ctx, k.OID, k.At, k.Before)
+		if !f(i, &o, err) {
+			return
+		}
+	}
 }
 
-// Deferring is implemented by a [Backend] that can write what Unlock has changed
-// later than the rest, for many transactions at once.
-type Deferring interface {
-	// CommitVotes is Commit, except that the effects of Unlock need not be durable
-	// if the vote and the lock are: after a crash the transaction is unfinished
-	// again; nor those of AddTransaction and AddObject: replication goes on from what
-	// Commit has made durable. Readers see them in any case.
-	CommitVotes() error
+// Preparing is implemented by a [Backend] of which not all is local.
+type Preparing interface {
+	// Prepare makes [Reading.LastObjectTID] know the last revision of an object. The goroutine of a
+	// connection calls it before it hands over a request that is checked against that
+	// revision, and may wait. What could not be learned before ctx ended is ErrNonReadable there.
+	Prepare(ctx context.Context, oid tid.OID)
+}
+
+// Runner is implemented by a [Backend] with work of its own, such as an import.
+type Runner interface {
+	// Run works until all is done, or until ctx ends. The node calls it whenever an
+	// operation begins, on a goroutine of its own; ctx ends with the operation, and the node waits
+	// for Run to return. An error is reported, and ends the work until the next operation;
+	// the node goes on to serve. If the database cannot be trusted any more, the other methods say so.
+	Run(ctx context.Context) error
+	// Progress says how far the work is, in one line, "" if there is nothing to say.
+	// It may be called at any time.
+	Progress() string
 }

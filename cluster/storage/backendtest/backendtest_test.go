@@ -1,16 +1,56 @@
 package backendtest
 
 import (
+	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 func TestMemory(t *testing.T) {
 	Run(t, func(*testing.T) Database { return NewMemory() })
+}
+
+// counting is a wrapper that replaces the reads of a database, and counts loads.
+type counting struct {
+	backend.Reading
+	loads *atomic.Int64
+}
+
+func (c counting) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+	c.loads.Add(1)
+	return c.Reading.GetObject(ctx, oid, at, before)
+}
+
+func (c counting) GetObjects(ctx context.Context, keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
+	backend.GetEach(ctx, c, keys, f)
+}
+
+type wrapped struct {
+	Database
+	loads *atomic.Int64
+}
+
+func (d wrapped) Open() (backend.Backend, error) {
+	b, err := d.Database.Open()
+	return backend.Parts{Reading: counting{b, d.loads}, Writing: b, Keeping: b}, err
+}
+
+// A database of which one group is replaced by a wrapper keeps all promises.
+func TestWrapper(t *testing.T) {
+	var loads atomic.Int64
+	t.Run("Suite", func(t *testing.T) {
+		Run(t, func(*testing.T) Database { return wrapped{NewMemory(), &loads} })
+	})
+	if loads.Load() == 0 {
+		t.Error("no load came to the wrapper")
+	}
 }
 
 // Simulations use the memory model with a clock that stands still while anybody

@@ -100,6 +100,9 @@ func (f *Faulty) Commit() error {
 	return f.Backend.Commit()
 }
 
+// CommitVotes may fail.
+func (f *Faulty) CommitVotes() error { return f.Commit() }
+
 // ChangePartitionTable may fail.
 func (f *Faulty) ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error {
 	if err := f.step(); err != nil {

@@ -19,7 +19,7 @@ import (
 // with, and the database of simulations: it waits for nothing but its own short
 // mutex.
 type Memory struct {
-	// Device tells disks apart in [backend.Administration.Topology]. It is set
+	// Device tells disks apart in [backend.Keeping.Topology]. It is set
 	// before Open. Default: all databases share one.
 	Device string
 
@@ -202,7 +202,7 @@ func (b *memory) readableOID(o tid.OID) (int, error) {
 	return p, b.readable(p)
 }
 
-// Close implements [backend.Administration].
+// Close implements [backend.Keeping].
 func (b *memory) Close() error {
 	if err := b.enter(); err != nil {
 		return nil
@@ -213,7 +213,7 @@ func (b *memory) Close() error {
 	return nil
 }
 
-// Erase implements [backend.Administration].
+// Erase implements [backend.Keeping].
 func (b *memory) Erase() error {
 	if err := b.enter(); err != nil {
 		return err
@@ -225,7 +225,7 @@ func (b *memory) Erase() error {
 	return nil
 }
 
-// Commit implements [backend.Administration].
+// Commit implements [backend.Writing].
 func (b *memory) Commit() error {
 	if err := b.enter(); err != nil {
 		return err
@@ -235,6 +235,9 @@ func (b *memory) Commit() error {
 	return nil
 }
 
+// CommitVotes implements [backend.Writing].
+func (b *memory) CommitVotes() error { return b.Commit() }
+
 func (b *memory) commit() {
 	if len(b.undo) > 0 {
 		b.commits++
@@ -243,7 +246,7 @@ func (b *memory) commit() {
 	b.undo = b.undo[:0]
 }
 
-// Config implements [backend.Administration].
+// Config implements [backend.Keeping].
 func (b *memory) Config() (backend.Config, error) {
 	if err := b.enter(); err != nil {
 		return backend.Config{}, err
@@ -265,7 +268,7 @@ func (b *memory) Config() (backend.Config, error) {
 	return c, nil
 }
 
-// SetName implements [backend.Administration].
+// SetName implements [backend.Keeping].
 func (b *memory) SetName(name string) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -276,7 +279,7 @@ func (b *memory) SetName(name string) error {
 	return nil
 }
 
-// SetID implements [backend.Administration].
+// SetID implements [backend.Keeping].
 func (b *memory) SetID(id proto.NodeID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -310,21 +313,21 @@ func (b *memory) setMoment(key string, t proto.Opt[tid.TID]) error {
 	return nil
 }
 
-// SetBackupTID implements [backend.Administration].
+// SetBackupTID implements [backend.Keeping].
 func (b *memory) SetBackupTID(t proto.Opt[tid.TID]) error { return b.setMoment("backup", t) }
 
-// SetTruncateTID implements [backend.Administration].
+// SetTruncateTID implements [backend.Keeping].
 func (b *memory) SetTruncateTID(t proto.Opt[tid.TID]) error { return b.setMoment("truncate", t) }
 
-// SetConfirmed implements [backend.Administration].
+// SetConfirmed implements [backend.Keeping].
 func (b *memory) SetConfirmed(ptid proto.Opt[uint64]) error {
 	return b.setMoment("confirmed", proto.Opt[tid.TID]{V: tid.TID(ptid.V), OK: ptid.OK})
 }
 
-// Topology implements [backend.Administration].
+// Topology implements [backend.Keeping].
 func (b *memory) Topology() []string { return []string{"memory", b.Device} }
 
-// Cells implements [backend.PartitionTable].
+// Cells implements [backend.Keeping].
 func (b *memory) Cells() ([]backend.Cell, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -340,7 +343,7 @@ func (b *memory) Cells() ([]backend.Cell, error) {
 	return cells, nil
 }
 
-// ChangePartitionTable implements [backend.PartitionTable].
+// ChangePartitionTable implements [backend.Keeping].
 func (b *memory) ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -405,7 +408,7 @@ func (b *memory) ChangePartitionTable(ptid uint64, replicas int, cells []proto.C
 	return nil
 }
 
-// SetCellTID implements [backend.PartitionTable].
+// SetCellTID implements [backend.Keeping].
 func (b *memory) SetCellTID(partition int, t tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -418,7 +421,7 @@ func (b *memory) SetCellTID(partition int, t tid.TID) error {
 	return nil
 }
 
-// SetReplicated implements [backend.PartitionTable].
+// SetReplicated implements [backend.Keeping].
 func (b *memory) SetReplicated(partition int) {
 	if err := b.enter(); err != nil {
 		return
@@ -427,8 +430,8 @@ func (b *memory) SetReplicated(partition int) {
 	b.replicated[partition] = true
 }
 
-// LastTIDs implements [backend.PartitionTable].
-func (b *memory) LastTIDs(partition int) (trans, obj tid.TID, err error) {
+// LastTIDs implements [backend.Reading].
+func (b *memory) LastTIDs(ctx context.Context, partition int) (trans, obj tid.TID, err error) {
 	if err := b.enter(); err != nil {
 		return 0, 0, err
 	}
@@ -471,7 +474,7 @@ func (b *memory) leastVoted(partition int) tid.TID {
 	return least
 }
 
-// Orphans implements [backend.Packing].
+// Orphans implements [backend.Keeping].
 func (b *memory) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
 	return func(yield func(backend.DataID, error) bool) {
 		if err := b.enter(); err != nil {
@@ -512,7 +515,7 @@ func (b *memory) used() map[int64]bool {
 	return used
 }
 
-// PruneData implements [backend.Packing].
+// PruneData implements [backend.Keeping].
 func (b *memory) PruneData(ids []backend.DataID) (int, error) {
 	if err := b.enter(); err != nil {
 		return 0, err

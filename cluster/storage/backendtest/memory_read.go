@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha1"
 	"fmt"
 	"maps"
@@ -26,7 +27,7 @@ func dataOf(d proto.ObjectData, id backend.DataID) proto.ObjectData {
 }
 
 // GetObject implements [backend.Reading].
-func (b *memory) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+func (b *memory) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
 	if err := b.enter(); err != nil {
 		return backend.Object{}, err
 	}
@@ -52,7 +53,7 @@ func (b *memory) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.
 }
 
 // LastObjectTID implements [backend.Reading].
-func (b *memory) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
+func (b *memory) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error) {
 	if err := b.enter(); err != nil {
 		return proto.Opt[tid.TID]{}, err
 	}
@@ -67,8 +68,8 @@ func (b *memory) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	return proto.Some(recs[len(recs)-1].tid), nil
 }
 
-// FetchObject implements [backend.Replicating].
-func (b *memory) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
+// FetchObject implements [backend.Reading].
+func (b *memory) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.Object, error) {
 	if err := b.enter(); err != nil {
 		return backend.Object{}, err
 	}
@@ -80,8 +81,8 @@ func (b *memory) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
 	return b.object(r, tid.Zero), nil
 }
 
-// RecordBefore implements [backend.Replicating].
-func (b *memory) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
+// RecordBefore implements [backend.Reading].
+func (b *memory) RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
 	if err := b.enter(); err != nil {
 		return 0, false, err
 	}
@@ -95,7 +96,7 @@ func (b *memory) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted b
 }
 
 // Transaction implements [backend.Reading].
-func (b *memory) Transaction(t tid.TID) (backend.Meta, error) {
+func (b *memory) Transaction(ctx context.Context, t tid.TID) (backend.Meta, error) {
 	if err := b.enter(); err != nil {
 		return backend.Meta{}, err
 	}
@@ -110,8 +111,8 @@ func (b *memory) Transaction(t tid.TID) (backend.Meta, error) {
 	return m, nil
 }
 
-// FetchTransaction implements [backend.Replicating].
-func (b *memory) FetchTransaction(t tid.TID) (backend.Meta, *proto.PackState, error) {
+// FetchTransaction implements [backend.Reading].
+func (b *memory) FetchTransaction(ctx context.Context, t tid.TID) (backend.Meta, *proto.PackState, error) {
 	if err := b.enter(); err != nil {
 		return backend.Meta{}, nil, err
 	}
@@ -127,7 +128,7 @@ func (b *memory) FetchTransaction(t tid.TID) (backend.Meta, *proto.PackState, er
 }
 
 // FinalTID implements [backend.Reading].
-func (b *memory) FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error) {
+func (b *memory) FinalTID(ctx context.Context, ttid tid.TID) (proto.Opt[tid.TID], error) {
 	if err := b.enter(); err != nil {
 		return proto.Opt[tid.TID]{}, err
 	}
@@ -144,7 +145,7 @@ func (b *memory) FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error) {
 }
 
 // LastIDs implements [backend.Reading].
-func (b *memory) LastIDs() (backend.LastIDs, error) {
+func (b *memory) LastIDs(ctx context.Context) (backend.LastIDs, error) {
 	ids := backend.LastIDs{First: tid.Max}
 	if err := b.enter(); err != nil {
 		return ids, err
@@ -180,7 +181,7 @@ func (b *memory) tids(p int, lo, hi tid.TID) []tid.TID {
 }
 
 // TIDs implements [backend.Reading].
-func (b *memory) TIDs(partitions []int, skip, n int) ([]tid.TID, error) {
+func (b *memory) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TID, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
 	}
@@ -204,7 +205,7 @@ func first[T any](s []T, n int) []T {
 }
 
 // TIDsFrom implements [backend.Reading].
-func (b *memory) TIDsFrom(partition int, min, max tid.TID, n int) ([]tid.TID, error) {
+func (b *memory) TIDsFrom(ctx context.Context, partition int, min, max tid.TID, n int) ([]tid.TID, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
 	}
@@ -220,7 +221,7 @@ func bounded[T any](s []T, n int) []T {
 }
 
 // History implements [backend.Reading].
-func (b *memory) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
+func (b *memory) History(ctx context.Context, oid tid.OID, skip, n int) ([]proto.Revision, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
 	}
@@ -236,7 +237,7 @@ func (b *memory) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
 }
 
 // OIDsFrom implements [backend.Reading].
-func (b *memory) OIDsFrom(partition, n int, from tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error) {
+func (b *memory) OIDsFrom(ctx context.Context, partition, n int, from tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error) {
 	if err := b.enter(); err != nil {
 		return next, nil, err
 	}
@@ -266,7 +267,7 @@ func (b *memory) OIDsFrom(partition, n int, from tid.OID, at tid.TID) (next prot
 }
 
 // UndoHistory implements [backend.Reading].
-func (b *memory) UndoHistory(oid tid.OID, undone tid.TID) (backend.UndoHistory, error) {
+func (b *memory) UndoHistory(ctx context.Context, oid tid.OID, undone tid.TID) (backend.UndoHistory, error) {
 	var h backend.UndoHistory
 	if err := b.enter(); err != nil {
 		return h, err
@@ -310,8 +311,8 @@ func (b *memory) records(partition int, lo, hi tid.TID, minOID tid.OID) []backen
 	return keys
 }
 
-// RecordsFrom implements [backend.Replicating].
-func (b *memory) RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
+// RecordsFrom implements [backend.Reading].
+func (b *memory) RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
 	}
@@ -330,9 +331,9 @@ func digest[T any](s []T, f func(T) uint64) proto.Hash {
 	return sha1.Sum([]byte(strings.Join(texts, ",")))
 }
 
-// CheckTIDs implements [backend.Replicating].
-func (b *memory) CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error) {
-	ts, err := b.TIDsFrom(partition, min, max, n)
+// CheckTIDs implements [backend.Reading].
+func (b *memory) CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error) {
+	ts, err := b.TIDsFrom(ctx, partition, min, max, n)
 	a := &proto.AnswerCheckTIDRange{Count: len(ts), Checksum: digest(ts, func(t tid.TID) uint64 { return uint64(t) })}
 	if len(ts) > 0 {
 		a.Last = ts[len(ts)-1]
@@ -340,9 +341,9 @@ func (b *memory) CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerChe
 	return a, err
 }
 
-// CheckSerials implements [backend.Replicating].
-func (b *memory) CheckSerials(partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error) {
-	keys, err := b.RecordsFrom(partition, min, max, minOID, n)
+// CheckSerials implements [backend.Reading].
+func (b *memory) CheckSerials(ctx context.Context, partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error) {
+	keys, err := b.RecordsFrom(ctx, partition, min, max, minOID, n)
 	a := &proto.AnswerCheckSerialRange{
 		Count:       len(keys),
 		TIDChecksum: digest(keys, func(k backend.Key) uint64 { return uint64(k.TID) }),
@@ -354,7 +355,7 @@ func (b *memory) CheckSerials(partition, n int, min, max tid.TID, minOID tid.OID
 	return a, err
 }
 
-// PackOrders implements [backend.Packing].
+// PackOrders implements [backend.Keeping].
 func (b *memory) PackOrders(from tid.TID) ([]proto.PackOrder, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -371,7 +372,7 @@ func (b *memory) PackOrders(from tid.TID) ([]proto.PackOrder, error) {
 	return orders, nil
 }
 
-// SignPackOrders implements [backend.Packing].
+// SignPackOrders implements [backend.Keeping].
 func (b *memory) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, changed bool, err error) {
 	if err := b.enter(); err != nil {
 		return nil, false, err
@@ -394,7 +395,7 @@ func (b *memory) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID
 	return missing, changed, nil
 }
 
-// PackedIDs implements [backend.Packing].
+// PackedIDs implements [backend.Keeping].
 func (b *memory) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -409,7 +410,7 @@ func (b *memory) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	return ids, nil
 }
 
-// SetPacked implements [backend.Packing].
+// SetPacked implements [backend.Keeping].
 func (b *memory) SetPacked(partition int, id tid.TID) error {
 	return b.packed(partition, func(old tid.TID) tid.TID {
 		if order := b.disk.moment["order"]; id > order {
@@ -424,7 +425,7 @@ func (b *memory) SetPacked(partition int, id tid.TID) error {
 	})
 }
 
-// LowerPacked implements [backend.Packing].
+// LowerPacked implements [backend.Keeping].
 func (b *memory) LowerPacked(partition int, id tid.TID) error {
 	return b.packed(partition, func(old tid.TID) tid.TID {
 		if id > b.disk.moment["order"] {
@@ -450,7 +451,7 @@ func (b *memory) packed(partition int, f func(old tid.TID) tid.TID) error {
 	return nil
 }
 
-// Pack implements [backend.Packing].
+// Pack implements [backend.Keeping].
 func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	if err := b.enter(); err != nil {
 		return last, 0, err
@@ -495,7 +496,7 @@ func (b *memory) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, af
 	return last, deleted, nil
 }
 
-// KeptDeletions implements [backend.Packing].
+// KeptDeletions implements [backend.Keeping].
 func (b *memory) KeptDeletions() (map[int]tid.TID, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -504,7 +505,7 @@ func (b *memory) KeptDeletions() (map[int]tid.TID, error) {
 	return maps.Clone(b.disk.kept), nil
 }
 
-// NoteKept implements [backend.Packing].
+// NoteKept implements [backend.Keeping].
 func (b *memory) NoteKept(partition int, t tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -518,7 +519,7 @@ func (b *memory) noteKept(partition int, t tid.TID) {
 	put(b.Memory, b.disk.kept, partition, max(t, b.disk.kept[partition]))
 }
 
-// DropDeletions implements [backend.Packing].
+// DropDeletions implements [backend.Keeping].
 func (b *memory) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	if err := b.enter(); err != nil {
 		return last, 0, err
@@ -546,7 +547,7 @@ func (b *memory) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (
 	return proto.Opt[tid.OID]{}, deleted, nil
 }
 
-// PackedUpTo implements [backend.Packing].
+// PackedUpTo implements [backend.Keeping].
 func (b *memory) PackedUpTo(oid tid.OID) (tid.TID, error) {
 	if err := b.enter(); err != nil {
 		return 0, err
@@ -561,7 +562,7 @@ func (b *memory) PackedUpTo(oid tid.OID) (tid.TID, error) {
 	return t, nil
 }
 
-// DropPartition implements [backend.Packing].
+// DropPartition implements [backend.Keeping].
 func (b *memory) DropPartition(partition, n int) (done bool, err error) {
 	if err := b.enter(); err != nil {
 		return false, err
@@ -602,7 +603,7 @@ func (b *memory) DropPartition(partition, n int) (done bool, err error) {
 	return true, nil
 }
 
-// UnassignedPartitions implements [backend.Packing].
+// UnassignedPartitions implements [backend.Keeping].
 func (b *memory) UnassignedPartitions() ([]int, error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -611,12 +612,7 @@ func (b *memory) UnassignedPartitions() ([]int, error) {
 	return slices.Sorted(maps.Keys(b.drop)), nil
 }
 
-// GetObjects implements [backend.Batching].
-func (b *memory) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
-	for i, k := range keys {
-		o, err := b.GetObject(k.OID, k.At, k.Before)
-		if !f(i, &o, err) {
-			return
-		}
-	}
+// GetObjects implements [backend.Reading].
+func (b *memory) GetObjects(ctx context.Context, keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
+	backend.GetEach(ctx, b, keys, f)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// HoldData implements [backend.Storing].
+// HoldData implements [backend.Writing].
 func (b *memory) HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (backend.DataID, error) {
 	if err := b.enter(); err != nil {
 		return backend.DataID{}, err
@@ -117,7 +117,7 @@ func (b *memory) release(id int64) {
 	}
 }
 
-// ReleaseData implements [backend.Storing].
+// ReleaseData implements [backend.Writing].
 func (b *memory) ReleaseData(ids []backend.DataID, prune bool) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (b *memory) ReleaseData(ids []backend.DataID, prune bool) error {
 	return nil
 }
 
-// LoadData implements [backend.Storing].
+// LoadData implements [backend.Writing].
 func (b *memory) LoadData(id backend.DataID) (proto.ObjectData, error) {
 	if err := b.enter(); err != nil {
 		return proto.ObjectData{}, err
@@ -150,7 +150,7 @@ func (b *memory) LoadData(id backend.DataID) (proto.ObjectData, error) {
 	return d, nil
 }
 
-// Vote implements [backend.Committing].
+// Vote implements [backend.Writing].
 func (b *memory) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -177,7 +177,7 @@ func (b *memory) forget(ttid tid.TID) {
 	remove(b.Memory, b.disk.packs, ttid)
 }
 
-// Lock implements [backend.Committing].
+// Lock implements [backend.Writing].
 func (b *memory) Lock(ttid, final tid.TID, approvePack bool) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -204,7 +204,7 @@ func (b *memory) approve(id tid.TID) {
 	}
 }
 
-// Unlock implements [backend.Committing].
+// Unlock implements [backend.Writing].
 func (b *memory) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -236,7 +236,7 @@ func (b *memory) unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 	return nil
 }
 
-// Abort implements [backend.Committing].
+// Abort implements [backend.Writing].
 func (b *memory) Abort(ttid tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -246,7 +246,7 @@ func (b *memory) Abort(ttid tid.TID) error {
 	return nil
 }
 
-// Unfinished implements [backend.Committing].
+// Unfinished implements [backend.Writing].
 func (b *memory) Unfinished() (map[tid.TID]proto.Opt[tid.TID], error) {
 	if err := b.enter(); err != nil {
 		return nil, err
@@ -262,7 +262,7 @@ func (b *memory) Unfinished() (map[tid.TID]proto.Opt[tid.TID], error) {
 	return found, nil
 }
 
-// Validate implements [backend.Committing].
+// Validate implements [backend.Writing].
 func (b *memory) Validate(ttid, final tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -279,7 +279,7 @@ func (b *memory) Validate(ttid, final tid.TID) error {
 	return nil
 }
 
-// DropUnfinished implements [backend.Committing].
+// DropUnfinished implements [backend.Writing].
 func (b *memory) DropUnfinished() error {
 	if err := b.enter(); err != nil {
 		return err
@@ -307,7 +307,7 @@ func (b *memory) DropUnfinished() error {
 	return nil
 }
 
-// DropUnfinishedPartitions implements [backend.Committing].
+// DropUnfinishedPartitions implements [backend.Writing].
 func (b *memory) DropUnfinishedPartitions(partitions []int) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -336,7 +336,7 @@ func (b *memory) DropUnfinishedPartitions(partitions []int) error {
 	return nil
 }
 
-// Truncate implements [backend.Committing].
+// Truncate implements [backend.Keeping].
 func (b *memory) Truncate() error {
 	if err := b.enter(); err != nil {
 		return err
@@ -376,7 +376,7 @@ func (b *memory) Truncate() error {
 	return nil
 }
 
-// AddTransaction implements [backend.Replicating].
+// AddTransaction implements [backend.Writing].
 func (b *memory) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -397,7 +397,7 @@ func equalMeta(x, y backend.Meta) bool {
 		x.Packed == y.Packed && x.TTID == y.TTID && slices.Equal(x.OIDs, y.OIDs)
 }
 
-// AddObject implements [backend.Replicating].
+// AddObject implements [backend.Writing].
 func (b *memory) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -410,7 +410,7 @@ func (b *memory) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSeria
 	return b.add(oid, record{t, id, dataSerial.V})
 }
 
-// DeleteTransaction implements [backend.Replicating].
+// DeleteTransaction implements [backend.Writing].
 func (b *memory) DeleteTransaction(t tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err
@@ -421,7 +421,7 @@ func (b *memory) DeleteTransaction(t tid.TID) error {
 	return nil
 }
 
-// DeleteObject implements [backend.Replicating].
+// DeleteObject implements [backend.Writing].
 func (b *memory) DeleteObject(oid tid.OID, t tid.TID) error {
 	if err := b.enter(); err != nil {
 		return err

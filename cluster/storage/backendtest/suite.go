@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"context"
 	"crypto/sha1"
 	"errors"
 	"fmt"
@@ -217,19 +218,11 @@ func (e *env) hold(ttid tid.TID, changes ...change) ([]backend.Store, *backend.M
 func (e *env) commit(ttid, final tid.TID, changes ...change) []backend.Store {
 	e.Helper()
 	stores := e.vote(ttid, changes...)
-	e.ok(commitVotes(e.b))
+	e.ok(e.b.CommitVotes())
 	e.ok(e.b.Lock(ttid, final, false))
-	e.ok(commitVotes(e.b))
+	e.ok(e.b.CommitVotes())
 	e.ok(e.b.Unlock(ttid, final, true, len(stores) > 0, false))
 	return stores
-}
-
-// commitVotes commits as nodes do while transactions follow each other.
-func commitVotes(b backend.Backend) error {
-	if d, ok := b.(backend.Deferring); ok {
-		return d.CommitVotes()
-	}
-	return b.Commit()
 }
 
 // at and before are arguments of GetObject.
@@ -243,31 +236,29 @@ func (q query) args() (at, before proto.Opt[tid.TID]) {
 func (e *env) load(oid tid.OID, q query) string {
 	e.Helper()
 	at, before := q.args()
-	o, err := e.b.GetObject(oid, at, before)
+	o, err := e.b.GetObject(e.Context(), oid, at, before)
 	want := describe(o, err)
-	if b, ok := e.b.(backend.Batching); ok {
-		key := backend.ObjectKey{OID: oid, At: at, Before: before}
-		keys := slices.Repeat([]backend.ObjectKey{key, {OID: oid + np, At: at, Before: before}, key, {OID: oid, At: proto.Some(tid.TID(1))}}, 1+int(oid)%16/15*16)
-		seen := make([]int, len(keys))
-		b.GetObjects(keys, func(i int, o *backend.Object, err error) bool {
-			if seen[i]++; err != nil {
-				o = &backend.Object{}
-			}
-			if got := describe(*o, err); keys[i] == key && got != want {
-				e.Errorf("object %v, %+v is %q, among others %q", oid, q, want, got)
-			}
-			return true
-		})
-		for i, n := range seen {
-			if n != 1 {
-				e.Errorf("%d answers for key %d of %d", n, i, len(keys))
-			}
+	key := backend.ObjectKey{OID: oid, At: at, Before: before}
+	keys := slices.Repeat([]backend.ObjectKey{key, {OID: oid + np, At: at, Before: before}, key, {OID: oid, At: proto.Some(tid.TID(1))}}, 1+int(oid)%16/15*16)
+	seen := make([]int, len(keys))
+	e.b.GetObjects(context.Background(), keys, func(i int, o *backend.Object, err error) bool {
+		if seen[i]++; err != nil {
+			o = &backend.Object{}
 		}
-		n := 0
-		b.GetObjects(keys, func(int, *backend.Object, error) bool { n++; return n < 3 })
-		if n != 3 {
-			e.Errorf("%d answers, though the third was to be the last", n)
+		if got := describe(*o, err); keys[i] == key && got != want {
+			e.Errorf("object %v, %+v is %q, among others %q", oid, q, want, got)
 		}
+		return true
+	})
+	for i, n := range seen {
+		if n != 1 {
+			e.Errorf("%d answers for key %d of %d", n, i, len(keys))
+		}
+	}
+	n := 0
+	e.b.GetObjects(context.Background(), keys, func(int, *backend.Object, error) bool { n++; return n < 3 })
+	if n != 3 {
+		e.Errorf("%d answers, though the third was to be the last", n)
 	}
 	return want
 }

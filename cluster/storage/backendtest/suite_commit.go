@@ -31,7 +31,7 @@ func testRevisions(e *env) {
 		e.loads(3, query{before: 5}, "no such object")
 		e.loads(3, query{at: 5}, "no such object")
 		for oid, want := range map[tid.OID]proto.Opt[tid.TID]{1: proto.Some(tid.TID(20)), 2: proto.Some(tid.TID(6)), 3: none} {
-			got, err := e.b.LastObjectTID(oid)
+			got, err := e.b.LastObjectTID(e.Context(), oid)
 			e.ok(err)
 			e.equal("LastObjectTID", got, want)
 		}
@@ -76,7 +76,7 @@ func testRevisionsNotCommitted(e *env) {
 		e.loads(oid, query{}, fmt.Sprintf("%d d2", ts[2]))
 		e.loads(oid, query{before: ts[2]}, fmt.Sprintf("%d<%d d1", ts[1], ts[2]))
 		e.loads(oid, query{at: ts[0]}, fmt.Sprintf("%d<%d d0", ts[0], ts[1]))
-		last, err := e.b.LastObjectTID(oid)
+		last, err := e.b.LastObjectTID(e.Context(), oid)
 		e.ok(err)
 		e.equal("LastObjectTID", last, proto.Some(ts[2]))
 	}
@@ -90,7 +90,7 @@ func testLastRevision(e *env) {
 	last := func(want map[tid.OID]proto.Opt[tid.TID]) {
 		e.Helper()
 		for oid, t := range want {
-			got, err := e.b.LastObjectTID(oid)
+			got, err := e.b.LastObjectTID(e.Context(), oid)
 			e.ok(err)
 			e.equal(fmt.Sprint("LastObjectTID of ", oid), got, t)
 		}
@@ -126,7 +126,7 @@ func testDeletion(e *env) {
 
 func testNonReadable(e *env) {
 	e.ok(e.b.SetID(me))
-	if _, err := e.b.GetObject(1, none, none); err == nil {
+	if _, err := e.b.GetObject(e.Context(), 1, none, none); err == nil {
 		e.Error("an object was loaded without a partition table")
 	}
 	e.table()
@@ -134,35 +134,35 @@ func testNonReadable(e *env) {
 	e.change(1, me, proto.OutOfDate)
 	e.loads(1, query{}, "not readable")
 	e.loads(2, query{}, "no such object")
-	_, err := e.b.LastObjectTID(1)
+	_, err := e.b.LastObjectTID(e.Context(), 1)
 	e.is(err, backend.ErrNonReadable)
-	_, err = e.b.Transaction(5)
+	_, err = e.b.Transaction(e.Context(), 5)
 	e.is(err, backend.ErrNonReadable)
-	_, err = e.b.FinalTID(5)
+	_, err = e.b.FinalTID(e.Context(), 5)
 	e.is(err, backend.ErrNonReadable)
-	_, err = e.b.TIDs([]int{0, 1}, 0, 10)
+	_, err = e.b.TIDs(e.Context(), []int{0, 1}, 0, 10)
 	e.is(err, backend.ErrNonReadable)
-	_, err = e.b.History(1, 0, 10)
+	_, err = e.b.History(e.Context(), 1, 0, 10)
 	e.is(err, backend.ErrNonReadable)
-	_, _, err = e.b.OIDsFrom(1, 10, 0, tid.Max)
+	_, _, err = e.b.OIDsFrom(e.Context(), 1, 10, 0, tid.Max)
 	e.is(err, backend.ErrNonReadable)
-	_, err = e.b.UndoHistory(1, 5)
+	_, err = e.b.UndoHistory(e.Context(), 1, 5)
 	e.is(err, backend.ErrNonReadable)
-	tids, err := e.b.TIDsFrom(1, 0, tid.Max, 10) // replication looks at cells that are not readable
+	tids, err := e.b.TIDsFrom(e.Context(), 1, 0, tid.Max, 10) // replication looks at cells that are not readable
 	e.ok(err)
 	e.equal("TIDsFrom", tids, []tid.TID{5})
 
 	e.b.SetReplicated(1)
-	last, err := e.b.LastObjectTID(1)
+	last, err := e.b.LastObjectTID(e.Context(), 1)
 	e.ok(err)
 	e.equal("LastObjectTID", last, proto.Some(tid.TID(5)))
 	e.loads(1, query{}, "not readable")
 	e.change(2, 9, proto.OutOfDate)
-	_, err = e.b.LastObjectTID(1)
+	_, err = e.b.LastObjectTID(e.Context(), 1)
 	e.is(err, backend.ErrNonReadable)
 
 	// Rows of cells that are not readable do not count.
-	ids, err := e.b.LastIDs()
+	ids, err := e.b.LastIDs(e.Context())
 	e.ok(err)
 	e.equal("LastIDs", ids, backend.LastIDs{First: tid.Max})
 	e.change(1, me, proto.UpToDate)
@@ -227,7 +227,7 @@ func testManyHeldRecords(e *env) {
 	for _, when := range []func(){func() {}, e.reopen} {
 		when()
 		for _, c := range changes {
-			o, err := e.b.GetObject(c.oid, none, none)
+			o, err := e.b.GetObject(e.Context(), c.oid, none, none)
 			if err != nil || string(o.Data) != c.text || o.Serial != 4 {
 				e.Fatalf("object %v: %d bytes at %v, %v", c.oid, len(o.Data), o.Serial, err)
 			}
@@ -251,16 +251,16 @@ func testUndo(e *env) {
 		e.Error("the undo of a deletion's successor got data")
 	}
 	e.loads(1, query{}, "24 as 20 absent")
-	h, err := e.b.UndoHistory(1, 8)
+	h, err := e.b.UndoHistory(e.Context(), 1, 8)
 	e.ok(err)
 	e.equal("UndoHistory", h, backend.UndoHistory{Found: true, Prev: proto.Some(tid.TID(4)), Later: []backend.Later{
 		{TID: 12, DataSerial: 4}, {TID: 16, DataSerial: 8}, {TID: 20}, {TID: 24, DataSerial: 20},
 	}})
 	e.reopen()
-	h, err = e.b.UndoHistory(1, 4)
+	h, err = e.b.UndoHistory(e.Context(), 1, 4)
 	e.ok(err)
 	e.equal("UndoHistory.Prev", h.Prev, none)
-	h, err = e.b.UndoHistory(1, 5)
+	h, err = e.b.UndoHistory(e.Context(), 1, 5)
 	e.ok(err)
 	e.equal("UndoHistory", h, backend.UndoHistory{})
 }
@@ -328,7 +328,7 @@ func testUnfinished(e *env) {
 	e.ok(e.b.Lock(13, 17, false))
 	e.crash()
 	e.unfinished(map[tid.TID]proto.Opt[tid.TID]{4: none, 8: proto.Some(tid.TID(12)), 13: none})
-	final, err := e.b.FinalTID(8)
+	final, err := e.b.FinalTID(e.Context(), 8)
 	e.ok(err)
 	e.equal("FinalTID", final, none)
 	e.loads(2, query{}, "no such object")
@@ -338,12 +338,12 @@ func testUnfinished(e *env) {
 	e.ok(e.b.Validate(99, 103))
 	e.crash()
 	e.unfinished(map[tid.TID]proto.Opt[tid.TID]{4: none})
-	final, err = e.b.FinalTID(8)
+	final, err = e.b.FinalTID(e.Context(), 8)
 	e.ok(err)
 	e.equal("FinalTID", final, proto.Some(tid.TID(12)))
 	e.loads(2, query{}, "12 b")
 	e.loads(3, query{}, "17 c")
-	m, err := e.b.Transaction(17)
+	m, err := e.b.Transaction(e.Context(), 17)
 	e.ok(err)
 	e.equal("Transaction", m, backend.Meta{User: []byte("joe"), Description: []byte("transaction 000000000000000d"),
 		Extension: []byte{}, TTID: 13, OIDs: []tid.OID{3}})
@@ -353,7 +353,7 @@ func testUnfinished(e *env) {
 	e.equal("orphans", e.orphans(), 0)
 	// A ttid and its final TID are congruent, and the ttid is not greater.
 	e.commit(24, 24, change{oid: 1, text: "z"})
-	final, err = e.b.FinalTID(20)
+	final, err = e.b.FinalTID(e.Context(), 20)
 	e.ok(err)
 	e.equal("FinalTID", final, none)
 }
@@ -370,9 +370,9 @@ func testValidateParts(e *env) {
 	e.ok(e.b.Validate(4, 12))
 	e.ok(e.b.Validate(8, 16))
 	e.loads(1, query{}, "12 a")
-	_, err := e.b.Transaction(12)
+	_, err := e.b.Transaction(e.Context(), 12)
 	e.is(err, backend.ErrNotFound)
-	_, err = e.b.Transaction(16)
+	_, err = e.b.Transaction(e.Context(), 16)
 	e.ok(err)
 	orders, err := e.b.PackOrders(0)
 	e.ok(err)
@@ -387,19 +387,19 @@ func testValidateParts(e *env) {
 	e.ok(e.b.Lock(20, 24, false))
 	e.ok(e.b.Unlock(20, 24, false, true, false))
 	e.loads(1, query{}, "24 b")
-	_, err = e.b.Transaction(24)
+	_, err = e.b.Transaction(e.Context(), 24)
 	e.is(err, backend.ErrNotFound)
 	e.ok(e.b.Vote(28, nil, meta, nil))
 	e.ok(e.b.Commit())
 	e.ok(e.b.Lock(28, 32, false))
 	e.ok(e.b.Commit())
 	e.ok(e.b.Unlock(28, 32, true, false, false))
-	_, err = e.b.Transaction(32)
+	_, err = e.b.Transaction(e.Context(), 32)
 	e.ok(err)
 	e.reopen()
 	e.unfinished(map[tid.TID]proto.Opt[tid.TID]{})
 	e.loads(1, query{}, "24 b")
-	_, err = e.b.Transaction(32)
+	_, err = e.b.Transaction(e.Context(), 32)
 	e.ok(err)
 }
 
@@ -443,9 +443,9 @@ func testDropUnfinishedPartitions(e *env) {
 		e.loads(2, query{}, "9 b")
 		e.loads(5, query{}, "no such object")
 		e.loads(6, query{}, "8 d")
-		_, err := e.b.Transaction(9)
+		_, err := e.b.Transaction(e.Context(), 9)
 		e.is(err, backend.ErrNotFound)
-		_, err = e.b.Transaction(8)
+		_, err = e.b.Transaction(e.Context(), 8)
 		e.ok(err)
 		e.unfinished(map[tid.TID]proto.Opt[tid.TID]{})
 	}

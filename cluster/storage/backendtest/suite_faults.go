@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -82,7 +83,7 @@ func CheckSample(b backend.Backend, ttid tid.TID, committed bool) error {
 	if err := b.DropUnfinished(); err != nil {
 		return err
 	}
-	_, err = b.Transaction(ttid)
+	_, err = b.Transaction(context.Background(), ttid)
 	there := err == nil
 	if err != nil && !errors.Is(err, backend.ErrNotFound) {
 		return err
@@ -93,7 +94,7 @@ func CheckSample(b backend.Backend, ttid tid.TID, committed bool) error {
 	for oid, want := range []struct{ before, after string }{
 		{"", fmt.Sprintf("%d new", ttid)}, {"4 old", fmt.Sprintf("%d changed", ttid)}, {"4 old", fmt.Sprintf("%d as 4 old", ttid)},
 	} {
-		o, err := b.GetObject(tid.OID(oid), proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
+		o, err := b.GetObject(context.Background(), tid.OID(oid), proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
 		if err != nil && !errors.Is(err, backend.ErrNoSuchObject) {
 			return err
 		}
@@ -157,7 +158,7 @@ func testConcurrency(e *env) {
 				at := latest
 				m.Unlock()
 				oid := tid.OID((n + i) % objects)
-				o, err := e.b.GetObject(oid, none, none)
+				o, err := e.b.GetObject(e.Context(), oid, none, none)
 				switch {
 				case at == 0 && errors.Is(err, backend.ErrNoSuchObject):
 				case err != nil:
@@ -168,12 +169,12 @@ func testConcurrency(e *env) {
 					return
 				}
 				if at > 0 {
-					b, err := e.b.GetObject(oid, none, proto.Some(at))
+					b, err := e.b.GetObject(e.Context(), oid, none, proto.Some(at))
 					if at > 4 && (err != nil || b.Serial != at-4 || b.Next != at) {
 						e.Errorf("load of %d before %d: %s, %v", oid, at, show(b), err)
 						return
 					}
-					last, err := e.b.LastObjectTID(oid)
+					last, err := e.b.LastObjectTID(e.Context(), oid)
 					if err != nil || last.V < at {
 						e.Errorf("last revision of %d after %d: %v, %v", oid, at, last, err)
 						return
@@ -239,7 +240,7 @@ func testConcurrentTransactions(e *env) {
 						ok = false
 					}
 				}
-				if o, err := e.b.GetObject(tid.OID(100*w), none, none); !ok || err != nil || o.Serial != t && n%4 != 3 {
+				if o, err := e.b.GetObject(e.Context(), tid.OID(100*w), none, none); !ok || err != nil || o.Serial != t && n%4 != 3 {
 					e.Errorf("worker %d, transaction %d: %s, %v", w, t, show(o), err)
 					return
 				}
@@ -253,11 +254,11 @@ func testConcurrentTransactions(e *env) {
 	e.equal("orphans", e.orphans(), 0)
 	for w := range workers {
 		for i := range 5 {
-			revs, err := e.b.History(tid.OID(100*w+i), 0, 100)
+			revs, err := e.b.History(e.Context(), tid.OID(100*w+i), 0, 100)
 			e.ok(err)
 			e.equal("revisions", len(revs), rounds-rounds/4)
 			for _, r := range revs {
-				o, err := e.b.GetObject(tid.OID(100*w+i), proto.Some(r.TID), none)
+				o, err := e.b.GetObject(e.Context(), tid.OID(100*w+i), proto.Some(r.TID), none)
 				if want := fmt.Sprintf("%d at %d", 100*w+i, r.TID); err != nil || string(o.Data) != want {
 					e.Errorf("%s, %v, want %s", show(o), err, want)
 				}
@@ -280,11 +281,11 @@ func testDeferredUnlock(e *env) {
 		e.commit(t, t, change{oid: 1, text: fmt.Sprint(i)}, change{oid: tid.OID(10 + i), text: "new"})
 		e.loads(1, query{}, e.load(1, query{at: t}))
 		if i > 0 {
-			o, err := e.b.GetObject(1, none, proto.Some(t))
+			o, err := e.b.GetObject(e.Context(), 1, none, proto.Some(t))
 			e.ok(err)
 			e.equal("next revision", o.Next, t)
 		}
-		m, err := e.b.Transaction(t)
+		m, err := e.b.Transaction(e.Context(), t)
 		if i%10 == 9 { // this may write what waits
 			e.ok(err)
 			e.equal("objects", m.OIDs, []tid.OID{1, tid.OID(10 + i)})
@@ -292,7 +293,7 @@ func testDeferredUnlock(e *env) {
 	}
 	voted := e.next(0)
 	e.vote(voted, change{oid: 2, text: "voted"})
-	e.ok(commitVotes(e.b))
+	e.ok(e.b.CommitVotes())
 	want := e.load(1, query{})
 	e.crash()
 	found, err := e.b.Unfinished()
@@ -313,7 +314,7 @@ func testDeferredUnlock(e *env) {
 			e.Errorf("object %d of transaction %d was lost", 10+i, i)
 		}
 	}
-	if _, err := e.b.Transaction(last); err != nil {
+	if _, err := e.b.Transaction(e.Context(), last); err != nil {
 		e.Error(err)
 	}
 	e.equal("orphans", e.orphans(), 0)

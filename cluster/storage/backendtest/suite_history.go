@@ -10,7 +10,7 @@ import (
 
 func testHistories(e *env) {
 	e.table()
-	ids, err := e.b.LastIDs()
+	ids, err := e.b.LastIDs(e.Context())
 	e.ok(err)
 	e.equal("LastIDs of an empty database", ids, backend.LastIDs{First: tid.Max})
 	var ts []tid.TID
@@ -25,16 +25,16 @@ func testHistories(e *env) {
 	e.ok(e.b.AddObject(3, 999, rec("late"), none)) // an object without its transaction
 	for _, when := range []func(){func() {}, e.reopen} {
 		when()
-		ids, err := e.b.LastIDs()
+		ids, err := e.b.LastIDs(e.Context())
 		e.ok(err)
 		e.equal("LastIDs", ids, backend.LastIDs{TID: proto.Some(tid.TID(999)), OID: proto.Some(tid.OID(46)), First: ts[0]})
-		trans, obj, err := e.b.LastTIDs(2)
+		trans, obj, err := e.b.LastTIDs(e.Context(), 2)
 		e.ok(err)
 		e.equal("LastTIDs", []tid.TID{trans, obj}, []tid.TID{ts[11], ts[11]})
 
 		down := func(skip, n int, partitions []int, want ...tid.TID) {
 			e.Helper()
-			got, err := e.b.TIDs(partitions, skip, n)
+			got, err := e.b.TIDs(e.Context(), partitions, skip, n)
 			e.ok(err)
 			e.equal(fmt.Sprint("TIDs ", skip, n, partitions), got, want)
 		}
@@ -47,7 +47,7 @@ func testHistories(e *env) {
 
 		up := func(p int, min, max tid.TID, n int, want ...tid.TID) {
 			e.Helper()
-			got, err := e.b.TIDsFrom(p, min, max, n)
+			got, err := e.b.TIDsFrom(e.Context(), p, min, max, n)
 			e.ok(err)
 			e.equal(fmt.Sprint("TIDsFrom ", p, min, max, n), got, want)
 		}
@@ -57,35 +57,35 @@ func testHistories(e *env) {
 		up(0, 0, tid.Max, 2, ts[0], ts[3])
 		up(0, tid.Max, 0, 2)
 
-		revs, err := e.b.History(1, 1, 2)
+		revs, err := e.b.History(e.Context(), 1, 1, 2)
 		e.ok(err)
 		e.equal("History", revs, []proto.Revision{{TID: ts[10], Size: 5}, {TID: ts[9], Size: 4}})
-		revs, err = e.b.History(77, 0, 2)
+		revs, err = e.b.History(e.Context(), 77, 0, 2)
 		e.ok(err)
 		e.equal("History", revs, []proto.Revision{})
 
-		next, oids, err := e.b.OIDsFrom(2, 3, 6, ts[9])
+		next, oids, err := e.b.OIDsFrom(e.Context(), 2, 3, 6, ts[9])
 		e.ok(err)
 		e.equal("OIDsFrom", oids, []tid.OID{6, 10, 14})
 		e.equal("OIDsFrom next", next, proto.Some(tid.OID(18)))
-		next, oids, err = e.b.OIDsFrom(2, 100, 30, ts[9])
+		next, oids, err = e.b.OIDsFrom(e.Context(), 2, 100, 30, ts[9])
 		e.ok(err)
 		e.equal("OIDsFrom", oids, []tid.OID{30, 34, 38})
 		e.equal("OIDsFrom next", next, proto.Opt[tid.OID]{})
 	}
 	// Deleted objects count, but are not listed.
 	e.commit(2000, 2000, change{oid: 6, text: "-"})
-	next, oids, err := e.b.OIDsFrom(2, 2, 0, 2000)
+	next, oids, err := e.b.OIDsFrom(e.Context(), 2, 2, 0, 2000)
 	e.ok(err)
 	e.equal("OIDsFrom", oids, []tid.OID{2})
 	e.equal("OIDsFrom next", next, proto.Some(tid.OID(10)))
-	_, oids, err = e.b.OIDsFrom(2, 2, 0, 1999)
+	_, oids, err = e.b.OIDsFrom(e.Context(), 2, 2, 0, 1999)
 	e.ok(err)
 	e.equal("OIDsFrom", oids, []tid.OID{2, 6})
 
-	_, err = e.b.Transaction(1)
+	_, err = e.b.Transaction(e.Context(), 1)
 	e.is(err, backend.ErrNotFound)
-	m, err := e.b.Transaction(2000)
+	m, err := e.b.Transaction(e.Context(), 2000)
 	e.ok(err)
 	e.equal("Transaction", m.OIDs, []tid.OID{6})
 }
@@ -116,10 +116,10 @@ func testTruncate(e *env) {
 		e.loads(5, query{}, "no such object")
 		e.gone(gone[0].Data)
 		e.kept(gone[2].Data, "c") // 8 has it, too
-		tids, err := e.b.TIDsFrom(0, 0, tid.Max, 0)
+		tids, err := e.b.TIDsFrom(e.Context(), 0, 0, tid.Max, 0)
 		e.ok(err)
 		e.equal("TIDsFrom", tids, []tid.TID{4, 8})
-		tids, err = e.b.TIDsFrom(1, 0, tid.Max, 0)
+		tids, err = e.b.TIDsFrom(e.Context(), 1, 0, tid.Max, 0)
 		e.ok(err)
 		e.equal("TIDsFrom", tids, []tid.TID{})
 		orders, err := e.b.PackOrders(0)
@@ -132,7 +132,7 @@ func testTruncate(e *env) {
 		e.ok(err)
 		e.equal("TruncateTID", cfg.TruncateTID, none)
 		e.equal("orphans", e.orphans(), 0)
-		_, err = e.b.FetchObject(3, 8)
+		_, err = e.b.FetchObject(e.Context(), 3, 8)
 		e.ok(err)
 	}
 }

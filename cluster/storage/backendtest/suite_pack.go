@@ -54,7 +54,7 @@ func testPackOrders(e *env) {
 	e.orders(0, all...)
 	e.change(1, me, proto.OutOfDate)
 	e.orders(0, all[:2]...) // 21 is of partition 1
-	_, pack, err := e.b.FetchTransaction(12)
+	_, pack, err := e.b.FetchTransaction(e.Context(), 12)
 	e.ok(err)
 	e.equal("replicated order", pack, &proto.PackState{Approved: proto.Some(true), Partial: true, OIDs: []tid.OID{1, 7}, Time: 10})
 }
@@ -138,7 +138,7 @@ func testPack(e *env) {
 		e.loads(13, query{before: 12}, "8<12 e8")
 		e.loads(2, query{before: 12}, "4<12 d4") // another partition
 		e.equal("orphans", e.orphans(), 0)
-		m, err := e.b.Transaction(4) // metadata stay
+		m, err := e.b.Transaction(e.Context(), 4) // metadata stay
 		e.ok(err)
 		e.equal("oids", m.OIDs, []tid.OID{1, 5, 9, 2})
 		e.reopen()
@@ -168,7 +168,7 @@ func testPackKeepsDeletions(e *env) {
 	}
 	before := func(oid tid.OID, t tid.TID, want string) {
 		e.Helper()
-		got, deleted, err := e.b.RecordBefore(oid, t)
+		got, deleted, err := e.b.RecordBefore(e.Context(), oid, t)
 		e.ok(err)
 		e.equal(fmt.Sprint("RecordBefore ", oid, t), fmt.Sprint(uint64(got), deleted), want)
 	}
@@ -369,9 +369,9 @@ func testDropPartition(e *env) {
 	e.change(1, me, proto.Discarded)
 	rows := func() int {
 		e.ok(e.b.Commit())
-		records, err := e.b.RecordsFrom(1, 0, tid.Max, 0, 100)
+		records, err := e.b.RecordsFrom(e.Context(), 1, 0, tid.Max, 0, 100)
 		e.ok(err)
-		transactions, err := e.b.TIDsFrom(1, 0, tid.Max, 100)
+		transactions, err := e.b.TIDsFrom(e.Context(), 1, 0, tid.Max, 100)
 		e.ok(err)
 		return len(records) + len(transactions)
 	}
@@ -398,9 +398,9 @@ func testDropPartition(e *env) {
 	e.reopen()
 	e.loads(1, query{}, "no such object")
 	e.loads(2, query{}, "4 b")
-	_, err = e.b.Transaction(9)
+	_, err = e.b.Transaction(e.Context(), 9)
 	e.is(err, backend.ErrNotFound)
-	_, err = e.b.Transaction(4)
+	_, err = e.b.Transaction(e.Context(), 4)
 	e.ok(err)
 	e.orders(0)
 }

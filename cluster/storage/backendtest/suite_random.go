@@ -56,7 +56,7 @@ func testRandomWork(e *env) {
 					continue // locked
 				}
 				c := change{oid: tid.OID(oid), text: fmt.Sprintf("%d/%d", step, oid)}
-				if last, err := e.b.LastObjectTID(c.oid); err == nil && last.OK && r.IntN(3) == 0 {
+				if last, err := e.b.LastObjectTID(e.Context(), c.oid); err == nil && last.OK && r.IntN(3) == 0 {
 					c.undo = last.V
 				} else if r.IntN(6) == 0 {
 					c.text = "-"
@@ -142,31 +142,31 @@ func (e *env) compare(model *env) {
 			x.ok(err)
 			texts = append(texts, fmt.Sprintf("%s %+v", what, v))
 		}
-		ids, err := x.b.LastIDs()
+		ids, err := x.b.LastIDs(x.Context())
 		add("last ids", ids, err)
 		u, err := x.b.Unfinished()
 		add("unfinished", u, err)
 		for p := range np {
-			ts, err := x.b.TIDsFrom(p, 0, tid.Max, 0)
+			ts, err := x.b.TIDsFrom(x.Context(), p, 0, tid.Max, 0)
 			add("tids", ts, err)
-			keys, err := x.b.RecordsFrom(p, 0, tid.Max, 0, 0)
+			keys, err := x.b.RecordsFrom(x.Context(), p, 0, tid.Max, 0, 0)
 			add("records", keys, err)
 			for _, k := range keys {
-				o, err := x.b.FetchObject(k.OID, k.TID)
+				o, err := x.b.FetchObject(x.Context(), k.OID, k.TID)
 				add("object", show(o), err)
-				h, err := x.b.UndoHistory(k.OID, k.TID)
+				h, err := x.b.UndoHistory(x.Context(), k.OID, k.TID)
 				add("undo", h, err)
 			}
 			for _, t := range ts {
-				m, _, err := x.b.FetchTransaction(t)
+				m, _, err := x.b.FetchTransaction(x.Context(), t)
 				add("transaction", m, err)
 			}
-			s, err := x.b.CheckSerials(p, 0, 0, tid.Max, 0)
+			s, err := x.b.CheckSerials(x.Context(), p, 0, 0, tid.Max, 0)
 			add("digest", *s, err)
-			_, oids, err := x.b.OIDsFrom(p, 100, 0, tid.Max)
+			_, oids, err := x.b.OIDsFrom(x.Context(), p, 100, 0, tid.Max)
 			add("oids", oids, err)
 			for _, o := range oids {
-				h, err := x.b.History(o, 0, 100)
+				h, err := x.b.History(x.Context(), o, 0, 100)
 				add("history", h, err)
 			}
 		}

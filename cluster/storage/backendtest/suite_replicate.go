@@ -21,28 +21,28 @@ func testReplicate(e *env) {
 	e.ok(e.b.AddObject(1, 13, rec("ignored"), proto.Some(tid.TID(9))))
 	e.ok(e.b.AddObject(1, 17, rec("given"), proto.Some(tid.TID(8)))) // 8 is gone: data is used
 	e.ok(e.b.AddObject(2, 9, rec("other partition"), none))
-	votes := func() { e.ok(commitVotes(e.b)) } // may leave them for later
+	votes := func() { e.ok(e.b.CommitVotes()) } // may leave them for later
 	for _, when := range []func(){votes, func() {}, votes, e.reopen} {
 		when()
-		m, p, err := e.b.FetchTransaction(9)
+		m, p, err := e.b.FetchTransaction(e.Context(), 9)
 		e.ok(err)
 		e.equal("FetchTransaction", m, meta)
 		e.equal("pack", p, pack)
-		_, _, err = e.b.FetchTransaction(13)
+		_, _, err = e.b.FetchTransaction(e.Context(), 13)
 		e.is(err, backend.ErrNotFound)
 		for k, want := range map[backend.Key]string{
 			{TID: 9, OID: 1}: "9 a", {TID: 9, OID: 5}: "9 absent", {TID: 13, OID: 5}: "13 b",
 			{TID: 13, OID: 1}: "13 as 9 a", {TID: 17, OID: 1}: "17 as 8 given",
 		} {
-			o, err := e.b.FetchObject(k.OID, k.TID)
+			o, err := e.b.FetchObject(e.Context(), k.OID, k.TID)
 			e.ok(err)
 			e.equal("FetchObject", show(o), want)
 		}
-		_, err = e.b.FetchObject(1, 10)
+		_, err = e.b.FetchObject(e.Context(), 1, 10)
 		e.is(err, backend.ErrNotFound)
 		records := func(min, max tid.TID, minOID tid.OID, n int, want ...backend.Key) {
 			e.Helper()
-			got, err := e.b.RecordsFrom(1, min, max, minOID, n)
+			got, err := e.b.RecordsFrom(e.Context(), 1, min, max, minOID, n)
 			e.ok(err)
 			e.equal(fmt.Sprint("RecordsFrom ", min, max, minOID, n), got, want)
 		}
@@ -59,18 +59,18 @@ func testReplicate(e *env) {
 	e.ok(e.b.DeleteTransaction(9))
 	for _, when := range []func(){func() {}, e.reopen} {
 		when()
-		_, err := e.b.FetchObject(5, 13)
+		_, err := e.b.FetchObject(e.Context(), 5, 13)
 		e.is(err, backend.ErrNotFound)
-		_, _, err = e.b.FetchTransaction(9)
+		_, _, err = e.b.FetchTransaction(e.Context(), 9)
 		e.is(err, backend.ErrNotFound)
-		keys, err := e.b.RecordsFrom(1, 13, 13, 0, 0)
+		keys, err := e.b.RecordsFrom(e.Context(), 1, 13, 13, 0, 0)
 		e.ok(err)
 		e.equal("RecordsFrom", keys, []backend.Key{{TID: 13, OID: 1}})
 		e.equal("orphans", e.orphans(), 0)
 	}
 	// The order went with its transaction.
 	e.ok(e.b.AddTransaction(9, meta, nil))
-	_, p, err := e.b.FetchTransaction(9)
+	_, p, err := e.b.FetchTransaction(e.Context(), 9)
 	e.ok(err)
 	if p != nil {
 		e.Errorf("pack order %v outlived its transaction", p)
@@ -120,20 +120,20 @@ func testDigests(e *env) {
 		e.commit(t, t, change{oid: 2, text: "a"}, change{oid: tid.OID(t), text: "b"})
 	}
 	e.ok(e.b.ChangePartitionTable(8, 0, nil, false, 0))
-	a, err := e.b.CheckTIDs(2, 2, 0, tid.Max)
+	a, err := e.b.CheckTIDs(e.Context(), 2, 2, 0, tid.Max)
 	e.ok(err)
 	e.equal("CheckTIDs", a, &proto.AnswerCheckTIDRange{Count: 2, Last: 22, Checksum: sum("18,22")})
-	a, err = e.b.CheckTIDs(2, 100, 19, 26)
+	a, err = e.b.CheckTIDs(e.Context(), 2, 100, 19, 26)
 	e.ok(err)
 	e.equal("CheckTIDs", a, &proto.AnswerCheckTIDRange{Count: 2, Last: 26, Checksum: sum("22,26")})
-	a, err = e.b.CheckTIDs(3, 100, 0, tid.Max)
+	a, err = e.b.CheckTIDs(e.Context(), 3, 100, 0, tid.Max)
 	e.ok(err)
 	e.equal("CheckTIDs", a, &proto.AnswerCheckTIDRange{})
-	s, err := e.b.CheckSerials(2, 3, 18, 26, 3)
+	s, err := e.b.CheckSerials(e.Context(), 2, 3, 18, 26, 3)
 	e.ok(err)
 	e.equal("CheckSerials", s, &proto.AnswerCheckSerialRange{Count: 3, LastTID: 22, LastOID: 22,
 		TIDChecksum: sum("18,22,22"), OIDChecksum: sum("18,2,22")})
-	s, err = e.b.CheckSerials(2, 3, 27, tid.Max, 0)
+	s, err = e.b.CheckSerials(e.Context(), 2, 3, 27, tid.Max, 0)
 	e.ok(err)
 	e.equal("CheckSerials", s, &proto.AnswerCheckSerialRange{})
 	// As the Python implementation computes it.

@@ -1,13 +1,12 @@
 package sqldb
 
 import (
+	"context"
 	"database/sql/driver"
 	"strings"
 
 	"github.com/neozodb/neo/cluster/storage/backend"
 )
-
-var _ backend.Batching = (*DB)(nil)
 
 // Numbers of revisions in one query: each makes a statement that stays prepared.
 const (
@@ -24,9 +23,9 @@ type batch struct {
 	partition int
 }
 
-// GetObjects implements [backend.Batching]. What is committed is read by queries
+// GetObjects implements [backend.Reading]. What is committed is read by queries
 // for many exact revisions; anything else by GetObject.
-func (db *DB) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
+func (db *DB) GetObjects(ctx context.Context, keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
 	var left []batch
 	var alone []int
 	l := db.layout.Load()
@@ -46,7 +45,7 @@ func (db *DB) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Obje
 	for len(left) > 1 {
 		part := left[:min(len(left), manyObjects)]
 		left = left[len(part):]
-		more, missed := db.getObjects(keys, part, f)
+		more, missed := db.getObjects(ctx, keys, part, f)
 		if !more {
 			return
 		}
@@ -57,7 +56,7 @@ func (db *DB) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Obje
 	}
 	for _, i := range alone {
 		k := &keys[i]
-		o, err := db.GetObject(k.OID, k.At, k.Before)
+		o, err := db.GetObject(ctx, k.OID, k.At, k.Before)
 		if !f(i, &o, err) {
 			return
 		}
@@ -66,7 +65,7 @@ func (db *DB) GetObjects(keys []backend.ObjectKey, f func(i int, o *backend.Obje
 
 // getObjects is one query. missed are those that it did not find, or without their
 // data: GetObject knows why.
-func (db *DB) getObjects(keys []backend.ObjectKey, part []batch, f func(i int, o *backend.Object, err error) bool) (more bool, missed []int) {
+func (db *DB) getObjects(ctx context.Context, keys []backend.ObjectKey, part []batch, f func(i int, o *backend.Object, err error) bool) (more bool, missed []int) {
 	n := manyObjects
 	if len(part) <= fewObjects {
 		n = fewObjects
@@ -81,7 +80,7 @@ func (db *DB) getObjects(keys []backend.ObjectKey, part []batch, f func(i int, o
 	}
 	var done [manyObjects]bool
 	more = true
-	err := db.pool.use(func(c *Conn) error {
+	err := db.pool.use(ctx, func(c *Conn) error {
 		return c.Each(c.objects(n), func(r *Row) error {
 			j := int(r.Int(7))
 			b := part[j]

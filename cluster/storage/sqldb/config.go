@@ -47,7 +47,7 @@ func setConfig(c *Conn, key string, value proto.Opt[string]) error {
 	return err
 }
 
-// Config implements [backend.Administration].
+// Config implements [backend.Keeping].
 func (db *DB) Config() (backend.Config, error) {
 	var cfg backend.Config
 	err := db.readMain(func(c *Conn) error {
@@ -122,20 +122,20 @@ func (db *DB) setMoment(key string, t proto.Opt[tid.TID]) error {
 	})
 }
 
-// SetBackupTID implements [backend.Administration].
+// SetBackupTID implements [backend.Keeping].
 func (db *DB) SetBackupTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyBackup, t) }
 
-// SetTruncateTID implements [backend.Administration].
+// SetTruncateTID implements [backend.Keeping].
 func (db *DB) SetTruncateTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyTruncate, t) }
 
-// SetConfirmed implements [backend.Administration].
+// SetConfirmed implements [backend.Keeping].
 func (db *DB) SetConfirmed(ptid proto.Opt[uint64]) error {
 	return db.write(func(c *Conn) error {
 		return setConfig(c, keyConfirmed, proto.Opt[string]{V: strconv.FormatUint(ptid.V, 10), OK: ptid.OK})
 	})
 }
 
-// SetName implements [backend.Administration].
+// SetName implements [backend.Keeping].
 func (db *DB) SetName(name string) error {
 	err := db.write(func(c *Conn) error { return setConfig(c, keyName, proto.Some(name)) })
 	if err != nil {
@@ -144,7 +144,7 @@ func (db *DB) SetName(name string) error {
 	return db.Commit()
 }
 
-// SetID implements [backend.Administration].
+// SetID implements [backend.Keeping].
 func (db *DB) SetID(id proto.NodeID) error {
 	old := db.layout.Load().id
 	err := db.write(func(c *Conn) error {

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -175,7 +176,8 @@ func (db *DB) fail(err error) error {
 func answer(err error) bool {
 	return errors.Is(err, backend.ErrNonReadable) || errors.Is(err, backend.ErrNotFound) ||
 		errors.Is(err, backend.ErrNoSuchObject) || errors.Is(err, backend.ErrUndoPacked) ||
-		errors.Is(err, backend.ErrNotImplemented)
+		errors.Is(err, backend.ErrNotImplemented) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // write runs f on the writing connection inside the SQL transaction, after
@@ -225,7 +227,7 @@ func (db *DB) readMain(f func(c *Conn) error) error {
 
 // read runs f, which looks at nothing later than upTo, on a connection that sees
 // all of that.
-func (db *DB) read(upTo tid.TID, f func(c *Conn) error) error {
+func (db *DB) read(ctx context.Context, upTo tid.TID, f func(c *Conn) error) error {
 	db.m.RLock()
 	err := db.err
 	dirty := upTo >= min(db.recent.from, db.saving.from)
@@ -233,17 +235,20 @@ func (db *DB) read(upTo tid.TID, f func(c *Conn) error) error {
 	if err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if dirty || db.pool.limit == 0 {
 		return db.readMain(f)
 	}
-	return db.pool.use(f)
+	return db.pool.use(ctx, f)
 }
 
 // readNear runs f on a connection that sees at least what is committed: on the
 // writing one if it is free, because each commit empties the caches of the others.
 // It is about to write: the SQL transaction begins now, so that no read has one of
 // its own.
-func (db *DB) readNear(f func(c *Conn) error) error {
+func (db *DB) readNear(ctx context.Context, f func(c *Conn) error) error {
 	if db.w.TryLock() {
 		defer db.w.Unlock()
 		if err := db.broken(); err != nil {
@@ -254,7 +259,7 @@ func (db *DB) readNear(f func(c *Conn) error) error {
 		}
 		return f(db.conn)
 	}
-	return db.pool.use(f)
+	return db.pool.use(ctx, f)
 }
 
 // begin opens the SQL transaction. The caller holds w.
@@ -291,14 +296,14 @@ func (db *DB) commitSQL() error {
 	return db.pool.committed()
 }
 
-// Commit implements [backend.Administration].
+// Commit implements [backend.Writing].
 func (db *DB) Commit() error {
 	db.w.Lock()
 	defer db.w.Unlock()
 	return db.commitLocked()
 }
 
-// CommitVotes implements [backend.Deferring].
+// CommitVotes implements [backend.Writing].
 func (db *DB) CommitVotes() error {
 	db.w.Lock()
 	defer db.w.Unlock()
@@ -323,7 +328,7 @@ func (db *DB) commit(later bool) error {
 	return db.fail(db.d.AfterCommit(db.conn, db.pool.pause))
 }
 
-// Close implements [backend.Administration].
+// Close implements [backend.Keeping].
 func (db *DB) Close() error {
 	db.w.Lock()
 	defer db.w.Unlock()
@@ -342,7 +347,7 @@ func (db *DB) Close() error {
 	return errors.Join(err, db.pool.close(), db.conn.Close(), db.d.Close())
 }
 
-// Erase implements [backend.Administration].
+// Erase implements [backend.Keeping].
 func (db *DB) Erase() error {
 	db.w.Lock()
 	defer db.w.Unlock()
@@ -361,7 +366,7 @@ func (db *DB) Erase() error {
 	})
 }
 
-// Topology implements [backend.Administration].
+// Topology implements [backend.Keeping].
 func (db *DB) Topology() []string { return db.topology }
 
 // layout is what the node's copy of the partition table says. It never changes;

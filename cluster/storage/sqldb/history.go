@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 
@@ -29,13 +30,13 @@ func readTransaction(c *Conn, p int, t tid.TID) (*backend.Meta, error) {
 }
 
 // Transaction implements [backend.Reading].
-func (db *DB) Transaction(t tid.TID) (backend.Meta, error) {
+func (db *DB) Transaction(ctx context.Context, t tid.TID) (backend.Meta, error) {
 	p, err := db.layout.Load().transaction(t)
 	if err != nil {
 		return backend.Meta{}, err
 	}
 	var m *backend.Meta
-	err = db.read(t, func(c *Conn) (err error) {
+	err = db.read(ctx, t, func(c *Conn) (err error) {
 		m, err = readTransaction(c, p, t)
 		return err
 	})
@@ -49,13 +50,13 @@ func (db *DB) Transaction(t tid.TID) (backend.Meta, error) {
 }
 
 // FinalTID implements [backend.Reading].
-func (db *DB) FinalTID(ttid tid.TID) (proto.Opt[tid.TID], error) {
+func (db *DB) FinalTID(ctx context.Context, ttid tid.TID) (proto.Opt[tid.TID], error) {
 	var found proto.Opt[tid.TID]
 	p, err := db.layout.Load().transaction(ttid)
 	if err != nil {
 		return found, err
 	}
-	err = db.read(tid.Max, func(c *Conn) error {
+	err = db.read(ctx, tid.Max, func(c *Conn) error {
 		return c.Each("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? AND tid >= ? AND ttid = ? LIMIT 1", func(r *Row) error {
 			found = proto.Some(tid.TID(r.Int(0)))
 			return nil
@@ -89,9 +90,9 @@ func maxima(c *Conn, p int) (trans, obj, first proto.Opt[tid.TID], oid proto.Opt
 }
 
 // LastIDs implements [backend.Reading].
-func (db *DB) LastIDs() (backend.LastIDs, error) {
+func (db *DB) LastIDs(ctx context.Context) (backend.LastIDs, error) {
 	ids := backend.LastIDs{First: tid.Max}
-	err := db.read(tid.Max, func(c *Conn) error {
+	err := db.read(ctx, tid.Max, func(c *Conn) error {
 		for _, p := range db.layout.Load().readables() {
 			trans, obj, first, oid, err := maxima(c, p)
 			if err != nil {
@@ -114,9 +115,9 @@ func (db *DB) LastIDs() (backend.LastIDs, error) {
 	return ids, err
 }
 
-// LastTIDs implements [backend.PartitionTable].
-func (db *DB) LastTIDs(partition int) (trans, obj tid.TID, err error) {
-	err = db.read(tid.Max, func(c *Conn) error {
+// LastTIDs implements [backend.Reading].
+func (db *DB) LastTIDs(ctx context.Context, partition int) (trans, obj tid.TID, err error) {
+	err = db.read(ctx, tid.Max, func(c *Conn) error {
 		t, o, _, _, err := maxima(c, partition)
 		trans, obj = t.V, o.V
 		return err
@@ -125,7 +126,7 @@ func (db *DB) LastTIDs(partition int) (trans, obj tid.TID, err error) {
 }
 
 // TIDs implements [backend.Reading].
-func (db *DB) TIDs(partitions []int, skip, n int) ([]tid.TID, error) {
+func (db *DB) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TID, error) {
 	l := db.layout.Load()
 	for _, p := range partitions {
 		if err := l.check(p); err != nil {
@@ -133,7 +134,7 @@ func (db *DB) TIDs(partitions []int, skip, n int) ([]tid.TID, error) {
 		}
 	}
 	var tids []tid.TID
-	err := db.read(tid.Max, func(c *Conn) error {
+	err := db.read(ctx, tid.Max, func(c *Conn) error {
 		for _, p := range partitions {
 			err := c.Each("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? ORDER BY tid DESC LIMIT ?", func(r *Row) error {
 				tids = append(tids, tid.TID(r.Int(0)))
@@ -154,9 +155,9 @@ func (db *DB) TIDs(partitions []int, skip, n int) ([]tid.TID, error) {
 }
 
 // TIDsFrom implements [backend.Reading].
-func (db *DB) TIDsFrom(partition int, min, max tid.TID, n int) ([]tid.TID, error) {
+func (db *DB) TIDsFrom(ctx context.Context, partition int, min, max tid.TID, n int) ([]tid.TID, error) {
 	var tids []tid.TID
-	err := db.read(max, func(c *Conn) error {
+	err := db.read(ctx, max, func(c *Conn) error {
 		return c.Each(tidsFrom, func(r *Row) error {
 			tids = append(tids, tid.TID(r.Int(0)))
 			return nil
@@ -176,7 +177,7 @@ func limit(n int) int64 {
 }
 
 // History implements [backend.Reading].
-func (db *DB) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
+func (db *DB) History(ctx context.Context, oid tid.OID, skip, n int) ([]proto.Revision, error) {
 	p, err := db.layout.Load().object(oid)
 	if err != nil {
 		return nil, err
@@ -184,7 +185,7 @@ func (db *DB) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
 	var revs []proto.Revision
 	q := "SELECT o.tid, LENGTH(d.value) FROM obj AS o {pk:obj} LEFT JOIN data AS d ON d.id = o.data_id" +
 		" WHERE o.`partition` = ? AND o.oid = ? ORDER BY o.tid DESC LIMIT ? OFFSET ?"
-	err = db.readObject(oid, func(c *Conn) error {
+	err = db.readObject(ctx, oid, func(c *Conn) error {
 		return c.Each(q, func(r *Row) error {
 			revs = append(revs, proto.Revision{TID: tid.TID(r.Int(0)), Size: int(r.Int(1))})
 			return nil
@@ -194,19 +195,21 @@ func (db *DB) History(oid tid.OID, skip, n int) ([]proto.Revision, error) {
 }
 
 // readObject runs f on a connection that sees all records of an object.
-func (db *DB) readObject(oid tid.OID, f func(c *Conn) error) error {
+func (db *DB) readObject(ctx context.Context, oid tid.OID, f func(c *Conn) error) error {
 	added, aside, err := db.changes(oid)
 	switch {
 	case err != nil:
 		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case aside && len(added) == 0:
-		return db.pool.use(f)
+		return db.pool.use(ctx, f)
 	}
 	return db.readMain(f)
 }
 
 // OIDsFrom implements [backend.Reading].
-func (db *DB) OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error) {
+func (db *DB) OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at tid.TID) (next proto.Opt[tid.OID], oids []tid.OID, err error) {
 	l := db.layout.Load()
 	if err := l.check(partition); err != nil {
 		return next, nil, err
@@ -216,7 +219,7 @@ func (db *DB) OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Op
 		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	found := 0
 	var lastOID tid.OID
-	err = db.read(at, func(c *Conn) error {
+	err = db.read(ctx, at, func(c *Conn) error {
 		return c.Each(q, func(r *Row) error {
 			found++
 			lastOID = tid.OID(r.Int(0))
@@ -236,13 +239,13 @@ func (db *DB) OIDsFrom(partition, n int, min tid.OID, at tid.TID) (next proto.Op
 }
 
 // UndoHistory implements [backend.Reading].
-func (db *DB) UndoHistory(oid tid.OID, undone tid.TID) (backend.UndoHistory, error) {
+func (db *DB) UndoHistory(ctx context.Context, oid tid.OID, undone tid.TID) (backend.UndoHistory, error) {
 	var h backend.UndoHistory
 	p, err := db.layout.Load().object(oid)
 	if err != nil {
 		return h, err
 	}
-	err = db.readObject(oid, func(c *Conn) error {
+	err = db.readObject(ctx, oid, func(c *Conn) error {
 		i := 0
 		err := c.Each("SELECT tid FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid <= ? ORDER BY tid DESC LIMIT 2", func(r *Row) error {
 			t := tid.TID(r.Int(0))

@@ -12,7 +12,7 @@ import (
 // idBits is the size of the range of data ids of a partition.
 const idBits = 48
 
-// HoldData implements [backend.Storing].
+// HoldData implements [backend.Writing].
 func (db *DB) HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (backend.DataID, error) {
 	l := db.layout.Load()
 	if l.np == 0 {
@@ -226,7 +226,7 @@ func (db *DB) release(id int64) {
 	}
 }
 
-// ReleaseData implements [backend.Storing].
+// ReleaseData implements [backend.Writing].
 func (db *DB) ReleaseData(ids []backend.DataID, prune bool) error {
 	var old []backend.DataID
 	db.m.Lock()
@@ -251,7 +251,7 @@ func (db *DB) ReleaseData(ids []backend.DataID, prune bool) error {
 	return err
 }
 
-// LoadData implements [backend.Storing].
+// LoadData implements [backend.Writing].
 func (db *DB) LoadData(id backend.DataID) (proto.ObjectData, error) {
 	if !id.OK {
 		return proto.ObjectData{}, nil
@@ -292,7 +292,7 @@ func readData(c *Conn, id int64) (d proto.ObjectData, found bool, err error) {
 	return d, found, err
 }
 
-// PruneData implements [backend.Packing].
+// PruneData implements [backend.Keeping].
 func (db *DB) PruneData(ids []backend.DataID) (int, error) {
 	n := 0
 	err := db.write(func(c *Conn) (err error) {

@@ -39,7 +39,7 @@ func readPack(c *Conn, id tid.TID) (*proto.PackState, error) {
 	return p, err
 }
 
-// PackOrders implements [backend.Packing]. The orders of transactions that were
+// PackOrders implements [backend.Keeping]. The orders of transactions that were
 // never finished do not count: the Python implementation leaves them behind.
 func (db *DB) PackOrders(min tid.TID) ([]proto.PackOrder, error) {
 	l := db.layout.Load()
@@ -66,7 +66,7 @@ func (db *DB) PackOrders(min tid.TID) ([]proto.PackOrder, error) {
 	return orders, err
 }
 
-// SignPackOrders implements [backend.Packing].
+// SignPackOrders implements [backend.Keeping].
 func (db *DB) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, changed bool, err error) {
 	err = db.write(func(c *Conn) error {
 		for i, ids := range [][]tid.TID{rejected, approved} {
@@ -119,7 +119,7 @@ func (db *DB) dropStrayPacks(c *Conn) error {
 	return c.execIn("DELETE FROM pack WHERE tid IN ", tidValues(stray))
 }
 
-// PackedIDs implements [backend.Packing].
+// PackedIDs implements [backend.Keeping].
 func (db *DB) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	ids := map[int]tid.TID{}
 	err := db.readMain(func(c *Conn) error {
@@ -133,7 +133,7 @@ func (db *DB) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	return ids, err
 }
 
-// SetPacked implements [backend.Packing].
+// SetPacked implements [backend.Keeping].
 func (db *DB) SetPacked(partition int, id tid.TID) error {
 	return db.write(func(c *Conn) error {
 		me := int64(db.layout.Load().id)
@@ -165,7 +165,7 @@ func (db *DB) SetPacked(partition int, id tid.TID) error {
 	})
 }
 
-// LowerPacked implements [backend.Packing].
+// LowerPacked implements [backend.Keeping].
 func (db *DB) LowerPacked(partition int, id tid.TID) error {
 	return db.write(func(c *Conn) error {
 		_, order, err := packedUpTo(c)
@@ -208,7 +208,7 @@ func notePacked(c *Conn, t tid.TID) error {
 	return setConfig(c, keyPacked, proto.Some(t.String()))
 }
 
-// PackedUpTo implements [backend.Packing]. Where others have packed, nothing tells
+// PackedUpTo implements [backend.Keeping]. Where others have packed, nothing tells
 // more than the id of the order.
 func (db *DB) PackedUpTo(oid tid.OID) (t tid.TID, err error) {
 	l := db.layout.Load()
@@ -235,7 +235,7 @@ type packable struct {
 	deleted bool    // by that one
 }
 
-// Pack implements [backend.Packing].
+// Pack implements [backend.Keeping].
 func (db *DB) Pack(partition int, t tid.TID, oids []tid.OID, keep tid.TID, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	l := db.layout.Load()
 	if partition < 0 || partition >= l.np {
@@ -362,7 +362,7 @@ func noteKept(c *Conn, partition int, t tid.TID) error {
 	return setKept(c, kept)
 }
 
-// KeptDeletions implements [backend.Packing].
+// KeptDeletions implements [backend.Keeping].
 func (db *DB) KeptDeletions() (kept map[int]tid.TID, err error) {
 	err = db.readMain(func(c *Conn) error {
 		kept, err = keptDeletions(c)
@@ -371,12 +371,12 @@ func (db *DB) KeptDeletions() (kept map[int]tid.TID, err error) {
 	return kept, err
 }
 
-// NoteKept implements [backend.Packing].
+// NoteKept implements [backend.Keeping].
 func (db *DB) NoteKept(partition int, t tid.TID) error {
 	return db.write(func(c *Conn) error { return noteKept(c, partition, t) })
 }
 
-// DropDeletions implements [backend.Packing].
+// DropDeletions implements [backend.Keeping].
 func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (last proto.Opt[tid.OID], deleted int, err error) {
 	n = max(n, 1)
 	err = db.write(func(c *Conn) error {
@@ -444,7 +444,7 @@ func packables(c *Conn, q string, n int, visit func(packable), args ...driver.Va
 	return last, err
 }
 
-// DropPartition implements [backend.Packing].
+// DropPartition implements [backend.Keeping].
 func (db *DB) DropPartition(partition, n int) (finished bool, err error) {
 	l := db.layout.Load()
 	if partition >= 0 && partition < l.np && l.assigned[partition] {
@@ -493,7 +493,7 @@ func (db *DB) DropPartition(partition, n int) (finished bool, err error) {
 	return finished, err
 }
 
-// UnassignedPartitions implements [backend.Packing].
+// UnassignedPartitions implements [backend.Keeping].
 func (db *DB) UnassignedPartitions() ([]int, error) {
 	db.w.Lock()
 	defer db.w.Unlock()

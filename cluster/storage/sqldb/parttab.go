@@ -67,7 +67,7 @@ func cellState(v int64) proto.CellState {
 	return proto.CellState(min(-v, int64(proto.Discarded)))
 }
 
-// Cells implements [backend.PartitionTable].
+// Cells implements [backend.Keeping].
 func (db *DB) Cells() ([]backend.Cell, error) {
 	var cells []backend.Cell
 	err := db.readMain(func(c *Conn) error {
@@ -102,7 +102,7 @@ func readCells(c *Conn) (map[cellKey]cellRow, error) {
 	return rows, err
 }
 
-// ChangePartitionTable implements [backend.PartitionTable].
+// ChangePartitionTable implements [backend.Keeping].
 func (db *DB) ChangePartitionTable(ptid uint64, replicas int, cells []proto.CellChange, reset bool, lastPack tid.TID) error {
 	return db.write(func(c *Conn) error {
 		me := db.layout.Load().id
@@ -248,7 +248,7 @@ func writeCells(c *Conn, old, now map[cellKey]cellRow) error {
 	return nil
 }
 
-// SetCellTID implements [backend.PartitionTable].
+// SetCellTID implements [backend.Keeping].
 func (db *DB) SetCellTID(partition int, t tid.TID) error {
 	return db.write(func(c *Conn) error {
 		_, err := c.Exec("UPDATE pt SET tid = ? WHERE `partition` = ? AND nid = ? AND tid >= 0", int64(t), int64(partition), int64(db.layout.Load().id))
@@ -256,7 +256,7 @@ func (db *DB) SetCellTID(partition int, t tid.TID) error {
 	})
 }
 
-// SetReplicated implements [backend.PartitionTable].
+// SetReplicated implements [backend.Keeping].
 func (db *DB) SetReplicated(partition int) {
 	db.w.Lock()
 	defer db.w.Unlock()

@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -36,8 +37,8 @@ type snapshot struct {
 
 // use runs f on a connection that sees all that is committed. If f fails, other
 // than by an answer, the connection is not used again.
-func (p *pool) use(f func(c *Conn) error) error {
-	c, err := p.get()
+func (p *pool) use(ctx context.Context, f func(c *Conn) error) error {
+	c, err := p.get(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,10 +95,22 @@ func (p *pool) committed() error {
 	return errors.Join(errs...)
 }
 
-func (p *pool) get() (*Conn, error) {
+func (p *pool) get(ctx context.Context) (*Conn, error) {
 	p.m.Lock()
-	for p.paused || len(p.idle) == 0 && p.opened == p.limit {
-		p.cond.Wait()
+	if p.busy() {
+		stop := context.AfterFunc(ctx, func() {
+			p.m.Lock() // so that the wait below has begun, or sees the end
+			defer p.m.Unlock()
+			p.cond.Broadcast()
+		})
+		for p.busy() && ctx.Err() == nil {
+			p.cond.Wait()
+		}
+		stop()
+	}
+	if err := ctx.Err(); err != nil {
+		p.m.Unlock()
+		return nil, err
 	}
 	if p.closed {
 		p.m.Unlock()
@@ -118,6 +131,9 @@ func (p *pool) get() (*Conn, error) {
 	}
 	return c, nil
 }
+
+// busy reports that no connection is free. The caller holds m.
+func (p *pool) busy() bool { return p.paused || len(p.idle) == 0 && p.opened == p.limit }
 
 // put makes a connection idle.
 func (p *pool) put(c *Conn) error {

@@ -36,7 +36,7 @@ func (db *DB) prune(c *Conn, ids []backend.DataID) (int, error) {
 	return n, err
 }
 
-// Orphans implements [backend.Packing].
+// Orphans implements [backend.Keeping].
 func (db *DB) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
 	return func(yield func(backend.DataID, error) bool) {
 		for next, more := int64(0), true; more; {

@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -106,7 +107,7 @@ func (w when) find(c *Conn, p int, oid tid.OID) (o stored, found bool, err error
 func clampTID(t tid.TID) int64 { return int64(min(t, math.MaxInt64-1)) }
 
 // GetObject implements [backend.Reading].
-func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+func (db *DB) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
 	p, err := db.layout.Load().object(oid)
 	if err != nil {
 		return backend.Object{}, err
@@ -119,7 +120,7 @@ func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Obj
 	var o stored
 	var found bool
 	if aside {
-		err = db.pool.use(func(c *Conn) error {
+		err = db.pool.use(ctx, func(c *Conn) error {
 			o, found, err = w.find(c, p, oid)
 			if err != nil || len(added) == 0 {
 				return err
@@ -140,7 +141,7 @@ func (db *DB) GetObject(oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Obj
 	if err == nil && !found {
 		err = fmt.Errorf("object %v: %w", oid, backend.ErrNoSuchObject)
 		if at.OK || before.OK {
-			err = db.missing(p, oid, aside && len(added) == 0, len(added) > 0)
+			err = db.missing(ctx, p, oid, aside && len(added) == 0, len(added) > 0)
 		}
 		err = db.still(p, err)
 	}
@@ -230,11 +231,11 @@ func (db *DB) fill(c *Conn, o *stored) error {
 }
 
 // missing tells an object without records from a revision that is not there.
-func (db *DB) missing(p int, oid tid.OID, committed, exists bool) error {
+func (db *DB) missing(ctx context.Context, p int, oid tid.OID, committed, exists bool) error {
 	if !exists {
 		use := db.readMain
 		if committed {
-			use = db.pool.use
+			use = func(f func(c *Conn) error) error { return db.pool.use(ctx, f) }
 		}
 		err := use(func(c *Conn) (err error) {
 			exists, err = c.One(anyObject, func(*Row) error { return nil }, int64(p), int64(oid))
@@ -251,7 +252,7 @@ func (db *DB) missing(p int, oid tid.OID, committed, exists bool) error {
 }
 
 // LastObjectTID implements [backend.Reading].
-func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
+func (db *DB) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error) {
 	l := db.layout.Load()
 	p, err := l.object(oid)
 	if err != nil {
@@ -269,7 +270,7 @@ func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	}
 	use := db.readMain
 	if aside {
-		use = db.readNear
+		use = func(f func(c *Conn) error) error { return db.readNear(ctx, f) }
 	}
 	var found proto.Opt[tid.TID]
 	err = use(func(c *Conn) error {
@@ -284,8 +285,8 @@ func (db *DB) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	return found, err
 }
 
-// FetchObject implements [backend.Replicating].
-func (db *DB) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
+// FetchObject implements [backend.Reading].
+func (db *DB) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.Object, error) {
 	l := db.layout.Load()
 	if l.np == 0 {
 		return backend.Object{}, backend.ErrNonReadable
@@ -293,7 +294,7 @@ func (db *DB) FetchObject(oid tid.OID, t tid.TID) (backend.Object, error) {
 	p := oid.Partition(l.np)
 	var o stored
 	found := false
-	err := db.read(t, func(c *Conn) (err error) {
+	err := db.read(ctx, t, func(c *Conn) (err error) {
 		found, err = c.One(exactObject, o.scan, int64(p), int64(oid), int64(t))
 		return err
 	})

@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"context"
 	"crypto/sha1"
 	"fmt"
 	"hash"
@@ -11,15 +12,15 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// FetchTransaction implements [backend.Replicating].
-func (db *DB) FetchTransaction(t tid.TID) (backend.Meta, *proto.PackState, error) {
+// FetchTransaction implements [backend.Reading].
+func (db *DB) FetchTransaction(ctx context.Context, t tid.TID) (backend.Meta, *proto.PackState, error) {
 	l := db.layout.Load()
 	if l.np == 0 {
 		return backend.Meta{}, nil, backend.ErrNonReadable
 	}
 	var m *backend.Meta
 	var pack *proto.PackState
-	err := db.read(t, func(c *Conn) (err error) {
+	err := db.read(ctx, t, func(c *Conn) (err error) {
 		if m, err = readTransaction(c, t.Partition(l.np), t); err != nil || m == nil {
 			return err
 		}
@@ -35,10 +36,10 @@ func (db *DB) FetchTransaction(t tid.TID) (backend.Meta, *proto.PackState, error
 	return *m, pack, nil
 }
 
-// RecordsFrom implements [backend.Replicating].
-func (db *DB) RecordsFrom(partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
+// RecordsFrom implements [backend.Reading].
+func (db *DB) RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
 	var keys []backend.Key
-	err := db.read(max, func(c *Conn) error {
+	err := db.read(ctx, max, func(c *Conn) error {
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			keys = append(keys, backend.Key{TID: t, OID: o})
 		})
@@ -68,13 +69,13 @@ func eachRecord(c *Conn, p int, min, max tid.TID, minOID tid.OID, n int, f func(
 		visit, int64(p), clampTID(min), clampTID(max), left)
 }
 
-// RecordBefore implements [backend.Replicating].
-func (db *DB) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
+// RecordBefore implements [backend.Reading].
+func (db *DB) RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (t tid.TID, deleted bool, err error) {
 	np := db.layout.Load().np
 	if np == 0 {
 		return 0, false, nil
 	}
-	err = db.read(before, func(c *Conn) error {
+	err = db.read(ctx, before, func(c *Conn) error {
 		_, err := c.One("SELECT tid, data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? ORDER BY tid DESC LIMIT 1", func(r *Row) error {
 			t, deleted = tid.TID(r.Int(0)), r.Null(1)
 			return nil
@@ -84,7 +85,7 @@ func (db *DB) RecordBefore(oid tid.OID, before tid.TID) (t tid.TID, deleted bool
 	return t, deleted, err
 }
 
-// AddTransaction implements [backend.Replicating]. meta must not change after the call.
+// AddTransaction implements [backend.Writing]. meta must not change after the call.
 func (db *DB) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState) error {
 	db.m.Lock()
 	defer db.m.Unlock()
@@ -99,7 +100,7 @@ func (db *DB) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState
 	return nil
 }
 
-// AddObject implements [backend.Replicating].
+// AddObject implements [backend.Writing].
 func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) error {
 	l := db.layout.Load()
 	if l.np == 0 {
@@ -137,7 +138,7 @@ func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial p
 	return nil
 }
 
-// DeleteTransaction implements [backend.Replicating].
+// DeleteTransaction implements [backend.Writing].
 func (db *DB) DeleteTransaction(t tid.TID) error {
 	np := db.layout.Load().np
 	if np == 0 {
@@ -152,7 +153,7 @@ func (db *DB) DeleteTransaction(t tid.TID) error {
 	})
 }
 
-// DeleteObject implements [backend.Replicating].
+// DeleteObject implements [backend.Writing].
 func (db *DB) DeleteObject(oid tid.OID, t tid.TID) error {
 	np := db.layout.Load().np
 	if np == 0 {
@@ -221,11 +222,11 @@ func (d *digest) sum() (h proto.Hash) {
 	return h
 }
 
-// CheckTIDs implements [backend.Replicating].
-func (db *DB) CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error) {
+// CheckTIDs implements [backend.Reading].
+func (db *DB) CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error) {
 	a := &proto.AnswerCheckTIDRange{}
 	var d digest
-	err := db.read(max, func(c *Conn) error {
+	err := db.read(ctx, max, func(c *Conn) error {
 		return c.Each(tidsFrom, func(r *Row) error {
 			a.Last = tid.TID(r.Int(0))
 			d.add(uint64(a.Last))
@@ -236,11 +237,11 @@ func (db *DB) CheckTIDs(partition, n int, min, max tid.TID) (*proto.AnswerCheckT
 	return a, err
 }
 
-// CheckSerials implements [backend.Replicating].
-func (db *DB) CheckSerials(partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error) {
+// CheckSerials implements [backend.Reading].
+func (db *DB) CheckSerials(ctx context.Context, partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error) {
 	a := &proto.AnswerCheckSerialRange{}
 	var tids, oids digest
-	err := db.read(max, func(c *Conn) error {
+	err := db.read(ctx, max, func(c *Conn) error {
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			a.LastTID, a.LastOID = t, o
 			tids.add(uint64(t))

@@ -31,7 +31,7 @@ func (db *DB) enqueue(t *transaction) {
 	}
 }
 
-// Vote implements [backend.Committing].
+// Vote implements [backend.Writing].
 func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
 	db.m.Lock()
 	if db.err != nil {
@@ -136,7 +136,7 @@ func (db *DB) load(c *Conn, ttid tid.TID) (*transaction, error) {
 	return t, nil
 }
 
-// Lock implements [backend.Committing].
+// Lock implements [backend.Writing].
 func (db *DB) Lock(ttid, final tid.TID, approvePack bool) error {
 	t, err := db.voted(ttid)
 	if err != nil {
@@ -157,7 +157,7 @@ func (db *DB) Lock(ttid, final tid.TID, approvePack bool) error {
 	return nil
 }
 
-// Unlock implements [backend.Committing].
+// Unlock implements [backend.Writing].
 func (db *DB) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 	t, err := db.voted(ttid)
 	if err != nil {
@@ -203,7 +203,7 @@ func (db *DB) unlock(t *transaction, final tid.TID) {
 	db.enqueue(t)
 }
 
-// Abort implements [backend.Committing].
+// Abort implements [backend.Writing].
 func (db *DB) Abort(ttid tid.TID) error {
 	db.m.Lock()
 	if db.err != nil {
@@ -236,7 +236,7 @@ func (db *DB) deleteVoted(ttid tid.TID) error {
 	})
 }
 
-// Unfinished implements [backend.Committing].
+// Unfinished implements [backend.Writing].
 func (db *DB) Unfinished() (map[tid.TID]proto.Opt[tid.TID], error) {
 	found := map[tid.TID]proto.Opt[tid.TID]{}
 	err := db.readMain(func(c *Conn) error {
@@ -255,7 +255,7 @@ func (db *DB) Unfinished() (map[tid.TID]proto.Opt[tid.TID], error) {
 	return found, err
 }
 
-// Validate implements [backend.Committing].
+// Validate implements [backend.Writing].
 func (db *DB) Validate(ttid, final tid.TID) error {
 	t, err := db.voted(ttid)
 	if err != nil || t == nil {
@@ -270,7 +270,7 @@ func (db *DB) Validate(ttid, final tid.TID) error {
 	return db.Commit()
 }
 
-// DropUnfinished implements [backend.Committing].
+// DropUnfinished implements [backend.Writing].
 func (db *DB) DropUnfinished() error {
 	db.w.Lock()
 	defer db.w.Unlock()
@@ -309,7 +309,7 @@ func (db *DB) DropUnfinished() error {
 	return db.commitLocked()
 }
 
-// DropUnfinishedPartitions implements [backend.Committing].
+// DropUnfinishedPartitions implements [backend.Writing].
 func (db *DB) DropUnfinishedPartitions(partitions []int) error {
 	l := db.layout.Load()
 	gone := map[int]bool{}

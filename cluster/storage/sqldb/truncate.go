@@ -11,7 +11,7 @@ import (
 // truncatePeriod bounds what one SQL transaction of a truncation deletes.
 const truncatePeriod = 10 * time.Second
 
-// Truncate implements [backend.Committing]. It deletes the newest records first,
+// Truncate implements [backend.Keeping]. It deletes the newest records first,
 // so that an interruption leaves the database cut at a later TID.
 func (db *DB) Truncate() error {
 	cfg, err := db.Config()

@@ -131,7 +131,7 @@ func BenchmarkGetObject(b *testing.B) {
 			b.SetBytes(benchSize)
 			b.ReportAllocs()
 			load := func(r *rand.Rand) {
-				o, err := l.db.GetObject(tid.OID(r.IntN(n)+1), proto.Opt[tid.TID]{}, proto.Some(l.ttid+1))
+				o, err := l.db.GetObject(b.Context(), tid.OID(r.IntN(n)+1), proto.Opt[tid.TID]{}, proto.Some(l.ttid+1))
 				if err != nil || len(o.Data) != benchSize {
 					b.Error(o, err)
 				}

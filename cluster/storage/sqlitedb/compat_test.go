@@ -173,27 +173,27 @@ func TestPythonDatabase(t *testing.T) {
 		deleted = tid.TID(291935456467199400)
 	)
 	none := proto.Opt[tid.TID]{}
-	o, err := db.GetObject(1, none, proto.Some(last))
+	o, err := db.GetObject(t.Context(), 1, none, proto.Some(last))
 	if err != nil || o.Serial != undone || o.Next != last || o.DataSerial != created || o.Compression != 1 {
 		t.Errorf("undone revision: %+v, %v", o, err)
 	}
-	first, err := db.GetObject(1, proto.Some(created), none)
+	first, err := db.GetObject(t.Context(), 1, proto.Some(created), none)
 	if err != nil || first.Next != changed || first.Checksum != o.Checksum {
 		t.Errorf("first revision: %+v, %v", first, err)
 	}
-	gone, err := db.GetObject(2, none, none)
+	gone, err := db.GetObject(t.Context(), 2, none, none)
 	if err != nil || gone.Serial != deleted || gone.Checksum != proto.ZeroHash || gone.Data != nil {
 		t.Errorf("deleted object: %+v, %v", gone, err)
 	}
-	m, err := db.Transaction(created)
+	m, err := db.Transaction(t.Context(), created)
 	if err != nil || string(m.User) != "/ joe" || string(m.Description) != "create" || len(m.OIDs) != 2 {
 		t.Errorf("transaction: %+v, %v", m, err)
 	}
-	ids, err := db.LastIDs()
+	ids, err := db.LastIDs(t.Context())
 	if want := (backend.LastIDs{TID: proto.Some(deleted), OID: proto.Some(tid.OID(2)), First: 291935456464505174}); err != nil || ids != want {
 		t.Errorf("LastIDs: %+v, %v", ids, err)
 	}
-	h, err := db.UndoHistory(1, changed)
+	h, err := db.UndoHistory(t.Context(), 1, changed)
 	want := backend.UndoHistory{Found: true, Prev: proto.Some(created), Later: []backend.Later{{TID: undone, DataSerial: created}, {TID: last}}}
 	if diff := cmp.Diff(want, h); diff != "" || err != nil {
 		t.Errorf("UndoHistory: %v\n%s", err, diff)
@@ -213,7 +213,7 @@ func TestPythonDatabase(t *testing.T) {
 		}
 	}
 	db = mustOpen(t, path, Options{})
-	if o, err := db.GetObject(1, none, none); err != nil || string(o.Data) != "new" || o.Serial != ttid {
+	if o, err := db.GetObject(t.Context(), 1, none, none); err != nil || string(o.Data) != "new" || o.Serial != ttid {
 		t.Errorf("after reopening: %+v, %v", o, err)
 	}
 	mustClose(t, db)
@@ -264,7 +264,7 @@ func TestMigration(t *testing.T) {
 			if diff := cmp.Diff(map[int]tid.TID{0: 0, 1: 0}, packed); diff != "" || err != nil {
 				t.Errorf("PackedIDs: %v\n%s", err, diff)
 			}
-			o, err := db.GetObject(2, proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
+			o, err := db.GetObject(t.Context(), 2, proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{})
 			if err != nil || o.Serial != 12 || o.DataSerial != 10 || string(o.Data) != "a" {
 				t.Errorf("object: %+v, %v", o, err)
 			}

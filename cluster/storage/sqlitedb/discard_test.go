@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"database/sql/driver"
 	"errors"
 	"path/filepath"
@@ -41,43 +42,43 @@ func (d *interrupted) Deduplicates(c *sqldb.Conn) (bool, error) {
 // from what is left of them.
 var reads = map[string]func(db *sqldb.DB) error{
 	"GetObject": func(db *sqldb.DB) error {
-		_, err := db.GetObject(1, nothing, nothing)
+		_, err := db.GetObject(context.Background(), 1, nothing, nothing)
 		return err
 	},
 	"GetObject before": func(db *sqldb.DB) error {
-		_, err := db.GetObject(1, nothing, proto.Some(tid.TID(100)))
+		_, err := db.GetObject(context.Background(), 1, nothing, proto.Some(tid.TID(100)))
 		return err
 	},
 	"GetObjects": func(db *sqldb.DB) (err error) {
 		key := backend.ObjectKey{OID: 1, At: proto.Some(tid.TID(5))}
-		db.GetObjects([]backend.ObjectKey{key, key}, func(_ int, _ *backend.Object, e error) bool {
+		db.GetObjects(context.Background(), []backend.ObjectKey{key, key}, func(_ int, _ *backend.Object, e error) bool {
 			err = e
 			return true
 		})
 		return err
 	},
 	"Transaction": func(db *sqldb.DB) error {
-		_, err := db.Transaction(5)
+		_, err := db.Transaction(context.Background(), 5)
 		return err
 	},
 	"FinalTID": func(db *sqldb.DB) error {
-		_, err := db.FinalTID(5)
+		_, err := db.FinalTID(context.Background(), 5)
 		return err
 	},
 	"TIDs": func(db *sqldb.DB) error {
-		_, err := db.TIDs([]int{0, 1}, 0, 10)
+		_, err := db.TIDs(context.Background(), []int{0, 1}, 0, 10)
 		return err
 	},
 	"History": func(db *sqldb.DB) error {
-		_, err := db.History(1, 0, 10)
+		_, err := db.History(context.Background(), 1, 0, 10)
 		return err
 	},
 	"OIDsFrom": func(db *sqldb.DB) error {
-		_, _, err := db.OIDsFrom(1, 10, 0, 100)
+		_, _, err := db.OIDsFrom(context.Background(), 1, 10, 0, 100)
 		return err
 	},
 	"UndoHistory": func(db *sqldb.DB) error {
-		_, err := db.UndoHistory(1, 5)
+		_, err := db.UndoHistory(context.Background(), 1, 5)
 		return err
 	},
 }

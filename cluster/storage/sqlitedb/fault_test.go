@@ -245,7 +245,7 @@ func TestFullDisk(t *testing.T) {
 		t.Error(err)
 	}
 	db = mustOpen(t, path, Options{})
-	if last, err := db.LastObjectTID(3); err != nil || last.V != committed || committed == 0 {
+	if last, err := db.LastObjectTID(t.Context(), 3); err != nil || last.V != committed || committed == 0 {
 		t.Errorf("last revision %v, %v, want %v", last, err, committed)
 	}
 	if err := backendtest.CheckSample(db, 8, false); err != nil {
@@ -263,8 +263,8 @@ func TestCorruptData(t *testing.T) {
 	script(t, path, "UPDATE data SET value = X'00' WHERE id >> 48 = 1; DELETE FROM data WHERE id >> 48 = 2")
 	db = mustOpen(t, path, Options{})
 	for oid, detail := range map[tid.OID]string{1: "differs from its checksum", 2: "is missing"} {
-		o, gerr := db.GetObject(oid, nothing, nothing)
-		_, ferr := db.FetchObject(oid, 4)
+		o, gerr := db.GetObject(t.Context(), oid, nothing, nothing)
+		_, ferr := db.FetchObject(t.Context(), oid, 4)
 		if oid == 1 { // for the client to notice
 			if gerr != nil || string(o.Data) != "\x00" || o.Checksum == proto.ZeroHash || o.Checksum == sha1.Sum(o.Data) {
 				t.Errorf("object %d: %q with checksum %x, %v", oid, o.Data, o.Checksum, gerr)
@@ -284,16 +284,16 @@ func TestCorruptData(t *testing.T) {
 	mustClose(t, db)
 	script(t, path, "UPDATE data SET value = X'', hash = zeroblob(20) WHERE id >> 48 = 1")
 	db = mustOpen(t, path, Options{})
-	if _, err := db.GetObject(1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "has no checksum") {
+	if _, err := db.GetObject(t.Context(), 1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "has no checksum") {
 		t.Errorf("GetObject, which must not say that the object was deleted: %v", err)
 	}
 	mustClose(t, db)
 	script(t, path, "UPDATE trans SET oids = X'0102'; UPDATE obj SET value_tid = 'text'")
 	db = mustOpen(t, path, Options{})
-	if _, err := db.Transaction(4); err == nil || !strings.Contains(err.Error(), "not a multiple of 8") {
+	if _, err := db.Transaction(t.Context(), 4); err == nil || !strings.Contains(err.Error(), "not a multiple of 8") {
 		t.Errorf("Transaction: %v", err)
 	}
-	if _, err := db.GetObject(1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "instead of an integer") || !strings.Contains(err.Error(), path) {
+	if _, err := db.GetObject(t.Context(), 1, nothing, nothing); err == nil || !strings.Contains(err.Error(), "instead of an integer") || !strings.Contains(err.Error(), path) {
 		t.Errorf("GetObject: %v", err)
 	}
 }
@@ -319,7 +319,7 @@ func TestDamagedDataIsReplaced(t *testing.T) {
 	script(t, path, "UPDATE data SET value = X'00' WHERE value = X'736861726564'")
 	db = mustOpen(t, path, Options{Dedup: true})
 	for _, oid := range []tid.OID{1, 2} {
-		if _, err := db.FetchObject(oid, 3); err == nil {
+		if _, err := db.FetchObject(t.Context(), oid, 3); err == nil {
 			t.Fatalf("object %v is not damaged", oid)
 		}
 	}
@@ -328,7 +328,7 @@ func TestDamagedDataIsReplaced(t *testing.T) {
 	}
 	add(1)
 	for _, oid := range []tid.OID{1, 2} {
-		if o, err := db.FetchObject(oid, 3); err != nil || string(o.Data) != "shared" {
+		if o, err := db.FetchObject(t.Context(), oid, 3); err != nil || string(o.Data) != "shared" {
 			t.Errorf("object %v: %q, %v", oid, o.Data, err)
 		}
 	}
@@ -354,7 +354,7 @@ func TestDamagedPages(t *testing.T) {
 	}
 	db, err = Open(path, Options{})
 	if err == nil {
-		_, err = db.GetObject(1, nothing, nothing)
+		_, err = db.GetObject(t.Context(), 1, nothing, nothing)
 		mustClose(t, db)
 	}
 	if err == nil || !strings.Contains(err.Error(), path) {
@@ -386,7 +386,7 @@ func TestLogIsBounded(t *testing.T) {
 				return
 			default:
 			}
-			if _, err := db.GetObject(1, nothing, nothing); err != nil {
+			if _, err := db.GetObject(t.Context(), 1, nothing, nothing); err != nil {
 				t.Error(err)
 				return
 			}
@@ -528,7 +528,7 @@ func TestCommitForEver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ids, err := db.LastIDs()
+	ids, err := db.LastIDs(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -614,17 +614,17 @@ func TestKill(t *testing.T) {
 		if err := db.DropUnfinished(); err != nil {
 			t.Fatal(err)
 		}
-		ids, err := db.LastIDs()
+		ids, err := db.LastIDs(t.Context())
 		if err != nil || ids.TID.V < tid.TID(acked) {
 			t.Fatalf("round %d: last transaction %d, %v, but %d was acknowledged", round, ids.TID.V, err, acked)
 		}
 		for n := tid.TID(8); n <= ids.TID.V; n += 4 {
-			m, err := db.Transaction(n)
+			m, err := db.Transaction(t.Context(), n)
 			if err != nil || len(m.OIDs) != 20 {
 				t.Fatalf("round %d: transaction %d: %v", round, n, err)
 			}
 			for _, oid := range m.OIDs {
-				o, err := db.GetObject(oid, proto.Some(n), nothing)
+				o, err := db.GetObject(t.Context(), oid, proto.Some(n), nothing)
 				if err != nil || !strings.HasPrefix(string(o.Data), fmt.Sprintf("%d at %d ", oid-100, n)) {
 					t.Fatalf("round %d: object %d at %d: %v", round, oid, n, err)
 				}

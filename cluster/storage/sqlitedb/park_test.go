@@ -91,7 +91,7 @@ func checkReferences(t *testing.T, path string) {
 
 func checkLoad(t *testing.T, db *sqldb.DB, oid tid.OID, at tid.TID) {
 	t.Helper()
-	o, err := db.GetObject(oid, proto.Some(at), nothing)
+	o, err := db.GetObject(t.Context(), oid, proto.Some(at), nothing)
 	if want := content(oid, at); err != nil || string(o.Data) != want {
 		t.Fatalf("object %d at %d: %q, %v, want %q", oid, at, o.Data, err, want)
 	}
@@ -162,7 +162,7 @@ func TestParkedDataIsShared(t *testing.T) {
 	must(t, db.Unlock(24, 24, true, true, false))
 	must(t, db.Commit())
 	checkReferences(t, path)
-	if o, err := db.GetObject(1, proto.Some(tid.TID(24)), nothing); err != nil || string(o.Data) != content(1, 12) {
+	if o, err := db.GetObject(t.Context(), 1, proto.Some(tid.TID(24)), nothing); err != nil || string(o.Data) != content(1, 12) {
 		t.Errorf("%q, %v", o.Data, err)
 	}
 }

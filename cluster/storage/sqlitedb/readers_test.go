@@ -51,7 +51,7 @@ func TestLoadsSeeEveryCommit(t *testing.T) {
 				default:
 				}
 				least := tid.TID(committed.Load())
-				o, err := db.GetObject(oid, nothing, nothing)
+				o, err := db.GetObject(t.Context(), oid, nothing, nothing)
 				if err != nil {
 					t.Error(err)
 					return
@@ -61,7 +61,7 @@ func TestLoadsSeeEveryCommit(t *testing.T) {
 					return
 				}
 				before := proto.Some(o.Serial) // the one before it, then
-				switch older, err := db.GetObject(oid, nothing, before); {
+				switch older, err := db.GetObject(t.Context(), oid, nothing, before); {
 				case o.Serial == 8 && err == nil, o.Serial > 8 && err != nil:
 					t.Errorf("before %d: %v", o.Serial, err)
 					return
@@ -92,7 +92,7 @@ func TestIdleReadersHoldNothing(t *testing.T) {
 	if err := backendtest.PrepareSample(db); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.GetObject(1, nothing, nothing); err != nil {
+	if _, err := db.GetObject(t.Context(), 1, nothing, nothing); err != nil {
 		t.Fatal(err)
 	}
 	text := "later"

@@ -63,7 +63,7 @@ func TestVotesLeaveWhatIsReplicated(t *testing.T) {
 		must(t, os.WriteFile(crashed+suffix, b, 0o600))
 	}
 	again := mustOpen(t, crashed, Options{})
-	if _, err := again.FetchObject(50, 12); err == nil {
+	if _, err := again.FetchObject(t.Context(), 50, 12); err == nil {
 		t.Error("a record that was not committed is there after a crash")
 	}
 	must(t, again.Close())
