@@ -88,8 +88,8 @@ func (db *DB) getObjects(ctx context.Context, keys []backend.ObjectKey, part []b
 			if err := o.scan(r); err != nil || r.err != nil {
 				return cmpErr(r.err, err)
 			}
-			if o.id.OK && !o.full {
-				return nil
+			if o.id.OK && !o.full || c.isBig(int64(o.Compression)) {
+				return nil // left to GetObject
 			}
 			done[j] = true
 			if err := o.complete(b.partition, keys[b.i].OID); err != nil {

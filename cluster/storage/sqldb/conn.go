@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,6 +15,7 @@ import (
 // Conn is one connection and its prepared statements. It has one user at a time.
 type Conn struct {
 	dialect Dialect
+	big     bool // there is a table bigdata
 	c       driver.Conn
 	stmts   map[string]driver.Stmt
 	texts   map[rowsKey]string // of multi-row INSERTs
@@ -34,7 +36,7 @@ func Connect(d Dialect, role Role) (*Conn, error) {
 
 // NewConn wraps a connection that is already set up.
 func NewConn(d Dialect, dc driver.Conn) *Conn {
-	return &Conn{dialect: d, c: dc, stmts: map[string]driver.Stmt{}, texts: map[rowsKey]string{}}
+	return &Conn{dialect: d, big: slices.Contains(d.Tables(), tBigData), c: dc, stmts: map[string]driver.Stmt{}, texts: map[rowsKey]string{}}
 }
 
 // Close closes the connection.

@@ -149,6 +149,9 @@ func (db *DB) setup() error {
 	if err := db.setParking(); err != nil {
 		return err
 	}
+	if err := db.drainToDel(); err != nil {
+		return err
+	}
 	return db.loadLayout()
 }
 

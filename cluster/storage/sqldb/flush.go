@@ -285,7 +285,11 @@ func (db *DB) insertDataRows(c *Conn, rows []*dataRow) error {
 	in := c.inserter(insertData, 4, len(rows))
 	for _, r := range rows {
 		d := &r.data
-		if err := in.add(len(d.Data), r.at, d.Checksum[:], int64(d.Compression), notNil(d.Data)); err != nil {
+		compression, value, err := c.dataValue(d)
+		if err != nil {
+			return err
+		}
+		if err := in.add(len(value), r.at, d.Checksum[:], compression, value); err != nil {
 			return err
 		}
 	}

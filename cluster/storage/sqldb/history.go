@@ -183,11 +183,17 @@ func (db *DB) History(ctx context.Context, oid tid.OID, skip, n int) ([]proto.Re
 		return nil, err
 	}
 	var revs []proto.Revision
-	q := "SELECT o.tid, LENGTH(d.value) FROM obj AS o {pk:obj} LEFT JOIN data AS d ON d.id = o.data_id" +
+	q := "SELECT o.tid, LENGTH(d.value), d.compression, CASE WHEN LENGTH(d.value) = 8 THEN d.value END FROM obj AS o {pk:obj} LEFT JOIN data AS d ON d.id = o.data_id" +
 		" WHERE o.`partition` = ? AND o.oid = ? ORDER BY o.tid DESC LIMIT ? OFFSET ?"
 	err = db.readObject(ctx, oid, func(c *Conn) error {
 		return c.Each(q, func(r *Row) error {
-			revs = append(revs, proto.Revision{TID: tid.TID(r.Int(0)), Size: int(r.Int(1))})
+			size := r.Int(1)
+			if c.isBig(r.Int(2)) {
+				if ref, ok := parseReference(r.Bytes(3)); ok {
+					size = ref.length
+				}
+			}
+			revs = append(revs, proto.Revision{TID: tid.TID(r.Int(0)), Size: int(size)})
 			return nil
 		}, int64(p), int64(oid), int64(n), int64(skip))
 	})

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"bytes"
+	"database/sql/driver"
 	"fmt"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -143,20 +144,34 @@ func (db *DB) storeUnique(p int, d proto.ObjectData, hold bool) (backend.DataID,
 	db.m.Unlock()
 	if !found {
 		var err error
+		old := proto.ObjectData{Compression: d.Compression}
+		if db.conn.big && len(d.Data) >= bigValue {
+			old.Compression |= bigFlag
+		}
 		q := "SELECT id, value FROM data WHERE hash = ? AND compression = ?"
 		found, err = db.conn.One(q, func(r *Row) error {
-			id, value = r.Int(0), r.Bytes(1)
+			id, old.Data = r.Int(0), r.Bytes(1)
 			return nil
-		}, d.Checksum[:], int64(d.Compression))
+		}, d.Checksum[:], int64(old.Compression))
+		if err == nil && found {
+			err = db.conn.complete(&old)
+		}
 		if err != nil {
 			return backend.DataID{}, err
 		}
+		value = old.Data
 	}
 	if found && !bytes.Equal(value, d.Data) && sum(value) != d.Checksum {
 		// What is there was damaged: this is what it should be, for all that refer to it.
 		db.log.Warn("damaged data replaced", "data", id, "checksum", fmt.Sprintf("%x", d.Checksum))
 		if err := db.writeLocked(func(c *Conn) error {
-			_, err := c.Exec("UPDATE data SET value = ? WHERE id = ?", d.Data, id)
+			if err := c.deleteBig("id = ?", []driver.Value{id}); err != nil {
+				return err
+			}
+			_, value, err := c.dataValue(&d)
+			if err == nil {
+				_, err = c.Exec("UPDATE data SET value = ? WHERE id = ?", value, id)
+			}
 			return err
 		}); err != nil {
 			return backend.DataID{}, err
@@ -289,6 +304,9 @@ func readData(c *Conn, id int64) (d proto.ObjectData, found bool, err error) {
 		d.Data = r.Bytes(2)
 		return nil
 	}, id)
+	if err == nil {
+		err = c.complete(&d)
+	}
 	return d, found, err
 }
 

@@ -28,8 +28,11 @@ func (db *DB) prune(c *Conn, ids []backend.DataID) (int, error) {
 	}
 	n := 0
 	err := eachIn(values, func(in string, part []driver.Value) error {
-		q := "DELETE FROM data WHERE id IN " + in + " AND NOT EXISTS (SELECT 1 FROM obj WHERE obj.data_id = data.id)"
-		changed, err := c.Exec(q, part...)
+		where := "id IN " + in + " AND NOT EXISTS (SELECT 1 FROM obj WHERE obj.data_id = data.id)"
+		if err := c.deleteBig(where, part); err != nil {
+			return err
+		}
+		changed, err := c.Exec("DELETE FROM data WHERE "+where, part...)
 		n += int(changed)
 		return err
 	})

@@ -92,13 +92,15 @@ func (w when) find(c *Conn, p int, oid tid.OID) (o stored, found bool, err error
 	case w.before.OK:
 		b := clampTID(w.before.V)
 		// Nearly always the current revision is wanted, which nothing follows.
-		if found, err = c.One(lastObject, o.scan, pv, ov); err != nil || !found || int64(o.Serial) < b {
-			return o, found, err
+		if found, err = c.One(lastObject, o.scan, pv, ov); err == nil && found && int64(o.Serial) >= b {
+			o = stored{}
+			found, err = c.One(objectBefore, o.scan, pv, ov, b, pv, ov, b)
 		}
-		o = stored{}
-		found, err = c.One(objectBefore, o.scan, pv, ov, b, pv, ov, b)
 	default:
 		found, err = c.One(lastObject, o.scan, pv, ov)
+	}
+	if err == nil {
+		err = c.complete(&o.ObjectData)
 	}
 	return o, found, err
 }
@@ -295,7 +297,9 @@ func (db *DB) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.
 	var o stored
 	found := false
 	err := db.read(ctx, t, func(c *Conn) (err error) {
-		found, err = c.One(exactObject, o.scan, int64(p), int64(oid), int64(t))
+		if found, err = c.One(exactObject, o.scan, int64(p), int64(oid), int64(t)); err == nil {
+			err = c.complete(&o.ObjectData)
+		}
 		return err
 	})
 	if err == nil && !found {
