@@ -30,8 +30,8 @@ import (
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
-	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 )
 
 // Defaults of a [Config].
@@ -193,7 +193,7 @@ func (c *Cluster) database(n int) string {
 
 func (c *Cluster) openDatabase(n int) error {
 	path := c.database(n)
-	db, err := sqlitedb.Open(path, sqlitedb.Options{Log: c.log(fmt.Sprintf("storage%d", n))})
+	db, err := adapter.Open(context.Background(), adapter.Config{Adapter: adapter.SQLite, Database: path, Log: c.log(fmt.Sprintf("storage%d", n))})
 	if errors.Is(err, backend.ErrLocked) {
 		return fmt.Errorf("%s: %w", c.cfg.Dir, ErrInUse)
 	}

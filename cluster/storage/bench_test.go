@@ -42,7 +42,7 @@ func benchNode(b *testing.B, fromClient, fromMaster func(link.Event)) (client, m
 	if err != nil {
 		b.Fatal(err)
 	}
-	db, err := sqlitedb.Open(filepath.Join(b.TempDir(), "neo.sqlite"), sqlitedb.Options{})
+	db, err := sqlitedb.Open(context.Background(), filepath.Join(b.TempDir(), "neo.sqlite"), sqlitedb.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

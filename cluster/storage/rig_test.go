@@ -248,7 +248,7 @@ func (r *rig) run(change func(*Config)) *testNode {
 // openFile opens an SQLite database until the test ends.
 func openFile(t *testing.T, path string) *sqldb.DB {
 	t.Helper()
-	db, err := sqlitedb.Open(path, sqlitedb.Options{})
+	db, err := sqlitedb.Open(context.Background(), path, sqlitedb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func runCluster(t *testing.T, dir string, cfg simple.Config) (c *simple.Cluster,
 // spoil changes the database of a storage that does not run.
 func spoil(t *testing.T, path string, change func(db backend.Backend) error) {
 	t.Helper()
-	db, err := sqlitedb.Open(path, sqlitedb.Options{})
+	db, err := sqlitedb.Open(context.Background(), path, sqlitedb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

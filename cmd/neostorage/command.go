@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
-	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/spf13/cobra"
 )
@@ -72,24 +73,13 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 }
 
 // openDatabase opens the database that the options name.
-func (o *options) openDatabase(log *slog.Logger) (backend.Backend, error) {
-	switch o.adapter {
-	case "SQLite":
-		if o.engine != "" {
-			return nil, fmt.Errorf("unsupported engine %q: SQLite has none", o.engine)
-		}
-		db, err := sqlitedb.Open(o.database, sqlitedb.Options{Dedup: o.dedup, HalfImported: o.reset, Log: log})
-		if err != nil {
-			return nil, err
-		}
-		return db, nil
-	case "Importer", "MySQL", "MySQLdb", "PyMySQL":
-		if o.adapter != "Importer" && o.engine != "" && o.engine != "InnoDB" && o.engine != "RocksDB" {
-			return nil, fmt.Errorf("unsupported engine %q", o.engine)
-		}
-		return nil, fmt.Errorf("this build has no %s adapter: use --adapter SQLite", o.adapter)
+func (o *options) openDatabase(ctx context.Context, log *slog.Logger) (backend.Backend, error) {
+	db, err := adapter.Open(ctx, adapter.Config{Adapter: o.adapter, Database: o.database, Engine: o.engine,
+		Wait: time.Duration(o.wait * float64(time.Second)), Dedup: o.dedup, HalfImported: o.reset, Log: log})
+	if errors.Is(err, adapter.ErrUnknown) {
+		err = cli.Usagef("%w", err)
 	}
-	return nil, cli.Usagef("unknown adapter %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", o.adapter)
+	return db, err
 }
 
 // replication checks the limits of replication, and returns the bytes per second.
@@ -135,7 +125,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	db, err := o.openDatabase(log.Logger)
+	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
 		// The first line is what scripts look for.
 		return fmt.Errorf("%w\n%s is used by another process: stop that first, or use another database", backend.ErrLocked, o.database)

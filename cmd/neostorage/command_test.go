@@ -34,12 +34,12 @@ func TestStartFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer busy.Close()
-	locked, err := sqlitedb.Open(file("locked"), sqlitedb.Options{})
+	locked, err := sqlitedb.Open(context.Background(), file("locked"), sqlitedb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer locked.Close()
-	other, err := sqlitedb.Open(file("other"), sqlitedb.Options{})
+	other, err := sqlitedb.Open(context.Background(), file("other"), sqlitedb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestReadOnlyDirectory(t *testing.T) {
 
 func TestReset(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "neo.sqlite")
-	db, err := sqlitedb.Open(path, sqlitedb.Options{})
+	db, err := sqlitedb.Open(context.Background(), path, sqlitedb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestReset(t *testing.T) {
 	if code, stderr := neostorage(t.Context(), "-c", "test", "-a", "SQLite", "-d", path, "--reset"); code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	if db, err = sqlitedb.Open(path, sqlitedb.Options{}); err != nil {
+	if db, err = sqlitedb.Open(context.Background(), path, sqlitedb.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()

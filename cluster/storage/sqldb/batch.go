@@ -83,6 +83,9 @@ func (db *DB) getObjects(ctx context.Context, keys []backend.ObjectKey, part []b
 	err := db.pool.use(ctx, func(c *Conn) error {
 		return c.Each(c.objects(n), func(r *Row) error {
 			j := int(r.Int(7))
+			if done[j] {
+				return nil // told before the connection was lost
+			}
 			b := part[j]
 			var o stored
 			if err := o.scan(r); err != nil || r.err != nil {

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"bytes"
+	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -26,8 +27,8 @@ type Conn struct {
 }
 
 // Connect opens a connection of the given role.
-func Connect(d Dialect, role Role) (*Conn, error) {
-	dc, err := d.Connect(role)
+func Connect(ctx context.Context, d Dialect, role Role) (*Conn, error) {
+	dc, err := d.Connect(ctx, role)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", d.Name(), err)
 	}

@@ -75,20 +75,23 @@ var (
 	errHalf = errors.New("something was written in part only")
 )
 
-// Open opens a database with its tables, creating or migrating them.
-func Open(d Dialect, o Options) (*DB, error) {
+// Open opens a database with its tables, creating or migrating them. ctx bounds the
+// wait for the connection.
+func Open(ctx context.Context, d Dialect, o Options) (*DB, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.MaxBytes = cmp.Or(o.MaxBytes, 8<<20)
 	o.MaxRows = cmp.Or(o.MaxRows, 500)
 	o.MaxRecent = cmp.Or(o.MaxRecent, 1<<17)
-	c, err := Connect(d, Writer)
+	c, err := Connect(ctx, d, Writer)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	db := &DB{d: d, log: o.Log, o: o, conn: c}
-	db.pool.open = func() (*Conn, error) { return Connect(d, Reader) }
+	db.pool.open = func(ctx context.Context) (*Conn, error) { return Connect(ctx, d, Reader) }
+	db.pool.lost = d.Lost
+	db.pool.log = o.Log.With("database", d.Name())
 	db.pool.begin = d.Snapshot()
 	db.pool.limit = d.Readers()
 	db.pool.cond.L = &db.pool.m
@@ -286,7 +289,7 @@ func (db *DB) commitSQL() error {
 		if err == nil {
 			break
 		}
-		if !db.d.Transient(err) {
+		if db.d.Lost(err) || !db.d.Transient(err) {
 			return err
 		}
 		if !logged {

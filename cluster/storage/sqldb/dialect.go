@@ -1,6 +1,9 @@
 package sqldb
 
-import "database/sql/driver"
+import (
+	"context"
+	"database/sql/driver"
+)
 
 // Role is what a connection is for.
 type Role int
@@ -37,7 +40,7 @@ type Dialect interface {
 	Name() string
 	// Connect opens a connection with all its settings. A Reader must not wait
 	// for the commit of the Writer.
-	Connect(Role) (driver.Conn, error)
+	Connect(context.Context, Role) (driver.Conn, error)
 	// Readers is the greatest number of reading connections. 0: the database
 	// cannot be read beside the writer, which then reads too.
 	Readers() int
@@ -78,9 +81,13 @@ type Dialect interface {
 	AfterCommit(c *Conn, pause func(f func() error) error) error
 	// Topology returns what tells devices apart: host name, device number.
 	Topology(c *Conn) ([]string, error)
-	// Transient reports an error of a commit that is worth retrying: somebody
-	// else holds the database for a moment.
+	// Transient reports an error of a commit that is worth retrying on the same
+	// connection: another program holds the database for a moment. A connection that
+	// is lost is not: what it had not committed is gone with it.
 	Transient(err error) bool
+	// Lost reports an error after which a connection is of no use, while another one
+	// may be had: a Reader connects again and repeats what it has read.
+	Lost(err error) bool
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int
 	// Parking is the first of the ids under which data may wait for being moved to

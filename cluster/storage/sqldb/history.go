@@ -135,6 +135,7 @@ func (db *DB) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TI
 	}
 	var tids []tid.TID
 	err := db.read(ctx, tid.Max, func(c *Conn) error {
+		tids = nil
 		for _, p := range partitions {
 			err := c.Each("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? ORDER BY tid DESC LIMIT ?", func(r *Row) error {
 				tids = append(tids, tid.TID(r.Int(0)))
@@ -158,6 +159,7 @@ func (db *DB) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TI
 func (db *DB) TIDsFrom(ctx context.Context, partition int, min, max tid.TID, n int) ([]tid.TID, error) {
 	var tids []tid.TID
 	err := db.read(ctx, max, func(c *Conn) error {
+		tids = nil
 		return c.Each(tidsFrom, func(r *Row) error {
 			tids = append(tids, tid.TID(r.Int(0)))
 			return nil
@@ -186,6 +188,7 @@ func (db *DB) History(ctx context.Context, oid tid.OID, skip, n int) ([]proto.Re
 	q := "SELECT o.tid, LENGTH(d.value), d.compression, CASE WHEN LENGTH(d.value) = 8 THEN d.value END FROM obj AS o {pk:obj} LEFT JOIN data AS d ON d.id = o.data_id" +
 		" WHERE o.`partition` = ? AND o.oid = ? ORDER BY o.tid DESC LIMIT ? OFFSET ?"
 	err = db.readObject(ctx, oid, func(c *Conn) error {
+		revs = nil
 		return c.Each(q, func(r *Row) error {
 			size := r.Int(1)
 			if c.isBig(r.Int(2)) {
@@ -226,6 +229,7 @@ func (db *DB) OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at ti
 	found := 0
 	var lastOID tid.OID
 	err = db.read(ctx, at, func(c *Conn) error {
+		found, oids = 0, nil
 		return c.Each(q, func(r *Row) error {
 			found++
 			lastOID = tid.OID(r.Int(0))
@@ -252,6 +256,7 @@ func (db *DB) UndoHistory(ctx context.Context, oid tid.OID, undone tid.TID) (bac
 		return h, err
 	}
 	err = db.readObject(ctx, oid, func(c *Conn) error {
+		h = backend.UndoHistory{}
 		i := 0
 		err := c.Each("SELECT tid FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid <= ? ORDER BY tid DESC LIMIT 2", func(r *Row) error {
 			t := tid.TID(r.Int(0))

@@ -3,8 +3,10 @@ package sqldb
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // pool holds the reading connections, the one used last on top.
@@ -13,7 +15,9 @@ import (
 // committed: beginning and ending costs as much as reading. None keeps it beyond
 // a commit while it is idle, because that would hold up a checkpoint.
 type pool struct {
-	open  func() (*Conn, error)
+	open  func(context.Context) (*Conn, error)
+	lost  func(error) bool // a connection is gone, see Dialect
+	log   *slog.Logger
 	begin string // opens what a reader sees
 	limit int
 
@@ -35,9 +39,54 @@ type snapshot struct {
 	commits uint64 // made before it
 }
 
+// A read on connections that are lost is tried so many times, with a pause before all but
+// the second.
+const (
+	maxAttempts = 3
+	lostPause   = time.Second
+)
+
 // use runs f on a connection that sees all that is committed. If f fails, other
-// than by an answer, the connection is not used again.
+// than by an answer, the connection is not used again. If it was lost, f is run again:
+// it must begin anew, whatever it had read before.
 func (p *pool) use(ctx context.Context, f func(c *Conn) error) error {
+	for attempt := 1; ; attempt++ {
+		err := p.useOnce(ctx, f)
+		if err == nil || attempt == maxAttempts || !p.lost(err) {
+			return err
+		}
+		p.log.Warn("reading connection lost, connecting again", "err", err)
+		p.dropIdle()
+		if attempt > 1 {
+			select {
+			case <-time.After(lostPause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// dropIdle closes the idle connections, which are lost as well when the server is.
+func (p *pool) dropIdle() {
+	p.m.Lock()
+	if p.paused { // whose are the idle ones
+		p.m.Unlock()
+		return
+	}
+	idle := p.idle
+	p.idle = nil
+	p.opened -= len(idle)
+	p.m.Unlock()
+	p.cond.Broadcast()
+	for _, c := range idle {
+		if err := c.Close(); err != nil && !p.lost(err) {
+			p.log.Debug("closing an idle connection", "err", err)
+		}
+	}
+}
+
+func (p *pool) useOnce(ctx context.Context, f func(c *Conn) error) error {
 	c, err := p.get(ctx)
 	if err != nil {
 		return err
@@ -124,7 +173,7 @@ func (p *pool) get(ctx context.Context) (*Conn, error) {
 	}
 	p.opened++
 	p.m.Unlock()
-	c, err := p.open()
+	c, err := p.open(ctx)
 	if err != nil {
 		p.left()
 		return nil, err
@@ -144,7 +193,11 @@ func (p *pool) put(c *Conn) error {
 		}
 		p.m.Unlock()
 		if err := c.endSnapshot(); err != nil {
-			return errors.Join(err, p.discard(c))
+			err = errors.Join(err, p.discard(c))
+			if p.lost(err) {
+				return nil // nothing was lost but the connection
+			}
+			return err
 		}
 	}
 	p.idle = append(p.idle, c)
@@ -189,7 +242,7 @@ func (p *pool) pause(f func() error) error {
 		p.cond.Broadcast()
 	}()
 	for _, c := range idle {
-		if err := c.endSnapshot(); err != nil {
+		if err := c.endSnapshot(); err != nil && !p.lost(err) {
 			return err
 		}
 	}
@@ -201,7 +254,9 @@ func (p *pool) close() error {
 	return p.pause(func() error {
 		var errs []error
 		for _, c := range p.idle {
-			errs = append(errs, c.Close())
+			if err := c.Close(); err != nil && !p.lost(err) {
+				errs = append(errs, err)
+			}
 		}
 		p.idle, p.opened, p.closed = nil, 0, true
 		return errors.Join(errs...)

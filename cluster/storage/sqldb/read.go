@@ -122,7 +122,7 @@ func (db *DB) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[t
 	var o stored
 	var found bool
 	if aside {
-		err = db.pool.use(ctx, func(c *Conn) error {
+		err = db.pool.use(ctx, func(c *Conn) (err error) {
 			o, found, err = w.find(c, p, oid)
 			if err != nil || len(added) == 0 {
 				return err
@@ -276,6 +276,7 @@ func (db *DB) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID
 	}
 	var found proto.Opt[tid.TID]
 	err = use(func(c *Conn) error {
+		found = proto.Opt[tid.TID]{}
 		return c.Each("SELECT +o.tid AS t FROM obj AS o {pk:obj} WHERE o.`partition` = ? AND o.oid = ? ORDER BY o.tid DESC LIMIT 1", func(r *Row) error {
 			found = proto.Some(tid.TID(r.Int(0)))
 			return nil
@@ -297,6 +298,7 @@ func (db *DB) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.
 	var o stored
 	found := false
 	err := db.read(ctx, t, func(c *Conn) (err error) {
+		o = stored{}
 		if found, err = c.One(exactObject, o.scan, int64(p), int64(oid), int64(t)); err == nil {
 			err = c.complete(&o.ObjectData)
 		}

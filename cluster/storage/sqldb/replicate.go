@@ -21,6 +21,7 @@ func (db *DB) FetchTransaction(ctx context.Context, t tid.TID) (backend.Meta, *p
 	var m *backend.Meta
 	var pack *proto.PackState
 	err := db.read(ctx, t, func(c *Conn) (err error) {
+		pack = nil
 		if m, err = readTransaction(c, t.Partition(l.np), t); err != nil || m == nil {
 			return err
 		}
@@ -40,6 +41,7 @@ func (db *DB) FetchTransaction(ctx context.Context, t tid.TID) (backend.Meta, *p
 func (db *DB) RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
 	var keys []backend.Key
 	err := db.read(ctx, max, func(c *Conn) error {
+		keys = nil
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			keys = append(keys, backend.Key{TID: t, OID: o})
 		})
@@ -76,6 +78,7 @@ func (db *DB) RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (t 
 		return 0, false, nil
 	}
 	err = db.read(ctx, before, func(c *Conn) error {
+		t, deleted = 0, false
 		_, err := c.One("SELECT tid, data_id FROM obj {pk:obj} WHERE `partition` = ? AND oid = ? AND tid < ? ORDER BY tid DESC LIMIT 1", func(r *Row) error {
 			t, deleted = tid.TID(r.Int(0)), r.Null(1)
 			return nil
@@ -227,6 +230,7 @@ func (db *DB) CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID)
 	a := &proto.AnswerCheckTIDRange{}
 	var d digest
 	err := db.read(ctx, max, func(c *Conn) error {
+		d, *a = digest{}, proto.AnswerCheckTIDRange{}
 		return c.Each(tidsFrom, func(r *Row) error {
 			a.Last = tid.TID(r.Int(0))
 			d.add(uint64(a.Last))
@@ -242,6 +246,7 @@ func (db *DB) CheckSerials(ctx context.Context, partition, n int, min, max tid.T
 	a := &proto.AnswerCheckSerialRange{}
 	var tids, oids digest
 	err := db.read(ctx, max, func(c *Conn) error {
+		tids, oids, *a = digest{}, digest{}, proto.AnswerCheckSerialRange{}
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			a.LastTID, a.LastOID = t, o
 			tids.add(uint64(t))

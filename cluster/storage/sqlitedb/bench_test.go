@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"crypto/sha1"
 	"encoding/binary"
 	"math/rand/v2"
@@ -20,7 +21,7 @@ const (
 )
 
 func openBench(b *testing.B) *sqldb.DB {
-	db, err := Open(filepath.Join(b.TempDir(), "db"), Options{})
+	db, err := Open(context.Background(), filepath.Join(b.TempDir(), "db"), Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

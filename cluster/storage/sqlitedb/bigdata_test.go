@@ -2,6 +2,7 @@ package sqlitedb
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha1"
 	"path/filepath"
 	"slices"
@@ -34,7 +35,7 @@ func openServerLike(t *testing.T, path string, dedup bool) *sqldb.DB {
 	t.Helper()
 	d, err := newDialect(path, nil)
 	must(t, err)
-	db, err := sqldb.Open(serverLike{d}, sqldb.Options{Dedup: dedup})
+	db, err := sqldb.Open(context.Background(), serverLike{d}, sqldb.Options{Dedup: dedup})
 	must(t, err)
 	return db
 }

@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -131,7 +132,7 @@ func (k *checkpointer) run() {
 }
 
 func (k *checkpointer) loop() (err error) {
-	c, err := sqldb.Connect(k.d, sqldb.Writer)
+	c, err := sqldb.Connect(context.Background(), k.d, sqldb.Writer)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func schema(t *testing.T, path string) string {
 
 func mustOpen(t *testing.T, path string, o Options) *sqldb.DB {
 	t.Helper()
-	db, err := Open(path, o)
+	db, err := Open(context.Background(), path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestRefusedDatabases(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "db")
 		script(t, path, text)
-		db, err := Open(path, Options{})
+		db, err := Open(context.Background(), path, Options{})
 		if err == nil {
 			mustClose(t, db)
 		}
@@ -326,7 +326,7 @@ func TestRefusedDatabases(t *testing.T) {
 			t.Errorf("%v, want an error that says %q and names the file", err, want)
 		}
 		// The lock was released.
-		if _, err := Open(path, Options{}); errors.Is(err, backend.ErrLocked) {
+		if _, err := Open(context.Background(), path, Options{}); errors.Is(err, backend.ErrLocked) {
 			t.Error(err)
 		}
 	}

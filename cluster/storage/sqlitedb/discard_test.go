@@ -26,11 +26,11 @@ func once(f *func()) {
 	}
 }
 
-func (d *interrupted) Connect(role sqldb.Role) (driver.Conn, error) {
+func (d *interrupted) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
 	if role == sqldb.Reader {
 		once(&d.beforeReader)
 	}
-	return d.dialect.Connect(role)
+	return d.dialect.Connect(ctx, role)
 }
 
 func (d *interrupted) Deduplicates(c *sqldb.Conn) (bool, error) {
@@ -93,7 +93,7 @@ func TestReadsOfWhatIsDiscarded(t *testing.T) {
 				t.Fatal(err)
 			}
 			i := &interrupted{dialect: d}
-			db, err := sqldb.Open(i, sqldb.Options{})
+			db, err := sqldb.Open(context.Background(), i, sqldb.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,6 +2,7 @@ package sqlitedb
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha1"
 	"database/sql/driver"
 	"encoding/binary"
@@ -35,8 +36,8 @@ type broken struct {
 
 var errDisk = errors.New("the disk is on fire")
 
-func (b *broken) Connect(role sqldb.Role) (driver.Conn, error) {
-	dc, err := b.dialect.Connect(role)
+func (b *broken) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
+	dc, err := b.dialect.Connect(ctx, role)
 	if err != nil || role != sqldb.Writer {
 		return dc, err
 	}
@@ -101,7 +102,7 @@ func TestEveryStatementFailsOnce(t *testing.T) {
 				t.Fatal(err)
 			}
 			x := &broken{dialect: d, n: 1 << 30, after: after}
-			db, err := sqldb.Open(x, sqldb.Options{})
+			db, err := sqldb.Open(context.Background(), x, sqldb.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +154,7 @@ func TestEveryStatementPanicsOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		x := &broken{dialect: d, n: 1 << 30, panics: true}
-		db, err := sqldb.Open(x, sqldb.Options{})
+		db, err := sqldb.Open(context.Background(), x, sqldb.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -196,8 +197,8 @@ type small struct {
 	pages int
 }
 
-func (s *small) Connect(role sqldb.Role) (driver.Conn, error) {
-	dc, err := s.dialect.Connect(role)
+func (s *small) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
+	dc, err := s.dialect.Connect(ctx, role)
 	if err == nil {
 		_, err = pragma(dc, "max_page_count = "+strconv.Itoa(s.pages))
 	}
@@ -216,7 +217,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err = sqldb.Open(&small{d, 60}, sqldb.Options{})
+	db, err = sqldb.Open(context.Background(), &small{d, 60}, sqldb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +353,7 @@ func TestDamagedPages(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	db, err = Open(path, Options{})
+	db, err = Open(context.Background(), path, Options{})
 	if err == nil {
 		_, err = db.GetObject(t.Context(), 1, nothing, nothing)
 		mustClose(t, db)
@@ -370,7 +371,7 @@ func TestLogIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.check.limits = limits{copy: 20, restart: 100, max: 300}
-	db, err := sqldb.Open(d, sqldb.Options{})
+	db, err := sqldb.Open(context.Background(), d, sqldb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,7 +431,7 @@ func TestCommitsBesideAnotherReader(t *testing.T) {
 	}
 	d.check.limits = limits{copy: 20, little: 10, restart: 50, max: 100}
 	var writer driver.Conn
-	db, err := sqldb.Open(&watched{d, &writer}, sqldb.Options{})
+	db, err := sqldb.Open(context.Background(), &watched{d, &writer}, sqldb.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -503,8 +504,8 @@ type watched struct {
 	writer *driver.Conn
 }
 
-func (w *watched) Connect(role sqldb.Role) (driver.Conn, error) {
-	dc, err := w.dialect.Connect(role)
+func (w *watched) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
+	dc, err := w.dialect.Connect(ctx, role)
 	if role == sqldb.Writer && *w.writer == nil {
 		*w.writer = dc
 	}
@@ -517,7 +518,7 @@ func TestCommitForEver(t *testing.T) {
 	if path == "" {
 		return // run by TestKill only
 	}
-	db, err := Open(path, Options{})
+	db, err := Open(context.Background(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

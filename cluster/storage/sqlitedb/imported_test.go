@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,7 @@ func TestHalfImported(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "db")
 			refused := func(when string) {
 				t.Helper()
-				db, err := Open(path, Options{})
+				db, err := Open(context.Background(), path, Options{})
 				if err == nil {
 					mustClose(t, db)
 				}
@@ -81,7 +82,7 @@ func TestUnreadableImportState(t *testing.T) {
 		db := mustOpen(t, path, Options{})
 		must(t, db.SetImportState(proto.Some(state)))
 		must(t, db.Close())
-		if db, err := Open(path, Options{}); !errors.Is(err, backend.ErrHalfImported) {
+		if db, err := Open(context.Background(), path, Options{}); !errors.Is(err, backend.ErrHalfImported) {
 			t.Errorf("state %q: %v, want %v", state, err, backend.ErrHalfImported)
 			if err == nil {
 				mustClose(t, db)

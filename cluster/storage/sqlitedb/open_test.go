@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"crypto/sha1"
 	"errors"
 	"os"
@@ -26,7 +27,7 @@ func TestExclusiveUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range []string{path, link, "file:" + path} {
-		if _, err := Open(p, Options{}); !errors.Is(err, backend.ErrLocked) || !strings.Contains(err.Error(), "database is locked") {
+		if _, err := Open(context.Background(), p, Options{}); !errors.Is(err, backend.ErrLocked) || !strings.Contains(err.Error(), "database is locked") {
 			t.Errorf("second use of %s: %v, want %v", p, err, backend.ErrLocked)
 		}
 	}
@@ -128,7 +129,7 @@ func TestPragmasOfEveryConnection(t *testing.T) {
 	}
 	defer d.Close()
 	for _, role := range []sqldb.Role{sqldb.Writer, sqldb.Reader, sqldb.Writer} {
-		dc, err := d.Connect(role)
+		dc, err := d.Connect(t.Context(), role)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +157,7 @@ func TestPragmasOfName(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	dc, err := d.Connect(sqldb.Writer)
+	dc, err := d.Connect(t.Context(), sqldb.Writer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +188,7 @@ func TestForeignFiles(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.Repeat("this is no database\n", n)), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "not an SQLite file") {
+		if _, err := Open(context.Background(), path, Options{}); err == nil || !strings.Contains(err.Error(), "not an SQLite file") {
 			t.Errorf("a text file: %v", err)
 		}
 	}
@@ -196,10 +197,10 @@ func TestForeignFiles(t *testing.T) {
 	if err := os.WriteFile(path, header, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "8 reserved bytes") {
+	if _, err := Open(context.Background(), path, Options{}); err == nil || !strings.Contains(err.Error(), "8 reserved bytes") {
 		t.Errorf("a file with page checksums: %v", err)
 	}
-	if _, err := Open(filepath.Join(path, "below"), Options{}); err == nil {
+	if _, err := Open(context.Background(), filepath.Join(path, "below"), Options{}); err == nil {
 		t.Error("a path below a file was opened")
 	}
 }

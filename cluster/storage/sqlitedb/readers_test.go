@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -16,7 +17,7 @@ import (
 // A reading connection keeps its transaction until something is committed: no
 // load may show less than what was committed before it was asked for.
 func TestLoadsSeeEveryCommit(t *testing.T) {
-	db, err := Open(filepath.Join(t.TempDir(), "db"), Options{})
+	db, err := Open(context.Background(), filepath.Join(t.TempDir(), "db"), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func TestLoadsSeeEveryCommit(t *testing.T) {
 // Connections that have nothing to read do not keep the log from being copied.
 func TestIdleReadersHoldNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db, err := Open(path, Options{})
+	db, err := Open(context.Background(), path, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestIdleReadersHoldNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := sqldb.Connect(&dialect{name: d, wal: true}, sqldb.Writer)
+	c, err := sqldb.Connect(t.Context(), &dialect{name: d, wal: true}, sqldb.Writer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,12 +45,12 @@ type Options struct {
 // Open opens the database that a string names, creating it if need be: a path, or
 // :memory:, or file:path with the parameters cache_size, journal_mode and
 // synchronous. backend.ErrLocked: another process uses it.
-func Open(database string, o Options) (*sqldb.DB, error) {
+func Open(ctx context.Context, database string, o Options) (*sqldb.DB, error) {
 	d, err := newDialect(database, o.Log)
 	if err != nil {
 		return nil, err
 	}
-	return sqldb.Open(d, sqldb.Options{Dedup: o.Dedup, HalfImported: o.HalfImported, Log: o.Log})
+	return sqldb.Open(ctx, d, sqldb.Options{Dedup: o.Dedup, HalfImported: o.HalfImported, Log: o.Log})
 }
 
 // Open must make what a storage node needs.
@@ -151,7 +151,10 @@ func (d *dialect) Name() string {
 }
 
 // Connect implements sqldb.Dialect.
-func (d *dialect) Connect(role sqldb.Role) (driver.Conn, error) {
+func (d *dialect) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	dc, err := openDriver(d.name.dsn())
 	if err != nil {
 		return nil, err
@@ -280,6 +283,9 @@ func (d *dialect) Parking() int64 { return maxPartition << 48 }
 
 // Transient implements sqldb.Dialect.
 func (d *dialect) Transient(err error) bool { return resultCode(err)&0xff == codeBusy }
+
+// Lost implements sqldb.Dialect: there is no server to be lost.
+func (d *dialect) Lost(error) bool { return false }
 
 // codeBusy is SQLITE_BUSY.
 const codeBusy = 5

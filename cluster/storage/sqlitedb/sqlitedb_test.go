@@ -1,6 +1,7 @@
 package sqlitedb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ func (f *file) path() string { return filepath.Join(f.dir, fmt.Sprint("db", f.n)
 
 func (f *file) Open() (backend.Backend, error) {
 	if f.sql == nil {
-		db, err := Open("file:"+f.path()+f.uri, f.o)
+		db, err := Open(context.Background(), "file:"+f.path()+f.uri, f.o)
 		f.open = db
 		return db, err
 	}
@@ -37,7 +38,7 @@ func (f *file) Open() (backend.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := sqldb.Open(d, *f.sql)
+	db, err := sqldb.Open(context.Background(), d, *f.sql)
 	f.open = db
 	return db, err
 }

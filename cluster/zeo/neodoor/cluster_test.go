@@ -61,7 +61,7 @@ func startCluster(t testing.TB) (*testCluster, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
-	db, err := sqlitedb.Open(filepath.Join(dir, "s1.sqlite"), sqlitedb.Options{})
+	db, err := sqlitedb.Open(context.Background(), filepath.Join(dir, "s1.sqlite"), sqlitedb.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,65 @@
+// Package adapter opens the database of a storage node by the name of its kind and
+// its database string, as the options of a node and the configuration of an import give them.
+package adapter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+)
+
+// Names of adapters.
+const (
+	SQLite   = "SQLite"
+	MySQL    = "MySQL"
+	MySQLdb  = "MySQLdb" // those two are MySQL under the names of Python's clients
+	PyMySQL  = "PyMySQL"
+	Importer = "Importer"
+)
+
+// ErrUnknown reports a name that is not one of an adapter.
+var ErrUnknown = errors.New("unknown adapter")
+
+// Config says which database to open. A zero field takes the documented default.
+type Config struct {
+	Adapter  string // required
+	Database string // as the adapter understands it; required
+	Engine   string // of MySQL: InnoDB, the default, or RocksDB
+	// Wait is how long to wait for a database server; negative: until ctx ends. Default:
+	// not at all. A file is not waited for.
+	Wait  time.Duration
+	Dedup bool // a new database keeps equal data once
+	// HalfImported accepts a database into which an import has not come to its end.
+	// Else: [backend.ErrHalfImported].
+	HalfImported bool
+	Log          *slog.Logger // default: discard
+}
+
+// Open opens a database, creating it if need be. [ErrUnknown], and
+// [backend.ErrLocked]: another process uses it.
+func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
+	switch cfg.Adapter {
+	case SQLite:
+		if cfg.Engine != "" {
+			return nil, fmt.Errorf("unsupported engine %q: SQLite has none", cfg.Engine)
+		}
+		db, err := sqlitedb.Open(ctx, cfg.Database, sqlitedb.Options{Dedup: cfg.Dedup, HalfImported: cfg.HalfImported, Log: cfg.Log})
+		if err != nil {
+			return nil, err // not db, which is no nil interface
+		}
+		return db, nil
+	case MySQL, MySQLdb, PyMySQL:
+		if cfg.Engine != "" && cfg.Engine != "InnoDB" && cfg.Engine != "RocksDB" {
+			return nil, fmt.Errorf("unsupported engine %q", cfg.Engine)
+		}
+	case Importer:
+	default:
+		return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
+	}
+	return nil, fmt.Errorf("this build has no %s adapter: use --adapter SQLite", cfg.Adapter)
+}
