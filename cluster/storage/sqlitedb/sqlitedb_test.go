@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/storage/sqldbtest"
 )
 
 // file is a database of the conformance suite. A crash is a copy of the files as
@@ -90,4 +91,18 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+}
+
+// place is a database of the suite of dialects.
+type place struct{ file }
+
+func (p *place) Dialect() (sqldb.Dialect, error) { return newDialect(p.path(), nil) }
+
+func (p *place) Crash(db *sqldb.DB) error {
+	p.open = db
+	return p.file.Crash()
+}
+
+func TestDialect(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T) sqldbtest.Place { return &place{file{t: t, dir: t.TempDir()}} })
 }

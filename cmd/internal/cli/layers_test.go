@@ -41,6 +41,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/pending", "cluster/storage/backend"},
 	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab cluster/check"},
 	{"cluster/storage/sqldb", "cluster/storage/backend fsformat/pickle"},
+	{"cluster/storage/sqldbtest", "cluster/storage/sqldb cluster/storage/backendtest"},
 	{"cluster/storage/sqlitedb", "cluster/storage/sqldb"},
 	{"cluster/storage/mysqldb", "cluster/storage/sqldb"},
 	{"cluster/storage/adapter", "cluster/storage/sqlitedb"},
@@ -63,7 +64,7 @@ var layers = []struct{ name, may string }{
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {

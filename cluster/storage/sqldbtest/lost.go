@@ -1,11 +1,11 @@
-package sqlitedb
+package sqldbtest
 
 import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 
@@ -22,7 +22,7 @@ var errLost = errors.New("server has gone away")
 // losing is a dialect of which a connection is lost at the step after left more of them,
 // and all connections that are then open with it. A step is a statement or a row.
 type losing struct {
-	*dialect
+	sqldb.Dialect
 	role   sqldb.Role // whose connections count
 	left   atomic.Int64
 	outage atomic.Int64 // the generation of connections
@@ -32,7 +32,7 @@ func (l *losing) Lost(err error) bool      { return errors.Is(err, errLost) }
 func (l *losing) Transient(err error) bool { return true } // Lost comes first
 
 func (l *losing) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
-	dc, err := l.dialect.Connect(ctx, role)
+	dc, err := l.Dialect.Connect(ctx, role)
 	if err != nil || role != l.role {
 		return dc, err
 	}
@@ -106,19 +106,19 @@ func (r losingRows) Next(v []driver.Value) error {
 }
 
 // Every read gives the same when the connections are lost at any of its steps.
-func TestLostReaders(t *testing.T) {
-	d, err := newDialect(filepath.Join(t.TempDir(), "db"), nil)
+func testLostReaders(t *testing.T, p Place) {
+	d, err := p.Dialect()
 	must(t, err)
-	l := &losing{dialect: d, role: sqldb.Reader}
+	l := &losing{Dialect: d, role: sqldb.Reader}
 	l.left.Store(1 << 40)
 	db, err := sqldb.Open(t.Context(), l, sqldb.Options{})
 	must(t, err)
-	defer mustClose(t, db)
+	defer func() { must(t, db.Close()) }()
 	must(t, backendtest.PrepareSample(db))
 	for _, oid := range []tid.OID{1, 2, 5} {
 		for _, at := range []tid.TID{8, 9, 12, 13, 16} {
-			text := content(oid, at)
-			must(t, db.AddObject(oid, at, proto.ObjectData{Checksum: sha(text), Data: []byte(text)}, nothing))
+			text := fmt.Sprintf("object %d of %d", oid, at)
+			must(t, db.AddObject(oid, at, proto.ObjectData{Checksum: sha(text), Data: []byte(text)}, none))
 			if oid > 1 {
 				continue
 			}
@@ -129,7 +129,7 @@ func TestLostReaders(t *testing.T) {
 	ctx := t.Context()
 	pair := func(v ...any) any { return v }
 	reads := map[string]func() any{
-		"GetObject":        func() any { return pair(db.GetObject(ctx, 1, nothing, proto.Some(tid.TID(12)))) },
+		"GetObject":        func() any { return pair(db.GetObject(ctx, 1, none, proto.Some(tid.TID(12)))) },
 		"LastObjectTID":    func() any { return pair(db.LastObjectTID(ctx, 1)) },
 		"Transaction":      func() any { return pair(db.Transaction(ctx, 108)) },
 		"FinalTID":         func() any { return pair(db.FinalTID(ctx, 98)) },
@@ -179,16 +179,16 @@ func TestLostReaders(t *testing.T) {
 		}
 	}
 	// A commit finds idle connections lost.
-	db.GetObject(ctx, 1, nothing, nothing)
+	db.GetObject(ctx, 1, none, none)
 	l.outage.Add(1)
 	must(t, db.SetName("x"))
 }
 
 // What a connection that is lost had not committed is gone: the commit is not repeated.
-func TestLostWriter(t *testing.T) {
-	d, err := newDialect(filepath.Join(t.TempDir(), "db"), nil)
+func testLostWriter(t *testing.T, p Place) {
+	d, err := p.Dialect()
 	must(t, err)
-	l := &losing{dialect: d, role: sqldb.Writer}
+	l := &losing{Dialect: d, role: sqldb.Writer}
 	l.left.Store(1 << 40)
 	db, err := sqldb.Open(t.Context(), l, sqldb.Options{})
 	must(t, err)

@@ -1,0 +1,54 @@
+// Package sqldbtest checks that a dialect of package sqldb does what sqldb needs,
+// where backendtest cannot see it: connections that fail or are lost, and readers beside the writer.
+package sqldbtest
+
+import (
+	"crypto/sha1"
+	"testing"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/sqldb"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// Place is where a database is kept.
+type Place interface {
+	// Dialect returns the dialect to open the database with, once: it is closed with
+	// the database.
+	Dialect() (sqldb.Dialect, error)
+	// Crash ends the use of db as the death of its process would: what was committed is
+	// there at the next Dialect.
+	Crash(db *sqldb.DB) error
+}
+
+// Run checks a dialect. fresh makes a new, empty database.
+func Run(t *testing.T, fresh func(t *testing.T) Place) {
+	alone := func(f func(t *testing.T, p Place)) func(t *testing.T) {
+		return func(t *testing.T) { f(t, fresh(t)) }
+	}
+	t.Run("EveryStatementFailsOnce", func(t *testing.T) { testEveryStatementFailsOnce(t, fresh) })
+	t.Run("EveryStatementPanicsOnce", func(t *testing.T) { testEveryStatementPanicsOnce(t, fresh) })
+	t.Run("LostReaders", alone(testLostReaders))
+	t.Run("LostWriter", alone(testLostWriter))
+	t.Run("LoadsSeeEveryCommit", alone(testLoadsSeeEveryCommit))
+}
+
+var none proto.Opt[tid.TID]
+
+func sha(s string) proto.Hash { return sha1.Sum([]byte(s)) }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func open(t *testing.T, p Place) *sqldb.DB {
+	t.Helper()
+	d, err := p.Dialect()
+	must(t, err)
+	db, err := sqldb.Open(t.Context(), d, sqldb.Options{})
+	must(t, err)
+	return db
+}
