@@ -45,7 +45,7 @@ type Config struct {
 	// Default: no limit.
 	ReplicationRate int64
 	TLS             *tls.Config // default: plain connections
-	// Record is told of every packet of every connection. Default: nobody is.
+	// Record is told of every packet of every connection. It may be nil.
 	Record func(sent bool, peer string, id uint32, p proto.Packet)
 	// Lookup is asked for more masters, and MastersKnown told of those that are
 	// known now. Both may be nil.
@@ -63,7 +63,7 @@ type Config struct {
 	Log         *slog.Logger // default: discard
 }
 
-// New makes a node of a database. It listens at once, but refuses everybody
+// New makes a node of a database. It listens at once, but refuses all peers
 // until Run has made it operational.
 func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {

@@ -25,7 +25,7 @@ const (
 )
 
 // feeder gives other storages what they lack, and digests for the comparison of
-// replicas. It works on goroutines of its own, after everybody else: a slow
+// replicas. It works on goroutines of its own, after all other work: a slow
 // receiver or a long list does not delay a client.
 type feeder struct {
 	n      *Node
@@ -180,7 +180,7 @@ func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
 		conn.AnswerError(id, proto.BackendNotImplemented, "%v", err)
 	default:
 		if corrupt, ok := errors.AsType[*backend.CorruptError](err); ok {
-			f.n.log.Error("stored data are damaged", "error", corrupt)
+			f.n.log.Error("stored data are damaged", "err", corrupt)
 			conn.AnswerError(id, proto.ReplicationError, "%v", corrupt)
 			return
 		}

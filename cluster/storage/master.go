@@ -67,7 +67,7 @@ func (n *Node) connect() error {
 				// not have noticed yet that it ended.
 				if text := err.Error(); text != last {
 					last = text
-					n.log.Warn("refused by the primary master, trying again", "error", err)
+					n.log.Warn("refused by the primary master, trying again", "err", err)
 				}
 				continue
 			default:

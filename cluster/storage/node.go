@@ -52,7 +52,7 @@ type Node struct {
 	listener *link.Listener
 	inbox    chan event
 	big      *semaphore.Weighted // bytes of big packets in the inbox
-	done     chan struct{}       // closed when nobody reads the inbox any more
+	done     chan struct{}       // closed when the inbox is read no more
 	failed   chan error          // an error of the database on another goroutine
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -146,7 +146,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			err = n.session.drop()
 		}
 		if panicked {
-			return // nobody knows what a commit would make durable
+			return // what a commit would make durable is not known
 		}
 		if closeErr := n.db.Commit(); err == nil && closeErr != nil {
 			err = fmt.Errorf("last commit: %w", closeErr)
@@ -374,7 +374,7 @@ func (n *Node) flush() error {
 }
 
 // post lets the goroutine of Run do something. It may be called from any other, but
-// not from itself, which would wait for ever when the inbox is full.
+// not from itself, which would never end when the inbox is full.
 func (n *Node) post(f func() error) { n.put(event{call: f}) }
 
 func (n *Node) put(e event) {
@@ -452,7 +452,7 @@ func (n *Node) dispatch(e event) error {
 			return n.drop(p)
 		}
 	case *proto.Error:
-		n.log.Warn("error packet", "peer", p, "error", ev.Packet)
+		n.log.Warn("error packet", "peer", p, "err", ev.Packet)
 		return nil
 	}
 	switch p.role {

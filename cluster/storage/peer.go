@@ -161,7 +161,7 @@ func (n *Node) lost(p *peer, cause error) error {
 	n.forgetIdentification(p)
 	switch p.role {
 	case masterRole:
-		n.log.Warn("connection to the master lost", "error", cause)
+		n.log.Warn("connection to the master lost", "err", cause)
 		n.master = nil
 		if err := n.leaveOperation(); err != nil {
 			return err
@@ -198,8 +198,8 @@ func (n *Node) drop(p *peer) error {
 	return n.lost(p, fmt.Errorf("closed"))
 }
 
-// closeAll closes every connection but the one with the master: whoever is not
-// ready serves nobody, and replication in either direction is aborted.
+// closeAll closes every connection but the one with the master: a node that is not
+// ready serves no other, and replication in either direction is aborted.
 func (n *Node) closeAll() {
 	for p := range n.peers {
 		if p == n.master {

@@ -120,7 +120,7 @@ func (n *Node) finishRead(conn *link.Conn, id uint32, p proto.Packet, what fmt.S
 			return
 		}
 		if _, corrupt := errors.AsType[*backend.CorruptError](err); corrupt {
-			n.log.Error("stored data are damaged", "error", err)
+			n.log.Error("stored data are damaged", "err", err)
 		}
 	}
 	answer(conn, id, e)

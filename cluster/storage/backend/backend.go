@@ -8,18 +8,17 @@
 // deletes rows.
 //
 // Every method may be called concurrently. Writes are serialised by the backend.
-// All of [Reading] sees everything written by calls that
-// returned before they began, committed or not, and need not wait for a Commit
-// that is under way. Only what Pack, DropDeletions and DropPartition delete may still
-// be seen until the next Commit.
+// A read sees everything written by calls that returned before it began, committed or
+// not, and need not wait for a Commit that is under way. Only what Pack, DropDeletions
+// and DropPartition delete may still be seen until the next Commit.
 //
 // A backend may commit earlier than it is told to, between two calls.
 //
 // # Errors
 //
 // [ErrNonReadable], [ErrNotFound], [ErrNoSuchObject], [ErrUndoPacked] and
-// [ErrNotImplemented] are answers, and so is the error of a context that has ended. Any other error means that the database can
-// no longer be trusted: the node must stop.
+// [ErrNotImplemented] are answers, and so is the error of a context that has ended.
+// Any other error means that the database can no longer be trusted: the node must stop.
 package backend
 
 import (

@@ -345,7 +345,7 @@ func (db *DB) Close() error {
 	if err == nil {
 		err = db.commitLocked()
 	} else {
-		err = nil // returned to whoever wrote
+		err = nil // returned by the write that failed
 	}
 	db.m.Lock()
 	db.err = fmt.Errorf("%s: %w", db.d.Name(), errClosed)

@@ -77,7 +77,7 @@ type Dialect interface {
 	Deduplicates(c *Conn) (bool, error)
 
 	// AfterCommit is called after each commit, with the writing connection idle.
-	// pause runs a function while nobody reads.
+	// pause runs a function while no read is under way.
 	AfterCommit(c *Conn, pause func(f func() error) error) error
 	// Topology returns what tells devices apart: host name, device number.
 	Topology(c *Conn) ([]string, error)

@@ -98,7 +98,7 @@ func (db *DB) SignPackOrders(approved, rejected []tid.TID) (missing []tid.TID, c
 }
 
 // dropStrayPacks deletes pack orders of readable partitions that belong to no
-// transaction: they would stay for ever, and keep later orders from being
+// transaction: they would never go, and keep later orders from being
 // approved.
 func (db *DB) dropStrayPacks(c *Conn) error {
 	l := db.layout.Load()

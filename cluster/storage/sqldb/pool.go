@@ -21,7 +21,7 @@ type pool struct {
 	begin string // opens what a reader sees
 	limit int
 
-	// commits is counted before anybody is told of a commit: who has been told
+	// commits is counted before a commit is reported: a reader that knows of it
 	// sees it.
 	commits atomic.Uint64
 
