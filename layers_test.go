@@ -1,4 +1,6 @@
-package cli
+// The tests of the module as a whole: which package may import which, as
+// docs/architecture.md explains it, and that each package says what it is.
+package neo_test
 
 import (
 	"bytes"
@@ -7,8 +9,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +54,8 @@ var layers = []struct{ name, may string }{
 	{"cluster/admin", "cluster/bootstrap cluster/parttab cluster/check"},
 	{"cluster/ctl", "cluster/link cluster/check"},
 	{"fsformat", "cluster/txn fsformat/pickle"},
-	{"cluster/zeo", "cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
+	{"cluster/zeo/wire", "cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
+	{"cluster/zeo", "cluster/zeo/wire"},
 	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
@@ -132,6 +137,12 @@ func allowed(t *testing.T, i int) map[int]bool {
 
 func TestLayers(t *testing.T) {
 	for _, p := range listPackages(t) {
+		if p.ImportPath == module { // this file is in it
+			if len(p.GoFiles) > 0 {
+				t.Errorf("the root of the module has %q, want only tests", p.GoFiles)
+			}
+			continue
+		}
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
 		i, ok := rule(name)
 		if !ok {
@@ -173,6 +184,43 @@ func TestPackageComments(t *testing.T) {
 		}
 		if len(found) != 1 && len(p.GoFiles) > 0 {
 			t.Errorf("%s has %d package comments %q, want 1", p.ImportPath, len(found), found)
+		}
+	}
+}
+
+// docs/architecture.md names every package, and nothing that neither exists nor is
+// listed in layers.
+func TestArchitecture(t *testing.T) {
+	text, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, l := range layers {
+		known[l.name] = true
+	}
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile("`((?:cluster|cmd|exporter|fsformat)[a-z/]*)`").FindAllSubmatch(text, -1) {
+		name := strings.TrimSuffix(string(m[1]), "/")
+		named[name] = true
+		if _, err := os.Stat(name); err != nil && !known[name] {
+			t.Errorf("docs/architecture.md names %s: %v", name, err)
+		}
+	}
+	for _, p := range listPackages(t) {
+		if name, ours := strings.CutPrefix(p.ImportPath, module+"/"); ours && !named[name] {
+			t.Errorf("docs/architecture.md does not name %s", name)
+		}
+	}
+	// Source files are named in the form directory/file.go, without what is above.
+	for _, m := range regexp.MustCompile("`([a-z]+(?:/[a-z]+)*/[a-z_]+\\.go)`").FindAllSubmatch(text, -1) {
+		found := false
+		for _, above := range []string{"", "cluster", "cluster/storage"} {
+			_, err := os.Stat(filepath.Join(above, string(m[1])))
+			found = found || err == nil
+		}
+		if !found {
+			t.Errorf("docs/architecture.md names %s, which is not there", m[1])
 		}
 	}
 }
