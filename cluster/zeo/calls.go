@@ -276,7 +276,7 @@ func callHistory(c *conn, m *message) error {
 		return func(e *encoder) {
 			e.beginList(len(revisions))
 			for i := range revisions {
-				e.meta((*meta)(&revisions[i]), metaHistory)
+				encodeMeta(e, (*meta)(&revisions[i]), metaHistory)
 			}
 			e.endList(len(revisions))
 		}, err
@@ -415,7 +415,7 @@ func undoLog(c *conn, m *message, spec []specItem) error {
 		return func(e *encoder) {
 			e.beginList(len(log))
 			for i := range log {
-				e.meta((*meta)(&log[i]), metaUndo)
+				encodeMeta(e, (*meta)(&log[i]), metaUndo)
 			}
 			e.endList(len(log))
 		}, err
@@ -530,7 +530,7 @@ func (c *conn) enqueue(m *message, o op, data []byte) error {
 }
 
 // target reads the first two arguments of a write: an object and its revision.
-func (m *message) target(o *op) (err error) {
+func target(m *message, o *op) (err error) {
 	if o.oid, err = m.args[0].asOID(); err != nil {
 		return err
 	}
@@ -543,7 +543,7 @@ func (m *message) target(o *op) (err error) {
 
 func callStore(c *conn, m *message) error {
 	o := op{kind: opStore}
-	if err := m.target(&o); err != nil {
+	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
 	}
 	data, err := m.args[2].asBytes("data")
@@ -555,7 +555,7 @@ func callStore(c *conn, m *message) error {
 
 func callCheck(c *conn, m *message) error {
 	o := op{kind: opCheck, absent: true}
-	if err := m.target(&o); err != nil {
+	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
 	}
 	return c.enqueue(m, o, nil)
@@ -563,7 +563,7 @@ func callCheck(c *conn, m *message) error {
 
 func callDelete(c *conn, m *message) error {
 	o := op{kind: opDelete, absent: true}
-	if err := m.target(&o); err != nil {
+	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
 	}
 	return c.enqueue(m, o, nil)
@@ -571,7 +571,7 @@ func callDelete(c *conn, m *message) error {
 
 func callRestore(c *conn, m *message) error {
 	o := op{kind: opRestore}
-	if err := m.target(&o); err != nil {
+	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
 	}
 	var data []byte
@@ -700,7 +700,7 @@ func callSendBlob(c *conn, m *message) error {
 
 func callServerStatus(c *conn, m *message) error {
 	r := c.seq.status()
-	c.answer(m, func(e *encoder) { e.status(&r) })
+	c.answer(m, func(e *encoder) { encodeStatus(e, &r) })
 	return nil
 }
 

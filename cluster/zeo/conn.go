@@ -272,7 +272,7 @@ func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
 		c.log().Warn("call failed", "method", name, "err", err)
 	}
 	e := c.out.lock()
-	e.appendError(id, r)
+	appendError(e, id, r)
 	c.out.unlock()
 	c.out.flush()
 }
@@ -467,6 +467,6 @@ func (c *conn) appendLoad(e *encoder, l *load, r *txn.Revision, err error) {
 		if !remote.quiet {
 			c.log().Warn("call failed", "method", "loadBefore", "oid", l.oid, "err", err)
 		}
-		e.appendError(&l.id, remote)
+		appendError(e, &l.id, remote)
 	}
 }

@@ -142,7 +142,7 @@ func toRemote(err error, oid []byte) *remoteError {
 }
 
 // appendError appends an error as the answer to a call.
-func (e *encoder) appendError(id *msgID, r *remoteError) {
+func appendError(e *encoder, id *msgID, r *remoteError) {
 	at := e.beginReply(id, flagException)
 	e.beginTuple(2)
 	e.text(r.class)

@@ -520,7 +520,7 @@ func callIteratorNext(c *conn, m *message) error {
 				e.text(string(rune(t.Status)))
 				e.bytes(t.User)
 				e.bytes(t.Description)
-				e.extensionDict(t.Extension)
+				encodeExtension(e, t.Extension)
 				e.endTuple(5)
 			})
 		})

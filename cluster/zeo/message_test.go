@@ -265,7 +265,7 @@ func TestServerMessages(t *testing.T) {
 			"00000014 94 01 00 a62e7265706c79 c4080000000000000000"},
 		{"error of loadBefore", func(e *encoder) {
 			id := msgID{pair: true, a: [8]byte{7: 1}, b: [8]byte{0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
-			e.appendError(&id, keyError(oid.Bytes()))
+			appendError(e, &id, keyError(oid.Bytes()))
 		}, "00000055 8003 28 43 08 0000000000000001 43 08 7fffffffffffffff 86 4b02 58 06000000 2e7265706c79 58 1d000000 5a4f44422e504f53457863657074696f6e2e504f534b65794572726f72 43 08 0000000000000001 85 86 74 2e",
 			"00000048 94 92 c4080000000000000001 c4087fffffffffffffff 02 a62e7265706c79 92 bd5a4f44422e504f53457863657074696f6e2e504f534b65794572726f72 91 c4080000000000000001"},
 		{"invalidation", func(e *encoder) {
@@ -336,7 +336,7 @@ func TestExtensionDict(t *testing.T) {
 		{"damaged", "8003 7d 58", "8003 7d 2e"},
 	} {
 		e := encoder{b: []byte{0x80, 3}}
-		e.extensionDict(unhex(t, tt.pickle))
+		encodeExtension(&e, unhex(t, tt.pickle))
 		e.b = append(e.b, '.')
 		if want := unhex(t, tt.want); !reflect.DeepEqual(e.b, want) {
 			t.Errorf("%s: got %x, want %x", tt.name, e.b, want)
@@ -403,7 +403,7 @@ func FuzzExtension(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, msgpack := range []bool{false, true} {
 			e := encoder{msgpack: msgpack}
-			e.extensionDict(b)
+			encodeExtension(&e, b)
 			e.beginTuple(0)
 			e.endTuple(0)
 			if !msgpack {
@@ -417,7 +417,7 @@ func FuzzExtension(f *testing.F) {
 			}
 			m := meta{TID: 1, Extension: b}
 			e.b = e.b[:0]
-			e.meta(&m, metaUndo)
+			encodeMeta(&e, &m, metaUndo)
 			if _, err := decodeAny(msgpack, e.b); err != nil && !errors.Is(err, errTooComplex) {
 				t.Errorf("%x: %x: %v", b, e.b, err)
 			}

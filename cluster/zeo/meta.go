@@ -84,8 +84,8 @@ func (m *meta) matches(spec []specItem) bool {
 	return true
 }
 
-// meta appends the dict that describes m.
-func (e *encoder) meta(m *meta, form metaForm) {
+// encodeMeta appends the dict that describes m.
+func encodeMeta(e *encoder, m *meta, form metaForm) {
 	at := len(e.b)
 	dict := value{kind: kindDict, box: &box{m.dict(form)}}
 	budget := maxValues
@@ -102,9 +102,9 @@ func (e *encoder) meta(m *meta, form metaForm) {
 	}
 }
 
-// extensionDict appends a pickled extension as a dict, empty if it is no readable
+// encodeExtension appends a pickled extension as a dict, empty if it is no readable
 // dict: the transaction matters more.
-func (e *encoder) extensionDict(pickled []byte) {
+func encodeExtension(e *encoder, pickled []byte) {
 	at := len(e.b)
 	var d pickleDecoder
 	dict := value{kind: kindDict, box: &box{extensionItems(&d, pickled)}}

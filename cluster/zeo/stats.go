@@ -111,7 +111,7 @@ func (s *sequencer) status() status {
 	return r
 }
 
-func (e *encoder) status(r *status) {
+func encodeStatus(e *encoder, r *status) {
 	e.beginDict(13)
 	for _, f := range []struct {
 		name string
