@@ -19,7 +19,7 @@ type method struct {
 	first       bool // before the others, and never again
 	objects     bool // an argument may hold objects
 	least, most int  // arguments
-	call        func(c *conn, m *message) error
+	call        func(c *conn, m *call) error
 }
 
 // methods are those of protocol 5.
@@ -65,6 +65,12 @@ var methods = named(map[string]*method{
 	"set_client_label": {least: 1, call: callSetClientLabel},
 })
 
+// mayHoldObjects reports whether an argument of a method may hold objects.
+func mayHoldObjects(name []byte) bool {
+	m := methods[string(name)]
+	return m != nil && m.objects
+}
+
 func named(table map[string]*method) map[string]*method {
 	for name, m := range table {
 		m.name = name
@@ -77,7 +83,7 @@ func named(table map[string]*method) map[string]*method {
 // tries another server, or this one again.
 const registerLimit = 10 * time.Second
 
-func callRegister(c *conn, m *message) error {
+func callRegister(c *conn, m *call) error {
 	name, ok := textOrBytes(&m.args[0])
 	if !ok {
 		return c.failed(m, argError("storage: want a text"), nil)
@@ -118,7 +124,7 @@ func callRegister(c *conn, m *message) error {
 	return nil
 }
 
-func callGetInfo(c *conn, m *message) error {
+func callGetInfo(c *conn, m *call) error {
 	c.answer(m, func(e *encoder) {
 		f := &c.seq.feat
 		objects, bytes := c.seq.st.Size()
@@ -170,7 +176,7 @@ func (f *Features) interfaces() [][2]string {
 	return append(list, [2]string{"zope.interface", "Interface"})
 }
 
-func callLastTransaction(c *conn, m *message) error {
+func callLastTransaction(c *conn, m *call) error {
 	if m.async {
 		return nil
 	}
@@ -185,7 +191,7 @@ func callLastTransaction(c *conn, m *message) error {
 
 // callPing is a barrier: what was committed before, by whomever, is announced
 // before its answer.
-func callPing(c *conn, m *message) error {
+func callPing(c *conn, m *call) error {
 	id, async := m.id, m.async
 	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
 		if err := c.seq.st.Sync(ctx); err != nil || async {
@@ -201,7 +207,7 @@ func callPing(c *conn, m *message) error {
 	})
 }
 
-func callGetInvalidations(c *conn, m *message) error {
+func callGetInvalidations(c *conn, m *call) error {
 	t, err := m.args[0].asTID("tid")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -217,7 +223,7 @@ func callGetInvalidations(c *conn, m *message) error {
 	})
 }
 
-func callLoadBefore(c *conn, m *message) error {
+func callLoadBefore(c *conn, m *call) error {
 	oid, err := m.args[0].asOID()
 	if err != nil {
 		return c.failed(m, keyError(m.args[0].b), nil)
@@ -232,7 +238,7 @@ func callLoadBefore(c *conn, m *message) error {
 	return c.startLoad(load{m.id, oid, before})
 }
 
-func callLoadSerial(c *conn, m *message) error {
+func callLoadSerial(c *conn, m *call) error {
 	oid, err := m.args[0].asOID()
 	if err != nil {
 		return c.failed(m, keyError(m.args[0].b), nil)
@@ -248,7 +254,7 @@ func callLoadSerial(c *conn, m *message) error {
 	})
 }
 
-func callGetTid(c *conn, m *message) error {
+func callGetTid(c *conn, m *call) error {
 	oid, err := m.args[0].asOID()
 	if err != nil {
 		return c.failed(m, keyError(m.args[0].b), nil)
@@ -259,7 +265,7 @@ func callGetTid(c *conn, m *message) error {
 	})
 }
 
-func callHistory(c *conn, m *message) error {
+func callHistory(c *conn, m *call) error {
 	oid, err := m.args[0].asOID()
 	if err != nil {
 		return c.failed(m, keyError(m.args[0].b), nil)
@@ -285,7 +291,7 @@ func callHistory(c *conn, m *message) error {
 
 const mostOIDs = 100
 
-func callNewOIDs(c *conn, m *message) error {
+func callNewOIDs(c *conn, m *call) error {
 	n := int64(mostOIDs)
 	if len(m.args) > 0 {
 		var err error
@@ -303,7 +309,7 @@ func callNewOIDs(c *conn, m *message) error {
 	})
 }
 
-func callRecordIternext(c *conn, m *message) error {
+func callRecordIternext(c *conn, m *call) error {
 	var from tid.OID
 	var given []byte
 	if len(m.args) > 0 && m.args[0].kind != kindNil {
@@ -350,9 +356,9 @@ func callRecordIternext(c *conn, m *message) error {
 	})
 }
 
-func callUndoLog(c *conn, m *message) error { return undoLog(c, m, nil) }
+func callUndoLog(c *conn, m *call) error { return undoLog(c, m, nil) }
 
-func callUndoInfo(c *conn, m *message) error {
+func callUndoInfo(c *conn, m *call) error {
 	var spec []specItem
 	if len(m.args) > 2 && m.args[2].kind != kindNil {
 		if m.args[2].kind != kindDict {
@@ -384,7 +390,7 @@ func cloneSpec(items []value) ([]specItem, error) {
 	return spec, nil
 }
 
-func undoLog(c *conn, m *message, spec []specItem) error {
+func undoLog(c *conn, m *call, spec []specItem) error {
 	first, err := m.args[0].asInt("first")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -422,7 +428,7 @@ func undoLog(c *conn, m *message, spec []specItem) error {
 	})
 }
 
-func callPack(c *conn, m *message) error {
+func callPack(c *conn, m *call) error {
 	var at time.Time
 	switch v := &m.args[0]; v.kind {
 	case kindFloat:
@@ -469,7 +475,7 @@ func callPack(c *conn, m *message) error {
 	return nil
 }
 
-func callBegin(c *conn, m *message) error {
+func callBegin(c *conn, m *call) error {
 	id, err := m.args[0].asInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -510,7 +516,7 @@ func callBegin(c *conn, m *message) error {
 }
 
 // enqueue adds an operation to the open transaction; its id is the last argument.
-func (c *conn) enqueue(m *message, o op, data []byte) error {
+func (c *conn) enqueue(m *call, o op, data []byte) error {
 	id, err := m.args[len(m.args)-1].asInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -530,7 +536,7 @@ func (c *conn) enqueue(m *message, o op, data []byte) error {
 }
 
 // target reads the first two arguments of a write: an object and its revision.
-func target(m *message, o *op) (err error) {
+func target(m *call, o *op) (err error) {
 	if o.oid, err = m.args[0].asOID(); err != nil {
 		return err
 	}
@@ -541,7 +547,7 @@ func target(m *message, o *op) (err error) {
 	return err
 }
 
-func callStore(c *conn, m *message) error {
+func callStore(c *conn, m *call) error {
 	o := op{kind: opStore}
 	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
@@ -553,7 +559,7 @@ func callStore(c *conn, m *message) error {
 	return c.enqueue(m, o, data)
 }
 
-func callCheck(c *conn, m *message) error {
+func callCheck(c *conn, m *call) error {
 	o := op{kind: opCheck, absent: true}
 	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
@@ -561,7 +567,7 @@ func callCheck(c *conn, m *message) error {
 	return c.enqueue(m, o, nil)
 }
 
-func callDelete(c *conn, m *message) error {
+func callDelete(c *conn, m *call) error {
 	o := op{kind: opDelete, absent: true}
 	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
@@ -569,7 +575,7 @@ func callDelete(c *conn, m *message) error {
 	return c.enqueue(m, o, nil)
 }
 
-func callRestore(c *conn, m *message) error {
+func callRestore(c *conn, m *call) error {
 	o := op{kind: opRestore}
 	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
@@ -589,7 +595,7 @@ func callRestore(c *conn, m *message) error {
 	return c.enqueue(m, o, data)
 }
 
-func callUndo(c *conn, m *message) error {
+func callUndo(c *conn, m *call) error {
 	id, err := m.args[0].asBytes("transaction")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -602,7 +608,7 @@ func callUndo(c *conn, m *message) error {
 	return c.enqueue(m, o, nil)
 }
 
-func callVote(c *conn, m *message) error {
+func callVote(c *conn, m *call) error {
 	id, err := m.args[0].asInt("id")
 	if err == nil {
 		err = c.tx.vote(id, m.id, m.async)
@@ -613,7 +619,7 @@ func callVote(c *conn, m *message) error {
 	return nil
 }
 
-func callFinish(c *conn, m *message) error {
+func callFinish(c *conn, m *call) error {
 	id, err := m.args[0].asInt("id")
 	if err == nil {
 		err = c.tx.finish(id, m.id, m.async)
@@ -624,7 +630,7 @@ func callFinish(c *conn, m *message) error {
 	return nil
 }
 
-func callAbort(c *conn, m *message) error {
+func callAbort(c *conn, m *call) error {
 	id, err := m.args[0].asInt("id")
 	if err == nil {
 		msg, async := m.id, m.async
@@ -642,13 +648,13 @@ func callAbort(c *conn, m *message) error {
 
 // No storage here keeps blobs: their bytes are thrown away, and the vote fails.
 
-func callBlobStart(c *conn, m *message) error {
+func callBlobStart(c *conn, m *call) error {
 	c.blob = true
 	c.answer(m, (*encoder).null)
 	return nil
 }
 
-func callBlobChunk(c *conn, m *message) error {
+func callBlobChunk(c *conn, m *call) error {
 	if !c.blob {
 		return c.failed(m, fmt.Errorf("%w: blob chunk without start", errBadMessage), nil)
 	}
@@ -656,7 +662,7 @@ func callBlobChunk(c *conn, m *message) error {
 	return nil
 }
 
-func callBlobEnd(c *conn, m *message) error {
+func callBlobEnd(c *conn, m *call) error {
 	if !c.blob {
 		return c.failed(m, fmt.Errorf("%w: blob end without start", errBadMessage), nil)
 	}
@@ -664,9 +670,9 @@ func callBlobEnd(c *conn, m *message) error {
 	return refuseBlob(c, m)
 }
 
-func callBlobShared(c *conn, m *message) error { return refuseBlob(c, m) }
+func callBlobShared(c *conn, m *call) error { return refuseBlob(c, m) }
 
-func refuseBlob(c *conn, m *message) error {
+func refuseBlob(c *conn, m *call) error {
 	id, err := m.args[len(m.args)-1].asInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -680,7 +686,7 @@ func refuseBlob(c *conn, m *message) error {
 	return nil
 }
 
-func callSendBlob(c *conn, m *message) error {
+func callSendBlob(c *conn, m *call) error {
 	oid, err := m.args[0].asOID()
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -698,13 +704,13 @@ func callSendBlob(c *conn, m *message) error {
 	}}, nil)
 }
 
-func callServerStatus(c *conn, m *message) error {
+func callServerStatus(c *conn, m *call) error {
 	r := c.seq.status()
 	c.answer(m, func(e *encoder) { encodeStatus(e, &r) })
 	return nil
 }
 
-func callSetClientLabel(c *conn, m *message) error {
+func callSetClientLabel(c *conn, m *call) error {
 	label, ok := textOrBytes(&m.args[0])
 	if !ok {
 		return c.failed(m, argError("label: want a text"), nil)

@@ -62,6 +62,12 @@ type load struct {
 	before tid.TID
 }
 
+// call is one call of a client. An unknown method is nil.
+type call struct {
+	message
+	method *method
+}
+
 // errClose ends a connection whose client was told all it has to know.
 var errClose = errors.New("closed")
 
@@ -156,7 +162,7 @@ func (c *conn) talk() error {
 		}
 		return err
 	}
-	var m message
+	var m call
 	for {
 		if c.unsent && !c.frames.ready() { // what followed needs no answer
 			c.unsent = false
@@ -166,12 +172,13 @@ func (c *conn) talk() error {
 		if err != nil {
 			return err
 		}
-		if err := c.dec.decode(frame, &m); err != nil {
+		if err := c.dec.decode(frame, &m.message); err != nil {
 			return err
 		}
 		if m.heartbeat {
 			continue
 		}
+		m.method = methods[string(m.name)]
 		if err := c.dispatch(&m); err != nil {
 			return err
 		}
@@ -212,6 +219,7 @@ func (c *conn) hello() error {
 		return fmt.Errorf("%w: protocol %.20q", errBadMessage, frame)
 	}
 	c.dec.msgpack = c.msgpack
+	c.dec.mayHold = mayHoldObjects
 	e = c.out.lock()
 	e.msgpack = c.msgpack
 	c.out.unlock()
@@ -219,7 +227,7 @@ func (c *conn) hello() error {
 }
 
 // dispatch carries out one call. An error ends the connection.
-func (c *conn) dispatch(m *message) error {
+func (c *conn) dispatch(m *call) error {
 	meth := m.method
 	switch {
 	case meth == nil:
@@ -235,7 +243,7 @@ func (c *conn) dispatch(m *message) error {
 
 // failed answers a call with an error. Where no client waits for an answer, the only
 // way to tell is to close.
-func (c *conn) failed(m *message, err error, oid []byte) error {
+func (c *conn) failed(m *call, err error, oid []byte) error {
 	if m.async {
 		return fmt.Errorf("%s: %w", m.method.name, describe(err))
 	}
@@ -278,7 +286,7 @@ func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
 }
 
 // answer appends the result of a call and sends it.
-func (c *conn) answer(m *message, result func(*encoder)) {
+func (c *conn) answer(m *call, result func(*encoder)) {
 	if m.async {
 		return
 	}
@@ -311,7 +319,7 @@ func (c *conn) lockReply(id *msgID, result func(*encoder)) int {
 // background runs a call that may wait, once there is a place for it. What it
 // needs of the message must have been taken from it. It returns the result as a
 // function that appends it.
-func (c *conn) background(m *message, oid []byte, call func(ctx context.Context) (func(*encoder), error)) error {
+func (c *conn) background(m *call, oid []byte, call func(ctx context.Context) (func(*encoder), error)) error {
 	select {
 	case c.slow <- struct{}{}:
 	case <-c.ctx.Done():

@@ -473,7 +473,7 @@ func (it *iterators) closeAll() {
 	}
 }
 
-func callIteratorStart(c *conn, m *message) error {
+func callIteratorStart(c *conn, m *call) error {
 	after, upTo := tid.Zero, c.seq.last()
 	if v := &m.args[0]; v.kind != kindNil {
 		start, err := v.asTID("start")
@@ -499,7 +499,7 @@ func callIteratorStart(c *conn, m *message) error {
 	})
 }
 
-func callIteratorNext(c *conn, m *message) error {
+func callIteratorNext(c *conn, m *call) error {
 	id, err := m.args[0].asInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -527,7 +527,7 @@ func callIteratorNext(c *conn, m *message) error {
 	})
 }
 
-func callIteratorRecordStart(c *conn, m *message) error {
+func callIteratorRecordStart(c *conn, m *call) error {
 	over, err := m.args[0].asInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -543,7 +543,7 @@ func callIteratorRecordStart(c *conn, m *message) error {
 	})
 }
 
-func callIteratorRecordNext(c *conn, m *message) error {
+func callIteratorRecordNext(c *conn, m *call) error {
 	id, err := m.args[0].asInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -570,7 +570,7 @@ func callIteratorRecordNext(c *conn, m *message) error {
 	})
 }
 
-func callIteratorGC(c *conn, m *message) error {
+func callIteratorGC(c *conn, m *call) error {
 	list, ok := m.args[0].list()
 	if !ok {
 		return c.failed(m, argError("iterators: want a list"), nil)

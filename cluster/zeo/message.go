@@ -12,8 +12,7 @@ import (
 type message struct {
 	id        msgID
 	heartbeat bool
-	async     bool // nobody waits for an answer
-	method    *method
+	async     bool // no answer is wanted
 	name      []byte
 	args      []value
 }
@@ -29,12 +28,16 @@ type msgID struct {
 // messageDecoder decodes the frames of one connection after the handshake.
 type messageDecoder struct {
 	msgpack bool
-	m       msgpackDecoder
+	// mayHold reports whether an argument of a method may hold objects, of the few
+	// classes that clients may name. nil: no argument may.
+	mayHold func(method []byte) bool
+
+	m      msgpackDecoder
 	p       pickleDecoder
 	frame   []byte
 }
 
-// decode reads a frame into m. An unknown method has none.
+// decode reads a frame into m.
 func (d *messageDecoder) decode(frame []byte, m *message) error {
 	var v value
 	var err error
@@ -69,8 +72,7 @@ func (d *messageDecoder) decode(frame []byte, m *message) error {
 	if m.args, ok = parts[3].list(); !ok {
 		return fmt.Errorf("%w: arguments", errBadMessage)
 	}
-	m.method = methods[string(m.name)]
-	if d.p.objects && (m.method == nil || !m.method.objects) {
+	if d.p.objects && (d.mayHold == nil || !d.mayHold(m.name)) {
 		return fmt.Errorf("%w: object for %s", errBadMessage, m.name)
 	}
 	return nil

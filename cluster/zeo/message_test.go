@@ -3,7 +3,6 @@ package zeo
 import (
 	"encoding/hex"
 	"errors"
-	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,143 +18,6 @@ func unhex(t testing.TB, s string) []byte {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// Frames without length, as clients of ZEO 5 and 6 send them.
-var clientPickles = []string{
-	"8003 28 4b01 89 58 08000000 7265676973746572 58 01000000 31 4b00 86 74 2e",                                                                           // register
-	"8003 28 4b02 89 58 08000000 6765745f696e666f 29 74 2e",                                                                                               // get_info
-	"8003 28 43 08 0000000000000001 43 08 7fffffffffffffff 86 89 58 0a000000 6c6f61644265666f7265 43 08 0000000000000001 43 08 7fffffffffffffff 86 74 2e", // loadBefore
-	"8003 28 4b00 88 58 09000000 7470635f626567696e 28 8a 06 d020f1f62e7f 43 04 75736572 43 05 6465736372 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 4e 58 01000000 20 74 74 2e",
-	"8003 28 4a ffffffff 4b00 58 06000000 2e7265706c79 4e 74 2e",             // heartbeat
-	"8003 28 4b32 89 58 04000000 7061636b 47 41dac02b6bc51063 4b01 86 74 2e", // pack
-}
-
-var clientMsgpacks = []string{
-	"94 01 c2 a87265676973746572 92 a131 00",
-	"94 02 c2 a86765745f696e666f 90",
-	"94 92 c4080000000000000001 c4087fffffffffffffff c2 aa6c6f61644265666f7265 92 c4080000000000000001 c4087fffffffffffffff",
-	"94 00 c3 a97470635f626567696e 96 cf00007fb7a549f5d0 c40175 c40164 80 c0 a120",
-	"94 ff 00 a62e7265706c79 c0",
-}
-
-func TestDecodeWhatClientsSend(t *testing.T) {
-	for i, list := range [][]string{clientPickles, clientMsgpacks} {
-		d := messageDecoder{msgpack: i == 1}
-		for _, s := range list {
-			var m message
-			if err := d.decode(unhex(t, s), &m); err != nil {
-				t.Errorf("%s: %v", s, err)
-			}
-		}
-	}
-	d := messageDecoder{}
-	var m message
-	if err := d.decode(unhex(t, clientPickles[2]), &m); err != nil {
-		t.Fatal(err)
-	}
-	if !m.id.pair || m.id.a[7] != 1 || m.id.b[0] != 0x7f || m.async || m.method != methods["loadBefore"] {
-		t.Errorf("loadBefore decoded as %+v", m)
-	}
-	if err := d.decode(unhex(t, clientPickles[3]), &m); err != nil {
-		t.Fatal(err)
-	}
-	if id, err := m.args[0].asInt("id"); id != 0x7f2ef6f120d0 || err != nil || !m.async {
-		t.Errorf("transaction id %#x, %v, async %v", id, err, m.async)
-	}
-	// The dict is cut out of the message and stands for itself.
-	ext, err := d.extension(&m.args[3])
-	want := unhex(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
-	if err != nil || !reflect.DeepEqual(ext, want) {
-		t.Errorf("extension % x, %v, want % x", ext, err, want)
-	}
-	if err := d.decode(unhex(t, clientPickles[4]), &m); err != nil || !m.heartbeat {
-		t.Errorf("heartbeat: %+v, %v", m, err)
-	}
-}
-
-// Extensions of msgpack clients become pickles.
-func TestExtensionOfMsgpack(t *testing.T) {
-	d := messageDecoder{msgpack: true}
-	var m message
-	frame := unhex(t, "94 00 c3 a97470635f626567696e 94 01 c40175 c40164 82 a16b a176 a162 c401ff")
-	if err := d.decode(frame, &m); err != nil {
-		t.Fatal(err)
-	}
-	ext, err := d.extension(&m.args[3])
-	want := unhex(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
-	if err != nil || !reflect.DeepEqual(ext, want) {
-		t.Errorf("extension % x, %v, want % x", ext, err, want)
-	}
-}
-
-func TestRefusedMessages(t *testing.T) {
-	for _, tt := range []struct {
-		msgpack  bool
-		why, hex string
-	}{
-		{false, "empty", ""},
-		{false, "no end", "8003 4e"},
-		{false, "not a tuple", "8003 4e 2e"},
-		{false, "three parts", "8003 4b01 89 58 01000000 61 87 2e"},
-		{false, "bytes after the end", "8003 28 4b01 89 58 04000000 70696e67 29 74 2e 00"},
-		{false, "stack underflow", "8003 85 2e"},
-		{false, "pop below a mark", "8003 4e 28 85 2e"},
-		{false, "length beyond the end", "8003 58 ffffffff 61 2e"},
-		{false, "length of 8 bytes beyond the end", "8003 8d ffffffffffffff7f 61 2e"},
-		{false, "empty memo", "8003 68 07 2e"},
-		{false, "class that may do harm", "8003 28 4b01 89 58 08000000 756e646f496e666f 28 63 6f730a73797374656d0a 58 02000000 6c73 85 52 74 74 2e"},
-		{false, "class where none belongs", "8003 28 4b01 89 58 04000000 70696e67 28 63 6275696c74696e730a7365740a 74 74 2e"},
-		{false, "function of builtins", "8003 28 4b01 89 58 08000000 756e646f496e666f 28 63 6275696c74696e730a6576616c0a 58 01000000 31 85 52 74 74 2e"},
-		{false, "persistent id", "8003 28 4b01 89 58 04000000 70696e67 28 4b01 51 74 74 2e"},
-		{false, "list as id", "8003 28 5d 89 58 04000000 70696e67 29 74 2e"},
-		{false, "text that is no UTF-8", "8003 28 4b01 89 58 01000000 ff 29 74 2e"},
-		{true, "empty", ""},
-		{true, "cut", "94 01"},
-		{true, "three parts", "93 01 c2 a161"},
-		{true, "more items than bytes", "dd ffffffff 01"},
-		{true, "extension type", "94 01 c2 a470696e67 91 d4 01 00"},
-		{true, "text that is no UTF-8", "94 01 c2 a1ff 90"},
-		{true, "bytes after the end", "94 01 c2 a470696e67 90 00"},
-		{true, "too deep", strings.Repeat("91", 100) + "c0"},
-	} {
-		d := messageDecoder{msgpack: tt.msgpack}
-		var m message
-		if err := d.decode(unhex(t, tt.hex), &m); !errors.Is(err, errBadMessage) {
-			t.Errorf("%s: got %v, want a malformed message", tt.why, err)
-		}
-	}
-}
-
-// A message can make the decoder hold only a bounded number of values, and the
-// encoder write only a bounded number of them.
-func TestSharedPartsDoNotExplode(t *testing.T) {
-	b := []byte{0x80, 3, ']', 'q', 0}
-	for i := byte(0); i < 40; i++ { // a list of twice the list before
-		b = append(b, '0', ']', 'q', i+1, 'h', i, 'a', 'h', i, 'a')
-	}
-	b = append(b, '.')
-	var d pickleDecoder
-	v, err := d.decode(b, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var e encoder
-	budget := maxValues
-	if err := e.value(&v, 0, &budget); !errors.Is(err, errTooComplex) {
-		t.Errorf("encoding gave %v and %d bytes", err, len(e.b))
-	}
-	loop := []byte{0x80, 3, ']', 'q', 0, 'h', 0, 'a', '.'} // a list in itself
-	if v, err = d.decode(loop, true); err != nil {
-		t.Fatal(err)
-	}
-	budget = maxValues
-	if err := e.value(&v, 0, &budget); !errors.Is(err, errTooComplex) {
-		t.Errorf("encoding a loop gave %v", err)
-	}
-	if _, err := d.decode(append(append([]byte{0x80, 3}, strings.Repeat("N", 1<<20)...), '.'), true); !errors.Is(err, errTooComplex) {
-		t.Errorf("a million values: %v", err)
-	}
 }
 
 // Neither do the few values that are kept or written anew of a message.
@@ -179,7 +41,7 @@ func TestSharedArgumentsDoNotExplode(t *testing.T) {
 		key := slices.Concat([]byte{'}'}, tt.shared, []byte{'K', 1, 's'})
 		item := slices.Concat([]byte{'}', 'K', 1}, tt.shared, []byte{'s'})
 		for _, dict := range [][]byte{key, item} {
-			var d messageDecoder
+			d := messageDecoder{mayHold: mayHoldObjects}
 			var m message
 			frame := slices.Concat([]byte{0x80, 3, '(', 'K', 1, 0x89}, []byte("X\x08\x00\x00\x00undoInfo(K\x00K\x01"), dict, []byte("tt."))
 			if err := d.decode(frame, &m); err != nil {
@@ -193,50 +55,11 @@ func TestSharedArgumentsDoNotExplode(t *testing.T) {
 			}
 		}
 	}
-	var d messageDecoder
+	d := messageDecoder{mayHold: mayHoldObjects}
 	var m message
 	frame := slices.Concat([]byte{0x80, 3, '('}, pairs, []byte{0x89}, []byte("X\x04\x00\x00\x00ping)t."))
 	if err := d.decode(frame, &m); !errors.Is(err, errTooComplex) {
 		t.Errorf("pairs as the id of a message: %v", err)
-	}
-}
-
-func TestInts(t *testing.T) {
-	for _, n := range []int64{0, 1, 127, 128, 255, 256, 65535, 65536, math.MaxInt32, math.MaxInt32 + 1, 1 << 40, math.MaxInt64,
-		-1, -32, -33, -128, -129, -32768, -32769, math.MinInt32, math.MinInt32 - 1, -1 << 40, math.MinInt64} {
-		for _, msgpack := range []bool{false, true} {
-			e := encoder{msgpack: msgpack}
-			e.int(n)
-			v, err := decodeAny(msgpack, e.b)
-			if err != nil || v.kind != kindInt || v.int() != n {
-				t.Errorf("msgpack %v: %d encoded as % x decodes as %d, %v", msgpack, n, e.b, v.int(), err)
-			}
-		}
-	}
-}
-
-// Ints beyond 64 bits, which extensions may hold, stay what they are where the
-// encoding has them.
-func TestBigInts(t *testing.T) {
-	for _, tt := range []struct{ little, text string }{
-		{"00000000000000000001", "4722366482869645213696"},
-		{"ffffffffffffffff00", "18446744073709551615"},
-		{"000000000000000080ff", "-2361183241434822606848"},
-	} {
-		b := unhex(t, tt.little)
-		if got := decimal(b); got != tt.text {
-			t.Errorf("%s is %s, want %s", tt.little, got, tt.text)
-		}
-		var e encoder
-		e.big(b)
-		if v, err := decodeAny(false, e.b); err != nil || v.kind != kindBig || !reflect.DeepEqual(v.b, b) {
-			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
-		}
-		e = encoder{msgpack: true}
-		e.big(b)
-		if v, err := decodeAny(true, e.b); err != nil || v.kind != kindText && !reflect.DeepEqual(v.b, b) {
-			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
-		}
 	}
 }
 
@@ -309,7 +132,7 @@ func TestServerMessages(t *testing.T) {
 func TestPrefix(t *testing.T) {
 	b := "\x80\x03(K\x01\x89X\x08\x00\x00\x00undoInfoK\x00J\xec\xff\xff\xff}X\x09\x00\x00\x00user_name" +
 		"cZopeUndo.Prefix\nPrefix\n)\x81}X\x05\x00\x00\x00valueK\x04X\x04\x00\x00\x00/foo\x86sbs\x87t."
-	var d messageDecoder
+	d := messageDecoder{mayHold: mayHoldObjects}
 	var m message
 	if err := d.decode([]byte(b), &m); err != nil {
 		t.Fatal(err)
@@ -322,6 +145,20 @@ func TestPrefix(t *testing.T) {
 		meta := meta{TID: 1, User: []byte(tt.user)}
 		if got := meta.matches([]specItem{{spec[0], spec[1]}}); got != tt.want {
 			t.Errorf("user %q matches: %v, want %v", tt.user, got, tt.want)
+		}
+	}
+}
+
+// Objects are refused where the arguments of a method hold none.
+func TestObjectsWhereNoneBelong(t *testing.T) {
+	for name, frame := range map[string]string{
+		"ping":           "8003 28 4b01 89 58 04000000 70696e67 28 63 6275696c74696e730a7365740a 74 74 2e",
+		"unknown method": "8003 28 4b01 89 58 04000000 70696e68 28 63 6275696c74696e730a7365740a 74 74 2e",
+	} {
+		d := messageDecoder{mayHold: mayHoldObjects}
+		var m message
+		if err := d.decode(unhex(t, frame), &m); !errors.Is(err, errBadMessage) {
+			t.Errorf("%s: got %v, want a malformed message", name, err)
 		}
 	}
 }
@@ -343,57 +180,6 @@ func TestExtensionDict(t *testing.T) {
 		}
 	}
 }
-
-func fuzz(f *testing.F, msgpack bool, seeds []string) {
-	for _, s := range seeds {
-		f.Add(unhex(f, s))
-	}
-	d := messageDecoder{msgpack: msgpack}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var m message
-		if d.decode(b, &m) != nil || m.heartbeat {
-			return // refused
-		}
-		e := encoder{msgpack: msgpack}
-		budget := maxValues
-		if !msgpack {
-			e.b = append(e.b, 0x80, 3)
-		}
-		e.beginTuple(4)
-		e.id(&m.id)
-		e.bool(m.async)
-		e.bytes(m.name)
-		args := value{kind: kindTuple, items: m.args}
-		if e.value(&args, 0, &budget) != nil {
-			return // too complex to go on
-		}
-		e.endTuple(4)
-		if !msgpack {
-			// The mark of a tuple of four is needed, and an end.
-			e.b = append(e.b, '.')
-		}
-		again := messageDecoder{msgpack: msgpack}
-		var n message
-		if err := again.decode(e.b, &n); err != nil {
-			t.Fatalf("%x was taken, but %x not: %v", b, e.b, err)
-		}
-		if n.async != m.async || n.method != m.method || len(n.args) != len(m.args) || n.id.n != m.id.n || n.id.pair != m.id.pair {
-			t.Errorf("%x: %+v decodes again as %+v", b, m, n)
-		}
-		if m.method == methods["tpc_begin"] && len(m.args) > 3 {
-			if ext, err := d.extension(&m.args[3]); err == nil && len(ext) > 0 {
-				var p pickleDecoder
-				if v, err := p.decode(ext, false); err != nil || v.kind != kindDict {
-					t.Errorf("%x: extension %x decodes as %+v, %v", b, ext, v, err)
-				}
-			}
-		}
-	})
-}
-
-func FuzzMessagePickle(f *testing.F) { fuzz(f, false, clientPickles) }
-
-func FuzzMessageMsgpack(f *testing.F) { fuzz(f, true, clientMsgpacks) }
 
 // Whatever is stored as an extension, the answer that shows it can be decoded.
 func FuzzExtension(f *testing.F) {
