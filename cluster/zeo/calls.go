@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // method is a call that clients can make.
@@ -84,27 +85,27 @@ func named(table map[string]*method) map[string]*method {
 const registerLimit = 10 * time.Second
 
 func callRegister(c *conn, m *call) error {
-	name, ok := textOrBytes(&m.args[0])
+	name, ok := wire.TextOrBytes(&m.Args[0])
 	if !ok {
-		return c.failed(m, argError("storage: want a text"), nil)
+		return c.failed(m, wire.ArgError("storage: want a text"), nil)
 	}
-	readOnly, ok := m.args[1].truth()
+	readOnly, ok := m.Args[1].Truth()
 	if !ok {
-		return c.failed(m, argError("read_only: want a bool"), nil)
+		return c.failed(m, wire.ArgError("read_only: want a bool"), nil)
 	}
 	seq := c.srv.storages[string(name)]
 	if seq == nil {
-		return c.failed(m, textError("builtins.ValueError", "unknown storage: %s", text(&m.args[0])), nil)
+		return c.failed(m, textError("builtins.ValueError", "unknown storage: %s", wire.Text(&m.Args[0])), nil)
 	}
 	if !readOnly && (c.srv.cfg.ReadOnly || seq.feat.ReadOnly) {
 		return c.failed(m, readOnlyError(), nil)
 	}
-	if m.async {
-		return fmt.Errorf("%w: register without answer", errBadMessage)
+	if m.Async {
+		return fmt.Errorf("%w: register without answer", wire.ErrBadMessage)
 	}
 	c.readOnly = readOnly
-	c.frames.limit = c.srv.cfg.MaxFrame
-	c.frames.r.(*watchedReader).idle = c.srv.cfg.IdleTimeout
+	c.frames.Limit = c.srv.cfg.MaxFrame
+	c.frames.Source.(*watchedReader).idle = c.srv.cfg.IdleTimeout
 	c.plain = c.log().With("storage", seq.name)
 	c.setLog(c.plain)
 	// A client that comes from another server may know of commits that were not
@@ -115,7 +116,7 @@ func callRegister(c *conn, m *call) error {
 	if err != nil {
 		return fmt.Errorf("storage %s is out of service: %w", seq.name, err)
 	}
-	if !seq.register(c, &m.id) {
+	if !seq.register(c, &m.ID) {
 		return fmt.Errorf("storage %s is out of service", seq.name)
 	}
 	c.out.flush()
@@ -125,31 +126,31 @@ func callRegister(c *conn, m *call) error {
 }
 
 func callGetInfo(c *conn, m *call) error {
-	c.answer(m, func(e *encoder) {
+	c.answer(m, func(e *wire.Encoder) {
 		f := &c.seq.feat
 		objects, bytes := c.seq.st.Size()
-		e.beginDict(6)
-		e.text("length")
-		e.int(objects)
-		e.text("size")
-		e.int(bytes)
-		e.text("name")
-		e.text(f.Name)
-		e.text("supportsUndo")
-		e.bool(f.Undo)
-		e.text("supports_record_iternext")
-		e.bool(f.Objects)
-		e.text("interfaces")
+		e.BeginDict(6)
+		e.Text("length")
+		e.Int(objects)
+		e.Text("size")
+		e.Int(bytes)
+		e.Text("name")
+		e.Text(f.Name)
+		e.Text("supportsUndo")
+		e.Bool(f.Undo)
+		e.Text("supports_record_iternext")
+		e.Bool(f.Objects)
+		e.Text("interfaces")
 		ifaces := f.interfaces()
-		e.beginTuple(len(ifaces))
+		e.BeginTuple(len(ifaces))
 		for _, i := range ifaces {
-			e.beginTuple(2)
-			e.text(i[0])
-			e.text(i[1])
-			e.endTuple(2)
+			e.BeginTuple(2)
+			e.Text(i[0])
+			e.Text(i[1])
+			e.EndTuple(2)
 		}
-		e.endTuple(len(ifaces))
-		e.endDict(6)
+		e.EndTuple(len(ifaces))
+		e.EndDict(6)
 	})
 	return nil
 }
@@ -177,13 +178,13 @@ func (f *Features) interfaces() [][2]string {
 }
 
 func callLastTransaction(c *conn, m *call) error {
-	if m.async {
+	if m.Async {
 		return nil
 	}
-	c.seq.inOrder(c, func(e *encoder, last tid.TID) {
-		at := e.beginReply(&m.id, flagResult)
-		e.tid(last)
-		e.endMessage(at)
+	c.seq.inOrder(c, func(e *wire.Encoder, last tid.TID) {
+		at := e.BeginReply(&m.ID, wire.FlagResult)
+		e.TID(last)
+		e.EndMessage(at)
 	})
 	c.out.flush()
 	return nil
@@ -192,15 +193,15 @@ func callLastTransaction(c *conn, m *call) error {
 // callPing is a barrier: what was committed before, by whomever, is announced
 // before its answer.
 func callPing(c *conn, m *call) error {
-	id, async := m.id, m.async
-	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
+	id, async := m.ID, m.Async
+	return c.background(m, nil, func(ctx context.Context) (func(*wire.Encoder), error) {
 		if err := c.seq.st.Sync(ctx); err != nil || async {
 			return nil, err
 		}
-		c.seq.inOrder(c, func(e *encoder, _ tid.TID) {
-			at := e.beginReply(&id, flagResult)
-			e.null()
-			e.endMessage(at)
+		c.seq.inOrder(c, func(e *wire.Encoder, _ tid.TID) {
+			at := e.BeginReply(&id, wire.FlagResult)
+			e.Null()
+			e.EndMessage(at)
 		})
 		c.out.flush()
 		return nil, nil
@@ -208,15 +209,15 @@ func callPing(c *conn, m *call) error {
 }
 
 func callGetInvalidations(c *conn, m *call) error {
-	t, err := m.args[0].asTID("tid")
+	t, err := m.Args[0].AsTID("tid")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	if m.async {
+	if m.Async {
 		return nil
 	}
-	id := m.id
-	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
+	id := m.ID
+	return c.background(m, nil, func(ctx context.Context) (func(*wire.Encoder), error) {
 		err := c.seq.since(ctx, c, &id, t)
 		c.out.flush()
 		return nil, err
@@ -224,67 +225,67 @@ func callGetInvalidations(c *conn, m *call) error {
 }
 
 func callLoadBefore(c *conn, m *call) error {
-	oid, err := m.args[0].asOID()
+	oid, err := m.Args[0].AsOID()
 	if err != nil {
-		return c.failed(m, keyError(m.args[0].b), nil)
+		return c.failed(m, keyError(m.Args[0].B), nil)
 	}
-	before, err := m.args[1].asTID("tid")
+	before, err := m.Args[1].AsTID("tid")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	if m.async {
+	if m.Async {
 		return nil
 	}
-	return c.startLoad(load{m.id, oid, before})
+	return c.startLoad(load{m.ID, oid, before})
 }
 
 func callLoadSerial(c *conn, m *call) error {
-	oid, err := m.args[0].asOID()
+	oid, err := m.Args[0].AsOID()
 	if err != nil {
-		return c.failed(m, keyError(m.args[0].b), nil)
+		return c.failed(m, keyError(m.Args[0].B), nil)
 	}
-	serial, err := m.args[1].asTID("serial")
+	serial, err := m.Args[1].AsTID("serial")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
 	c.seq.stats.loads.Add(1)
-	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*encoder), error) {
+	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*wire.Encoder), error) {
 		r, err := c.seq.st.LoadAt(ctx, oid, serial)
-		return func(e *encoder) { e.bytes(r.Data) }, err
+		return func(e *wire.Encoder) { e.Bytes(r.Data) }, err
 	})
 }
 
 func callGetTid(c *conn, m *call) error {
-	oid, err := m.args[0].asOID()
+	oid, err := m.Args[0].AsOID()
 	if err != nil {
-		return c.failed(m, keyError(m.args[0].b), nil)
+		return c.failed(m, keyError(m.Args[0].B), nil)
 	}
-	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*encoder), error) {
+	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*wire.Encoder), error) {
 		r, err := c.seq.st.LoadBefore(ctx, oid, tid.Max)
-		return func(e *encoder) { e.tid(r.Serial) }, err
+		return func(e *wire.Encoder) { e.TID(r.Serial) }, err
 	})
 }
 
 func callHistory(c *conn, m *call) error {
-	oid, err := m.args[0].asOID()
+	oid, err := m.Args[0].AsOID()
 	if err != nil {
-		return c.failed(m, keyError(m.args[0].b), nil)
+		return c.failed(m, keyError(m.Args[0].B), nil)
 	}
 	size := int64(1)
-	if len(m.args) > 1 {
-		if size, err = m.args[1].asInt("size"); err != nil {
+	if len(m.Args) > 1 {
+		if size, err = m.Args[1].AsInt("size"); err != nil {
 			return c.failed(m, err, nil)
 		}
 	}
-	size = min(max(size, 0), maxValues)
-	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*encoder), error) {
+	size = min(max(size, 0), wire.MaxValues)
+	return c.background(m, oid.Bytes(), func(ctx context.Context) (func(*wire.Encoder), error) {
 		revisions, err := c.seq.st.Revisions(ctx, oid, int(size))
-		return func(e *encoder) {
-			e.beginList(len(revisions))
+		return func(e *wire.Encoder) {
+			e.BeginList(len(revisions))
 			for i := range revisions {
 				encodeMeta(e, (*meta)(&revisions[i]), metaHistory)
 			}
-			e.endList(len(revisions))
+			e.EndList(len(revisions))
 		}, err
 	})
 }
@@ -293,9 +294,9 @@ const mostOIDs = 100
 
 func callNewOIDs(c *conn, m *call) error {
 	n := int64(mostOIDs)
-	if len(m.args) > 0 {
+	if len(m.Args) > 0 {
 		var err error
-		if n, err = m.args[0].asInt("n"); err != nil {
+		if n, err = m.Args[0].AsInt("n"); err != nil {
 			return c.failed(m, err, nil)
 		}
 	}
@@ -303,18 +304,18 @@ func callNewOIDs(c *conn, m *call) error {
 		return c.failed(m, readOnlyError(), nil)
 	}
 	n = min(max(n, 1), mostOIDs)
-	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
+	return c.background(m, nil, func(ctx context.Context) (func(*wire.Encoder), error) {
 		oids, err := c.seq.st.NewOIDs(ctx, int(n))
-		return func(e *encoder) { e.oids(oids) }, err
+		return func(e *wire.Encoder) { e.OIDs(oids) }, err
 	})
 }
 
 func callRecordIternext(c *conn, m *call) error {
 	var from tid.OID
 	var given []byte
-	if len(m.args) > 0 && m.args[0].kind != kindNil {
+	if len(m.Args) > 0 && m.Args[0].Kind != wire.KindNil {
 		var err error
-		if from, err = m.args[0].asOID(); err != nil {
+		if from, err = m.Args[0].AsOID(); err != nil {
 			return c.failed(m, err, nil)
 		}
 		given = from.Bytes()
@@ -325,7 +326,7 @@ func callRecordIternext(c *conn, m *call) error {
 	if given == nil {
 		given = from.Bytes()
 	}
-	return c.background(m, given, func(ctx context.Context) (func(*encoder), error) {
+	return c.background(m, given, func(ctx context.Context) (func(*wire.Encoder), error) {
 		oid, r, err := c.seq.st.NextObject(ctx, from)
 		if err != nil {
 			return nil, err
@@ -341,17 +342,17 @@ func callRecordIternext(c *conn, m *call) error {
 				return nil, err
 			}
 		}
-		return func(e *encoder) {
-			e.beginTuple(4)
-			e.oid(oid)
-			e.tid(r.Serial)
-			e.bytes(r.Data)
+		return func(e *wire.Encoder) {
+			e.BeginTuple(4)
+			e.OID(oid)
+			e.TID(r.Serial)
+			e.Bytes(r.Data)
 			if more {
-				e.oid(next)
+				e.OID(next)
 			} else {
-				e.null()
+				e.Null()
 			}
-			e.endTuple(4)
+			e.EndTuple(4)
 		}, nil
 	})
 }
@@ -360,12 +361,12 @@ func callUndoLog(c *conn, m *call) error { return undoLog(c, m, nil) }
 
 func callUndoInfo(c *conn, m *call) error {
 	var spec []specItem
-	if len(m.args) > 2 && m.args[2].kind != kindNil {
-		if m.args[2].kind != kindDict {
-			return c.failed(m, argError("specification: want a dict"), nil)
+	if len(m.Args) > 2 && m.Args[2].Kind != wire.KindNil {
+		if m.Args[2].Kind != wire.KindDict {
+			return c.failed(m, wire.ArgError("specification: want a dict"), nil)
 		}
 		var err error
-		if spec, err = cloneSpec(m.args[2].box.items); err != nil {
+		if spec, err = cloneSpec(m.Args[2].Box.Items); err != nil {
 			return c.failed(m, err, nil)
 		}
 	}
@@ -373,9 +374,9 @@ func callUndoInfo(c *conn, m *call) error {
 }
 
 // cloneSpec copies keys and values in turn out of their message.
-func cloneSpec(items []value) ([]specItem, error) {
+func cloneSpec(items []wire.Value) ([]specItem, error) {
 	var spec []specItem
-	budget := maxValues
+	budget := wire.MaxValues
 	for i := 0; i+1 < len(items); i += 2 {
 		k, err := clone(&items[i], 0, &budget)
 		if err != nil {
@@ -391,11 +392,11 @@ func cloneSpec(items []value) ([]specItem, error) {
 }
 
 func undoLog(c *conn, m *call, spec []specItem) error {
-	first, err := m.args[0].asInt("first")
+	first, err := m.Args[0].AsInt("first")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	last, err := m.args[1].asInt("last")
+	last, err := m.Args[1].AsInt("last")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
@@ -406,50 +407,50 @@ func undoLog(c *conn, m *call, spec []specItem) error {
 	}
 	last = min(last, 2*most)
 	if !c.seq.feat.Undo {
-		c.answer(m, func(e *encoder) {
-			e.beginTuple(0)
-			e.endTuple(0)
+		c.answer(m, func(e *wire.Encoder) {
+			e.BeginTuple(0)
+			e.EndTuple(0)
 		})
 		return nil
 	}
-	return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
+	return c.background(m, nil, func(ctx context.Context) (func(*wire.Encoder), error) {
 		accept := func(*txn.Info) bool { return true }
 		if len(spec) > 0 {
 			accept = func(t *txn.Info) bool { return (*meta)(t).matches(spec) }
 		}
 		log, err := c.seq.st.UndoLog(ctx, int(first), int(max(first, last)), accept)
-		return func(e *encoder) {
-			e.beginList(len(log))
+		return func(e *wire.Encoder) {
+			e.BeginList(len(log))
 			for i := range log {
 				encodeMeta(e, (*meta)(&log[i]), metaUndo)
 			}
-			e.endList(len(log))
+			e.EndList(len(log))
 		}, err
 	})
 }
 
 func callPack(c *conn, m *call) error {
 	var at time.Time
-	switch v := &m.args[0]; v.kind {
-	case kindFloat:
-		whole, part := math.Modf(v.float())
-		if math.IsNaN(v.float()) || math.Abs(whole) > 1<<40 {
-			return c.failed(m, argError("time: not a moment"), nil)
+	switch v := &m.Args[0]; v.Kind {
+	case wire.KindFloat:
+		whole, part := math.Modf(v.Float())
+		if math.IsNaN(v.Float()) || math.Abs(whole) > 1<<40 {
+			return c.failed(m, wire.ArgError("time: not a moment"), nil)
 		}
 		at = time.Unix(int64(whole), int64(part*1e9))
-	case kindInt:
-		if v.int() < 0 || v.int() > 1<<40 {
-			return c.failed(m, argError("time: not a moment"), nil)
+	case wire.KindInt:
+		if v.Int() < 0 || v.Int() > 1<<40 {
+			return c.failed(m, wire.ArgError("time: not a moment"), nil)
 		}
-		at = time.Unix(v.int(), 0)
+		at = time.Unix(v.Int(), 0)
 	default:
-		return c.failed(m, argError("time: want a float"), nil)
+		return c.failed(m, wire.ArgError("time: want a float"), nil)
 	}
 	wait := true
-	if len(m.args) > 1 {
+	if len(m.Args) > 1 {
 		var ok bool
-		if wait, ok = m.args[1].truth(); !ok {
-			return c.failed(m, argError("wait: want a bool"), nil)
+		if wait, ok = m.Args[1].Truth(); !ok {
+			return c.failed(m, wire.ArgError("wait: want a bool"), nil)
 		}
 	}
 	pack := func(ctx context.Context) error {
@@ -462,8 +463,8 @@ func callPack(c *conn, m *call) error {
 		return nil
 	}
 	if wait {
-		return c.background(m, nil, func(ctx context.Context) (func(*encoder), error) {
-			return (*encoder).null, pack(ctx)
+		return c.background(m, nil, func(ctx context.Context) (func(*wire.Encoder), error) {
+			return (*wire.Encoder).Null, pack(ctx)
 		})
 	}
 	c.srv.wg.Go(func() { // goes on without the client
@@ -471,35 +472,35 @@ func callPack(c *conn, m *call) error {
 			c.log().Error("pack", "err", err)
 		}
 	})
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 func callBegin(c *conn, m *call) error {
-	id, err := m.args[0].asInt("id")
+	id, err := m.Args[0].AsInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
 	b := Begin{Status: txn.Committed}
-	if b.User, err = m.args[1].asBytes("user"); err != nil {
+	if b.User, err = m.Args[1].AsBytes("user"); err != nil {
 		return c.failed(m, err, nil)
 	}
-	if b.Description, err = m.args[2].asBytes("description"); err != nil {
+	if b.Description, err = m.Args[2].AsBytes("description"); err != nil {
 		return c.failed(m, err, nil)
 	}
 	b.User, b.Description = append([]byte{}, b.User...), append([]byte{}, b.Description...)
-	if b.Extension, err = c.dec.extension(&m.args[3]); err != nil {
+	if b.Extension, err = c.dec.Extension(&m.Args[3]); err != nil {
 		return c.failed(m, err, nil)
 	}
-	if len(m.args) > 4 {
-		if b.TID, err = m.args[4].asBase("tid"); err != nil {
+	if len(m.Args) > 4 {
+		if b.TID, err = m.Args[4].AsBase("tid"); err != nil {
 			return c.failed(m, err, nil)
 		}
 	}
-	if len(m.args) > 5 && m.args[5].kind != kindNil {
-		status, ok := textOrBytes(&m.args[5])
+	if len(m.Args) > 5 && m.Args[5].Kind != wire.KindNil {
+		status, ok := wire.TextOrBytes(&m.Args[5])
 		if !ok || len(status) != 1 {
-			return c.failed(m, argError("status: want one character"), nil)
+			return c.failed(m, wire.ArgError("status: want one character"), nil)
 		}
 		b.Status = status[0]
 	}
@@ -511,13 +512,13 @@ func callBegin(c *conn, m *call) error {
 	if err := c.tx.begin(id, b, refuse); err != nil {
 		return c.failed(m, err, nil)
 	}
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 // enqueue adds an operation to the open transaction; its id is the last argument.
 func (c *conn) enqueue(m *call, o op, data []byte) error {
-	id, err := m.args[len(m.args)-1].asInt("id")
+	id, err := m.Args[len(m.Args)-1].AsInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
@@ -529,21 +530,21 @@ func (c *conn) enqueue(m *call, o op, data []byte) error {
 		c.seq.stats.stores.Add(1)
 	}
 	if t.refuse == nil {
-		t.refuse = t.queue.add(o, data, c.frames.owned)
+		t.refuse = t.queue.add(o, data, c.frames.Owned)
 	}
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 // target reads the first two arguments of a write: an object and its revision.
 func target(m *call, o *op) (err error) {
-	if o.oid, err = m.args[0].asOID(); err != nil {
+	if o.oid, err = m.Args[0].AsOID(); err != nil {
 		return err
 	}
 	if o.oid > tid.MaxOID {
 		return textError("builtins.ValueError", "object id %v is out of range", o.oid)
 	}
-	o.serial, err = m.args[1].asBase("serial")
+	o.serial, err = m.Args[1].AsBase("serial")
 	return err
 }
 
@@ -552,7 +553,7 @@ func callStore(c *conn, m *call) error {
 	if err := target(m, &o); err != nil {
 		return c.failed(m, err, nil)
 	}
-	data, err := m.args[2].asBytes("data")
+	data, err := m.Args[2].AsBytes("data")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
@@ -582,13 +583,13 @@ func callRestore(c *conn, m *call) error {
 	}
 	var data []byte
 	var err error
-	if m.args[2].kind == kindNil {
+	if m.Args[2].Kind == wire.KindNil {
 		o.absent = true
-	} else if data, err = m.args[2].asBytes("data"); err != nil {
+	} else if data, err = m.Args[2].AsBytes("data"); err != nil {
 		return c.failed(m, err, nil)
 	}
-	if p := &m.args[3]; len(p.b) != 0 {
-		if o.prev, err = p.asTID("prev_txn"); err != nil {
+	if p := &m.Args[3]; len(p.B) != 0 {
+		if o.prev, err = p.AsTID("prev_txn"); err != nil {
 			return c.failed(m, err, nil)
 		}
 	}
@@ -596,7 +597,7 @@ func callRestore(c *conn, m *call) error {
 }
 
 func callUndo(c *conn, m *call) error {
-	id, err := m.args[0].asBytes("transaction")
+	id, err := m.Args[0].AsBytes("transaction")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
@@ -609,9 +610,9 @@ func callUndo(c *conn, m *call) error {
 }
 
 func callVote(c *conn, m *call) error {
-	id, err := m.args[0].asInt("id")
+	id, err := m.Args[0].AsInt("id")
 	if err == nil {
-		err = c.tx.vote(id, m.id, m.async)
+		err = c.tx.vote(id, m.ID, m.Async)
 	}
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -620,9 +621,9 @@ func callVote(c *conn, m *call) error {
 }
 
 func callFinish(c *conn, m *call) error {
-	id, err := m.args[0].asInt("id")
+	id, err := m.Args[0].AsInt("id")
 	if err == nil {
-		err = c.tx.finish(id, m.id, m.async)
+		err = c.tx.finish(id, m.ID, m.Async)
 	}
 	if err != nil {
 		return c.failed(m, err, nil)
@@ -631,12 +632,12 @@ func callFinish(c *conn, m *call) error {
 }
 
 func callAbort(c *conn, m *call) error {
-	id, err := m.args[0].asInt("id")
+	id, err := m.Args[0].AsInt("id")
 	if err == nil {
-		msg, async := m.id, m.async
+		msg, async := m.ID, m.Async
 		err = c.tx.abort(id, func() {
 			if !async {
-				c.send(&msg, (*encoder).null)
+				c.send(&msg, (*wire.Encoder).Null)
 			}
 		})
 	}
@@ -650,21 +651,21 @@ func callAbort(c *conn, m *call) error {
 
 func callBlobStart(c *conn, m *call) error {
 	c.blob = true
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 func callBlobChunk(c *conn, m *call) error {
 	if !c.blob {
-		return c.failed(m, fmt.Errorf("%w: blob chunk without start", errBadMessage), nil)
+		return c.failed(m, fmt.Errorf("%w: blob chunk without start", wire.ErrBadMessage), nil)
 	}
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 func callBlobEnd(c *conn, m *call) error {
 	if !c.blob {
-		return c.failed(m, fmt.Errorf("%w: blob end without start", errBadMessage), nil)
+		return c.failed(m, fmt.Errorf("%w: blob end without start", wire.ErrBadMessage), nil)
 	}
 	c.blob = false
 	return refuseBlob(c, m)
@@ -673,7 +674,7 @@ func callBlobEnd(c *conn, m *call) error {
 func callBlobShared(c *conn, m *call) error { return refuseBlob(c, m) }
 
 func refuseBlob(c *conn, m *call) error {
-	id, err := m.args[len(m.args)-1].asInt("id")
+	id, err := m.Args[len(m.Args)-1].AsInt("id")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
@@ -682,45 +683,45 @@ func refuseBlob(c *conn, m *call) error {
 		return c.failed(m, err, nil)
 	}
 	t.refuse = fmt.Errorf("blobs: %w", ErrUnsupported)
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 
 func callSendBlob(c *conn, m *call) error {
-	oid, err := m.args[0].asOID()
+	oid, err := m.Args[0].AsOID()
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	serial, err := m.args[1].asTID("serial")
+	serial, err := m.Args[1].AsTID("serial")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	return c.failed(m, &remoteError{quiet: true, class: "ZODB.POSException.POSKeyError", data: func(e *encoder) {
-		e.beginTuple(3)
-		e.text("No blob file")
-		e.oid(oid)
-		e.tid(serial)
-		e.endTuple(3)
+	return c.failed(m, &remoteError{quiet: true, class: "ZODB.POSException.POSKeyError", data: func(e *wire.Encoder) {
+		e.BeginTuple(3)
+		e.Text("No blob file")
+		e.OID(oid)
+		e.TID(serial)
+		e.EndTuple(3)
 	}}, nil)
 }
 
 func callServerStatus(c *conn, m *call) error {
 	r := c.seq.status()
-	c.answer(m, func(e *encoder) { encodeStatus(e, &r) })
+	c.answer(m, func(e *wire.Encoder) { encodeStatus(e, &r) })
 	return nil
 }
 
 func callSetClientLabel(c *conn, m *call) error {
-	label, ok := textOrBytes(&m.args[0])
+	label, ok := wire.TextOrBytes(&m.Args[0])
 	if !ok {
-		return c.failed(m, argError("label: want a text"), nil)
+		return c.failed(m, wire.ArgError("label: want a text"), nil)
 	}
 	const most = 200
 	s := string(label[:min(len(label), most)])
 	named := c.plain.With("label", s) // instead of another label
 	named.Info("client is named")
 	c.setLog(named)
-	c.answer(m, (*encoder).null)
+	c.answer(m, (*wire.Encoder).Null)
 	return nil
 }
 

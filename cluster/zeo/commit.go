@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // phase is how far a transaction is.
@@ -137,7 +138,7 @@ func (s *txnState) queueing(id int64) (*transaction, error) {
 }
 
 // vote lets a goroutine carry out what is queued.
-func (s *txnState) vote(id int64, msg msgID, async bool) error {
+func (s *txnState) vote(id int64, msg wire.MsgID, async bool) error {
 	if s.c.readOnly {
 		return readOnlyError()
 	}
@@ -170,7 +171,7 @@ const maxAsync = 256 << 10
 
 // voteAsync carries out the queue and votes on what was begun ahead, if nothing
 // stands in the way. It reports false if that is not so.
-func (s *txnState) voteAsync(t *transaction, msg msgID, async bool) bool {
+func (s *txnState) voteAsync(t *transaction, msg wire.MsgID, async bool) bool {
 	ahead := s.takeAhead(t, false)
 	if ahead == nil {
 		return false
@@ -199,7 +200,7 @@ func (s *txnState) voteAsync(t *transaction, msg msgID, async bool) bool {
 
 // voteOn carries out the queue and votes, and waits only for room. The transaction
 // counts as a goroutine of the connection until it is voted.
-func (s *txnState) voteOn(t *transaction, st AsyncTxn, msg msgID, async bool) {
+func (s *txnState) voteOn(t *transaction, st AsyncTxn, msg wire.MsgID, async bool) {
 	t.collapse()
 	t.st = st
 	s.c.seq.stats.lock(t)
@@ -239,7 +240,7 @@ func (s *txnState) voteOn(t *transaction, st AsyncTxn, msg msgID, async bool) {
 
 // votedAsync tells the client that its transaction is voted. It does not wait, and
 // reports false if the client does not want to know any more.
-func (s *txnState) votedAsync(t *transaction, msg *msgID, async bool) bool {
+func (s *txnState) votedAsync(t *transaction, msg *wire.MsgID, async bool) bool {
 	s.mu.Lock()
 	gone := t.aborted
 	if !gone {
@@ -251,23 +252,23 @@ func (s *txnState) votedAsync(t *transaction, msg *msgID, async bool) bool {
 	}
 	if !async {
 		e := s.c.out.lock()
-		at := e.beginReply(msg, flagResult)
-		e.beginList(0)
-		e.endList(0)
-		e.endMessage(at)
+		at := e.BeginReply(msg, wire.FlagResult)
+		e.BeginList(0)
+		e.EndList(0)
+		e.EndMessage(at)
 		s.c.out.unlock()
 		s.c.out.send()
 	}
 	return true
 }
 
-func (s *txnState) runVote(t *transaction, msg msgID, async bool) {
+func (s *txnState) runVote(t *transaction, msg wire.MsgID, async bool) {
 	changed, err := t.vote(s)
 	s.endVote(t, msg, async, changed, err)
 }
 
 // endVote passes the transaction back to the reader, or ends it, and answers.
-func (s *txnState) endVote(t *transaction, msg msgID, async bool, changed []tid.OID, err error) {
+func (s *txnState) endVote(t *transaction, msg wire.MsgID, async bool, changed []tid.OID, err error) {
 	c := s.c
 	if err == nil && len(t.conflicts) > 0 {
 		if t.unresolved++; t.unresolved == mostVotes {
@@ -324,7 +325,7 @@ func isConflict(err error) bool {
 
 // sendVote answers a vote: with the conflicts, or with the objects whose data are
 // not what the client believes.
-func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
+func (s *txnState) sendVote(t *transaction, msg *wire.MsgID, changed []tid.OID) {
 	conflicts := make([]*txn.ConflictError, 0, len(t.conflicts))
 	for _, c := range t.conflicts {
 		conflicts = append(conflicts, c)
@@ -348,25 +349,25 @@ func (s *txnState) sendVote(t *transaction, msg *msgID, changed []tid.OID) {
 	if len(conflicts) > 0 {
 		changed = nil // reported by the vote that succeeds
 	}
-	s.c.send(msg, func(e *encoder) {
-		e.beginList(len(conflicts) + len(changed))
+	s.c.send(msg, func(e *wire.Encoder) {
+		e.BeginList(len(conflicts) + len(changed))
 		for i, c := range conflicts {
-			e.beginDict(3)
-			e.text("oid")
-			e.oid(c.OID)
-			e.text("serials")
-			e.beginTuple(2)
-			e.tid(c.Committed)
-			e.tid(c.Base)
-			e.endTuple(2)
-			e.text("data")
-			e.bytes(data[i])
-			e.endDict(3)
+			e.BeginDict(3)
+			e.Text("oid")
+			e.OID(c.OID)
+			e.Text("serials")
+			e.BeginTuple(2)
+			e.TID(c.Committed)
+			e.TID(c.Base)
+			e.EndTuple(2)
+			e.Text("data")
+			e.Bytes(data[i])
+			e.EndDict(3)
 		}
 		for _, o := range changed {
-			e.oid(o)
+			e.OID(o)
 		}
-		e.endList(len(conflicts) + len(changed))
+		e.EndList(len(conflicts) + len(changed))
 	})
 }
 
@@ -671,7 +672,7 @@ func (s *txnState) disconnected() {
 }
 
 // finish commits what was voted.
-func (s *txnState) finish(id int64, msg msgID, async bool) error {
+func (s *txnState) finish(id int64, msg wire.MsgID, async bool) error {
 	t, err := s.finishing(id)
 	if err == nil {
 		s.runFinish(t, &msg, async)
@@ -700,14 +701,14 @@ func (s *txnState) finishing(id int64) (*transaction, error) {
 }
 
 // runFinish commits, in a goroutine unless the storage can go on by itself.
-func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
+func (s *txnState) runFinish(t *transaction, msg *wire.MsgID, async bool) {
 	c := s.c
 	oids := slices.Clone(t.undone)
 	for oid := range t.last {
 		oids = append(oids, oid)
 	}
 	var final tid.TID
-	answer := func(e *encoder) {
+	answer := func(e *wire.Encoder) {
 		s.mu.Lock()
 		s.open = nil // before the client can know
 		s.mu.Unlock()
@@ -716,9 +717,9 @@ func (s *txnState) runFinish(t *transaction, msg *msgID, async bool) {
 		if async {
 			return
 		}
-		at := e.beginReply(msg, flagResult)
-		e.tid(final)
-		e.endMessage(at)
+		at := e.BeginReply(msg, wire.FlagResult)
+		e.TID(final)
+		e.EndMessage(at)
 	}
 	told := false
 	committed := func(at tid.TID) {

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // conn is one connection of a client. One goroutine reads and carries out what
@@ -32,8 +33,8 @@ type conn struct {
 	msgpack  bool
 	seq      *sequencer // nil before register
 	readOnly bool
-	frames   *frameReader
-	dec      messageDecoder
+	frames   *wire.FrameReader
+	dec      wire.MessageDecoder
 	unsent   bool // answers to loads wait for those to the frames that have come
 
 	loads   chan load // to idle workers
@@ -57,14 +58,14 @@ const (
 
 // load is a loadBefore to be answered.
 type load struct {
-	id     msgID
+	id     wire.MsgID
 	oid    tid.OID
 	before tid.TID
 }
 
 // call is one call of a client. An unknown method is nil.
 type call struct {
-	message
+	wire.Message
 	method *method
 }
 
@@ -85,7 +86,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	c.out = newOutput(nc, srv.cfg.OutputLimit, func() {
 		c.log().Warn("client does not read: dropped", "waiting", srv.cfg.OutputLimit)
 	})
-	c.frames = newFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
+	c.frames = wire.NewFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
 	c.tx.init(c)
 	c.iters.init(ctx, srv.iterations)
 	return c
@@ -157,28 +158,28 @@ func (c *conn) talk() error {
 		}
 	}
 	if err := c.hello(); err != nil {
-		if c.frames.speaksTLS() {
+		if c.frames.SpeaksTLS() {
 			return &refusedError{fmt.Errorf("the client speaks TLS, this server does not: %w", err)}
 		}
 		return err
 	}
 	var m call
 	for {
-		if c.unsent && !c.frames.ready() { // what followed needs no answer
+		if c.unsent && !c.frames.Ready() { // what followed needs no answer
 			c.unsent = false
 			c.out.flush()
 		}
-		frame, err := c.frames.next()
+		frame, err := c.frames.Next()
 		if err != nil {
 			return err
 		}
-		if err := c.dec.decode(frame, &m.message); err != nil {
+		if err := c.dec.Decode(frame, &m.Message); err != nil {
 			return err
 		}
-		if m.heartbeat {
+		if m.Heartbeat {
 			continue
 		}
-		m.method = methods[string(m.name)]
+		m.method = methods[string(m.Name)]
 		if err := c.dispatch(&m); err != nil {
 			return err
 		}
@@ -189,17 +190,17 @@ const version = "5"
 
 func (c *conn) hello() error {
 	e := c.out.lock()
-	at := e.beginFrame()
+	at := e.BeginFrame()
 	if c.srv.cfg.Msgpack {
-		e.b = append(e.b, 'M', version[0])
+		e.B = append(e.B, 'M', version[0])
 	} else {
-		e.b = append(e.b, 'Z', version[0])
+		e.B = append(e.B, 'Z', version[0])
 	}
-	e.endFrame(at)
+	e.EndFrame(at)
 	c.out.unlock()
 	c.out.flush()
 
-	frame, err := c.frames.next()
+	frame, err := c.frames.Next()
 	if err != nil {
 		return err
 	}
@@ -207,21 +208,21 @@ func (c *conn) hello() error {
 	case "ruok":
 		status := c.srv.statusJSON()
 		e := c.out.lock()
-		at := e.beginFrame()
-		e.b = append(e.b, status...)
-		e.endFrame(at)
+		at := e.BeginFrame()
+		e.B = append(e.B, status...)
+		e.EndFrame(at)
 		c.out.unlock()
 		return errClose
 	case "M" + version:
 		c.msgpack = true
 	case "Z" + version:
 	default:
-		return fmt.Errorf("%w: protocol %.20q", errBadMessage, frame)
+		return fmt.Errorf("%w: protocol %.20q", wire.ErrBadMessage, frame)
 	}
-	c.dec.msgpack = c.msgpack
-	c.dec.mayHold = mayHoldObjects
+	c.dec.Msgpack = c.msgpack
+	c.dec.MayHold = mayHoldObjects
 	e = c.out.lock()
-	e.msgpack = c.msgpack
+	e.Msgpack = c.msgpack
 	c.out.unlock()
 	return nil
 }
@@ -231,12 +232,12 @@ func (c *conn) dispatch(m *call) error {
 	meth := m.method
 	switch {
 	case meth == nil:
-		return fmt.Errorf("%w: unknown method %.40q", errBadMessage, m.name)
+		return fmt.Errorf("%w: unknown method %.40q", wire.ErrBadMessage, m.Name)
 	case meth.first != (c.seq == nil):
-		return fmt.Errorf("%w: %s out of place", errBadMessage, meth.name)
+		return fmt.Errorf("%w: %s out of place", wire.ErrBadMessage, meth.name)
 	}
-	if len(m.args) < meth.least || len(m.args) > meth.most {
-		return c.failed(m, argError(fmt.Sprintf("%s takes %d to %d arguments, %d given", meth.name, meth.least, meth.most, len(m.args))), nil)
+	if len(m.Args) < meth.least || len(m.Args) > meth.most {
+		return c.failed(m, wire.ArgError(fmt.Sprintf("%s takes %d to %d arguments, %d given", meth.name, meth.least, meth.most, len(m.Args))), nil)
 	}
 	return meth.call(c, m)
 }
@@ -244,10 +245,10 @@ func (c *conn) dispatch(m *call) error {
 // failed answers a call with an error. Where no client waits for an answer, the only
 // way to tell is to close.
 func (c *conn) failed(m *call, err error, oid []byte) error {
-	if m.async {
+	if m.Async {
 		return fmt.Errorf("%s: %w", m.method.name, describe(err))
 	}
-	c.sendError(&m.id, m.method.name, err, oid)
+	c.sendError(&m.ID, m.method.name, err, oid)
 	return nil
 }
 
@@ -265,7 +266,7 @@ func (c *conn) cancelled(err error) bool {
 	return errors.Is(err, context.Canceled) || c.ctx.Err() != nil
 }
 
-func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
+func (c *conn) sendError(id *wire.MsgID, name string, err error, oid []byte) {
 	if c.cancelled(err) {
 		c.out.close()
 		return
@@ -286,21 +287,21 @@ func (c *conn) sendError(id *msgID, name string, err error, oid []byte) {
 }
 
 // answer appends the result of a call and sends it.
-func (c *conn) answer(m *call, result func(*encoder)) {
-	if m.async {
+func (c *conn) answer(m *call, result func(*wire.Encoder)) {
+	if m.Async {
 		return
 	}
-	c.send(&m.id, result)
+	c.send(&m.ID, result)
 }
 
-func (c *conn) send(id *msgID, result func(*encoder)) {
+func (c *conn) send(id *wire.MsgID, result func(*wire.Encoder)) {
 	c.lockReply(id, result)
 	c.out.unlock()
 	c.out.flush()
 }
 
 // sendAsked is send after there was room for an answer.
-func (c *conn) sendAsked(id *msgID, result func(*encoder)) {
+func (c *conn) sendAsked(id *wire.MsgID, result func(*wire.Encoder)) {
 	at := c.lockReply(id, result)
 	c.out.unlockAsked(at)
 	c.out.flush()
@@ -308,24 +309,24 @@ func (c *conn) sendAsked(id *msgID, result func(*encoder)) {
 
 // lockReply locks the output, appends the result of a call, and returns where that
 // begins.
-func (c *conn) lockReply(id *msgID, result func(*encoder)) int {
+func (c *conn) lockReply(id *wire.MsgID, result func(*wire.Encoder)) int {
 	e := c.out.lock()
-	at := e.beginReply(id, flagResult)
+	at := e.BeginReply(id, wire.FlagResult)
 	result(e)
-	e.endMessage(at)
+	e.EndMessage(at)
 	return at
 }
 
 // background runs a call that may wait, once there is a place for it. What it
 // needs of the message must have been taken from it. It returns the result as a
 // function that appends it.
-func (c *conn) background(m *call, oid []byte, call func(ctx context.Context) (func(*encoder), error)) error {
+func (c *conn) background(m *call, oid []byte, call func(ctx context.Context) (func(*wire.Encoder), error)) error {
 	select {
 	case c.slow <- struct{}{}:
 	case <-c.ctx.Done():
 		return c.ctx.Err()
 	}
-	id, name, async := m.id, m.method.name, m.async
+	id, name, async := m.ID, m.method.name, m.Async
 	c.wg.Go(func() {
 		defer func() { <-c.slow }()
 		if !c.out.waitRoom() {
@@ -359,7 +360,7 @@ func (c *conn) startLoad(l load) error {
 		} else {
 			here = c.loadCached(&l)
 		}
-		if !here || !c.frames.ready() || c.out.pending() > bufferSize {
+		if !here || !c.frames.Ready() || c.out.pending() > wire.BufferSize {
 			c.unsent = false
 			c.out.flush() // what waits for more as well
 		} else {
@@ -436,7 +437,7 @@ func (c *conn) loadCached(l *load) bool {
 func (c *conn) loaded(l *load, head tid.TID, r *txn.Revision, err error) bool {
 	for {
 		e := c.out.lock()
-		n := len(e.b)
+		n := len(e.B)
 		// Within the lock: what is committed from here on is announced after
 		// this answer.
 		if now := c.seq.last(); now != head && (err != nil || r.Next == tid.Zero) {
@@ -455,20 +456,20 @@ func (c *conn) loaded(l *load, head tid.TID, r *txn.Revision, err error) bool {
 	}
 }
 
-func (c *conn) appendLoad(e *encoder, l *load, r *txn.Revision, err error) {
+func (c *conn) appendLoad(e *wire.Encoder, l *load, r *txn.Revision, err error) {
 	switch {
 	case err == nil:
-		at := e.beginReply(&l.id, flagResult)
-		e.beginTuple(3)
-		e.bytes(r.Data)
-		e.tid(r.Serial)
-		e.tidOrNull(r.Next)
-		e.endTuple(3)
-		e.endMessage(at)
+		at := e.BeginReply(&l.id, wire.FlagResult)
+		e.BeginTuple(3)
+		e.Bytes(r.Data)
+		e.TID(r.Serial)
+		e.TIDOrNull(r.Next)
+		e.EndTuple(3)
+		e.EndMessage(at)
 	case errors.Is(err, txn.ErrNotFound):
-		at := e.beginReply(&l.id, flagResult)
-		e.null()
-		e.endMessage(at)
+		at := e.BeginReply(&l.id, wire.FlagResult)
+		e.Null()
+		e.EndMessage(at)
 	default:
 		var oid [8]byte
 		remote := toRemote(err, l.oid.Append(oid[:0]))

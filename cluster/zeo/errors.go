@@ -6,6 +6,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // remoteError is an exception as clients know it: the class and either its
@@ -13,7 +14,7 @@ import (
 type remoteError struct {
 	class string
 	text  string // for the log
-	data  func(*encoder)
+	data  func(*wire.Encoder)
 	quiet bool // ordinary: not worth a line in the log
 }
 
@@ -27,26 +28,26 @@ func (e *remoteError) Error() string {
 // textError is an exception with one text as argument.
 func textError(class, format string, args ...any) *remoteError {
 	text := fmt.Sprintf(format, args...)
-	return &remoteError{class: class, text: text, data: func(e *encoder) {
-		e.beginTuple(1)
-		e.text(text)
-		e.endTuple(1)
+	return &remoteError{class: class, text: text, data: func(e *wire.Encoder) {
+		e.BeginTuple(1)
+		e.Text(text)
+		e.EndTuple(1)
 	}}
 }
 
 // keyError is a POSKeyError.
 func keyError(oid []byte) *remoteError {
-	return &remoteError{quiet: true, class: "ZODB.POSException.POSKeyError", data: func(e *encoder) {
-		e.beginTuple(1)
-		e.bytes(oid)
-		e.endTuple(1)
+	return &remoteError{quiet: true, class: "ZODB.POSException.POSKeyError", data: func(e *wire.Encoder) {
+		e.BeginTuple(1)
+		e.Bytes(oid)
+		e.EndTuple(1)
 	}}
 }
 
 func readOnlyError() *remoteError {
-	return &remoteError{quiet: true, class: "ZODB.POSException.ReadOnlyError", data: func(e *encoder) {
-		e.beginTuple(0)
-		e.endTuple(0)
+	return &remoteError{quiet: true, class: "ZODB.POSException.ReadOnlyError", data: func(e *wire.Encoder) {
+		e.BeginTuple(0)
+		e.EndTuple(0)
 	}}
 }
 
@@ -57,56 +58,56 @@ func transactionError(format string, args ...any) *remoteError {
 }
 
 func wrongTransaction(open *transaction, given int64) *remoteError {
-	return &remoteError{class: "ZODB.POSException.StorageTransactionError", data: func(e *encoder) {
-		e.beginTuple(2)
+	return &remoteError{class: "ZODB.POSException.StorageTransactionError", data: func(e *wire.Encoder) {
+		e.BeginTuple(2)
 		if open == nil {
-			e.null()
+			e.Null()
 		} else {
-			e.int(open.id)
+			e.Int(open.id)
 		}
-		e.int(given)
-		e.endTuple(2)
+		e.Int(given)
+		e.EndTuple(2)
 	}}
 }
 
 func conflictError(class, message string, oid tid.OID, committed, base tid.TID) *remoteError {
-	return &remoteError{quiet: true, class: class, data: func(e *encoder) {
-		e.beginDict(4)
-		e.text("message")
-		e.text(message)
-		e.text("oid")
-		e.oid(oid)
-		e.text("class_name")
-		e.null()
-		e.text("serials")
-		e.beginTuple(2)
-		e.tid(committed)
-		e.tid(base)
-		e.endTuple(2)
-		e.endDict(4)
+	return &remoteError{quiet: true, class: class, data: func(e *wire.Encoder) {
+		e.BeginDict(4)
+		e.Text("message")
+		e.Text(message)
+		e.Text("oid")
+		e.OID(oid)
+		e.Text("class_name")
+		e.Null()
+		e.Text("serials")
+		e.BeginTuple(2)
+		e.TID(committed)
+		e.TID(base)
+		e.EndTuple(2)
+		e.EndDict(4)
 	}}
 }
 
 func undoError(u *txn.UndoError) *remoteError {
-	return &remoteError{class: "ZODB.POSException.MultipleUndoErrors", data: func(e *encoder) {
-		e.beginDict(3)
-		e.text("_reason")
-		e.text("Undo errors")
-		e.text("_oid")
-		e.null()
-		e.text("_errs")
-		e.beginList(len(u.Failures))
+	return &remoteError{class: "ZODB.POSException.MultipleUndoErrors", data: func(e *wire.Encoder) {
+		e.BeginDict(3)
+		e.Text("_reason")
+		e.Text("Undo errors")
+		e.Text("_oid")
+		e.Null()
+		e.Text("_errs")
+		e.BeginList(len(u.Failures))
 		for _, f := range u.Failures {
 			if f.OID == tid.InvalidOID {
 				f.OID = 0 // the client shows some object
 			}
-			e.beginTuple(2)
-			e.oid(f.OID)
-			e.text(f.Reason)
-			e.endTuple(2)
+			e.BeginTuple(2)
+			e.OID(f.OID)
+			e.Text(f.Reason)
+			e.EndTuple(2)
 		}
-		e.endList(len(u.Failures))
-		e.endDict(3)
+		e.EndList(len(u.Failures))
+		e.EndDict(3)
 	}}
 }
 
@@ -125,7 +126,7 @@ func toRemote(err error, oid []byte) *remoteError {
 	if u, ok := errors.AsType[*txn.UndoError](err); ok {
 		return undoError(u)
 	}
-	if a, ok := errors.AsType[argError](err); ok {
+	if a, ok := errors.AsType[wire.ArgError](err); ok {
 		return textError("builtins.TypeError", "%s", string(a))
 	}
 	switch {
@@ -135,18 +136,18 @@ func toRemote(err error, oid []byte) *remoteError {
 		return readOnlyError()
 	case errors.Is(err, ErrUnsupported):
 		return textError("ZODB.POSException.Unsupported", "%s", err.Error())
-	case errors.Is(err, errTooComplex):
+	case errors.Is(err, wire.ErrTooComplex):
 		return textError("builtins.ValueError", "%s", err.Error())
 	}
 	return textError("ZODB.POSException.StorageError", "%s", err.Error())
 }
 
 // appendError appends an error as the answer to a call.
-func appendError(e *encoder, id *msgID, r *remoteError) {
-	at := e.beginReply(id, flagException)
-	e.beginTuple(2)
-	e.text(r.class)
+func appendError(e *wire.Encoder, id *wire.MsgID, r *remoteError) {
+	at := e.BeginReply(id, wire.FlagException)
+	e.BeginTuple(2)
+	e.Text(r.class)
 	r.data(e)
-	e.endTuple(2)
-	e.endMessage(at)
+	e.EndTuple(2)
+	e.EndMessage(at)
 }

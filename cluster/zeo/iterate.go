@@ -13,6 +13,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // maxIterators bounds what one client can leave open: clients that only read never
@@ -124,10 +125,10 @@ type recordIterator struct {
 }
 
 func unknownIterator(id int64) error {
-	return &remoteError{quiet: true, class: "builtins.KeyError", data: func(e *encoder) {
-		e.beginTuple(1)
-		e.int(id)
-		e.endTuple(1)
+	return &remoteError{quiet: true, class: "builtins.KeyError", data: func(e *wire.Encoder) {
+		e.BeginTuple(1)
+		e.Int(id)
+		e.EndTuple(1)
 	}}
 }
 
@@ -475,15 +476,15 @@ func (it *iterators) closeAll() {
 
 func callIteratorStart(c *conn, m *call) error {
 	after, upTo := tid.Zero, c.seq.last()
-	if v := &m.args[0]; v.kind != kindNil {
-		start, err := v.asTID("start")
+	if v := &m.Args[0]; v.Kind != wire.KindNil {
+		start, err := v.AsTID("start")
 		if err != nil {
 			return c.failed(m, err, nil)
 		}
 		after = max(start, 1) - 1
 	}
-	if v := &m.args[1]; v.kind != kindNil {
-		stop, err := v.asTID("stop")
+	if v := &m.Args[1]; v.Kind != wire.KindNil {
+		stop, err := v.AsTID("stop")
 		if err != nil {
 			return c.failed(m, err, nil)
 		}
@@ -492,100 +493,100 @@ func callIteratorStart(c *conn, m *call) error {
 	if !c.seq.feat.Iterate {
 		return c.failed(m, ErrUnsupported, nil)
 	}
-	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+	return c.background(m, nil, func(context.Context) (func(*wire.Encoder), error) {
 		id, err := c.iters.start(after, upTo)
 		c.iters.tidy()
-		return func(e *encoder) { e.int(id) }, err
+		return func(e *wire.Encoder) { e.Int(id) }, err
 	})
 }
 
 func callIteratorNext(c *conn, m *call) error {
-	id, err := m.args[0].asInt("iterator")
+	id, err := m.Args[0].AsInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	msg, async := m.id, m.async
-	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+	msg, async := m.ID, m.Async
+	return c.background(m, nil, func(context.Context) (func(*wire.Encoder), error) {
 		return nil, c.iters.nextTxn(c.seq.st, id, func(t *txn.Transaction) {
 			if async {
 				return
 			}
-			c.sendAsked(&msg, func(e *encoder) {
+			c.sendAsked(&msg, func(e *wire.Encoder) {
 				if t == nil {
-					e.null()
+					e.Null()
 					return
 				}
-				e.beginTuple(5)
-				e.tid(t.TID)
-				e.text(string(rune(t.Status)))
-				e.bytes(t.User)
-				e.bytes(t.Description)
+				e.BeginTuple(5)
+				e.TID(t.TID)
+				e.Text(string(rune(t.Status)))
+				e.Bytes(t.User)
+				e.Bytes(t.Description)
 				encodeExtension(e, t.Extension)
-				e.endTuple(5)
+				e.EndTuple(5)
 			})
 		})
 	})
 }
 
 func callIteratorRecordStart(c *conn, m *call) error {
-	over, err := m.args[0].asInt("iterator")
+	over, err := m.Args[0].AsInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	at, err := m.args[1].asTID("tid")
+	at, err := m.Args[1].AsTID("tid")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+	return c.background(m, nil, func(context.Context) (func(*wire.Encoder), error) {
 		id, err := c.iters.startRecords(over, at)
 		c.iters.tidy()
-		return func(e *encoder) { e.int(id) }, err
+		return func(e *wire.Encoder) { e.Int(id) }, err
 	})
 }
 
 func callIteratorRecordNext(c *conn, m *call) error {
-	id, err := m.args[0].asInt("iterator")
+	id, err := m.Args[0].AsInt("iterator")
 	if err != nil {
 		return c.failed(m, err, nil)
 	}
-	msg, async := m.id, m.async
-	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+	msg, async := m.ID, m.Async
+	return c.background(m, nil, func(context.Context) (func(*wire.Encoder), error) {
 		return nil, c.iters.nextRecord(c.seq.st, id, func(r *txn.Record) {
 			if async {
 				return
 			}
-			c.sendAsked(&msg, func(e *encoder) {
+			c.sendAsked(&msg, func(e *wire.Encoder) {
 				if r == nil {
-					e.null()
+					e.Null()
 					return
 				}
-				e.beginTuple(4)
-				e.oid(r.OID)
-				e.tid(r.TID)
-				e.data(r.Data)
-				e.tidOrNull(r.DataTID)
-				e.endTuple(4)
+				e.BeginTuple(4)
+				e.OID(r.OID)
+				e.TID(r.TID)
+				e.Data(r.Data)
+				e.TIDOrNull(r.DataTID)
+				e.EndTuple(4)
 			})
 		})
 	})
 }
 
 func callIteratorGC(c *conn, m *call) error {
-	list, ok := m.args[0].list()
+	list, ok := m.Args[0].List()
 	if !ok {
-		return c.failed(m, argError("iterators: want a list"), nil)
+		return c.failed(m, wire.ArgError("iterators: want a list"), nil)
 	}
 	var ids []int64
 	for i := range list {
-		if list[i].kind == kindInt {
-			ids = append(ids, list[i].int())
+		if list[i].Kind == wire.KindInt {
+			ids = append(ids, list[i].Int())
 		}
 	}
 	c.iters.forget(ids) // at once: calls that follow do not know them
-	return c.background(m, nil, func(context.Context) (func(*encoder), error) {
+	return c.background(m, nil, func(context.Context) (func(*wire.Encoder), error) {
 		c.iters.busy.Lock()
 		defer c.iters.busy.Unlock()
 		c.iters.endForgotten()
-		return (*encoder).null, nil
+		return (*wire.Encoder).Null, nil
 	})
 }

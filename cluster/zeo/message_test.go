@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -41,35 +42,35 @@ func TestSharedArgumentsDoNotExplode(t *testing.T) {
 		key := slices.Concat([]byte{'}'}, tt.shared, []byte{'K', 1, 's'})
 		item := slices.Concat([]byte{'}', 'K', 1}, tt.shared, []byte{'s'})
 		for _, dict := range [][]byte{key, item} {
-			d := messageDecoder{mayHold: mayHoldObjects}
-			var m message
+			d := wire.MessageDecoder{MayHold: mayHoldObjects}
+			var m wire.Message
 			frame := slices.Concat([]byte{0x80, 3, '(', 'K', 1, 0x89}, []byte("X\x08\x00\x00\x00undoInfo(K\x00K\x01"), dict, []byte("tt."))
-			if err := d.decode(frame, &m); err != nil {
+			if err := d.Decode(frame, &m); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := cloneSpec(m.args[2].box.items); !errors.Is(err, errTooComplex) {
+			if _, err := cloneSpec(m.Args[2].Box.Items); !errors.Is(err, wire.ErrTooComplex) {
 				t.Errorf("copying %s: %v", tt.name, err)
 			}
-			if _, err := d.extension(&m.args[2]); !errors.Is(err, errTooComplex) {
+			if _, err := d.Extension(&m.Args[2]); !errors.Is(err, wire.ErrTooComplex) {
 				t.Errorf("encoding %s: %v", tt.name, err)
 			}
 		}
 	}
-	d := messageDecoder{mayHold: mayHoldObjects}
-	var m message
+	d := wire.MessageDecoder{MayHold: mayHoldObjects}
+	var m wire.Message
 	frame := slices.Concat([]byte{0x80, 3, '('}, pairs, []byte{0x89}, []byte("X\x04\x00\x00\x00ping)t."))
-	if err := d.decode(frame, &m); !errors.Is(err, errTooComplex) {
+	if err := d.Decode(frame, &m); !errors.Is(err, wire.ErrTooComplex) {
 		t.Errorf("pairs as the id of a message: %v", err)
 	}
 }
 
-func decodeAny(msgpack bool, b []byte) (value, error) {
+func decodeAny(msgpack bool, b []byte) (wire.Value, error) {
 	if msgpack {
-		var d msgpackDecoder
-		return d.decode(b)
+		var d wire.MsgpackDecoder
+		return d.Decode(b)
 	}
-	var d pickleDecoder
-	return d.decode(append(append([]byte{0x80, 3}, b...), '.'), false)
+	var d wire.PickleDecoder
+	return d.Decode(append(append([]byte{0x80, 3}, b...), '.'), false)
 }
 
 // The bytes of answers and notifications are those of the Python server.
@@ -77,40 +78,40 @@ func TestServerMessages(t *testing.T) {
 	oid, at := tid.OID(1), tid.TID(0x040d266d8c00bb22)
 	for _, tt := range []struct {
 		name            string
-		make            func(*encoder)
+		make            func(*wire.Encoder)
 		pickle, msgpack string
 	}{
-		{"answer to register", func(e *encoder) {
-			f := e.beginReply(&msgID{n: 1}, flagResult)
-			e.tid(tid.Zero)
-			e.endMessage(f)
+		{"answer to register", func(e *wire.Encoder) {
+			f := e.BeginReply(&wire.MsgID{N: 1}, wire.FlagResult)
+			e.TID(tid.Zero)
+			e.EndMessage(f)
 		}, "0000001e 8003 28 4b01 4b00 58 06000000 2e7265706c79 43 08 0000000000000000 74 2e",
 			"00000014 94 01 00 a62e7265706c79 c4080000000000000000"},
-		{"error of loadBefore", func(e *encoder) {
-			id := msgID{pair: true, a: [8]byte{7: 1}, b: [8]byte{0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+		{"error of loadBefore", func(e *wire.Encoder) {
+			id := wire.MsgID{Pair: true, A: [8]byte{7: 1}, B: [8]byte{0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 			appendError(e, &id, keyError(oid.Bytes()))
 		}, "00000055 8003 28 43 08 0000000000000001 43 08 7fffffffffffffff 86 4b02 58 06000000 2e7265706c79 58 1d000000 5a4f44422e504f53457863657074696f6e2e504f534b65794572726f72 43 08 0000000000000001 85 86 74 2e",
 			"00000048 94 92 c4080000000000000001 c4087fffffffffffffff 02 a62e7265706c79 92 bd5a4f44422e504f53457863657074696f6e2e504f534b65794572726f72 91 c4080000000000000001"},
-		{"invalidation", func(e *encoder) {
-			f := e.beginNotice("invalidateTransaction")
-			e.beginTuple(2)
-			e.tid(at)
-			e.oids([]tid.OID{0, 1})
-			e.endTuple(2)
-			e.endMessage(f)
+		{"invalidation", func(e *wire.Encoder) {
+			f := e.BeginNotice("invalidateTransaction")
+			e.BeginTuple(2)
+			e.TID(at)
+			e.OIDs([]tid.OID{0, 1})
+			e.EndTuple(2)
+			e.EndMessage(f)
 		}, "00000044 8003 28 4b00 88 58 15000000 696e76616c69646174655472616e73616374696f6e 43 08 040d266d8c00bb22 5d 28 43 08 0000000000000000 43 08 0000000000000001 65 86 74 2e",
 			"00000039 94 00 c3 b5696e76616c69646174655472616e73616374696f6e 92 c408040d266d8c00bb22 92 c4080000000000000000 c4080000000000000001"},
-		{"info", func(e *encoder) {
-			f := e.beginNotice("info")
-			e.beginTuple(1)
-			e.beginDict(2)
-			e.text("length")
-			e.int(2)
-			e.text("size")
-			e.int(0x112)
-			e.endDict(2)
-			e.endTuple(1)
-			e.endMessage(f)
+		{"info", func(e *wire.Encoder) {
+			f := e.BeginNotice("info")
+			e.BeginTuple(1)
+			e.BeginDict(2)
+			e.Text("length")
+			e.Int(2)
+			e.Text("size")
+			e.Int(0x112)
+			e.EndDict(2)
+			e.EndTuple(1)
+			e.EndMessage(f)
 		}, "0000002e 8003 28 4b00 88 58 04000000 696e666f 7d 28 58 06000000 6c656e677468 4b02 58 04000000 73697a65 4d1201 75 85 74 2e",
 			"0000001a 94 00 c3 a4696e666f 91 82 a66c656e677468 02 a473697a65 cd0112"},
 	} {
@@ -119,10 +120,10 @@ func TestServerMessages(t *testing.T) {
 			if msgpack {
 				want = tt.msgpack
 			}
-			e := encoder{msgpack: msgpack}
+			e := wire.Encoder{Msgpack: msgpack}
 			tt.make(&e)
-			if got := unhex(t, want); !reflect.DeepEqual(e.b, got) {
-				t.Errorf("%s, msgpack %v:\ngot  %x\nwant %x", tt.name, msgpack, e.b, got)
+			if got := unhex(t, want); !reflect.DeepEqual(e.B, got) {
+				t.Errorf("%s, msgpack %v:\ngot  %x\nwant %x", tt.name, msgpack, e.B, got)
 			}
 		}
 	}
@@ -132,12 +133,12 @@ func TestServerMessages(t *testing.T) {
 func TestPrefix(t *testing.T) {
 	b := "\x80\x03(K\x01\x89X\x08\x00\x00\x00undoInfoK\x00J\xec\xff\xff\xff}X\x09\x00\x00\x00user_name" +
 		"cZopeUndo.Prefix\nPrefix\n)\x81}X\x05\x00\x00\x00valueK\x04X\x04\x00\x00\x00/foo\x86sbs\x87t."
-	d := messageDecoder{mayHold: mayHoldObjects}
-	var m message
-	if err := d.decode([]byte(b), &m); err != nil {
+	d := wire.MessageDecoder{MayHold: mayHoldObjects}
+	var m wire.Message
+	if err := d.Decode([]byte(b), &m); err != nil {
 		t.Fatal(err)
 	}
-	spec := m.args[2].box.items
+	spec := m.Args[2].Box.Items
 	for _, tt := range []struct {
 		user string
 		want bool
@@ -155,9 +156,9 @@ func TestObjectsWhereNoneBelong(t *testing.T) {
 		"ping":           "8003 28 4b01 89 58 04000000 70696e67 28 63 6275696c74696e730a7365740a 74 74 2e",
 		"unknown method": "8003 28 4b01 89 58 04000000 70696e68 28 63 6275696c74696e730a7365740a 74 74 2e",
 	} {
-		d := messageDecoder{mayHold: mayHoldObjects}
-		var m message
-		if err := d.decode(unhex(t, frame), &m); !errors.Is(err, errBadMessage) {
+		d := wire.MessageDecoder{MayHold: mayHoldObjects}
+		var m wire.Message
+		if err := d.Decode(unhex(t, frame), &m); !errors.Is(err, wire.ErrBadMessage) {
 			t.Errorf("%s: got %v, want a malformed message", name, err)
 		}
 	}
@@ -172,11 +173,11 @@ func TestExtensionDict(t *testing.T) {
 		{"no dict", "8003 4e 2e", "8003 7d 2e"},
 		{"damaged", "8003 7d 58", "8003 7d 2e"},
 	} {
-		e := encoder{b: []byte{0x80, 3}}
+		e := wire.Encoder{B: []byte{0x80, 3}}
 		encodeExtension(&e, unhex(t, tt.pickle))
-		e.b = append(e.b, '.')
-		if want := unhex(t, tt.want); !reflect.DeepEqual(e.b, want) {
-			t.Errorf("%s: got %x, want %x", tt.name, e.b, want)
+		e.B = append(e.B, '.')
+		if want := unhex(t, tt.want); !reflect.DeepEqual(e.B, want) {
+			t.Errorf("%s: got %x, want %x", tt.name, e.B, want)
 		}
 	}
 }
@@ -188,24 +189,24 @@ func FuzzExtension(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, msgpack := range []bool{false, true} {
-			e := encoder{msgpack: msgpack}
+			e := wire.Encoder{Msgpack: msgpack}
 			encodeExtension(&e, b)
-			e.beginTuple(0)
-			e.endTuple(0)
+			e.BeginTuple(0)
+			e.EndTuple(0)
 			if !msgpack {
-				e.b = append(e.b, 0x86)
+				e.B = append(e.B, 0x86)
 			}
 			if msgpack {
-				e.b = append([]byte{0x92}, e.b...)
+				e.B = append([]byte{0x92}, e.B...)
 			}
-			if _, err := decodeAny(msgpack, e.b); err != nil && !errors.Is(err, errTooComplex) {
-				t.Errorf("%x: %x: %v", b, e.b, err)
+			if _, err := decodeAny(msgpack, e.B); err != nil && !errors.Is(err, wire.ErrTooComplex) {
+				t.Errorf("%x: %x: %v", b, e.B, err)
 			}
 			m := meta{TID: 1, Extension: b}
-			e.b = e.b[:0]
+			e.B = e.B[:0]
 			encodeMeta(&e, &m, metaUndo)
-			if _, err := decodeAny(msgpack, e.b); err != nil && !errors.Is(err, errTooComplex) {
-				t.Errorf("%x: %x: %v", b, e.b, err)
+			if _, err := decodeAny(msgpack, e.B); err != nil && !errors.Is(err, wire.ErrTooComplex) {
+				t.Errorf("%x: %x: %v", b, e.B, err)
 			}
 		}
 	})

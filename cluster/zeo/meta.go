@@ -7,6 +7,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // meta is a transaction as clients see it in a history or an undo log.
@@ -21,35 +22,35 @@ const (
 )
 
 // specItem is one condition of undoInfo.
-type specItem struct{ key, value value }
+type specItem struct{ key, value wire.Value }
 
 // metaItem is one item of a dict that describes a transaction.
 type metaItem struct {
 	name  string
-	value value
+	value wire.Value
 }
 
 func (m *meta) items(form metaForm) []metaItem {
 	items := []metaItem{
-		{"time", floatValue(seconds(m.TID))},
-		{"user_name", value{kind: kindBytes, b: m.User}},
-		{"description", value{kind: kindBytes, b: m.Description}},
-		{"size", intValue(m.Size)},
+		{"time", wire.FloatValue(seconds(m.TID))},
+		{"user_name", wire.Value{Kind: wire.KindBytes, B: m.User}},
+		{"description", wire.Value{Kind: wire.KindBytes, B: m.Description}},
+		{"size", wire.IntValue(m.Size)},
 	}
 	if form == metaUndo {
-		return append(items, metaItem{"id", value{kind: kindBytes, b: undoID(m.TID)}})
+		return append(items, metaItem{"id", wire.Value{Kind: wire.KindBytes, B: undoID(m.TID)}})
 	}
-	return append(items, metaItem{"tid", value{kind: kindBytes, b: m.TID.Bytes()}})
+	return append(items, metaItem{"tid", wire.Value{Kind: wire.KindBytes, B: m.TID.Bytes()}})
 }
 
 // dict returns the items of m and of its extension as keys and values in turn.
-func (m *meta) dict(form metaForm) []value {
-	var d pickleDecoder
+func (m *meta) dict(form metaForm) []wire.Value {
+	var d wire.PickleDecoder
 	ext := extensionItems(&d, m.Extension)
-	var all []value
+	var all []wire.Value
 	items := m.items(form)
-	known := func(v *value, list []metaItem) bool {
-		return v.kind == kindText && slices.ContainsFunc(list, func(i metaItem) bool { return i.name == string(v.b) })
+	known := func(v *wire.Value, list []metaItem) bool {
+		return v.Kind == wire.KindText && slices.ContainsFunc(list, func(i metaItem) bool { return i.name == string(v.B) })
 	}
 	overridden := make(map[string]bool)
 	for i := 0; i+1 < len(ext); i += 2 {
@@ -57,13 +58,13 @@ func (m *meta) dict(form metaForm) []value {
 			if form == metaHistory {
 				continue
 			}
-			overridden[string(ext[i].b)] = true
+			overridden[string(ext[i].B)] = true
 		}
 		all = append(all, ext[i], ext[i+1])
 	}
 	for _, i := range items {
 		if !overridden[i.name] {
-			all = append(all, value{kind: kindText, b: []byte(i.name)}, i.value)
+			all = append(all, wire.Value{Kind: wire.KindText, B: []byte(i.name)}, i.value)
 		}
 	}
 	return all
@@ -75,7 +76,7 @@ func (m *meta) matches(spec []specItem) bool {
 	for i := range spec {
 		found := false
 		for k := 0; k+1 < len(all) && !found; k += 2 {
-			found = spec[i].key.equal(&all[k]) && spec[i].value.equal(&all[k+1])
+			found = spec[i].key.Equal(&all[k]) && spec[i].value.Equal(&all[k+1])
 		}
 		if !found {
 			return false
@@ -85,18 +86,18 @@ func (m *meta) matches(spec []specItem) bool {
 }
 
 // encodeMeta appends the dict that describes m.
-func encodeMeta(e *encoder, m *meta, form metaForm) {
-	at := len(e.b)
-	dict := value{kind: kindDict, box: &box{m.dict(form)}}
-	budget := maxValues
-	if err := e.value(&dict, 0, &budget); err != nil {
+func encodeMeta(e *wire.Encoder, m *meta, form metaForm) {
+	at := len(e.B)
+	dict := wire.Value{Kind: wire.KindDict, Box: &wire.Box{Items: m.dict(form)}}
+	budget := wire.MaxValues
+	if err := e.Value(&dict, 0, &budget); err != nil {
 		// What is in the way is in the extension.
-		e.b = e.b[:at]
+		e.B = e.B[:at]
 		plain := *m
 		plain.Extension = nil
-		dict.box.items = plain.dict(form)
+		dict.Box.Items = plain.dict(form)
 		budget = math.MaxInt // nothing is shared
-		if err := e.value(&dict, 0, &budget); err != nil {
+		if err := e.Value(&dict, 0, &budget); err != nil {
 			panic("zeo: " + err.Error())
 		}
 	}
@@ -104,47 +105,47 @@ func encodeMeta(e *encoder, m *meta, form metaForm) {
 
 // encodeExtension appends a pickled extension as a dict, empty if it is no readable
 // dict: the transaction matters more.
-func encodeExtension(e *encoder, pickled []byte) {
-	at := len(e.b)
-	var d pickleDecoder
-	dict := value{kind: kindDict, box: &box{extensionItems(&d, pickled)}}
-	budget := maxValues
-	if err := e.value(&dict, 0, &budget); err != nil {
-		e.b = e.b[:at]
-		e.beginDict(0)
-		e.endDict(0)
+func encodeExtension(e *wire.Encoder, pickled []byte) {
+	at := len(e.B)
+	var d wire.PickleDecoder
+	dict := wire.Value{Kind: wire.KindDict, Box: &wire.Box{Items: extensionItems(&d, pickled)}}
+	budget := wire.MaxValues
+	if err := e.Value(&dict, 0, &budget); err != nil {
+		e.B = e.B[:at]
+		e.BeginDict(0)
+		e.EndDict(0)
 	}
 }
 
 // extensionItems returns keys and values in turn; they refer to d and to pickled.
-func extensionItems(d *pickleDecoder, pickled []byte) []value {
+func extensionItems(d *wire.PickleDecoder, pickled []byte) []wire.Value {
 	if len(pickled) == 0 {
 		return nil
 	}
-	v, err := d.decode(pickled, false)
-	if err != nil || v.kind != kindDict {
+	v, err := d.Decode(pickled, false)
+	if err != nil || v.Kind != wire.KindDict {
 		return nil
 	}
-	return v.box.items
+	return v.Box.Items
 }
 
 // clone copies a value out of its message.
-func clone(v *value, depth int, budget *int) (value, error) {
-	if err := v.spend(depth, budget); err != nil {
-		return value{}, err
+func clone(v *wire.Value, depth int, budget *int) (wire.Value, error) {
+	if err := v.Spend(depth, budget); err != nil {
+		return wire.Value{}, err
 	}
-	if v.kind == kindList || v.kind == kindDict { // never equal to anything
-		return value{kind: kindOpaque}, nil
+	if v.Kind == wire.KindList || v.Kind == wire.KindDict { // never equal to anything
+		return wire.Value{Kind: wire.KindOpaque}, nil
 	}
 	c := *v
-	c.b = append([]byte(nil), v.b...)
-	c.items = nil
-	for i := range v.items {
-		item, err := clone(&v.items[i], depth+1, budget)
+	c.B = append([]byte(nil), v.B...)
+	c.Items = nil
+	for i := range v.Items {
+		item, err := clone(&v.Items[i], depth+1, budget)
 		if err != nil {
-			return value{}, err
+			return wire.Value{}, err
 		}
-		c.items = append(c.items, item)
+		c.Items = append(c.Items, item)
 	}
 	return c, nil
 }

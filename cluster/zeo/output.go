@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/socket"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // output is the queue of one connection to its client. Messages are encoded right
@@ -21,10 +22,10 @@ type output struct {
 	dropped func()         // called once, when the limit is passed
 
 	mu      sync.Mutex
-	room    sync.Cond // signalled when bytes were written, or at the end
-	enc     encoder   // enc.b: bytes that wait, after rest
-	asked   int       // of these, answers to calls that have waited for room
-	rest    []byte    // left over by a write that did not wait
+	room    sync.Cond    // signalled when bytes were written, or at the end
+	enc     wire.Encoder // enc.b: bytes that wait, after rest
+	asked   int          // of these, answers to calls that have waited for room
+	rest    []byte       // left over by a write that did not wait
 	spare   []byte
 	sending int // bytes of the write under way
 	writing bool
@@ -51,13 +52,13 @@ func newOutput(nc net.Conn, limit int, dropped func()) *output {
 
 // lock returns the encoder, to which one message or several may be appended
 // before unlock.
-func (o *output) lock() *encoder {
+func (o *output) lock() *wire.Encoder {
 	o.mu.Lock()
-	if len(o.enc.b)-o.asked > o.limit {
+	if len(o.enc.B)-o.asked > o.limit {
 		o.dropLocked()
 	}
 	if o.closed {
-		o.enc.b, o.asked = o.enc.b[:0], 0 // what is appended is lost
+		o.enc.B, o.asked = o.enc.B[:0], 0 // what is appended is lost
 	}
 	return &o.enc
 }
@@ -76,7 +77,7 @@ func (o *output) unlock() { o.mu.Unlock() }
 // appended to the first n bytes: there are few of these, and big ones do not mean
 // that the client does not read.
 func (o *output) unlockAsked(n int) {
-	o.asked += len(o.enc.b) - n
+	o.asked += len(o.enc.B) - n
 	o.mu.Unlock()
 }
 
@@ -97,7 +98,7 @@ func (o *output) send() {
 // trySomeLocked writes without waiting, and reports whether nothing is left or
 // somebody is writing. The lock is not held meanwhile.
 func (o *output) trySomeLocked() bool {
-	for !o.writing && !o.closed && len(o.rest)+len(o.enc.b) > 0 {
+	for !o.writing && !o.closed && len(o.rest)+len(o.enc.B) > 0 {
 		if o.try == nil || len(o.rest) > 0 {
 			return false
 		}
@@ -119,8 +120,8 @@ func (o *output) takeLocked() []byte {
 	b := o.rest
 	o.rest = nil
 	if len(b) == 0 {
-		b = o.enc.b
-		o.enc.b, o.spare, o.asked = o.spare[:0], nil, 0
+		b = o.enc.B
+		o.enc.B, o.spare, o.asked = o.spare[:0], nil, 0
 	}
 	o.writing, o.sending = true, len(b)
 	return b
@@ -171,7 +172,7 @@ func (o *output) write(b []byte) error {
 func (o *output) waitRoom() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for !o.closed && len(o.rest)+len(o.enc.b)+o.sending > roomy {
+	for !o.closed && len(o.rest)+len(o.enc.B)+o.sending > roomy {
 		o.room.Wait()
 	}
 	return !o.closed
@@ -181,7 +182,7 @@ func (o *output) waitRoom() bool {
 func (o *output) pending() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.rest) + len(o.enc.b)
+	return len(o.rest) + len(o.enc.B)
 }
 
 func (o *output) closeLocked() {

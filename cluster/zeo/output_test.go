@@ -24,7 +24,7 @@ func TestSlowClientIsWaitedFor(t *testing.T) {
 				defer client.Close()
 				o := newOutput(server, 16*roomy, func() { t.Error("the client was dropped") })
 				e := o.lock()
-				e.b = append(e.b, make([]byte, 4*roomy)...)
+				e.B = append(e.B, make([]byte, 4*roomy)...)
 				o.unlock()
 				go o.flush()
 				b := make([]byte, roomy)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // sequencer serves one storage: it puts the commits in order into the output of
@@ -39,8 +40,8 @@ type sequencer struct {
 	early  []Change   // announced before ready
 	recent history
 	conns  map[*conn]struct{}
-	frames [2]encoder // an announcement in both encodings
-	due    []*output  // to be sent by the goroutine that holds the lock, once it is released
+	frames [2]wire.Encoder // an announcement in both encodings
+	due    []*output       // to be sent by the goroutine that holds the lock, once it is released
 }
 
 func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *sequencer {
@@ -55,7 +56,7 @@ func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *seque
 	s.cache, _ = st.(Cacher)
 	s.ahead, _ = st.(AsyncStorage)
 	s.recent.limit = cfg.InvalidationQueueSize
-	s.frames[1].msgpack = true
+	s.frames[1].Msgpack = true
 	s.stats.start = time.Now()
 	return s
 }
@@ -153,7 +154,7 @@ func (s *sequencer) unlockAndSend() {
 
 // commit announces a transaction of c to all others; answer appends what c gets
 // instead. It is called by [Txn].Finish.
-func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*encoder)) {
+func (s *sequencer) commit(t tid.TID, oids []tid.OID, c *conn, answer func(*wire.Encoder)) {
 	s.mu.Lock()
 	s.commitLocked(t, oids, c)
 	e := c.out.lock()
@@ -188,22 +189,22 @@ func (s *sequencer) commitLocked(t tid.TID, oids []tid.OID, except *conn) {
 		f := &s.frames[i]
 		if !made[i] {
 			made[i] = true
-			f.b = f.b[:0]
-			at := f.beginNotice("invalidateTransaction")
-			f.beginTuple(2)
-			f.tid(t)
-			f.oids(oids)
-			f.endTuple(2)
-			f.endMessage(at)
+			f.B = f.B[:0]
+			at := f.BeginNotice("invalidateTransaction")
+			f.BeginTuple(2)
+			f.TID(t)
+			f.OIDs(oids)
+			f.EndTuple(2)
+			f.EndMessage(at)
 		}
 		e := c.out.lock()
-		e.b = append(e.b, f.b...)
+		e.B = append(e.B, f.B...)
 		c.out.unlock()
 		s.due = append(s.due, c.out)
 	}
 	for i := range s.frames {
-		if cap(s.frames[i].b) > roomy {
-			s.frames[i].b = nil
+		if cap(s.frames[i].B) > roomy {
+			s.frames[i].B = nil
 		}
 	}
 }
@@ -243,7 +244,7 @@ func (s *sequencer) closeAllLocked(why string) {
 
 // register adds c and appends the answer to its output, so that everything
 // announced from then on comes after.
-func (s *sequencer) register(c *conn, id *msgID) bool {
+func (s *sequencer) register(c *conn, id *wire.MsgID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.out {
@@ -251,9 +252,9 @@ func (s *sequencer) register(c *conn, id *msgID) bool {
 	}
 	s.conns[c] = struct{}{}
 	e := c.out.lock()
-	at := e.beginReply(id, flagResult)
-	e.tid(s.last())
-	e.endMessage(at)
+	at := e.BeginReply(id, wire.FlagResult)
+	e.TID(s.last())
+	e.EndMessage(at)
 	c.out.unlock()
 	return true
 }
@@ -266,7 +267,7 @@ func (s *sequencer) unregister(c *conn) {
 
 // inOrder appends an answer such that all that was committed is before it, and all
 // that it does not know of after it. The caller flushes it.
-func (s *sequencer) inOrder(c *conn, answer func(e *encoder, last tid.TID)) {
+func (s *sequencer) inOrder(c *conn, answer func(e *wire.Encoder, last tid.TID)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := c.out.lock()
@@ -276,7 +277,7 @@ func (s *sequencer) inOrder(c *conn, answer func(e *encoder, last tid.TID)) {
 
 // since appends the answer to getInvalidations: what changed after t. The caller
 // flushes it.
-func (s *sequencer) since(ctx context.Context, c *conn, id *msgID, t tid.TID) error {
+func (s *sequencer) since(ctx context.Context, c *conn, id *wire.MsgID, t tid.TID) error {
 	older, from, err := s.changesBeyond(ctx, t)
 	if err != nil {
 		return err
@@ -286,16 +287,16 @@ func (s *sequencer) since(ctx context.Context, c *conn, id *msgID, t tid.TID) er
 	newer, known := s.recent.after(from)
 	e := c.out.lock()
 	defer c.out.unlock()
-	at := e.beginReply(id, flagResult)
+	at := e.BeginReply(id, wire.FlagResult)
 	if known {
-		e.beginTuple(2)
-		e.tid(s.last())
-		e.oids(union(append(older, newer...)))
-		e.endTuple(2)
+		e.BeginTuple(2)
+		e.TID(s.last())
+		e.OIDs(union(append(older, newer...)))
+		e.EndTuple(2)
 	} else {
-		e.null()
+		e.Null()
 	}
-	e.endMessage(at)
+	e.EndMessage(at)
 	return nil
 }
 
@@ -342,7 +343,7 @@ func (s *sequencer) settle(oid tid.OID, r *txn.Revision, head tid.TID) (tid.TID,
 
 // recover announces what was committed up to t by storages that can list it, t
 // itself with the answer for c. It reports whether it could.
-func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func(*encoder)) bool {
+func (s *sequencer) recover(ctx context.Context, t tid.TID, c *conn, answer func(*wire.Encoder)) bool {
 	changer, ok := s.st.(Changer)
 	if !ok {
 		return false
@@ -387,16 +388,16 @@ func (s *sequencer) info() {
 	}
 }
 
-func (s *sequencer) appendInfo(e *encoder) {
-	at := e.beginNotice("info")
-	e.beginTuple(1)
-	e.beginDict(2)
+func (s *sequencer) appendInfo(e *wire.Encoder) {
+	at := e.BeginNotice("info")
+	e.BeginTuple(1)
+	e.BeginDict(2)
 	objects, bytes := s.st.Size()
-	e.text("length")
-	e.int(objects)
-	e.text("size")
-	e.int(bytes)
-	e.endDict(2)
-	e.endTuple(1)
-	e.endMessage(at)
+	e.Text("length")
+	e.Int(objects)
+	e.Text("size")
+	e.Int(bytes)
+	e.EndDict(2)
+	e.EndTuple(1)
+	e.EndMessage(at)
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
 // stats counts what one storage did for its clients.
@@ -111,8 +113,8 @@ func (s *sequencer) status() status {
 	return r
 }
 
-func encodeStatus(e *encoder, r *status) {
-	e.beginDict(13)
+func encodeStatus(e *wire.Encoder, r *status) {
+	e.BeginDict(13)
 	for _, f := range []struct {
 		name string
 		n    int64
@@ -127,22 +129,22 @@ func encodeStatus(e *encoder, r *status) {
 		{"conflicts_resolved", r.Resolved},
 		{"waiting", r.Waiting},
 	} {
-		e.text(f.name)
-		e.int(f.n)
+		e.Text(f.name)
+		e.Int(f.n)
 	}
-	e.text("lock_time")
+	e.Text("lock_time")
 	if r.LockTime == nil {
-		e.null()
+		e.Null()
 	} else {
-		e.float(*r.LockTime)
+		e.Float(*r.LockTime)
 	}
-	e.text("start")
-	e.text(r.Start)
-	e.text("timeout-thread-is-alive")
-	e.bool(r.Timeouts)
-	e.text("last-transaction")
-	e.text(r.Last)
-	e.endDict(13)
+	e.Text("start")
+	e.Text(r.Start)
+	e.Text("timeout-thread-is-alive")
+	e.Bool(r.Timeouts)
+	e.Text("last-transaction")
+	e.Text(r.Last)
+	e.EndDict(13)
 }
 
 // statusJSON is the answer to ruok: the status of each storage.

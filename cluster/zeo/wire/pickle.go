@@ -1,4 +1,4 @@
-package zeo
+package wire
 
 import (
 	"encoding/binary"
@@ -9,15 +9,16 @@ import (
 	"unicode/utf8"
 )
 
-// pickleDecoder reads pickles made of plain values. It builds no objects: what
-// is of a class becomes an opaque value, and clients may name only a few. Its memory is bounded by the number of values.
-type pickleDecoder struct {
+// PickleDecoder reads pickles made of plain values. It builds no objects: what
+// is of a class becomes an opaque value, and clients may name only a few. Its
+// memory is bounded by the number of values.
+type PickleDecoder struct {
 	b     []byte
 	pos   int
-	stack []value
+	stack []Value
 	marks []int
-	memo  map[int64]value
-	arena []value // items of tuples
+	memo  map[int64]Value
+	arena []Value // items of tuples
 	count int
 
 	objects bool // something was of a class
@@ -25,7 +26,7 @@ type pickleDecoder struct {
 }
 
 // Names a client may use in a message: those the Python server accepts, less what
-// could be called with an effect when somebody reads the stored extension.
+// could be called with an effect when the stored extension is read.
 func allowedFromClient(name []byte) bool {
 	switch string(name) {
 	case "ZopeUndo.Prefix Prefix", "zodbpickle binary",
@@ -37,9 +38,10 @@ func allowedFromClient(name []byte) bool {
 	return false
 }
 
-// decode returns the value of the pickle b. It refers to b and to the decoder and
-// is valid until the next decode.
-func (d *pickleDecoder) decode(b []byte, fromClient bool) (value, error) {
+// Decode returns the value of the pickle b. It refers to b and to the decoder and
+// is valid until the next decode. fromClient: only the classes that a client may
+// name are taken.
+func (d *PickleDecoder) Decode(b []byte, fromClient bool) (Value, error) {
 	d.b, d.pos, d.count = b, 0, 0
 	d.stack, d.marks, d.arena = d.stack[:0], d.marks[:0], d.arena[:0]
 	if cap(d.arena) > 4096 {
@@ -51,7 +53,7 @@ func (d *pickleDecoder) decode(b []byte, fromClient bool) (value, error) {
 	d.objects, d.shared = false, false
 	for {
 		if d.pos >= len(d.b) {
-			return value{}, d.errorf("pickle without end")
+			return Value{}, d.errorf("pickle without end")
 		}
 		op := d.b[d.pos]
 		d.pos++
@@ -59,23 +61,23 @@ func (d *pickleDecoder) decode(b []byte, fromClient bool) (value, error) {
 			break
 		}
 		if err := d.step(op, fromClient); err != nil {
-			return value{}, err
+			return Value{}, err
 		}
 	}
 	if len(d.stack) != 1 || len(d.marks) != 0 {
-		return value{}, d.errorf("%d values and %d marks at the end", len(d.stack), len(d.marks))
+		return Value{}, d.errorf("%d values and %d marks at the end", len(d.stack), len(d.marks))
 	}
 	if d.pos != len(d.b) {
-		return value{}, d.errorf("bytes after the end")
+		return Value{}, d.errorf("bytes after the end")
 	}
 	return d.stack[0], nil
 }
 
-func (d *pickleDecoder) errorf(format string, args ...any) error {
-	return fmt.Errorf("%w: pickle, offset %d: %s", errBadMessage, d.pos, fmt.Sprintf(format, args...))
+func (d *PickleDecoder) errorf(format string, args ...any) error {
+	return fmt.Errorf("%w: pickle, offset %d: %s", ErrBadMessage, d.pos, fmt.Sprintf(format, args...))
 }
 
-func (d *pickleDecoder) take(n uint64) ([]byte, error) {
+func (d *PickleDecoder) take(n uint64) ([]byte, error) {
 	if n > uint64(len(d.b)-d.pos) {
 		return nil, d.errorf("%d bytes announced, %d left", n, len(d.b)-d.pos)
 	}
@@ -85,7 +87,7 @@ func (d *pickleDecoder) take(n uint64) ([]byte, error) {
 }
 
 // size reads a little-endian length of w bytes.
-func (d *pickleDecoder) size(w uint64) (uint64, error) {
+func (d *PickleDecoder) size(w uint64) (uint64, error) {
 	p, err := d.take(w)
 	if err != nil {
 		return 0, err
@@ -97,7 +99,7 @@ func (d *pickleDecoder) size(w uint64) (uint64, error) {
 	return n, nil
 }
 
-func (d *pickleDecoder) sized(w uint64) ([]byte, error) {
+func (d *PickleDecoder) sized(w uint64) ([]byte, error) {
 	n, err := d.size(w)
 	if err != nil {
 		return nil, err
@@ -105,7 +107,7 @@ func (d *pickleDecoder) sized(w uint64) ([]byte, error) {
 	return d.take(n)
 }
 
-func (d *pickleDecoder) line() ([]byte, error) {
+func (d *PickleDecoder) line() ([]byte, error) {
 	for i := d.pos; i < len(d.b) && i < d.pos+1024; i++ {
 		if d.b[i] == '\n' {
 			p := d.b[d.pos:i]
@@ -116,23 +118,23 @@ func (d *pickleDecoder) line() ([]byte, error) {
 	return nil, d.errorf("line without end")
 }
 
-func (d *pickleDecoder) push(v value) error {
-	if d.count++; d.count > maxValues {
-		return errTooComplex
+func (d *PickleDecoder) push(v Value) error {
+	if d.count++; d.count > MaxValues {
+		return ErrTooComplex
 	}
 	d.stack = append(d.stack, v)
 	return nil
 }
 
 // floor is what the stack may not be popped below: the last mark.
-func (d *pickleDecoder) floor() int {
+func (d *PickleDecoder) floor() int {
 	if n := len(d.marks); n > 0 {
 		return d.marks[n-1]
 	}
 	return 0
 }
 
-func (d *pickleDecoder) pop(n int) ([]value, error) {
+func (d *PickleDecoder) pop(n int) ([]Value, error) {
 	at := len(d.stack) - n
 	if at < d.floor() {
 		return nil, d.errorf("stack is too short")
@@ -142,7 +144,7 @@ func (d *pickleDecoder) pop(n int) ([]value, error) {
 	return p, nil
 }
 
-func (d *pickleDecoder) popMark() ([]value, error) {
+func (d *PickleDecoder) popMark() ([]Value, error) {
 	if len(d.marks) == 0 {
 		return nil, d.errorf("no mark")
 	}
@@ -154,25 +156,25 @@ func (d *pickleDecoder) popMark() ([]value, error) {
 }
 
 // keep copies values that were on the stack.
-func (d *pickleDecoder) keep(items []value) []value {
+func (d *PickleDecoder) keep(items []Value) []Value {
 	at := len(d.arena)
 	d.arena = append(d.arena, items...)
 	return d.arena[at:len(d.arena):len(d.arena)]
 }
 
-func (d *pickleDecoder) tuple(items []value) error {
-	return d.push(value{kind: kindTuple, items: d.keep(items)})
+func (d *PickleDecoder) tuple(items []Value) error {
+	return d.push(Value{Kind: KindTuple, Items: d.keep(items)})
 }
 
 // opaque pushes an object that is not built.
-func (d *pickleDecoder) opaque(class *value) error {
-	if class.kind != kindGlobal && class.kind != kindOpaque {
+func (d *PickleDecoder) opaque(class *Value) error {
+	if class.Kind != KindGlobal && class.Kind != KindOpaque {
 		return d.errorf("call of what is no class")
 	}
-	return d.push(value{kind: kindOpaque, b: class.b})
+	return d.push(Value{Kind: KindOpaque, B: class.B})
 }
 
-func (d *pickleDecoder) step(op byte, fromClient bool) error {
+func (d *PickleDecoder) step(op byte, fromClient bool) error {
 	switch op {
 	case 0x80: // PROTO
 		p, err := d.take(1)
@@ -187,13 +189,13 @@ func (d *pickleDecoder) step(op byte, fromClient bool) error {
 		_, err := d.take(8)
 		return err
 	case '(':
-		if len(d.marks) >= maxValues {
-			return errTooComplex
+		if len(d.marks) >= MaxValues {
+			return ErrTooComplex
 		}
 		d.marks = append(d.marks, len(d.stack))
 		return nil
 	case 'N':
-		return d.push(value{})
+		return d.push(Value{})
 	case 0x88:
 		return d.push(boolValue(true))
 	case 0x89:
@@ -224,7 +226,7 @@ func (d *pickleDecoder) step(op byte, fromClient bool) error {
 		if err != nil {
 			return err
 		}
-		return d.push(floatValue(math.Float64frombits(binary.BigEndian.Uint64(p))))
+		return d.push(FloatValue(math.Float64frombits(binary.BigEndian.Uint64(p))))
 	case 'X', 0x8c, 0x8d:
 		p, err := d.sized(width(op, 0x8c, 0x8d))
 		if err != nil {
@@ -233,7 +235,7 @@ func (d *pickleDecoder) step(op byte, fromClient bool) error {
 		if !utf8.Valid(p) {
 			return d.errorf("text is not UTF-8")
 		}
-		return d.push(value{kind: kindText, b: p})
+		return d.push(Value{Kind: KindText, B: p})
 	case 'C', 'B', 0x8e, 'U', 'T', 0x96: // bytes, str of Python 2, bytearray
 		w := width(op, 'C', 0x8e)
 		switch op {
@@ -246,9 +248,9 @@ func (d *pickleDecoder) step(op byte, fromClient bool) error {
 		if err != nil {
 			return err
 		}
-		return d.push(value{kind: kindBytes, b: p})
+		return d.push(Value{Kind: KindBytes, B: p})
 	case ')':
-		return d.push(value{kind: kindTuple})
+		return d.push(Value{Kind: KindTuple})
 	case 0x85, 0x86, 0x87:
 		items, err := d.pop(int(op) - 0x84)
 		if err != nil {
@@ -262,24 +264,24 @@ func (d *pickleDecoder) step(op byte, fromClient bool) error {
 		}
 		return d.tuple(items)
 	case ']', '}', 0x8f: // EMPTY_LIST, EMPTY_DICT, EMPTY_SET
-		k := kindList
+		k := KindList
 		if op == '}' {
-			k = kindDict
+			k = KindDict
 		}
-		return d.push(value{kind: k, box: new(box), start: int32(d.pos - 1), end: int32(d.pos)})
+		return d.push(Value{Kind: k, Box: new(Box), start: int32(d.pos - 1), end: int32(d.pos)})
 	case 'l', 'd', 0x91: // LIST, DICT, FROZENSET
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
-		k := kindList
+		k := KindList
 		if op == 'd' {
-			k = kindDict
+			k = KindDict
 			if len(items)%2 != 0 {
 				return d.errorf("key without value")
 			}
 		}
-		return d.push(value{kind: k, box: &box{append([]value(nil), items...)}, start: -1})
+		return d.push(Value{Kind: k, Box: &Box{append([]Value(nil), items...)}, start: -1})
 	case 'a', 'e', 0x90, 's', 'u':
 		return d.grow(op)
 	case '0': // POP
@@ -317,21 +319,21 @@ func width(op, one, eight byte) uint64 {
 	return 4
 }
 
-func (d *pickleDecoder) smallInt(w uint64) error {
+func (d *PickleDecoder) smallInt(w uint64) error {
 	n, err := d.size(w)
 	if err != nil {
 		return err
 	}
 	if w == 4 {
-		return d.push(intValue(int64(int32(n))))
+		return d.push(IntValue(int64(int32(n))))
 	}
-	return d.push(intValue(int64(n)))
+	return d.push(IntValue(int64(n)))
 }
 
 // long reads a two's complement, little-endian.
-func (d *pickleDecoder) long(p []byte) error {
+func (d *PickleDecoder) long(p []byte) error {
 	if len(p) > 8 {
-		return d.push(value{kind: kindBig, b: p})
+		return d.push(Value{Kind: KindBig, B: p})
 	}
 	var n int64
 	for i, c := range p {
@@ -340,10 +342,10 @@ func (d *pickleDecoder) long(p []byte) error {
 	if len(p) > 0 && len(p) < 8 && p[len(p)-1]&0x80 != 0 {
 		n |= -1 << (8 * len(p))
 	}
-	return d.push(intValue(n))
+	return d.push(IntValue(n))
 }
 
-func (d *pickleDecoder) textNumber(op byte) error {
+func (d *PickleDecoder) textNumber(op byte) error {
 	p, err := d.line()
 	if err != nil {
 		return err
@@ -353,7 +355,7 @@ func (d *pickleDecoder) textNumber(op byte) error {
 		if err != nil {
 			return d.errorf("float %q", p)
 		}
-		return d.push(floatValue(f))
+		return d.push(FloatValue(f))
 	}
 	if op == 'I' && (string(p) == "00" || string(p) == "01") {
 		return d.push(boolValue(p[1] == '1'))
@@ -363,17 +365,17 @@ func (d *pickleDecoder) textNumber(op byte) error {
 	}
 	n, err := strconv.ParseInt(string(p), 10, 64)
 	if err == nil {
-		return d.push(intValue(n))
+		return d.push(IntValue(n))
 	}
 	if errors.Is(err, strconv.ErrRange) {
-		return d.push(value{kind: kindOpaque, b: p})
+		return d.push(Value{Kind: KindOpaque, B: p})
 	}
 	return d.errorf("int %q", p)
 }
 
 // grow adds to the container below.
-func (d *pickleDecoder) grow(op byte) error {
-	var items []value
+func (d *PickleDecoder) grow(op byte) error {
+	var items []Value
 	var err error
 	switch op {
 	case 'a':
@@ -392,24 +394,24 @@ func (d *pickleDecoder) grow(op byte) error {
 	top := &d.stack[len(d.stack)-1]
 	isDict := op == 's' || op == 'u'
 	switch {
-	case top.kind == kindOpaque: // a subclass
+	case top.Kind == KindOpaque: // a subclass
 		return nil
-	case top.kind == kindDict && isDict:
+	case top.Kind == KindDict && isDict:
 		if len(items)%2 != 0 {
 			return d.errorf("key without value")
 		}
-	case top.kind == kindList && !isDict:
+	case top.Kind == KindList && !isDict:
 	default:
 		return d.errorf("wrong container")
 	}
-	top.box.items = append(top.box.items, items...)
+	top.Box.Items = append(top.Box.Items, items...)
 	if top.start >= 0 {
 		top.end = int32(d.pos)
 	}
 	return nil
 }
 
-func (d *pickleDecoder) put(op byte) error {
+func (d *PickleDecoder) put(op byte) error {
 	var n int64
 	switch op {
 	case 'q', 'r':
@@ -437,10 +439,10 @@ func (d *pickleDecoder) put(op byte) error {
 		return d.errorf("nothing to memoize")
 	}
 	if d.memo == nil {
-		d.memo = make(map[int64]value)
+		d.memo = make(map[int64]Value)
 	}
-	if len(d.memo) >= maxValues {
-		return errTooComplex
+	if len(d.memo) >= MaxValues {
+		return ErrTooComplex
 	}
 	top := &d.stack[len(d.stack)-1]
 	top.end = max(top.end, int32(d.pos))
@@ -448,7 +450,7 @@ func (d *pickleDecoder) put(op byte) error {
 	return nil
 }
 
-func (d *pickleDecoder) get(op byte) error {
+func (d *PickleDecoder) get(op byte) error {
 	var n int64
 	switch op {
 	case 'h', 'j':
@@ -479,7 +481,7 @@ func (d *pickleDecoder) get(op byte) error {
 	return d.push(v)
 }
 
-func (d *pickleDecoder) global(op byte, fromClient bool) error {
+func (d *PickleDecoder) global(op byte, fromClient bool) error {
 	var module, name []byte
 	if op == 'c' {
 		var err error
@@ -494,10 +496,10 @@ func (d *pickleDecoder) global(op byte, fromClient bool) error {
 		if err != nil {
 			return err
 		}
-		if p[0].kind != kindText || p[1].kind != kindText {
+		if p[0].Kind != KindText || p[1].Kind != KindText {
 			return d.errorf("class without name")
 		}
-		module, name = p[0].b, p[1].b
+		module, name = p[0].B, p[1].B
 	}
 	full := make([]byte, 0, len(module)+1+len(name))
 	full = append(append(append(full, module...), ' '), name...)
@@ -505,22 +507,22 @@ func (d *pickleDecoder) global(op byte, fromClient bool) error {
 		return d.errorf("class %q", full)
 	}
 	d.objects = true
-	return d.push(value{kind: kindGlobal, b: full})
+	return d.push(Value{Kind: KindGlobal, B: full})
 }
 
 // call gives bytes and dicts their value and leaves the rest unbuilt.
-func (d *pickleDecoder) call(class, args value) error {
-	if class.kind == kindGlobal && args.kind == kindTuple {
+func (d *PickleDecoder) call(class, args Value) error {
+	if class.Kind == KindGlobal && args.Kind == KindTuple {
 		switch {
-		case string(class.b) == "zodbpickle binary" && len(args.items) == 1 && args.items[0].kind == kindBytes:
-			return d.push(args.items[0])
-		case len(args.items) == 1 && (string(class.b) == "builtins dict" || string(class.b) == "__builtin__ dict"):
-			if items, ok := pairs(&args.items[0]); ok {
-				return d.push(value{kind: kindDict, box: &box{items}, start: -1})
+		case string(class.B) == "zodbpickle binary" && len(args.Items) == 1 && args.Items[0].Kind == KindBytes:
+			return d.push(args.Items[0])
+		case len(args.Items) == 1 && (string(class.B) == "builtins dict" || string(class.B) == "__builtin__ dict"):
+			if items, ok := pairs(&args.Items[0]); ok {
+				return d.push(Value{Kind: KindDict, Box: &Box{items}, start: -1})
 			}
-		case string(class.b) == "_codecs encode" && len(args.items) == 2 && args.items[0].kind == kindText:
-			if latin, ok := latin1(args.items[0].b); ok {
-				return d.push(value{kind: kindBytes, b: latin})
+		case string(class.B) == "_codecs encode" && len(args.Items) == 2 && args.Items[0].Kind == KindText:
+			if latin, ok := latin1(args.Items[0].B); ok {
+				return d.push(Value{Kind: KindBytes, B: latin})
 			}
 		}
 	}
@@ -528,14 +530,14 @@ func (d *pickleDecoder) call(class, args value) error {
 }
 
 // pairs returns the keys and values, in turn, of what dict() is called with.
-func pairs(v *value) ([]value, bool) {
-	list, ok := v.list()
+func pairs(v *Value) ([]Value, bool) {
+	list, ok := v.List()
 	if !ok {
 		return nil, false
 	}
-	items := make([]value, 0, 2*len(list))
+	items := make([]Value, 0, 2*len(list))
 	for i := range list {
-		p, ok := list[i].list()
+		p, ok := list[i].List()
 		if !ok || len(p) != 2 {
 			return nil, false
 		}
@@ -556,15 +558,15 @@ func latin1(utf []byte) ([]byte, bool) {
 }
 
 // build gives a ZopeUndo.Prefix its value: {"value": (length, path)}.
-func (d *pickleDecoder) build(object, state value) error {
-	if object.kind != kindOpaque {
+func (d *PickleDecoder) build(object, state Value) error {
+	if object.Kind != KindOpaque {
 		return d.errorf("state of what is no object")
 	}
-	if string(object.b) == "ZopeUndo.Prefix Prefix" && state.kind == kindDict {
-		for i := 0; i+1 < len(state.box.items); i += 2 {
-			k, v := &state.box.items[i], &state.box.items[i+1]
-			if string(k.b) == "value" && v.kind == kindTuple && len(v.items) == 2 {
-				return d.push(value{kind: kindPrefix, b: v.items[1].b})
+	if string(object.B) == "ZopeUndo.Prefix Prefix" && state.Kind == KindDict {
+		for i := 0; i+1 < len(state.Box.Items); i += 2 {
+			k, v := &state.Box.Items[i], &state.Box.Items[i+1]
+			if string(k.B) == "value" && v.Kind == KindTuple && len(v.Items) == 2 {
+				return d.push(Value{Kind: KindPrefix, B: v.Items[1].B})
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package zeo
+package wire
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-func unhexW(t testing.TB, s string) []byte {
+func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
 	if err != nil {
@@ -44,49 +44,49 @@ var clientMsgpacks = []string{
 
 func TestDecodeWhatClientsSend(t *testing.T) {
 	for i, list := range [][]string{clientPickles, clientMsgpacks} {
-		d := messageDecoder{msgpack: i == 1, mayHold: holdObjects}
+		d := MessageDecoder{Msgpack: i == 1, MayHold: holdObjects}
 		for _, s := range list {
-			var m message
-			if err := d.decode(unhexW(t, s), &m); err != nil {
+			var m Message
+			if err := d.Decode(unhex(t, s), &m); err != nil {
 				t.Errorf("%s: %v", s, err)
 			}
 		}
 	}
-	d := messageDecoder{mayHold: holdObjects}
-	var m message
-	if err := d.decode(unhexW(t, clientPickles[2]), &m); err != nil {
+	d := MessageDecoder{MayHold: holdObjects}
+	var m Message
+	if err := d.Decode(unhex(t, clientPickles[2]), &m); err != nil {
 		t.Fatal(err)
 	}
-	if !m.id.pair || m.id.a[7] != 1 || m.id.b[0] != 0x7f || m.async || string(m.name) != "loadBefore" {
+	if !m.ID.Pair || m.ID.A[7] != 1 || m.ID.B[0] != 0x7f || m.Async || string(m.Name) != "loadBefore" {
 		t.Errorf("loadBefore decoded as %+v", m)
 	}
-	if err := d.decode(unhexW(t, clientPickles[3]), &m); err != nil {
+	if err := d.Decode(unhex(t, clientPickles[3]), &m); err != nil {
 		t.Fatal(err)
 	}
-	if id, err := m.args[0].asInt("id"); id != 0x7f2ef6f120d0 || err != nil || !m.async {
-		t.Errorf("transaction id %#x, %v, async %v", id, err, m.async)
+	if id, err := m.Args[0].AsInt("id"); id != 0x7f2ef6f120d0 || err != nil || !m.Async {
+		t.Errorf("transaction id %#x, %v, async %v", id, err, m.Async)
 	}
 	// The dict is cut out of the message and stands for itself.
-	ext, err := d.extension(&m.args[3])
-	want := unhexW(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
+	ext, err := d.Extension(&m.Args[3])
+	want := unhex(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
 	if err != nil || !reflect.DeepEqual(ext, want) {
 		t.Errorf("extension % x, %v, want % x", ext, err, want)
 	}
-	if err := d.decode(unhexW(t, clientPickles[4]), &m); err != nil || !m.heartbeat {
+	if err := d.Decode(unhex(t, clientPickles[4]), &m); err != nil || !m.Heartbeat {
 		t.Errorf("heartbeat: %+v, %v", m, err)
 	}
 }
 
 // Extensions of msgpack clients become pickles.
 func TestExtensionOfMsgpack(t *testing.T) {
-	d := messageDecoder{msgpack: true, mayHold: holdObjects}
-	var m message
-	frame := unhexW(t, "94 00 c3 a97470635f626567696e 94 01 c40175 c40164 82 a16b a176 a162 c401ff")
-	if err := d.decode(frame, &m); err != nil {
+	d := MessageDecoder{Msgpack: true, MayHold: holdObjects}
+	var m Message
+	frame := unhex(t, "94 00 c3 a97470635f626567696e 94 01 c40175 c40164 82 a16b a176 a162 c401ff")
+	if err := d.Decode(frame, &m); err != nil {
 		t.Fatal(err)
 	}
-	ext, err := d.extension(&m.args[3])
-	want := unhexW(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
+	ext, err := d.Extension(&m.Args[3])
+	want := unhex(t, "8003 7d 28 58 01000000 6b 58 01000000 76 58 01000000 62 43 01 ff 75 2e")
 	if err != nil || !reflect.DeepEqual(ext, want) {
 		t.Errorf("extension % x, %v, want % x", ext, err, want)
 	}
@@ -122,9 +122,9 @@ func TestRefusedMessages(t *testing.T) {
 		{true, "bytes after the end", "94 01 c2 a470696e67 90 00"},
 		{true, "too deep", strings.Repeat("91", 100) + "c0"},
 	} {
-		d := messageDecoder{msgpack: tt.msgpack, mayHold: holdObjects}
-		var m message
-		if err := d.decode(unhexW(t, tt.hex), &m); !errors.Is(err, errBadMessage) {
+		d := MessageDecoder{Msgpack: tt.msgpack, MayHold: holdObjects}
+		var m Message
+		if err := d.Decode(unhex(t, tt.hex), &m); !errors.Is(err, ErrBadMessage) {
 			t.Errorf("%s: got %v, want a malformed message", tt.why, err)
 		}
 	}
@@ -138,25 +138,25 @@ func TestSharedPartsDoNotExplode(t *testing.T) {
 		b = append(b, '0', ']', 'q', i+1, 'h', i, 'a', 'h', i, 'a')
 	}
 	b = append(b, '.')
-	var d pickleDecoder
-	v, err := d.decode(b, true)
+	var d PickleDecoder
+	v, err := d.Decode(b, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var e encoder
-	budget := maxValues
-	if err := e.value(&v, 0, &budget); !errors.Is(err, errTooComplex) {
-		t.Errorf("encoding gave %v and %d bytes", err, len(e.b))
+	var e Encoder
+	budget := MaxValues
+	if err := e.Value(&v, 0, &budget); !errors.Is(err, ErrTooComplex) {
+		t.Errorf("encoding gave %v and %d bytes", err, len(e.B))
 	}
 	loop := []byte{0x80, 3, ']', 'q', 0, 'h', 0, 'a', '.'} // a list in itself
-	if v, err = d.decode(loop, true); err != nil {
+	if v, err = d.Decode(loop, true); err != nil {
 		t.Fatal(err)
 	}
-	budget = maxValues
-	if err := e.value(&v, 0, &budget); !errors.Is(err, errTooComplex) {
+	budget = MaxValues
+	if err := e.Value(&v, 0, &budget); !errors.Is(err, ErrTooComplex) {
 		t.Errorf("encoding a loop gave %v", err)
 	}
-	if _, err := d.decode(append(append([]byte{0x80, 3}, strings.Repeat("N", 1<<20)...), '.'), true); !errors.Is(err, errTooComplex) {
+	if _, err := d.Decode(append(append([]byte{0x80, 3}, strings.Repeat("N", 1<<20)...), '.'), true); !errors.Is(err, ErrTooComplex) {
 		t.Errorf("a million values: %v", err)
 	}
 }
@@ -165,11 +165,11 @@ func TestInts(t *testing.T) {
 	for _, n := range []int64{0, 1, 127, 128, 255, 256, 65535, 65536, math.MaxInt32, math.MaxInt32 + 1, 1 << 40, math.MaxInt64,
 		-1, -32, -33, -128, -129, -32768, -32769, math.MinInt32, math.MinInt32 - 1, -1 << 40, math.MinInt64} {
 		for _, msgpack := range []bool{false, true} {
-			e := encoder{msgpack: msgpack}
-			e.int(n)
-			v, err := decodeValue(msgpack, e.b)
-			if err != nil || v.kind != kindInt || v.int() != n {
-				t.Errorf("msgpack %v: %d encoded as % x decodes as %d, %v", msgpack, n, e.b, v.int(), err)
+			e := Encoder{Msgpack: msgpack}
+			e.Int(n)
+			v, err := decodeValue(msgpack, e.B)
+			if err != nil || v.Kind != KindInt || v.Int() != n {
+				t.Errorf("msgpack %v: %d encoded as % x decodes as %d, %v", msgpack, n, e.B, v.Int(), err)
 			}
 		}
 	}
@@ -183,72 +183,72 @@ func TestBigInts(t *testing.T) {
 		{"ffffffffffffffff00", "18446744073709551615"},
 		{"000000000000000080ff", "-2361183241434822606848"},
 	} {
-		b := unhexW(t, tt.little)
+		b := unhex(t, tt.little)
 		if got := decimal(b); got != tt.text {
 			t.Errorf("%s is %s, want %s", tt.little, got, tt.text)
 		}
-		var e encoder
+		var e Encoder
 		e.big(b)
-		if v, err := decodeValue(false, e.b); err != nil || v.kind != kindBig || !reflect.DeepEqual(v.b, b) {
+		if v, err := decodeValue(false, e.B); err != nil || v.Kind != KindBig || !reflect.DeepEqual(v.B, b) {
 			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
 		}
-		e = encoder{msgpack: true}
+		e = Encoder{Msgpack: true}
 		e.big(b)
-		if v, err := decodeValue(true, e.b); err != nil || v.kind != kindText && !reflect.DeepEqual(v.b, b) {
+		if v, err := decodeValue(true, e.B); err != nil || v.Kind != KindText && !reflect.DeepEqual(v.B, b) {
 			t.Errorf("%s decodes as %+v, %v", tt.little, v, err)
 		}
 	}
 }
 
-func decodeValue(msgpack bool, b []byte) (value, error) {
+func decodeValue(msgpack bool, b []byte) (Value, error) {
 	if msgpack {
-		var d msgpackDecoder
-		return d.decode(b)
+		var d MsgpackDecoder
+		return d.Decode(b)
 	}
-	var d pickleDecoder
-	return d.decode(append(append([]byte{0x80, 3}, b...), '.'), false)
+	var d PickleDecoder
+	return d.Decode(append(append([]byte{0x80, 3}, b...), '.'), false)
 }
 
 func fuzz(f *testing.F, msgpack bool, seeds []string) {
 	for _, s := range seeds {
-		f.Add(unhexW(f, s))
+		f.Add(unhex(f, s))
 	}
-	d := messageDecoder{msgpack: msgpack, mayHold: holdObjects}
+	d := MessageDecoder{Msgpack: msgpack, MayHold: holdObjects}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var m message
-		if d.decode(b, &m) != nil || m.heartbeat {
+		var m Message
+		if d.Decode(b, &m) != nil || m.Heartbeat {
 			return // refused
 		}
-		e := encoder{msgpack: msgpack}
-		budget := maxValues
+		e := Encoder{Msgpack: msgpack}
+		budget := MaxValues
 		if !msgpack {
-			e.b = append(e.b, 0x80, 3)
+			e.B = append(e.B, 0x80, 3)
 		}
-		e.beginTuple(4)
-		e.id(&m.id)
-		e.bool(m.async)
-		e.bytes(m.name)
-		args := value{kind: kindTuple, items: m.args}
-		if e.value(&args, 0, &budget) != nil {
+		e.BeginTuple(4)
+		e.id(&m.ID)
+		e.Bool(m.Async)
+		e.Bytes(m.Name)
+		args := Value{Kind: KindTuple, Items: m.Args}
+		if e.Value(&args, 0, &budget) != nil {
 			return // too complex to go on
 		}
-		e.endTuple(4)
+		e.EndTuple(4)
 		if !msgpack {
 			// The mark of a tuple of four is needed, and an end.
-			e.b = append(e.b, '.')
+			e.B = append(e.B, '.')
 		}
-		again := messageDecoder{msgpack: msgpack, mayHold: holdObjects}
-		var n message
-		if err := again.decode(e.b, &n); err != nil {
-			t.Fatalf("%x was taken, but %x not: %v", b, e.b, err)
+		again := MessageDecoder{Msgpack: msgpack, MayHold: holdObjects}
+		var n Message
+		if err := again.Decode(e.B, &n); err != nil {
+			t.Fatalf("%x was taken, but %x not: %v", b, e.B, err)
 		}
-		if n.async != m.async || !bytes.Equal(n.name, m.name) || len(n.args) != len(m.args) || n.id.n != m.id.n || n.id.pair != m.id.pair {
+		if n.Async != m.Async || !bytes.Equal(n.Name, m.Name) || len(n.Args) != len(m.Args) || n.ID.N != m.ID.N || n.ID.Pair != m.ID.Pair {
 			t.Errorf("%x: %+v decodes again as %+v", b, m, n)
 		}
-		if string(m.name) == "tpc_begin" && len(m.args) > 3 {
-			if ext, err := d.extension(&m.args[3]); err == nil && len(ext) > 0 {
-				var p pickleDecoder
-				if v, err := p.decode(ext, false); err != nil || v.kind != kindDict {
+		if string(m.Name) == "tpc_begin" && len(m.Args) > 3 {
+			if ext, err := d.Extension(&m.Args[3]); err == nil && len(ext) > 0 {
+				var p PickleDecoder
+				if v, err := p.Decode(ext, false); err != nil || v.Kind != KindDict {
 					t.Errorf("%x: extension %x decodes as %+v, %v", b, ext, v, err)
 				}
 			}

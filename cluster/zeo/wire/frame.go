@@ -1,4 +1,4 @@
-package zeo
+package wire
 
 import (
 	"encoding/binary"
@@ -6,39 +6,42 @@ import (
 	"io"
 )
 
-// frameReader reads frames: a length of 4 bytes, big-endian, and as many bytes.
-type frameReader struct {
-	r      io.Reader
+// FrameReader reads frames: a length of 4 bytes, big-endian, and as many bytes.
+type FrameReader struct {
+	Source io.Reader
+	Limit  int  // greatest length accepted
+	Owned  bool // the last frame has memory of its own: it may be kept
+
 	buf    []byte
 	lo, hi int
-	limit  int  // greatest length accepted
-	owned  bool // the last frame is not in buf: it may be kept
 }
 
 const (
-	bufferSize = 16 << 10
+	// BufferSize is how many bytes a [FrameReader] reads at once.
+	BufferSize = 16 << 10
 	// Longer frames get memory of their own.
 	ownedSize = 64 << 10
 	// The memory of a long frame grows by this much at most ahead of its bytes.
 	growth = 1 << 20
 )
 
-func newFrameReader(r io.Reader, limit int) *frameReader {
-	return &frameReader{r: r, buf: make([]byte, bufferSize), limit: limit}
+// NewFrameReader returns a reader of frames of at most limit bytes.
+func NewFrameReader(r io.Reader, limit int) *FrameReader {
+	return &FrameReader{Source: r, buf: make([]byte, BufferSize), Limit: limit}
 }
 
-// next returns the next frame. Unless it is owned, it is valid until the next call.
-func (f *frameReader) next() ([]byte, error) {
+// Next returns the next frame. Unless it is owned, it is valid until the next call.
+func (f *FrameReader) Next() ([]byte, error) {
 	if err := f.fill(4); err != nil {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint32(f.buf[f.lo:]))
-	if n > f.limit {
-		return nil, fmt.Errorf("%w: frame of %d bytes, at most %d are accepted", errBadMessage, n, f.limit)
+	if n > f.Limit {
+		return nil, fmt.Errorf("%w: frame of %d bytes, at most %d are accepted", ErrBadMessage, n, f.Limit)
 	}
 	f.lo += 4
-	f.owned = n > ownedSize
-	if f.owned {
+	f.Owned = n > ownedSize
+	if f.Owned {
 		return f.long(n)
 	}
 	if err := f.fill(n); err != nil {
@@ -49,20 +52,20 @@ func (f *frameReader) next() ([]byte, error) {
 	return p, nil
 }
 
-// speaksTLS reports whether what could not be read as a frame begins a TLS
+// SpeaksTLS reports whether what could not be read as a frame begins a TLS
 // handshake.
-func (f *frameReader) speaksTLS() bool {
+func (f *FrameReader) SpeaksTLS() bool {
 	return f.hi-f.lo >= 2 && f.buf[f.lo] == 0x16 && f.buf[f.lo+1] == 3
 }
 
-// ready reports whether next would not wait.
-func (f *frameReader) ready() bool {
+// Ready reports whether next would not wait.
+func (f *FrameReader) Ready() bool {
 	have := f.hi - f.lo
 	return have >= 4 && have-4 >= int(binary.BigEndian.Uint32(f.buf[f.lo:]))
 }
 
 // fill waits for n bytes in the buffer.
-func (f *frameReader) fill(n int) error {
+func (f *FrameReader) fill(n int) error {
 	if f.lo == f.hi {
 		f.lo, f.hi = 0, 0
 	}
@@ -75,7 +78,7 @@ func (f *frameReader) fill(n int) error {
 		f.lo, f.buf = 0, buf
 	}
 	for f.hi-f.lo < n {
-		k, err := f.r.Read(f.buf[f.hi:])
+		k, err := f.Source.Read(f.buf[f.hi:])
 		f.hi += k
 		if err != nil && f.hi-f.lo < n {
 			if err == io.EOF && f.hi > f.lo {
@@ -88,7 +91,7 @@ func (f *frameReader) fill(n int) error {
 }
 
 // long reads a frame into memory that grows with what has really come.
-func (f *frameReader) long(n int) ([]byte, error) {
+func (f *FrameReader) long(n int) ([]byte, error) {
 	p := make([]byte, 0, min(n, growth))
 	k := min(n, f.hi-f.lo)
 	p = append(p, f.buf[f.lo:f.lo+k]...)
@@ -101,7 +104,7 @@ func (f *frameReader) long(n int) ([]byte, error) {
 		}
 		at := len(p)
 		p = p[:cap(p)]
-		k, err := io.ReadFull(f.r, p[at:])
+		k, err := io.ReadFull(f.Source, p[at:])
 		p = p[:at+k]
 		if err != nil {
 			return nil, midFrame(err)
