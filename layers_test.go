@@ -55,6 +55,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/ctl", "cluster/link cluster/check"},
 	{"fsformat", "cluster/txn fsformat/pickle"},
 	{"cluster/zeo/wire", "cluster/tid"},
+	{"cluster/zeo/zeoclient", "cluster/zeo/wire cluster/txn"},
 	{"cluster/zeo", "cluster/zeo/wire cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
 	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},

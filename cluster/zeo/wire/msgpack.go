@@ -14,6 +14,7 @@ type MsgpackDecoder struct {
 	pos   int
 	arena []Value
 	count int
+	most  int // values; 0: MaxValues
 }
 
 // Decode returns the value of b. It refers to b and to the decoder and is valid
@@ -143,7 +144,7 @@ func (d *MsgpackDecoder) items(n uint64, depth int) ([]Value, error) {
 	if n > uint64(len(d.b)-d.pos) {
 		return nil, d.errorf("%d values announced, %d bytes left", n, len(d.b)-d.pos)
 	}
-	if d.count += int(n); d.count > MaxValues {
+	if d.count += int(n); d.count > bound(d.most) {
 		return nil, ErrTooComplex
 	}
 	var items []Value

@@ -23,6 +23,7 @@ type PickleDecoder struct {
 
 	objects bool // something was of a class
 	shared  bool // something was fetched from the memo
+	most    int  // values; 0: MaxValues
 }
 
 // Names a client may use in a message: those the Python server accepts, less what
@@ -119,7 +120,7 @@ func (d *PickleDecoder) line() ([]byte, error) {
 }
 
 func (d *PickleDecoder) push(v Value) error {
-	if d.count++; d.count > MaxValues {
+	if d.count++; d.count > bound(d.most) {
 		return ErrTooComplex
 	}
 	d.stack = append(d.stack, v)
@@ -189,7 +190,7 @@ func (d *PickleDecoder) step(op byte, fromClient bool) error {
 		_, err := d.take(8)
 		return err
 	case '(':
-		if len(d.marks) >= MaxValues {
+		if len(d.marks) >= bound(d.most) {
 			return ErrTooComplex
 		}
 		d.marks = append(d.marks, len(d.stack))
@@ -441,7 +442,7 @@ func (d *PickleDecoder) put(op byte) error {
 	if d.memo == nil {
 		d.memo = make(map[int64]Value)
 	}
-	if len(d.memo) >= MaxValues {
+	if len(d.memo) >= bound(d.most) {
 		return ErrTooComplex
 	}
 	top := &d.stack[len(d.stack)-1]

@@ -51,6 +51,13 @@ const (
 	maxDepth  = 64
 )
 
+func bound(most int) int {
+	if most > 0 {
+		return most
+	}
+	return MaxValues
+}
+
 var (
 	// ErrBadMessage reports bytes that are no message.
 	ErrBadMessage = errors.New("malformed message")
