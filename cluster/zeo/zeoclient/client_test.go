@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,7 @@ func servePython(t *testing.T, interpreter, path string, msgpack bool) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +181,8 @@ func TestBackwards(t *testing.T) {
 		if i < 3000 {
 			info.Status = txn.Packed
 		}
-		if err := m.Append(&txn.Transaction{TID: at, Status: info.Status, User: info.User}); err != nil {
+		records := []txn.Record{{OID: tid.OID(i), TID: at, Data: []byte("data")}}
+		if err := m.Append(&txn.Transaction{TID: at, Status: info.Status, User: info.User, Records: txn.Slice(records)}); err != nil {
 			t.Fatal(err)
 		}
 		want = append(want, info)
