@@ -283,8 +283,8 @@ func (w *world) operate() {
 	id := w.stores[w.r.IntN(len(w.stores))].nid
 	switch w.r.IntN(9) {
 	case 6, 7:
-		// What is dropped earlier may never have had its table; and an operator who has
-		// put older copies in place erases no other one.
+		// What is dropped earlier may never have had its table; and after an older
+		// copy was put in place, no other storage is erased.
 		if len(w.acked) > 0 && w.copies.restored == 0 {
 			w.admin.send(&proto.SetNodeState{ID: id, State: proto.NodeUnknown})
 		}

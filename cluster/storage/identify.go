@@ -86,8 +86,8 @@ func (n *Node) fromStranger(p *peer, ev link.Event) error {
 
 func (n *Node) acceptClient(p *peer, ev link.Event, r *proto.RequestIdentification) error {
 	if old := n.clients[r.ID]; old != nil {
-		// The id has a new holder; or the same client, which nobody else knows the stamp
-		// of, has lost its connection, and TCP has not told us yet.
+		// The id has a new holder; or the same client, of which no other process knows the
+		// stamp, has lost its connection, and TCP has not told us yet.
 		if err := n.drop(old); err != nil {
 			return err
 		}

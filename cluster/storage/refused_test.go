@@ -12,7 +12,7 @@ import (
 )
 
 // A storage that was restarted is refused until the master has noticed that the
-// former process is gone. It comes again, but not for ever.
+// former process is gone. It comes again, for a limited time.
 func TestRefusedAsConnected(t *testing.T) {
 	for _, noticed := range []time.Duration{0, 150 * time.Second, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {

@@ -104,7 +104,7 @@ const confirmation = "lose them"
 // terminal it is not.
 func confirmed(env *cli.Env, loss string) bool {
 	w := env.Stderr
-	fmt.Fprintf(w, "*** TO START THE CLUSTER NOW MAY LOSE TRANSACTIONS FOR EVER ***\n\n%s\n\n", strings.ReplaceAll(loss, ". ", ".\n"))
+	fmt.Fprintf(w, "*** TO START THE CLUSTER NOW MAY LOSE TRANSACTIONS PERMANENTLY ***\n\n%s\n\n", strings.ReplaceAll(loss, ". ", ".\n"))
 	if f, ok := env.Stdin.(*os.File); ok && !term.IsTerminal(int(f.Fd())) || env.Stdin == nil {
 		fmt.Fprintf(w, "Not started. Bring the missing storages and the newest databases back; or, to go on without them: neoctl start %s\n", acceptLoss)
 		return false

@@ -44,7 +44,7 @@ was packed: its status becomes that of an ordinary one.
 
 A copy that was interrupted goes on where it stopped when the command is run
 again. A destination that does not hold exactly the beginning of the source is
-left as it is. Nobody else may write to the cluster while it is filled.
+left as it is. No other client may write to the cluster while it is filled.
 ` + side.Help + cli.ExitStatus,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
 
-// An operator who has the logs written disturbs no client: a transaction that is
+// The order to write the logs disturbs no client: a transaction that is
 // voted through a neozeo is committed, and the neozeo has written its log too.
 func TestFlushLog(t *testing.T) {
 	t.Parallel()
