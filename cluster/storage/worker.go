@@ -45,7 +45,7 @@ type worker struct {
 	repairing bool
 
 	kept     map[int]tid.TID   // deletions kept by packs, of partitions
-	quiet    map[int]time.Time // since when their cells have not changed
+	quiet    map[int]time.Time // since when their cells have not changed, nor were packed
 	dropping *packing          // those of a partition
 
 	rate      float64 // rows per second, measured
@@ -288,6 +288,9 @@ func (w *worker) stepPack(n int) (int, error) {
 		return 0, fmt.Errorf("recording the pack of partition %d: %w", k.at, err)
 	}
 	delete(k.todo, k.at)
+	// Deletions that this pack has kept are needed for as long as those of an earlier one were.
+	w.quiet[k.at] = time.Now()
+	w.dropping = nil
 	w.dirty = false
 	return deleted, w.n.commit()
 }
