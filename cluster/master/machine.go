@@ -93,13 +93,14 @@ const (
 
 // peer is a connection, and what is known about who is at its other end.
 type peer struct {
-	conn    ConnID
-	role    role
-	dialed  proto.Address // of an outgoing connection
-	node    *proto.Node   // once identified
-	pending int           // requests of ours without answer
-	gone    bool
-	silent  bool // it gives no sign of life
+	conn     ConnID
+	role     role
+	dialed   proto.Address // of an outgoing connection
+	node     *proto.Node   // once identified
+	pending  int           // requests of ours without answer
+	gone     bool
+	silent   bool      // it gives no sign of life
+	silentAt time.Time // when that was last said
 
 	// Of a storage.
 	newID     bool   // it came without the id that it has

@@ -14,10 +14,10 @@ import (
 // again as long as the peer is silent.
 func (m *Machine) silent(p *peer, d time.Duration, beats bool) {
 	if !m.expendable(p, beats) {
-		if !p.silent {
-			p.silent = true
+		if !m.stillSilent(p) {
 			m.log(slog.LevelWarn, "a storage gives no sign of life, but nothing can replace it", "node", p.String(), "silence", d.String())
 		}
+		p.silent, p.silentAt = true, m.now
 		return
 	}
 	m.log(slog.LevelWarn, "a node gives no sign of life and is given up", "node", p.String(), "silence", d.String())
@@ -25,6 +25,13 @@ func (m *Machine) silent(p *peer, d time.Duration, beats bool) {
 	m.out = append(m.out, Effect{Op: GiveUp, Conn: p.conn, Silence: d})
 	m.drop(p)
 }
+
+// silentFor is how long a peer counts as silent after that was last said, which is
+// said every second: that it gives signs of life again is not, unless it sends a packet.
+const silentFor = 5 * time.Second
+
+// stillSilent reports whether a peer that was not given up is silent now.
+func (m *Machine) stillSilent(p *peer) bool { return p.silent && m.now.Sub(p.silentAt) < silentFor }
 
 // expendable reports whether the cluster is better off without a silent peer.
 func (m *Machine) expendable(p *peer, beats bool) bool {
@@ -44,7 +51,7 @@ func (m *Machine) expendable(p *peer, beats bool) bool {
 	}
 	return m.table.Operational(func(id proto.NodeID) bool {
 		s := m.stores[id]
-		return m.running(id) && s != p && (s == nil || !s.silent)
+		return m.running(id) && s != p && (s == nil || !m.stillSilent(s))
 	})
 }
 
@@ -57,7 +64,7 @@ func (m *Machine) superseded(p *peer) bool {
 		return false
 	}
 	for _, id := range m.table.ReadableNodes() {
-		if s := m.stores[id]; s != nil && s != p && !s.silent {
+		if s := m.stores[id]; s != nil && s != p && !m.stillSilent(s) {
 			return false
 		}
 	}
