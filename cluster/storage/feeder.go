@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -131,8 +132,8 @@ func (n *Node) fromStorage(e event) error {
 		s.feeder.run(func() {
 			work := turn{time.Now()}
 			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckTIDs(n.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
-			n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
+			a, err := n.db.CheckTIDs(s.feeder.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
+			s.feeder.finish(ev.Conn, ev.ID, a, q.Min, err)
 		})
 	case *proto.AskCheckSerialRange:
 		p.server = true
@@ -147,8 +148,8 @@ func (n *Node) fromStorage(e event) error {
 		s.feeder.run(func() {
 			work := turn{time.Now()}
 			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckSerials(n.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
-			n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
+			a, err := n.db.CheckSerials(s.feeder.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
+			s.feeder.finish(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
 	case *proto.AddTransaction, *proto.AddObject:
 		return s.replicator.received(p, ev.ID, q)
@@ -161,6 +162,13 @@ func (n *Node) fromStorage(e event) error {
 		n.unexpected(p, ev)
 	}
 	return nil
+}
+
+// finish is finishRead, unless the operation has ended: then the error may be only that.
+func (f *feeder) finish(conn *link.Conn, id uint32, p proto.Packet, what fmt.Stringer, err error) {
+	if f.ctx.Err() == nil {
+		f.n.finishRead(conn, id, p, what, err)
+	}
 }
 
 // notReadable answers a request for a partition that is not complete here.
