@@ -94,7 +94,7 @@ func openIndexed(ctx context.Context, env *cli.Env, o *reader, q *quiet, path st
 	done()
 	if err != nil {
 		r.Close()
-		return nil, err
+		return nil, withRenumber(err)
 	}
 	if unusable != nil && !os.IsNotExist(unusable) {
 		fmt.Fprintf(env.Stderr, "warning: %v; the file was read instead\n", unusable)
@@ -158,7 +158,7 @@ func checkRange(ctx context.Context, r *fsformat.Reader, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return r.CheckOrder(ctx, tid.Zero)
+	return withRenumber(r.CheckOrder(ctx, tid.Zero))
 }
 
 // parseObject reads OID or OID@TID. at is tid.Max without TID.

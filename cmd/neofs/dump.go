@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
+	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/zdump"
 )
 
@@ -43,6 +46,14 @@ nothing is written then.` + exitStatus,
 	return cmd
 }
 
+// withRenumber adds what can be done to the error of a file whose ids do not increase.
+func withRenumber(err error) error {
+	if errors.Is(err, fsformat.ErrOrder) {
+		return fmt.Errorf("%w; neoexport --renumber makes a file of it whose ids increase", err)
+	}
+	return err
+}
+
 func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) error {
 	after, upTo, err := parseRange(args[1:])
 	if err != nil {
@@ -57,7 +68,7 @@ func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) e
 		return err
 	}
 	if err := r.CheckOrder(ctx, tid.Zero); err != nil {
-		return err
+		return withRenumber(err)
 	}
 	wrong := side.Wrong{Out: env.Stderr, File: args[0]}
 	checked := r.Checked(wrong.Report)

@@ -63,7 +63,7 @@ func runIndex(ctx context.Context, env *cli.Env, o *indexOptions, path string) e
 	x, err := r.BuildCheckedIndex(ctx, progress, wrong.Report)
 	done()
 	if err != nil {
-		return err
+		return withRenumber(err)
 	}
 	if o.strict.strict && wrong.N > 0 {
 		return wrong.Refused()

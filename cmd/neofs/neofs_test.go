@@ -42,7 +42,7 @@ func write(t *testing.T, path, content string) {
 }
 
 const (
-	outOfOrder = "error: damaged/tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064\n"
+	outOfOrder = "error: damaged/tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064; neoexport --renumber makes a file of it whose ids increase\n"
 	oidFlip    = "warning: damaged/oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record is said to be at 133, which is one of object 0000000000000002: an object id is damaged\n"
 )
 
@@ -146,14 +146,14 @@ total,11,439,3,214,8,225
 		{"cmp 01-basic.fs 08-truncated-tail.fs", "transaction 03f594581bbbbbbb: only in the first\n",
 			"warning: 08-truncated-tail.fs: offset 1135: transaction 03f594581bbbbbbb is incomplete: 428 bytes ignored\n", 1},
 		{"cat 01-basic.fs xyz", "", `usage: neofs cat FILE OID[@TID] [flags]
-cat: error: "xyz" is no object id: up to 16 hexadecimal digits
+neofs cat: error: "xyz" is no object id: up to 16 hexadecimal digits
 See neofs cat --help.
 `, 2},
 		{"log 01-basic.fs 2024", "", `usage: neofs log FILE [RANGE] [flags]
-log: error: "2024" is no range: FROM..TO
+neofs log: error: "2024" is no range: FROM..TO
 See neofs log --help.
 `, 2},
-		{"check", "", "usage: neofs check FILE [flags]\ncheck: error: accepts 1 arg(s), received 0\nSee neofs check --help.\n", 2},
+		{"check", "", "usage: neofs check FILE [flags]\nneofs check: error: accepts 1 arg(s), received 0\nSee neofs check --help.\n", 2},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			t.Chdir(samples)

@@ -93,5 +93,5 @@ func checkWholeOrder(ctx context.Context, path string) error {
 		return err
 	}
 	defer r.Close() // only read
-	return r.CheckOrder(ctx, tid.Zero)
+	return withRenumber(r.CheckOrder(ctx, tid.Zero))
 }
