@@ -196,7 +196,7 @@ func checkText(r *check.Run) string {
 	for _, note := range order {
 		fmt.Fprintf(&b, "%s: %s\n", partitionNames(notes[note]), note)
 	}
-	fmt.Fprintf(&b, "%d transactions and records of %d partitions compared: ", rows, len(r.Parts)-failed)
+	fmt.Fprintf(&b, "%d transactions and records of %s compared: ", rows, counted(len(r.Parts)-failed, "partition"))
 	if total == 0 {
 		b.WriteString("no difference found")
 	} else {
@@ -204,13 +204,21 @@ func checkText(r *check.Run) string {
 		for _, id := range slices.Sorted(maps.Keys(nodes)) {
 			names = append(names, id.String())
 		}
-		fmt.Fprintf(&b, "%d differences found in %s", total, strings.Join(names, ", "))
+		fmt.Fprintf(&b, "%s found in %s", counted(total, "difference"), strings.Join(names, ", "))
 	}
 	if failed > 0 {
-		fmt.Fprintf(&b, "; %d partitions could not be compared", failed)
+		fmt.Fprintf(&b, "; %s could not be compared", counted(failed, "partition"))
 	}
 	b.WriteByte('\n')
 	return b.String()
+}
+
+// counted returns a number with its noun, in the plural unless it is 1.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // partitionNames names partitions, with ranges for those that follow each other.
@@ -309,7 +317,7 @@ func repair(ctx context.Context, c *ctl.Client, from proto.NodeID, nodes []proto
 		}
 	}
 	if len(partitions) == 0 {
-		return "", proto.Errorf(proto.Denied, "%v shares no partition with the nodes to be repaired", from)
+		return "", proto.Errorf(proto.Denied, "%v has no partition in common with the nodes to be repaired: see neoctl print pt", from)
 	}
 	r, err := runCheck(ctx, c, partitions, 0, proto.Opt[tid.TID]{})
 	switch {

@@ -42,7 +42,7 @@ func commands() []command {
 		{"add", "NODE... | all", "take pending storages into the cluster", parseAdd},
 		{"tweak", "[-n] [NODE...]", "rebalance the partition table, emptying the nodes; -n only shows the result", parseTweak},
 		{"kill", "NODE", "stop a storage or a secondary master", parseNode((*ctl.Client).Kill)},
-		{"drop", "NODE", "remove a storage that does not run, for ever", parseNode((*ctl.Client).Drop)},
+		{"drop", "NODE", "remove for good a storage that does not run", parseNode((*ctl.Client).Drop)},
 		{"check", "[[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]]", "compare all that replicas have, of all partitions by default, with those of NODE if given, and list what differs", parseCheck},
 		{"repair", "--from NODE [--partition PARTITION]... NODE...", "check, then let the latter nodes get from the former what differs, and check again", parseRepair},
 		{"prune_orphan", "0|1 NODE... | all", "delete data that nothing refers to; 1 only logs them", parsePrune},
@@ -73,7 +73,7 @@ func parse(words []string) (order, error) {
 			o, err := c.parse(words[len(name):])
 			var exit *cli.Exit
 			if err != nil && !errors.As(err, &exit) {
-				err = cli.Usagef("%s %s: %w", c.words, c.args, err)
+				err = cli.Usagef("%s: %w", strings.TrimSpace(c.words+" "+c.args), err)
 			}
 			return o, err
 		}

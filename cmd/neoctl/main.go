@@ -33,9 +33,8 @@ type options struct {
 func newCommand(env *cli.Env) *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:                   "neoctl [options] [command [arguments]]",
-		Short:                 "Operate a NEO cluster",
-		DisableFlagsInUseLine: true,
+		Use:   "neoctl [options] [command [arguments]]",
+		Short: "Operate a NEO cluster",
 		Long: "Operates a NEO cluster through one of its admin nodes. Without command, lists the commands.\n\n" + usage() +
 			"\nA check goes on if neoctl is interrupted; print summary tells what the last one has found." +
 			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences;" +

@@ -78,7 +78,7 @@ func TestSession(t *testing.T) {
 		{"check 0:S7", "", "S7 is not a storage that can be reached\n", 1},
 		{"check 12:", "", "no partition 12\n", 1},
 		{"repair --from S1 S2", "0 transactions and records of 12 partitions compared: no difference found\nNothing to repair.\n", "", 0},
-		{"repair --from S1 S7", "", "S1 shares no partition with the nodes to be repaired\n", 1},
+		{"repair --from S1 S7", "", "S1 has no partition in common with the nodes to be repaired: see neoctl print pt\n", 1},
 		{"prune_orphan 1 all", "\n", "", 0},
 		{"prune_orphan 0 S1 S2", "\n", "", 0},
 		{"flush_log", "", "", 0},
@@ -87,9 +87,9 @@ func TestSession(t *testing.T) {
 		{"check :", "partitions 0-11: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
 			"0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
 		{"check 3:S2", "partition 3: NOT COMPARED to the end: S2 has no readable copy\n" +
-			"0 transactions and records of 0 partitions compared: no difference found; 1 partitions could not be compared\n", "", 3},
+			"0 transactions and records of 0 partitions compared: no difference found; 1 partition could not be compared\n", "", 3},
 		{"repair --from S1 --partition 3 S2", "partition 3: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
-			"0 transactions and records of 1 partitions compared: no difference found\n" +
+			"0 transactions and records of 1 partition compared: no difference found\n" +
 			"partition 3: the copy of S2 is OUT_OF_DATE: it is replicated when S2 runs, and can be repaired then\nNothing to repair.\n", "", 3},
 		{"kill S1", "", "S1: partition 0: a partition would have no readable cell\n", 1},
 		{"tweak", "", "tweak: down nodes must be listed explicitly: S2 is DOWN\n", 1},
