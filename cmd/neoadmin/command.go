@@ -40,8 +40,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 backups of the cluster, and write mails when something is wrong with one of them.
 
 The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
-		Args:                  cobra.NoArgs,
-		DisableFlagsInUseLine: true,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Load(cmd.Flags()); err != nil {
 				return err
@@ -52,9 +51,9 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	fs := cmd.Flags()
 	o.AddFlags(fs, cli.Admin)
 	cli.Texts(fs, &o.backups, "monitor-backup", "", "name of a backup cluster to watch; may be repeated")
-	fs.Float64Var(&o.maxLag, "monitor-maxlag", 0, "seconds that a backup may be late before it is a warning")
-	cli.Texts(fs, &o.mailTo, "monitor-email", "", "whom to write mails; may be repeated")
-	fs.Float64Var(&o.interval, "monitor-interval", admin.DefaultMailInterval.Seconds(), "least seconds between two mails; what changes meanwhile is in the next one")
+	fs.Float64Var(&o.maxLag, "monitor-maxlag", 0, "seconds that a backup may be behind without a warning")
+	cli.Texts(fs, &o.mailTo, "monitor-email", "", "address that gets the mails; may be repeated")
+	fs.Float64Var(&o.interval, "monitor-interval", admin.DefaultMailInterval.Seconds(), "seconds between two mails, at least; what changes meanwhile is in the next one")
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
@@ -121,11 +120,11 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 	if err != nil {
 		return admin.Config{}, err
 	}
-	if o.maxLag < 0 {
-		return admin.Config{}, errors.New("monitor-maxlag must not be negative")
+	if !(o.maxLag >= 0) {
+		return admin.Config{}, cli.Usagef("--monitor-maxlag must be 0 seconds or more")
 	}
-	if o.interval <= 0 {
-		return admin.Config{}, errors.New("monitor-interval must be positive")
+	if !(o.interval > 0) {
+		return admin.Config{}, cli.Usagef("--monitor-interval must be more than 0 seconds")
 	}
 	cfg := admin.Config{
 		Cluster:     o.Cluster,

@@ -34,8 +34,7 @@ The others stand by. A master keeps nothing on disk.
 The numbers of partitions and replicas only matter when the database is created.
 A new database is created when the operator says so (neoctl start), or once the
 number of storage nodes given with --autostart is there.` + cli.ExitStatus,
-		DisableFlagsInUseLine: true,
-		Args:                  cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.Load(cmd.Flags()); err != nil {
 				return err

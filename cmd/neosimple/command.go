@@ -54,9 +54,8 @@ Applications that know ZEO need no NEO client: they are served at --zeo, storage
 Once it is running, a line is written to stdout (with --zeo none without zeo=):
 
   ready name=NAME masters=HOST:PORT admin=HOST:PORT zeo=HOST:PORT` + cli.ExitStatus,
-		Args:                  cobra.NoArgs,
-		DisableFlagsInUseLine: true,
-		RunE:                  func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, &o) },
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, &o) },
 	}
 	fs := cmd.Flags()
 	cli.Path(fs, &o.dir, "dir", "d", "", "directory of the databases")

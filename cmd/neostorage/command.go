@@ -58,7 +58,7 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	o.AddFlags(fs, cli.Storage)
 	cli.Text(fs, &o.adapter, "adapter", "a", "MySQL", "kind of database: Importer, MySQL, MySQLdb, PyMySQL, SQLite")
 	cli.Text(fs, &o.database, "database", "d", "", "database (required)")
-	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1 for ever")
+	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Text(fs, &o.engine, "engine", "e", "", "storage engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	cli.Flag(fs, &o.dedup, "dedup", "", "store equal data once, in a new database")
 	cli.Flag(fs, &o.disablePack, "disable-pack", "", "do not execute pack orders")

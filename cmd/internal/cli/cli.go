@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -115,7 +116,10 @@ func Run(ctx context.Context, env *Env, build func(*Env) *cobra.Command) int {
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	started := false
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 	forEachCommand(root, func(c *cobra.Command) {
+		// "[options]" says it already.
+		c.DisableFlagsInUseLine = c.DisableFlagsInUseLine || strings.Contains(c.Use, "[options]")
 		if run := c.RunE; run != nil {
 			c.RunE = func(cmd *cobra.Command, args []string) error {
 				started = true
@@ -149,7 +153,7 @@ func report(ctx context.Context, env *Env, cmd *cobra.Command, err error) int {
 	switch {
 	case exit.Err == nil:
 	case exit.Code == 2:
-		fmt.Fprintf(env.Stderr, "usage: %s\n%s: error: %v\nSee %s --help.\n", cmd.UseLine(), cmd.Name(), err, cmd.CommandPath())
+		fmt.Fprintf(env.Stderr, "usage: %s\n%s: error: %v\nSee %s --help.\n", cmd.UseLine(), cmd.CommandPath(), err, cmd.CommandPath())
 	case interrupted(ctx, err):
 		fmt.Fprintln(env.Stderr, "interrupted")
 	default:

@@ -99,7 +99,7 @@ cluster =
 		{args: "-c --part", want: "--part 127.0.0.1:10000 127.0.0.1 100 false [] "}, // a value, not an option
 		{args: "-c x word", code: 2, wantStderr: "usage: neosample"},
 		{args: "--nothing", code: 2, wantStderr: "unknown flag"},
-		{args: "-c x -p many", code: 2, wantStderr: "invalid argument"},
+		{args: "-c x -p many", code: 2, wantStderr: `: "many" is not a whole number`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			code, stdout, stderr := run(t, sample, strings.Fields(strings.ReplaceAll(tt.args, "FILE", file))...)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/neozodb/neo/cluster/conf"
@@ -113,6 +114,33 @@ func MergeFile(fs *pflag.FlagSet, file, section string) error {
 	return nil
 }
 
+// flagError says in plain words why pflag refuses a value.
+func flagError(err error) error {
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		if e := valueError(invalid.Unwrap(), invalid.GetFlag().Value.Type(), invalid.GetValue()); e != nil {
+			return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, e)
+		}
+	}
+	return err
+}
+
+// valueError returns a plain error for a value of a numeric option that cannot be
+// read, and nil for any other error.
+func valueError(err error, typ, value string) error {
+	e, ok := errors.AsType[*strconv.NumError](err)
+	switch {
+	case !ok:
+		return nil
+	case errors.Is(e.Err, strconv.ErrRange):
+		return fmt.Errorf("%q is too large or too small", value)
+	case typ == "int":
+		return fmt.Errorf("%q is not a whole number", value)
+	case typ == "float64":
+		return fmt.Errorf("%q is not a number", value)
+	}
+	return nil
+}
+
 func mergeSection(fs *pflag.FlagSet, s *conf.Section, file, section string) error {
 	var errs []error
 	fs.VisitAll(func(f *pflag.Flag) {
@@ -157,6 +185,9 @@ func mergeOption(f *pflag.Flag, s *conf.Section, key string) error {
 		value = fmt.Sprint(b)
 	}
 	if err := f.Value.Set(value); err != nil {
+		if e := valueError(err, f.Value.Type(), value); e != nil {
+			return e
+		}
 		return err
 	}
 	f.Changed = true

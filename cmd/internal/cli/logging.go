@@ -55,6 +55,9 @@ func (o *Logging) OpenUnbufferedLog(env *Env) (*Log, error) {
 }
 
 func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
+	if o.LogSize < 0 {
+		return nil, Usagef("--logfile-size must be 0 MB or more")
+	}
 	stderr := nodelog.NewTextHandler(env.Stderr, slog.LevelWarn)
 	if o.LogFile == "" {
 		return &Log{Logger: slog.New(stderr)}, nil
@@ -62,7 +65,7 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 	cfg.MaxBody = maxBody
 	cfg.Trouble = slog.New(stderr)
 	cfg.MaxSize = int64(o.LogSize) << 20
-	if o.LogSize <= 0 {
+	if o.LogSize == 0 {
 		cfg.MaxSize = -1
 	}
 	file, err := nodelog.Open(cfg)

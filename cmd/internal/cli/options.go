@@ -48,14 +48,14 @@ func (o *PeerTimeout) AddFlags(fs *pflag.FlagSet) {
 		"seconds without a sign of life after which another node is given up, which a busy one is not; a Python node has 12 times as long; 0: never")
 }
 
-// Limit returns the option as the nodes take it.
+// Limit returns the option as the nodes take it, or a usage error.
 func (o *PeerTimeout) Limit() (time.Duration, error) {
 	if o.seconds == 0 {
 		return -1, nil
 	}
 	d := time.Duration(o.seconds * float64(time.Second))
 	if least := link.MinPeerTimeout; d < least || o.seconds > maxPeerTimeout {
-		return 0, fmt.Errorf("peer-timeout must be between %v and %d seconds, or 0 for no limit", least.Seconds(), int(maxPeerTimeout))
+		return 0, Usagef("--peer-timeout must be between %v and %d seconds, or 0 for no limit", least.Seconds(), int(maxPeerTimeout))
 	}
 	return d, nil
 }
