@@ -141,11 +141,15 @@ func (w *walk) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = true
+	// Records that are used although their transaction is over give nothing back again.
 	for i := w.head; i < w.tail; i++ {
-		w.budget.Give(w.ring[i%walkRecords].held)
+		s := &w.ring[i%walkRecords]
+		w.budget.Give(s.held)
+		s.held = 0
 	}
 	for _, t := range w.txns {
 		w.budget.Give(t.held)
+		t.held = 0
 	}
 }
 
