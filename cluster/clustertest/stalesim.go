@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,13 +46,15 @@ type copies struct {
 	r      *rand.Rand
 	made   [][]*backendtest.Memory // by storage, in the order of their time
 	states []databaseState         // before the databases were replaced
+	late   atomic.Bool             // a storage was refused that came after an older copy of another one
 }
 
 // SimulateStale lets clients write while copies of the databases are made, replaces some
 // databases by any of these copies while the storages are down, and requires that
 // everything that was acknowledged is there afterwards, or that the cluster does not start
 // by itself. It reports whether what was lost could not be noticed: every copy of a
-// partition was replaced, by copies made since the storages last confirmed their table.
+// partition was replaced, by copies made since the storages last confirmed their table; or
+// only too late, by a storage that came after the cluster had started, and was refused.
 func SimulateStale(t *testing.T, plan Plan, log *slog.Logger) (unnoticed, refused bool) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &copies{simulation: newSimulation(t, plan, log), r: rand.New(rand.NewPCG(plan.Seed, 4))}
@@ -111,6 +115,11 @@ func (s *copies) round(round int) (unnoticed, refused bool) {
 	}
 	serves := s.serves()
 	switch {
+	case s.late.Load() && how == 2 && slices.Contains(replaced, true):
+		return true, false // see "Noticed late" in the design of the master
+	case s.late.Load():
+		s.t.Errorf("%+v: a storage is refused, although none has an older copy that came first; replaced: %v", s.plan, replaced)
+		return false, false
 	case lost == nil && !serves:
 		s.t.Errorf("%+v: the cluster does not start, although each partition is there; replaced: %v", s.plan, replaced)
 		return false, false
@@ -205,7 +214,14 @@ func (s *copies) restart(i int) {
 		s.t.Errorf("starting storage %d: %v", i, err)
 		return
 	}
-	s.node(storageHost(i), n.Run)
+	s.node(storageHost(i), func(ctx context.Context) error {
+		err := n.Run(ctx)
+		if err != nil && strings.Contains(err.Error(), "has started from an older copy of the database") {
+			s.late.Store(true) // as loudly as it can be said
+			return nil
+		}
+		return err
+	})
 }
 
 // order gives the master an order of an operator.
