@@ -77,21 +77,7 @@ func TestKill(t *testing.T) {
 	}
 	c.WaitState(t, "RUNNING", 30*time.Second)
 
-	cl, err := Connect(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	db, err := clustertest.Dump(t.Context(), cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, err := range clustertest.Verify(seen, db) {
-		t.Error(err)
-		if i == 20 {
-			t.Fatal("and more")
-		}
-	}
+	c.verify(t, seen)
 	t.Logf("%d rounds, %d transactions acknowledged, %d attempted", *crashRounds, w.acknowledged(), len(seen.Attempts))
 }
 
@@ -169,6 +155,27 @@ func (w *workload) longestPause() time.Duration {
 	d := max(w.longest, time.Since(w.since))
 	w.longest = 0
 	return d
+}
+
+// verify compares what clients saw with the database, and returns what it holds.
+func (c *Cluster) verify(t testing.TB, seen clustertest.Observed) []clustertest.Stored {
+	t.Helper()
+	cl, err := Connect(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	db, err := clustertest.Dump(t.Context(), cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, err := range clustertest.Verify(seen, db) {
+		t.Error(err)
+		if i == 20 {
+			t.Fatal("and more")
+		}
+	}
+	return db
 }
 
 // commit tries one transaction: three new objects, and a new revision of the

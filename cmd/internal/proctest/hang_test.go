@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/neozodb/neo/cluster/clustertest"
 )
 
 // A storage, and then the primary master, are stopped as by SIGSTOP while a client
@@ -45,18 +43,7 @@ func TestStoppedNodes(t *testing.T) {
 	wantRunning(t, slices.Concat(masters, c.Storages, []*Process{c.AdminP}))
 
 	seen := w.stop()
-	cl, err := Connect(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	db, err := clustertest.Dump(t.Context(), cl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range clustertest.Verify(seen, db) {
-		t.Error(err)
-	}
+	c.verify(t, seen)
 }
 
 // waitUpToDate waits until every cell can be read.
