@@ -45,9 +45,8 @@ func (n *Node) state() string {
 	transactions, delayed := n.session.txns.Len()
 	s += fmt.Sprintf("transactions in progress: %d, delayed requests: %d\n", transactions, delayed)
 	if r, ok := n.db.(backend.Runner); ok {
-		if p := r.Progress(); p != "" {
-			s += "database: " + p + "\n"
-		}
+		p := r.Progress()
+		s += fmt.Sprintf("import: %v, up to %v of %v\n", p.State, p.Last, p.End)
 	}
 	todo := n.session.replicator.m.Todo()
 	for _, p := range slices.Sorted(maps.Keys(todo)) {

@@ -47,11 +47,11 @@ func (f *feeder) runDatabase() {
 		err := r.Run(f.ctx)
 		switch {
 		case f.ctx.Err() != nil:
-			f.n.log.Info("the work of the database is interrupted", "progress", r.Progress(), "err", err)
+			f.n.log.Info("the work of the database is interrupted", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
 		case err != nil:
-			f.n.log.Error("the work of the database has failed: it is begun again when the node becomes operational", "progress", r.Progress(), "err", err)
+			f.n.log.Error("the work of the database has failed: it is begun again when the node becomes operational", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
 		default:
-			f.n.log.Info("the work of the database is done", "progress", r.Progress())
+			f.n.log.Info("the work of the database is done", "state", r.Progress().State, "tid", r.Progress().Last)
 		}
 	})
 }

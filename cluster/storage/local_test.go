@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -34,7 +35,11 @@ func (b *working) Run(ctx context.Context) error {
 	}
 }
 
-func (b *working) Progress() string { return "half of it" }
+func (b *working) Progress() importing.Report {
+	return importing.Report{State: importing.Copying, Last: 7, End: 14}
+}
+
+func (b *working) Order(importing.Order) error { return nil }
 
 func (b *working) Prepare(_ context.Context, oid tid.OID) {
 	b.m.Lock()
@@ -70,7 +75,7 @@ func TestWorkOfDatabase(t *testing.T) {
 	<-b.begun
 	var dump strings.Builder
 	s.Dump(&dump)
-	if !strings.Contains(dump.String(), "half of it") {
+	if !strings.Contains(dump.String(), "import: copying") {
 		t.Errorf("the dump says nothing of the work: %s", &dump)
 	}
 	b.end <- errors.New("the source is gone")
@@ -115,5 +120,6 @@ func TestWorkOfDatabasePanics(t *testing.T) {
 
 type panicking struct{ backend.Backend }
 
-func (*panicking) Run(context.Context) error { panic("a state that cannot be") }
-func (*panicking) Progress() string          { return "" }
+func (*panicking) Run(context.Context) error   { panic("a state that cannot be") }
+func (*panicking) Progress() importing.Report  { return importing.Report{} }
+func (*panicking) Order(importing.Order) error { return nil }

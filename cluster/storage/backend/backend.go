@@ -26,6 +26,7 @@ import (
 	"errors"
 	"iter"
 
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -398,7 +399,23 @@ type Runner interface {
 	// for Run to return. An error is reported, and ends the work until the next operation;
 	// the node goes on to serve. If the database cannot be trusted any more, the other methods say so.
 	Run(ctx context.Context) error
-	// Progress says how far the work is, in one line, "" if there is nothing to say.
-	// It may be called at any time.
-	Progress() string
+	// Progress says how far the work is. It may be called at any time.
+	Progress() importing.Report
+	// Order obeys an operator, or says why not, in a sentence for the operator.
+	Order(importing.Order) error
+}
+
+// Importing is implemented by a [Backend] that can be the destination of an import.
+// Both values are kept as they are.
+type Importing interface {
+	// ImportState returns what the import must never change once it has begun: which
+	// sources there are, and what becomes of their ids. Absent: there is no import.
+	ImportState() (proto.Opt[string], error)
+	// SetImportState does not commit. Absent deletes the value.
+	SetImportState(proto.Opt[string]) error
+	// ImportProgress returns how far the import is. Absent: no value is known.
+	ImportProgress() (proto.Opt[string], error)
+	// SetImportProgress does not commit. It becomes durable after all that was written
+	// before. Absent deletes the value.
+	SetImportProgress(proto.Opt[string]) error
 }

@@ -324,6 +324,42 @@ func (b *memory) SetConfirmed(ptid proto.Opt[uint64]) error {
 	return b.setMoment("confirmed", proto.Opt[tid.TID]{V: tid.TID(ptid.V), OK: ptid.OK})
 }
 
+// ImportState implements [backend.Importing].
+func (b *memory) ImportState() (proto.Opt[string], error) { return b.text("zodb") }
+
+// SetImportState implements [backend.Importing].
+func (b *memory) SetImportState(state proto.Opt[string]) error { return b.setText("zodb", state) }
+
+// ImportProgress implements [backend.Importing].
+func (b *memory) ImportProgress() (proto.Opt[string], error) { return b.text("import") }
+
+// SetImportProgress implements [backend.Importing].
+func (b *memory) SetImportProgress(progress proto.Opt[string]) error {
+	return b.setText("import", progress)
+}
+
+func (b *memory) text(key string) (proto.Opt[string], error) {
+	if err := b.enter(); err != nil {
+		return proto.Opt[string]{}, err
+	}
+	defer b.m.Unlock()
+	v, ok := b.disk.config[key]
+	return proto.Opt[string]{V: v, OK: ok}, nil
+}
+
+func (b *memory) setText(key string, value proto.Opt[string]) error {
+	if err := b.enter(); err != nil {
+		return err
+	}
+	defer b.m.Unlock()
+	if value.OK {
+		put(b.Memory, b.disk.config, key, value.V)
+	} else {
+		remove(b.Memory, b.disk.config, key)
+	}
+	return nil
+}
+
 // Topology implements [backend.Keeping].
 func (b *memory) Topology() []string { return []string{"memory", b.Device} }
 

@@ -24,6 +24,7 @@ const (
 	keyPackedOrder = "packed_order"   // the last one that keyPacked takes into account
 	keyKept        = "kept_deletions" // partitions where packs have kept deletions, and up to when
 	keyConfirmed   = "confirmed_ptid" // a table that all had stored
+	keyImported    = "import"         // how far an import is
 )
 
 func readConfig(c *Conn) (map[string]string, error) {
@@ -169,20 +170,31 @@ func (db *DB) SetID(id proto.NodeID) error {
 	return db.Commit()
 }
 
-// ImportState returns the state of an import into this database, absent if it is
-// the destination of none.
-func (db *DB) ImportState() (proto.Opt[string], error) {
-	var state proto.Opt[string]
-	err := db.readMain(func(c *Conn) error {
-		return c.Each("SELECT value FROM config WHERE name = ?", func(r *Row) error {
-			state = proto.Opt[string]{V: r.Text(0), OK: !r.Null(0)}
-			return nil
-		}, keyImport)
-	})
-	return state, err
+// ImportState implements [backend.Importing].
+func (db *DB) ImportState() (proto.Opt[string], error) { return db.text(keyImport) }
+
+// SetImportState implements [backend.Importing].
+func (db *DB) SetImportState(state proto.Opt[string]) error { return db.setText(keyImport, state) }
+
+// ImportProgress implements [backend.Importing].
+func (db *DB) ImportProgress() (proto.Opt[string], error) { return db.text(keyImported) }
+
+// SetImportProgress implements [backend.Importing].
+func (db *DB) SetImportProgress(progress proto.Opt[string]) error {
+	return db.setText(keyImported, progress)
 }
 
-// SetImportState records the state of an import. It does not commit.
-func (db *DB) SetImportState(state proto.Opt[string]) error {
-	return db.write(func(c *Conn) error { return setConfig(c, keyImport, state) })
+func (db *DB) text(key string) (proto.Opt[string], error) {
+	var value proto.Opt[string]
+	err := db.readMain(func(c *Conn) error {
+		return c.Each("SELECT value FROM config WHERE name = ?", func(r *Row) error {
+			value = proto.Opt[string]{V: r.Text(0), OK: !r.Null(0)}
+			return nil
+		}, key)
+	})
+	return value, err
+}
+
+func (db *DB) setText(key string, value proto.Opt[string]) error {
+	return db.write(func(c *Conn) error { return setConfig(c, key, value) })
 }

@@ -1,0 +1,64 @@
+// Package importer is a backend that serves databases while it copies them into
+// another backend.
+//
+// # Invariant
+//
+// At any time the history is that of the sources up to [Backend.end], followed by what
+// clients have committed since. What is copied is always a prefix of it: all transactions
+// up to [Backend.done], whole, and of the rest at most the records of one transaction without
+// its metadata. So every answer comes from the copy for what is at or before done or
+// after end, and from the sources between.
+package importer
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/importer/config"
+)
+
+// Native is the backend that becomes the database of the node.
+type Native interface {
+	backend.Backend
+	backend.Importing
+}
+
+// Config says what is imported into what. A zero field takes the documented default.
+type Config struct {
+	Import config.Import // required
+	// Open opens the destination: required, since which adapters there are is known
+	// elsewhere.
+	Open func(ctx context.Context, d config.Destination) (Native, error)
+	Log  *slog.Logger // default: discard
+}
+
+// Backend is the database of a node while it imports, and afterwards.
+type Backend struct {
+	reading
+	backend.Writing // of the native backend
+	keeping
+
+	native Native
+	source txn.Database  // all sources, merged
+	end    tid.TID       // last transaction of the sources
+	oids   tid.OID       // first id above all objects of the sources
+	done   atomic.Uint64 // everything of the sources up to this TID is in the native backend
+	own    atomic.Bool   // the sources are no longer needed: the native backend answers all
+	log    *slog.Logger
+}
+
+// reading answers from sources and native backend.
+type reading struct {
+	backend.Reading // of the native backend
+	b               *Backend
+}
+
+// keeping refuses what an import cannot bear.
+type keeping struct {
+	backend.Keeping // of the native backend
+	b               *Backend
+}
