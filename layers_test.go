@@ -44,7 +44,9 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/backendtest", "cluster/storage/backend"},
 	{"cluster/storage/pending", "cluster/storage/backend"},
 	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab cluster/check"},
-	{"cluster/storage/sqldb", "cluster/storage/backend fsformat/pickle"},
+	{"importer/state", "cluster/proto fsformat/pickle"},
+	{"importer/config", "cluster/conf importer/state"},
+	{"cluster/storage/sqldb", "cluster/storage/backend importer/state"},
 	{"cluster/storage/sqldbtest", "cluster/storage/sqldb cluster/storage/backendtest"},
 	{"cluster/storage/sqlitedb", "cluster/storage/sqldb"},
 	{"cluster/storage/mysqldb", "cluster/storage/sqldb"},
@@ -201,7 +203,7 @@ func TestArchitecture(t *testing.T) {
 		known[l.name] = true
 	}
 	named := map[string]bool{}
-	for _, m := range regexp.MustCompile("`((?:cluster|cmd|exporter|fsformat)[a-z/]*)`").FindAllSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("`((?:cluster|cmd|exporter|fsformat|importer)[a-z/]*)`").FindAllSubmatch(text, -1) {
 		name := strings.TrimSuffix(string(m[1]), "/")
 		named[name] = true
 		if _, err := os.Stat(name); err != nil && !known[name] {

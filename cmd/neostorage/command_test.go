@@ -110,7 +110,7 @@ func TestReset(t *testing.T) {
 	if err := db.SetName("other"); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.SetImportState(proto.Some(`{"root": {"ltid": 9}}`)); err != nil {
+	if err := db.SetImportState(proto.Some(`{"root": {"oid": 0, "ltid": 9, "mapping": {}, "shift_oid": 0, "next_oid": 1}}`)); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {

@@ -15,12 +15,13 @@ import (
 // States of an import of two sources whose last transactions are 400 and 401, as the
 // programs that begin imports write them.
 var importStates = map[string]string{
-	"ours": `{"root": {"oid": 0, "ltid": 400, "mapping": {}, "shift_oid": 0, "next_oid": 7}, "it's": {"ltid": 401}}`,
+	"ours": `{"root": {"oid": 0, "ltid": 400, "mapping": {}, "shift_oid": 0, "next_oid": 7}, "it's": {"oid": 1, "ltid": 401, "mapping": {}, "shift_oid": 7, "next_oid": 2}}`,
 	"Python 2": "(dp0\nS'root'\np1\nccopy_reg\n_reconstructor\np2\n(cneo.storage.database.importer\nZODB\np3\nc__builtin__\nobject\np4\nNtp5\nRp6\n" +
 		"(dp7\nS'oid'\np8\nI0\nsS'ltid'\np9\nL400L\nsS'mapping'\np10\n(dp11\nsS'shift_oid'\np12\nI0\nsS'next_oid'\np13\nI7\nsbs" +
-		"S'it\\'s'\np14\n(ineo.storage.database.importer\nZODB\np15\n(dp16\ng9\nI401\nsbs.",
+		"S'it\\'s'\np14\n(ineo.storage.database.importer\nZODB\np15\n(dp16\ng9\nI401\nsg8\nI1\nsg10\n(dp17\nsg12\nI7\nsg13\nI2\nsbs.",
 	"Python 3": `b"\x80\x03}q\x00(X\x04\x00\x00\x00rootq\x01cneo.storage.database.importer\nZODB\nq\x02)\x81q\x03}q\x04` +
-		`(X\x03\x00\x00\x00oidq\x05K\x00X\x04\x00\x00\x00ltidq\x06M\x90\x01ubX\x04\x00\x00\x00it'sq\x07h\x02)\x81q\x08}q\th\x06M\x91\x01sbu."`,
+		`(X\x03\x00\x00\x00oidq\x05K\x00X\x04\x00\x00\x00ltidq\x06M\x90\x01X\x07\x00\x00\x00mappingq\x07}q\x08X\t\x00\x00\x00shift_oidq\tK\x00X\x08\x00\x00\x00next_oidq\nK\x07ub` +
+		`X\x04\x00\x00\x00it'sq\x0bh\x02)\x81q\x0c}q\r(h\x05K\x01h\x06M\x91\x01h\x07}q\x0eh\tK\x07h\nK\x02ubu."`,
 }
 
 // A database into which an import has not come to its end hides what is missing:
@@ -77,7 +78,7 @@ func TestHalfImported(t *testing.T) {
 
 // A state that cannot be read says nothing about what is missing.
 func TestUnreadableImportState(t *testing.T) {
-	for _, state := range []string{"", "{", "(dp0", "I1\n.", `b'\x80`, `{"root": {}}`, `b'}q'`} {
+	for _, state := range []string{"", "{", "(dp0", "I1\n.", `b'\x80`, `{"root": {}}`, `{}`, `{"root": {"ltid": 401}}`, `b'}q'`} {
 		path := filepath.Join(t.TempDir(), "db")
 		db := mustOpen(t, path, Options{})
 		must(t, db.SetImportState(proto.Some(state)))
