@@ -87,6 +87,35 @@ func TestSyntaxErrorTellsTheLine(t *testing.T) {
 	}
 }
 
+// A mistake in a value is found by the line that it is on.
+func TestLines(t *testing.T) {
+	f, err := Parse(strings.NewReader("[DEFAULT]\na: 1\n# x\nb: 2\n\n[s]\nB: 3\n\nm:\n  one\n# y\n  two\n\n  three\n\n\nc: %(zz)s\n"), "test.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Section("s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Line() != 6 {
+		t.Errorf("section on line %d", s.Line())
+	}
+	for key, want := range map[string]int{"a": 2, "b": 7, "B": 7, "m": 9, "c": 17, "none": 0} {
+		if got := s.KeyLine(key); got != want {
+			t.Errorf("key %q on line %d, want %d", key, got, want)
+		}
+		if got, want := s.Inherited(key), key == "a"; got != want {
+			t.Errorf("key %q inherited: %v", key, got)
+		}
+	}
+	if diff := cmp.Diff([]int{9, 10, 12, 13, 14}, s.ValueLines("m")); diff != "" {
+		t.Errorf("lines of the value (-want +got):\n%s", diff)
+	}
+	if _, _, err := s.Get("c"); err == nil || !strings.HasPrefix(err.Error(), "test.conf:17: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // References that double themselves must not fill the memory.
 func TestInterpolationIsBounded(t *testing.T) {
 	var b strings.Builder
@@ -114,6 +143,9 @@ func FuzzParse(f *testing.F) {
 			}
 			for _, k := range s.Keys() {
 				v, ok, err := s.Get(k)
+				if s.KeyLine(k) < 1 || s.KeyLine(k) > strings.Count(text, "\n")+1 {
+					t.Errorf("key %q is on line %d", k, s.KeyLine(k))
+				}
 				if !ok || err == nil && len(v) > maxLine {
 					t.Errorf("key %q: %v, %d bytes", k, ok, len(v))
 				}

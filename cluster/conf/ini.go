@@ -36,7 +36,16 @@ const maxDepth = 10
 type File struct {
 	name     string
 	order    []string
-	sections map[string]map[string]string // raw values
+	sections map[string]map[string]entry
+	lines    map[string]int // of the headers
+}
+
+// entry is what is set under a key.
+type entry struct {
+	raw   string
+	lines []int // of the file, for each line of raw
+	// inherited: it is set in [DEFAULT], not in the section.
+	inherited bool
 }
 
 // A SyntaxError tells where a configuration file cannot be understood.
@@ -65,8 +74,8 @@ func ReadFile(path string) (*File, error) {
 // Parse reads a configuration file. name is for the error messages, which are
 // of type [*SyntaxError] unless reading fails.
 func Parse(r io.Reader, name string) (*File, error) {
-	p := parser{file: &File{name: name, sections: map[string]map[string]string{}}}
-	p.file.sections[defaultSection] = map[string]string{}
+	p := parser{file: &File{name: name, sections: map[string]map[string]entry{}, lines: map[string]int{}}}
+	p.file.sections[defaultSection] = map[string]entry{}
 	s := bufio.NewScanner(r)
 	s.Buffer(nil, maxLine)
 	for s.Scan() {
@@ -86,10 +95,11 @@ func Parse(r io.Reader, name string) (*File, error) {
 type parser struct {
 	file    *File
 	line    int
-	section map[string]string // nil before the first header
+	section map[string]entry // nil before the first header
 	header  string
 	key     string   // being read, "" if none
 	value   []string // its lines so far
+	lines   []int    // where they are
 	indent  int      // of the line of the key
 }
 
@@ -102,7 +112,7 @@ func (p *parser) add(line string) error {
 	switch {
 	case text == "":
 		if p.key != "" {
-			p.value = append(p.value, "")
+			p.extend("")
 		}
 		return nil
 	case text[0] == '#' || text[0] == ';':
@@ -110,7 +120,7 @@ func (p *parser) add(line string) error {
 	}
 	indent := strings.IndexFunc(line, func(r rune) bool { return !unicode.IsSpace(r) })
 	if p.key != "" && indent > p.indent {
-		p.value = append(p.value, text)
+		p.extend(text)
 		return nil
 	}
 	p.indent = indent
@@ -132,9 +142,16 @@ func (p *parser) add(line string) error {
 	if _, dup := p.section[key]; dup {
 		return p.errorf("key %q is already set in section %q", key, p.header)
 	}
-	p.section[key] = ""
-	p.key, p.value = key, []string{strings.TrimSpace(text[i+1:])}
+	p.section[key] = entry{}
+	p.key = key
+	p.extend(strings.TrimSpace(text[i+1:]))
 	return nil
+}
+
+// extend adds a line to the value that is being read.
+func (p *parser) extend(text string) {
+	p.value = append(p.value, text)
+	p.lines = append(p.lines, p.line)
 }
 
 // sectionHeader recognizes [name], whatever follows it.
@@ -156,7 +173,8 @@ func (p *parser) startSection(name string) error {
 	if _, dup := p.file.sections[name]; dup {
 		return p.errorf("section %q is already there", name)
 	}
-	p.section = map[string]string{}
+	p.section = map[string]entry{}
+	p.file.lines[name] = p.line
 	p.file.sections[name] = p.section
 	p.file.order = append(p.file.order, name)
 	return nil
@@ -164,8 +182,9 @@ func (p *parser) startSection(name string) error {
 
 func (p *parser) endValue() {
 	if p.key != "" {
-		p.section[p.key] = strings.TrimRightFunc(strings.Join(p.value, "\n"), unicode.IsSpace)
-		p.key, p.value = "", nil
+		raw := strings.TrimRightFunc(strings.Join(p.value, "\n"), unicode.IsSpace)
+		p.section[p.key] = entry{raw: raw, lines: p.lines[:strings.Count(raw, "\n")+1]}
+		p.key, p.value, p.lines = "", nil, nil
 	}
 }
 
@@ -181,38 +200,66 @@ func (f *File) Section(name string) (*Section, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: no section %q", f.name, name)
 	}
-	all := maps.Clone(f.sections[defaultSection])
+	all := make(map[string]entry, len(keys))
+	for key, e := range f.sections[defaultSection] {
+		e.inherited = true
+		all[key] = e
+	}
 	maps.Copy(all, keys)
-	return &Section{f.name, name, all}, nil
+	return &Section{f.name, name, f.lines[name], all}, nil
 }
 
 // A Section is the keys of one section, with those of [DEFAULT] under them.
 type Section struct {
 	file, name string
-	raw        map[string]string
+	line       int
+	entries    map[string]entry
 }
 
 // Keys returns the keys that are set, sorted.
-func (s *Section) Keys() []string { return slices.Sorted(maps.Keys(s.raw)) }
+func (s *Section) Keys() []string { return slices.Sorted(maps.Keys(s.entries)) }
 
 // Has reports whether a key is set.
 func (s *Section) Has(key string) bool {
-	_, ok := s.raw[strings.ToLower(key)]
+	_, ok := s.entries[strings.ToLower(key)]
 	return ok
+}
+
+// Inherited reports whether a key is set in [DEFAULT] and not in the section.
+func (s *Section) Inherited(key string) bool { return s.entries[strings.ToLower(key)].inherited }
+
+// Line returns the line of the file that the header of the section is on, from 1.
+// It is 0 for DEFAULT, of which there may be several.
+func (s *Section) Line() int { return s.line }
+
+// KeyLine returns the line of the file that a key is on, from 1; 0 if it is not set.
+func (s *Section) KeyLine(key string) int {
+	e, ok := s.entries[strings.ToLower(key)]
+	if !ok {
+		return 0
+	}
+	return e.lines[0]
+}
+
+// ValueLines returns for each line of the value of a key, the first of which is beside
+// the key, the line of the file it is on. Comments between them are not part of the value, and
+// what the text of a reference adds in lines is not counted.
+func (s *Section) ValueLines(key string) []int {
+	return slices.Clone(s.entries[strings.ToLower(key)].lines)
 }
 
 // Get returns the value of a key, its references to other keys replaced, and
 // whether it is set.
 func (s *Section) Get(key string) (value string, ok bool, err error) {
 	key = strings.ToLower(key)
-	raw, ok := s.raw[key]
+	e, ok := s.entries[key]
 	if !ok {
 		return "", false, nil
 	}
 	budget := maxLine
-	value, err = s.interpolate(raw, 1, &budget)
+	value, err = s.interpolate(e.raw, 1, &budget)
 	if err != nil {
-		return "", true, fmt.Errorf("%s: section %q: key %q: %w", s.file, s.name, key, err)
+		return "", true, fmt.Errorf("%s:%d: section %q: key %q: %w", s.file, e.lines[0], s.name, key, err)
 	}
 	return value, true, nil
 }
@@ -267,11 +314,11 @@ func (s *Section) interpolate(raw string, depth int, budget *int) (string, error
 				return "", fmt.Errorf("%q is not a reference like %%(key)s", raw)
 			}
 			key := strings.ToLower(raw[2:end])
-			inner, ok := s.raw[key]
+			inner, ok := s.entries[key]
 			if !ok {
 				return "", fmt.Errorf("refers to key %q, which is not set", key)
 			}
-			v, err := s.interpolate(inner, depth+1, budget)
+			v, err := s.interpolate(inner.raw, depth+1, budget)
 			if err != nil {
 				return "", err
 			}
