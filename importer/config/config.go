@@ -1,4 +1,10 @@
 // Package config reads importer.conf, which says what is imported into what.
+//
+// # Invariant
+//
+// An [Import] is complete and makes sense: each source is reached from the one that is
+// the root, and each key of the file was understood. What is wrong is refused with file and
+// line. What is right but does nothing here is in [Import.Warnings].
 package config
 
 import (
@@ -12,6 +18,19 @@ type Import struct {
 	Path        string // of the file; "" if there is none
 	Destination Destination
 	Sources     []Source // in the order of the file; exactly one is the root: its OID is 0
+	// Warnings are sentences about what the file says and an import does not do, with
+	// file and line, for the log.
+	Warnings []string
+}
+
+// Root returns the source that is the root.
+func (i *Import) Root() *Source {
+	for n := range i.Sources {
+		if i.Sources[n].OID == 0 {
+			return &i.Sources[n]
+		}
+	}
+	return nil
 }
 
 // Destination is the first section: the database of the node.
@@ -45,9 +64,9 @@ type Mount struct {
 	OID     tid.OID // of the mount point
 }
 
-// Storage is a ZConfig storage section. One of the fields is set.
+// Storage is a ZConfig storage section. One of File, ZEO and NEO is set.
 type Storage struct {
-	Text string // as in the file
+	Text string // as in the file, without comments
 	File *File
 	ZEO  *ZEO
 	NEO  *NEO
@@ -55,22 +74,26 @@ type Storage struct {
 
 // File is <filestorage>.
 type File struct {
-	Path    string
-	BlobDir string
+	Path    string // ~ is expanded
+	BlobDir string // of <filestorage> or of <blobstorage> around it; ~ is expanded
 }
 
 // ZEO is <zeoclient> or <clientstorage>.
 type ZEO struct {
-	Servers       []string // host:port, or the path of a socket
-	Storage       string
-	Wait          bool
-	WaitTimeout   time.Duration
-	CA, Cert, Key string // <ssl>
+	Servers     []string // host:port, or the path of a socket
+	Storage     string
+	Wait        bool
+	WaitTimeout time.Duration
+	// <ssl>, if Cert is set; ~ is expanded. CA is a file or a directory of certificates,
+	// "" for those of the system. Key is "" if it is in the file Cert.
+	CA, Cert, Key string
+	ServerName    string // that the certificate of the server is for; "": the host
+	AnyName       bool   // the name in the certificate of the server does not matter
 }
 
 // NEO is <NEOStorage>.
 type NEO struct {
 	Name          string
-	Masters       string
-	CA, Cert, Key string
+	Masters       string // separated by spaces
+	CA, Cert, Key string // all or none; ~ is expanded
 }
