@@ -44,7 +44,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/backendtest", "cluster/storage/backend"},
 	{"cluster/storage/pending", "cluster/storage/backend"},
 	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab cluster/check"},
-	{"importer/state", "cluster/proto fsformat/pickle"},
+	{"importer/state", "cluster/tid fsformat/pickle"},
 	{"importer/config", "cluster/conf importer/state"},
 	{"cluster/storage/sqldb", "cluster/storage/backend importer/state"},
 	{"cluster/storage/sqldbtest", "cluster/storage/sqldb cluster/storage/backendtest"},

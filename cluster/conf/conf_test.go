@@ -104,9 +104,6 @@ func TestLines(t *testing.T) {
 		if got := s.KeyLine(key); got != want {
 			t.Errorf("key %q on line %d, want %d", key, got, want)
 		}
-		if got, want := s.Inherited(key), key == "a"; got != want {
-			t.Errorf("key %q inherited: %v", key, got)
-		}
 	}
 	if diff := cmp.Diff([]int{9, 10, 12, 13, 14}, s.ValueLines("m")); diff != "" {
 		t.Errorf("lines of the value (-want +got):\n%s", diff)

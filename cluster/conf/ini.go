@@ -44,8 +44,6 @@ type File struct {
 type entry struct {
 	raw   string
 	lines []int // of the file, for each line of raw
-	// inherited: it is set in [DEFAULT], not in the section.
-	inherited bool
 }
 
 // A SyntaxError tells where a configuration file cannot be understood.
@@ -200,11 +198,7 @@ func (f *File) Section(name string) (*Section, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: no section %q", f.name, name)
 	}
-	all := make(map[string]entry, len(keys))
-	for key, e := range f.sections[defaultSection] {
-		e.inherited = true
-		all[key] = e
-	}
+	all := maps.Clone(f.sections[defaultSection])
 	maps.Copy(all, keys)
 	return &Section{f.name, name, f.lines[name], all}, nil
 }
@@ -224,9 +218,6 @@ func (s *Section) Has(key string) bool {
 	_, ok := s.entries[strings.ToLower(key)]
 	return ok
 }
-
-// Inherited reports whether a key is set in [DEFAULT] and not in the section.
-func (s *Section) Inherited(key string) bool { return s.entries[strings.ToLower(key)].inherited }
 
 // Line returns the line of the file that the header of the section is on, from 1.
 // It is 0 for DEFAULT, of which there may be several.

@@ -8,6 +8,8 @@
 package config
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -72,9 +74,22 @@ type Storage struct {
 	NEO  *NEO
 }
 
+// String says in a few words what the storage is, without secrets.
+func (s Storage) String() string {
+	switch {
+	case s.File != nil:
+		return "Data.fs " + s.File.Path
+	case s.ZEO != nil:
+		return fmt.Sprintf("storage %s of the ZEO server %s", s.ZEO.Storage, strings.Join(s.ZEO.Servers, " "))
+	case s.NEO != nil:
+		return fmt.Sprintf("cluster %s of the masters %s", s.NEO.Name, s.NEO.Masters)
+	}
+	return "no storage"
+}
+
 // File is <filestorage>.
 type File struct {
-	Path    string // ~ is expanded
+	Path    string // ~ is expanded; it may be relative to the working directory
 	BlobDir string // of <filestorage> or of <blobstorage> around it; ~ is expanded
 }
 

@@ -295,6 +295,26 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
+// What is shown of a storage has no secrets.
+func TestStorageString(t *testing.T) {
+	for text, want := range map[string]string{
+		"<filestorage>\npath /a/Data.fs\n</filestorage>":                                     "Data.fs /a/Data.fs",
+		"<zeoclient>\nserver h:1\nserver 2\nusername joe\npassword secret\n</zeoclient>":     "storage 1 of the ZEO server h:1 127.0.0.1:2",
+		"<NEOStorage>\nname db\nmaster_nodes a:1 b\nca x\ncert y\nkey secret\n</NEOStorage>": "cluster db of the masters a:1 b",
+	} {
+		imp, err := parse(single(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := imp.Sources[0].Storage.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if w := strings.Join(imp.Warnings, "\n"); strings.Contains(w, "joe") || strings.Contains(w, "secret") {
+			t.Errorf("warnings %s", w)
+		}
+	}
+}
+
 // What can not be read again as it is, is not written.
 func TestWriteRefuses(t *testing.T) {
 	for name, change := range map[string]func(*Import){

@@ -73,7 +73,7 @@ func (l *layout) place(src *Source, shift tid.OID) (tid.OID, error) {
 	case !ok:
 		return 0, l.imp.errorf("[%s]: its size is not known", src.Section)
 	case e.Last == tid.Zero:
-		return 0, l.imp.errorf("[%s]: %w: %s", src.Section, ErrEmpty, src.Storage.Text)
+		return 0, l.imp.errorf("[%s]: %w: %s", src.Section, ErrEmpty, src.Storage)
 	case e.Last > tid.Max:
 		return 0, l.imp.errorf("[%s]: the last transaction %v is beyond what a database can hold, %v", src.Section, e.Last, tid.Max)
 	case e.Next > tid.MaxOID+1-shift:

@@ -17,7 +17,7 @@ type mapping = map[tid.OID]tid.OID
 
 // mounts is a source of a Layout.
 func mounts(section string, oid tid.OID, m ...Mount) Source {
-	return Source{Section: section, DatabaseName: section, OID: oid, Mounts: m, Storage: Storage{Text: "<text of " + section + ">"}}
+	return Source{Section: section, DatabaseName: section, OID: oid, Mounts: m, Storage: Storage{File: &File{Path: "/" + section + ".fs"}}}
 }
 
 func TestLayout(t *testing.T) {
@@ -95,8 +95,8 @@ func TestLayoutRefuses(t *testing.T) {
 		want      string
 		wantEmpty bool
 	}{
-		{two, Extent{0, 0}, Extent{2, 1}, "importer.conf: [root]: can not import empty storage: <text of root>", true},
-		{two, Extent{2, 1}, Extent{2, 0}, "[a]: can not import empty storage: <text of a>", true},
+		{two, Extent{0, 0}, Extent{2, 1}, "importer.conf: [root]: can not import empty storage: Data.fs /root.fs", true},
+		{two, Extent{2, 1}, Extent{2, 0}, "[a]: can not import empty storage: Data.fs /a.fs", true},
 		{two, Extent{2, 1}, Extent{2, tid.Max + 1}, "last transaction", false},
 		{two, Extent{1 << 63, 1}, Extent{2, 1}, "[a]: its object ids, 2 from 9223372036854775808 on, would be beyond", false},
 		{two, Extent{1<<63 + 1, 1}, Extent{2, 1}, "[root]: its object ids", false},

@@ -273,12 +273,15 @@ func (z *zparser) storage(s *zsection) (st Storage, readOnly int, err error) {
 	case "neostorage":
 		return z.neo(s)
 	}
-	why := "copy it to a Data.fs and import that, or serve it with a ZEO server (runzeo) and import that as <zeoclient>"
-	if known, ok := others[s.kind]; ok {
-		why = known
+	const supported = "<filestorage>, <blobstorage> around one, <zeoclient>, <clientstorage> and <NEOStorage> are"
+	way, known := others[s.kind]
+	if hint := didYouMean(s.kind, []string{"filestorage", "blobstorage", "zeoclient", "clientstorage", "NEOStorage"}); !known && hint != "" {
+		return Storage{}, 0, z.errorf(s.line, "<%s> is not known: %s%s", s.written, supported, hint)
 	}
-	return Storage{}, 0, z.errorf(s.line, "<%s> is not supported, but <filestorage>, <blobstorage> around one, <zeoclient>, <clientstorage> and <NEOStorage>%s: %s",
-		s.written, strings.TrimSuffix(didYouMean(s.kind, []string{"filestorage", "blobstorage", "zeoclient", "clientstorage", "NEOStorage"}), "?"), why)
+	if !known {
+		way = "copy it to a Data.fs and import that, or serve it with a ZEO server (runzeo) and import that as <zeoclient>"
+	}
+	return Storage{}, 0, z.errorf(s.line, "<%s> is not supported, %s: %s", s.written, supported, way)
 }
 
 func (z *zparser) file(s *zsection) (Storage, int, error) {
