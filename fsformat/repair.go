@@ -467,8 +467,8 @@ func ofObject(e *CorruptError) string {
 }
 
 // assess goes through the records of a transaction. It notes those that can be
-// repaired, in s.plan and s.repairs, and those that are lost, in s.bad, and returns
-// how many are kept.
+// repaired, in s.plan, and those that are lost, in s.plan and s.bad, and returns how
+// many are kept.
 func (s *salvager) assess(h *Header) (int64, error) {
 	s.bad = s.bad[:0]
 	clear(s.plan)
@@ -492,16 +492,15 @@ func (s *salvager) assess(h *Header) (int64, error) {
 			if !ok && prev.Pos > 0 && prev.DataLen > 0 {
 				// The record before may be longer or shorter than it says.
 				fixed := prev
-				_, ok, err = s.measure(h, &fixed)
+				what, ok, err = s.measure(h, &fixed)
 				if err != nil {
 					return n, err
 				}
-				if ok && fixed.End() != prev.End() {
-					s.fix(fixed, "the length of its data")
-					prev, pos = fixed, fixed.End()
-					continue
+				ok = ok && fixed.End() != prev.End()
+				if ok { // it is looked at again: it may have become a back-pointer
+					rec, pos = fixed, fixed.Pos
+					n--
 				}
-				ok = false
 			}
 			if !ok {
 				next, err := s.findRecord(pos+1, end, at, h.TID, true)
@@ -561,10 +560,11 @@ func (s *salvager) leaveOut(h *Header, pos, to int64, e *CorruptError) {
 	s.plan[pos] = planned{skip: to}
 }
 
+// fix notes that a record is read as rec, and what was repaired of it.
 func (s *salvager) fix(rec RecordHeader, what string) {
-	s.plan[rec.Pos] = planned{rec: rec}
 	s.fixed[rec.Pos] = rec
-	s.repairs = append(s.repairs, fmt.Sprintf("object %v, at %d: %s", rec.OID, rec.Pos, what))
+	what = fmt.Sprintf("object %v, at %d: %s", rec.OID, rec.Pos, what)
+	s.plan[rec.Pos] = planned{rec: rec, repairs: append(s.plan[rec.Pos].repairs, what)}
 }
 
 // repair reads the record at pos, of which one field is damaged and the others, and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -153,8 +154,9 @@ type hole struct{ from, to int64 }
 
 // A planned record is read as rec, or left out up to skip.
 type planned struct {
-	rec  RecordHeader
-	skip int64
+	rec     RecordHeader
+	skip    int64
+	repairs []string // what was repaired of rec
 }
 
 func (s *salvager) notice(n Notice) {
@@ -334,7 +336,11 @@ func (s *salvager) transaction(h *Header, id tid.TID) error {
 		s.lose(Lost{h.Pos, h.End(), h.TID, reason})
 		return nil
 	}
-	for _, what := range s.repairs {
+	repairs := s.repairs
+	for _, pos := range slices.Sorted(maps.Keys(s.plan)) {
+		repairs = append(repairs, s.plan[pos].repairs...)
+	}
+	for _, what := range repairs {
 		s.notice(Notice{Kind: Repaired, Offset: h.Pos, TID: h.TID, Text: what})
 	}
 	for _, l := range s.bad {

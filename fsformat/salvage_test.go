@@ -98,6 +98,14 @@ bytes 868 to 1003 (135): transaction 03f6420007777777: no record can be read the
 			"repaired: offset 1128: transaction 03f6420008888888: object 0000000000000001, at 1231: its back-pointer was 851, a bit of it is damaged"},
 		{"a back-pointer, the rest kept", put64(undo, 1231+42, 1), true, "8/1",
 			"bytes 1231 to 1281 (50): transaction 03f6420008888888: object 0000000000000001: its back-pointer leads to 1, where its data are no more"},
+		{"a length of data, and what the back-pointer leads to", put64(put64(undo, 585+42, 1), 1231+34, 3), false, "468",
+			"bytes 551 to 643 (92): transaction 03f6420004444444: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
+				"bytes 742 to 845 (103): transaction 03f6420006666666: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
+				"bytes 1128 to 1289 (161): transaction 03f6420008888888: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more; the other 1 are intact"},
+		{"a length of data, and what the back-pointer leads to, the rest kept", put64(put64(undo, 585+42, 1), 1231+34, 3), true, "468/1",
+			"bytes 551 to 643 (92): transaction 03f6420004444444: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
+				"bytes 742 to 845 (103): transaction 03f6420006666666: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
+				"bytes 1231 to 1281 (50): transaction 03f6420008888888: object 0000000000000001: its back-pointer leads to 1, where its data are no more"},
 		{"a previous record", put64(undo, 1231+16, 684), false, "",
 			"warning: offset 1231: transaction 03f6420008888888: object 0000000000000001: its previous record is said to be at 684, but there is a later one"},
 		{"50 bytes missing in the second", append(bytes.Clone(undo[:430]), undo[480:]...), false, "35",
