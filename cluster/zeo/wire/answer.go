@@ -50,6 +50,10 @@ func (d *AnswerDecoder) Decode(frame []byte, a *Answer) error {
 		return fmt.Errorf("%w: method name", ErrBadMessage)
 	}
 	if string(a.Name) != ".reply" {
+		// A call that wants an answer gets none: it may stand in place of one.
+		if async, ok := parts[1].Truth(); !ok || !async {
+			return fmt.Errorf("%w: call of %.40q by the server", ErrBadMessage, a.Name)
+		}
 		a.Notice = true
 		return nil
 	}

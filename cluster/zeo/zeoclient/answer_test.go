@@ -2,11 +2,15 @@ package zeoclient
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -59,6 +63,12 @@ func answering(nc net.Conn, msgpack bool, answer func(method string) []byte) {
 			}
 		}
 		if !send(whole) {
+			return
+		}
+		// A notification is no answer: that follows.
+		mine := wire.AnswerDecoder{Msgpack: msgpack}
+		var a wire.Answer
+		if mine.Decode(whole, &a) == nil && a.Notice && !send(zeotest.Encode(msgpack, zeotest.Tuple{int(m.ID.N), 0, ".reply", nil})) {
 			return
 		}
 	}
@@ -172,6 +182,101 @@ func decoded(c *Client, b []byte) *wire.Value {
 		v, _ = new(wire.PickleDecoder).Decode(append(append([]byte{0x80, 3}, b...), '.'), false)
 	}
 	return &v
+}
+
+// What answers no call that waits ends the connection: the call that it was meant for
+// would wait without end. The answer to a call that was given up is awaited, once.
+func TestAnswersToNoCall(t *testing.T) {
+	for _, msgpack := range []bool{false, true} {
+		for _, tt := range []struct {
+			name   string
+			answer func(id int) zeotest.Tuple
+			want   string
+		}{
+			{"answered before", func(int) zeotest.Tuple { return zeotest.Tuple{1, 0, ".reply", nil} }, "answer to call 1, which waits for none"},
+			{"not made yet", func(id int) zeotest.Tuple { return zeotest.Tuple{id + 1, 0, ".reply", nil} }, "answer to call 4, which waits for none"},
+			{"no call", func(int) zeotest.Tuple { return zeotest.Tuple{-1, 0, ".reply", nil} }, "answer to call -1, which waits for none"},
+			{"another flag", func(id int) zeotest.Tuple { return zeotest.Tuple{id, 1, ".reply", nil} }, "answer to no call of ours"},
+			{"another name", func(id int) zeotest.Tuple { return zeotest.Tuple{id, 0, "reply", nil} }, `call of "reply" by the server`},
+		} {
+			t.Run(fmt.Sprint(tt.name, " ", msgpack), func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				ours, theirs := net.Pipe()
+				called := make(chan int)
+				go serveRaw(theirs, msgpack, called, func(id int) []zeotest.Tuple {
+					switch id {
+					case 1: // register
+						return []zeotest.Tuple{{id, 0, ".reply", nil}, {0, true, "info", zeotest.Tuple{}}}
+					case 2: // given up
+						return nil
+					}
+					return []zeotest.Tuple{{2, 0, ".reply", nil}, tt.answer(id)}
+				})
+				c, err := newClient(ctx, ours, Config{Addr: "pipe"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				given, giveUp := context.WithCancel(ctx)
+				go func() {
+					for id := range called {
+						if id == 2 {
+							giveUp()
+						}
+					}
+				}()
+				if _, err := c.LastTID(given); !errors.Is(err, context.Canceled) {
+					t.Fatalf("a call that is given up: %v", err)
+				}
+				_, err = c.LastTID(ctx)
+				if !errors.Is(err, wire.ErrBadMessage) || !errors.Is(err, txn.ErrUnavailable) || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%v, want %s", err, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// serveRaw is a server that answers a call with messages of any form. It tells the
+// ids of the calls once they are answered.
+func serveRaw(nc net.Conn, msgpack bool, called chan<- int, answer func(id int) []zeotest.Tuple) {
+	defer nc.Close()
+	defer close(called)
+	send := func(b []byte) error {
+		_, err := nc.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+		return err
+	}
+	hello := "Z5"
+	if msgpack {
+		hello = "M5"
+	}
+	frames := wire.NewFrameReader(nc, 1<<20)
+	if send([]byte(hello)) != nil {
+		return
+	}
+	if _, err := frames.Next(); err != nil {
+		return
+	}
+	d := wire.MessageDecoder{Msgpack: msgpack}
+	for {
+		frame, err := frames.Next()
+		if err != nil {
+			return
+		}
+		var m wire.Message
+		if d.Decode(frame, &m) != nil {
+			return
+		}
+		for _, a := range answer(int(m.ID.N)) {
+			if send(zeotest.Encode(msgpack, a)) != nil {
+				return
+			}
+		}
+		if m.ID.N > 1 {
+			called <- int(m.ID.N)
+		}
+	}
 }
 
 // A client that reads nothing tells the server each minute that it is alive.

@@ -47,9 +47,9 @@ type Client struct {
 
 	mu    sync.Mutex
 	id    int64
-	calls map[int64]*call
-	err   error         // why the connection was lost
-	lost  chan struct{} // closed when it was
+	calls map[int64]*call // not answered; nil: given up meanwhile
+	err   error           // why the connection was lost
+	lost  chan struct{}   // closed when it was
 	wg    sync.WaitGroup
 }
 
@@ -180,11 +180,13 @@ func (c *Client) fail(err error) {
 	}
 	c.err = &lostError{c.addr, err}
 	c.nc.Close()
-	for id, k := range c.calls {
-		k.err = c.err
-		close(k.done)
-		delete(c.calls, id)
+	for _, k := range c.calls {
+		if k != nil {
+			k.err = c.err
+			close(k.done)
+		}
 	}
+	clear(c.calls)
 	close(c.lost)
 }
 
@@ -208,14 +210,13 @@ func (c *Client) read() {
 // answered ends a call. An error ends the connection.
 func (c *Client) answered(a *wire.Answer) error {
 	c.mu.Lock()
-	k := c.calls[a.ID]
+	k, waits := c.calls[a.ID]
 	delete(c.calls, a.ID)
-	known := k != nil || a.ID > 0 && a.ID <= c.id // given up meanwhile
 	c.mu.Unlock()
-	if k == nil {
-		if !known {
-			return fmt.Errorf("%w: answer to call %d, which was not made", wire.ErrBadMessage, a.ID)
-		}
+	switch {
+	case !waits: // the call that it was meant for would wait without end
+		return fmt.Errorf("%w: answer to call %d, which waits for none", wire.ErrBadMessage, a.ID)
+	case k == nil:
 		return nil
 	}
 	if a.Flag == wire.FlagException {
@@ -306,7 +307,9 @@ func (c *Client) do(ctx context.Context, k *call, method string, args func(*wire
 		return k.err
 	case <-ctx.Done():
 		c.mu.Lock()
-		delete(c.calls, id)
+		if c.calls[id] != nil {
+			c.calls[id] = nil
+		}
 		c.mu.Unlock()
 		return ctx.Err()
 	}

@@ -3,5 +3,7 @@
 //
 // A connection that is lost stays lost: all that waits for it and all later calls get
 // an error that names the server and the call and wraps [txn.ErrUnavailable]. The
-// caller connects again.
+// caller connects again. An answer that no call waits for, or that is none, ends the
+// connection. A server that says nothing is waited for until the context of the call
+// ends, as Python's client does: some answers take long.
 package zeoclient
