@@ -120,10 +120,19 @@ func (d *PickleDecoder) line() ([]byte, error) {
 }
 
 func (d *PickleDecoder) push(v Value) error {
-	if d.count++; d.count > bound(d.most) {
-		return ErrTooComplex
+	if err := d.spend(1); err != nil {
+		return err
 	}
 	d.stack = append(d.stack, v)
+	return nil
+}
+
+// spend counts n values. What is copied of what may come from the memo counts too:
+// a few bytes fetch it again and again.
+func (d *PickleDecoder) spend(n int) error {
+	if d.count += n; d.count > bound(d.most) {
+		return ErrTooComplex
+	}
 	return nil
 }
 
@@ -502,6 +511,9 @@ func (d *PickleDecoder) global(op byte, fromClient bool) error {
 		}
 		module, name = p[0].B, p[1].B
 	}
+	if err := d.spend((len(module) + len(name)) >> 8); err != nil {
+		return err
+	}
 	full := make([]byte, 0, len(module)+1+len(name))
 	full = append(append(append(full, module...), ' '), name...)
 	if fromClient && !allowedFromClient(full) {
@@ -518,10 +530,17 @@ func (d *PickleDecoder) call(class, args Value) error {
 		case string(class.B) == "zodbpickle binary" && len(args.Items) == 1 && args.Items[0].Kind == KindBytes:
 			return d.push(args.Items[0])
 		case len(args.Items) == 1 && (string(class.B) == "builtins dict" || string(class.B) == "__builtin__ dict"):
+			list, _ := args.Items[0].List()
+			if err := d.spend(2 * len(list)); err != nil {
+				return err
+			}
 			if items, ok := pairs(&args.Items[0]); ok {
 				return d.push(Value{Kind: KindDict, Box: &Box{items}, start: -1})
 			}
 		case string(class.B) == "_codecs encode" && len(args.Items) == 2 && args.Items[0].Kind == KindText:
+			if err := d.spend(len(args.Items[0].B) >> 8); err != nil {
+				return err
+			}
 			if latin, ok := latin1(args.Items[0].B); ok {
 				return d.push(Value{Kind: KindBytes, B: latin})
 			}

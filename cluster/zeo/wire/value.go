@@ -174,11 +174,15 @@ func (e *Encoder) Value(v *Value, depth int, budget *int) error {
 func (e *Encoder) key(v *Value, depth int, budget *int) error {
 	switch {
 	case v.Kind == KindText || v.Kind == KindBytes:
-	case e.Msgpack && v.Kind == KindInt:
-		e.Text(strconv.FormatInt(v.Int(), 10))
-		return nil
 	case e.Msgpack:
-		e.Text(Text(v))
+		if err := v.Spend(depth, budget); err != nil {
+			return err
+		}
+		if v.Kind == KindInt {
+			e.Text(strconv.FormatInt(v.Int(), 10))
+		} else {
+			e.Text(Text(v))
+		}
 		return nil
 	}
 	if err := e.Value(v, depth, budget); err != nil {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"math"
@@ -158,6 +159,41 @@ func TestSharedPartsDoNotExplode(t *testing.T) {
 	}
 	if _, err := d.Decode(append(append([]byte{0x80, 3}, strings.Repeat("N", 1<<20)...), '.'), true); !errors.Is(err, ErrTooComplex) {
 		t.Errorf("a million values: %v", err)
+	}
+}
+
+// What is copied of a part that is fetched again and again counts each time.
+func TestCopiesOfSharedPartsCount(t *testing.T) {
+	long := string(binary.LittleEndian.AppendUint32([]byte{'X'}, 100_000)) + strings.Repeat("a", 100_000)
+	for _, tt := range []struct {
+		name           string
+		shared, copied string
+		fromClient     bool
+	}{
+		{"dict()", "K\x01K\x02\x86q\x000(" + strings.Repeat("h\x00", 20_000) + "lq\x010cbuiltins\ndict\nq\x020", "h\x02h\x01\x85R", true},
+		{"bytes as text", long + "q\x000X\x06\x00\x00\x00latin1q\x010c_codecs\nencode\nq\x020", "h\x02h\x00h\x01\x86R", false},
+		{"names of classes", long + "q\x000", "h\x00h\x00\x93", false},
+	} {
+		var d PickleDecoder
+		for n, want := range map[int]error{1: nil, 1000: ErrTooComplex} {
+			b := "\x80\x03" + tt.shared + "(" + strings.Repeat(tt.copied, n) + "t."
+			if _, err := d.Decode([]byte(b), tt.fromClient); !errors.Is(err, want) {
+				t.Errorf("%s: %d bytes with %d copies: %v, want %v", tt.name, len(b), n, err, want)
+			}
+		}
+	}
+
+	// Keys that msgpack does not have become text.
+	prefix := "\x80\x03cZopeUndo.Prefix\nPrefix\n)R}X\x05\x00\x00\x00valueK\x01" + long + "\x86sbq\x000"
+	var d PickleDecoder
+	v, err := d.Decode([]byte(prefix+"("+strings.Repeat("h\x00N", 1000)+"d."), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := Encoder{Msgpack: true}
+	budget := MaxValues
+	if err := e.Value(&v, 0, &budget); !errors.Is(err, ErrTooComplex) {
+		t.Errorf("a long key, a thousand times: %v and %d bytes", err, len(e.B))
 	}
 }
 
