@@ -32,7 +32,11 @@ type decoder struct {
 	stack []Value
 	marks []int
 	memo  map[uint32]Value
+	bytes int // how many were made of texts, which may be the same one each time
 }
+
+// maxLatin1 is how many bytes are made of each byte of a pickle.
+const maxLatin1 = 16
 
 // maxDigits is the longest decimal integer, whose conversion is slow.
 const maxDigits = 5000
@@ -273,7 +277,13 @@ func (d *decoder) build(op byte, arg []byte) string {
 			return tooFew
 		}
 		args, class := d.pop(), d.pop()
-		return d.push(call(class, args))
+		v := call(class, args)
+		if b, ok := v.([]byte); ok {
+			if d.bytes += len(b); d.bytes > maxLatin1*len(d.data) {
+				return "it makes too many bytes of the same text"
+			}
+		}
+		return d.push(v)
 	case opNewObjEx:
 		if !d.has(3) {
 			return tooFew

@@ -12,14 +12,19 @@ import (
 // maxDepth is how deep values may be nested when encoded or shown. It ends cycles.
 const maxDepth = 1000
 
+// maxValues is how many values are encoded, each 256 bytes of a string being one more:
+// a few that refer to each other unfold to any number.
+const maxValues = 1 << 20
+
 // Append appends v as a pickle of a protocol from 0 to 5, without memo: what is
-// used twice is written twice. Integers of any kind are accepted beside those that
-// [Value] lists.
+// used twice is written twice. The error is about a type that has no pickle, about
+// cycles, or about more than a million values. Integers of any kind are accepted
+// beside those that [Value] lists.
 func Append(b []byte, protocol int, v Value) ([]byte, error) {
 	if protocol < 0 || protocol > maxProtocol {
 		return b, fmt.Errorf("pickling: unknown protocol %d", protocol)
 	}
-	e := encoder{b, protocol}
+	e := encoder{b: b, protocol: protocol}
 	if protocol >= 2 {
 		e.b = append(e.b, opProto, byte(protocol))
 	}
@@ -32,11 +37,15 @@ func Append(b []byte, protocol int, v Value) ([]byte, error) {
 type encoder struct {
 	b        []byte
 	protocol int
+	values   int
 }
 
 func (e *encoder) value(v Value, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("pickling: values nested deeper than %d", maxDepth)
+	}
+	if e.values += 1 + length(v)>>8; e.values > maxValues {
+		return fmt.Errorf("pickling: more than %d values, since some are used many times", maxValues)
 	}
 	switch v := v.(type) {
 	case nil:
@@ -89,6 +98,23 @@ func (e *encoder) value(v Value, depth int) error {
 		return fmt.Errorf("pickling: a %T is no plain value", v)
 	}
 	return nil
+}
+
+// length returns the number of bytes of a string of any kind.
+func length(v Value) int {
+	switch v := v.(type) {
+	case string:
+		return len(v)
+	case []byte:
+		return len(v)
+	case ByteString:
+		return len(v)
+	case *big.Int:
+		return v.BitLen() / 8
+	case Global:
+		return len(v.Module) + len(v.Name)
+	}
+	return 0
 }
 
 func (e *encoder) bool(v bool) {

@@ -2,6 +2,7 @@ package pickle
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -252,6 +253,37 @@ func TestRawUnicode(t *testing.T) {
 	} {
 		if got, ok := rawUnicode(nil, []byte(in)); !ok || string(got) != want {
 			t.Errorf("%q is %q, %v, want %q", in, got, ok, want)
+		}
+	}
+}
+
+// Values that refer to each other, and texts that are made bytes again and again,
+// are refused before they fill the memory.
+func TestSharedPartsAreBounded(t *testing.T) {
+	doubled := []byte{0x80, 3, ']', 'q', 0}
+	for i := byte(0); i < 60; i++ { // a list of twice the list before
+		doubled = append(doubled, '0', ']', 'q', i+1, 'h', i, 'a', 'h', i, 'a')
+	}
+	text := string(binary.LittleEndian.AppendUint32([]byte{'X'}, 100_000)) + strings.Repeat("a", 100_000) + "q\x00"
+	for name, b := range map[string]string{
+		"a list of lists":     string(doubled) + ".",
+		"a text, many times":  text + "0(" + strings.Repeat("h\x00", 3_000) + "l.",
+		"the same list twice": "]q\x00(" + strings.Repeat("N", 1000) + "e0(" + strings.Repeat("h\x00", 2_000) + "l.",
+	} {
+		v, _, err := Decode([]byte(b))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for protocol := range 6 {
+			if p, err := Append(nil, protocol, v); err == nil || !strings.Contains(err.Error(), "more than 1048576 values") {
+				t.Errorf("%s: protocol %d: %d bytes, %v", name, protocol, len(p), err)
+			}
+		}
+	}
+	encode := text + "0X\x06\x00\x00\x00latin1q\x010c_codecs\nencode\nq\x020("
+	for n, want := range map[int]bool{1: true, 1000: false} {
+		if _, _, err := Decode([]byte(encode + strings.Repeat("h\x02h\x00h\x01\x86R", n) + "l.")); (err == nil) != want {
+			t.Errorf("%d times bytes of a text: %v", n, err)
 		}
 	}
 }
