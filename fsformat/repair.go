@@ -472,6 +472,7 @@ func ofObject(e *CorruptError) string {
 func (s *salvager) assess(h *Header) (int64, error) {
 	s.bad = s.bad[:0]
 	clear(s.plan)
+	s.here = h.Pos
 	at, end := s.at(h), h.Pos+h.Len
 	var rec, prev RecordHeader
 	n := int64(0)
@@ -647,11 +648,7 @@ func (s *salvager) measure(h *Header, rec *RecordHeader) (string, bool, error) {
 	if err != nil {
 		return "", false, fmt.Errorf("%s: reading the data of object %v at offset %d: %w", s.r.name, rec.OID, rec.Pos, err)
 	}
-	plain, wrapped, err := pickle.Unwrap(data)
-	if err != nil {
-		return "", false, nil
-	}
-	if k, err := s.pickles.Len(plain); err != nil || k != len(plain) && !wrapped {
+	if !s.areData(data) {
 		return "", false, nil
 	}
 	rec.DataLen = n

@@ -1,7 +1,9 @@
 package fsformat
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -142,6 +144,7 @@ type salvager struct {
 	holes   []hole
 	lineage *lineage
 
+	here  int64             // where the transaction is
 	plan  map[int64]planned // of the transaction: records that are not read as they are
 	bad   []Lost
 	fixed map[int64]RecordHeader // what was repaired so far, by position
@@ -189,14 +192,16 @@ func (s *salvager) skip(from, to int64) {
 	s.holes = append(s.holes, hole{from, to})
 }
 
-// inHole reports whether the byte at pos was lost or left out.
-func (s *salvager) inHole(pos int64) bool {
-	for i := len(s.holes) - 1; i >= 0; i-- { // mostly shortly before
-		if h := s.holes[i]; h.from <= pos && pos < h.to {
-			return true
-		}
+// holeAt returns what was lost or left out around the byte at pos.
+func (s *salvager) holeAt(pos int64) (hole, bool) {
+	i, found := slices.BinarySearchFunc(s.holes, pos, func(h hole, pos int64) int { return cmp.Compare(h.from, pos) })
+	if !found {
+		i--
 	}
-	return false
+	if i < 0 || pos >= s.holes[i].to {
+		return hole{}, false
+	}
+	return s.holes[i], true
 }
 
 func (s *salvager) run(ctx context.Context) error {
@@ -423,8 +428,11 @@ func (s *salvager) suspect(h *Header, rec *RecordHeader) error {
 	}
 	s.lineage.records = append(s.lineage.records, written{rec.OID, rec.Pos})
 	wrong, err := s.lineage.check(&here, h.Status)
-	if err != nil || wrong == nil || s.inHole(here.Prev) {
+	if err != nil || wrong == nil {
 		return err
+	}
+	if _, lost := s.holeAt(here.Prev); lost {
+		return nil
 	}
 	if s.opt.Strict {
 		return wrong
@@ -470,7 +478,7 @@ func (s *salvager) target(rec *RecordHeader, back int64) (target RecordHeader, o
 	// The loss may be further ahead than it seems: then the record is where it would
 	// be had it moved along with this one.
 	for _, pos := range []int64{s.moved(back), back + s.shift} {
-		if pos < minRecordPos || pos >= rec.Pos {
+		if pos < minRecordPos || pos >= min(rec.Pos, s.here) {
 			continue
 		}
 		fixed, ok := s.fixed[pos]
@@ -482,9 +490,67 @@ func (s *salvager) target(rec *RecordHeader, back int64) (target RecordHeader, o
 		if errors.As(err, new(*fs.PathError)) {
 			return target, false, err
 		}
-		if err == nil && target.OID == rec.OID && (target.TID < rec.TID || s.ids != nil) {
-			return target, true, nil
+		if err != nil || target.OID != rec.OID || target.TID >= rec.TID && s.ids == nil {
+			continue
+		}
+		if !ok {
+			ok, err = s.isWhole(&target, pos-back)
+		}
+		if ok || err != nil {
+			return target, ok, err
 		}
 	}
 	return target, false, nil
+}
+
+// maxUnpickled is the most data that are read to find out their length.
+const maxUnpickled = 1 << 28
+
+// isWhole reports whether a record, which has moved by some bytes, has the length that
+// it says. One that was kept has. In a part that was lost, what follows it tells:
+// another record of its transaction, or the end of that; or else the data, which are
+// two pickles.
+func (s *salvager) isWhole(rec *RecordHeader, moved int64) (bool, error) {
+	lost, ok := s.holeAt(rec.Pos)
+	switch {
+	case rec.Pos < s.from:
+		lost.to = s.from
+	case !ok:
+		return true, nil
+	}
+	if rec.DataLen == 0 {
+		return true, nil
+	}
+	if rec.End() > lost.to {
+		return false, nil
+	}
+	var b [recHeaderLen]byte
+	n := min(recHeaderLen, s.r.size-rec.End())
+	if err := readFull(s.r.r, b[:n], rec.End()); err != nil {
+		return false, fmt.Errorf("%s: reading at offset %d: %w", s.r.name, rec.End(), err)
+	}
+	if next := parseRecordHeader(b[:], rec.End()); n == recHeaderLen && next.TxnPos == rec.TxnPos && next.TID == rec.TID {
+		return true, nil
+	}
+	if n >= trailerLen && int64(binary.BigEndian.Uint64(b[:])) == rec.End()-moved-rec.TxnPos {
+		return true, nil
+	}
+	if rec.DataLen > maxUnpickled {
+		return false, nil
+	}
+	data, err := s.r.resolve(rec, &s.scanner.big)
+	if err != nil {
+		return false, err
+	}
+	return s.areData(data), nil
+}
+
+// areData reports whether b is two pickles and nothing behind them.
+func (s *salvager) areData(b []byte) bool {
+	plain, wrapped, err := pickle.Unwrap(b)
+	if err != nil {
+		return false
+	}
+	n, err := s.pickles.Len(plain)
+	return err == nil && (n == len(plain) || wrapped)
 }

@@ -98,6 +98,12 @@ bytes 868 to 1003 (135): transaction 03f6420007777777: no record can be read the
 			"repaired: offset 1128: transaction 03f6420008888888: object 0000000000000001, at 1231: its back-pointer was 851, a bit of it is damaged"},
 		{"a back-pointer, the rest kept", put64(undo, 1231+42, 1), true, "8/1",
 			"bytes 1231 to 1281 (50): transaction 03f6420008888888: object 0000000000000001: its back-pointer leads to 1, where its data are no more"},
+		{"a length of data, and the data", put64(put(undo, 426+42, "\x00"), 426+34, 120), false, "35",
+			"bytes 391 to 551 (160): transaction 03f6420003333333: 1 of its records are damaged, the first: object 0000000000000001: the record of 120 bytes of data passes the end of its transaction at 543\n" +
+				"bytes 643 to 742 (99): transaction 03f6420005555555: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 426, where its data are no more"},
+		{"a length of data, and a header", put64(put(undo, 391, strings.Repeat("\xff", 35)), 426+34, 120), false, "35",
+			"bytes 391 to 551 (160): transaction ffffffffffffffff: its length 18446744073709551615 passes the end of the file, which ends with an intact transaction\n" +
+				"bytes 643 to 742 (99): transaction 03f6420005555555: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 426, where its data are no more"},
 		{"a length of data, and what the back-pointer leads to", put64(put64(undo, 585+42, 1), 1231+34, 3), false, "468",
 			"bytes 551 to 643 (92): transaction 03f6420004444444: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
 				"bytes 742 to 845 (103): transaction 03f6420006666666: 1 of its records are damaged, the first: object 0000000000000001: its back-pointer leads to 1, where its data are no more\n" +
