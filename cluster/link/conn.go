@@ -47,7 +47,8 @@ type Conn struct {
 
 	batch      atomic.Bool // more input is there already
 	wake       chan struct{}
-	quit       chan struct{} // closed when the connection must end
+	ctx        context.Context // ends when the connection must end
+	quit       context.CancelFunc
 	writerDone chan struct{}
 	done       chan struct{}
 
@@ -96,12 +97,12 @@ func newConn(nc net.Conn, remote proto.Address, cfg Config) *Conn {
 		peer:       remote.String(),
 		silence:    silenceTimeout,
 		wake:       make(chan struct{}, 1),
-		quit:       make(chan struct{}),
 		writerDone: make(chan struct{}),
 		done:       make(chan struct{}),
 		pending:    map[uint32]*pending{},
 		out:        append(make([]byte, 0, 4<<10), proto.Handshake[:]...),
 	}
+	c.ctx, c.quit = context.WithCancel(context.Background())
 	c.input = proto.NewReader((*source)(c))
 	return c
 }
@@ -163,6 +164,10 @@ func (c *Conn) String() string {
 // Done is closed when the connection has ended, with all its goroutines, and its
 // last event has been delivered.
 func (c *Conn) Done() <-chan struct{} { return c.done }
+
+// Context returns a context that ends when the connection is known to end, which is
+// before its last event. What is done to answer a request need not go on then.
+func (c *Conn) Context() context.Context { return c.ctx }
 
 // Closed reports whether the connection was closed or aborted by our side or is
 // known to be closed by the peer. What is sent then goes nowhere.
@@ -392,7 +397,7 @@ func (c *Conn) closeLocked(cause error) {
 	}
 	c.state = closed
 	c.out, c.rest, c.spare = nil, nil, nil
-	close(c.quit)
+	c.quit()
 }
 
 // lossLocked returns the error of a request that gets no answer.

@@ -113,7 +113,7 @@ func (c *Conn) write() {
 	for {
 		select {
 		case <-c.wake:
-		case <-c.quit:
+		case <-c.ctx.Done():
 			return
 		}
 		c.mu.Lock()

@@ -66,7 +66,7 @@ func (n *Node) fromClient(e event) error {
 		if !isPending && q.TTID <= tid.Max {
 			final, err = n.db.FinalTID(n.ctx, q.TTID)
 		}
-		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
+		n.finishRead(n.ctx, ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskObjectUndoSerial:
 		// The client knows of every commit below LastTID, this node perhaps not
@@ -82,23 +82,33 @@ func (n *Node) fromClient(e event) error {
 				bases[oid] = t.V
 			}
 		}
-		n.session.feeder.wg.Go(func() {
-			answer, err := n.undoSerial(n.limit(a), q, bases)
-			n.finishRead(ev.Conn, ev.ID, answer, q.Undone, err)
+		f := n.session.feeder
+		f.wg.Go(func() {
+			ctx, cancel := f.answering(ev.Conn)
+			defer cancel()
+			answer, err := n.undoSerial(ctx, n.limit(a), q, bases)
+			n.finishRead(ctx, ev.Conn, ev.ID, answer, q.Undone, err)
 		})
 		return nil
 	case *proto.CloseClient:
 		return n.drop(p)
 	}
-	switch n.read(a, ev.Conn, ev.ID, ev.Packet, e.waited) {
-	case notRead:
+	oid, last := n.needs(a, ev.Packet)
+	switch {
+	case !isRead(ev.Packet):
 		n.unexpected(p, ev)
-	case mustWait:
-		if oid, last := n.needs(a, ev.Packet); oid.OK {
-			txns.WaitObject(r, ev.Packet, oid.V)
-		} else {
-			txns.WaitTransaction(r, ev.Packet, last)
-		}
+	case e.waited || !n.mustWaitFor(a, ev.Packet):
+		// It waits no more, or the commit was completed since the goroutine of the connection looked.
+		f := n.session.feeder
+		f.wg.Go(func() {
+			ctx, cancel := f.answering(ev.Conn)
+			defer cancel()
+			n.read(ctx, a, ev.Conn, ev.ID, ev.Packet, true)
+		})
+	case oid.OK:
+		txns.WaitObject(r, ev.Packet, oid.V)
+	default:
+		txns.WaitTransaction(r, ev.Packet, last)
 	}
 	return nil
 }

@@ -126,7 +126,6 @@ func New(cfg Config) (*Node, error) {
 	n.feeding = pace{clients: &n.served, share: cfg.ReplicationShare / 100, rate: cfg.ReplicationRate}
 	n.fetching = pace{clients: &n.served, share: cfg.ReplicationShare / 100}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.remote, _ = n.db.(backend.Preparing)
 	incoming := n.linkConfig(n.deliver)
 	incoming.Idle = n.idle
 	if n.listener, err = link.Listen(n.ctx, cfg.Bind, incoming, n.accept); err != nil {

@@ -35,10 +35,12 @@ type feeder struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	slots  chan struct{}
+
+	preparing chan struct{} // slots of prepare
 }
 
 func newFeeder(n *Node, s *session) *feeder {
-	f := &feeder{n: n, s: s, slots: make(chan struct{}, maxFeeding)}
+	f := &feeder{n: n, s: s, slots: make(chan struct{}, maxFeeding), preparing: make(chan struct{}, maxPreparing)}
 	f.ctx, f.cancel = context.WithCancel(n.ctx)
 	return f
 }
@@ -167,7 +169,7 @@ func (n *Node) fromStorage(e event) error {
 // finish is finishRead, unless the operation has ended: then the error may be only that.
 func (f *feeder) finish(conn *link.Conn, id uint32, p proto.Packet, what fmt.Stringer, err error) {
 	if f.ctx.Err() == nil {
-		f.n.finishRead(conn, id, p, what, err)
+		f.n.finishRead(f.ctx, conn, id, p, what, err)
 	}
 }
 

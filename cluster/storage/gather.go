@@ -53,7 +53,7 @@ func (n *Node) answerGathered(p *peer) {
 		return // the connection is being closed
 	}
 	if len(reads) == 1 {
-		n.read(a, p.conn, reads[0].id, reads[0].ask, true)
+		n.read(p.conn.Context(), a, p.conn, reads[0].id, reads[0].ask, true)
 		n.throttle(p.conn)
 		return
 	}
@@ -62,7 +62,7 @@ func (n *Node) answerGathered(p *peer) {
 
 // answerTogether answers loads by as few queries as possible. It changes reads.
 func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
-	limit := n.limit(a)
+	limit, ctx := n.limit(a), p.conn.Context()
 	keys := make([]backend.ObjectKey, 0, len(reads))
 	for len(reads) > 0 {
 		keys = keys[:0]
@@ -70,12 +70,12 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 			at, before := when(limit, r.ask)
 			keys = append(keys, backend.ObjectKey{OID: r.ask.OID, At: at, Before: before})
 		}
-		n.db.GetObjects(n.ctx, keys, func(i int, o *backend.Object, err error) bool {
+		n.db.GetObjects(ctx, keys, func(i int, o *backend.Object, err error) bool {
 			r := &reads[i]
 			if err == nil {
 				p.conn.Queue(r.id, answerObject(limit, r.ask.OID, o))
 			} else {
-				n.finishRead(p.conn, r.id, nil, r.ask.OID, err)
+				n.finishRead(ctx, p.conn, r.id, nil, r.ask.OID, err)
 			}
 			r.ask = nil
 			return p.conn.Buffered() <= maxOutput
@@ -89,7 +89,7 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 			}
 		}
 		reads = left
-		if n.ctx.Err() != nil {
+		if ctx.Err() != nil || n.ctx.Err() != nil {
 			return
 		}
 	}

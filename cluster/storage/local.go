@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
@@ -16,19 +17,58 @@ type localDatabase struct {
 	ctx context.Context // of the node
 }
 
-// LastObjectTID is answered from what is local: see [backend.Reading].
+// LastObjectTID implements [pending.Database]. It is answered from what is local.
 func (d localDatabase) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	return d.Backend.LastObjectTID(d.ctx, oid)
 }
 
-// prepare lets a database of which not all is local learn what a request will be
-// checked against. It runs on the goroutine of the connection.
-func (n *Node) prepare(p proto.Packet) {
-	switch p := p.(type) {
-	case *proto.AskStoreObject:
-		n.remote.Prepare(n.ctx, p.OID)
-	case *proto.AskCheckCurrentSerial:
-		n.remote.Prepare(n.ctx, p.OID)
+// maxPreparing is how many objects are prepared at the same time.
+const maxPreparing = 64
+
+// prepare lets a database of which not all is local learn the last revision of an object,
+// for which requests wait.
+func (f *feeder) prepare(oid tid.OID) {
+	f.wg.Go(func() {
+		select {
+		case f.preparing <- struct{}{}:
+			defer func() { <-f.preparing }()
+		case <-f.ctx.Done():
+			return
+		}
+		db, ok := f.n.db.(backend.Preparing)
+		if !ok {
+			f.n.fail(fmt.Errorf("last revision of object %v: %w", oid, backend.ErrNotPrepared))
+			return
+		}
+		err := db.Prepare(f.ctx, oid)
+		if f.ctx.Err() != nil {
+			return // the operation has ended
+		}
+		if err != nil {
+			f.n.log.Error("the last revision of an object cannot be learned: the stores that wait for it are refused", "oid", oid, "err", err)
+		}
+		f.post(func() error {
+			if f.n.session != f.s {
+				return nil
+			}
+			return f.s.txns.Prepared(oid, err == nil)
+		})
+	})
+}
+
+// answering returns the context of an answer that is read on another goroutine: it ends with the
+// connection that asks, and with the operation.
+func (f *feeder) answering(conn *link.Conn) (context.Context, context.CancelFunc) {
+	return both(f.ctx, conn.Context())
+}
+
+// both returns a context that ends when either of two ends.
+func both(a, b context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(a)
+	stop := context.AfterFunc(b, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 

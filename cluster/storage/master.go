@@ -171,12 +171,12 @@ func (n *Node) fromMaster(ev link.Event) error {
 		return n.repairOrdered(q)
 	case *proto.AskFinalTID:
 		final, err := n.db.FinalTID(n.ctx, q.TTID)
-		n.finishRead(ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
+		n.finishRead(n.ctx, ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
 	case *proto.AskPackOrders:
 		n.note(q.Min)
 		orders, err := n.db.PackOrders(q.Min)
-		n.finishRead(ev.Conn, ev.ID, &proto.AnswerPackOrders{Orders: orders}, q.Min, err)
+		n.finishRead(n.ctx, ev.Conn, ev.ID, &proto.AnswerPackOrders{Orders: orders}, q.Min, err)
 		return nil
 	case *proto.StopOperation:
 		n.log.Info("operation stopped by the master")

@@ -47,7 +47,6 @@ const (
 type Node struct {
 	cfg      Config
 	db       backend.Backend
-	remote   backend.Preparing // db, if not all of it is local
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event
@@ -277,6 +276,8 @@ func (n *Node) carryOut() error {
 					return err
 				}
 				n.master.conn.Send(e.Packet)
+			case pending.Prepare:
+				s.feeder.prepare(e.OID)
 			case pending.NotifyClient:
 				if p := n.clients[e.Client]; p != nil {
 					p.conn.Send(e.Packet)

@@ -123,12 +123,9 @@ func (n *Node) deliver(ev link.Event) {
 		}
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
 			e.invalid = invalidStore(s)
-		} else if n.read(a, ev.Conn, ev.ID, ev.Packet, false) == served {
+		} else if n.read(ev.Conn.Context(), a, ev.Conn, ev.ID, ev.Packet, false) == served {
 			n.throttle(ev.Conn)
 			return
-		}
-		if n.remote != nil {
-			n.prepare(ev.Packet)
 		}
 	}
 	if ev.End() {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -71,8 +72,8 @@ func (n *Node) mustWaitFor(a *access, p proto.Packet) bool {
 }
 
 // read answers a request that only needs committed data. waited: it need not
-// wait any more. It runs on any goroutine.
-func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet, waited bool) readResult {
+// wait any more. It runs on any goroutine but that of Run, until ctx ends.
+func (n *Node) read(ctx context.Context, a *access, conn *link.Conn, id uint32, p proto.Packet, waited bool) readResult {
 	if !waited && n.mustWaitFor(a, p) {
 		return mustWait
 	}
@@ -84,31 +85,41 @@ func (n *Node) read(a *access, conn *link.Conn, id uint32, p proto.Packet, waite
 	switch p := p.(type) {
 	case *proto.AskObject:
 		what = p.OID
-		answer, err = n.object(n.limit(a), p)
+		answer, err = n.object(ctx, n.limit(a), p)
 	case *proto.AskObjectHistory:
 		what = p.OID
-		answer, err = n.history(n.limit(a), p)
+		answer, err = n.history(ctx, n.limit(a), p)
 	case *proto.AskTransactionInformation:
-		answer, err = n.transaction(n.limit(a), p)
+		answer, err = n.transaction(ctx, n.limit(a), p)
 	case *proto.AskTIDs:
-		answer, err = n.tids(n.limit(a), p)
+		answer, err = n.tids(ctx, n.limit(a), p)
 	case *proto.AskTIDsFrom:
-		answer, err = n.tidsFrom(n.limit(a), p)
+		answer, err = n.tidsFrom(ctx, n.limit(a), p)
 	case *proto.AskOIDsFrom:
-		answer, err = n.oidsFrom(n.limit(a), p)
+		answer, err = n.oidsFrom(ctx, n.limit(a), p)
 	default:
 		return notRead
 	}
 	if err == nil {
 		conn.Answer(id, answer)
 	} else {
-		n.finishRead(conn, id, nil, what, err)
+		n.finishRead(ctx, conn, id, nil, what, err)
 	}
 	return served
 }
 
-// finishRead sends an answer, or the error that goes for it.
-func (n *Node) finishRead(conn *link.Conn, id uint32, p proto.Packet, what fmt.Stringer, err error) {
+// isRead reports whether read answers a request.
+func isRead(p proto.Packet) bool {
+	switch p.(type) {
+	case *proto.AskObject, *proto.AskObjectHistory, *proto.AskTransactionInformation, *proto.AskTIDs, *proto.AskTIDsFrom, *proto.AskOIDsFrom:
+		return true
+	}
+	return false
+}
+
+// finishRead sends an answer, or the error that goes for it. ctx is that of the read: what fails
+// after its end is not answered.
+func (n *Node) finishRead(ctx context.Context, conn *link.Conn, id uint32, p proto.Packet, what fmt.Stringer, err error) {
 	if err == nil {
 		conn.Answer(id, p)
 		return
@@ -116,7 +127,9 @@ func (n *Node) finishRead(conn *link.Conn, id uint32, p proto.Packet, what fmt.S
 	e, ok := errors.AsType[*proto.Error](err)
 	if !ok {
 		if e = wireError(err, what); e == nil {
-			n.fail(err)
+			if ctx.Err() == nil {
+				n.fail(err)
+			}
 			return
 		}
 		if _, corrupt := errors.AsType[*backend.CorruptError](err); corrupt {
@@ -140,12 +153,12 @@ func (n *Node) checkReadable(partition int) error {
 	return nil
 }
 
-func (n *Node) object(limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
+func (n *Node) object(ctx context.Context, limit tid.TID, p *proto.AskObject) (proto.Packet, error) {
 	if p.OID > tid.MaxOID {
 		return nil, backend.ErrNoSuchObject
 	}
 	at, before := when(limit, p)
-	o, err := n.db.GetObject(n.ctx, p.OID, at, before)
+	o, err := n.db.GetObject(ctx, p.OID, at, before)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +192,7 @@ func answerObject(limit tid.TID, oid tid.OID, o *backend.Object) *proto.AnswerOb
 	return answer
 }
 
-func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, error) {
+func (n *Node) history(ctx context.Context, limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, error) {
 	if p.First < 0 || p.First >= p.Last {
 		return nil, proto.Errorf(proto.ProtocolError, "history from %d to %d", p.First, p.Last)
 	}
@@ -189,7 +202,7 @@ func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, 
 	skip := 0
 	if limit < tid.Max {
 		for {
-			revs, err := n.db.History(n.ctx, p.OID, skip, 100)
+			revs, err := n.db.History(ctx, p.OID, skip, 100)
 			if err != nil {
 				return nil, err
 			}
@@ -203,7 +216,7 @@ func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, 
 			}
 		}
 	}
-	revs, err := n.db.History(n.ctx, p.OID, skip+p.First, min(p.Last-p.First, maxList))
+	revs, err := n.db.History(ctx, p.OID, skip+p.First, min(p.Last-p.First, maxList))
 	if err != nil {
 		return nil, err
 	}
@@ -213,12 +226,12 @@ func (n *Node) history(limit tid.TID, p *proto.AskObjectHistory) (proto.Packet, 
 	return &proto.AnswerObjectHistory{OID: p.OID, History: revs}, nil
 }
 
-func (n *Node) transaction(limit tid.TID, p *proto.AskTransactionInformation) (proto.Packet, error) {
+func (n *Node) transaction(ctx context.Context, limit tid.TID, p *proto.AskTransactionInformation) (proto.Packet, error) {
 	notFound := proto.Errorf(proto.TIDNotFound, "%v", p.TID)
 	if p.TID > limit {
 		return nil, notFound
 	}
-	m, err := n.db.Transaction(n.ctx, p.TID)
+	m, err := n.db.Transaction(ctx, p.TID)
 	if errors.Is(err, backend.ErrNotFound) {
 		return nil, notFound
 	}
@@ -229,7 +242,7 @@ func (n *Node) transaction(limit tid.TID, p *proto.AskTransactionInformation) (p
 		Extension: m.Extension, Packed: m.Packed, OIDs: m.OIDs}, nil
 }
 
-func (n *Node) tids(limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
+func (n *Node) tids(ctx context.Context, limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
 	if p.First < 0 || p.First >= p.Last {
 		return nil, proto.Errorf(proto.ProtocolError, "transactions from %d to %d", p.First, p.Last)
 	}
@@ -249,7 +262,7 @@ func (n *Node) tids(limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
 	if len(partitions) == 0 {
 		return &proto.AnswerTIDs{}, nil
 	}
-	list, err := n.db.TIDs(n.ctx, partitions, p.First, min(p.Last-p.First, maxList))
+	list, err := n.db.TIDs(ctx, partitions, p.First, min(p.Last-p.First, maxList))
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +272,7 @@ func (n *Node) tids(limit tid.TID, p *proto.AskTIDs) (proto.Packet, error) {
 	return &proto.AnswerTIDs{TIDs: list}, nil
 }
 
-func (n *Node) tidsFrom(limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, error) {
+func (n *Node) tidsFrom(ctx context.Context, limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, error) {
 	if p.Length < 1 {
 		return nil, proto.Errorf(proto.ProtocolError, "%d transactions", p.Length)
 	}
@@ -270,7 +283,7 @@ func (n *Node) tidsFrom(limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, erro
 			return nil, err
 		}
 		var err error
-		if list, err = n.db.TIDsFrom(n.ctx, p.Partition, p.Min, last, min(p.Length, maxList)); err != nil {
+		if list, err = n.db.TIDsFrom(ctx, p.Partition, p.Min, last, min(p.Length, maxList)); err != nil {
 			return nil, err
 		}
 	}
@@ -281,7 +294,7 @@ func (n *Node) tidsFrom(limit tid.TID, p *proto.AskTIDsFrom) (proto.Packet, erro
 	return &proto.AnswerTIDsFrom{TIDs: list}, nil
 }
 
-func (n *Node) oidsFrom(limit tid.TID, p *proto.AskOIDsFrom) (proto.Packet, error) {
+func (n *Node) oidsFrom(ctx context.Context, limit tid.TID, p *proto.AskOIDsFrom) (proto.Packet, error) {
 	if p.Length < 1 {
 		return nil, proto.Errorf(proto.ProtocolError, "%d objects", p.Length)
 	}
@@ -291,7 +304,7 @@ func (n *Node) oidsFrom(limit tid.TID, p *proto.AskOIDsFrom) (proto.Packet, erro
 	if p.Min > tid.MaxOID {
 		return &proto.AnswerOIDsFrom{}, nil
 	}
-	next, oids, err := n.db.OIDsFrom(n.ctx, p.Partition, min(p.Length, maxList), p.Min, min(p.At, limit))
+	next, oids, err := n.db.OIDsFrom(ctx, p.Partition, min(p.Length, maxList), p.Min, min(p.At, limit))
 	if err != nil {
 		return nil, err
 	}

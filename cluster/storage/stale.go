@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -121,22 +122,32 @@ func (n *Node) refused(q *proto.NotifyPartitionChanges) []int {
 }
 
 // compared answers the master, which compares the ends of the copies of a partition
-// before the operation begins. Nothing is being committed meanwhile.
+// before the operation begins. Nothing is being committed meanwhile. It reads on another goroutine.
 func (n *Node) compared(ev link.Event) {
+	read := func(what fmt.Stringer, f func(ctx context.Context) (proto.Packet, error)) {
+		n.wg.Go(func() {
+			ctx, cancel := both(n.ctx, ev.Conn.Context())
+			defer cancel()
+			a, err := f(ctx)
+			n.finishRead(ctx, ev.Conn, ev.ID, a, what, err)
+		})
+	}
 	switch q := ev.Packet.(type) {
 	case *proto.AskCheckTIDRange:
 		if !n.checkable(q.Partition) {
 			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
 			return
 		}
-		a, err := n.db.CheckTIDs(n.ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max))
-		n.finishRead(ev.Conn, ev.ID, a, q.Min, err)
+		read(q.Min, func(ctx context.Context) (proto.Packet, error) {
+			return n.db.CheckTIDs(ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max))
+		})
 	case *proto.AskCheckSerialRange:
 		if !n.checkable(q.Partition) {
 			ev.Conn.AnswerError(ev.ID, proto.CheckingError, "partition %d cannot be checked here", q.Partition)
 			return
 		}
-		a, err := n.db.CheckSerials(n.ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max), q.MinOID)
-		n.finishRead(ev.Conn, ev.ID, a, q.MinOID, err)
+		read(q.MinOID, func(ctx context.Context) (proto.Packet, error) {
+			return n.db.CheckSerials(ctx, q.Partition, q.Length, q.Min, min(q.Max, tid.Max), q.MinOID)
+		})
 	}
 }

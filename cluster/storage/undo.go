@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"context"
+
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
@@ -8,13 +10,13 @@ import (
 
 // undoSerial answers what an undo needs to know about each object. bases are the
 // revisions that the running transaction itself has stored or restored.
-func (n *Node) undoSerial(limit tid.TID, p *proto.AskObjectUndoSerial, bases map[tid.OID]tid.TID) (proto.Packet, error) {
+func (n *Node) undoSerial(ctx context.Context, limit tid.TID, p *proto.AskObjectUndoSerial, bases map[tid.OID]tid.TID) (proto.Packet, error) {
 	answer := &proto.AnswerObjectUndoSerial{Undo: map[tid.OID]proto.UndoSerial{}}
 	for _, oid := range p.OIDs {
 		if oid > tid.MaxOID {
 			continue
 		}
-		h, err := n.db.UndoHistory(n.ctx, oid, p.Undone)
+		h, err := n.db.UndoHistory(ctx, oid, p.Undone)
 		if err != nil {
 			return nil, err
 		}

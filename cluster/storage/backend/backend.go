@@ -16,8 +16,8 @@
 //
 // # Errors
 //
-// [ErrNonReadable], [ErrNotFound], [ErrNoSuchObject], [ErrUndoPacked] and
-// [ErrNotImplemented] are answers, and so is the error of a context that has ended.
+// [ErrNonReadable], [ErrNotFound], [ErrNoSuchObject], [ErrUndoPacked], [ErrNotPrepared]
+// and [ErrNotImplemented] are answers, and so is the error of a context that has ended.
 // Any other error means that the database can no longer be trusted: the node must stop.
 package backend
 
@@ -41,6 +41,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrUndoPacked reports that the record an undo refers to was packed away.
 	ErrUndoPacked = errors.New("the record to restore was packed away")
+	// ErrNotPrepared reports that the last revision of an object is not known here yet:
+	// see [Preparing].
+	ErrNotPrepared = errors.New("the last revision is not known here yet")
 	// ErrNotImplemented reports an operation that this backend cannot do.
 	ErrNotImplemented = errors.New("not implemented by this backend")
 	// ErrLocked reports a database that another process uses.
@@ -149,14 +152,18 @@ type Parts struct {
 // Reading answers questions about the history. Except where said, it needs a
 // readable cell: ErrNonReadable. When ctx ends, a method that waits returns its error.
 //
-// The goroutine that serves all peers of a node asks LastObjectTID, FinalTID, LastIDs, LastTIDs and
-// UndoHistory, and waits for the answer: they are answered from what is local. See [Preparing].
+// The goroutine that serves all peers of a node waits for the answers of some, which must
+// come from what is local: LastObjectTID (see [Preparing] for a backend that cannot), FinalTID, LastIDs,
+// LastTIDs; and of partitions that are being replicated to this node TIDsFrom, RecordsFrom and
+// RecordBefore. All others are called on other goroutines, where they may wait: ctx ends with the
+// connection that asks, or with the operation.
 type Reading interface {
 	// GetObject returns the revision at exactly At, or the last one before
 	// Before, or the last one. ErrNoSuchObject, ErrNotFound. Data that differ from
 	// their checksum may be returned with it: every client compares them.
 	GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (Object, error)
-	// LastObjectTID returns the last revision of an object, absent if it has none.
+	// LastObjectTID returns the last revision of an object, absent if it has none. A
+	// [Preparing] backend may return ErrNotPrepared.
 	LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error)
 	// Transaction returns metadata. ErrNotFound.
 	Transaction(ctx context.Context, t tid.TID) (Meta, error)
@@ -386,10 +393,15 @@ func GetEach(ctx context.Context, r Reading, keys []ObjectKey, f func(i int, o *
 
 // Preparing is implemented by a [Backend] of which not all is local.
 type Preparing interface {
-	// Prepare makes [Reading.LastObjectTID] know the last revision of an object. The goroutine of a
-	// connection calls it before it hands over a request that is checked against that
-	// revision, and may wait. What could not be learned before ctx ended is ErrNonReadable there.
-	Prepare(ctx context.Context, oid tid.OID)
+	// Prepare makes [Reading.LastObjectTID] know the last revision of an object. When that
+	// has returned ErrNotPrepared, the node calls Prepare on another goroutine, where it may wait,
+	// and then LastObjectTID again. Meanwhile the requests for the object wait, and
+	// nothing else does. Prepare may be called for many objects at the same time, but not
+	// twice for one. What it has learned may be forgotten at any time: then it is called again.
+	//
+	// An error is reported, and the requests that wait are answered as if the partition were not
+	// readable here: without another replica the transaction fails. ctx ends with the operation.
+	Prepare(ctx context.Context, oid tid.OID) error
 }
 
 // Runner is implemented by a [Backend] with work of its own, such as an import.

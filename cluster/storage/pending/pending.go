@@ -34,6 +34,7 @@ const maxForgotten = 1 << 16
 
 // Database is what the transactions in progress need of a backend. See there.
 type Database interface {
+	// LastObjectTID may return [backend.ErrNotPrepared]: see [Prepare].
 	LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error)
 	SetReplicated(partition int)
 	HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (backend.DataID, error)
@@ -61,6 +62,7 @@ const (
 	Retry                     // Packet, of Request, need not wait any more
 	NotifyClient              // send Packet to Client
 	NotifyMaster              // send Packet to the master
+	Prepare                   // call [Manager.Prepared] when the database knows the last revision of OID
 )
 
 // Effect is something to do for the owner of a manager. An answer that is a
@@ -70,6 +72,7 @@ type Effect struct {
 	Request Request
 	Client  proto.NodeID
 	Packet  proto.Packet
+	OID     tid.OID
 }
 
 // op is what a transaction does with one object.
@@ -103,7 +106,9 @@ type Manager struct {
 	effects []Effect
 	dirty   bool
 
-	writes  []*write // by ttid, then in order of arrival
+	writes  []*write           // by ttid, then in order of arrival
+	asked   map[tid.OID]bool   // objects whose last revision the database learns
+	unknown proto.Opt[tid.OID] // the object whose last revision it could not learn
 	reads   []read
 	running bool // the writes are being retried
 	again   bool
@@ -132,6 +137,7 @@ func New(db Database, np int) *Manager {
 		db: db, np: np,
 		txns:        map[tid.TID]*transaction{},
 		locks:       map[tid.OID]tid.TID{},
+		asked:       map[tid.OID]bool{},
 		replicating: map[int]bool{},
 		replicated:  map[int]proto.Opt[tid.TID]{},
 		forgotten:   map[tid.TID]proto.NodeID{},

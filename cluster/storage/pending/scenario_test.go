@@ -31,10 +31,11 @@ type fakeDB struct {
 	voted      map[tid.TID][]backend.Store
 	log        []string
 	fail       error
+	remote     map[tid.OID]bool // their last revision is not known here
 }
 
 func newFakeDB(np int) *fakeDB {
-	return &fakeDB{np: np, last: map[tid.OID]tid.TID{}, unreadable: map[int]bool{}, packed: map[tid.TID]bool{}, held: map[int64]bool{}, voted: map[tid.TID][]backend.Store{}}
+	return &fakeDB{np: np, last: map[tid.OID]tid.TID{}, unreadable: map[int]bool{}, packed: map[tid.TID]bool{}, held: map[int64]bool{}, voted: map[tid.TID][]backend.Store{}, remote: map[tid.OID]bool{}}
 }
 
 func (d *fakeDB) note(format string, args ...any) {
@@ -44,6 +45,9 @@ func (d *fakeDB) note(format string, args ...any) {
 func (d *fakeDB) LastObjectTID(oid tid.OID) (t proto.Opt[tid.TID], err error) {
 	if d.unreadable[oid.Partition(d.np)] {
 		return t, fmt.Errorf("object: %w", backend.ErrNonReadable)
+	}
+	if d.remote[oid] {
+		return t, fmt.Errorf("object: %w", backend.ErrNotPrepared)
 	}
 	if last, ok := d.last[oid]; ok {
 		t = proto.Some(last)
@@ -106,6 +110,7 @@ func (d *fakeDB) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 	for _, st := range d.voted[ttid] {
 		delete(d.held, st.Data.ID)
 		d.last[st.OID] = final
+		delete(d.remote, st.OID)
 	}
 	delete(d.voted, ttid)
 	d.note("unlock %d as %d meta=%v objects=%v pack=%v", ttid, final, meta, objects, pack)
@@ -183,6 +188,13 @@ func (s *scenario) run(line string) error {
 		s.m = New(s.db, int(n(1)))
 	case "object": // its last revision
 		s.db.last[tid.OID(n(1))] = n(2)
+	case "remote": // the database does not know its last revision
+		s.db.remote[tid.OID(n(1))] = true
+	case "prepared":
+		delete(s.db.remote, tid.OID(n(1)))
+		return s.m.Prepared(tid.OID(n(1)), true)
+	case "unprepared": // it could not learn it
+		return s.m.Prepared(tid.OID(n(1)), false)
 	case "unreadable":
 		s.db.unreadable[int(n(1))] = true
 	case "packed":
@@ -313,6 +325,9 @@ func (s *scenario) flush() {
 			to = e.Client.String()
 		case NotifyMaster:
 			to = "master"
+		case Prepare:
+			s.out = append(s.out, fmt.Sprintf("prepare %d", e.OID))
+			continue
 		}
 		s.out = append(s.out, fmt.Sprintf("%s: %s%s", to, describe(e.Packet), how))
 	}
@@ -431,6 +446,9 @@ func (m *Manager) verify(db *fakeDB) error {
 			return errors.New("delayed requests are not sorted")
 		}
 		queued[w.ttid]++
+	}
+	if m.unknown.OK {
+		return fmt.Errorf("what could not be learned of %v is not forgotten", m.unknown.V)
 	}
 	for ttid, t := range m.txns {
 		if t.queued != queued[ttid] {

@@ -39,6 +39,8 @@ type sim struct {
 	commits int
 	aborts  int
 	relocks int
+	asked   []tid.OID // to be learned by the database
+	learned int
 }
 
 func (s *sim) request(x *simTxn, oid tid.OID) Request {
@@ -71,6 +73,9 @@ func (s *sim) begin(client proto.NodeID, objects int) {
 
 // use stores or checks an object.
 func (s *sim) use(x *simTxn, oid tid.OID, check bool) {
+	if s.db.last[oid] == 0 && s.rand.IntN(2) == 0 {
+		s.db.remote[oid] = true
+	}
 	base := s.db.last[oid]
 	if s.rand.IntN(10) == 0 && base > 0 {
 		base-- // read too long ago
@@ -145,6 +150,10 @@ func (s *sim) carryOut() {
 			return
 		}
 		for _, e := range effects {
+			if e.Kind == Prepare {
+				s.asked = append(s.asked, e.OID)
+				continue
+			}
 			if n, ok := e.Packet.(*proto.NotifyDeadlock); ok {
 				if x := s.txns[n.TTID]; x != nil && !x.voted && x.client == e.Client {
 					s.relocks++
@@ -185,6 +194,7 @@ func (s *sim) answered(x *simTxn, oid tid.OID, p proto.Packet) {
 
 // Whatever the order: no deadlock, no lost update, nothing left behind.
 func TestSimulation(t *testing.T) {
+	learned := 0
 	run := func(n uint64) {
 		s := &sim{t: t, rand: rand.New(rand.NewPCG(n, 0)), db: newFakeDB(2), txns: map[tid.TID]*simTxn{}}
 		s.m = New(s.db, 2)
@@ -206,6 +216,8 @@ func TestSimulation(t *testing.T) {
 				s.abort(x)
 			case k < 3 && i < 300:
 				s.lose(x.client)
+			case k < 20 && len(s.asked) > 0:
+				s.prepared()
 			case k < 30 && len(s.locked) > 0:
 				s.unlock()
 			default:
@@ -215,7 +227,8 @@ func TestSimulation(t *testing.T) {
 		if n, d := s.m.Len(); n+d+len(s.m.locks)+len(s.m.readLocks)+len(s.db.held)+len(s.db.voted) > 0 {
 			t.Errorf("left behind: %d transactions, %d requests, %d locks, %d read locks, %d records", n, d, len(s.m.locks), len(s.m.readLocks), len(s.db.held))
 		}
-		t.Logf("seed %d: %d commits, %d aborts, %d relocks", n, s.commits, s.aborts, s.relocks)
+		t.Logf("seed %d: %d commits, %d aborts, %d relocks, %d revisions learned", n, s.commits, s.aborts, s.relocks, s.learned)
+		learned += s.learned
 		if s.commits == 0 {
 			t.Error("nothing was committed")
 		}
@@ -229,6 +242,19 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("repeat with -seed %d", n+1)
 		}
 	}
+	if learned == 0 {
+		t.Error("the database knew everything")
+	}
+}
+
+// prepared lets the database know one of the objects for which requests wait.
+func (s *sim) prepared() {
+	i := s.rand.IntN(len(s.asked))
+	oid := s.asked[i]
+	s.asked = slices.Delete(s.asked, i, i+1)
+	delete(s.db.remote, oid)
+	s.learned++
+	s.must(s.m.Prepared(oid, true))
 }
 
 // lose is the death of a client: its transactions that are not locked are over.

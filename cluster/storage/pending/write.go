@@ -13,6 +13,7 @@ import (
 type write struct {
 	ttid   tid.TID
 	req    Request
+	oid    tid.OID
 	packet proto.Packet // AskStoreObject, AskCheckCurrentSerial or AskRelockObject
 }
 
@@ -66,12 +67,22 @@ func (m *Manager) lock(t *transaction, serial tid.TID, oid tid.OID) (outcome, ti
 		// What follows an undo must be based on what the undo restored.
 		previous = proto.Some(mine.store.DataSerial)
 	} else {
+		if m.asked[oid] {
+			return delayed, 0, nil
+		}
 		var err error
 		previous, err = m.db.LastObjectTID(oid)
-		if errors.Is(err, backend.ErrNonReadable) {
+		switch {
+		case errors.Is(err, backend.ErrNonReadable):
 			return unreadable, 0, nil
-		}
-		if err != nil {
+		case errors.Is(err, backend.ErrNotPrepared) && m.unknown == proto.Some(oid):
+			return unreadable, 0, nil
+		case errors.Is(err, backend.ErrNotPrepared):
+			// The request waits like one for a lock: others may take the lock first.
+			m.asked[oid] = true
+			m.effects = append(m.effects, Effect{Kind: Prepare, OID: oid})
+			return delayed, 0, nil
+		case err != nil:
 			return 0, 0, err
 		}
 	}
@@ -104,7 +115,7 @@ func (m *Manager) Store(r Request, client proto.NodeID, p *proto.AskStoreObject)
 	if m.register(r, client, p.TTID) == nil {
 		return nil
 	}
-	return m.start(&write{p.TTID, r, p})
+	return m.start(&write{p.TTID, r, p.OID, p})
 }
 
 // Check processes an AskCheckCurrentSerial.
@@ -116,7 +127,7 @@ func (m *Manager) Check(r Request, client proto.NodeID, p *proto.AskCheckCurrent
 	if m.register(r, client, p.TTID) == nil {
 		return nil
 	}
-	return m.start(&write{p.TTID, r, p})
+	return m.start(&write{p.TTID, r, p.OID, p})
 }
 
 // Relock processes an AskRelockObject: the lock goes to the older transaction
@@ -146,7 +157,7 @@ func (m *Manager) Relock(r Request, client proto.NodeID, p *proto.AskRelockObjec
 			return err
 		}
 	}
-	return m.start(&write{p.TTID, r, p})
+	return m.start(&write{p.TTID, r, p.OID, p})
 }
 
 // start tries a request for the first time.
@@ -166,9 +177,21 @@ func (m *Manager) start(w *write) error {
 	return nil
 }
 
+// Prepared ends the wait for the last revision of an object: the database knows it, or
+// could not learn it. Then the requests are answered as where no cell is readable.
+func (m *Manager) Prepared(oid tid.OID, known bool) error {
+	delete(m.asked, oid)
+	m.unknown = proto.Opt[tid.OID]{V: oid, OK: !known}
+	defer func() { m.unknown = proto.Opt[tid.OID]{} }()
+	return m.retry(func(w *write) bool { return w.oid == oid })
+}
+
 // runWrites retries the requests that wait, in order. Called from inside, it
 // lets the run in progress start again.
-func (m *Manager) runWrites() error {
+func (m *Manager) runWrites() error { return m.retry(func(*write) bool { return true }) }
+
+// retry is runWrites for some of the requests, as long as none of them releases a lock.
+func (m *Manager) retry(which func(*write) bool) error {
 	if m.running {
 		m.again = true
 		return nil
@@ -177,6 +200,10 @@ func (m *Manager) runWrites() error {
 	defer func() { m.running = false }()
 	for i := 0; i < len(m.writes); {
 		w := m.writes[i]
+		if !which(w) {
+			i++
+			continue
+		}
 		wait, err := m.try(w)
 		switch {
 		case err != nil:
@@ -190,7 +217,7 @@ func (m *Manager) runWrites() error {
 			}
 		}
 		if m.again {
-			m.again, i = false, 0
+			m.again, i, which = false, 0, func(*write) bool { return true }
 		}
 	}
 	return nil
