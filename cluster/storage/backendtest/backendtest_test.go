@@ -3,6 +3,7 @@ package backendtest
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -51,6 +52,36 @@ func TestWrapper(t *testing.T) {
 	if loads.Load() == 0 {
 		t.Error("no load came to the wrapper")
 	}
+}
+
+// preparing is a database that has to learn the last revision of an object, each time.
+type preparing struct {
+	backend.Backend
+	known *sync.Map
+}
+
+func (b preparing) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error) {
+	if _, known := b.known.LoadAndDelete(oid); !known {
+		return proto.Opt[tid.TID]{}, backend.ErrNotPrepared
+	}
+	return b.Backend.LastObjectTID(ctx, oid)
+}
+
+func (b preparing) Prepare(_ context.Context, oid tid.OID) error {
+	b.known.Store(oid, true)
+	return nil
+}
+
+type prepared struct{ Database }
+
+func (d prepared) Open() (backend.Backend, error) {
+	b, err := d.Database.Open()
+	return preparing{b, &sync.Map{}}, err
+}
+
+// The suite asks a database of which not all is local as the node does.
+func TestPreparing(t *testing.T) {
+	Run(t, func(*testing.T) Database { return prepared{NewMemory()} })
 }
 
 // Simulations use the memory model with a clock that stands still while anybody

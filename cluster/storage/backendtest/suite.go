@@ -301,6 +301,19 @@ func (e *env) loads(oid tid.OID, q query, want string) {
 	}
 }
 
+// lastObject is LastObjectTID as the node asks it.
+func (e *env) lastObject(oid tid.OID) (proto.Opt[tid.TID], error) {
+	for {
+		last, err := e.b.LastObjectTID(e.Context(), oid)
+		if !errors.Is(err, backend.ErrNotPrepared) {
+			return last, err
+		}
+		if err := e.b.(backend.Preparing).Prepare(e.Context(), oid); err != nil {
+			return last, err
+		}
+	}
+}
+
 // gone checks that data was deleted.
 func (e *env) gone(id backend.DataID) {
 	e.Helper()

@@ -31,7 +31,7 @@ func testRevisions(e *env) {
 		e.loads(3, query{before: 5}, "no such object")
 		e.loads(3, query{at: 5}, "no such object")
 		for oid, want := range map[tid.OID]proto.Opt[tid.TID]{1: proto.Some(tid.TID(20)), 2: proto.Some(tid.TID(6)), 3: none} {
-			got, err := e.b.LastObjectTID(e.Context(), oid)
+			got, err := e.lastObject(oid)
 			e.ok(err)
 			e.equal("LastObjectTID", got, want)
 		}
@@ -76,7 +76,7 @@ func testRevisionsNotCommitted(e *env) {
 		e.loads(oid, query{}, fmt.Sprintf("%d d2", ts[2]))
 		e.loads(oid, query{before: ts[2]}, fmt.Sprintf("%d<%d d1", ts[1], ts[2]))
 		e.loads(oid, query{at: ts[0]}, fmt.Sprintf("%d<%d d0", ts[0], ts[1]))
-		last, err := e.b.LastObjectTID(e.Context(), oid)
+		last, err := e.lastObject(oid)
 		e.ok(err)
 		e.equal("LastObjectTID", last, proto.Some(ts[2]))
 	}
@@ -90,7 +90,7 @@ func testLastRevision(e *env) {
 	last := func(want map[tid.OID]proto.Opt[tid.TID]) {
 		e.Helper()
 		for oid, t := range want {
-			got, err := e.b.LastObjectTID(e.Context(), oid)
+			got, err := e.lastObject(oid)
 			e.ok(err)
 			e.equal(fmt.Sprint("LastObjectTID of ", oid), got, t)
 		}
@@ -134,7 +134,7 @@ func testNonReadable(e *env) {
 	e.change(1, me, proto.OutOfDate)
 	e.loads(1, query{}, "not readable")
 	e.loads(2, query{}, "no such object")
-	_, err := e.b.LastObjectTID(e.Context(), 1)
+	_, err := e.lastObject(1)
 	e.is(err, backend.ErrNonReadable)
 	_, err = e.b.Transaction(e.Context(), 5)
 	e.is(err, backend.ErrNonReadable)
@@ -153,12 +153,12 @@ func testNonReadable(e *env) {
 	e.equal("TIDsFrom", tids, []tid.TID{5})
 
 	e.b.SetReplicated(1)
-	last, err := e.b.LastObjectTID(e.Context(), 1)
+	last, err := e.lastObject(1)
 	e.ok(err)
 	e.equal("LastObjectTID", last, proto.Some(tid.TID(5)))
 	e.loads(1, query{}, "not readable")
 	e.change(2, 9, proto.OutOfDate)
-	_, err = e.b.LastObjectTID(e.Context(), 1)
+	_, err = e.lastObject(1)
 	e.is(err, backend.ErrNonReadable)
 
 	// Rows of cells that are not readable do not count.

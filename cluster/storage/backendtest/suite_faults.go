@@ -174,7 +174,7 @@ func testConcurrency(e *env) {
 						e.Errorf("load of %d before %d: %s, %v", oid, at, show(b), err)
 						return
 					}
-					last, err := e.b.LastObjectTID(e.Context(), oid)
+					last, err := e.lastObject(oid)
 					if err != nil || last.V < at {
 						e.Errorf("last revision of %d after %d: %v, %v", oid, at, last, err)
 						return

@@ -56,7 +56,7 @@ func testRandomWork(e *env) {
 					continue // locked
 				}
 				c := change{oid: tid.OID(oid), text: fmt.Sprintf("%d/%d", step, oid)}
-				if last, err := e.b.LastObjectTID(e.Context(), c.oid); err == nil && last.OK && r.IntN(3) == 0 {
+				if last, err := e.lastObject(c.oid); err == nil && last.OK && r.IntN(3) == 0 {
 					c.undo = last.V
 				} else if r.IntN(6) == 0 {
 					c.text = "-"
