@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Conn is one connection and its prepared statements. It has one user at a time.
@@ -24,6 +25,15 @@ type Conn struct {
 	args    []driver.Value
 
 	snapshot snapshot // of a reader
+
+	// A writer connects again when its connection is lost, unless something is uncommitted.
+	reconnect func() (driver.Conn, error) // nil: it does not
+	open      bool                        // there is an SQL transaction, which begin has opened
+	begin     string
+	dirty     bool // something was written in it
+
+	ctx  context.Context // of a read; nil: none
+	long bool            // what is read may take long
 }
 
 // Connect opens a connection of the given role.
@@ -78,7 +88,13 @@ func (c *Conn) stmt(query string) (driver.Stmt, error) {
 	if s, ok := c.stmts[query]; ok {
 		return s, nil
 	}
-	s, err := c.c.Prepare(c.dialect.Rewrite(query))
+	var s driver.Stmt
+	var err error
+	if p, ok := c.c.(driver.ConnPrepareContext); ok && c.cancellable() && c.dialect.CheapContext() {
+		s, err = p.PrepareContext(c.ctx, c.dialect.Rewrite(query))
+	} else {
+		s, err = c.c.Prepare(c.dialect.Rewrite(query))
+	}
 	if err != nil {
 		return nil, c.failed(query, err)
 	}
@@ -86,14 +102,86 @@ func (c *Conn) stmt(query string) (driver.Stmt, error) {
 	return s, nil
 }
 
+// restored reports whether a statement that has failed is to be run again, since its connection
+// was lost with nothing uncommitted, and there is another one. n counts its failures.
+func (c *Conn) restored(n int, err error) bool {
+	if c.reconnect == nil || c.dirty || n >= maxAttempts || !c.dialect.Lost(err) {
+		return false
+	}
+	if n > 1 {
+		time.Sleep(lostPause)
+	}
+	// It is lost: its end cannot fail in a way that matters.
+	_ = c.Close()
+	dc, err := c.reconnect()
+	if err != nil {
+		c.c = lostConn{err}
+		return c.dialect.Lost(err)
+	}
+	c.c = dc
+	if c.open && c.begin != "" {
+		if _, err := c.exec(c.begin); err != nil {
+			c.c = lostConn{errors.Join(err, dc.Close())}
+			return c.dialect.Lost(err)
+		}
+	}
+	return true
+}
+
+// lostConn is what there is as long as no other connection can be had: all fails in the same way.
+type lostConn struct{ err error }
+
+func (c lostConn) Prepare(string) (driver.Stmt, error) { return nil, c.err }
+func (c lostConn) Close() error                        { return nil }
+func (c lostConn) Begin() (driver.Tx, error)           { return nil, c.err }
+
+// Begin opens an SQL transaction by a statement, "" if there always is one.
+func (c *Conn) Begin(query string) error {
+	if query != "" {
+		if _, err := c.run(query); err != nil {
+			return err
+		}
+	}
+	c.open, c.begin = true, query
+	return nil
+}
+
+// Commit ends the SQL transaction.
+func (c *Conn) Commit() error {
+	if _, err := c.run("COMMIT"); err != nil {
+		return err
+	}
+	c.open, c.dirty = false, false
+	return nil
+}
+
 // Exec runs a prepared statement and returns the number of rows changed.
 func (c *Conn) Exec(query string, args ...driver.Value) (int64, error) {
+	n, err := c.run(query, args...)
+	c.dirty = c.dirty || err == nil && c.open
+	return n, err
+}
+
+func (c *Conn) run(query string, args ...driver.Value) (int64, error) {
+	changed, err := c.exec(query, args...)
+	for n := 1; err != nil && c.restored(n, err); n++ {
+		changed, err = c.exec(query, args...)
+	}
+	return changed, err
+}
+
+func (c *Conn) exec(query string, args ...driver.Value) (int64, error) {
 	s, err := c.stmt(query)
 	if err != nil {
 		return 0, err
 	}
-	//lint:ignore SA1019 the context-free form starts no goroutine and the drivers keep it
-	res, err := s.Exec(args)
+	var res driver.Result
+	if x, ok := s.(driver.StmtExecContext); ok && c.cancellable() && c.dialect.CheapContext() {
+		res, err = x.ExecContext(c.ctx, named(args))
+	} else {
+		//lint:ignore SA1019 the context-free form starts no goroutine and the drivers keep it
+		res, err = s.Exec(args)
+	}
 	if err != nil {
 		return 0, c.failed(query, err)
 	}
@@ -106,11 +194,20 @@ func (c *Conn) Exec(query string, args ...driver.Value) (int64, error) {
 
 // ExecOnce runs a statement that is not worth keeping prepared.
 func (c *Conn) ExecOnce(query string, args ...driver.Value) error {
+	err := c.execOnce(query, args...)
+	for n := 1; err != nil && c.restored(n, err); n++ {
+		err = c.execOnce(query, args...)
+	}
+	c.dirty = c.dirty || err == nil && c.open
+	return err
+}
+
+func (c *Conn) execOnce(query string, args ...driver.Value) error {
 	s, err := c.c.Prepare(c.dialect.Rewrite(query))
 	if err != nil {
 		return c.failed(query, err)
 	}
-	//lint:ignore SA1019 see Exec
+	//lint:ignore SA1019 see exec
 	_, err = s.Exec(args)
 	if err != nil {
 		err = c.failed(query, err)
@@ -118,20 +215,57 @@ func (c *Conn) ExecOnce(query string, args ...driver.Value) error {
 	return errors.Join(err, s.Close())
 }
 
+// query begins a query.
+func (c *Conn) query(query string, args []driver.Value) (driver.Rows, error) {
+	s, err := c.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	var rows driver.Rows
+	if q, ok := s.(driver.StmtQueryContext); ok && c.cancellable() && (c.long || c.dialect.CheapContext()) {
+		rows, err = q.QueryContext(c.ctx, named(args))
+	} else {
+		//lint:ignore SA1019 see exec
+		rows, err = s.Query(args)
+	}
+	if err != nil {
+		return nil, c.failed(query, err)
+	}
+	return rows, nil
+}
+
+// cancellable reports that what is read has a context that may end.
+func (c *Conn) cancellable() bool { return c.ctx != nil && c.ctx.Done() != nil }
+
+func named(args []driver.Value) []driver.NamedValue {
+	list := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		list[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	return list
+}
+
+// ctxRows is after how many rows of a read its context is looked at.
+const ctxRows = 64
+
 // errStop ends an iteration early without an error.
 var errStop = errors.New("stop")
 
 // Each calls f with every row of a query. The row is valid during the call only,
 // but the slices it returns may be kept. f must not use the connection.
 func (c *Conn) Each(query string, f func(r *Row) error, args ...driver.Value) error {
-	s, err := c.stmt(query)
-	if err != nil {
-		return err
+	seen, err := c.each(query, f, args)
+	for n := 1; err != nil && !seen && c.restored(n, err); n++ {
+		seen, err = c.each(query, f, args)
 	}
-	//lint:ignore SA1019 see Exec
-	rows, err := s.Query(args)
+	return err
+}
+
+// each is Each. seen: f was called.
+func (c *Conn) each(query string, f func(r *Row) error, args []driver.Value) (seen bool, err error) {
+	rows, err := c.query(query, args)
 	if err != nil {
-		return c.failed(query, err)
+		return false, err
 	}
 	r := &c.row
 	if n := len(rows.Columns()); cap(r.v) < n {
@@ -140,10 +274,16 @@ func (c *Conn) Each(query string, f func(r *Row) error, args ...driver.Value) er
 		r.v = r.v[:n]
 	}
 	r.err, r.clone = nil, !c.dialect.OwnsBytes()
-	for {
+	for n := 0; ; n++ {
+		if n%ctxRows == ctxRows-1 && c.ctx != nil {
+			if err = c.ctx.Err(); err != nil {
+				break
+			}
+		}
 		if err = rows.Next(r.v); err != nil {
 			break
 		}
+		seen = true
 		if err = f(r); err == nil {
 			err = r.err
 		}
@@ -157,9 +297,9 @@ func (c *Conn) Each(query string, f func(r *Row) error, args ...driver.Value) er
 	}
 	switch {
 	case err == io.EOF, err == errStop:
-		return nil
+		return seen, nil
 	default:
-		return c.failed(query, err)
+		return seen, c.failed(query, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"cmp"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,6 +90,10 @@ func Open(ctx context.Context, d Dialect, o Options) (*DB, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	db := &DB{d: d, log: o.Log, o: o, conn: c}
+	c.reconnect = func() (driver.Conn, error) {
+		db.pool.log.Warn("writing connection lost, connecting again: nothing was uncommitted")
+		return d.Connect(context.Background(), Writer)
+	}
 	db.pool.open = func(ctx context.Context) (*Conn, error) { return Connect(ctx, d, Reader) }
 	db.pool.lost = d.Lost
 	db.pool.log = o.Log.With("database", d.Name())
@@ -221,19 +226,38 @@ func (db *DB) whole(f func() error) error {
 	return err
 }
 
-// readMain runs f on the writing connection, which sees everything.
+// readMain runs f on the writing connection, which sees everything. If the connection is lost
+// with nothing uncommitted, f is run again on another one: it must begin anew.
 func (db *DB) readMain(f func(c *Conn) error) error {
 	db.w.Lock()
 	defer db.w.Unlock()
 	if err := db.flush(); err != nil {
 		return err
 	}
-	return f(db.conn)
+	return db.again(f)
+}
+
+// again runs f, which reads, until a connection lasts. The caller holds w.
+func (db *DB) again(f func(c *Conn) error) error {
+	err := f(db.conn)
+	for n := 1; err != nil && db.conn.restored(n, err); n++ {
+		err = f(db.conn)
+	}
+	return err
 }
 
 // read runs f, which looks at nothing later than upTo, on a connection that sees
 // all of that.
 func (db *DB) read(ctx context.Context, upTo tid.TID, f func(c *Conn) error) error {
+	return db.readFor(ctx, false, upTo, f)
+}
+
+// readLong is read for what may take long.
+func (db *DB) readLong(ctx context.Context, upTo tid.TID, f func(c *Conn) error) error {
+	return db.readFor(ctx, true, upTo, f)
+}
+
+func (db *DB) readFor(ctx context.Context, long bool, upTo tid.TID, f func(c *Conn) error) error {
 	db.m.RLock()
 	err := db.err
 	dirty := upTo >= min(db.recent.from, db.saving.from)
@@ -247,7 +271,7 @@ func (db *DB) read(ctx context.Context, upTo tid.TID, f func(c *Conn) error) err
 	if dirty || db.pool.limit == 0 {
 		return db.readMain(f)
 	}
-	return db.pool.use(ctx, f)
+	return db.pool.useFor(ctx, long, f)
 }
 
 // readNear runs f on a connection that sees at least what is committed: on the
@@ -263,15 +287,15 @@ func (db *DB) readNear(ctx context.Context, f func(c *Conn) error) error {
 		if err := db.begin(); err != nil {
 			return db.fail(err)
 		}
-		return f(db.conn)
+		return db.again(f)
 	}
 	return db.pool.use(ctx, f)
 }
 
 // begin opens the SQL transaction. The caller holds w.
 func (db *DB) begin() error {
-	if q := db.d.Begin(); q != "" && !db.begun {
-		if _, err := db.conn.Exec(q); err != nil {
+	if !db.begun {
+		if err := db.conn.Begin(db.d.Begin()); err != nil {
 			return err
 		}
 	}
@@ -285,7 +309,7 @@ func (db *DB) commitSQL() error {
 		return nil
 	}
 	for logged := false; ; {
-		_, err := db.conn.Exec("COMMIT")
+		err := db.conn.Commit()
 		if err == nil {
 			break
 		}

@@ -56,6 +56,10 @@ type Dialect interface {
 	// order of a CROSS JOIN is kept.
 	Batches() bool
 
+	// CheapContext reports that a query may have a context at little cost, and its end ends
+	// the query: all reads have one then. Else only those that may take long.
+	CheapContext() bool
+
 	// Begin is the statement that opens an SQL transaction, "" if the connection
 	// always has one open.
 	Begin() string
@@ -86,7 +90,8 @@ type Dialect interface {
 	// is lost is not: what it had not committed is gone with it.
 	Transient(err error) bool
 	// Lost reports an error after which a connection is of no use, while another one
-	// may be had: a Reader connects again and repeats what it has read.
+	// may be had, or why there is none yet: a Reader connects again and repeats what it has read,
+	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int

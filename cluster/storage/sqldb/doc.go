@@ -18,6 +18,11 @@
 // map (the overlay) and merged in; reads that it cannot answer go to the writing
 // connection.
 //
-// After a failed write nothing can be written any more: the first error is
+// A connection that is lost is replaced by another one where that loses nothing: a reading one
+// always, the writing one if nothing has been written since the last COMMIT. What was running
+// is repeated. A read ends with its context, even while a statement is running, on the
+// reading connections; never on the writing one, which may have something uncommitted.
+//
+// After any other failed write nothing can be written any more: the first error is
 // returned to every later call.
 package sqldb

@@ -56,7 +56,7 @@ func (db *DB) FinalTID(ctx context.Context, ttid tid.TID) (proto.Opt[tid.TID], e
 	if err != nil {
 		return found, err
 	}
-	err = db.read(ctx, tid.Max, func(c *Conn) error {
+	err = db.readLong(ctx, tid.Max, func(c *Conn) error {
 		return c.Each("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? AND tid >= ? AND ttid = ? LIMIT 1", func(r *Row) error {
 			found = proto.Some(tid.TID(r.Int(0)))
 			return nil
@@ -92,7 +92,7 @@ func maxima(c *Conn, p int) (trans, obj, first proto.Opt[tid.TID], oid proto.Opt
 // LastIDs implements [backend.Reading].
 func (db *DB) LastIDs(ctx context.Context) (backend.LastIDs, error) {
 	ids := backend.LastIDs{First: tid.Max}
-	err := db.read(ctx, tid.Max, func(c *Conn) error {
+	err := db.readLong(ctx, tid.Max, func(c *Conn) error {
 		for _, p := range db.layout.Load().readables() {
 			trans, obj, first, oid, err := maxima(c, p)
 			if err != nil {
@@ -117,7 +117,7 @@ func (db *DB) LastIDs(ctx context.Context) (backend.LastIDs, error) {
 
 // LastTIDs implements [backend.Reading].
 func (db *DB) LastTIDs(ctx context.Context, partition int) (trans, obj tid.TID, err error) {
-	err = db.read(ctx, tid.Max, func(c *Conn) error {
+	err = db.readLong(ctx, tid.Max, func(c *Conn) error {
 		t, o, _, _, err := maxima(c, partition)
 		trans, obj = t.V, o.V
 		return err
@@ -134,7 +134,7 @@ func (db *DB) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TI
 		}
 	}
 	var tids []tid.TID
-	err := db.read(ctx, tid.Max, func(c *Conn) error {
+	err := db.readLong(ctx, tid.Max, func(c *Conn) error {
 		tids = nil
 		for _, p := range partitions {
 			err := c.Each("SELECT tid FROM trans {pk:trans} WHERE `partition` = ? ORDER BY tid DESC LIMIT ?", func(r *Row) error {
@@ -158,7 +158,7 @@ func (db *DB) TIDs(ctx context.Context, partitions []int, skip, n int) ([]tid.TI
 // TIDsFrom implements [backend.Reading].
 func (db *DB) TIDsFrom(ctx context.Context, partition int, min, max tid.TID, n int) ([]tid.TID, error) {
 	var tids []tid.TID
-	err := db.read(ctx, max, func(c *Conn) error {
+	err := db.readLong(ctx, max, func(c *Conn) error {
 		tids = nil
 		return c.Each(tidsFrom, func(r *Row) error {
 			tids = append(tids, tid.TID(r.Int(0)))
@@ -212,7 +212,7 @@ func (db *DB) readObject(ctx context.Context, oid tid.OID, f func(c *Conn) error
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case aside && len(added) == 0:
-		return db.pool.use(ctx, f)
+		return db.pool.useFor(ctx, true, f)
 	}
 	return db.readMain(f)
 }
@@ -228,7 +228,7 @@ func (db *DB) OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at ti
 		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	found := 0
 	var lastOID tid.OID
-	err = db.read(ctx, at, func(c *Conn) error {
+	err = db.readLong(ctx, at, func(c *Conn) error {
 		found, oids = 0, nil
 		return c.Each(q, func(r *Row) error {
 			found++

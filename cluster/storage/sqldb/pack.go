@@ -50,6 +50,7 @@ func (db *DB) PackOrders(min tid.TID) ([]proto.PackOrder, error) {
 	q := "SELECT pack.approved, pack.partial, pack.oids, pack.pack_tid, pack.tid FROM pack" +
 		" JOIN trans ON trans.`partition` = pack.tid % ? AND trans.tid = pack.tid WHERE pack.tid >= ? ORDER BY pack.tid"
 	err := db.readMain(func(c *Conn) error {
+		orders = nil
 		return c.Each(q, func(r *Row) error {
 			id := tid.TID(r.Int(4))
 			if !l.readable[id.Partition(l.np)] {

@@ -71,6 +71,7 @@ func cellState(v int64) proto.CellState {
 func (db *DB) Cells() ([]backend.Cell, error) {
 	var cells []backend.Cell
 	err := db.readMain(func(c *Conn) error {
+		cells = nil
 		return c.Each("SELECT `partition`, nid, tid FROM pt ORDER BY `partition`, nid", func(r *Row) error {
 			v := r.Int(2)
 			cells = append(cells, backend.Cell{

@@ -49,9 +49,12 @@ const (
 // use runs f on a connection that sees all that is committed. If f fails, other
 // than by an answer, the connection is not used again. If it was lost, f is run again:
 // it must begin anew, whatever it had read before.
-func (p *pool) use(ctx context.Context, f func(c *Conn) error) error {
+func (p *pool) use(ctx context.Context, f func(c *Conn) error) error { return p.useFor(ctx, false, f) }
+
+// useFor is use; long: what f reads may take long. When ctx ends, so does f.
+func (p *pool) useFor(ctx context.Context, long bool, f func(c *Conn) error) error {
 	for attempt := 1; ; attempt++ {
-		err := p.useOnce(ctx, f)
+		err := p.useOnce(ctx, long, f)
 		if err == nil || attempt == maxAttempts || !p.lost(err) {
 			return err
 		}
@@ -86,15 +89,18 @@ func (p *pool) dropIdle() {
 	}
 }
 
-func (p *pool) useOnce(ctx context.Context, f func(c *Conn) error) error {
+func (p *pool) useOnce(ctx context.Context, long bool, f func(c *Conn) error) error {
 	c, err := p.get(ctx)
 	if err != nil {
 		return err
 	}
+	c.ctx, c.long = ctx, long
 	if err = p.renew(c); err == nil {
 		err = f(c)
 	}
-	if err != nil && !answer(err) {
+	c.ctx = nil
+	// A query that was interrupted leaves a connection of which little is known.
+	if err != nil && (!answer(err) || ctx.Err() != nil) {
 		return errors.Join(err, p.discard(c))
 	}
 	return errors.Join(err, p.put(c))

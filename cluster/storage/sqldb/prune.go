@@ -48,8 +48,9 @@ func (db *DB) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
 				return
 			}
 			var ids []int64
-			n := 0
+			n, from := 0, next
 			err := db.readMain(func(c *Conn) error {
+				ids, n = nil, 0
 				q := "SELECT id, EXISTS (SELECT 1 FROM obj WHERE obj.data_id = data.id) FROM data WHERE id >= ? ORDER BY id LIMIT ?"
 				return c.Each(q, func(r *Row) error {
 					n++
@@ -58,7 +59,7 @@ func (db *DB) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
 						ids = append(ids, r.Int(0))
 					}
 					return nil
-				}, next, int64(eachChunk))
+				}, from, int64(eachChunk))
 			})
 			if err != nil {
 				yield(backend.DataID{}, err)

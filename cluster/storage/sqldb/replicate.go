@@ -40,7 +40,7 @@ func (db *DB) FetchTransaction(ctx context.Context, t tid.TID) (backend.Meta, *p
 // RecordsFrom implements [backend.Reading].
 func (db *DB) RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
 	var keys []backend.Key
-	err := db.read(ctx, max, func(c *Conn) error {
+	err := db.readLong(ctx, max, func(c *Conn) error {
 		keys = nil
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			keys = append(keys, backend.Key{TID: t, OID: o})
@@ -229,7 +229,7 @@ func (d *digest) sum() (h proto.Hash) {
 func (db *DB) CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID) (*proto.AnswerCheckTIDRange, error) {
 	a := &proto.AnswerCheckTIDRange{}
 	var d digest
-	err := db.read(ctx, max, func(c *Conn) error {
+	err := db.readLong(ctx, max, func(c *Conn) error {
 		d, *a = digest{}, proto.AnswerCheckTIDRange{}
 		return c.Each(tidsFrom, func(r *Row) error {
 			a.Last = tid.TID(r.Int(0))
@@ -245,7 +245,7 @@ func (db *DB) CheckTIDs(ctx context.Context, partition, n int, min, max tid.TID)
 func (db *DB) CheckSerials(ctx context.Context, partition, n int, min, max tid.TID, minOID tid.OID) (*proto.AnswerCheckSerialRange, error) {
 	a := &proto.AnswerCheckSerialRange{}
 	var tids, oids digest
-	err := db.read(ctx, max, func(c *Conn) error {
+	err := db.readLong(ctx, max, func(c *Conn) error {
 		tids, oids, *a = digest{}, digest{}, proto.AnswerCheckSerialRange{}
 		return eachRecord(c, partition, min, max, minOID, n, func(t tid.TID, o tid.OID) {
 			a.LastTID, a.LastOID = t, o

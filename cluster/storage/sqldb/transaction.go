@@ -238,8 +238,9 @@ func (db *DB) deleteVoted(ttid tid.TID) error {
 
 // Unfinished implements [backend.Writing].
 func (db *DB) Unfinished() (map[tid.TID]proto.Opt[tid.TID], error) {
-	found := map[tid.TID]proto.Opt[tid.TID]{}
+	var found map[tid.TID]proto.Opt[tid.TID]
 	err := db.readMain(func(c *Conn) error {
+		found = map[tid.TID]proto.Opt[tid.TID]{}
 		err := c.Each("SELECT DISTINCT tid FROM tobj", func(r *Row) error {
 			found[tid.TID(r.Int(0))] = proto.Opt[tid.TID]{}
 			return nil

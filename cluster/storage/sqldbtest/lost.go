@@ -203,3 +203,90 @@ func testLostWriter(t *testing.T, p Place) {
 	}
 	db.Close()
 }
+
+// Whatever the writer is doing when its connection is lost: if nothing was uncommitted it goes
+// on, else it ends, and the next start shows the transaction whole or not at all.
+func testWriterGoesOn(t *testing.T, fresh func(t *testing.T) Place) {
+	for n, done, first := int64(0), false, true; !done; n++ {
+		p := fresh(t)
+		d, err := p.Dialect()
+		must(t, err)
+		l := &losing{Dialect: d, role: sqldb.Writer}
+		l.left.Store(1 << 40)
+		db, err := sqldb.Open(t.Context(), l, sqldb.Options{})
+		must(t, err)
+		must(t, backendtest.PrepareSample(db))
+		l.left.Store(n)
+		err = backendtest.CommitSample(db, 8)
+		done = l.left.Swap(1<<40) >= 0
+		switch {
+		case err != nil && !errors.Is(err, errLost):
+			t.Errorf("lost after %d steps: %v", n, err)
+		case err != nil && n < 2: // the beginning of the SQL transaction, and the first statement in it
+			t.Errorf("lost after %d steps, with nothing uncommitted: %v", n, err)
+		case err == nil && !done && n > 1:
+			first = false // between two commits
+		}
+		must(t, p.Crash(db))
+		b := open(t, p)
+		if cerr := backendtest.CheckSample(b, 8, err == nil); cerr != nil {
+			t.Errorf("lost after %d steps (%v): %v", n, err, cerr)
+		}
+		must(t, b.Close())
+		if done && first {
+			t.Error("the writer has never gone on after a commit")
+		}
+	}
+}
+
+// What is read on the writing connection is the same when it is lost at any step.
+func testWriterReadsAgain(t *testing.T, p Place) {
+	d, err := p.Dialect()
+	must(t, err)
+	l := &losing{Dialect: d, role: sqldb.Writer}
+	l.left.Store(1 << 40)
+	db, err := sqldb.Open(t.Context(), l, sqldb.Options{})
+	must(t, err)
+	defer func() { must(t, db.Close()) }()
+	must(t, backendtest.PrepareSample(db))
+	order := &proto.PackRequest{Time: 4}
+	must(t, db.Vote(9, nil, &backend.Meta{TTID: 9}, order))
+	must(t, db.Commit())
+	pair := func(v ...any) any { return v }
+	reads := map[string]func() any{
+		"Config":        func() any { return pair(db.Config()) },
+		"Cells":         func() any { return pair(db.Cells()) },
+		"PackOrders":    func() any { return pair(db.PackOrders(0)) },
+		"PackedIDs":     func() any { return pair(db.PackedIDs(false)) },
+		"Unfinished":    func() any { return pair(db.Unfinished()) },
+		"KeptDeletions": func() any { return pair(db.KeptDeletions()) },
+		"PackedUpTo":    func() any { return pair(db.PackedUpTo(1)) },
+		"ImportState":   func() any { return pair(db.ImportState()) },
+		"LastObjectTID": func() any { return pair(db.LastObjectTID(t.Context(), 1)) },
+		"Orphans": func() any {
+			var list []backend.DataID
+			for id, err := range db.Orphans(t.Context()) {
+				if err != nil {
+					return err
+				}
+				list = append(list, id)
+			}
+			return list
+		},
+	}
+	for name, read := range reads {
+		want := read()
+		for n := int64(0); ; n++ {
+			l.left.Store(n)
+			got := read()
+			reached := l.left.Swap(1<<40) < 0
+			if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y error) bool { return (x == nil) == (y == nil) })); diff != "" {
+				t.Errorf("%s, lost after %d steps: %s", name, n, diff)
+			}
+			if !reached {
+				break
+			}
+		}
+		must(t, db.Commit())
+	}
+}

@@ -30,6 +30,9 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 	t.Run("EveryStatementPanicsOnce", func(t *testing.T) { testEveryStatementPanicsOnce(t, fresh) })
 	t.Run("LostReaders", alone(testLostReaders))
 	t.Run("LostWriter", alone(testLostWriter))
+	t.Run("WriterGoesOn", func(t *testing.T) { testWriterGoesOn(t, fresh) })
+	t.Run("WriterReadsAgain", alone(testWriterReadsAgain))
+	t.Run("ReadsEndWithContext", alone(testReadsEndWithContext))
 	t.Run("LoadsSeeEveryCommit", alone(testLoadsSeeEveryCommit))
 }
 

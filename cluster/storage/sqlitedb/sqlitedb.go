@@ -268,6 +268,9 @@ func (d *dialect) Bytes() int { return bytesInSQL }
 // Batches implements sqldb.Dialect.
 func (d *dialect) Batches() bool { return true }
 
+// CheapContext implements sqldb.Dialect: the drivers start a goroutine for each query that has one.
+func (d *dialect) CheapContext() bool { return false }
+
 // Begin implements sqldb.Dialect.
 func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
 
