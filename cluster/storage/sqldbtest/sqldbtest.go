@@ -1,5 +1,6 @@
 // Package sqldbtest checks that a dialect of package sqldb does what sqldb needs,
-// where backendtest cannot see it: connections that fail or are lost, and readers beside the writer.
+// where backendtest cannot see it: connections that fail or are lost, readers beside the writer, and
+// what another program finds in the tables.
 package sqldbtest
 
 import (
@@ -19,6 +20,11 @@ type Place interface {
 	// Crash ends the use of db as the death of its process would: what was committed is
 	// there at the next Dialect.
 	Crash(db *sqldb.DB) error
+	// Query runs a query as another program does, also while the database is in use. It
+	// returns the rows, as the values of their columns with spaces between them.
+	Query(query string) ([]string, error)
+	// Exec runs statements as another program does, while the database is not in use.
+	Exec(statements ...string) error
 }
 
 // Run checks a dialect. fresh makes a new, empty database.
@@ -34,6 +40,15 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 	t.Run("WriterReadsAgain", alone(testWriterReadsAgain))
 	t.Run("ReadsEndWithContext", alone(testReadsEndWithContext))
 	t.Run("LoadsSeeEveryCommit", alone(testLoadsSeeEveryCommit))
+	t.Run("ReadsOfWhatIsDiscarded", func(t *testing.T) { testReadsOfWhatIsDiscarded(t, fresh) })
+	t.Run("VotesLeaveWhatIsReplicated", func(t *testing.T) { testVotesLeaveWhatIsReplicated(t, fresh) })
+	t.Run("Parking", alone(testParking))
+	t.Run("ParkedDataIsShared", alone(testParkedDataIsShared))
+	t.Run("ParkedDataOfKilledProcess", alone(testParkedDataOfKilledProcess))
+	t.Run("NotParked", alone(testNotParked))
+	t.Run("ParkingAtRandom", alone(testParkingAtRandom))
+	t.Run("BigValues", func(t *testing.T) { testBigValues(t, fresh) })
+	t.Run("ToDelIsDrained", alone(testToDelIsDrained))
 }
 
 var none proto.Opt[tid.TID]

@@ -122,6 +122,13 @@ func mustClose(t *testing.T, db *sqldb.DB) {
 	}
 }
 
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The tables are a contract with the Python implementation.
 func TestSchema(t *testing.T) {
 	dir := t.TempDir()

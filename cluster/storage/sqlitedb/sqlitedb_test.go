@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -93,16 +94,51 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// place is a database of the suite of dialects.
-type place struct{ file }
+// serverLike is SQLite with the tables that only database servers have.
+type serverLike struct{ *dialect }
 
-func (p *place) Dialect() (sqldb.Dialect, error) { return newDialect(p.path(), nil) }
+func (d serverLike) Tables() []string { return append(d.dialect.Tables(), "bigdata", "todel") }
+
+func (d serverLike) CreateTable(table, as string, dedup bool) string {
+	switch table {
+	case "bigdata":
+		return "CREATE TABLE " + as + " (id INTEGER PRIMARY KEY, value BLOB NOT NULL)"
+	case "todel":
+		return "CREATE TABLE " + as + " (data_id INTEGER PRIMARY KEY)"
+	}
+	return d.dialect.CreateTable(table, as, dedup)
+}
+
+// place is a database of the suite of dialects.
+type place struct {
+	file
+	server bool // serverLike
+}
+
+func (p *place) Dialect() (sqldb.Dialect, error) {
+	d, err := newDialect(p.path(), nil)
+	if err != nil || !p.server {
+		return d, err
+	}
+	return serverLike{d}, nil
+}
 
 func (p *place) Crash(db *sqldb.DB) error {
 	p.open = db
 	return p.file.Crash()
 }
 
+func (p *place) Query(text string) ([]string, error) { return query(p.t, p.path(), text), nil }
+
+func (p *place) Exec(statements ...string) error {
+	script(p.t, p.path(), strings.Join(statements, ";"))
+	return nil
+}
+
 func TestDialect(t *testing.T) {
-	sqldbtest.Run(t, func(t *testing.T) sqldbtest.Place { return &place{file{t: t, dir: t.TempDir()}} })
+	for name, server := range map[string]bool{"as it is": false, "with the tables of servers": true} {
+		t.Run(name, func(t *testing.T) {
+			sqldbtest.Run(t, func(t *testing.T) sqldbtest.Place { return &place{file{t: t, dir: t.TempDir()}, server} })
+		})
+	}
 }

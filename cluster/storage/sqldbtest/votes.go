@@ -1,8 +1,6 @@
-package sqlitedb
+package sqldbtest
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -12,23 +10,28 @@ import (
 
 // The votes of clients do not wait for what is replicated beside them: it is written
 // when it is a chunk, or much. Until then it can be read, and shared.
-func TestVotesLeaveWhatIsReplicated(t *testing.T) {
+func testVotesLeaveWhatIsReplicated(t *testing.T, fresh func(t *testing.T) Place) {
+	for _, crash := range []bool{true, false} {
+		testVotesBeside(t, fresh(t), crash)
+	}
+}
+
+func testVotesBeside(t *testing.T, p Place, crash bool) {
+	db := openParking(t, p)
 	const replicated = 100
-	path := filepath.Join(t.TempDir(), "db")
-	db := openParking(t, path)
 	meta := backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: []tid.OID{50}}
 	for i := range tid.TID(replicated) {
 		at := 12 * (i + 1)
 		data := content(50, at)
 		must(t, db.AddTransaction(at, meta, nil))
-		must(t, db.AddObject(50, at, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, nothing))
+		must(t, db.AddObject(50, at, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, none))
 	}
 	check := func(when string, obj, trans int) {
 		t.Helper()
-		if o, n := count(t, path, "obj"), count(t, path, "trans"); o != obj || n != trans {
+		if o, n := count(t, p, "obj"), count(t, p, "trans"); o != obj || n != trans {
 			t.Errorf("%s: %d records and %d transactions, want %d and %d", when, o, n, obj, trans)
 		}
-		checkReferences(t, path)
+		checkReferences(t, p)
 	}
 	voteFor(t, db, 2400, 1, 2, 3)
 	must(t, db.CommitVotes())
@@ -38,7 +41,7 @@ func TestVotesLeaveWhatIsReplicated(t *testing.T) {
 	must(t, db.Unlock(2400, 2400, true, true, false))
 	must(t, db.CommitVotes())
 	check("after a commit", 0, 0)
-	if n := count(t, path, "tobj"); n != 3 {
+	if n := count(t, p, "tobj"); n != 3 {
 		t.Errorf("%d records of the vote, want 3", n)
 	}
 	checkLoad(t, db, 50, 12)
@@ -51,22 +54,19 @@ func TestVotesLeaveWhatIsReplicated(t *testing.T) {
 	must(t, db.Vote(2412, []backend.Store{{OID: 50, Data: id, DataSerial: 12}}, &undo, nil))
 	must(t, db.CommitVotes())
 	check("after an undo", 0, 0)
-	if n := count(t, path, "tobj JOIN data ON data.id = data_id"); n != 4 {
+	if n := count(t, p, "tobj JOIN data ON data.id = data_id"); n != 4 {
 		t.Errorf("%d records of votes have data, want 4", n)
 	}
 
-	// What a process finds that is started after a crash.
-	crashed := filepath.Join(t.TempDir(), "db")
-	for _, suffix := range []string{"", "-wal"} {
-		b, err := os.ReadFile(path + suffix)
-		must(t, err)
-		must(t, os.WriteFile(crashed+suffix, b, 0o600))
+	if crash { // what a process finds that is started then
+		must(t, p.Crash(db))
+		db := open(t, p)
+		if _, err := db.FetchObject(t.Context(), 50, 12); err == nil {
+			t.Error("a record that was not committed is there after a crash")
+		}
+		must(t, db.Close())
+		return
 	}
-	again := mustOpen(t, crashed, Options{})
-	if _, err := again.FetchObject(t.Context(), 50, 12); err == nil {
-		t.Error("a record that was not committed is there after a crash")
-	}
-	must(t, again.Close())
 
 	must(t, db.Commit())
 	check("after a chunk", replicated+3, replicated+1)
@@ -75,14 +75,14 @@ func TestVotesLeaveWhatIsReplicated(t *testing.T) {
 	for i := range tid.TID(2000) {
 		at := 12 * (i + 500)
 		data := content(51, at)
-		must(t, db.AddObject(51, at, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, nothing))
+		must(t, db.AddObject(51, at, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, none))
 		if i%100 == 0 {
 			voteFor(t, db, 12*(i+5000), 7)
 			must(t, db.CommitVotes())
 		}
 	}
-	if n := count(t, path, "obj WHERE oid = 51"); n < 1000 {
+	if n := count(t, p, "obj WHERE oid = 51"); n < 1000 {
 		t.Errorf("%d records are written, want most of 2000", n)
 	}
-	checkReferences(t, path)
+	checkReferences(t, p)
 }

@@ -1,9 +1,8 @@
-package sqlitedb
+package sqldbtest
 
 import (
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -16,9 +15,15 @@ import (
 
 const parkPartitions = 12
 
-func openParking(t *testing.T, path string) *sqldb.DB {
+// openParking opens a new database of some partitions until the test ends.
+func openParking(t *testing.T, p Place) *sqldb.DB {
 	t.Helper()
-	db := mustOpen(t, path, Options{})
+	db := open(t, p)
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	var cells []proto.CellChange
 	for p := range parkPartitions {
 		cells = append(cells, proto.CellChange{Partition: p, ID: 1, State: proto.UpToDate})
@@ -35,6 +40,7 @@ func openParking(t *testing.T, path string) *sqldb.DB {
 	return db
 }
 
+// content is what a test stores.
 func content(oid tid.OID, at tid.TID) string { return fmt.Sprintf("object %d of %d", oid, at) }
 
 // voteFor votes for a transaction that stores some objects.
@@ -44,7 +50,7 @@ func voteFor(t *testing.T, db *sqldb.DB, ttid tid.TID, oids ...tid.OID) []backen
 	var ids []backend.DataID
 	for _, oid := range oids {
 		data := content(oid, ttid)
-		id, err := db.HoldData(oid, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, nothing)
+		id, err := db.HoldData(oid, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, none)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,32 +64,31 @@ func voteFor(t *testing.T, db *sqldb.DB, ttid tid.TID, oids ...tid.OID) []backen
 	return ids
 }
 
-func must(t *testing.T, err error) {
+// query returns what another program finds.
+func query(t *testing.T, p Place, text string) []string {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	rows, err := p.Query(text)
+	must(t, err)
+	return rows
 }
 
-func count(t *testing.T, path, what string) int {
+func count(t *testing.T, p Place, what string) int {
 	t.Helper()
-	n, err := strconv.Atoi(query(t, path, "SELECT COUNT(*) FROM "+what)[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	n, err := strconv.Atoi(query(t, p, "SELECT COUNT(*) FROM "+what)[0])
+	must(t, err)
 	return n
 }
 
 // checkReferences checks what another program finds at any moment: each row refers
 // to data that is there, and nothing is there that no row refers to.
-func checkReferences(t *testing.T, path string) {
+func checkReferences(t *testing.T, p Place) {
 	t.Helper()
 	for what, q := range map[string]string{
 		"unfinished record without data": "tobj LEFT JOIN data ON data.id = data_id WHERE data_id IS NOT NULL AND data.id IS NULL",
 		"record without data":            "obj LEFT JOIN data ON data.id = data_id WHERE data_id IS NOT NULL AND data.id IS NULL",
 		"data without record":            "data WHERE id NOT IN (SELECT data_id FROM obj UNION ALL SELECT data_id FROM tobj)",
 	} {
-		if n := count(t, path, q); n > 0 {
+		if n := count(t, p, q); n > 0 {
 			t.Fatalf("%d times %s", n, what)
 		}
 	}
@@ -91,50 +96,61 @@ func checkReferences(t *testing.T, path string) {
 
 func checkLoad(t *testing.T, db *sqldb.DB, oid tid.OID, at tid.TID) {
 	t.Helper()
-	o, err := db.GetObject(t.Context(), oid, proto.Some(at), nothing)
+	o, err := db.GetObject(t.Context(), oid, proto.Some(at), none)
 	if want := content(oid, at); err != nil || string(o.Data) != want {
 		t.Fatalf("object %d at %d: %q, %v, want %q", oid, at, o.Data, err, want)
 	}
 }
 
-var (
-	parkedRows    = fmt.Sprint("data WHERE id >= ", int64(maxPartition)<<48)
-	misplacedRows = "obj JOIN data ON data.id = data_id WHERE data_id >> 48 != partition"
-)
+const misplacedRows = "obj JOIN data ON data.id = data_id WHERE data_id >> 48 != `partition`"
 
-func TestParking(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	db := openParking(t, path)
+// parking returns the rows that are parked by a dialect that parks.
+func parking(t *testing.T, p Place) (rows string) {
+	t.Helper()
+	d, err := p.Dialect()
+	must(t, err)
+	first := d.Parking()
+	must(t, d.Close())
+	if first == 0 {
+		t.Skip("the dialect parks nothing")
+	}
+	return fmt.Sprint("data WHERE id >= ", first)
+}
+
+// Records that are voted wait at the end of the table, and are moved together.
+func testParking(t *testing.T, p Place) {
+	parkedRows := parking(t, p)
+	db := openParking(t, p)
 	voteFor(t, db, 12, 1, 2, 3)
 	must(t, db.CommitVotes())
 	voteFor(t, db, 24, 4)
 	must(t, db.CommitVotes())
-	if n := count(t, path, parkedRows); n != 4 {
+	if n := count(t, p, parkedRows); n != 4 {
 		t.Errorf("%d records are parked, want 4", n)
 	}
-	checkReferences(t, path)
+	checkReferences(t, p)
 	for _, ttid := range []tid.TID{12, 24} {
 		must(t, db.Lock(ttid, ttid, false))
 		must(t, db.CommitVotes())
 		must(t, db.Unlock(ttid, ttid, true, true, false))
 	}
 	must(t, db.CommitVotes())
-	checkReferences(t, path)
-	if n := count(t, path, "obj"); n != 0 {
+	checkReferences(t, p)
+	if n := count(t, p, "obj"); n != 0 {
 		t.Errorf("%d records were moved, want none yet", n)
 	}
 	// A load beside the writer finds what is parked.
 	for oid, at := range map[tid.OID]tid.TID{1: 12, 2: 12, 3: 12, 4: 24} {
 		checkLoad(t, db, oid, at)
 	}
-	if n := count(t, path, parkedRows); n != 4 {
+	if n := count(t, p, parkedRows); n != 4 {
 		t.Errorf("loads have moved the records: %d are parked, want 4", n)
 	}
 	voteFor(t, db, 36, 5, 6) // moved with the others, while it is unfinished
 	must(t, db.CommitVotes())
 	must(t, db.Commit())
-	checkReferences(t, path)
-	if n := count(t, path, parkedRows) + count(t, path, misplacedRows); n != 0 {
+	checkReferences(t, p)
+	if n := count(t, p, parkedRows) + count(t, p, misplacedRows); n != 0 {
 		t.Errorf("%d records are not at their places", n)
 	}
 	must(t, db.Abort(36))
@@ -145,9 +161,8 @@ func TestParking(t *testing.T) {
 }
 
 // An undo shares the data of a record that is parked.
-func TestParkedDataIsShared(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	db := openParking(t, path)
+func testParkedDataIsShared(t *testing.T, p Place) {
+	db := openParking(t, p)
 	voteFor(t, db, 12, 1)
 	must(t, db.CommitVotes())
 	must(t, db.Lock(12, 12, false))
@@ -157,21 +172,20 @@ func TestParkedDataIsShared(t *testing.T) {
 	must(t, err)
 	must(t, db.Vote(24, []backend.Store{{OID: 1, Data: id, DataSerial: 12}}, &backend.Meta{OIDs: []tid.OID{1}}, nil))
 	must(t, db.CommitVotes())
-	checkReferences(t, path)
+	checkReferences(t, p)
 	must(t, db.Lock(24, 24, false))
 	must(t, db.Unlock(24, 24, true, true, false))
 	must(t, db.Commit())
-	checkReferences(t, path)
-	if o, err := db.GetObject(t.Context(), 1, proto.Some(tid.TID(24)), nothing); err != nil || string(o.Data) != content(1, 12) {
+	checkReferences(t, p)
+	if o, err := db.GetObject(t.Context(), 1, proto.Some(tid.TID(24)), none); err != nil || string(o.Data) != content(1, 12) {
 		t.Errorf("%q, %v", o.Data, err)
 	}
 }
 
 // What is parked when the process dies is data like any other.
-func TestParkedDataOfKilledProcess(t *testing.T) {
-	f := &file{t: t, dir: t.TempDir()}
-	f.open = openParking(t, f.path())
-	db := f.open
+func testParkedDataOfKilledProcess(t *testing.T, p Place) {
+	parkedRows := parking(t, p)
+	db := openParking(t, p)
 	voteFor(t, db, 12, 1, 2) // to be finished
 	voteFor(t, db, 24, 3)    // to be dropped
 	must(t, db.CommitVotes())
@@ -180,25 +194,26 @@ func TestParkedDataOfKilledProcess(t *testing.T) {
 	must(t, db.Unlock(12, 12, true, true, false))
 	voteFor(t, db, 36, 1)
 	must(t, db.CommitVotes())
-	must(t, f.Crash())
+	must(t, p.Crash(db))
 
-	db = mustOpen(t, f.path(), Options{})
-	checkReferences(t, f.path())
-	if n := count(t, f.path(), parkedRows); n != 4 {
+	db = open(t, p)
+	defer func() { must(t, db.Close()) }()
+	checkReferences(t, p)
+	if n := count(t, p, parkedRows); n != 4 {
 		t.Errorf("%d records are parked, want 4", n)
 	}
 	must(t, db.Validate(12, 12))
 	must(t, db.DropUnfinished())
-	checkReferences(t, f.path())
+	checkReferences(t, p)
 	checkLoad(t, db, 1, 12)
 	checkLoad(t, db, 2, 12)
 	voteFor(t, db, 48, 1, 2)
 	must(t, db.CommitVotes())
-	checkReferences(t, f.path())
+	checkReferences(t, p)
 	must(t, db.Lock(48, 48, false))
 	must(t, db.Unlock(48, 48, true, true, false))
 	must(t, db.Commit())
-	checkReferences(t, f.path())
+	checkReferences(t, p)
 	for oid := range tid.OID(2) {
 		for _, at := range []tid.TID{12, 48} {
 			checkLoad(t, db, oid+1, at)
@@ -207,9 +222,9 @@ func TestParkedDataOfKilledProcess(t *testing.T) {
 }
 
 // Big records, many at once and the only partition gain nothing by being parked.
-func TestNotParked(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "db")
-	db := openParking(t, path)
+func testNotParked(t *testing.T, p Place) {
+	parkedRows := parking(t, p)
+	db := openParking(t, p)
 	var many []tid.OID
 	for i := range tid.OID(8 * parkPartitions) {
 		many = append(many, i)
@@ -217,31 +232,31 @@ func TestNotParked(t *testing.T) {
 	voteFor(t, db, 12, many...)
 	must(t, db.CommitVotes())
 	data := make([]byte, 300<<10)
-	id, err := db.HoldData(1, proto.ObjectData{Checksum: sha(string(data)), Data: data}, nothing)
+	id, err := db.HoldData(1, proto.ObjectData{Checksum: sha(string(data)), Data: data}, none)
 	must(t, err)
 	must(t, db.Vote(24, []backend.Store{{OID: 1, Data: id}}, nil, nil))
 	must(t, db.CommitVotes())
-	if n := count(t, path, parkedRows); n != 0 {
+	if n := count(t, p, parkedRows); n != 0 {
 		t.Errorf("%d records are parked", n)
 	}
-	checkReferences(t, path)
+	checkReferences(t, p)
 }
 
 // Transactions in any order and state: at each commit another program would find
 // a consistent database, and in the end everything is at its place.
-func TestParkingAtRandom(t *testing.T) {
+func testParkingAtRandom(t *testing.T, p Place) {
+	parkedRows := parking(t, p)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	path := filepath.Join(t.TempDir(), "db")
-	db := openParking(t, path)
+	db := openParking(t, p)
 	type txn struct {
 		ttid   tid.TID
 		oids   []tid.OID
 		ids    []backend.DataID
 		locked bool
 	}
-	var open []*txn
+	var running []*txn
 	last := map[tid.OID]tid.TID{}
 	ttid := tid.TID(0)
 	var replicated []tid.TID // of object 50
@@ -249,7 +264,7 @@ func TestParkingAtRandom(t *testing.T) {
 		switch k := r.IntN(13); {
 		case k >= 10: // a record is replicated, with new data or those of another one
 			ttid += parkPartitions
-			from := nothing
+			from := none
 			if len(replicated) > 0 && k == 12 {
 				from = proto.Some(replicated[r.IntN(len(replicated))])
 			}
@@ -268,21 +283,21 @@ func TestParkingAtRandom(t *testing.T) {
 				}
 			}
 			x.ids = voteFor(t, db, ttid, x.oids...)
-			open = append(open, x)
-		case k < 8 && len(open) > 0:
-			i := r.IntN(len(open))
-			x := open[i]
+			running = append(running, x)
+		case k < 8 && len(running) > 0:
+			i := r.IntN(len(running))
+			x := running[i]
 			switch {
 			case x.locked:
 				must(t, db.Unlock(x.ttid, x.ttid, true, true, false))
 				for _, oid := range x.oids {
 					last[oid] = x.ttid
 				}
-				open = slices.Delete(open, i, i+1)
+				running = slices.Delete(running, i, i+1)
 			case r.IntN(4) == 0:
 				must(t, db.Abort(x.ttid))
 				must(t, db.ReleaseData(x.ids, true))
-				open = slices.Delete(open, i, i+1)
+				running = slices.Delete(running, i, i+1)
 			default:
 				must(t, db.Lock(x.ttid, x.ttid, false))
 				x.locked = true
@@ -298,26 +313,26 @@ func TestParkingAtRandom(t *testing.T) {
 				ttid += parkPartitions
 				meta := &backend.Meta{User: []byte{}, Description: []byte{}, Extension: []byte{}, OIDs: []tid.OID{50}}
 				must(t, db.Vote(ttid, []backend.Store{{OID: 50, Data: id, DataSerial: replicated[0]}}, meta, nil))
-				open = append(open, &txn{ttid: ttid, ids: []backend.DataID{id}})
+				running = append(running, &txn{ttid: ttid, ids: []backend.DataID{id}})
 			}
 		case r.IntN(8) == 0:
 			must(t, db.Commit())
-			checkReferences(t, path)
-			if n := count(t, path, parkedRows); n != 0 {
+			checkReferences(t, p)
+			if n := count(t, p, parkedRows); n != 0 {
 				t.Fatalf("%d records are parked", n)
 			}
 		default:
 			must(t, db.CommitVotes())
-			checkReferences(t, path)
+			checkReferences(t, p)
 		}
 	}
-	for _, x := range open {
+	for _, x := range running {
 		must(t, db.Abort(x.ttid))
 		must(t, db.ReleaseData(x.ids, true))
 	}
 	must(t, db.Commit())
-	checkReferences(t, path)
-	if n := count(t, path, parkedRows) + count(t, path, misplacedRows) + count(t, path, "tobj") + count(t, path, "ttrans"); n != 0 {
+	checkReferences(t, p)
+	if n := count(t, p, parkedRows) + count(t, p, misplacedRows) + count(t, p, "tobj") + count(t, p, "ttrans"); n != 0 {
 		t.Errorf("%d rows are not at their places", n)
 	}
 	for oid, at := range last {
