@@ -55,15 +55,15 @@ type Appender struct {
 	stored, sent              chan struct{} // closed to end them
 
 	// Owned by the goroutine that stores.
-	turn    *place // of the last transaction
+	turn    *pipelined // of the last transaction
 	serials serials
-	// unsure are objects of open transactions stored without knowing their
+	// unknownBase are objects of open transactions stored without knowing their
 	// current revision. No other store may be sent for them before that one has
 	// its lock: storages take a base that is newer than the current one for an error.
-	unsure map[tid.OID]*Txn
+	unknownBase map[tid.OID]*Txn
 
 	mu    sync.Mutex
-	open  []*place // not known to be over, oldest first
+	open  []*pipelined // not known to be over, oldest first
 	room  *sync.Cond
 	bytes int64
 	err   error
@@ -79,9 +79,9 @@ func (c *Client) NewAppender(ctx context.Context, opt AppenderOptions) *Appender
 	if opt.Bytes <= 0 {
 		opt.Bytes = 32 << 20
 	}
-	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unsure: map[tid.OID]*Txn{}, stored: make(chan struct{}), sent: make(chan struct{})}
+	a := &Appender{c: c, ctx: ctx, opt: opt, last: tid.TID(c.last.Load()), unknownBase: map[tid.OID]*Txn{}, stored: make(chan struct{}), sent: make(chan struct{})}
 	a.room = sync.NewCond(&a.mu)
-	a.turn = newPlace(ctx, nil)
+	a.turn = newPipelined(ctx, nil)
 	a.turn.cancel()
 	close(a.turn.asked)
 	close(a.turn.committed)
@@ -211,7 +211,7 @@ func (a *Appender) start(j *job) {
 	tx := j.tx
 	if tx == nil {
 		j.asked.opt.rebase = a.rebase(before)
-		j.asked.opt.voting = a.hurry(before)
+		j.asked.opt.voting = a.sendIfOldest(before)
 		var err error
 		if tx, err = a.c.begun(a.ctx, j.asked); err != nil {
 			a.fail(nil, err)
@@ -219,7 +219,7 @@ func (a *Appender) start(j *job) {
 			return
 		}
 	}
-	mine := newPlace(a.ctx, tx)
+	mine := newPipelined(a.ctx, tx)
 	a.turn = mine
 	a.enter(mine)
 	if err := a.store(mine, j); err != nil {
@@ -235,9 +235,9 @@ func (a *Appender) start(j *job) {
 	})
 }
 
-// hurry returns what is done when a transaction has sent its votes: if it is the
-// oldest, nothing waits. Like rebase, it holds no place.
-func (a *Appender) hurry(before *place) func() {
+// sendIfOldest returns what is done when a transaction has sent its votes: if it is the
+// oldest, nothing waits. Like rebase, it keeps no pipelined transaction.
+func (a *Appender) sendIfOldest(before *pipelined) func() {
 	committed := before.committed
 	return func() {
 		select {
@@ -291,14 +291,14 @@ func (c *Client) sendHeld() {
 }
 
 // enter makes a transaction known and forgets those that are over.
-func (a *Appender) enter(mine *place) {
+func (a *Appender) enter(mine *pipelined) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.open = append(a.open, mine)
 	for a.err == nil && a.open[0].over() {
-		for _, oid := range a.open[0].unsure {
-			if a.unsure[oid] == a.open[0].tx {
-				delete(a.unsure, oid)
+		for _, oid := range a.open[0].unknownBase {
+			if a.unknownBase[oid] == a.open[0].tx {
+				delete(a.unknownBase, oid)
 			}
 		}
 		a.open[0] = nil
@@ -341,7 +341,7 @@ func (a *Appender) failure() error {
 
 // fail ends the copy at a transaction (nil: after the last one): those that
 // follow it cannot be committed.
-func (a *Appender) fail(at *place, err error) error {
+func (a *Appender) fail(at *pipelined, err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.err == nil {
@@ -419,8 +419,8 @@ func (a *Appender) begin(t *txn.Transaction) (*job, error) {
 // had to store it again. The objects of earlier transactions must not be locked
 // by a later one that then waits for its turn, so it waits first.
 //
-// It holds no place: each transaction would keep the one before it, and so all.
-func (a *Appender) rebase(before *place) func(context.Context) error {
+// It keeps no pipelined transaction: each would keep the one before it, and so all.
+func (a *Appender) rebase(before *pipelined) func(context.Context) error {
 	committed := before.committed
 	return func(ctx context.Context) error {
 		select {
@@ -501,7 +501,7 @@ func (a *Appender) collect(j *job, t *txn.Transaction) (part []jobWrite, err err
 
 // store stores the records. What was under way for the same objects is waited
 // for by the storages, which keep locks in the order of TIDs.
-func (a *Appender) store(mine *place, j *job) error {
+func (a *Appender) store(mine *pipelined, j *job) error {
 	for part := range j.parts {
 		<-part.packed
 		for _, p := range part.writes {
@@ -513,14 +513,14 @@ func (a *Appender) store(mine *place, j *job) error {
 	return j.err
 }
 
-func (a *Appender) storeOne(mine *place, oid tid.OID, w *write) error {
+func (a *Appender) storeOne(mine *pipelined, oid tid.OID, w *write) error {
 	tx := mine.tx
 	if again, ok := tx.baseOf(oid); ok {
 		w.serial = again // twice in the source: the last one counts
 	} else if w.serial = a.serials.get(oid); w.serial == tid.Zero {
-		a.unsure[oid] = tx
-		mine.unsure = append(mine.unsure, oid)
-	} else if other := a.unsure[oid]; other != nil {
+		a.unknownBase[oid] = tx
+		mine.unknownBase = append(mine.unknownBase, oid)
+	} else if other := a.unknownBase[oid]; other != nil {
 		if err := other.awaitLock(mine.ctx, oid); err != nil {
 			return err
 		}
@@ -533,7 +533,7 @@ func (a *Appender) storeOne(mine *place, oid tid.OID, w *write) error {
 }
 
 // commit votes at once and finishes in turn.
-func (a *Appender) commit(before, mine *place) {
+func (a *Appender) commit(before, mine *pipelined) {
 	defer mine.cancel()
 	defer close(mine.committed)
 	finish, err := a.request(before, mine)
@@ -558,7 +558,7 @@ func (a *Appender) commit(before, mine *place) {
 }
 
 // request requests the commit, once that of the transaction before is requested.
-func (a *Appender) request(before, mine *place) (*finishAsked, error) {
+func (a *Appender) request(before, mine *pipelined) (*finishAsked, error) {
 	if _, err := mine.tx.Vote(mine.ctx); err != nil {
 		return nil, err
 	}
@@ -576,25 +576,25 @@ func (a *Appender) request(before, mine *place) (*finishAsked, error) {
 	return asked, err
 }
 
-// place is that of a transaction in the order of commits.
-type place struct {
-	tx        *Txn
-	ctx       context.Context // ends when it cannot be committed any more
-	cancel    context.CancelFunc
-	unsure    []tid.OID     // see Appender.unsure
-	asked     chan struct{} // its finish was requested, or it failed
-	committed chan struct{} // it is over
-	failed    bool          // under Appender.mu
+// pipelined is a transaction among those that are under way, in the order of commits.
+type pipelined struct {
+	tx          *Txn
+	ctx         context.Context // ends when it cannot be committed any more
+	cancel      context.CancelFunc
+	unknownBase []tid.OID     // see Appender.unknownBase
+	asked       chan struct{} // its finish was requested, or it failed
+	committed   chan struct{} // it is over
+	failed      bool          // under Appender.mu
 }
 
-func newPlace(ctx context.Context, tx *Txn) *place {
-	p := &place{tx: tx, asked: make(chan struct{}), committed: make(chan struct{})}
+func newPipelined(ctx context.Context, tx *Txn) *pipelined {
+	p := &pipelined{tx: tx, asked: make(chan struct{}), committed: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
 
 // over reports whether nothing more happens to the transaction.
-func (p *place) over() bool {
+func (p *pipelined) over() bool {
 	select {
 	case <-p.committed:
 		return true

@@ -182,7 +182,7 @@ func (c *Client) tryMaster() (*view, error) {
 		if pe, ok := errors.AsType[*proto.Error](err); ok && pe.ErrCode == proto.ReadOnlyAccess {
 			return nil, fromWire(err)
 		}
-		c.log.Info("master did not serve us", "master", found.MasterID, "error", err)
+		c.log.Info("master did not serve us", "master", found.MasterID, "err", err)
 		return nil, nil
 	}
 	v := c.view.Load()
@@ -253,12 +253,12 @@ func (s *session) deliver(ev link.Event) {
 	case *proto.StopOperation:
 		s.c.log.Error("master stops the operation of the cluster")
 	case *proto.Error:
-		s.c.log.Warn("error from master that answers nothing", "error", p)
+		s.c.log.Warn("error from master that answers nothing", "err", p)
 	default:
 		err = fmt.Errorf("unexpected packet %T", p)
 	}
 	if err != nil {
-		s.c.log.Error("master breaks the protocol", "error", err)
+		s.c.log.Error("master breaks the protocol", "err", err)
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%v", err)
 		s.c.masterLost(s, err)
 	}
@@ -291,7 +291,7 @@ func (s *session) nodeInformation(p *proto.NotifyNodeInformation) error {
 	}
 	if masters && s.c.cfg.SaveMasters != nil {
 		if err := s.c.cfg.SaveMasters(s.c.masters.List()); err != nil {
-			s.c.log.Warn("masters not saved", "error", err)
+			s.c.log.Warn("masters not saved", "err", err)
 		}
 	}
 	return nil
@@ -369,7 +369,7 @@ func (c *Client) masterLost(s *session, why error) {
 	}
 	c.mu.Unlock()
 	if c.ctx.Err() == nil {
-		c.log.Warn("lost the primary master", "error", why)
+		c.log.Warn("lost the primary master", "err", why)
 	}
 	for _, t := range failed {
 		t.fail(ErrMasterLost)

@@ -74,7 +74,7 @@ func (c *Client) read(ctx context.Context, key uint64, req proto.Request, check 
 					if err != errNextCell {
 						failed++
 						rejected = fmt.Errorf("answer of storage %v: %w", id, err)
-						c.log.Error("bad answer", "storage", id, "error", err)
+						c.log.Error("bad answer", "storage", id, "err", err)
 					}
 					continue
 				}

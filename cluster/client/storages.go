@@ -109,7 +109,7 @@ func (l *storageLink) open(ctx context.Context, v *view, addr proto.Address) {
 			s.failures[l.id] = time.Now().Add(failedFor)
 		}
 		if l.c.ctx.Err() == nil {
-			l.c.log.Info("storage not connected", "storage", l.id, "address", addr, "error", err)
+			l.c.log.Info("storage not connected", "storage", l.id, "address", addr, "err", err)
 		}
 	} else {
 		delete(s.failures, l.id)
@@ -182,7 +182,7 @@ func (l *storageLink) deliver(ev link.Event) {
 		}
 		s.mu.Unlock()
 		if l.c.ctx.Err() == nil {
-			l.c.log.Info("link ended", "storage", l.id, "error", ev.Err)
+			l.c.log.Info("link ended", "storage", l.id, "err", ev.Err)
 		}
 		l.c.storageLost(l.id, ev.Conn)
 		return
@@ -197,7 +197,7 @@ func (l *storageLink) deliver(ev link.Event) {
 		// The master's word counts.
 		l.c.log.Debug("node information from a storage is ignored", "storage", l.id)
 	case *proto.Error:
-		l.c.log.Warn("error from storage that answers nothing", "storage", l.id, "error", p)
+		l.c.log.Warn("error from storage that answers nothing", "storage", l.id, "err", p)
 	default:
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "unexpected packet %T", p)
 	}

@@ -38,7 +38,7 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 		return
 	}
 	if denied != nil {
-		m.log(slog.LevelInfo, "operator denied", "error", denied.Message)
+		m.log(slog.LevelInfo, "operator denied", "err", denied.Message)
 		m.answer(p, id, denied)
 	}
 }

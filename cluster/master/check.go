@@ -146,7 +146,7 @@ func (m *Machine) checkReported(p *peer, pkt *proto.NotifyMonitorInformation) {
 	r, ok, err := check.Parse(pkt)
 	switch {
 	case err != nil:
-		m.log(slog.LevelWarn, "report not understood", "node", p.String(), "error", err.Error())
+		m.log(slog.LevelWarn, "report not understood", "node", p.String(), "err", err.Error())
 		return
 	case !ok:
 		return

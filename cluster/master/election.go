@@ -178,7 +178,7 @@ func (m *Machine) identified(p *peer, pkt proto.Packet) {
 	accepted, ok := pkt.(*proto.AcceptIdentification)
 	if !ok || accepted.Type != proto.Master || accepted.YourID.Type() != proto.Master || accepted.YourID == 0 {
 		if e, ok := pkt.(*proto.Error); ok {
-			m.log(slog.LevelWarn, "identification refused by a master", "address", p.dialed.String(), "error", e.Error())
+			m.log(slog.LevelWarn, "identification refused by a master", "address", p.dialed.String(), "err", e.Error())
 		}
 		m.close(p)
 		return

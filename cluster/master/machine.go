@@ -229,7 +229,7 @@ func (m *Machine) received(p *peer, id uint32, pkt proto.Packet) {
 		return
 	case *proto.Error:
 		// It answers a notification, as nothing else would be delivered here.
-		m.log(slog.LevelWarn, "error from peer", "node", p.String(), "error", pkt.Error())
+		m.log(slog.LevelWarn, "error from peer", "node", p.String(), "err", pkt.Error())
 		return
 	case *proto.FlushLog:
 		m.flushLog(p)
@@ -321,7 +321,7 @@ func (m *Machine) answered(p *peer, ev Event) {
 		}
 	}
 	if e, ok := ev.Packet.(*proto.Error); ok {
-		m.log(slog.LevelWarn, "storage cannot answer", "node", p.String(), "request", fmt.Sprintf("%T", ev.Request), "error", e.Error())
+		m.log(slog.LevelWarn, "storage cannot answer", "node", p.String(), "request", fmt.Sprintf("%T", ev.Request), "err", e.Error())
 	}
 	switch m.state {
 	case proto.Recovering:
@@ -364,7 +364,7 @@ func (m *Machine) refuse(p *peer, id uint32, pkt proto.Packet, format string, ar
 
 func (m *Machine) refuseAs(code proto.ErrorCode, p *peer, id uint32, pkt proto.Packet, format string, args ...any) {
 	e := proto.Errorf(code, format, args...)
-	m.log(slog.LevelWarn, "connection refused", "node", p.String(), "packet", fmt.Sprintf("%T", pkt), "error", e.Error())
+	m.log(slog.LevelWarn, "connection refused", "node", p.String(), "packet", fmt.Sprintf("%T", pkt), "err", e.Error())
 	if _, ok := pkt.(proto.Request); ok || p.node == nil || p.node.Type != proto.Client {
 		m.answer(p, id, e)
 	}

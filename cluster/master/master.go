@@ -255,7 +255,7 @@ func (m *Master) hold(c *connection) {
 
 func (m *Master) stopListening() {
 	if err := m.listener.Close(); err != nil {
-		m.cfg.Log.Debug("closing the listening socket", "error", err)
+		m.cfg.Log.Debug("closing the listening socket", "err", err)
 	}
 }
 
@@ -401,7 +401,7 @@ func (m *Master) dial(a proto.Address) {
 	}
 	c, err := m.dialer.Dial(m.dials, a, cfg)
 	if err != nil {
-		m.cfg.Log.Debug("master not reached", "address", a.String(), "error", err)
+		m.cfg.Log.Debug("master not reached", "address", a.String(), "err", err)
 		m.put(input{dialed: a})
 		return
 	}

@@ -66,7 +66,7 @@ func (m *Machine) recoveryAnswered(p *peer, pkt proto.Packet) {
 			return // of an earlier question; the holder has another version by now
 		}
 		if err := parttab.Check(pkt.Rows); err != nil || pkt.Replicas < 0 {
-			m.log(slog.LevelError, "unusable partition table", "node", p.String(), "ptid", pkt.PTID.V, "error", err)
+			m.log(slog.LevelError, "unusable partition table", "node", p.String(), "ptid", pkt.PTID.V, "err", err)
 			m.close(p)
 			return
 		}
@@ -207,7 +207,7 @@ func (m *Machine) tryCreate() {
 	}
 	spread, err := m.table.Make(m.set.Partitions, m.set.Replicas, ids, m.place)
 	if err != nil {
-		m.log(slog.LevelError, "no partition table can be made", "error", err)
+		m.log(slog.LevelError, "no partition table can be made", "err", err)
 		return
 	}
 	if m.maxPTID > 0 {

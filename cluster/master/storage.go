@@ -73,7 +73,7 @@ func (m *Machine) replicationDone(p *peer, pkt *proto.NotifyReplicationDone) {
 	changes, err := m.table.SetUpToDate(p.node.ID, pkt.Partition)
 	if err != nil {
 		// A tweak or a drop has crossed the message.
-		m.log(slog.LevelInfo, "late replication", "node", p.String(), "error", err)
+		m.log(slog.LevelInfo, "late replication", "node", p.String(), "err", err)
 		return
 	}
 	m.broadcastCells(changes)

@@ -29,9 +29,10 @@ func (r *replicator) digest(e *replica.Effect) {
 	f := r.s.feeder
 	f.run(func() {
 		ev := replica.Event{Kind: replica.Digested, Tag: tag}
+		work := turn{time.Now()}
 		var err error
 		if !nothing {
-			ev.Items, ev.Next, err = f.contents(partition, records, from, last, n)
+			ev.Items, ev.Next, err = f.contents(&work, partition, records, from, last, n)
 		}
 		if packed && err == nil {
 			var ids map[int]tid.TID
@@ -39,6 +40,7 @@ func (r *replicator) digest(e *replica.Effect) {
 			t, ok := ids[partition]
 			ev.PackOrder = proto.Opt[tid.TID]{V: t, OK: ok}
 		}
+		f.worked(&work, 0)
 		if f.ctx.Err() != nil {
 			return // the operation has ended
 		}
@@ -57,7 +59,7 @@ func (r *replicator) digest(e *replica.Effect) {
 }
 
 // contents digests transactions or records of this node.
-func (f *feeder) contents(partition int, records bool, from backend.Key, last tid.TID, n int) (map[backend.Key]replica.Content, proto.Opt[backend.Key], error) {
+func (f *feeder) contents(work *turn, partition int, records bool, from backend.Key, last tid.TID, n int) (map[backend.Key]replica.Content, proto.Opt[backend.Key], error) {
 	db := f.n.db
 	var list []backend.Key
 	if records {
@@ -85,7 +87,9 @@ func (f *feeder) contents(partition int, records bool, from backend.Key, last ti
 			return nil, proto.Opt[backend.Key]{}, nil // the result is of no interest
 		}
 		if len(f.n.inbox) > 0 {
+			f.worked(work, 0)
 			time.Sleep(200 * time.Microsecond) // clients come first
+			work.begin = time.Now()
 		}
 		var x replica.Content
 		var err error
@@ -107,7 +111,7 @@ func (f *feeder) contents(partition int, records bool, from backend.Key, last ti
 			if _, ok := errors.AsType[*backend.CorruptError](err); !ok {
 				return nil, proto.Opt[backend.Key]{}, err
 			}
-			f.n.log.Error("stored data are damaged", "error", err)
+			f.n.log.Error("stored data are damaged", "err", err)
 			x = replica.Content{Damaged: true}
 		}
 		items[i] = x

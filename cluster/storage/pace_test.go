@@ -175,3 +175,57 @@ func TestReplicationRate(t *testing.T) {
 		}
 	})
 }
+
+// What a check reads of the storage's own cell counts as work for others: the next
+// piece waits while clients are served.
+func TestCheckYields(t *testing.T) {
+	const records, work = 100, 100 * recordTime
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s2 := r.scriptedStorage(2)
+		s := r.start(1, backendtest.NewMemory(), slow)
+		s.initialize(1, table("UU", "U."), s2.node)
+		s.operate()
+		c := s.client(1)
+		var oids []tid.OID
+		for i := range tid.OID(records) {
+			oids = append(oids, 2*i)
+		}
+		s.commit(c, 10, 0, "x", oids...)
+		stop, gone := make(chan struct{}), make(chan struct{})
+		go func() { // a client
+			defer close(gone)
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(2 * time.Millisecond):
+					if _, err := try(c, &proto.AskObject{OID: 0}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		}()
+		begin := time.Now()
+		s.master.Send(&proto.CheckPartition{Partition: 0, Max: 20})
+		s2.accept(s)
+		for range 3 { // transactions, records, and for the packs
+			switch ev := <-s2.events; ev.Packet.(type) {
+			case *proto.AskFetchTransactions:
+				ev.Conn.Answer(ev.ID, &proto.AnswerFetchTransactions{})
+			case *proto.AskFetchObjects:
+				ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+			default:
+				t.Fatalf("the check asks %T", ev.Packet)
+			}
+		}
+		await[*proto.NotifyPartitionCorrupted](s)
+		took := time.Since(begin)
+		close(stop)
+		<-gone
+		if took < 8*work {
+			t.Errorf("the check took %v beside a client, for %v of work: it does not yield", took, work)
+		}
+	})
+}

@@ -173,7 +173,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 				known[i] = conf.Address(a)
 			}
 			if err := dynamic.Save(known); err != nil {
-				log.Error("list of masters not saved", "error", err)
+				log.Error("list of masters not saved", "err", err)
 			}
 		}
 	}

@@ -162,7 +162,7 @@ func (m *Machine) orderKnown(asked ordersAsked, p proto.Packet) {
 	k := &m.packs
 	a, ok := p.(*proto.AnswerPackOrders)
 	if !ok {
-		m.log(slog.LevelWarn, "the master does not say which packs were ordered", "error", p)
+		m.log(slog.LevelWarn, "the master does not say which packs were ordered", "err", p)
 	} else if len(a.Orders) > 0 && a.Orders[0].ID > asked.last {
 		k.list = append(k.list, a.Orders[0])
 		m.askOrder(asked.cells)

@@ -522,7 +522,7 @@ func (m *Machine) answered(ev *Event) {
 		m.examineNext(f)
 		return
 	case *proto.Error:
-		m.log(slog.LevelWarn, "replication refused", "partition", f.partition, "peer", f.link, "error", a)
+		m.log(slog.LevelWarn, "replication refused", "partition", f.partition, "peer", f.link, "err", a)
 	}
 	m.abort()
 }

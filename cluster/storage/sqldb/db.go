@@ -209,12 +209,12 @@ func (db *DB) writeLocked(f func(c *Conn) error) error {
 	db.m.Lock()
 	db.recent.written = true
 	db.m.Unlock()
-	return db.whole(func() error { return db.fail(f(db.conn)) })
+	return db.guard(func() error { return db.fail(f(db.conn)) })
 }
 
-// whole runs f, which writes. If a panic ends it, so does the use of the database:
+// guard runs f, which writes. If a panic ends it, so does the use of the database:
 // what it has written so far must not be committed. The caller holds w.
-func (db *DB) whole(f func() error) error {
+func (db *DB) guard(f func() error) error {
 	ended := false
 	defer func() {
 		if !ended {
@@ -348,7 +348,7 @@ func (db *DB) commit(later bool) error {
 	if err := db.flushInto(true, later); err != nil {
 		return err
 	}
-	if err := db.whole(db.commitSQL); err != nil {
+	if err := db.guard(db.commitSQL); err != nil {
 		return db.fail(err)
 	}
 	db.m.Lock()
@@ -388,7 +388,7 @@ func (db *DB) Erase() error {
 		return db.fail(err)
 	}
 	db.layout.Store(&layout{}) // before anything is gone
-	return db.whole(func() error {
+	return db.guard(func() error {
 		if err := db.dropTables(); err != nil {
 			return db.fail(err)
 		}

@@ -53,7 +53,7 @@ func (db *DB) flushSome() error { return db.flushInto(false, true) }
 // flushInto is flush; when a commit follows, what changed until now becomes what
 // that commit saves, unless moves wait.
 func (db *DB) flushInto(commit, later bool) error {
-	return db.whole(func() error {
+	return db.guard(func() error {
 		w, err := db.take(commit, later)
 		if err != nil {
 			return err

@@ -170,7 +170,7 @@ func (l *Log) HandleSignals(ctx context.Context, dump func(io.Writer)) (wait fun
 	signal.Notify(c, sigReopen, sigDump, sigDebug)
 	stopFlush, err := notifyFlush(c)
 	if err != nil {
-		l.Error("SIGRTMIN is not obeyed", "error", err)
+		l.Error("SIGRTMIN is not obeyed", "err", err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -183,7 +183,7 @@ func (l *Log) HandleSignals(ctx context.Context, dump func(io.Writer)) (wait fun
 				return
 			case sig := <-c:
 				if err := l.obey(sig, dump); err != nil {
-					l.Error("signal not obeyed", "signal", sig, "error", err)
+					l.Error("signal not obeyed", "signal", sig, "err", err)
 				}
 			}
 		}
