@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,26 +90,8 @@ type python struct {
 
 func startPython(t *testing.T) *python {
 	t.Helper()
-	cmd := exec.Command(zeotest.Python(t), "-c", pythonStorage)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("python: %v", err)
-		}
-	})
-	return &python{in, bufio.NewScanner(out)}
+	in, out := zeotest.Program(t, pythonStorage)
+	return &python{in, out}
 }
 
 func (p *python) do(t *testing.T, command, path string) string {

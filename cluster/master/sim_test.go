@@ -1,85 +1,31 @@
 package master
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected output of scenarios")
-
-// TestScenarios plays the conversations of testdata/sim. A file is a sequence of
-// blocks: commands, a line of dashes, and what the master does about them.
+// TestScenarios plays the conversations of testdata/sim: see [scenario.Blocks].
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("../../testdata/sim/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenario: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
+	scenario.Run(t, "../../testdata/sim/*.txt", func(t *testing.T, text string) string {
+		s := newSim(t)
+		return scenario.Blocks(text, func(commands []string) []string {
+			s.said = nil
+			for _, c := range commands {
+				s.command(c)
 			}
-			got := playScenario(t, string(b))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := cmp.Diff(string(b), got); diff != "" && !*update {
-				t.Errorf("the master behaves differently (-want +got):\n%s", diff)
-			}
+			return s.said
 		})
-	}
-}
-
-// playScenario returns the text with the actual output.
-func playScenario(t *testing.T, text string) string {
-	s := newSim(t)
-	var out []string
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	for i := 0; i < len(lines); {
-		block := i
-		for i < len(lines) && lines[i] != "----" && strings.TrimSpace(lines[i]) != "" {
-			i++
-		}
-		commands := lines[block:i]
-		out = append(out, commands...)
-		if i < len(lines) && lines[i] == "----" {
-			i++
-			for i < len(lines) && lines[i] != "" {
-				i++ // what was expected
-			}
-		}
-		s.said = nil
-		for _, c := range commands {
-			if c, _, _ = strings.Cut(c, "#"); strings.TrimSpace(c) != "" {
-				s.command(strings.TrimSpace(c))
-			}
-		}
-		if slices.ContainsFunc(commands, func(c string) bool { c, _, _ = strings.Cut(c, "#"); return strings.TrimSpace(c) != "" }) {
-			out = append(out, "----")
-			out = append(out, s.said...)
-		}
-		for i < len(lines) && lines[i] == "" {
-			out = append(out, "")
-			i++
-		}
-	}
-	return strings.Join(out, "\n") + "\n"
+	})
 }
 
 // sim is a machine and the peers of its connections.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,26 +79,8 @@ type loader struct {
 
 func startLoader(t *testing.T) *loader {
 	t.Helper()
-	cmd := exec.Command(zeotest.Python(t), "-c", pythonLoader)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("python: %v", err)
-		}
-	})
-	return &loader{bufio.NewWriter(in), bufio.NewScanner(out)}
+	in, out := zeotest.Program(t, pythonLoader)
+	return &loader{bufio.NewWriter(in), out}
 }
 
 // load returns "ok", or what Python has against a record.

@@ -2,22 +2,17 @@ package pending
 
 import (
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 )
-
-var update = flag.Bool("update", false, "rewrite the expected output of the scenarios")
 
 // fakeDB is a database that writes down what is done to it. Data ids are given
 // in order, from 1.
@@ -131,10 +126,10 @@ func (d *fakeDB) DropUnfinishedPartitions(p []int) error {
 	return nil
 }
 
-// scenario runs the commands of a file. Objects, transactions, TIDs and
+// conversation runs the commands of a file. Objects, transactions, TIDs and
 // partitions are small numbers, nodes are C1, C2, … Each client has one
 // connection, of the same name.
-type scenario struct {
+type conversation struct {
 	db   *fakeDB
 	m    *Manager
 	asks uint32
@@ -156,7 +151,7 @@ func number(s string) uint64 {
 	return n
 }
 
-func (s *scenario) run(line string) error {
+func (s *conversation) run(line string) error {
 	f := strings.Fields(line)
 	opts := map[string]string{}
 	for _, a := range f {
@@ -309,7 +304,7 @@ func describe(p proto.Packet) string {
 }
 
 // flush writes down what happened: the database first, then the effects.
-func (s *scenario) flush() {
+func (s *conversation) flush() {
 	for _, l := range s.db.log {
 		s.out = append(s.out, "db: "+l)
 	}
@@ -333,64 +328,27 @@ func (s *scenario) flush() {
 	}
 }
 
-// Scenarios are conversations as text: commands, and indented what comes of them.
-// A file starts with a manager of two partitions.
+// A scenario starts with a manager of two partitions. See [scenario.Lines].
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
+	scenario.Run(t, "testdata/*.txt", func(t *testing.T, text string) string {
+		s := &conversation{db: newFakeDB(2)}
+		s.m = New(s.db, 2)
+		return scenario.Lines(text, func(c string) []string {
+			s.out = nil
+			if err := s.run(c); err != nil {
+				t.Fatalf("%s: %v", c, err)
 			}
-			got := play(t, string(b))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
-					t.Fatal(err)
-				}
+			s.flush()
+			if err := s.check(); err != nil {
+				t.Fatalf("after %q: %v", c, err)
 			}
-			if diff := cmp.Diff(string(b), got); diff != "" && !*update {
-				t.Errorf("scenario changed (-want +got):\n%s", diff)
-			}
+			return s.out
 		})
-	}
-}
-
-// play runs a scenario and returns it with the output as it is: indented, under
-// the command that it comes of.
-func play(t *testing.T, text string) string {
-	s := &scenario{db: newFakeDB(2)}
-	s.m = New(s.db, 2)
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		if line[0] == ' ' {
-			continue // former output
-		}
-		out.WriteString(line)
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		if err := s.run(line); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		s.flush()
-		for _, l := range s.out {
-			out.WriteString("    " + l + "\n")
-		}
-		s.out = nil
-		if err := s.check(); err != nil {
-			t.Fatalf("after %q: %v", line, err)
-		}
-	}
-	return out.String()
+	})
 }
 
 // check verifies what must always hold.
-func (s *scenario) check() error {
+func (s *conversation) check() error {
 	if s.dropped {
 		return nil
 	}

@@ -3,20 +3,17 @@ package replica
 import (
 	"cmp"
 	"crypto/sha1"
-	"flag"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -24,15 +21,13 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-var update = flag.Bool("update", false, "rewrite the expected output of the scenarios")
-
 const np = 2
 
-// scenario runs the commands of a file for the storage S1. Transactions, objects and
+// conversation runs the commands of a file for the storage S1. Transactions, objects and
 // partitions are small numbers, of which there are two; records are object@transaction,
 // deletions object!transaction. The rows of the database are kept here, and what the
 // machine asks about them is answered at once, as the shell does. Chunks have 3 items.
-type scenario struct {
+type conversation struct {
 	t       *testing.T
 	m       *Machine
 	nodes   nodetab.Table
@@ -54,8 +49,8 @@ type scenario struct {
 	out     []string
 }
 
-func newScenario(t *testing.T) *scenario {
-	s := &scenario{t: t, now: time.Unix(1000, 0), trans: map[tid.TID]bool{}, records: map[backend.Key]bool{}, packed: map[int]tid.TID{},
+func newConversation(t *testing.T) *conversation {
+	s := &conversation{t: t, now: time.Unix(1000, 0), trans: map[tid.TID]bool{}, records: map[backend.Key]bool{}, packed: map[int]tid.TID{},
 		damaged: map[backend.Key]bool{}, ready: map[string]bool{}, asks: map[string]Effect{}}
 	for i := 1; i <= 4; i++ {
 		s.nodes.Put(proto.Node{Type: proto.Storage, ID: proto.Storage.ID(i), State: proto.NodeRunning, Addr: addr(i)})
@@ -99,7 +94,7 @@ func record(s string) (k backend.Key, deletion, ok bool) {
 	return backend.Key{OID: tid.OID(number(s[:i])), TID: tid.TID(number(s[i+1:]))}, s[i] == '!', true
 }
 
-func (s *scenario) run(line string) {
+func (s *conversation) run(line string) {
 	f := strings.Fields(line)
 	opts := map[string]string{}
 	var args []string
@@ -317,7 +312,7 @@ func (s *scenario) run(line string) {
 }
 
 // answerOfMaster answers the first question to which a packet is an answer.
-func (s *scenario) answerOfMaster(p proto.Packet) Event {
+func (s *conversation) answerOfMaster(p proto.Packet) Event {
 	_, orders := p.(*proto.AnswerPackOrders)
 	for i, e := range s.masters {
 		if _, ok := e.Packet.(*proto.AskPackOrders); ok == orders {
@@ -329,7 +324,7 @@ func (s *scenario) answerOfMaster(p proto.Packet) Event {
 	return Event{}
 }
 
-func (s *scenario) tell(ev Event) {
+func (s *conversation) tell(ev Event) {
 	s.events = append(s.events, ev)
 	for len(s.events) > 0 {
 		ev := s.events[0]
@@ -340,11 +335,11 @@ func (s *scenario) tell(ev Event) {
 	}
 }
 
-func (s *scenario) note(format string, args ...any) {
+func (s *conversation) note(format string, args ...any) {
 	s.out = append(s.out, fmt.Sprintf(format, args...))
 }
 
-func (s *scenario) text(k backend.Key) string {
+func (s *conversation) text(k backend.Key) string {
 	mark := "@"
 	if s.records[k] {
 		mark = "!"
@@ -353,7 +348,7 @@ func (s *scenario) text(k backend.Key) string {
 }
 
 // keys returns the records of a partition in their order.
-func (s *scenario) keys(partition int) []backend.Key {
+func (s *conversation) keys(partition int) []backend.Key {
 	var list []backend.Key
 	for k := range s.records {
 		if k.OID.Partition(np) == partition {
@@ -364,7 +359,7 @@ func (s *scenario) keys(partition int) []backend.Key {
 	return list
 }
 
-func (s *scenario) before(oid tid.OID, t tid.TID) (last tid.TID, deletion bool) {
+func (s *conversation) before(oid tid.OID, t tid.TID) (last tid.TID, deletion bool) {
 	for k, d := range s.records {
 		if k.OID == oid && k.TID < t && k.TID > last {
 			last, deletion = k.TID, d
@@ -373,7 +368,7 @@ func (s *scenario) before(oid tid.OID, t tid.TID) (last tid.TID, deletion bool) 
 	return last, deletion
 }
 
-func (s *scenario) contents() string {
+func (s *conversation) contents() string {
 	var words []string
 	for _, t := range slices.Sorted(maps.Keys(s.trans)) {
 		words = append(words, fmt.Sprint(uint64(t)))
@@ -386,7 +381,7 @@ func (s *scenario) contents() string {
 	return strings.Join(words, " ")
 }
 
-func (s *scenario) carryOut(e Effect) {
+func (s *conversation) carryOut(e Effect) {
 	switch e.Op {
 	case Connect:
 		name := e.Target.ID.String()
@@ -565,50 +560,14 @@ func (s *scenario) carryOut(e Effect) {
 	}
 }
 
-// Scenarios are conversations as text: commands, and indented what comes of them.
+// See [scenario.Lines].
 func TestScenarios(t *testing.T) {
-	files, err := filepath.Glob("testdata/sim/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scenarios: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := play(t, string(b))
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o666); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if diff := gocmp.Diff(string(b), got); diff != "" && !*update {
-				t.Errorf("scenario changed (-want +got):\n%s", diff)
-			}
+	scenario.Run(t, "testdata/sim/*.txt", func(t *testing.T, text string) string {
+		s := newConversation(t)
+		return scenario.Lines(text, func(c string) []string {
+			s.out = nil
+			s.run(c)
+			return s.out
 		})
-	}
-}
-
-// play runs a scenario and returns it with the output as it is: indented, under
-// the command that it comes of.
-func play(t *testing.T, text string) string {
-	s := newScenario(t)
-	var out strings.Builder
-	for line := range strings.Lines(text) {
-		if line[0] == ' ' {
-			continue // former output
-		}
-		out.WriteString(line)
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		s.run(line)
-		for _, l := range s.out {
-			out.WriteString("    " + l + "\n")
-		}
-		s.out = nil
-	}
-	return out.String()
+	})
 }

@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -60,6 +61,31 @@ func Python5(t testing.TB) string {
 		Missing(t, "no Python with ZEO 5 (make install-test-deps): %v", err)
 	}
 	return p
+}
+
+// Program runs a Python program until the test ends. It must end when its input does.
+func Program(t testing.TB, text string) (in io.Writer, out *bufio.Scanner) {
+	t.Helper()
+	cmd := exec.Command(Python(t), "-c", text)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("python: %v", err)
+		}
+	})
+	return stdin, bufio.NewScanner(stdout)
 }
 
 //go:embed testdata/suite.py

@@ -120,7 +120,7 @@ func TestChaos(t *testing.T) {
 		longest[kind] = max(longest[kind], w.longestPause())
 		count[kind]++
 		// The next fault finds two copies again.
-		c.waitReplicated(t, 2*time.Minute)
+		c.waitUpToDate(t, 2*time.Minute)
 		wantRunning(t, all)
 	}
 	seen := w.stop()
@@ -139,30 +139,6 @@ func TestChaos(t *testing.T) {
 		t.Errorf("the copies are not equal:\n%s", out)
 	}
 	t.Logf("%d transactions acknowledged, %d attempted, %d in the database", w.acknowledged(), len(seen.Attempts), len(db))
-}
-
-// waitReplicated waits until every cell is up to date, on a node that runs.
-func (c *Cluster) waitReplicated(t testing.TB, limit time.Duration) {
-	t.Helper()
-	var out string
-	complete := func() bool {
-		out, _, _ = c.Ctl(t, "print", "pt")
-		nodes := 0
-		for line := range strings.Lines(out) {
-			if f := strings.Fields(line); len(f) == 3 && f[0][0] == 'S' {
-				if f[1] != "R" || strings.Trim(f[2], "U.") != "" {
-					return false
-				}
-				nodes++
-			}
-		}
-		return nodes > 0
-	}
-	for deadline := time.Now().Add(limit); !complete(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the replicas are not complete after %v:\n%s", limit, out)
-		}
-	}
 }
 
 // sameCopies prints how many partitions the databases have, if each of them is in

@@ -23,7 +23,7 @@ func TestStoppedNodes(t *testing.T) {
 		during()
 		p.Continue()
 		w.wait(t, 20, time.Minute, "after "+what+" was continued")
-		c.waitUpToDate(t)
+		c.waitUpToDate(t, time.Minute)
 	}
 	stopped(c.Storages[0], "a storage", func() {
 		out, _, _ := c.Ctl(t, "print", "summary")
@@ -46,14 +46,28 @@ func TestStoppedNodes(t *testing.T) {
 	c.verify(t, seen)
 }
 
-// waitUpToDate waits until every cell can be read.
-func (c *Cluster) waitUpToDate(t testing.TB) {
+// waitUpToDate waits until every cell is up to date on a node that runs, and the cluster reports
+// no problem.
+func (c *Cluster) waitUpToDate(t testing.TB, limit time.Duration) {
 	t.Helper()
-	var out string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if out, _, _ = c.Ctl(t, "print", "summary"); strings.HasPrefix(out, "# {}\nRUNNING; UP_TO_DATE=") && !strings.Contains(out, "OUT") {
-			return
+	var table, summary string
+	complete := func() bool {
+		table, _, _ = c.Ctl(t, "print", "pt")
+		nodes := 0
+		for line := range strings.Lines(table) {
+			if f := strings.Fields(line); len(f) == 3 && f[0][0] == 'S' {
+				if f[1] != "R" || strings.Trim(f[2], "U.") != "" {
+					return false
+				}
+				nodes++
+			}
+		}
+		summary, _, _ = c.Ctl(t, "print", "summary")
+		return nodes > 0 && strings.HasPrefix(summary, "# {}\nRUNNING; UP_TO_DATE=")
+	}
+	for deadline := time.Now().Add(limit); !complete(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not all cells are up to date after %v:\n%s%s", limit, table, summary)
 		}
 	}
-	t.Fatalf("not all cells are up to date: %s", out)
 }
