@@ -1,5 +1,6 @@
 // Package importing is what the import of a storage node tells the operator, and what
-// the operator tells it. The nodes between them pass it on as it is.
+// the operator tells it. The nodes between them pass it on as it is, in
+// NotifyMonitorInformation, and only to nodes that understand it: see [Message].
 package importing
 
 import (
