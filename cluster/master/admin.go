@@ -32,7 +32,9 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.CheckReplicas:
 		denied = m.checkReplicas(p, id, pkt)
 	case *proto.NotifyMonitorInformation:
-		m.repairOrdered(p, pkt)
+		if !m.importMessage(p, pkt) {
+			m.repairOrdered(p, pkt)
+		}
 	default:
 		m.unexpected(p, id, pkt)
 		return

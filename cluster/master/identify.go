@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 )
 
@@ -15,12 +16,13 @@ type extra struct {
 	readOnly bool
 	backups  []string
 	reports  bool // of checks
+	imports  bool // it understands messages about imports
 }
 
 func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	var e extra
 	e.devpath = texts(values["devpath"])
-	e.reports = check.Understands(values)
+	e.reports, e.imports = check.Understands(values), importing.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -204,7 +206,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.out = append(m.out, Effect{Op: Close, Conn: o.conn})
 		m.forget(o)
 	}
-	p.readOnly, p.backups, p.reports = e.readOnly, e.backups, e.reports
+	p.readOnly, p.backups, p.reports, p.imports = e.readOnly, e.backups, e.reports, e.imports
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID
@@ -227,6 +229,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	if r.Type == proto.Admin {
 		m.replayChecks(p)
 	}
+	m.joinImports(p)
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:

@@ -74,6 +74,7 @@ type Machine struct {
 	seen            seen
 
 	checks   checks
+	imports  imports
 	ids      allocator
 	txns     transactions
 	pack     packs
@@ -114,6 +115,7 @@ type peer struct {
 	fresh     bool               // it has not served since it came: its database may be another one
 
 	reports bool // it understands reports of checks
+	imports bool // it understands messages about imports
 
 	// Of a client or an admin.
 	readOnly bool
@@ -402,6 +404,7 @@ func (m *Machine) forget(p *peer) {
 		if m.stores[p.node.ID] == p {
 			delete(m.stores, p.node.ID)
 		}
+		m.leaveImports(p)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/internal/scenario"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -119,10 +120,13 @@ func (s *sim) command(c string) {
 			s.m.learn(simAddr(n))
 		}
 		reports := func(w string) string { // reports=s1,a1: these understand reports of checks
-			if slices.Contains(strings.Split(opts["reports"], ","), w) {
-				return " reports"
+			said := ""
+			for _, key := range []string{"reports", "imports"} { // imports=s1,a1: messages about imports
+				if slices.Contains(strings.Split(opts[key], ","), w) {
+					said += " " + key
+				}
 			}
-			return ""
+			return said
 		}
 		for _, w := range words[1:] {
 			if w[0] == 's' {
@@ -205,6 +209,8 @@ func (s *sim) command(c string) {
 	case "reports": // s1 reports K1 partition=0 state=compared total=3 nodes=S2
 		n, _ := strconv.Atoi(words[2][1:])
 		s.receive(p, s.parseReport(s.checks[n-1], opts).Packet())
+	case "import": // s1 import reported node=S1 state=failed note=why; a1 import ordered node=S1 number=7 order=pause
+		s.receive(p, s.parseImport(words[2], opts).Packet())
 	case "sends":
 		s.receive(p, s.parsePacket(words[2], words[3:]))
 	case "answers":
@@ -280,6 +286,8 @@ func (s *sim) identify(name, typ string, opts map[string]string) {
 			r.Extra["confirmed_ptid"], r.Extra["last_tids"] = int64(mark), s.parseLast(opts["last"])
 		case "reports":
 			r.Extra[check.Extension] = int64(1)
+		case "imports":
+			r.Extra[importing.Extension] = int64(1)
 		case "readonly":
 			r.Extra["read_only"] = true
 		case "backup":

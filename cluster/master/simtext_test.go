@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -307,6 +308,56 @@ func (s *sim) parseReport(id int64, opts map[string]string) *check.Report {
 	return r
 }
 
+var importTopics = []string{"wanted", "reported", "gone", "known", "ordered", "answered"}
+
+// parseImport reads a message about an import.
+func (s *sim) parseImport(topic string, opts map[string]string) *importing.Message {
+	m := &importing.Message{Topic: importing.Topic(slices.Index(importTopics, topic))}
+	for k, v := range opts {
+		switch k {
+		case "node":
+			m.Node = parseNodeID(s.t, v)
+		case "number":
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			m.Number = int64(n)
+		case "state":
+			for m.Report.State.String() != v {
+				m.Report.State++
+			}
+		case "order":
+			for m.Order.Kind.String() != v {
+				m.Order.Kind++
+			}
+		case "note":
+			m.Report.Note = v
+		case "text":
+			m.Text = v
+		}
+	}
+	return m
+}
+
+func formatImport(m *importing.Message) string {
+	out := "Import " + importTopics[m.Topic]
+	for _, f := range []struct {
+		name string
+		v    any
+		skip bool
+	}{
+		{"node", m.Node, m.Node == 0}, {"number", m.Number, m.Number == 0},
+		{"report", fmt.Sprintf("%q", &m.Report), m.Topic != importing.Reported}, {"order", &m.Order, m.Topic != importing.Ordered},
+		{"text", fmt.Sprintf("%q", m.Text), m.Topic != importing.Answered},
+	} {
+		if !f.skip {
+			out += fmt.Sprintf(" %s=%v", f.name, f.v)
+		}
+	}
+	return out
+}
+
 func (s *sim) formatReport(r *check.Report) string {
 	n := slices.Index(s.checks, r.Check)
 	if n < 0 {
@@ -335,6 +386,13 @@ func (s *sim) formatReport(r *check.Report) string {
 
 func (s *sim) format(p proto.Packet) string {
 	if m, ok := p.(*proto.NotifyMonitorInformation); ok {
+		msg, ok, err := importing.Parse(m)
+		if err != nil {
+			s.t.Error(err)
+		}
+		if ok {
+			return formatImport(msg)
+		}
 		r, _, err := check.Parse(m)
 		if err != nil {
 			s.t.Error(err)

@@ -24,7 +24,9 @@ func (m *Machine) storagePacket(p *peer, id uint32, pkt proto.Packet) {
 		m.log(slog.LevelError, "replicas differ", "node", p.String(), "partition", pkt.Partition, "nodes", idTexts(pkt.IDs))
 		m.corrupted(p, pkt)
 	case *proto.NotifyMonitorInformation:
-		m.checkReported(p, pkt)
+		if !m.importMessage(p, pkt) {
+			m.checkReported(p, pkt)
+		}
 	case *proto.AskUnfinishedTransactions:
 		m.unfinished(p, id, pkt)
 	case *proto.AskPackOrders:
