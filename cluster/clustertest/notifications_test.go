@@ -14,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/internal/memnet"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
@@ -91,6 +92,12 @@ var notices = []struct {
 	{&proto.AddObject{OID: 1, Serial: 5}, []string{storageFromStorage}, nil},
 	{&proto.Truncate{TID: 5}, []string{storageFromMaster}, nil},
 	{&proto.NotifyMonitorInformation{Info: map[string]proto.Value{"down": int64(1)}}, []string{adminFromBackup}, nil},
+	// About an import, whether there is one or not.
+	{(&importing.Message{Topic: importing.Wanted}).Packet(), []string{storageFromMaster, operationalStorage, adminFromOperator}, nil},
+	{(&importing.Report{State: importing.Failed}).Packet(1), []string{masterFromStorage, adminFromMaster, ctlFromAdmin}, nil},
+	{(&importing.Message{Topic: importing.Gone, Node: 1}).Packet(), []string{adminFromMaster, ctlFromAdmin}, nil},
+	{(&importing.Message{Topic: importing.Answered, Number: 5}).Packet(), []string{masterFromStorage, adminFromMaster, ctlFromAdmin}, nil},
+	{(&importing.Order{}).Packet(1, 5), []string{storageFromMaster, operationalStorage, masterFromAdmin, adminFromOperator}, nil},
 	{&proto.NotifyUpstreamAdmin{Addr: upstreamAddr}, []string{adminFromMaster}, nil},
 }
 

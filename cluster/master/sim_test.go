@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/check"
-	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )

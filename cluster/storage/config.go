@@ -126,6 +126,9 @@ func New(cfg Config) (*Node, error) {
 	n.feeding = pace{clients: &n.served, share: cfg.ReplicationShare / 100, rate: cfg.ReplicationRate}
 	n.fetching = pace{clients: &n.served, share: cfg.ReplicationShare / 100}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if db, ok := n.db.(backend.Runner); ok {
+		n.importer = newImporter(n, db)
+	}
 	incoming := n.linkConfig(n.deliver)
 	incoming.Idle = n.idle
 	if n.listener, err = link.Listen(n.ctx, cfg.Bind, incoming, n.accept); err != nil {

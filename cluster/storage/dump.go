@@ -46,7 +46,7 @@ func (n *Node) state() string {
 	s += fmt.Sprintf("transactions in progress: %d, delayed requests: %d\n", transactions, delayed)
 	if r, ok := n.db.(backend.Runner); ok {
 		p := r.Progress()
-		s += fmt.Sprintf("import: %v, up to %v of %v\n", p.State, p.Last, p.End)
+		s += fmt.Sprintf("import: %v, up to %v of %v\n", &p, p.Last, p.End)
 	}
 	todo := n.session.replicator.m.Todo()
 	for _, p := range slices.Sorted(maps.Keys(todo)) {

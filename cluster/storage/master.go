@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -30,6 +31,9 @@ func (n *Node) connect() error {
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
 		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: 1}}
+	if n.importer != nil {
+		ask.Extra[importing.Extension] = 1
+	}
 	n.noted = proto.Opt[uint64]{}
 	if err := n.tellState(ask.Extra); err != nil {
 		return err
@@ -96,6 +100,9 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 	n.master = p
 	n.peers[p] = true
 	p.named()
+	if n.importer != nil {
+		n.importer.wanted(nil)
+	}
 	n.log.Info("connected to the primary master", "master", found.MasterID, "node", found.ID)
 	n.idTimestamp, n.infoTimestamp = proto.Opt[float64]{}, proto.Opt[float64]{}
 	if found.ID == 0 {
@@ -192,6 +199,13 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.CloseClient:
 		return n.drop(n.master)
 	case *proto.NotifyMonitorInformation:
+		if msg, ok, err := importing.Parse(q); err != nil {
+			n.log.Error("message of the master not understood", "err", err)
+			return nil
+		} else if ok {
+			n.importMessage(ev.Conn, msg)
+			return nil
+		}
 		r, ok, err := check.Parse(q)
 		if err != nil {
 			n.log.Error("order of the master not understood", "err", err)

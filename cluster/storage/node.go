@@ -47,6 +47,7 @@ const (
 type Node struct {
 	cfg      Config
 	db       backend.Backend
+	importer *importer // nil unless db has work of its own
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event
@@ -158,6 +159,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			err = fmt.Errorf("internal error: %v\n%s", p, debug.Stack())
 		}
 	}()
+	if n.importer != nil {
+		n.importer.start()
+	}
 	if err := n.connect(); err != nil {
 		return err
 	}
