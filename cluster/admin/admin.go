@@ -24,6 +24,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
@@ -90,8 +91,9 @@ type Node struct {
 
 // peer is who is at the other end of a link that was accepted.
 type peer struct {
-	backup *cluster       // nil: an operator
-	checks map[int64]bool // that the operator follows
+	backup  *cluster       // nil: an operator
+	checks  map[int64]bool // that the operator follows
+	imports bool           // the operator follows the imports
 }
 
 // relay is the tag of a request that was passed on to the master.
@@ -254,7 +256,7 @@ func (n *Node) search() {
 			Lookup:  n.cfg.Lookup,
 			Identify: proto.RequestIdentification{
 				Type: proto.Admin, ID: id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1},
+				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1},
 			},
 			Link:     n.linkConfig(),
 			Dialer:   n.cfg.Dialer,

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"maps"
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
@@ -44,7 +45,9 @@ func (n *Node) fromMaster(ev link.Event) error {
 		// The cluster state, or the end of the link, tells the same.
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	case *proto.NotifyMonitorInformation:
-		n.checkReported(p)
+		if !n.importMessage(p) {
+			n.checkReported(p)
+		}
 	default:
 		n.log.Warn("packet not meant for an admin", "packet", proto.CodeName(ev.Packet.Code()), "peer", ev.Conn.String())
 	}
@@ -93,6 +96,7 @@ func (n *Node) masterLost(err error) error {
 	n.log.Warn("connection to the primary master lost", "err", err)
 	n.refuseWaiting()
 	n.checksLost()
+	n.importsLost()
 	n.setState(proto.Opt[proto.ClusterState]{})
 	n.search()
 	return nil
@@ -151,6 +155,7 @@ func (n *Node) fromPeer(ev link.Event) {
 	switch {
 	case ev.End():
 		delete(n.peers, ev.Conn)
+		maps.DeleteFunc(n.monitor.imports.orders, func(_ int64, o importOrder) bool { return o.conn == ev.Conn })
 		if p.backup != nil {
 			n.log.Info("backup cluster disconnected", "cluster", p.backup.name, "err", ev.Err)
 			n.monitor.disconnected(p.backup)
@@ -173,7 +178,9 @@ func (n *Node) fromOperator(ev link.Event) {
 		return
 	}
 	if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
-		n.followCheck(c, id, p)
+		if !n.importAsked(c, id, p) {
+			n.followCheck(c, id, p)
+		}
 		return
 	}
 	if _, ok := ev.Packet.(proto.Request); !ok {

@@ -38,6 +38,7 @@ type monitor struct {
 	backups []*cluster // sorted by name
 	maxLag  time.Duration
 	checks  string // what the last checks of replicas found; "" if nothing
+	imports imports
 
 	waiting []relay // of AskMonitorInformation, for the end of the check
 	// A check is in progress while queries is not empty. dirty: something changed
@@ -118,7 +119,7 @@ func (m *monitor) report() report {
 	if m.mailErr != nil {
 		own = problem
 	}
-	if m.checks != "" {
+	if m.checks != "" || m.imports.bad() {
 		own = max(own, warning)
 	}
 	add(proto.Opt[string]{}, own)
@@ -126,6 +127,7 @@ func (m *monitor) report() report {
 	if m.checks != "" {
 		text.WriteString("\n" + m.checks)
 	}
+	text.WriteString(m.imports.lines())
 	for _, c := range m.backups {
 		l := lagOf(&c.status, &m.own.status)
 		s := c.severity(true)
@@ -323,15 +325,15 @@ func (m *monitor) hold(l letter) {
 }
 
 // news returns what is worth a mail when it changes: how well each cluster is, its
-// state, and how many of its nodes are missing; but not its transactions, nor how
-// many cells are still to be replicated.
+// state, how many of its nodes are missing, and that an import is over; but not its
+// transactions, nor how many cells are still to be replicated.
 func (m *monitor) news(r report) string {
 	levels := r.levels(m.own.name)
 	text := ""
 	for _, c := range append([]*cluster{&m.own}, m.backups...) {
 		text += fmt.Sprintf("%q %d %v %d\n", c.name, levels[c.name], c.state, c.down)
 	}
-	return text
+	return text + m.imports.importNews()
 }
 
 // changedNames returns the clusters that are not fine now and were otherwise

@@ -26,10 +26,15 @@ type Client struct {
 	conn *link.Conn
 	// Progress, if not nil, is called while a check is followed.
 	Progress func(*check.Run)
+	// Followed, if not nil, is called while imports are followed.
+	Followed func([]Import)
 
-	reports chan *proto.NotifyMonitorInformation // of the checks that are followed
+	reports chan *proto.NotifyMonitorInformation // of the checks and imports that are followed
 	closed  chan struct{}
 	run     *check.Run // followed
+
+	importing bool  // the admin knows of an import
+	orders    int64 // given to imports
 }
 
 // Dial connects to an admin node. cfg needs no Deliver.
