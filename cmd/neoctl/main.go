@@ -12,7 +12,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
@@ -37,8 +36,13 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Short: "Operate a NEO cluster",
 		Long: "Operates a NEO cluster through one of its admin nodes. Without command, lists the commands.\n\n" + usage() +
 			"\nA check goes on if neoctl is interrupted; print summary tells what the last one has found." +
-			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences;" +
-			"\n2 wrong usage; 3 check or repair has found no difference, but could not compare everything.",
+			"\n\nAn import goes on in any case. RATE is bytes per second: 20MB, 500KB (powers of 1024), or none. skip makes the import" +
+			"\ngo on without a record, or a transaction, that it cannot read: TID and OID as print import names them. print import shows" +
+			"\na line of JSON after a #, by storage (bytes, seconds, null for what is not known), then all of it in words; with --follow only" +
+			"\nwhen nothing more happens by itself, and meanwhile on stderr how far it is." +
+			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences," +
+			"\nor print import finds an import that has failed, or whose copy differs from its sources; 2 wrong usage; 3 check or repair" +
+			"\nhas found no difference, but could not compare everything, or print import finds no import.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, words []string) error { return run(cmd.Context(), env, &o, words) },
 	}
@@ -76,12 +80,12 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 		return err
 	}
 	defer log.End(&err)
-	text, err := execute(ctx, addr, log.LinkConfig(tls), order, progress(env))
+	text, err := execute(ctx, addr, log.LinkConfig(tls), order, env)
 	if loss, ok := errors.AsType[*ctl.LossError](err); ok {
 		if !confirmed(env, loss.Text) {
 			return &cli.Exit{Code: 1}
 		}
-		text, err = execute(ctx, addr, log.LinkConfig(tls), startAnyway, progress(env))
+		text, err = execute(ctx, addr, log.LinkConfig(tls), startAnyway, env)
 	}
 	var found *cli.Exit
 	if before, ok := errors.AsType[*interrupted](err); ok {
@@ -121,7 +125,7 @@ func confirmed(env *cli.Env, loss string) bool {
 var errUnreachable = errors.New("not connected")
 
 // execute carries out an order and returns what it prints.
-func execute(ctx context.Context, addr conf.Address, cfg link.Config, order order, progress func(*check.Run)) (string, error) {
+func execute(ctx context.Context, addr conf.Address, cfg link.Config, order order, env *cli.Env) (string, error) {
 	addr, err := addr.Resolve(ctx)
 	if err != nil {
 		return "", err
@@ -131,7 +135,10 @@ func execute(ctx context.Context, addr conf.Address, cfg link.Config, order orde
 		return "", fmt.Errorf("%w: %w", errUnreachable, err)
 	}
 	defer client.Close()
-	client.Progress = progress
+	client.Progress = progress(env)
+	show, end := follower(env)
+	defer end()
+	client.Followed = show
 	return order(ctx, client)
 }
 

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"golang.org/x/term"
+)
+
+// What print import exits with, beside 0.
+const (
+	exitImportBad = 1
+	exitNoImport  = 3
+)
+
+// parsePrintImport reads [--follow].
+func parsePrintImport(args []string) (order, error) {
+	if err := atMost(args, 0, 1); err != nil {
+		return nil, err
+	}
+	if len(args) == 0 {
+		return printImport, nil
+	}
+	if args[0] != "--follow" {
+		return nil, fmt.Errorf("unexpected %q", args[0])
+	}
+	return followImport, nil
+}
+
+func printImport(ctx context.Context, c *ctl.Client) (string, error) {
+	list, err := c.Imports(ctx)
+	return importsText(list, err)
+}
+
+// followImport shows how far an import is until nothing more happens by itself.
+func followImport(ctx context.Context, c *ctl.Client) (string, error) {
+	list, err := c.FollowImports(ctx)
+	return importsText(list, err)
+}
+
+// follower returns what tells on stderr how far imports are: in a line that changes on
+// a terminal, in one every few seconds anywhere else, and whenever a state changes. end
+// completes the line.
+func follower(env *cli.Env) (show func([]ctl.Import), end func()) {
+	f, ok := env.Stderr.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd()))
+	shown := false
+	var states string
+	var last time.Time
+	show = func(list []ctl.Import) {
+		lines := importLines(list)
+		if len(list) == 0 {
+			lines = "nothing is heard of the import: its storage, or the primary master, is lost"
+		}
+		if terminal {
+			shown = true
+			fmt.Fprintf(env.Stderr, "\r\x1b[K%s", lines)
+			return
+		}
+		now := ""
+		for _, i := range list {
+			now += fmt.Sprintln(i.Node, i.State)
+		}
+		if now == states && time.Since(last) < progressEvery {
+			return
+		}
+		states, last = now, time.Now()
+		fmt.Fprintln(env.Stderr, lines)
+	}
+	return show, func() {
+		if shown {
+			fmt.Fprintln(env.Stderr)
+		}
+	}
+}
+
+// importLines tells of imports in a line.
+func importLines(list []ctl.Import) string {
+	var lines []string
+	for _, i := range list {
+		lines = append(lines, fmt.Sprintf("%v: %s", i.Node, strings.Join(strings.Fields(i.Report.String()), " ")))
+	}
+	return strings.Join(lines, "; ")
+}
+
+// importsText is what print import prints, and what it exits with.
+func importsText(list []ctl.Import, err error) (string, error) {
+	switch {
+	case errors.Is(err, ctl.ErrNoImport):
+		return capital(err) + ".\n", &cli.Exit{Code: exitNoImport}
+	case err != nil:
+		return "", err
+	}
+	head, err := importJSON(list)
+	if err != nil {
+		return "", err
+	}
+	text, bad := head, false
+	for _, i := range list {
+		text += importText(i)
+		bad = bad || i.State.Bad()
+	}
+	if bad {
+		return text, &cli.Exit{Code: exitImportBad}
+	}
+	return text, nil
+}
+
+// jsonTID is a TID in 16 hexadecimal digits: many programs round numbers that great.
+type jsonTID tid.TID
+
+func (t jsonTID) MarshalText() ([]byte, error) { return []byte(tid.TID(t).String()), nil }
+
+// importJSON is a line for programs: by storage; sizes in bytes, times in seconds, what is
+// not known is null.
+func importJSON(list []ctl.Import) (string, error) {
+	type report struct {
+		State        string   `json:"state"`
+		LastTID      jsonTID  `json:"last_tid"`
+		EndTID       jsonTID  `json:"end_tid"`
+		Transactions int64    `json:"transactions"`
+		Records      int64    `json:"records"`
+		Bytes        int64    `json:"bytes"`
+		Position     *int64   `json:"position"`
+		Size         *int64   `json:"size"`
+		Rate         float64  `json:"rate"`
+		Left         *float64 `json:"left"`
+		Slow         *string  `json:"slow"`
+		Limit        *int64   `json:"limit"`
+		ComparedTID  *jsonTID `json:"compared_tid"`
+		ComparedAt   *float64 `json:"compared_at"`
+		Differences  *int64   `json:"differences"`
+		WriteBackTID *jsonTID `json:"write_back_tid"`
+		Behind       *int64   `json:"behind"`
+		Note         string   `json:"note"`
+	}
+	all := map[string]report{}
+	for _, i := range list {
+		r := report{State: i.State.String(), LastTID: jsonTID(i.Last), EndTID: jsonTID(i.End), Transactions: i.Transactions, Records: i.Records, Bytes: i.Bytes,
+			Rate: i.Rate, Note: i.Note, Slow: known(i.Slow), Limit: known(i.Limit)}
+		if i.Size > 0 {
+			r.Position, r.Size = &i.Position, &i.Size
+		}
+		if i.Left > 0 {
+			r.Left = known(i.Left.Seconds())
+		}
+		if i.Compared != tid.Zero {
+			r.ComparedTID, r.Differences = known(jsonTID(i.Compared)), &i.Differences
+			if !i.ComparedAt.IsZero() {
+				r.ComparedAt = known(float64(i.ComparedAt.UnixMilli()) / 1000)
+			}
+		}
+		if i.WriteBack != tid.Zero {
+			r.WriteBackTID, r.Behind = known(jsonTID(i.WriteBack)), &i.Behind
+		}
+		all[i.Node.String()] = r
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(all); err != nil {
+		return "", err
+	}
+	return "# " + b.String(), nil
+}
+
+// known returns nil for what is not known, which is zero.
+func known[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// waitsFor says in words what a copy is slowed down by.
+var waitsFor = map[string]string{
+	"source": "the sources", "processor": "the processors", "database": "the database it writes to", "clients": "the clients, which come first", "limit": "the limit",
+}
+
+// importText tells all that is known of an import, in lines.
+func importText(i ctl.Import) string {
+	var b strings.Builder
+	state := i.State.String()
+	if i.State.Bad() {
+		state = strings.ToUpper(state)
+	}
+	fmt.Fprintf(&b, "%v: %s\n", i.Node, state)
+	line := func(key, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-15s %s\n", key+":", fmt.Sprintf(format, args...))
+	}
+	if i.Last == tid.Zero {
+		line("copied up to", "nothing yet")
+	} else {
+		line("copied up to", "%s", idAndTime(i.Last))
+	}
+	if i.End != tid.Zero {
+		line("sources end at", "%s", idAndTime(i.End))
+	}
+	if i.Size > 0 {
+		line("copied", "%s", i.Copied())
+	}
+	line("transactions", "%s, with %s records of %s", humanize.Comma(i.Transactions), humanize.Comma(i.Records), humanize.Bytes(uint64(i.Bytes)))
+	if i.Moves() {
+		if i.Rate >= 1 {
+			line("rate", "%s/s", humanize.Bytes(uint64(i.Rate)))
+		}
+		if i.Left > 0 {
+			line("time left", "%s", importing.Duration(i.Left))
+		}
+		if i.Slow != "" {
+			slow := waitsFor[i.Slow]
+			if slow == "" {
+				slow = i.Slow
+			}
+			line("waits for", "%s", slow)
+		}
+	}
+	if i.Limit > 0 {
+		line("limit", "%s", importing.LimitText(i.Limit))
+	}
+	if i.Compared != tid.Zero {
+		found := "no difference"
+		if i.Differences > 0 {
+			found = fmt.Sprintf("%s DIFFERENT", humanize.Comma(i.Differences))
+		}
+		at := ""
+		if !i.ComparedAt.IsZero() {
+			at = " at " + dateText(i.ComparedAt.Truncate(time.Second))
+		}
+		line("compared", "%s%s, up to %s", found, at, idAndTime(i.Compared))
+	}
+	if i.WriteBack != tid.Zero {
+		behind := "nothing is left"
+		if i.Behind > 0 {
+			behind = fmt.Sprintf("at least %s to go", counted(int(i.Behind), "transaction"))
+		}
+		line("written back", "up to %s, %s", idAndTime(i.WriteBack), behind)
+	}
+	note := i.Note
+	if note == "" && i.State == importing.Done {
+		note = importing.DoneNote
+	}
+	if note != "" {
+		line("note", "%s", strings.ReplaceAll(note, "\n", "\n"+strings.Repeat(" ", 18)))
+	}
+	return b.String()
+}
+
+// idAndTime writes a TID as the logs do, with its time.
+func idAndTime(t tid.TID) string {
+	return fmt.Sprintf("%v (%s)", t, dateText(t.Time().Truncate(time.Second)))
+}
+
+// parseImport reads pause | resume | limit RATE | compare | skip TID[:OID].
+func parseImport(args []string) (order, error) {
+	if len(args) == 0 {
+		return nil, errors.New("argument missing")
+	}
+	var o importing.Order
+	args, values := args[:1], args[1:]
+	wanted := 0
+	var err error
+	switch args[0] {
+	case "pause":
+		o.Kind = importing.Pause
+	case "resume":
+		o.Kind = importing.Resume
+	case "compare":
+		o.Kind = importing.Compare
+	case "limit":
+		o.Kind, wanted = importing.Limit, 1
+	case "skip":
+		o.Kind, wanted = importing.Skip, 1
+	default:
+		return nil, fmt.Errorf("unexpected %q", args[0])
+	}
+	if err := atMost(values, wanted, wanted); err != nil {
+		return nil, err
+	}
+	switch o.Kind {
+	case importing.Limit:
+		o.Rate, err = parseRate(values[0])
+	case importing.Skip:
+		o.TID, o.OID, err = parseSkipped(values[0])
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, c *ctl.Client) (string, error) {
+		err := c.OrderImport(ctx, o)
+		if errors.Is(err, ctl.ErrNoImport) {
+			return "", proto.Errorf(proto.Denied, "%s", capital(err))
+		}
+		if err != nil {
+			return "", err
+		}
+		list, err := c.Imports(ctx)
+		if errors.Is(err, ctl.ErrNoImport) { // it was lost since
+			return "done\n", nil
+		}
+		return strings.ReplaceAll(importLines(list), "; ", "\n") + "\n", err
+	}, nil
+}
+
+// parseRate reads bytes per second: a size, with /s or without, or none.
+func parseRate(s string) (int64, error) {
+	if s == "none" || s == "0" {
+		return 0, nil
+	}
+	n, err := client.ParseSize(strings.TrimSuffix(s, "/s"))
+	if err != nil {
+		return 0, fmt.Errorf("%w, per second; or none", err)
+	}
+	return int64(n), nil
+}
+
+// parseSkipped reads TID[:OID]: 16 hexadecimal digits each, as logs and print import show
+// them, or tid:<integer> and an integer.
+func parseSkipped(s string) (t tid.TID, oid proto.Opt[tid.OID], err error) {
+	number := len(s) > 4 && strings.EqualFold(s[:4], "tid:")
+	if number {
+		s = s[4:]
+	}
+	first, second, more := strings.Cut(s, ":")
+	// A bare integer would be a moment elsewhere.
+	t, err = tid.Parse(first)
+	if number {
+		var n uint64
+		n, err = strconv.ParseUint(first, 0, 64)
+		t = tid.TID(n)
+	}
+	if err != nil || t == tid.Zero || t > tid.Max {
+		return 0, oid, fmt.Errorf("%q is not the id of one transaction: want 16 hexadecimal digits, or tid:<integer>", first)
+	}
+	if more {
+		var n uint64
+		if o, err := tid.ParseOID(second); err == nil {
+			n = uint64(o)
+		} else if n, err = strconv.ParseUint(second, 0, 64); err != nil {
+			n = math.MaxUint64
+		}
+		if n > uint64(tid.MaxOID) {
+			return 0, oid, fmt.Errorf("%q is not an object id: want 16 hexadecimal digits, or an integer", second)
+		}
+		oid = proto.Some(tid.OID(n))
+	}
+	return t, oid, nil
+}
