@@ -205,5 +205,7 @@ func TestImportMail(t *testing.T) {
 	step(importing.Copying, "", "OK")
 	step(importing.Comparing, "", "")
 	step(importing.Different, "one object", "WARNING (main)")
+	step(importing.Failed, "the source is gone", "WARNING")
+	step(importing.Comparing, "", "OK")
 	step(importing.Done, "switch now", "OK")
 }

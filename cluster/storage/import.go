@@ -103,11 +103,8 @@ func (i *importer) tell(r importing.Report) {
 // wanted is called when a master wants reports; nil: a new one has not said so.
 func (i *importer) wanted(conn *link.Conn) {
 	i.m.Lock()
+	defer i.m.Unlock()
 	i.conn, i.told = conn, nil
-	i.m.Unlock()
-	if conn != nil {
-		i.tell(i.db.Progress())
-	}
 }
 
 // obey hands orders over, one after the other: the database may take its time.
