@@ -113,11 +113,12 @@ func (i *importer) obey(ctx context.Context) {
 		select {
 		case o := <-i.orders:
 			text := ""
-			err := i.db.Order(o.msg.Order)
-			if err != nil {
+			if err := i.db.Order(o.msg.Order); err != nil {
 				text = err.Error()
+				i.n.log.Warn("order for the import refused", "order", o.msg.Order.String(), "err", err)
+			} else {
+				i.n.log.Info("order for the import obeyed", "order", o.msg.Order.String())
 			}
-			i.n.log.Info("order for the import", "order", o.msg.Order.String(), "err", err)
 			i.tell(i.db.Progress()) // what came of it precedes the answer
 			o.answer(text)
 		case <-ctx.Done():

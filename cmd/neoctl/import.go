@@ -68,6 +68,12 @@ func follower(env *cli.Env) (show func([]ctl.Import), end func()) {
 		}
 		if terminal {
 			shown = true
+			// A line that is wrapped could not be replaced.
+			if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+				if r := []rune(lines); len(r) >= width && width > 1 {
+					lines = string(r[:width-1])
+				}
+			}
 			fmt.Fprintf(env.Stderr, "\r\x1b[K%s", lines)
 			return
 		}
