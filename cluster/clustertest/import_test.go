@@ -163,7 +163,7 @@ func TestImportIsFollowed(t *testing.T) {
 			t.Errorf("an order without answer: %v", err)
 		}
 		close(b.held)
-		stopMaster = startMaster()
+		startMaster()
 		time.Sleep(20 * time.Second)
 		must(o.OrderImport(t.Context(), importing.Order{Kind: importing.Resume}))
 		time.Sleep(5 * time.Second)
