@@ -111,7 +111,7 @@ func FuzzRewrite(f *testing.F) {
 			n, _ := vectorMapping{}.Local(r.OID)
 			want[i] = Ref{Kind: r.Kind, OID: n}
 			if r.Kind == Multi || r.Kind == MultiOID || len(r.Database) > 0 || isForeign(r) {
-				n, ok := vectorMapping{}.Foreign(string(r.Database), r.OID)
+				n, _, ok := vectorMapping{}.Foreign(string(r.Database), r.OID)
 				want[i].OID = n
 				switch {
 				case !ok:

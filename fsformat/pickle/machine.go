@@ -80,7 +80,7 @@ type cell struct {
 	off     int32 // string: of its payload in data, or -1-offset in aux; class: of the instruction; else of the entries
 	len     int32 // string, class: length in bytes
 	pushes  int32 // how often it was pushed
-	slot    int32 // class: slot of the memo it was put into last, or -1
+	slot    int32 // class, named class: slot of the memo it was put into last, or -1
 }
 
 // An entry is a cell on the stack, in the memo or in a container.
@@ -452,7 +452,7 @@ func (m *machine) put(slot uint32, pos, next int) {
 	if int(top.end) == pos {
 		top.end = int32(next)
 	}
-	if c := &m.cells[top.cell]; c.kind == classCell {
+	if c := &m.cells[top.cell]; c.kind == classCell || c.kind == namedClass {
 		c.slot = int32(min(slot, math.MaxInt32))
 	}
 	if _, taken := m.get(slot); !taken {
@@ -479,7 +479,9 @@ func (m *machine) combine(op byte, a, b entry) int32 {
 	fn, args := &m.cells[a.cell], &m.cells[b.cell]
 	switch {
 	case op == opStackGlobal && fn.kind == stringCell && args.kind == stringCell:
-		return m.newContainer(namedClass, op, []entry{a, b})
+		c := m.newContainer(namedClass, op, []entry{a, b})
+		m.cells[c].slot = -1
+		return c
 	case op == opReduce && fn.kind == classCell && args.kind == tupleCell && args.n == 2 &&
 		string(m.data[fn.off:][:fn.len]) == "c_codecs\nencode\n":
 		return m.encoded(args)

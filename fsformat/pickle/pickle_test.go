@@ -51,15 +51,15 @@ func (vectorMapping) Local(oid uint64) (uint64, bool) {
 	return oid + 0x90000000, false
 }
 
-func (vectorMapping) Foreign(db string, oid uint64) (uint64, bool) {
-	return oid + 777000, db == "one" || db == "two" || db == "other"
+func (vectorMapping) Foreign(db string, oid uint64) (n uint64, mount, ok bool) {
+	return oid + 777000, oid == 4, db == "one" || db == "two" || db == "other"
 }
 
 // identity leaves all references as they are.
 type identity struct{}
 
-func (identity) Local(oid uint64) (uint64, bool)             { return oid, false }
-func (identity) Foreign(_ string, oid uint64) (uint64, bool) { return oid, false }
+func (identity) Local(oid uint64) (uint64, bool)                   { return oid, false }
+func (identity) Foreign(_ string, oid uint64) (uint64, bool, bool) { return oid, false, false }
 
 func TestRewriteVectors(t *testing.T) {
 	var rw Rewriter
@@ -285,5 +285,55 @@ func TestSharedPartsAreBounded(t *testing.T) {
 		if _, _, err := Decode([]byte(encode + strings.Repeat("h\x02h\x00h\x01\x86R", n) + "l.")); (err == nil) != want {
 			t.Errorf("%d times bytes of a text: %v", n, err)
 		}
+	}
+}
+
+// Each form of a reference, to an object and to a mount point, of the same database, of
+// one that is merged, and of one that is not. Foreign references lose the name of the database,
+// and keep the class unless the object found is of another one.
+func TestFormsOfReferences(t *testing.T) {
+	const (
+		class    = "cm\nC\nq\x00."
+		plain    = "C\x08\x00\x00\x00\x00\x00\x00\x00\x01"
+		local    = "C\x08\x00\x00\x00\x00\x90\x00\x00\x01"
+		foreign  = "C\x08\x00\x00\x00\x00\x00\x0b\xdb\x29"
+		mount    = "C\x08\x00\x00\x00\x00\x00\x00\x00\x03"
+		mounted  = "C\x08\x00\x00\x00\x00\x00\x06\x79\x32"
+		mount4   = "C\x08\x00\x00\x00\x00\x00\x00\x00\x04" // a mount point of other databases
+		mounted4 = "C\x08\x00\x00\x00\x00\x00\x0b\xdb\x2c"
+		one      = "X\x03\x00\x00\x00one"
+		else_    = "X\x04\x00\x00\x00else"
+		weak     = "(X\x01\x00\x00\x00w("
+	)
+	for _, tt := range []struct{ name, in, out string }{
+		{"oid", plain + "Q.", local + "Q."},
+		{"oid of a mount point", mount + "Q.", mounted + "Q."},
+		{"oid and class", plain + "h\x00\x86Q.", local + "h\x00\x86Q."},
+		{"oid and names", plain + "U\x01mU\x01C\x86\x86Q.", local + "U\x01mU\x01C\x86\x86Q."},
+		{"oid and class of a mount point", mount + "h\x00\x86Q.", mount + "h\x00\x860" + mounted + "Q."},
+		{"weak", "]U\x01wa" + plain + "\x85aQ.", "]U\x01wa" + local + "\x85aQ."},
+		{"weak to a mount point", "(U\x01w(" + mount + "tlQ.", "(U\x01w(" + mounted + "tlQ."},
+		{"weak, merged", "(U\x01w(" + plain + one + "tlQ.", "(U\x01w(" + plain + one + "tl0" + weak + foreign + "tlQ."},
+		{"weak, merged, to a mount point", "(U\x01w(" + mount4 + one + "tlQ.", "(U\x01w(" + mount4 + one + "tl0" + weak + mounted4 + "tlQ."},
+		{"weak, not merged", "(U\x01w(" + plain + else_ + "tlQ.", "(U\x01w(" + plain + else_ + "tlQ."},
+		{"legacy weak", "]" + plain + "aQ.", "]" + local + "aQ."},
+		{"legacy weak, shared with data", plain + "q\x09](h\x09eQ\x86.", plain + "q\x09](h\x090" + local + "eQ\x86."},
+		{"m, merged", "(U\x01m(" + one + plain + "h\x00tlQ.", "(U\x01m(" + one + plain + "h\x00tl0(" + foreign + "h\x00tQ."},
+		{"m, merged, class not in the memo", "(U\x01m(" + one + plain + "cn\nD\ntlQ.", "(U\x01m(" + one + plain + "cn\nD\ntl0(" + foreign + "cn\nD\ntQ."},
+		{"m, merged, STACK_GLOBAL", "(U\x01m(" + one + plain + "\x8c\x01n\x8c\x01D\x93tlQ.", "(U\x01m(" + one + plain + "\x8c\x01n\x8c\x01D\x93tl0(" + foreign + "\x8c\x01n\x8c\x01D\x93tQ."},
+		{"m, merged, STACK_GLOBAL in the memo", "(U\x01m(" + one + plain + "\x8c\x01n\x8c\x01D\x93\x94tlQ.", "(U\x01m(" + one + plain + "\x8c\x01n\x8c\x01D\x93\x94tl0(" + foreign + "h\x01tQ."},
+		{"m, merged, names", "(U\x01m(" + one + plain + "U\x01nU\x01D\x86tlQ.", "(U\x01m(" + one + plain + "U\x01nU\x01D\x86tl0" + foreign + "Q."},
+		{"m, merged, to a mount point", "(U\x01m(" + one + mount4 + "h\x00tlQ.", "(U\x01m(" + one + mount4 + "h\x00tl0" + mounted4 + "Q."},
+		{"m, not merged", "(U\x01m(" + else_ + plain + "h\x00tlQ.", "(U\x01m(" + else_ + plain + "h\x00tlQ."},
+		{"n, merged", "(U\x01n(" + one + plain + "tlQ.", "(U\x01n(" + one + plain + "tl0" + foreign + "Q."},
+		{"n, merged, to a mount point", "(U\x01n(" + one + mount4 + "tlQ.", "(U\x01n(" + one + mount4 + "tl0" + mounted4 + "Q."},
+		{"n, not merged", "(U\x01n(" + else_ + plain + "tlQ.", "(U\x01n(" + else_ + plain + "tlQ."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := new(Rewriter).Rewrite([]byte(class+tt.in), vectorMapping{})
+			if err != nil || string(got) != class+tt.out {
+				t.Errorf("%q, %v\nwant %q", got, err, class+tt.out)
+			}
+		})
 	}
 }

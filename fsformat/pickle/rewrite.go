@@ -10,9 +10,10 @@ type Mapping interface {
 	// Local returns the new id of an object of the database of the record, and
 	// whether it is a mount point: the object found there is then of another class.
 	Local(oid uint64) (n uint64, mount bool)
-	// Foreign returns the new id of an object of the named database. false leaves
-	// the reference as it is: to a database that is not merged.
-	Foreign(database string, oid uint64) (n uint64, ok bool)
+	// Foreign returns the new id of an object of the named database, and whether it is
+	// a mount point of that. ok is false for a database that is not merged: the reference
+	// stays as it is.
+	Foreign(database string, oid uint64) (n uint64, mount, ok bool)
 }
 
 // Rewriter changes the references of records and nothing else. It may be reused,
@@ -94,7 +95,7 @@ func (rw *Rewriter) found(q int, e entry) error {
 	}
 	old := m.oid(p.oid)
 	if p.hasDB {
-		n, ok := rw.mapping.Foreign(string(m.str(&m.cells[p.db.cell])), old)
+		n, mount, ok := rw.mapping.Foreign(string(m.str(&m.cells[p.db.cell])), old)
 		if !ok {
 			return nil
 		}
@@ -106,7 +107,7 @@ func (rw *Rewriter) found(q int, e entry) error {
 			at := len(rw.lits)
 			rw.lits = append(rw.lits, opMark)
 			rw.literal(p.oid, n)
-			if !rw.class(p.class) {
+			if mount || !rw.class(p.class) {
 				rw.lits = rw.lits[:at]
 				rw.literal(p.oid, n)
 				break
@@ -162,7 +163,7 @@ func (rw *Rewriter) class(e entry) bool {
 	if c.kind != classCell && c.kind != namedClass {
 		return false
 	}
-	if c.kind == classCell && c.slot >= 0 {
+	if c.slot >= 0 {
 		if in, ok := m.get(uint32(c.slot)); ok && in.cell == e.cell {
 			if c.slot < 256 {
 				rw.lits = append(rw.lits, opBinGet, byte(c.slot))
@@ -172,8 +173,13 @@ func (rw *Rewriter) class(e entry) bool {
 			return true
 		}
 	}
-	if c.kind != classCell {
-		return false
+	if c.kind == namedClass {
+		for _, name := range m.entries(c) {
+			s := m.str(&m.cells[name.cell])
+			rw.lits = append(append(rw.lits, opShortBinUnicode, byte(len(s))), s...)
+		}
+		rw.lits = append(rw.lits, opStackGlobal)
+		return true
 	}
 	rw.lits = append(rw.lits, m.data[c.off:][:c.len]...)
 	return true
