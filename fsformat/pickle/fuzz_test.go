@@ -121,23 +121,25 @@ func FuzzRewrite(f *testing.F) {
 				}
 			}
 		}
-		out, err := rw.Rewrite(b, vectorMapping{})
-		if err != nil {
-			t.Fatalf("%q: the identity is possible, a mapping is not: %v", b, err)
-		}
-		if out, _, err = Unwrap(out); err != nil {
-			t.Fatal(err)
-		}
-		after, err := s.References(out)
-		if err != nil {
-			t.Fatalf("%q: rewritten as %q: %v", b, out, err)
-		}
-		if len(want) != len(after) {
-			t.Fatalf("%q: %d references, then %d", b, len(want), len(after))
-		}
-		for i := range want {
-			if want[i].Kind != after[i].Kind || want[i].OID != after[i].OID || !bytes.Equal(want[i].Database, after[i].Database) {
-				t.Errorf("%q: reference %d is %v, want %v", b, i, after[i], want[i])
+		for _, rw.Python3 = range []bool{false, true} {
+			out, err := rw.Rewrite(b, vectorMapping{})
+			if err != nil {
+				t.Fatalf("%q: the identity is possible, a mapping is not: %v", b, err)
+			}
+			if out, _, err = Unwrap(out); err != nil {
+				t.Fatal(err)
+			}
+			after, err := s.References(out)
+			if err != nil {
+				t.Fatalf("%q: rewritten as %q: %v", b, out, err)
+			}
+			if len(want) != len(after) {
+				t.Fatalf("%q: %d references, then %d", b, len(want), len(after))
+			}
+			for i := range want {
+				if want[i].Kind != after[i].Kind || want[i].OID != after[i].OID || !bytes.Equal(want[i].Database, after[i].Database) {
+					t.Errorf("%q: reference %d is %v, want %v", b, i, after[i], want[i])
+				}
 			}
 		}
 	})

@@ -337,3 +337,37 @@ func TestFormsOfReferences(t *testing.T) {
 		})
 	}
 }
+
+// To Python 3, an id that Python 2 has pickled must be bytes if it is not ASCII; plain data
+// that are the same string stay what they are.
+func TestRewriteForPython3(t *testing.T) {
+	const (
+		class = "cm\nC\nq\x00."
+		old   = "\x08\x00\x00\x00\x00\x00\x00\x00\x01"
+		now   = "\x08\x00\x00\x00\x00\x90\x00\x00\x01"
+		low   = "\x08\x00\x00\x00\x00\x00\x06\x79\x32" // of 3, a mount point
+		long  = "T\x08\x00\x00\x00"
+	)
+	for _, tt := range []struct{ name, in, two, three string }{
+		{"in place", "U" + old + "Q.", "U" + now + "Q.", "C" + now + "Q."},
+		{"all in the memo", "U" + old + "q\x05h\x00\x86Q](h\x05h\x00\x86Qe\x86.", "U" + now + "q\x05h\x00\x86Q](h\x05h\x00\x86Qe\x86.", "C" + now + "q\x05h\x00\x86Q](h\x05h\x00\x86Qe\x86."},
+		{"shared with data", "U" + old + "q\x05Qh\x05\x86.", "U" + old + "q\x050U" + now + "Qh\x05\x86.", "U" + old + "q\x050C" + now + "Qh\x05\x86."},
+		{"right after an insertion", "U" + old + "q\x05h\x05U" + old + "Q\x86Q\x86.",
+			"U" + old + "q\x05h\x050U" + now + "U" + now + "Q\x86Q\x86.", "U" + old + "q\x05h\x050C" + now + "C" + now + "Q\x86Q\x86."},
+		{"long", long + old[1:] + "Q.", long + now[1:] + "Q.", long + old[1:] + "0C" + now + "Q."},
+		{"ASCII", "U\x08\x00\x00\x00\x00\x00\x00\x00\x03Q.", "U" + low + "Q.", "U" + low + "Q."},
+		{"bytes", "C" + old + "Q.", "C" + now + "Q.", "C" + now + "Q."},
+		{"text", "X\x08\x00\x00\x00" + old[1:] + "Q.", "X\x08\x00\x00\x00" + old[1:] + "0U" + now + "Q.", "X\x08\x00\x00\x00" + old[1:] + "0C" + now + "Q."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rw := &Rewriter{}
+			for _, want := range []string{tt.two, tt.three} {
+				got, err := rw.Rewrite([]byte(class+tt.in), vectorMapping{})
+				if err != nil || string(got) != class+want {
+					t.Errorf("Python3 = %v: %q, %v\nwant %q", rw.Python3, got, err, class+want)
+				}
+				rw.Python3 = true
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package pickle
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 )
@@ -25,6 +26,12 @@ type Mapping interface {
 // the same string is plain data too, POP and a new one are inserted after each use
 // in a reference.
 type Rewriter struct {
+	// Python3 tells that what reads the records is Python 3. It takes an object id that
+	// Python 2 has pickled, as a str, only if all bytes are below 128. A new one that is
+	// not so becomes bytes, which ZODB before 5.4 on Python 2 does not know. Default: it
+	// stays a str.
+	Python3 bool
+
 	m       machine
 	mapping Mapping
 	uses    []use
@@ -152,9 +159,16 @@ func (rw *Rewriter) literal(old entry, n uint64) {
 	switch rw.m.cells[old.cell].op {
 	case opShortBinBytes, opBinBytes, opBinBytes8:
 		op = opShortBinBytes
+	default:
+		if rw.Python3 && !isASCII(n) {
+			op = opShortBinBytes
+		}
 	}
 	rw.lits = binary.BigEndian.AppendUint64(append(rw.lits, op, 8), n)
 }
+
+// isASCII reports whether all bytes of an object id are below 128.
+func isASCII(n uint64) bool { return n&0x8080808080808080 == 0 }
 
 // class writes a class again. It returns false if that is not possible.
 func (rw *Rewriter) class(e entry) bool {
@@ -210,6 +224,15 @@ func (rw *Rewriter) decideUses() {
 		switch c.op {
 		case opShortBinString, opBinString, opShortBinBytes, opBinBytes:
 			if same && int(c.pushes) == len(uses) {
+				if rw.Python3 && c.op == opShortBinString {
+					rw.literal(entry{cell: uses[0].cell}, n) // of the same length
+					rw.edits = append(rw.edits, edit{int(c.off) - 2, 10, from, len(rw.lits)})
+					rw.inPlace++
+					continue
+				}
+				if rw.Python3 && c.op == opBinString && !isASCII(n) {
+					break
+				}
 				rw.lits = binary.BigEndian.AppendUint64(rw.lits, n)
 				rw.edits = append(rw.edits, edit{int(c.off), 8, from, len(rw.lits)})
 				rw.inPlace++
@@ -226,7 +249,8 @@ func (rw *Rewriter) decideUses() {
 }
 
 func (rw *Rewriter) apply(record []byte) {
-	slices.SortStableFunc(rw.edits, func(a, b edit) int { return a.off - b.off })
+	// What is inserted comes before what is replaced at the same place.
+	slices.SortStableFunc(rw.edits, func(a, b edit) int { return cmp.Or(a.off-b.off, a.del-b.del) })
 	rw.out = rw.out[:0]
 	pos := 0
 	for _, e := range rw.edits {
