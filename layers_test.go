@@ -63,6 +63,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
+	{"importer/merge", "cluster/txn fsformat/pickle"},
 	{"importer", "cluster/storage/backend fsformat cluster/conf"},
 	{"exporter", "fsformat"},
 	{"backup/store", ""},

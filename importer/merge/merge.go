@@ -33,6 +33,10 @@ type Source struct {
 	Shift        tid.OID             // added to its object ids
 	Next         tid.OID             // the first number above all of its objects, own numbers
 	Mapping      map[tid.OID]tid.OID // mount points: own number to merged number of what is mounted there
+
+	// Python3 tells that applications read the source by Python 3, as they do a Data.fs
+	// that begins with FS30. See Python3 of the Rewriter of package pickle.
+	Python3 bool
 }
 
 // end is the first merged number above all objects of the source.

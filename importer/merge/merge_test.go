@@ -1,6 +1,7 @@
 package merge_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -512,20 +513,43 @@ func BenchmarkTransactions(b *testing.B) {
 	read := func(b *testing.B, h txn.History) {
 		b.ReportAllocs()
 		for b.Loop() {
+			n := 0
 			for tr, err := range h.Transactions(b.Context(), 0, tid.Max) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				for _, err := range tr.Records {
+				for r, err := range tr.Records {
 					if err != nil {
 						b.Fatal(err)
 					}
+					n += len(r.Data)
 				}
 			}
+			b.SetBytes(int64(n))
 		}
 	}
 	b.Run("direct", func(b *testing.B) { read(b, f) })
 	b.Run("one source", func(b *testing.B) {
 		read(b, mustNew(b, merge.Source{Name: "root", Database: f, Last: tid.Max, Next: 500}))
 	})
+	var sources []merge.Source
+	for i := range 2 {
+		var transactions [][]txn.Record
+		for range 500 {
+			var records []txn.Record
+			for oid := range tid.OID(4) {
+				var state pickle.Tuple
+				for k := range tid.OID(5) {
+					state = append(state, bytes.Repeat([]byte("x"), 100), pickle.PersID{ID: pickle.Tuple{k.Bytes(), recordClass}})
+				}
+				records = append(records, txn.Record{OID: oid, Data: makeRecord(b, 3, state)})
+			}
+			transactions = append(transactions, records)
+		}
+		sources = append(sources, merge.Source{
+			Name: fmt.Sprint(i), Database: file(b, memory(b, transactions...)), Last: tid.Max, Shift: tid.OID(i) * 5, Next: 5,
+		})
+	}
+	b.Run("two, direct", func(b *testing.B) { read(b, sources[1].Database) })
+	b.Run("two sources", func(b *testing.B) { read(b, mustNew(b, sources...)) })
 }

@@ -33,7 +33,7 @@ func (r *rewriter) rewrite(s *Source, own tid.OID, t tid.TID, data []byte) ([]by
 	if len(data) == 0 {
 		return data, nil
 	}
-	r.s = s
+	r.s, r.pickle.Python3 = s, s.Python3
 	out, err := r.pickle.Rewrite(data, r)
 	if err != nil {
 		return nil, &RecordError{Source: s.Name, OID: own, Merged: own + s.Shift, TID: t, Err: err}
