@@ -97,7 +97,7 @@ func (d *Database) Revisions(ctx context.Context, oid tid.OID, n int) ([]txn.Inf
 			if list = list[later:]; len(list) == 0 && n > 0 {
 				return nil, s.aboutObject(oid, fmt.Errorf("created after %v: %w", s.Last, txn.ErrNoSuchObject))
 			}
-			list = list[:min(len(list), n)]
+			list = list[:min(len(list), max(n, 0))]
 			if s.Shift != 0 {
 				for i := range list {
 					list[i].OIDs = s.shift(nil, list[i].OIDs)

@@ -312,6 +312,17 @@ func TestTwiceInATransaction(t *testing.T) {
 	}
 }
 
+// No revisions are none, whatever the number that is asked for.
+func TestNoRevisions(t *testing.T) {
+	m := memory(t, []txn.Record{{OID: 0, Data: []byte("x")}})
+	d := mustNew(t, merge.Source{Name: "a", Database: m, Last: 10, Next: 1})
+	for _, n := range []int{0, -1} {
+		if list, err := d.Revisions(t.Context(), 0, n); len(list) != 0 || err != nil {
+			t.Errorf("Revisions(0, %d) = %v, %v", n, list, err)
+		}
+	}
+}
+
 // What has no references is not rewritten: a record of no bytes, and a deletion.
 func TestRecordsWithoutBytes(t *testing.T) {
 	m := memory(t, []txn.Record{{OID: 0, Data: []byte{}}, {OID: 1}})

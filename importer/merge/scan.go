@@ -82,7 +82,8 @@ func (d *Database) Transactions(ctx context.Context, after, upTo tid.TID) iter.S
 	return d.Scan(ctx, after, upTo, ScanOptions{})
 }
 
-// Scan is [Database.Transactions] that goes on behind bad records, and counts.
+// Scan is [Database.Transactions] that goes on behind bad records, and counts. Nothing of
+// a single source that is given as it is can be bad or counted.
 func (d *Database) Scan(ctx context.Context, after, upTo tid.TID, opt ScanOptions) iter.Seq2[*txn.Transaction, error] {
 	if d.plain {
 		return d.sources[0].plain(ctx, after, upTo)
