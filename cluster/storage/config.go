@@ -129,6 +129,7 @@ func New(cfg Config) (*Node, error) {
 	if db, ok := n.db.(backend.Runner); ok {
 		n.importer = newImporter(n, db)
 	}
+	_, n.remote = n.db.(backend.Preparing)
 	incoming := n.linkConfig(n.deliver)
 	incoming.Idle = n.idle
 	if n.listener, err = link.Listen(n.ctx, cfg.Bind, incoming, n.accept); err != nil {

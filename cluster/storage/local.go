@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync"
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
@@ -54,6 +55,32 @@ func (f *feeder) prepare(oid tid.OID) {
 			return f.s.txns.Prepared(oid, err == nil)
 		})
 	})
+}
+
+// maxRemoteReads is how many reads of a connection are under way in a database of which not all
+// is local.
+const maxRemoteReads = 64
+
+// remoteReads are those of a connection.
+type remoteReads struct {
+	slots chan struct{}
+	wg    sync.WaitGroup // owned by the goroutine of the connection
+}
+
+// readRemote answers a read on a goroutine of its own: while it waits, other packets of the
+// connection are processed, and its end is noticed.
+func (n *Node) readRemote(p *peer, a *access, ev link.Event) {
+	ctx, r := ev.Conn.Context(), &p.remote
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	r.wg.Go(func() {
+		defer func() { <-r.slots }()
+		n.read(ctx, a, ev.Conn, ev.ID, ev.Packet, true)
+	})
+	n.throttle(ev.Conn)
 }
 
 // answering returns the context of an answer that is read on another goroutine: it ends with the

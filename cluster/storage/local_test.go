@@ -254,16 +254,19 @@ func TestSourceHangs(t *testing.T) {
 	d.Ask(&proto.AskObjectUndoSerial{TTID: 18, LastTID: 17, Undone: 14, OIDs: []tid.OID{102}}, nil)
 	call[*proto.Pong](d, &proto.Ping{})
 
+	// One client waits for a load, and goes on with others.
+	f := s.client(2)
+	f.Ask(&proto.AskObject{OID: 102, At: proto.Some(tid.TID(14))}, nil)
+	if a := call[*proto.AnswerObject](f, &proto.AskObject{OID: 2}); string(a.Data) != "y" {
+		t.Errorf("beside a load that hangs: %+v", a)
+	}
+	call[*proto.AnswerStoreObject](f, store(17, 3, 0, "z"))
+	f.Close()
+	s.lostRead(b)
+
 	// What is asked over a connection that has ended is asked no more.
 	d.Close()
-	select {
-	case err := <-b.ended:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("the read of a lost client ends with %v", err)
-		}
-	case <-time.After(patience):
-		t.Fatal("the read of a lost client goes on")
-	}
+	s.lostRead(b)
 
 	// The other end answers again.
 	close(b.hanging)
@@ -280,6 +283,20 @@ func TestSourceHangs(t *testing.T) {
 	b.broken.Store(true)
 	if a := call[*proto.AnswerStoreObject](c, store(20, 104, 0, "z")); a.Conflict != proto.Some(tid.Zero) {
 		t.Errorf("a store that cannot be checked is answered %+v", a)
+	}
+}
+
+// lostRead waits for the end of a read of a client that is lost.
+func (s *testNode) lostRead(b *elsewhere) {
+	t := s.rig.t
+	t.Helper()
+	select {
+	case err := <-b.ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the read of a lost client ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the read of a lost client goes on")
 	}
 }
 

@@ -36,6 +36,7 @@ type peer struct {
 	// access is set for clients: what its loads may see.
 	access atomic.Pointer[access]
 	reads  []gathered // owned by the goroutine of the connection
+	remote remoteReads
 
 	// Links between storages.
 	key        linkKey
@@ -67,7 +68,7 @@ func (p *peer) named() { p.conn.SetPeer(fmt.Sprintf("%v (%v)", p.id, p.conn.Remo
 
 // accept is called for an incoming connection, before its events.
 func (n *Node) accept(conn *link.Conn) {
-	conn.Tag = &peer{conn: conn}
+	conn.Tag = &peer{conn: conn, remote: remoteReads{slots: make(chan struct{}, maxRemoteReads)}}
 	n.conns.add(conn)
 }
 
@@ -118,7 +119,11 @@ func (n *Node) deliver(ev link.Event) {
 	e := event{peer: p, link: ev}
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
 		n.served.seen()
-		if n.gather(p, a, ev) {
+		if n.remote && isRead(ev.Packet) && !n.mustWaitFor(a, ev.Packet) {
+			n.readRemote(p, a, ev)
+			return
+		}
+		if !n.remote && n.gather(p, a, ev) {
 			return
 		}
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {
@@ -130,6 +135,7 @@ func (n *Node) deliver(ev link.Event) {
 	}
 	if ev.End() {
 		n.conns.remove(ev.Conn)
+		p.remote.wg.Wait()
 	}
 	n.putFetched(e)
 }

@@ -391,7 +391,8 @@ func GetEach(ctx context.Context, r Reading, keys []ObjectKey, f func(i int, o *
 	}
 }
 
-// Preparing is implemented by a [Backend] of which not all is local.
+// Preparing is implemented by a [Backend] of which not all is local. Its reads for clients run on
+// goroutines of their own, many for one client.
 type Preparing interface {
 	// Prepare makes [Reading.LastObjectTID] know the last revision of an object. When that
 	// has returned ErrNotPrepared, the node calls Prepare on another goroutine, where it may wait,
