@@ -128,6 +128,18 @@ func (x *Index) grow(s *segment) {
 	}
 }
 
+// reserve makes room for so many objects in an empty index, so that most of its tables
+// need not grow.
+func (x *Index) reserve(objects int) {
+	if objects < 256*len(x.segments) {
+		return
+	}
+	n := objects / len(x.segments)
+	for i := range x.segments {
+		x.segments[i].slots = make([]slot, n+n*3/10)
+	}
+}
+
 // OIDs returns all objects in ascending order.
 func (x *Index) OIDs() []tid.OID {
 	out := make([]tid.OID, 0, x.n)

@@ -29,8 +29,15 @@ func (r *Reader) BuildCheckedIndex(ctx context.Context, progress Progress, repor
 
 // extendIndex adds to x what the file has after x.End.
 func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, checked func(*CorruptError) error) error {
+	_, err := r.completeIndex(ctx, x, progress, checked)
+	return err
+}
+
+// completeIndex is extendIndex that says why the rest of the file is ignored, "" if
+// there is none.
+func (r *Reader) completeIndex(ctx context.Context, x *Index, progress Progress, checked func(*CorruptError) error) (reason string, err error) {
 	if _, err := r.Renumbered(ctx); err != nil {
-		return err
+		return "", err
 	}
 	s := r.newScanner(x.End, x.LastTID)
 	var rec RecordHeader
@@ -39,15 +46,15 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, c
 	for {
 		h, err := s.next()
 		if err != nil {
-			return err
+			return "", err
 		}
 		if h == nil {
 			x.End = max(s.pos, magicLen) // a file may have no byte at all
-			return nil
+			return s.reason, nil
 		}
 		if h.Pos >= report {
 			if err := ctx.Err(); err != nil {
-				return err
+				return "", err
 			}
 			if progress != nil {
 				progress(h.Pos)
@@ -58,7 +65,7 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, c
 			for pos := h.First(); ; pos = rec.End() {
 				ok, err := s.record(h, pos, &rec)
 				if err != nil {
-					return err
+					return "", err
 				}
 				if !ok {
 					break
@@ -74,7 +81,7 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, c
 						err = checked(wrong)
 					}
 					if err != nil {
-						return err
+						return "", err
 					}
 				}
 			}
@@ -85,7 +92,7 @@ func (r *Reader) extendIndex(ctx context.Context, x *Index, progress Progress, c
 			x.LastTID = h.TID
 		}
 		if err := s.trailer(h); err != nil {
-			return err
+			return "", err
 		}
 		x.End = h.End()
 	}

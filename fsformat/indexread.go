@@ -42,8 +42,7 @@ func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (
 	}
 	x, err := r.ReadIndex(path)
 	if err == nil {
-		if err = r.extendIndex(ctx, x, progress, nil); err == nil {
-			r.index = x
+		if err = r.useIndex(ctx, x, progress); err == nil {
 			return nil, nil
 		}
 		return nil, err
@@ -51,12 +50,21 @@ func (r *Reader) UseIndex(ctx context.Context, path string, progress Progress) (
 	if !errors.As(err, new(*IndexError)) && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	unusable = err
-	x, err = r.BuildIndex(ctx, progress)
-	if err == nil {
-		r.index = x
+	return err, r.useIndex(ctx, NewIndex(), progress)
+}
+
+// useIndex completes an index and gives it to the reader. What is found at the end of
+// the file need not be looked for again.
+func (r *Reader) useIndex(ctx context.Context, x *Index, progress Progress) error {
+	reason, err := r.completeIndex(ctx, x, progress, nil)
+	if err != nil {
+		return err
 	}
-	return unusable, err
+	r.tailOnce.Do(func() {
+		r.tail = Tail{End: min(x.End, r.size), LastTID: x.LastTID, Ignored: r.size - min(x.End, r.size), Reason: reason}
+	})
+	r.index = x
+	return nil
 }
 
 // ReadIndex reads an index, in the present form or one of those that FileStorage
@@ -68,7 +76,11 @@ func (r *Reader) ReadIndex(path string) (*Index, error) {
 		return nil, err
 	}
 	defer f.Close()
-	x, err := ParseIndex(f)
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	x, err := parseIndex(f, fi.Size()/storedObject)
 	if err == nil {
 		err = r.validate(x)
 	}
@@ -84,9 +96,16 @@ func (r *Reader) ReadIndex(path string) (*Index, error) {
 	return x, nil
 }
 
+// storedObject is how many bytes an object takes in a stored index, at least.
+const storedObject = 8
+
 // ParseIndex reads an index in any of its forms. The tid it covers is not in
 // it; see [Reader.ReadIndex].
-func ParseIndex(in io.Reader) (*Index, error) {
+func ParseIndex(in io.Reader) (*Index, error) { return parseIndex(in, 0) }
+
+// parseIndex is ParseIndex of an index with at most so many objects, 0 if that is not
+// known.
+func parseIndex(in io.Reader, most int64) (*Index, error) {
 	br := bufio.NewReaderSize(in, 64<<10)
 	b, err := pickle.NewReader(br, maxOldIndex).Next()
 	if err != nil {
@@ -108,6 +127,7 @@ func ParseIndex(in io.Reader) (*Index, error) {
 	if x.End < magicLen || x.End >= maxPos {
 		return nil, fmt.Errorf("it covers %d bytes", x.End)
 	}
+	x.reserve(int(most))
 	pr := pickle.NewReader(br, maxBucket)
 	last := int64(-1)
 	for {

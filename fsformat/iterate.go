@@ -80,6 +80,7 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter
 			if h == nil {
 				return
 			}
+			r.places.note(h, r.size)
 			if h.TID <= after || h.Status == statusUndone {
 				continue
 			}
@@ -148,49 +149,6 @@ func (r *Reader) ScanBackwards(ctx context.Context) iter.Seq2[*Transaction, erro
 				return
 			}
 		}
-	}
-}
-
-// seek returns the position of a transaction from where those after the given one
-// are found, and the tid of the one before it. It comes from both ends at once, so
-// that what is near either is found quickly.
-func (r *Reader) seek(ctx context.Context, after tid.TID) (pos int64, last tid.TID, err error) {
-	pos = magicLen
-	if after == 0 || r.size <= magicLen {
-		return pos, 0, nil
-	}
-	s := r.newScanner(pos, 0)
-	var end int64
-	if t, ok, err := r.tailFromEnd(); err != nil {
-		return 0, 0, err
-	} else if ok {
-		end = t.End
-	}
-	for n := 0; ; n++ {
-		if n%1024 == 0 && ctx.Err() != nil {
-			return 0, 0, ctx.Err()
-		}
-		if end > magicLen {
-			h, ok, err := r.lastBefore(end)
-			switch {
-			case err != nil:
-				return 0, 0, err
-			case !ok:
-				end = 0 // damaged: the other end will say where
-			case h.TID <= after:
-				return end, h.TID, nil
-			default:
-				end = h.Pos
-			}
-		}
-		h, err := s.next()
-		if err != nil {
-			return 0, 0, err
-		}
-		if h == nil || h.TID > after {
-			return pos, last, nil
-		}
-		pos, last = h.End(), h.TID
 	}
 }
 

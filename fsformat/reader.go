@@ -47,6 +47,8 @@ type Reader struct {
 
 	index *Index
 
+	places places
+
 	oidsOnce sync.Once
 	oids     []tid.OID // of index, ascending, once oidsOnce is done
 }
