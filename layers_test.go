@@ -64,6 +64,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
 	{"importer/merge", "cluster/txn fsformat/pickle"},
+	{"importer/source", "importer/config fsformat cluster/zeo/zeoclient cluster/client"},
 	{"importer", "cluster/storage/backend fsformat cluster/conf"},
 	{"exporter", "fsformat"},
 	{"backup/store", ""},

@@ -227,6 +227,24 @@ func (c *Client) LastTID(ctx context.Context) (tid.TID, error) {
 	return tid.TID(c.last.Load()), nil
 }
 
+// LastOID asks the master for the greatest object id given out, and whether there is
+// one. A cluster in backup mode refuses: the error is a [txn.ErrReadOnly].
+func (c *Client) LastOID(ctx context.Context) (oid tid.OID, ok bool, err error) {
+	v, err := c.connected(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	p, err := v.session.conn.Call(ctx, &proto.AskLastIDs{})
+	if err != nil {
+		return 0, false, c.masterError(ctx, err)
+	}
+	a, ok := p.(*proto.AnswerLastIDs)
+	if !ok {
+		return 0, false, fmt.Errorf("master answered %T to AskLastIDs", p)
+	}
+	return a.LastOID.V, a.LastOID.OK && a.LastOID.V != tid.InvalidOID, nil
+}
+
 // Sync waits until every commit that was finished before, by any client, has
 // been processed here.
 func (c *Client) Sync(ctx context.Context) error {

@@ -21,6 +21,10 @@ type Config struct {
 	Storage string      // default: "1"
 	TLS     *tls.Config // default: a plain connection
 
+	// Writable registers as a client that may write, which a read-only server refuses.
+	// It is what [Client.NewOID] needs; nothing here writes.
+	Writable bool
+
 	// MaxFrame is the greatest message accepted, in bytes. Default: 1 GiB.
 	MaxFrame int
 }
@@ -67,7 +71,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Network == "" {
 		cfg.Network = "tcp"
 	}
-	var d net.Dialer
+	d := net.Dialer{Control: limitSilence}
 	nc, err := d.DialContext(ctx, cfg.Network, cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("ZEO server %s: %w", cfg.Addr, err)
@@ -96,7 +100,7 @@ func newClient(ctx context.Context, nc net.Conn, cfg Config) (*Client, error) {
 	c.frames.Limit = cfg.MaxFrame
 	c.wg.Go(c.read)
 	c.wg.Go(c.beat)
-	if err := c.register(ctx); err != nil {
+	if err := c.register(ctx, !cfg.Writable); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -131,11 +135,11 @@ func (c *Client) hello(ctx context.Context, cfg *Config) error {
 	return c.flush()
 }
 
-func (c *Client) register(ctx context.Context) error {
+func (c *Client) register(ctx context.Context, readOnly bool) error {
 	return c.call(ctx, "register", fmt.Sprintf("storage %q", c.storage), func(e *wire.Encoder) {
 		e.BeginTuple(2)
 		e.Text(c.storage)
-		e.Bool(true) // read-only
+		e.Bool(readOnly)
 		e.EndTuple(2)
 	}, func(*wire.Value) error { return nil })
 }
@@ -145,6 +149,9 @@ func (c *Client) Close() {
 	c.fail(net.ErrClosed)
 	c.wg.Wait()
 }
+
+// Addr returns the address of the server, as it was given.
+func (c *Client) Addr() string { return c.addr }
 
 // Done returns a channel that is closed when the connection is lost.
 func (c *Client) Done() <-chan struct{} { return c.lost }
