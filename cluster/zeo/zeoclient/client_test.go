@@ -369,3 +369,34 @@ func write(t *testing.T, path string, history txn.History) {
 		t.Fatal(err)
 	}
 }
+
+// The greatest object is found whatever the ids are, and a server that is read-only
+// gives none out.
+func TestGreatestOID(t *testing.T) {
+	for _, oids := range [][]tid.OID{nil, {0}, {0, 1}, {0, 1, 2, 3, 4, 5, 6, 7, 8}, {5}, {0, 1 << 20, 1<<20 + 1}, {0, 1 << 62}, {1<<63 - 2, 1<<63 - 1}, {0, 3, 1 << 61, 1<<62 + 12345}} {
+		m := new(txntest.Memory)
+		var records []txn.Record
+		for _, oid := range oids {
+			records = append(records, txn.Record{OID: oid, TID: 1 << 40, Data: []byte("data")})
+		}
+		if len(oids) > 0 {
+			if err := m.Append(&txn.Transaction{TID: 1 << 40, Status: txn.Committed, Records: txn.Slice(records)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		addr, _ := serve(t, m, false)
+		got, ok, err := dial(t, addr).GreatestOID(t.Context())
+		if err != nil || ok != (len(oids) > 0) || ok && got != oids[len(oids)-1] {
+			t.Errorf("greatest of %v: %v, %v, %v", oids, got, ok, err)
+		}
+		if _, err := dial(t, addr).NewOID(t.Context()); !errors.Is(err, txn.ErrReadOnly) {
+			t.Errorf("a new object id for a client that only reads: %v", err)
+		}
+		if c, err := zeoclient.Dial(t.Context(), zeoclient.Config{Addr: addr, Writable: true}); !errors.Is(err, txn.ErrReadOnly) {
+			if err == nil {
+				c.Close()
+			}
+			t.Errorf("a client that may write, at a read-only server: %v", err)
+		}
+	}
+}
