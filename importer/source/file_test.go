@@ -140,6 +140,13 @@ func TestFileChanges(t *testing.T) {
 		warned  string
 	}{
 		{"Truncated", func(path string) error { return os.Truncate(path, 1000) }, "the file was truncated to 1000 bytes", "", ""},
+		{"CutAtItsEnd", func(path string) error { // what is loaded here is still there
+			fi, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(path, fi.Size()-10)
+		}, "the file was truncated to", "", ""},
 		{"Emptied", func(path string) error { return os.Truncate(path, 0) }, "the file was truncated to 0 bytes", "", ""},
 		{"WrittenOver", func(path string) error {
 			b, err := os.ReadFile(path)
@@ -192,6 +199,11 @@ func TestFileChanges(t *testing.T) {
 				}
 			}
 			err = load()
+			for range 10 { // and so is each read
+				if again := load(); (again == nil) != (tt.lost == "") {
+					t.Errorf("load again: %v", again)
+				}
+			}
 			var iterated error
 			for _, err := range s.Transactions(t.Context(), 0, tid.Max) {
 				iterated = err
