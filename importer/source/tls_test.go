@@ -84,16 +84,24 @@ func TestTLS(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for _, tt := range []struct{ name, ca, cert, want string }{
-			{"File", server, own, ""},
-			{"Directory", authorities, own, ""},
-			{"UnknownServer", other, own, "certificate"},
-			{"UnknownClient", server, other, "source main"},
-			{"NoFile", filepath.Join(dir, "absent"), own, "no such file"},
-			{"NoCertificate", filepath.Join(authorities, "old"), own, "no certificate"},
+		for _, tt := range []struct {
+			name, ca, cert, serverName string
+			anyName                    bool
+			want                       string
+		}{
+			{"File", server, own, "", false, ""},
+			{"Directory", authorities, own, "", false, ""},
+			{"Name", server, own, "127.0.0.1", false, ""},
+			{"OtherName", server, own, "example.org", false, "certificate"},
+			{"AnyName", server, own, "example.org", true, ""},
+			{"AnyNameOfUnknown", other, own, "", true, "certificate"},
+			{"UnknownServer", other, own, "", false, "certificate"},
+			{"UnknownClient", server, other, "", false, "source main"},
+			{"NoFile", filepath.Join(dir, "absent"), own, "", false, "no such file"},
+			{"NoCertificate", filepath.Join(authorities, "old"), own, "", false, "no certificate"},
 		} {
 			t.Run(network+tt.name, func(t *testing.T) {
-				o := &origin{storage: config.Storage{ZEO: &config.ZEO{Servers: []string{l.Addr().String()}, CA: tt.ca, Cert: tt.cert}}}
+				o := &origin{storage: config.Storage{ZEO: &config.ZEO{Servers: []string{l.Addr().String()}, CA: tt.ca, Cert: tt.cert, ServerName: tt.serverName, AnyName: tt.anyName}}}
 				if tt.want != "" {
 					s, err := source.Open(t.Context(), "main", o.storage, source.Options{})
 					if err == nil {

@@ -200,7 +200,8 @@ func (z *zeoSource) newOID(ctx context.Context, conn connection) (tid.OID, error
 }
 
 // zeoTLS is the configuration of Python's client: the server has a certificate that one
-// of the authorities has signed, for its host name unless it is reached by a path.
+// of the authorities has signed, for its host name unless it is reached by a path, or as
+// the configuration says.
 func zeoTLS(cfg *config.ZEO, addr, network string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.Cert != "" {
@@ -220,15 +221,18 @@ func zeoTLS(cfg *config.ZEO, addr, network string) (*tls.Config, error) {
 			return nil, fmt.Errorf("authorities of servers: %w", err)
 		}
 	}
-	if network == "tcp" {
+	c.ServerName = cfg.ServerName
+	if c.ServerName == "" && network == "tcp" {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
 		}
 		c.ServerName = host
+	}
+	if c.ServerName != "" && !cfg.AnyName {
 		return c, nil
 	}
-	c.InsecureSkipVerify = true // there is no name; the rest is verified here
+	c.InsecureSkipVerify = true // the name does not matter; the rest is verified here
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		o := x509.VerifyOptions{Roots: c.RootCAs, Intermediates: x509.NewCertPool()}
 		for _, i := range s.PeerCertificates[1:] {
