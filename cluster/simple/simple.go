@@ -58,6 +58,10 @@ type Config struct {
 	Record  func(node string) func(sent bool, peer string, id uint32, p proto.Packet)
 	Network link.Network // default: TCP
 	Log     *slog.Logger // default: discard
+
+	// Open opens the database of a storage, counted from 1, at a path; it may replace what
+	// would be opened there. Default: SQLite.
+	Open func(n int, path string, log *slog.Logger) (backend.Backend, error)
 }
 
 // Cluster is a cluster in this process.
@@ -191,9 +195,17 @@ func (c *Cluster) database(n int) string {
 	return filepath.Join(c.cfg.Dir, fmt.Sprintf("storage%d.sqlite", n))
 }
 
+func openSQLite(_ int, path string, log *slog.Logger) (backend.Backend, error) {
+	return adapter.Open(context.Background(), adapter.Config{Adapter: adapter.SQLite, Database: path, Log: log})
+}
+
 func (c *Cluster) openDatabase(n int) error {
 	path := c.database(n)
-	db, err := adapter.Open(context.Background(), adapter.Config{Adapter: adapter.SQLite, Database: path, Log: c.log(fmt.Sprintf("storage%d", n))})
+	open := c.cfg.Open
+	if open == nil {
+		open = openSQLite
+	}
+	db, err := open(n, path, c.log(fmt.Sprintf("storage%d", n)))
 	if errors.Is(err, backend.ErrLocked) {
 		return fmt.Errorf("%s: %w", c.cfg.Dir, ErrInUse)
 	}

@@ -48,7 +48,7 @@ type Node struct {
 	cfg      Config
 	db       backend.Backend
 	importer *importer // nil unless db has work of its own
-	remote   bool // not all of db is local
+	remote   bool      // not all of db is local
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
-	"golang.org/x/term"
 )
 
 // What print import exits with, beside 0.
@@ -52,53 +50,28 @@ func followImport(ctx context.Context, c *ctl.Client) (string, error) {
 	return importsText(list, err)
 }
 
-// follower returns what tells on stderr how far imports are: in a line that changes on
-// a terminal, in one every few seconds anywhere else, and whenever a state changes. end
-// completes the line.
+// follower returns what tells on stderr how far imports are. end completes the line.
 func follower(env *cli.Env) (show func([]ctl.Import), end func()) {
-	f, ok := env.Stderr.(*os.File)
-	terminal := ok && term.IsTerminal(int(f.Fd()))
-	shown := false
-	var states string
-	var last time.Time
-	show = func(list []ctl.Import) {
-		lines := importLines(list)
+	status := cli.NewStatus(env)
+	status.Every = progressEvery
+	return func(list []ctl.Import) {
 		if len(list) == 0 {
-			lines = "nothing is heard of the import: its storage, or the primary master, is lost"
-		}
-		if terminal {
-			shown = true
-			// A line that is wrapped could not be replaced.
-			if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-				if r := []rune(lines); len(r) >= width && width > 1 {
-					lines = string(r[:width-1])
-				}
-			}
-			fmt.Fprintf(env.Stderr, "\r\x1b[K%s", lines)
+			status.Show("", "nothing is heard of the import: its storage, or the primary master, is lost")
 			return
 		}
-		now := ""
+		states := ""
 		for _, i := range list {
-			now += fmt.Sprintln(i.Node, i.State)
+			states += fmt.Sprintln(i.Node, i.State)
 		}
-		if now == states && time.Since(last) < progressEvery {
-			return
-		}
-		states, last = now, time.Now()
-		fmt.Fprintln(env.Stderr, lines)
-	}
-	return show, func() {
-		if shown {
-			fmt.Fprintln(env.Stderr)
-		}
-	}
+		status.Show(states, importLines(list))
+	}, status.End
 }
 
 // importLines tells of imports in a line.
 func importLines(list []ctl.Import) string {
 	var lines []string
 	for _, i := range list {
-		lines = append(lines, fmt.Sprintf("%v: %s", i.Node, strings.Join(strings.Fields(i.Report.String()), " ")))
+		lines = append(lines, fmt.Sprintf("%v: %s", i.Node, i.Report.String()))
 	}
 	return strings.Join(lines, "; ")
 }

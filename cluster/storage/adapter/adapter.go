@@ -11,6 +11,8 @@ import (
 
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/importer"
+	"github.com/neozodb/neo/importer/config"
 )
 
 // Names of adapters.
@@ -35,9 +37,13 @@ type Config struct {
 	Wait  time.Duration
 	Dedup bool // a new database keeps equal data once
 	// HalfImported accepts a database into which an import has not come to its end.
-	// Else: [backend.ErrHalfImported].
+	// Else: [backend.ErrHalfImported]. With the adapter Importer, the destination alone is
+	// opened, without the sources.
 	HalfImported bool
-	Log          *slog.Logger // default: discard
+	// Progress is told how far the reading of a Data.fs without a usable index is, in
+	// bytes, when an import is opened. Default: none.
+	Progress func(source string, pos, size int64)
+	Log      *slog.Logger // default: discard
 }
 
 // Open opens a database, creating it if need be. [ErrUnknown], and
@@ -58,8 +64,35 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 			return nil, fmt.Errorf("unsupported engine %q", cfg.Engine)
 		}
 	case Importer:
+		return openImporter(ctx, cfg)
 	default:
 		return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
 	}
 	return nil, fmt.Errorf("this build has no %s adapter: use --adapter SQLite", cfg.Adapter)
+}
+
+// openImporter opens the destination and the sources that an importer.conf names.
+func openImporter(ctx context.Context, cfg Config) (backend.Backend, error) {
+	if cfg.Engine != "" {
+		return nil, fmt.Errorf("unsupported engine %q: the engine of an import is an option of its destination, in %s", cfg.Engine, cfg.Database)
+	}
+	imp, err := config.ReadFile(cfg.Database)
+	if err != nil {
+		return nil, err
+	}
+	destination := func(ctx context.Context, d config.Destination) (importer.Native, error) {
+		db, err := Open(ctx, Config{Adapter: d.Adapter, Database: d.Database, Engine: d.Engine, Wait: d.Wait, Dedup: cfg.Dedup, HalfImported: true, Log: cfg.Log})
+		if err != nil {
+			return nil, err
+		}
+		return db.(importer.Native), nil // each native backend is one
+	}
+	if cfg.HalfImported {
+		return destination(ctx, imp.Destination)
+	}
+	db, err := importer.Open(ctx, importer.Config{Import: imp, Open: destination, Progress: cfg.Progress, Log: cfg.Log})
+	if err != nil {
+		return nil, err // not db, which is no nil interface
+	}
+	return db, nil
 }
