@@ -168,7 +168,7 @@ func (a *Appender) pass(writes []jobWrite) *jobPart {
 func (a *Appender) pack() {
 	for p := range a.packing {
 		for _, w := range p.writes {
-			packed := a.c.packer.pack(w.w.data)
+			packed := a.c.packer.Pack(w.w.data)
 			w.w.data, w.w.packed = packed.Data, &packed
 		}
 		close(p.packed)

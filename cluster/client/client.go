@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/bootstrap"
+	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -19,6 +20,9 @@ import (
 
 // DefaultCacheSize is the cache of a Config without CacheSize, in bytes.
 const DefaultCacheSize = 20 << 20
+
+// DefaultLevel is the zlib level of Config.Level 0.
+const DefaultLevel = deflate.DefaultLevel
 
 // NoCompression in Config.Level stores records as they are.
 const NoCompression = -1
@@ -81,7 +85,7 @@ type Config struct {
 type Client struct {
 	cfg     Config
 	log     *slog.Logger
-	packer  packer
+	packer  deflate.Packer
 	masters *bootstrap.Masters
 
 	ctx    context.Context // ends with Close
@@ -138,7 +142,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{
 		cfg:       cfg,
 		log:       cfg.Log,
-		packer:    packer{level: level},
+		packer:    deflate.Packer{Level: level},
 		masters:   bootstrap.NewMasters(cfg.Masters...),
 		txns:      map[tid.TID]*Txn{},
 		finishing: map[*finishAsked]struct{}{},

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -424,11 +425,11 @@ func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []b
 // decodeInPlace is decode for data that is used at once: the result may alias
 // the packet.
 func decodeInPlace(o *proto.ObjectData) ([]byte, error) {
-	if absent(o) || o.Compression != compressNone {
+	if deflate.Absent(o) || o.Compression != deflate.None {
 		return decode(o)
 	}
-	if err := verify(o); err != nil {
-		return nil, err
+	if !deflate.Valid(o) {
+		return nil, ErrChecksum
 	}
 	if o.Data == nil {
 		return []byte{}, nil

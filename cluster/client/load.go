@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -165,7 +166,7 @@ func (c *Client) fetch(ctx context.Context, oid tid.OID, at, before tid.TID) (*p
 		return p.(*proto.AnswerObject), data, nil
 	}
 	if damaged != nil && c.cfg.IgnoreWrongChecksum && errors.Is(err, ErrChecksum) {
-		data, unpackErr := unpack(&damaged.ObjectData)
+		data, unpackErr := deflate.Unpack(&damaged.ObjectData)
 		if unpackErr != nil {
 			data = []byte{}
 		}
@@ -176,13 +177,13 @@ func (c *Client) fetch(ctx context.Context, oid tid.OID, at, before tid.TID) (*p
 
 // decode returns the ZODB record of stored bytes, verified. nil: no data.
 func decode(o *proto.ObjectData) ([]byte, error) {
-	if absent(o) {
+	if deflate.Absent(o) {
 		return nil, nil
 	}
-	if err := verify(o); err != nil {
-		return nil, err
+	if !deflate.Valid(o) {
+		return nil, ErrChecksum
 	}
-	data, err := unpack(o)
+	data, err := deflate.Unpack(o)
 	if err != nil { // the checksum covers what was stored: all replicas have it
 		return nil, fmt.Errorf("%w: %w", ErrChecksum, err)
 	}

@@ -387,7 +387,7 @@ func (t *Txn) send(ctx context.Context, oid tid.OID, w *write) error {
 		if w.packed != nil {
 			store.ObjectData = *w.packed
 		} else {
-			store.ObjectData = t.c.packer.pack(w.data)
+			store.ObjectData = t.c.packer.Pack(w.data)
 		}
 		if len(store.Data) > proto.MaxElement {
 			return fmt.Errorf("transaction %v: object %v: record of %d bytes is too big", t.ttid, oid, len(store.Data))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/pace"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
@@ -19,6 +20,10 @@ import (
 
 // ErrEmpty reports that a database to be cloned has no assigned cell.
 var ErrEmpty = errors.New("database is empty")
+
+// DefaultReplicationShare is how many percent of the time replication takes while
+// clients are served, if Config.ReplicationShare is 0.
+const DefaultReplicationShare = 10
 
 // Config configures a storage node. A zero field takes the documented default.
 type Config struct {
@@ -122,9 +127,9 @@ func New(cfg Config) (*Node, error) {
 		}
 		n.id = 0
 	}
-	n.served.begin = time.Now()
-	n.feeding = pace{clients: &n.served, share: cfg.ReplicationShare / 100, rate: cfg.ReplicationRate}
-	n.fetching = pace{clients: &n.served, share: cfg.ReplicationShare / 100}
+	n.served = pace.NewService()
+	n.feeding = pace.New(n.served, cfg.ReplicationShare/100, cfg.ReplicationRate)
+	n.fetching = pace.New(n.served, cfg.ReplicationShare/100, 0)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if db, ok := n.db.(backend.Runner); ok {
 		n.importer = newImporter(n, db)

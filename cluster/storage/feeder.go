@@ -56,7 +56,7 @@ func (f *feeder) run(task func()) {
 	f.wg.Go(func() {
 		select {
 		case f.slots <- struct{}{}:
-			if f.n.feeding.rest(f.ctx.Done(), nil) {
+			if f.n.feeding.Rest(f.ctx.Done(), nil) {
 				task()
 			}
 			<-f.slots
@@ -78,7 +78,7 @@ type turn struct{ begin time.Time }
 
 // worked counts the piece that ends now, of which so many bytes are sent.
 func (f *feeder) worked(t *turn, bytes int) {
-	f.n.feeding.worked(time.Since(t.begin), bytes)
+	f.n.feeding.Worked(time.Since(t.begin), bytes)
 }
 
 // breathe waits until what was sent is nearly gone, and gives way to clients and to
@@ -95,7 +95,7 @@ func (f *feeder) breathe(conn *link.Conn, t *turn, bytes int) bool {
 		case <-time.After(200 * time.Microsecond):
 		}
 	}
-	return f.n.feeding.rest(f.ctx.Done(), conn.Done()) && f.ctx.Err() == nil
+	return f.n.feeding.Rest(f.ctx.Done(), conn.Done()) && f.ctx.Err() == nil
 }
 
 // fromStorage processes a packet of another storage.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodetab"
+	"github.com/neozodb/neo/cluster/pace"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -60,9 +61,9 @@ type Node struct {
 	wg       sync.WaitGroup
 	conns    connSet
 	newIDs   []int // partitions for which NewID asks
-	served   service
-	feeding  pace // what is read for other storages
-	fetching pace // what is replicated from them
+	served   *pace.Service
+	feeding  *pace.Pace // what is read for other storages
+	fetching *pace.Pace // what is replicated from them
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]  // by partition
@@ -257,7 +258,7 @@ func (n *Node) process(e event) error {
 	}
 	begin := time.Now()
 	err := n.dispatch(e)
-	n.fetching.processed(time.Since(begin))
+	n.fetching.Processed(time.Since(begin))
 	return err
 }
 
@@ -375,7 +376,7 @@ func (n *Node) flush() error {
 	if len(n.batch) == 0 {
 		return nil
 	}
-	defer n.served.seen()
+	defer n.served.Seen()
 	return n.commitBy(n.db.CommitVotes)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/pace"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -39,7 +40,7 @@ func TestReplicationYields(t *testing.T) {
 		work    = records * recordTime
 		always  = time.Hour
 		// What a client waits for at most: a burst, and the record under way.
-		longest = burst + maxAhead*recordTime + time.Millisecond
+		longest = pace.Burst + pace.MaxAhead*recordTime + time.Millisecond
 	)
 	for _, tt := range []struct {
 		name      string
@@ -143,7 +144,7 @@ func TestReplicationYields(t *testing.T) {
 // What a storage gives to others stays below the rate, with and without clients, but
 // no time is lost.
 func TestReplicationRate(t *testing.T) {
-	const records, size, rate = 200, 10_000, 100_000
+	const records, size, rate, nap = 200, 10_000, 100_000, 5 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		s := r.run(func(c *Config) { c.ReplicationRate = rate })

@@ -118,7 +118,7 @@ func (n *Node) deliver(ev link.Event) {
 	p := ev.Conn.Tag.(*peer)
 	e := event{peer: p, link: ev}
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
-		n.served.seen()
+		n.served.Seen()
 		if n.remote && isRead(ev.Packet) && !n.mustWaitFor(a, ev.Packet) {
 			n.readRemote(p, a, ev)
 			return
@@ -295,9 +295,9 @@ func (n *Node) use(t target) (p *peer, ready bool) {
 func (n *Node) putFetched(e event) {
 	switch e.link.Packet.(type) {
 	case *proto.AddTransaction, *proto.AddObject, *proto.AnswerFetchTransactions, *proto.AnswerFetchObjects:
-		if n.fetching.rest(n.ctx.Done(), n.done) {
+		if n.fetching.Rest(n.ctx.Done(), n.done) {
 			e.fetched = true
-			n.fetching.queued()
+			n.fetching.Queued()
 		}
 	}
 	n.put(e)

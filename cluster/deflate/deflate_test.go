@@ -1,4 +1,4 @@
-package client
+package deflate
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ func TestPack(t *testing.T) {
 	random := make([]byte, 4000)
 	rand.NewChaCha8([32]byte{}).Read(random)
 	text := bytes.Repeat([]byte("persistent.mapping "), 200)
-	p := packer{level: DefaultLevel}
+	p := Packer{Level: DefaultLevel}
 	for _, tt := range []struct {
 		name    string
 		data    []byte
@@ -27,11 +27,11 @@ func TestPack(t *testing.T) {
 		{"other half random", append(text[:2000:2000], random[:2000]...), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := p.pack(tt.data)
-			if smaller := o.Compression != compressNone; smaller != tt.smaller {
+			o := p.Pack(tt.data)
+			if smaller := o.Compression != None; smaller != tt.smaller {
 				t.Errorf("compressed: %v, want %v", smaller, tt.smaller)
 			}
-			if got, err := decode(&o); err != nil || !bytes.Equal(got, tt.data) {
+			if got, err := Unpack(&o); err != nil || !Valid(&o) || !bytes.Equal(got, tt.data) {
 				t.Errorf("got %d bytes, %v; want the %d that were packed", len(got), err, len(tt.data))
 			}
 		})
@@ -43,7 +43,7 @@ func TestPack(t *testing.T) {
 func TestUnpackAliases(t *testing.T) {
 	for size, alias := range map[int]bool{1: false, proto.MaxChunk - 1: false, proto.MaxChunk: true} {
 		buf := make([]byte, size+10)
-		got, err := unpack(&proto.ObjectData{Data: buf[:size]})
+		got, err := Unpack(&proto.ObjectData{Data: buf[:size]})
 		if err != nil || len(got) != size || cap(got) < size {
 			t.Fatalf("%d bytes: %d bytes, %v", size, len(got), err)
 		}

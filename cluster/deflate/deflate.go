@@ -1,4 +1,5 @@
-package client
+// Package deflate makes of ZODB records what storages keep, and the records of that.
+package deflate
 
 import (
 	"bytes"
@@ -14,21 +15,22 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 )
 
+// Values of [proto.ObjectData.Compression].
 const (
-	compressNone = 0
-	compressZlib = 1
+	None = 0
+	Zlib = 1
 )
 
 // maxRecord bounds what one record may decompress to.
 const maxRecord = 1 << 30
 
-// DefaultLevel is the zlib level of Config.Level 0.
+// DefaultLevel is the zlib level where none is asked for.
 const DefaultLevel = 5
 
-// packer turns ZODB records into what is stored and back. The checksum is the
-// SHA-1 of the bytes as they are stored.
-type packer struct {
-	level   int // 0: no compression
+// Packer makes of ZODB records what is stored. The checksum is the SHA-1 of the bytes as
+// they are stored. Its methods may be called concurrently.
+type Packer struct {
+	Level   int // of zlib, 1 to 9; 0: no compression
 	writers sync.Pool
 }
 
@@ -60,18 +62,18 @@ type scratch struct {
 	w   *zlib.Writer
 }
 
-// pack returns a record as it is stored: compressed if that makes it smaller.
-// nil data is a deletion. The result may alias data.
-func (p *packer) pack(data []byte) proto.ObjectData {
+// Pack returns a record as it is stored: compressed if that makes it smaller.
+// nil data is a deletion. The result aliases data if it is not compressed.
+func (p *Packer) Pack(data []byte) proto.ObjectData {
 	if data == nil {
 		return proto.ObjectData{}
 	}
 	out := proto.ObjectData{Data: data}
-	if p.level > 0 && worthTrying(data) {
+	if p.Level > 0 && worthTrying(data) {
 		s, _ := p.writers.Get().(*scratch)
 		if s == nil {
 			s = &scratch{}
-			s.w, _ = zlib.NewWriterLevel(&s.buf, p.level) // the level was checked
+			s.w, _ = zlib.NewWriterLevel(&s.buf, p.Level) // the level was checked
 		}
 		s.buf.Reset()
 		s.w.Reset(&s.buf)
@@ -79,7 +81,7 @@ func (p *packer) pack(data []byte) proto.ObjectData {
 		s.w.Write(data)
 		s.w.Close()
 		if s.buf.Len() < len(data) {
-			out.Compression, out.Data = compressZlib, bytes.Clone(s.buf.Bytes())
+			out.Compression, out.Data = Zlib, bytes.Clone(s.buf.Bytes())
 		}
 		p.writers.Put(s)
 	}
@@ -87,19 +89,11 @@ func (p *packer) pack(data []byte) proto.ObjectData {
 	return out
 }
 
-// verify checks a record against its checksum. A record without data passes.
-func verify(o *proto.ObjectData) error {
-	if len(o.Data) == 0 && o.Checksum == proto.ZeroHash {
-		return nil
-	}
-	if sha1.Sum(o.Data) != o.Checksum {
-		return ErrChecksum
-	}
-	return nil
-}
+// Valid reports whether stored bytes have their checksum. A record without data has.
+func Valid(o *proto.ObjectData) bool { return Absent(o) || sha1.Sum(o.Data) == o.Checksum }
 
-// absent reports a record without data: deleted, or its creation was undone.
-func absent(o *proto.ObjectData) bool {
+// Absent reports a record without data: deleted, or its creation was undone.
+func Absent(o *proto.ObjectData) bool {
 	return len(o.Data) == 0 && o.Checksum == proto.ZeroHash
 }
 
@@ -112,16 +106,16 @@ type inflater struct {
 	buf     bytes.Buffer
 }
 
-// unpack returns the ZODB record of stored bytes, never nil. The result aliases them
+// Unpack returns the ZODB record of stored bytes, never nil. The result aliases them
 // only if they fill the buffer that they were received in.
-func unpack(o *proto.ObjectData) ([]byte, error) {
+func Unpack(o *proto.ObjectData) ([]byte, error) {
 	switch o.Compression {
-	case compressNone:
+	case None:
 		if n := len(o.Data); n >= proto.MaxChunk {
 			return o.Data[:n:n], nil
 		}
 		return append(make([]byte, 0, len(o.Data)), o.Data...), nil
-	case compressZlib:
+	case Zlib:
 	default:
 		return nil, fmt.Errorf("decompress: unknown compression %d", o.Compression)
 	}
