@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/neozodb/neo/cluster/pace"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -49,6 +50,9 @@ type Backend struct {
 	done   atomic.Uint64 // everything of the sources up to this TID is in the native backend
 	own    atomic.Bool   // the sources are no longer needed: the native backend answers all
 	log    *slog.Logger
+
+	served  *pace.Service // when clients were
+	copying copying
 }
 
 // reading answers from sources and native backend.

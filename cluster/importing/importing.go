@@ -35,6 +35,10 @@ type Report struct {
 	// Transactions, Records and Bytes of data are those copied so far, by earlier runs
 	// too as far as that is known.
 	Transactions, Records, Bytes int64
+	// Twice is how many records were left out because the same transaction has a later
+	// one of the same object, Blobs how many have data in files that are not imported, and
+	// Skipped how many have no data in the copy, or are not in it, by order of the operator.
+	Twice, Blobs, Skipped int64
 	// Position of the copy in the sources, and their Size, in bytes; 0: not known.
 	Position, Size int64
 	Rate           float64       // bytes of the sources per second, lately
