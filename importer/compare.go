@@ -105,8 +105,12 @@ type comparer struct {
 // does now.
 func (b *Backend) compare(ctx context.Context, upTo tid.TID, whole bool) (*findings, error) {
 	c := &b.copying
-	c.comparing.Lock()
-	defer c.comparing.Unlock()
+	select {
+	case c.comparing <- struct{}{}:
+		defer func() { <-c.comparing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	np, err := b.partitions()
 	if err != nil {
 		return nil, err
@@ -274,7 +278,7 @@ func (k *comparer) collect(c *chunk, source, process time.Duration) error {
 		}
 	}
 	took := time.Since(rested)
-	cp.pace.Worked(took+c.spent, c.bytes)
+	cp.pace.Worked(c.worked(took), c.bytes)
 	if !k.whole {
 		return nil
 	}

@@ -198,6 +198,7 @@ func (w *writer) write(c *chunk, source, process time.Duration) error {
 	if !ok {
 		return w.ctx.Err()
 	}
+	defer w.b.turn()()
 	rested := time.Now()
 	if err := w.items(c); err != nil {
 		return &nativeError{err}
@@ -208,7 +209,7 @@ func (w *writer) write(c *chunk, source, process time.Duration) error {
 		}
 	}
 	took := time.Since(rested)
-	cp.pace.Worked(took+c.spent, c.bytes)
+	cp.pace.Worked(c.worked(took), c.bytes)
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
 	cp.waits[slowSource] += source

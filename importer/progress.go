@@ -102,6 +102,9 @@ func (s *skip) UnmarshalText(b []byte) (err error) {
 	if s.tid, err = tid.Parse(string(b[:16])); err != nil || len(b) == 16 {
 		return err
 	}
+	if b[16] != ' ' {
+		return fmt.Errorf("%q is not the id of a transaction and that of an object", b)
+	}
 	s.oid.OK = true
 	s.oid.V, err = tid.ParseOID(string(b[17:]))
 	return err

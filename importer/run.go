@@ -31,9 +31,10 @@ type copying struct {
 	// ended closes the sources, which nothing asks any more. It may be nil.
 	ended func() error
 
-	saving sync.Mutex // held while the progress is stored
+	saving sync.Mutex    // held while the progress is stored
+	turns  chan struct{} // of one element: see Backend.turn
 
-	comparing sync.Mutex    // held during a comparison
+	comparing chan struct{} // of one element, which is in it during a comparison
 	demanded  chan struct{} // a comparison of what is copied was asked for
 	wake      chan struct{} // an order came
 
@@ -68,7 +69,8 @@ func (b *Backend) prepare(compress int, ended func() error) (p progress, found b
 	default:
 		c.packer.Level = compress
 	}
-	c.demanded, c.wake = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.demanded, c.wake, c.turns = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
+	c.comparing = make(chan struct{}, 1)
 	b.served = pace.NewService()
 	c.pace = pace.New(b.served, copyShare, p.Limit)
 	if stored.OK {

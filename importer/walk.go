@@ -30,6 +30,8 @@ const (
 	// maxWhole is how many bytes of one transaction are kept until its end, where it is
 	// known which records of an object twice in it counts. A longer one is read twice.
 	maxWhole = 8 << 20
+	// maxSpent bounds what a chunk counts beside the time of the last stage.
+	maxSpent = 10 * time.Millisecond
 	// itemBytes is what an item without data counts.
 	itemBytes = 256
 )
@@ -54,10 +56,10 @@ type item struct {
 // when it was consumed.
 type chunk struct {
 	items []item
-	arena []byte // the data of items
-	bytes int    // of data
-	size  int64  // what it takes of the budget
-	spent time.Duration
+	arena []byte        // the data of items
+	bytes int           // of data
+	size  int64         // what it takes of the budget
+	spent time.Duration // by the goroutines before the last one
 	done  chan struct{} // closed after the work
 }
 
@@ -98,6 +100,13 @@ func (c *chunk) free() {
 	clear(c.items)
 	*c = chunk{items: c.items[:0], arena: c.arena[:0]}
 	spareChunks.Put(c)
+}
+
+// worked is what a chunk counts for the share of the time: what the last stage has taken, and
+// the others, which have processors beside those of the clients. They may have waited for one
+// themselves, so that not all of it is believed.
+func (c *chunk) worked(last time.Duration) time.Duration {
+	return last + min(c.spent/time.Duration(runtime.GOMAXPROCS(0)), maxSpent)
 }
 
 // walker reads the sources and makes chunks. It has one goroutine.
@@ -485,6 +494,16 @@ func (w *walker) objects(ctx context.Context, t tid.TID) ([]tid.OID, error) {
 	return nil, fmt.Errorf("transaction %v: %w", t, txn.ErrNotFound)
 }
 
+// turn waits, while clients are served, until no other stage of the work is at work, so
+// that it keeps only one processor from them. The function it returns ends the turn.
+func (b *Backend) turn() (end func()) {
+	if !b.served.Busy() {
+		return func() {}
+	}
+	b.copying.turns <- struct{}{}
+	return func() { <-b.copying.turns }
+}
+
 // pipeline reads the history in (after, upTo], lets process work at its chunks on several
 // goroutines, and gives them to consume, in order. Its error is that of consume, or else
 // that of the sources, before which everything was consumed.
@@ -519,9 +538,11 @@ func (b *Backend) pipeline(ctx context.Context, after, upTo tid.TID, process fun
 		wg.Go(func() {
 			for c := range work {
 				if ctx.Err() == nil {
+					end := b.turn()
 					begin := time.Now()
 					process(ctx, c)
 					c.spent += time.Since(begin)
+					end()
 				}
 				close(c.done)
 			}
