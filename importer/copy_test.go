@@ -418,7 +418,6 @@ type faulty struct {
 	mu     sync.Mutex
 	record func(t tid.TID, oid tid.OID) error
 	before func(t tid.TID) error // at a transaction
-	at     error                 // of Backwards
 }
 
 func (f *faulty) set(change func()) {
@@ -505,7 +504,7 @@ func order(t *testing.T, b *Backend, o importing.Order) {
 	}
 }
 
-var errDamaged = errors.New("Data.fs, offset 4711: damaged")
+var errDamaged = errors.New("file Data.fs, offset 4711: damaged")
 
 func damagedSource(t *testing.T) (source *faulty, plain *txntest.Memory) {
 	plain = history(t,
@@ -744,7 +743,7 @@ func TestPauseAndLimit(t *testing.T) {
 		}
 		m.Crash()
 		native = opened(t, m)
-		b, l = importOf(t, source, native)
+		b, _ = importOf(t, source, native)
 		ended, cancel = runs(t, b)
 		defer cancel()
 		time.Sleep(time.Hour)
@@ -912,7 +911,9 @@ func TestCompare(t *testing.T) {
 				b, l = importOf(t, source, native)
 				ended, cancel = runs(t, b)
 				defer cancel()
-				reach(t, b, importing.Different, l)
+				if r := reach(t, b, importing.Different, l); r.Differences == 0 {
+					t.Errorf("report %+v\n%s", r, l)
+				}
 				if !tt.oid.OK {
 					return
 				}

@@ -13,6 +13,8 @@ type writing struct {
 	served          *pace.Service
 }
 
+var _ backend.Writing = writing{}
+
 // HoldData implements [backend.Writing].
 func (w writing) HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (backend.DataID, error) {
 	w.served.Seen()
