@@ -237,6 +237,7 @@ func (k *comparer) collect(c *chunk, source, process time.Duration) error {
 	if !ok {
 		return k.ctx.Err()
 	}
+	defer k.b.turn()()
 	rested := time.Now()
 	for i := range c.items {
 		it := &c.items[i]

@@ -958,6 +958,58 @@ func TestCompareFails(t *testing.T) {
 	}
 }
 
+// So does one that was ordered while the copy goes on.
+func TestCompareOnDemandFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		errBroken := errors.New("broken")
+		b, l := importOf(t, txntest.Random(7, 300, 50), unreadable{opened(t, backendtest.NewMemory()), errBroken})
+		order(t, b, importing.Order{Kind: importing.Limit, Rate: 10000})
+		ended, cancel := runs(t, b)
+		defer cancel()
+		time.Sleep(20 * time.Second)
+		reach(t, b, importing.Copying, l)
+		order(t, b, importing.Order{Kind: importing.Compare})
+		if err := <-ended; !errors.Is(err, errBroken) {
+			t.Error(err)
+		}
+	})
+}
+
+// An order that comes before the first transaction of an import that another program
+// has begun does not begin it anew.
+func TestOrderBeforeProgress(t *testing.T) {
+	source := txntest.Random(8, 50, 20)
+	native := opened(t, backendtest.NewMemory())
+	b, _ := importOf(t, source, native)
+	if err := b.copyAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(native.SetImportProgress(proto.Opt[string]{}), native.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	b, _ = importOf(t, source, native)
+	b.advance(b.end) // found from the transactions
+	order(t, b, importing.Order{Kind: importing.Pause})
+	b, _ = importOf(t, source, native)
+	if got := tid.TID(b.done.Load()); got != b.end {
+		t.Errorf("after a restart %v is copied, want %v", got, b.end)
+	}
+}
+
+func FuzzProgress(f *testing.F) {
+	f.Add(progress{Skip: []skip{{tid: 1}, {tid: 2, oid: some(tid.OID(3))}}, Verdict: equal}.String())
+	f.Add("{}")
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parseProgress(some(s))
+		if err != nil {
+			return
+		}
+		if again, err := parseProgress(some(p.String())); err != nil || again.String() != p.String() {
+			t.Errorf("%q: %s, again %s, %v", s, p, again, err)
+		}
+	})
+}
+
 type unreadable struct {
 	Native
 	err error

@@ -96,7 +96,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		}
 	}()
 	c.mu.Lock()
-	c.p.TID = max(c.p.TID, hexTID(b.done.Load())) // without a stored progress it is known from the transactions
+	c.known(tid.TID(b.done.Load()))
 	c.broken = nil
 	c.mu.Unlock()
 	wg.Go(func() {
@@ -239,6 +239,7 @@ func (b *Backend) save() error {
 	c.saving.Lock()
 	defer c.saving.Unlock()
 	c.mu.Lock()
+	c.known(tid.TID(b.done.Load()))
 	last, text := tid.TID(c.p.TID), c.p.String()
 	c.mu.Unlock()
 	if err := b.native.SetImportProgress(some(text)); err != nil {
@@ -252,6 +253,10 @@ func (b *Backend) save() error {
 	}
 	return nil
 }
+
+// known notes what is copied as far as readers know: without a stored progress that was found
+// out from the transactions. The caller holds mu.
+func (c *copying) known(done tid.TID) { c.p.TID = max(c.p.TID, hexTID(done)) }
 
 // skips reports whether a record may be left out.
 func (b *Backend) skips(t tid.TID, oid tid.OID) bool {
