@@ -108,8 +108,22 @@ func runs(t *testing.T, b *Backend) (ended <-chan error, cancel func()) {
 // finishes runs an import to its end.
 func finishes(t *testing.T, b *Backend, l *log) {
 	t.Helper()
-	if err := b.Run(t.Context()); err != nil || !b.own.Load() || b.Progress().State != importing.Done {
-		t.Fatalf("Run: %v, in state %v\n%s", err, b.Progress().State, l)
+	ended, cancel := runs(t, b)
+	defer cancel()
+	for {
+		select {
+		case err := <-ended:
+			if err != nil || !b.own.Load() || b.Progress().State != importing.Done {
+				t.Fatalf("Run: %v, in state %v\n%s", err, b.Progress().State, l)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+			if s := b.Progress().State; s == importing.Failed || s == importing.Different {
+				cancel()
+				<-ended
+				t.Fatalf("the import stands still: %v\n%s", s, l)
+			}
+		}
 	}
 }
 
@@ -577,6 +591,43 @@ func TestDamagedRecord(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An order to leave out a record is about no other one.
+func TestSkipOnlyOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, plain := damagedSource(t)
+		source.record = func(tr tid.TID, oid tid.OID) error {
+			if tr == tidAt(2) && oid%2 == 0 {
+				return fmt.Errorf("object %v: %w", oid, errDamaged)
+			}
+			return nil
+		}
+		native := opened(t, backendtest.NewMemory())
+		b, l := importOf(t, source, native)
+		ended, cancel := runs(t, b)
+		defer cancel()
+		for _, oid := range []tid.OID{2, 4} {
+			if r := reach(t, b, importing.Failed, l); !strings.Contains(r.Note, oid.String()) || r.Last != tidAt(1) {
+				t.Errorf("report %+v, want object %v", r, oid)
+			}
+			order(t, b, importing.Order{Kind: importing.Skip, TID: tidAt(2), OID: some(oid)})
+		}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		w := wanted(t, plain, b.end)
+		for _, oid := range []tid.OID{2, 4} {
+			k := backend.Key{TID: tidAt(2), OID: oid}
+			r := w.records[k]
+			r.Data = nil
+			w.records[k] = r
+		}
+		w.same(t, native)
+		if r := b.Progress(); r.Skipped != 2 {
+			t.Errorf("report %+v", r)
+		}
+	})
 }
 
 // Where not even a transaction can be read, the ones behind it can be had by order.
