@@ -13,6 +13,7 @@ package importer
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/neozodb/neo/cluster/pace"
@@ -53,6 +54,20 @@ type Backend struct {
 
 	served  *pace.Service // when clients were
 	copying copying
+
+	from        *sources
+	first       atomic.Uint64 // first transaction of the sources, 0: not known
+	np          atomic.Int64  // number of partitions, 0: not known
+	closeSource func() error  // called once, by Close, or nil
+	// ahead writes a record of the sources to the native backend before its turn, exactly as
+	// the copy will. nil: an undo of what is not copied yet is refused.
+	ahead func(r *txn.Record) error
+
+	m      sync.Mutex
+	moved  chan struct{}       // closed when done, own or active change
+	active bool                // transactions are being copied
+	begun  map[tid.OID]tid.TID // the first revisions of objects after end, as far as they are known
+	cuts   int                 // how often something after end was deleted
 }
 
 // reading answers from sources and native backend.
