@@ -59,7 +59,7 @@ func (b *Backend) tids(ctx context.Context, done tid.TID, partitions []int, skip
 	}
 	all := below(list, tid.Max, b.end)
 	if len(all) < want && done < b.end {
-		np, err := b.partitions()
+		np, err := b.partitionCount()
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +127,7 @@ func (b *Backend) tidsFrom(ctx context.Context, done tid.TID, partition int, lo,
 		return list, err
 	}
 	if from := max(lo, done+1); from <= min(hi, b.end) {
-		np, err := b.partitions()
+		np, err := b.partitionCount()
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +200,7 @@ func (r reading) OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at
 // oidsFrom merges the objects that exist at the end of the sources, or at a time before, with
 // what clients have changed since.
 func (b *Backend) oidsFrom(ctx context.Context, partition, n int, from tid.OID, at tid.TID) (l oidList, err error) {
-	np, err := b.partitions()
+	np, err := b.partitionCount()
 	if err != nil {
 		return l, err
 	}

@@ -58,7 +58,7 @@ type Backend struct {
 	from        *sources
 	first       atomic.Uint64 // first transaction of the sources, 0: not known
 	np          atomic.Int64  // number of partitions, 0: not known
-	closeSource func() error  // called once, by Close, or nil
+	closeSource func() error  // closes the sources; called once, by Close. It may be nil
 	// ahead writes a record of the sources to the native backend before its turn, exactly as
 	// the copy will. nil: an undo of what is not copied yet is refused.
 	ahead func(r *txn.Record) error

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -162,7 +163,7 @@ func TestWaiting(t *testing.T) {
 				t.Errorf("%s before anything is being copied: %v", name, err)
 			}
 		}
-		b.copying(true)
+		b.setCopying(true)
 		done := make(chan string, 100)
 		var ended []string
 		arrived := func() []string {
@@ -212,7 +213,7 @@ func TestWaiting(t *testing.T) {
 		// When nothing is copied any more, a digest is refused, and all else waits on.
 		at = last
 		start(t.Context())
-		b.copying(false)
+		b.setCopying(false)
 		if got := arrived(); len(got) != 3 || !strings.HasPrefix(got[0], "CheckSerials up to") || !strings.HasPrefix(got[1], "CheckTIDs up to") ||
 			got[2] != "RecordBefore <nil>" { // object 1 is copied as a whole
 			t.Errorf("the copy has stopped: %q", got)
@@ -382,7 +383,7 @@ func TestLastRevisionIsLearned(t *testing.T) {
 	} {
 		asked := source.loads.Load()
 		got, err := b.LastObjectTID(t.Context(), tt.oid)
-		if local := tt.oid > 3; local != (err == nil) || !local && !errors.Is(err, errNotPrepared) {
+		if local := tt.oid > 3; local != (err == nil) || !local && !errors.Is(err, backend.ErrNotPrepared) {
 			t.Errorf("object %v, not prepared: %v, %v", tt.oid, got, err)
 		}
 		if source.loads.Load() != asked {
@@ -455,5 +456,86 @@ func TestLoadsTogether(t *testing.T) {
 	}
 	if n := source.loads.Load(); n > maxAsking {
 		t.Errorf("the source was asked %d times for three answers", n)
+	}
+}
+
+// A transaction is read once for all that is asked about its records, however many they are, and
+// only so many are kept.
+func TestTransactionsAreKept(t *testing.T) {
+	m := &txntest.Memory{}
+	const n = 3 * maxTransactions
+	for at := tid.TID(1); at <= n; at++ {
+		records := []txn.Record{{OID: 1, TID: at, Data: []byte("x")}}
+		if at == n {
+			records = slices.Grow(records, maxObjects+1)
+			for oid := tid.OID(2); oid < maxObjects+2; oid++ {
+				records = append(records, txn.Record{OID: oid, TID: at, Data: records[0].Data, DataTID: tid.TID(oid)})
+			}
+		}
+		ok(t, m.Append(&txn.Transaction{TID: at, Records: txn.Slice(records)}))
+	}
+	source := &watched{Database: m}
+	s := newSources(source, n, slog.New(slog.DiscardHandler))
+	for at := tid.TID(1); at <= n; at++ {
+		for oid := tid.OID(1); oid < 4; oid++ {
+			from, err := s.dataTID(t.Context(), oid, at)
+			ok(t, err)
+			if want := tid.TID(oid); at == n && oid > 1 && from != want {
+				t.Errorf("data of %v come from %v, want %v", oid, from, want)
+			}
+		}
+		if len(s.txns) != len(s.order) || len(s.order) > maxTransactions {
+			t.Fatalf("%d transactions are kept, in order %d", len(s.txns), len(s.order))
+		}
+	}
+	if walks := source.walks.Load(); walks != n {
+		t.Errorf("%d transactions were read %d times", n, walks)
+	}
+	if len(s.txns) != 1 || s.size != maxObjects+1 {
+		t.Errorf("%d transactions with %d objects are kept", len(s.txns), s.size)
+	}
+	if _, err := s.transaction(t.Context(), 1); err != nil || len(s.txns) != 1 || s.size != 1 {
+		t.Errorf("%d transactions with %d objects are kept, %v", len(s.txns), s.size, err)
+	}
+}
+
+// One who asks for a transaction that another one is reading goes on when that one gives up.
+func TestTransactionReadByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, source, history := small(t, 0, nil)
+		slow := &slowWalks{Database: source}
+		s := newSources(slow, history[9].TID, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		answers := make(chan error, 2)
+		go func() { _, err := s.transaction(ctx, history[4].TID); answers <- err }()
+		synctest.Wait()
+		go func() { _, err := s.transaction(t.Context(), history[4].TID); answers <- err }()
+		synctest.Wait()
+		cancel()
+		if err := <-answers; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		ok(t, <-answers)
+		if n := slow.walks.Load(); n != 2 {
+			t.Errorf("the transaction was read %d times", n)
+		}
+	})
+}
+
+// slowWalks is a source that takes a second to find a transaction.
+type slowWalks struct {
+	txn.Database
+	walks atomic.Int64
+}
+
+func (s *slowWalks) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	s.walks.Add(1)
+	return func(yield func(*txn.Transaction, error) bool) {
+		select {
+		case <-time.After(time.Second):
+			s.Database.Transactions(ctx, after, upTo)(yield)
+		case <-ctx.Done():
+			yield(nil, ctx.Err())
+		}
 	}
 }

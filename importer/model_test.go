@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"reflect"
 	"runtime"
@@ -43,7 +44,13 @@ var none proto.Opt[tid.TID]
 type watched struct {
 	txn.Database
 	closed atomic.Bool
-	loads  atomic.Int64
+	loads  atomic.Int64 // of objects and their histories
+	walks  atomic.Int64 // of transactions
+}
+
+func (w *watched) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	w.walks.Add(1)
+	return w.Database.Transactions(ctx, after, upTo)
 }
 
 func (w *watched) check() error {
@@ -335,7 +342,7 @@ func (w *world) checkObject(oid tid.OID, moments []tid.TID) {
 		w.sameObject(what, exact, o, err, want, wantErr)
 	}
 	last, err := w.b.LastObjectTID(ctx, oid)
-	if errors.Is(err, errNotPrepared) {
+	if errors.Is(err, backend.ErrNotPrepared) {
 		ok(w, w.b.Prepare(ctx, oid))
 		last, err = w.b.LastObjectTID(ctx, oid)
 	}
@@ -526,7 +533,7 @@ func TestReadingMatchesModel(t *testing.T) {
 					w.checkObject(oid, moments)
 				}
 				w.checkLists(moments)
-				w.b.copying(true)
+				w.b.setCopying(true)
 				w.checkTables(moments, false)
 			})
 		})
@@ -540,7 +547,7 @@ func TestReadingWhileCopying(t *testing.T) {
 		from := w.rand.IntN(len(w.history) + 1)
 		w.copyTo(from)
 		w.commit(w.rand.IntN(6))
-		w.b.copying(true)
+		w.b.setCopying(true)
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		wg.Go(func() {

@@ -15,8 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-// errNotPrepared reports that the last revision of an object is not known here yet.
-var errNotPrepared = fmt.Errorf("the last revision is not known here yet: %w", backend.ErrNonReadable)
+var _ backend.Preparing = (*Backend)(nil)
 
 // newBackend returns the backend that serves a native backend together with the sources, of which
 // nothing is known to be copied yet. source gives nothing after end, nor objects from oids on.
@@ -65,10 +64,10 @@ func (b *Backend) finish() {
 	b.wake()
 }
 
-// copying says whether [Backend.advance] is going to be called. Until it is, digests of what is
+// setCopying says whether [Backend.advance] is going to be called. Until it is, digests of what is
 // not copied are refused: before the operation begins the goroutine that serves
 // all peers asks for them.
-func (b *Backend) copying(on bool) {
+func (b *Backend) setCopying(on bool) {
 	b.m.Lock()
 	defer b.m.Unlock()
 	b.active = on
@@ -101,8 +100,8 @@ func (b *Backend) await(ctx context.Context, t tid.TID, hope bool) error {
 	}
 }
 
-// partitions returns the number of partitions, 0 if there is no partition table.
-func (b *Backend) partitions() (int, error) {
+// partitionCount returns the number of partitions, 0 if there is no partition table.
+func (b *Backend) partitionCount() (int, error) {
 	if np := b.np.Load(); np > 0 {
 		return int(np), nil
 	}
@@ -372,7 +371,7 @@ func (r reading) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.
 	case !known && b.own.Load():
 		return b.native.LastObjectTID(ctx, oid)
 	case !known:
-		return proto.Opt[tid.TID]{}, fmt.Errorf("object %v: %w", oid, errNotPrepared)
+		return proto.Opt[tid.TID]{}, fmt.Errorf("object %v: %w", oid, backend.ErrNotPrepared)
 	}
 	if last.OK && last.V <= tid.TID(b.done.Load()) {
 		t = max(t, last.V)

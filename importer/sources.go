@@ -45,10 +45,10 @@ const (
 	blockTIDs = 4096
 	// maxBlocks is how many such blocks are kept.
 	maxBlocks = 16
-	// maxTransactions is how many transactions are kept without their data, and
-	// maxTransaction how many objects each of them may have.
+	// maxTransactions is how many transactions are kept without their data, and maxObjects
+	// how many objects all of them have, the last one apart.
 	maxTransactions = 32
-	maxTransaction  = 1 << 14
+	maxObjects      = 1 << 18
 )
 
 // sources asks the sources of an import, which never change: nothing that it has learned
@@ -66,6 +66,7 @@ type sources struct {
 	blocks    []block // of ids, those used last at the end
 	txns      map[tid.TID]*transaction
 	order     []tid.TID // of txns, those used last at the end
+	size      int       // of txns, in objects
 }
 
 // block is the transactions of the sources in (after, upTo].
@@ -80,6 +81,7 @@ type transaction struct {
 	err  error
 	meta backend.Meta
 	from map[tid.OID]tid.TID // the DataTIDs of its records that have one
+	size int                 // in objects, as counted in the size of all
 }
 
 func newSources(db txn.Database, end tid.TID, log *slog.Logger) *sources {
@@ -328,10 +330,7 @@ func (s *sources) transaction(ctx context.Context, at tid.TID) (*transaction, er
 			s.order = slices.DeleteFunc(s.order, func(x tid.TID) bool { return x == at })
 		}
 		s.order = append(s.order, at)
-		if len(s.order) > maxTransactions {
-			delete(s.txns, s.order[0])
-			s.order = slices.Delete(s.order, 0, 1)
-		}
+		s.makeRoom()
 		s.m.Unlock()
 		if mine {
 			s.read(ctx, at, t)
@@ -360,15 +359,31 @@ func (s *sources) read(ctx context.Context, at tid.TID, t *transaction) {
 		t.err = fmt.Errorf("transaction %v: %w", at, backend.ErrNotFound)
 	}
 	t.meta, t.from = read.meta, read.from
-	if t.err == nil && len(t.meta.OIDs) <= maxTransaction {
-		return
-	}
 	s.m.Lock()
 	defer s.m.Unlock()
-	if s.txns[at] == t {
-		delete(s.txns, at)
-		s.order = slices.DeleteFunc(s.order, func(x tid.TID) bool { return x == at })
+	switch {
+	case s.txns[at] != t: // there was no room
+	case t.err != nil:
+		s.forget(at)
+	default:
+		t.size = len(t.meta.OIDs)
+		s.size += t.size
+		s.makeRoom()
 	}
+}
+
+// makeRoom forgets transactions, but the one used last. s.m is held.
+func (s *sources) makeRoom() {
+	for len(s.order) > 1 && (len(s.order) > maxTransactions || s.size > maxObjects) {
+		s.forget(s.order[0])
+	}
+}
+
+// forget forgets a transaction. s.m is held.
+func (s *sources) forget(at tid.TID) {
+	s.size -= s.txns[at].size
+	delete(s.txns, at)
+	s.order = slices.DeleteFunc(s.order, func(x tid.TID) bool { return x == at })
 }
 
 func (s *sources) readTransaction(ctx context.Context, at tid.TID) (t transaction, err error) {

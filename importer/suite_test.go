@@ -34,9 +34,9 @@ const (
 type stage int
 
 const (
-	importing stage = iota // a part is copied
-	copied                 // all is copied
-	switched               // the sources are no longer asked
+	halfway  stage = iota // a part is copied
+	copied                // all is copied
+	switched              // the sources are no longer asked
 )
 
 func hiddenSource() *txntest.Memory {
@@ -60,12 +60,12 @@ type hiding struct {
 
 // begin copies what is to be copied, as soon as there is a partition table.
 func (h hiding) begin() error {
-	np, err := h.partitions()
+	np, err := h.partitionCount()
 	if err != nil || np == 0 {
 		return err
 	}
 	upTo := lastHidden
-	if h.stage == importing {
+	if h.stage == halfway {
 		upTo = 1
 	}
 	for t, err := range h.source.Transactions(context.Background(), 0, upTo) {
@@ -93,7 +93,7 @@ func (h hiding) ChangePartitionTable(ptid uint64, replicas int, cells []proto.Ce
 
 func (h hiding) LastObjectTID(ctx context.Context, oid tid.OID) (proto.Opt[tid.TID], error) {
 	t, err := h.Backend.LastObjectTID(ctx, oid)
-	if errors.Is(err, errNotPrepared) {
+	if errors.Is(err, backend.ErrNotPrepared) {
 		if err := h.Prepare(ctx, oid); err != nil {
 			return t, err
 		}
@@ -108,7 +108,7 @@ func (h hiding) LastIDs(ctx context.Context) (backend.LastIDs, error) {
 		return ids, cmp.Or(err, fmt.Errorf("LastIDs: %+v", ids))
 	}
 	ids = backend.LastIDs{First: tid.Max}
-	np, err := h.partitions()
+	np, err := h.partitionCount()
 	for p := range np {
 		if _, e := h.TIDs(ctx, []int{p}, 0, 1); errors.Is(e, backend.ErrNonReadable) {
 			continue
