@@ -358,6 +358,15 @@ func (b *Backend) copyAhead(ctx context.Context, oid tid.OID, h *backend.UndoHis
 			return err
 		}
 		from, err := b.from.dataTID(ctx, oid, t)
+		if err == nil && from != tid.Zero {
+			linked, e := b.from.transaction(ctx, from)
+			if e == nil && linked.twice[oid] {
+				continue // the copy may find that the link leads to other data, and write it without
+			}
+			if err = e; errors.Is(e, backend.ErrNotFound) {
+				err = nil
+			}
+		}
 		if err == nil {
 			err = b.ahead(&txn.Record{OID: oid, TID: t, Data: rev.Data, DataTID: from})
 		}

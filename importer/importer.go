@@ -64,7 +64,7 @@ type Backend struct {
 	ahead func(r *txn.Record) error
 
 	m      sync.Mutex
-	moved  chan struct{}       // closed when done, own or active change
+	moved  chan struct{}       // closed when done, own or active change; nil: nothing waits
 	active bool                // transactions are being copied
 	begun  map[tid.OID]tid.TID // the first revisions of objects after end, as far as they are known
 	cuts   int                 // how often something after end was deleted

@@ -539,3 +539,90 @@ func (s *slowWalks) Transactions(ctx context.Context, after, upTo tid.TID) iter.
 		}
 	}
 }
+
+// An object may be twice in a transaction of a Data.fs. The last record counts. What is linked to
+// it is not copied ahead, since only the copy finds out whether its data are the same.
+func TestObjectTwiceInATransaction(t *testing.T) {
+	m := &txntest.Memory{}
+	for at, records := range [][]txn.Record{
+		1: {{OID: 1, Data: []byte("a")}, {OID: 2, Data: []byte("b")}, {OID: 1, Data: []byte("c")}},
+		2: {{OID: 1, Data: []byte("a"), DataTID: 1}},
+		3: {{OID: 1, Data: []byte("d")}},
+	} {
+		if at > 0 {
+			for i := range records {
+				records[i].TID = tid.TID(at)
+			}
+			ok(t, m.Append(&txn.Transaction{TID: tid.TID(at), Records: txn.Slice(records)}))
+		}
+	}
+	b := newBackend(memoryNative(t), m, 3, 3, nil)
+	table(t, b)
+	b.ahead = func(r *txn.Record) error {
+		t.Errorf("%v at %v was copied ahead", r.OID, r.TID)
+		return nil
+	}
+	x, err := b.Transaction(t.Context(), 1)
+	if ok(t, err); !slices.Equal(x.OIDs, []tid.OID{2, 1}) {
+		t.Errorf("objects %v", x.OIDs)
+	}
+	h, err := b.UndoHistory(t.Context(), 1, 3)
+	if ok(t, err); h.Prev != proto.Some(tid.TID(2)) {
+		t.Errorf("UndoHistory: %+v", h)
+	}
+}
+
+// damagedLists is a source that cannot list anything.
+type damagedLists struct{ txn.Database }
+
+var errDamaged = errors.New("a header is damaged")
+
+func (d damagedLists) Transactions(context.Context, tid.TID, tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) { yield(nil, errDamaged) }
+}
+
+func (d damagedLists) Backwards(context.Context) iter.Seq2[*txn.Info, error] {
+	return func(yield func(*txn.Info, error) bool) { yield(nil, errDamaged) }
+}
+
+func (d damagedLists) OIDs(context.Context, tid.TID, tid.OID) iter.Seq2[tid.OID, error] {
+	return func(yield func(tid.OID, error) bool) { yield(0, errDamaged) }
+}
+
+func (d damagedLists) Revisions(context.Context, tid.OID, int) ([]txn.Info, error) {
+	return nil, errDamaged
+}
+
+// Damage that a list meets ends neither the node nor what can be read beside it.
+func TestDamagedLists(t *testing.T) {
+	var log bytes.Buffer
+	b, source, history := small(t, 2, slog.New(slog.NewTextHandler(&log, nil)))
+	b.from.db = damagedLists{source.Database}
+	ctx := t.Context()
+	for name, f := range map[string]func() error{
+		"Transaction": func() error { _, err := b.Transaction(ctx, history[4].TID); return err },
+		"TIDs":        func() error { _, err := b.TIDs(ctx, []int{0}, 0, 100); return err },
+		"TIDsFrom":    func() error { _, err := b.TIDsFrom(ctx, 0, 0, tid.Max, 0); return err },
+		"OIDsFrom":    func() error { _, _, err := b.OIDsFrom(ctx, 0, 10, 0, tid.Max); return err },
+	} {
+		log.Reset()
+		if err := f(); !errors.Is(err, backend.ErrNonReadable) || !errors.Is(err, errDamaged) || !strings.Contains(log.String(), "a source of the import is damaged") {
+			t.Errorf("%s: %v\n%s", name, err, &log)
+		}
+	}
+	for name, f := range map[string]func() error{
+		"History":     func() error { _, err := b.History(ctx, 1, 0, 10); return err },
+		"UndoHistory": func() error { _, err := b.UndoHistory(ctx, 1, history[2].TID); return err },
+		"Prepare":     func() error { return b.Prepare(ctx, 1) },
+	} {
+		if corrupt, ok := errors.AsType[*backend.CorruptError](f()); !ok || corrupt.OID != 1 {
+			t.Errorf("%s: %v", name, f())
+		}
+	}
+	if _, err := b.GetObject(ctx, 1, none, none); err != nil {
+		t.Errorf("an object: %v", err)
+	}
+	if _, err := b.TIDsFrom(ctx, 0, 0, history[1].TID, 0); err != nil {
+		t.Errorf("what is copied: %v", err)
+	}
+}

@@ -28,7 +28,6 @@ func newBackend(native Native, source txn.Database, end tid.TID, oids tid.OID, l
 	b.Writing = native
 	b.keeping = keeping{Keeping: native, b: b}
 	b.from = newSources(source, end, log)
-	b.moved = make(chan struct{})
 	b.begun = map[tid.OID]tid.TID{}
 	return b
 }
@@ -74,9 +73,12 @@ func (b *Backend) setCopying(on bool) {
 	b.wake()
 }
 
+// wake wakes what waits. b.m is held.
 func (b *Backend) wake() {
-	close(b.moved)
-	b.moved = make(chan struct{})
+	if b.moved != nil {
+		close(b.moved)
+		b.moved = nil
+	}
 }
 
 // await waits until what the sources have up to a TID is in the native backend. With hope it
@@ -84,6 +86,9 @@ func (b *Backend) wake() {
 func (b *Backend) await(ctx context.Context, t tid.TID, hope bool) error {
 	for t = min(t, b.end); ; {
 		b.m.Lock()
+		if b.moved == nil {
+			b.moved = make(chan struct{})
+		}
 		moved, active := b.moved, b.active
 		b.m.Unlock()
 		switch {

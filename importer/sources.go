@@ -81,7 +81,9 @@ type transaction struct {
 	err  error
 	meta backend.Meta
 	from map[tid.OID]tid.TID // the DataTIDs of its records that have one
-	size int                 // in objects, as counted in the size of all
+	// twice are the objects that have more than one record in it: the last one counts.
+	twice map[tid.OID]bool
+	size  int // in objects, as counted in the size of all
 }
 
 func newSources(db txn.Database, end tid.TID, log *slog.Logger) *sources {
@@ -358,7 +360,7 @@ func (s *sources) read(ctx context.Context, at tid.TID, t *transaction) {
 	if t.err = s.unlisted(ctx, fmt.Sprintf("transaction %v", at), err); absent(err) {
 		t.err = fmt.Errorf("transaction %v: %w", at, backend.ErrNotFound)
 	}
-	t.meta, t.from = read.meta, read.from
+	t.meta, t.from, t.twice = read.meta, read.from, read.twice
 	s.m.Lock()
 	defer s.m.Unlock()
 	switch {
@@ -411,9 +413,37 @@ func (s *sources) readTransaction(ctx context.Context, at tid.TID) (t transactio
 				}
 			}
 		}
+		t.meta.OIDs, t.twice = lastOfEach(t.meta.OIDs)
 		return t, nil
 	}
 	return t, txn.ErrNotFound
+}
+
+// lastOfEach returns ids without all but the last of those that are equal, and which are more
+// than one.
+func lastOfEach(oids []tid.OID) (list []tid.OID, twice map[tid.OID]bool) {
+	sorted := slices.Sorted(slices.Values(oids))
+	for i := 1; i < len(sorted); i++ {
+		if sorted[i] == sorted[i-1] {
+			if twice == nil {
+				twice = map[tid.OID]bool{}
+			}
+			twice[sorted[i]] = true
+		}
+	}
+	if twice == nil {
+		return oids, nil
+	}
+	seen := map[tid.OID]bool{}
+	for _, oid := range slices.Backward(oids) {
+		if twice[oid] && seen[oid] {
+			continue
+		}
+		seen[oid] = true
+		list = append(list, oid)
+	}
+	slices.Reverse(list)
+	return list, twice
 }
 
 func clone(b []byte) []byte { return append([]byte{}, b...) }
