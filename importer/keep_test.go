@@ -575,22 +575,22 @@ func TestObjectTwiceInATransaction(t *testing.T) {
 // damagedLists is a source that cannot list anything.
 type damagedLists struct{ txn.Database }
 
-var errDamaged = errors.New("a header is damaged")
+var errHeader = errors.New("a header is damaged")
 
 func (d damagedLists) Transactions(context.Context, tid.TID, tid.TID) iter.Seq2[*txn.Transaction, error] {
-	return func(yield func(*txn.Transaction, error) bool) { yield(nil, errDamaged) }
+	return func(yield func(*txn.Transaction, error) bool) { yield(nil, errHeader) }
 }
 
 func (d damagedLists) Backwards(context.Context) iter.Seq2[*txn.Info, error] {
-	return func(yield func(*txn.Info, error) bool) { yield(nil, errDamaged) }
+	return func(yield func(*txn.Info, error) bool) { yield(nil, errHeader) }
 }
 
 func (d damagedLists) OIDs(context.Context, tid.TID, tid.OID) iter.Seq2[tid.OID, error] {
-	return func(yield func(tid.OID, error) bool) { yield(0, errDamaged) }
+	return func(yield func(tid.OID, error) bool) { yield(0, errHeader) }
 }
 
 func (d damagedLists) Revisions(context.Context, tid.OID, int) ([]txn.Info, error) {
-	return nil, errDamaged
+	return nil, errHeader
 }
 
 // Damage that a list meets ends neither the node nor what can be read beside it.
@@ -606,7 +606,7 @@ func TestDamagedLists(t *testing.T) {
 		"OIDsFrom":    func() error { _, _, err := b.OIDsFrom(ctx, 0, 10, 0, tid.Max); return err },
 	} {
 		log.Reset()
-		if err := f(); !errors.Is(err, backend.ErrNonReadable) || !errors.Is(err, errDamaged) || !strings.Contains(log.String(), "a source of the import is damaged") {
+		if err := f(); !errors.Is(err, backend.ErrNonReadable) || !errors.Is(err, errHeader) || !strings.Contains(log.String(), "a source of the import is damaged") {
 			t.Errorf("%s: %v\n%s", name, err, &log)
 		}
 	}
