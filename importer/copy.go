@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 const (
@@ -141,6 +142,15 @@ func (b *Backend) partitions() (int, error) {
 		err = errors.New("the import cannot begin: there is no partition table")
 	}
 	return np, err
+}
+
+// copyRecord writes a record before its turn, as the copy will.
+func (b *Backend) copyRecord(r *txn.Record) error {
+	var d proto.ObjectData
+	if r.Data != nil {
+		d = b.copying.packer.Pack(r.Data)
+	}
+	return b.native.AddObject(r.OID, r.TID, d, proto.Opt[tid.TID]{V: r.DataTID, OK: r.DataTID != tid.Zero})
 }
 
 // writer is the last stage of the copy.

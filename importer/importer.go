@@ -11,7 +11,6 @@
 package importer
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -20,22 +19,12 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
-	"github.com/neozodb/neo/importer/config"
 )
 
 // Native is the backend that becomes the database of the node.
 type Native interface {
 	backend.Backend
 	backend.Importing
-}
-
-// Config says what is imported into what. A zero field takes the documented default.
-type Config struct {
-	Import config.Import // required
-	// Open opens the destination: required, since which adapters there are is known
-	// elsewhere.
-	Open func(ctx context.Context, d config.Destination) (Native, error)
-	Log  *slog.Logger // default: discard
 }
 
 // Backend is the database of a node while it imports, and afterwards.

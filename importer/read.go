@@ -152,6 +152,7 @@ func (k key) last() tid.TID {
 // GetObject implements [backend.Reading].
 func (r reading) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
 	b, k := r.b, key{oid, at, before}
+	b.serving()
 	native := func() (backend.Object, error) { return b.native.GetObject(ctx, oid, at, before) }
 	return either(b, func(done tid.TID) (backend.Object, error) {
 		o, err := native()
@@ -166,6 +167,7 @@ func (r reading) GetObject(ctx context.Context, oid tid.OID, at, before proto.Op
 // the same time.
 func (r reading) GetObjects(ctx context.Context, keys []backend.ObjectKey, f func(i int, o *backend.Object, err error) bool) {
 	b := r.b
+	b.serving()
 	if b.own.Load() {
 		b.native.GetObjects(ctx, keys, f)
 		return

@@ -72,6 +72,8 @@ func (b *Backend) prepare(compress int, ended func() error) (p progress, found b
 	c.demanded, c.wake, c.turns = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	c.comparing = make(chan struct{}, 1)
 	b.served = pace.NewService()
+	b.Writing = writing{b.native, b.served}
+	b.ahead = b.copyRecord
 	c.pace = pace.New(b.served, copyShare, p.Limit)
 	if stored.OK {
 		b.advance(tid.TID(p.TID))
@@ -86,11 +88,13 @@ func (b *Backend) Run(ctx context.Context) error {
 	if b.own.Load() {
 		return nil
 	}
+	b.setCopying(true)
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer func() {
 		cancel()
 		wg.Wait()
+		b.setCopying(false)
 		if !b.own.Load() {
 			b.set(importing.Waiting, "")
 		}

@@ -39,3 +39,10 @@ func (w writing) CommitVotes() error {
 	defer w.served.Seen()
 	return w.Writing.CommitVotes()
 }
+
+// serving notes that a client is served.
+func (b *Backend) serving() {
+	if b.served != nil {
+		b.served.Seen()
+	}
+}

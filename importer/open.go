@@ -1,0 +1,311 @@
+package importer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/importer/config"
+	"github.com/neozodb/neo/importer/merge"
+	"github.com/neozodb/neo/importer/source"
+	"github.com/neozodb/neo/importer/state"
+)
+
+// Config says what is imported into what. A zero field takes the documented default.
+type Config struct {
+	Import config.Import // required
+	// Open opens the destination: required, since which adapters there are is known
+	// elsewhere.
+	Open func(ctx context.Context, d config.Destination) (Native, error)
+	// Progress is told how far the reading of a Data.fs without a usable index is, in bytes.
+	// Default: none.
+	Progress func(source string, pos, size int64)
+	Log      *slog.Logger // default: discard
+}
+
+// Open opens the destination and, unless the import has come to its end, the sources. The
+// first time, it fixes what becomes of their object ids.
+func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, w := range cfg.Import.Warnings {
+		cfg.Log.Warn(w)
+	}
+	native, err := cfg.Open(ctx, cfg.Import.Destination)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, native.Close())
+		}
+	}()
+	known, err := readState(native)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil {
+		warnings, err := config.Check(cfg.Import, known)
+		if err != nil {
+			return nil, err
+		}
+		for _, w := range warnings {
+			cfg.Log.Warn(w)
+		}
+	}
+	stored, err := native.ImportProgress()
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseProgress(stored)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil && finished(p) {
+		b := newBackend(native, nil, known.End(), 0, cfg.Log)
+		if _, _, err := b.prepare(cfg.Import.Destination.Compress, nil); err != nil {
+			return nil, err
+		}
+		b.finish()
+		cfg.Log.Warn(finishedAdvice, "tid", known.End())
+		return b, nil
+	}
+	src, err := openSources(ctx, cfg, known != nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, src.Close())
+		}
+	}()
+	if known == nil {
+		if err := refuseUsed(native); err != nil {
+			return nil, err
+		}
+		if known, err = src.fix(ctx, cfg.Import, native); err != nil {
+			return nil, err
+		}
+	}
+	if err := src.merge(ctx, cfg.Import, known); err != nil {
+		return nil, err
+	}
+	b := newBackend(native, src, src.End(), src.Next(), cfg.Log)
+	b.closeSource = src.Close
+	_, found, err := b.prepare(cfg.Import.Destination.Compress, src.Close)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		t, err := lastCopied(ctx, native, b.end)
+		if err != nil {
+			return nil, err
+		}
+		b.advance(t)
+	}
+	if err := b.learnFirst(ctx); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// finishedAdvice is what the operator of a finished import should do.
+const finishedAdvice = "All data are imported. You should change your configuration to use the native backend; until then the node serves its own tables, and a restart is not needed"
+
+// readState returns the state of the import into a database, nil if there is none.
+func readState(native Native) (state.State, error) {
+	row, err := native.ImportState()
+	if err != nil || !row.OK {
+		return nil, err
+	}
+	s, err := state.Parse(row.V)
+	if err != nil {
+		return nil, fmt.Errorf("row zodb of table config: %w", err)
+	}
+	return s, nil
+}
+
+// refuseUsed returns an error if a database that is the destination of no import has
+// transactions.
+func refuseUsed(native Native) error {
+	cells, err := native.Cells()
+	if err != nil {
+		return err
+	}
+	for _, c := range cells {
+		t, o, err := native.LastTIDs(context.Background(), c.Partition)
+		if err != nil {
+			return err
+		}
+		if t = max(t, o); t != tid.Zero {
+			return fmt.Errorf("the destination already has transactions, the last of partition %d is %v, and they are not from this import: "+
+				"import into a new database, or start the node without the adapter Importer", c.Partition, t)
+		}
+	}
+	return nil
+}
+
+// lastCopied returns the last transaction of the sources that is in a database which keeps no
+// progress: one that the Python implementation fills, or that has not come to its first commit.
+// Transactions are copied in their order.
+func lastCopied(ctx context.Context, native Native, end tid.TID) (tid.TID, error) {
+	cells, err := native.Cells()
+	if err != nil {
+		return 0, err
+	}
+	np := 0
+	for _, c := range cells {
+		np = max(np, c.Partition+1)
+	}
+	last := tid.Zero
+	for p := range np {
+		// Everything that is found lies in [low, high].
+		low, high := last+1, end
+		for low <= high {
+			middle := low + (high-low)/2
+			found, err := native.TIDsFrom(ctx, p, middle, high, 1)
+			if err != nil {
+				return 0, fmt.Errorf("looking for the last imported transaction: %w", err)
+			}
+			if len(found) == 0 {
+				high = middle - 1
+				continue
+			}
+			last = found[0]
+			low = last + 1
+		}
+	}
+	return last, nil
+}
+
+// openedSources are all sources of an import, and what they make together.
+type openedSources struct {
+	*merge.Database
+	names []string
+	list  []source.Source
+	close func() error
+}
+
+// openSources opens all sources. again: the import has begun before.
+func openSources(ctx context.Context, cfg Config, again bool) (_ *openedSources, err error) {
+	s := &openedSources{}
+	s.close = sync.OnceValue(s.closeAll)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, x := range cfg.Import.Sources {
+		opt := source.Options{Log: cfg.Log, Writable: cfg.Import.Destination.WriteBack, Lazy: again}
+		if cfg.Progress != nil {
+			opt.Progress = func(pos, size int64) { cfg.Progress(x.Section, pos, size) }
+		}
+		src, err := source.Open(ctx, x.Section, x.Storage, opt)
+		if err != nil {
+			return nil, err
+		}
+		s.names = append(s.names, x.Section)
+		s.list = append(s.list, src)
+	}
+	return s, nil
+}
+
+// Close closes all sources, once.
+func (s *openedSources) Close() error { return s.close() }
+
+func (s *openedSources) closeAll() error {
+	var errs []error
+	for i, src := range s.list {
+		if err := src.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("source %s: %w", s.names[i], err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fix decides what becomes of the ids of the sources, for good.
+func (s *openedSources) fix(ctx context.Context, imp config.Import, native Native) (state.State, error) {
+	extents := map[string]config.Extent{}
+	for i, src := range s.list {
+		e, err := src.Extent(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("source %s: %w", s.names[i], err)
+		}
+		extents[s.names[i]] = config.Extent{Next: e.Next, Last: e.Last}
+	}
+	layout, err := config.Layout(imp, extents)
+	if err != nil {
+		return nil, err
+	}
+	if err := native.SetImportState(proto.Some(layout.String())); err != nil {
+		return nil, fmt.Errorf("recording the import: %w", err)
+	}
+	if err := native.Commit(); err != nil {
+		return nil, fmt.Errorf("recording the import: %w", err)
+	}
+	return layout, nil
+}
+
+// merge makes one database of the sources.
+func (s *openedSources) merge(ctx context.Context, imp config.Import, known state.State) (err error) {
+	var list []merge.Source
+	for i, x := range imp.Sources {
+		k := known[x.Section]
+		list = append(list, merge.Source{
+			Name: x.Section, Database: s.list[i], DatabaseName: x.DatabaseName,
+			Last: k.LTID, Shift: k.Shift, Next: k.Next, Mapping: k.Mapping,
+		})
+	}
+	if s.Database, err = merge.New(list); err != nil {
+		return err
+	}
+	for i, x := range imp.Sources {
+		if err := has(ctx, s.list[i], known[x.Section].LTID); err != nil {
+			return fmt.Errorf("source %s: %w", x.Section, err)
+		}
+	}
+	return nil
+}
+
+// has returns an error if a source that can be reached does not have a transaction, the last one
+// to be imported: then it is another one than that with which the import began.
+func has(ctx context.Context, src source.Source, last tid.TID) error {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	for t, err := range src.Transactions(ctx, last-1, last) {
+		switch {
+		case errors.Is(err, txn.ErrUnavailable) || ctx.Err() != nil:
+			return nil // reads wait for it
+		case err != nil:
+			return err
+		case t.TID == last:
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("transaction %v, the last one of the import that has begun, is not in it: it is not the database with which the import began, or it was truncated: put that back", last)
+}
+
+// reachTimeout is how long a source is waited for before the node starts without it.
+const reachTimeout = 5 * time.Second
+
+// Position returns where a transaction is, and how much there is, in bytes of all sources.
+func (s *openedSources) Position(t tid.TID) (pos, size int64, ok bool) {
+	for _, src := range s.list {
+		p, n, ok := src.Position(t)
+		if !ok {
+			return 0, 0, false
+		}
+		pos, size = pos+p, size+n
+	}
+	return pos, size, len(s.list) > 0
+}
