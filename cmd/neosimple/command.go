@@ -44,8 +44,11 @@ func newCommand(env *cli.Env) *cobra.Command {
 
 With --dir what is stored stays there: the next start with the same directory goes
 on with it. Otherwise the directory is a temporary one, removed at the end. With
---import the cluster begins as a copy of a Data.fs; one that has this copy already
-goes on from there.
+--import the cluster serves a Data.fs at once, whatever its size, and copies it
+while it serves: see "neoctl print import". New transactions are only in the cluster. When all
+is copied and compared, the file is no longer needed. A cluster whose copy has not come to
+its end needs --import again, and goes on. With more than one storage, --renumber or --strict
+everything is copied before anything is served.
 ` + side.Help + `
 
 Applications that know ZEO need no NEO client: they are served at --zeo, storage
@@ -127,6 +130,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
 	}
+	var b background
+	cfg.Open = b.opener(ctx, env, o)
 	cluster, err := simple.New(cfg)
 	if err != nil {
 		return err
@@ -134,7 +139,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)
-	err = serve(ctx, env, o, log, cluster, cfg.Dir, zeoPort)
+	err = serve(ctx, env, o, log, cluster, &b, cfg.Dir, zeoPort)
 	stop()
 	wait()
 	return err
@@ -163,7 +168,7 @@ func (o *options) config(ctx context.Context) (simple.Config, error) {
 }
 
 // serve runs the cluster until it is told to stop.
-func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir string, zeoPort net.Listener) error {
+func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, b *background, dir string, zeoPort net.Listener) error {
 	// The nodes outlive what uses them.
 	nodes, stopNodes := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopNodes()
@@ -175,7 +180,7 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		stopUsing()
 		ended <- err
 	}()
-	imported, err := prepare(using, env, o, log, cluster)
+	imported, err := prepare(using, env, o, log, cluster, b)
 	if err != nil {
 		interrupted := ctx.Err() != nil
 		stopNodes()
@@ -190,12 +195,17 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		}
 		return errors.Join(err, runErr)
 	}
-	err = use(using, stopUsing, env, o, log, cluster, dir, imported, zeoPort)
+	err = use(using, stopUsing, env, o, log, cluster, b, dir, imported, zeoPort)
 	if using.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil // told to stop, or the cluster has ended and says why
 	}
 	stopNodes()
 	err = errors.Join(err, <-ended)
+	if b.backend != nil {
+		if left := b.left(); left != "" {
+			fmt.Fprintln(env.Stderr, left)
+		}
+	}
 	if err == nil && !o.quiet {
 		fmt.Fprintln(env.Stderr, "Stopped.")
 	}
@@ -206,11 +216,14 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 const startTimeout = 60 * time.Second
 
 // prepare waits for the cluster and fills it. It says in words what was imported.
-func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster) (imported string, err error) {
+func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, b *background) (imported string, err error) {
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := cluster.WaitRunning(starting); err != nil {
 		return "", err
+	}
+	if b.backend != nil {
+		return b.welcome(), nil
 	}
 	if o.source != "" {
 		if imported, err = importFile(ctx, env, o, log, cluster); err != nil {
@@ -222,7 +235,7 @@ func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluste
 
 // use serves ZEO clients, says that the cluster is ready, and waits for the end of
 // the context, which is also that of the cluster; stop ends it.
-func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, dir, imported string, zeoPort net.Listener) (err error) {
+func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, b *background, dir, imported string, zeoPort net.Listener) (err error) {
 	ready := fmt.Sprintf("ready name=%s masters=%v admin=%v", cluster.Name(), cluster.Master(), cluster.Admin())
 	if zeoPort != nil {
 		d, openErr := openZEO(ctx, o, log, cluster, zeoPort, stop)
@@ -237,6 +250,9 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 	}
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
+	}
+	if b.backend != nil {
+		b.follow(ctx, env, o.quiet)
 	}
 	<-ctx.Done()
 	return nil

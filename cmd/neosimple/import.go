@@ -4,14 +4,129 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cluster/storage/adapter"
+	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/exporter"
+	"github.com/neozodb/neo/importer"
+	"github.com/neozodb/neo/importer/config"
 )
+
+// background is the import of a Data.fs into the first storage while the cluster serves it.
+type background struct {
+	source  string
+	backend *importer.Backend // nil: the file is copied before anything is served
+}
+
+// opener returns how the databases of the cluster are opened. A new database, or one into
+// which an import has begun, serves the Data.fs while it is copied. Several storages, and files
+// that are not taken as they are, need the copy first: see importFile.
+func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(n int, path string, log *slog.Logger) (backend.Backend, error) {
+	b.source = o.source
+	return func(n int, path string, log *slog.Logger) (backend.Backend, error) {
+		first := o.source != "" && n == 1
+		db, err := adapter.Open(ctx, adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: first, Log: log})
+		if errors.Is(err, backend.ErrHalfImported) {
+			return nil, fmt.Errorf("%w; here: start it again with --import and the Data.fs that it comes from", err)
+		}
+		if err != nil || !first {
+			return db, err
+		}
+		native := db.(importer.Native) // SQLite is one
+		begun, used, err := condition(native)
+		if err == nil && !begun && (used || o.storages > 1 || o.replicas > 0 || o.Renumber || o.Strict) {
+			return db, nil
+		}
+		if err == nil && begun && o.Renumber {
+			err = cli.Usagef("--renumber comes too late: the import of %s has begun without it", o.source)
+		}
+		if err != nil {
+			return nil, errors.Join(err, db.Close())
+		}
+		var bar *cli.Progress
+		b.backend, err = importer.Open(ctx, importer.Config{
+			Import: config.Import{
+				Destination: config.Destination{Section: "neo", Adapter: adapter.SQLite, Database: path, Compress: -1},
+				Sources:     []config.Source{{Section: "root", DatabaseName: "root", Storage: config.Storage{File: &config.File{Path: o.source}}}},
+			},
+			Open: func(context.Context, config.Destination) (importer.Native, error) { return native, nil },
+			Progress: func(_ string, pos, size int64) {
+				if bar == nil {
+					bar = cli.NewProgress(env, cli.ProgressConfig{What: "reading " + o.source + ", which has no index", Total: size, Quiet: o.quiet})
+				}
+				bar.Set(0, pos)
+			},
+			Log: log,
+		})
+		if bar != nil {
+			bar.Done()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("importing %s: %w", o.source, err) // native is closed
+		}
+		return b.backend, nil
+	}
+}
+
+// condition returns whether an import into a database has begun, and whether it is used
+// otherwise.
+func condition(native importer.Native) (begun, used bool, err error) {
+	state, err := native.ImportState()
+	if err != nil {
+		return false, false, err
+	}
+	cfg, err := native.Config()
+	return state.OK, cfg.PTID.OK, err
+}
+
+// statusEvery is how often it is looked how far the import is.
+const statusEvery = 500 * time.Millisecond
+
+// follow shows how far the import is until ctx ends, or nothing more is to be done.
+func (b *background) follow(ctx context.Context, env *cli.Env, quiet bool) {
+	status := cli.NewStatus(env)
+	defer status.End()
+	for {
+		r := b.backend.Progress()
+		if !quiet || r.State.Bad() {
+			status.Show(r.State.String(), r.String())
+		}
+		if r.State.Over() && !r.State.Bad() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(statusEvery):
+		}
+	}
+}
+
+// welcome says in words what is served.
+func (b *background) welcome() string {
+	r := b.backend.Progress()
+	if r.State == importing.Done {
+		return fmt.Sprintf("It has everything that was in %s up to transaction %v.", b.source, r.End)
+	}
+	return fmt.Sprintf("It serves what is in %s, and copies it meanwhile (%s).", b.source, r.Copied())
+}
+
+// left says what is to be done if the import has not come to its end, "" otherwise.
+func (b *background) left() string {
+	r := b.backend.Progress()
+	if r.State == importing.Done {
+		return ""
+	}
+	return fmt.Sprintf("The import of %s has not come to its end (%s): start the same command again, and it goes on.", b.source, r.Copied())
+}
 
 // importFile makes sure that the cluster has everything that is in a Data.fs, and
 // says in words what it did. A cluster with something else is left as it is.
