@@ -59,9 +59,9 @@ type Config struct {
 	Network link.Network // default: TCP
 	Log     *slog.Logger // default: discard
 
-	// Open opens the database of a storage, counted from 1, at a path; it may replace what
-	// would be opened there. Default: SQLite.
-	Open func(n int, path string, log *slog.Logger) (backend.Backend, error)
+	// Open opens the database of a storage, counted from 1, of several, at a path; it may
+	// replace what would be opened there. Default: SQLite.
+	Open func(n, of int, path string, log *slog.Logger) (backend.Backend, error)
 }
 
 // Cluster is a cluster in this process.
@@ -173,14 +173,15 @@ func (c *Cluster) openDatabases() error {
 	}
 	// The first database stands for the directory: it is locked before anything
 	// else is looked at.
-	for n := 1; n <= max(found, cfg.Storages, DefaultStorages); n++ {
+	of := max(found, cfg.Storages, DefaultStorages)
+	for n := 1; n <= of; n++ {
 		if n > 1 && !c.existing && cfg.Storages > 0 && n > cfg.Storages {
 			break // left by a creation that did not get far
 		}
 		if n > 1 && c.existing && n > found {
 			break
 		}
-		if err := c.openDatabase(n); err != nil {
+		if err := c.openDatabase(n, of); err != nil {
 			return err
 		}
 	}
@@ -195,17 +196,17 @@ func (c *Cluster) database(n int) string {
 	return filepath.Join(c.cfg.Dir, fmt.Sprintf("storage%d.sqlite", n))
 }
 
-func openSQLite(_ int, path string, log *slog.Logger) (backend.Backend, error) {
+func openSQLite(_, _ int, path string, log *slog.Logger) (backend.Backend, error) {
 	return adapter.Open(context.Background(), adapter.Config{Adapter: adapter.SQLite, Database: path, Log: log})
 }
 
-func (c *Cluster) openDatabase(n int) error {
+func (c *Cluster) openDatabase(n, of int) error {
 	path := c.database(n)
 	open := c.cfg.Open
 	if open == nil {
 		open = openSQLite
 	}
-	db, err := open(n, path, c.log(fmt.Sprintf("storage%d", n)))
+	db, err := open(n, of, path, c.log(fmt.Sprintf("storage%d", n)))
 	if errors.Is(err, backend.ErrLocked) {
 		return fmt.Errorf("%s: %w", c.cfg.Dir, ErrInUse)
 	}

@@ -187,7 +187,7 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		runErr := <-ended
 		switch {
 		case interrupted && errors.Is(err, context.Canceled) && o.source != "":
-			return errors.Join(errors.New("interrupted before everything was imported; with --dir, the same command goes on"), runErr)
+			return errors.Join(errInterrupted, runErr)
 		case interrupted && errors.Is(err, context.Canceled):
 			return runErr // stopped in order, although early
 		case runErr != nil && errors.Is(err, context.Canceled):

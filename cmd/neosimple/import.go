@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/exporter"
+	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer"
 	"github.com/neozodb/neo/importer/config"
 )
@@ -29,11 +30,11 @@ type background struct {
 // opener returns how the databases of the cluster are opened. A new database, or one into
 // which an import has begun, serves the Data.fs while it is copied. Several storages, and files
 // that are not taken as they are, need the copy first: see importFile.
-func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(n int, path string, log *slog.Logger) (backend.Backend, error) {
+func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(n, of int, path string, log *slog.Logger) (backend.Backend, error) {
 	b.source = o.source
-	return func(n int, path string, log *slog.Logger) (backend.Backend, error) {
+	return func(n, of int, path string, log *slog.Logger) (backend.Backend, error) {
 		first := o.source != "" && n == 1
-		db, err := adapter.Open(ctx, adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: first, Log: log})
+		db, err := adapter.Open(context.WithoutCancel(ctx), adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: first, Log: log})
 		if errors.Is(err, backend.ErrHalfImported) {
 			return nil, fmt.Errorf("%w; here: start it again with --import and the Data.fs that it comes from", err)
 		}
@@ -42,7 +43,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		}
 		native := db.(importer.Native) // SQLite is one
 		begun, used, err := condition(native)
-		if err == nil && !begun && (used || o.storages > 1 || o.replicas > 0 || o.Renumber || o.Strict) {
+		if err == nil && !begun && (used || of > 1 || o.replicas > 0 || o.Renumber || o.Strict) {
 			return db, nil
 		}
 		if err == nil && begun && o.Renumber {
@@ -69,12 +70,20 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		if bar != nil {
 			bar.Done()
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, fsformat.ErrOrder):
+			return nil, fmt.Errorf("importing %s: %w (or here, with --renumber)", o.source, err)
+		case err != nil && ctx.Err() != nil:
+			return nil, errInterrupted
+		case err != nil:
 			return nil, fmt.Errorf("importing %s: %w", o.source, err) // native is closed
 		}
 		return b.backend, nil
 	}
 }
+
+// errInterrupted reports an end before anything was served.
+var errInterrupted = errors.New("interrupted before everything was imported; with --dir, the same command goes on")
 
 // condition returns whether an import into a database has begun, and whether it is used
 // otherwise.

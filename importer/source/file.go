@@ -26,6 +26,7 @@ type file struct {
 	section  string
 	path     string
 	r        *fsformat.Reader
+	checked  *fsformat.Checked
 	tail     fsformat.Tail
 	extent   Extent
 	unlock   func() error
@@ -45,6 +46,29 @@ type file struct {
 	lost   error     // reads are refused, nil if not
 	moved  error     // reads go on, nil if the file is at its place
 	grown  bool
+
+	wrong map[int64]bool // offsets of records that were reported as damaged
+}
+
+// maxWrong is how many damaged records of a file are told.
+const maxWrong = 1000
+
+// report tells of a record that is damaged, but can be read: a copy does not show it any more.
+func (f *file) report(e *fsformat.CorruptError) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.wrong[e.Offset] || len(f.wrong) > maxWrong {
+		return nil
+	}
+	if f.wrong == nil {
+		f.wrong = map[int64]bool{}
+	}
+	if f.wrong[e.Offset] = true; len(f.wrong) > maxWrong {
+		f.log.Warn("more records of the source are damaged: they are not told one by one (neofs check lists all)", "path", f.path)
+		return nil
+	}
+	f.log.Warn("a record of the source is damaged, and imported as it is: nothing will show the damage any more", "err", e)
+	return nil
 }
 
 func openFile(ctx context.Context, section string, cfg *config.File, opt Options) (Source, error) {
@@ -143,6 +167,10 @@ func (f *file) open(ctx context.Context, progress func(pos, size int64)) (err er
 	}
 	if f.tail.Ignored > 0 {
 		f.log.Warn("the end of the file is no finished transaction: it is not imported", "path", f.path, "offset", f.tail.End, "bytes", f.tail.Ignored, "reason", f.tail.Reason)
+	}
+	f.checked = f.r.Checked(f.report)
+	if f.tail.LastTID > tid.FromTime(time.Now().Add(time.Minute)) {
+		f.log.Warn("the last transaction is in the future: what is committed after it gets ids above that", "path", f.path, "tid", f.tail.LastTID, "time", f.tail.LastTID.Time().Format(time.DateTime))
 	}
 	for t, err := range f.r.ScanBackwards(ctx) {
 		if err != nil {
@@ -296,7 +324,7 @@ func (f *file) LastTID(context.Context) (tid.TID, error) { return f.extent.Last,
 // Transactions implements [txn.History].
 func (f *file) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
-		for t, err := range guarded(ctx, f, f.r.Transactions(ctx, after, upTo)) {
+		for t, err := range guarded(ctx, f, f.checked.Transactions(ctx, after, upTo)) {
 			if err == nil {
 				t.Records = guarded(ctx, f, t.Records)
 			}

@@ -26,7 +26,8 @@ func TestOpen(t *testing.T) {
 		{Config{Adapter: SQLite, Database: filepath.Join(path, "x")}, path},
 		{Config{Adapter: MySQL, Engine: "TokuDB"}, "unsupported engine"},
 		{Config{Adapter: PyMySQL}, "no PyMySQL adapter"},
-		{Config{Adapter: Importer}, "no Importer adapter"},
+		{Config{Adapter: Importer, Database: path + ".conf"}, path + ".conf"},
+		{Config{Adapter: Importer, Database: path, Engine: "InnoDB"}, "option of its destination"},
 	} {
 		if db, err := Open(t.Context(), tt.cfg); db != nil || err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: %v, %v; want %q", tt.cfg, db, err, tt.want)
