@@ -68,6 +68,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/adapter", "cluster/storage/sqlitedb importer"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
+	{"importer/plan", "importer/source importer/merge cluster/storage/adapter"},
 	{"exporter", "fsformat"},
 	{"backup/store", ""},
 	{"backup/snapshot", "cluster/txn"},

@@ -45,6 +45,9 @@ was packed: its status becomes that of an ordinary one.
 A copy that was interrupted goes on where it stopped when the command is run
 again. A destination that does not hold exactly the beginning of the source is
 left as it is. No other client may write to the cluster while it is filled.
+
+An import by a storage node (neostorage --adapter Importer) serves the database while it
+is copied: see neomigrate plan.
 ` + side.Help + cli.ExitStatus,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +59,7 @@ left as it is. No other client may write to the cluster while it is filled.
 	cli.Required(fs, "cluster")
 	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none; 1 costs a tenth less work than 5, and 6 % of space")
 	fs.IntVar(&o.window, "window", 128, "transactions under way at once; 1 if another node of the cluster is too old for more")
+	cmd.AddCommand(newPlanCommand(env))
 	return cmd
 }
 
