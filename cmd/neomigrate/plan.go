@@ -71,7 +71,7 @@ the command failed; 2 wrong usage.`,
 	cli.Text(fs, &o.destination, "destination", "d", "", "database that will receive the data, as neostorage --database; default: imported.sqlite beside the first SOURCE")
 	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "adapter of it: SQLite, MySQL, MySQLdb or PyMySQL")
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB")
-	cli.Texts(fs, &o.mounts, "mount", "", "/PATH=NAME: the mount point /PATH shows database NAME; /PATH=NAME:/REAL if the path in it is another, /PATH=NAME:~ROOT/REAL if it does not begin at Application, as mount-point in zope.conf")
+	cli.Texts(fs, &o.mounts, "mount", "", "/PATH=NAME: the mount point /PATH shows database NAME; /PATH=NAME:/REAL if the path in it is another, /PATH=NAME:~ROOT/REAL if it does not begin at Application, as mount-point in zope.conf; /PATH=NAME:OID for an object by its number")
 	cli.Texts(fs, &o.keep, "keep", "", "database NAME, or mount point /PATH, that stays outside: applications go on opening it")
 	cli.Flag(fs, &o.withoutBlobs, "without-blobs", "", "the files of blobs, which are not imported, are not needed")
 	cli.Flag(fs, &o.fast, "fast", "", "read only samples: nothing is verified or counted, and mount points are sought only near the root")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -12,21 +13,30 @@ import (
 
 // MountOption says what a mount point leads to: what mount-point of zope.conf says.
 type MountOption struct {
-	Path   string // of the mount point
-	Source string // name of what is mounted
-	Root   string // in the root of that; "": Application
-	Real   string // path from there; "": Path
+	Path   string  // of the mount point
+	Source string  // name of what is mounted
+	Root   string  // in the root of that; "": Application
+	Real   string  // path from there; "": Path
+	OID    tid.OID // of the object, if the path is not to be followed; otherwise 0
 }
 
 // ParseMount reads PATH=NAME, or PATH=NAME:REAL as in zope.conf, where REAL is the path in the
-// database, or ~ROOT/REAL.
+// database, or ~ROOT/REAL; or PATH=NAME:OID, in decimal.
 func ParseMount(s string) (MountOption, error) {
 	path, rest, ok := strings.Cut(s, "=")
 	name, real, _ := strings.Cut(rest, ":")
 	if !ok || !strings.HasPrefix(path, "/") || name == "" {
 		return MountOption{}, fmt.Errorf("%q is no mount point: want /PATH=NAME or /PATH=NAME:/PATH/IN/IT", s)
 	}
-	o := MountOption{Path: clean(path), Source: name, Real: real}
+	o := MountOption{Path: clean(path), Source: name}
+	if n, err := strconv.ParseUint(real, 10, 63); err == nil && n > 0 {
+		o.OID = tid.OID(n)
+		return o, nil
+	}
+	if real != "" && real[0] != '/' && real[0] != '~' {
+		return MountOption{}, fmt.Errorf("%q is neither a path, /REAL or ~ROOT/REAL, nor the number of an object", real)
+	}
+	o.Real = real
 	if root, ok := strings.CutPrefix(real, "~"); ok {
 		o.Root, o.Real, _ = strings.Cut(root, "/")
 		o.Real = "/" + o.Real
@@ -50,7 +60,7 @@ func (m *maker) mounts(ctx context.Context) error {
 			mt := s.file.candidates[oid]
 			p.Mounts = append(p.Mounts, mt)
 			if s.file.indexed && mt.Path != "" {
-				w := walker{ctx, s.file.r}
+				w := walker{ctx: ctx, db: s.file.r}
 				at, err := w.walk(applicationRoot, mt.Path)
 				mt.reached = err == nil && at == oid
 			}
@@ -103,6 +113,11 @@ func (m *maker) target(ctx context.Context, mt *Mount) {
 	}
 	if i := slices.IndexFunc(m.cfg.Mounts, func(o MountOption) bool { return o.Path == clean(mt.Path) }); i >= 0 {
 		m.asTold(ctx, mt, m.cfg.Mounts[i])
+		return
+	}
+	if clean(mt.Path) == "/" {
+		mt.Why = "its record has no path"
+		m.plan.must(mt.Source, "--mount /=NAME:REAL with what zope.conf says of it, or --keep /", "object %d is a mount point: %s", uint64(mt.OID), mt.Why)
 		return
 	}
 	var found []*Mount
@@ -160,7 +175,7 @@ func (m *maker) twin(mt *Mount) *Mount {
 
 // follow returns what a path leads to in a source.
 func (m *maker) follow(ctx context.Context, s *Source, root, path string) (tid.OID, error) {
-	w := walker{ctx, s.file.r}
+	w := walker{ctx: ctx, db: s.file.r}
 	return w.walk(root, path)
 }
 
@@ -172,10 +187,14 @@ func (m *maker) asTold(ctx context.Context, mt *Mount, o MountOption) {
 		mt.Why = fmt.Sprintf("--mount names %s, which is no source", o.Source)
 		m.plan.must(mt.Source, fmt.Sprintf("give it as %s=PATH", o.Source), "object %d at %s is a mount point: %s", uint64(mt.OID), mt.Path, mt.Why)
 		return
+	case o.OID != 0:
+		mt.Target, mt.TargetOID, mt.Why = to.Name, o.OID, "--mount"
+		m.exists(ctx, mt, to)
+		return
 	case to.file == nil || !to.file.indexed:
 		mt.Why = fmt.Sprintf("%s could not be looked into", to.Name)
-		m.plan.must(mt.Source, fmt.Sprintf("in the application, the number is what int.from_bytes(app.unrestrictedTraverse(%q)._p_oid, \"big\") gives: write it as oid of the section of %s, and %d under the name of that section into the section of %s",
-			mt.Path, to.Name, uint64(mt.OID), mt.Source), "object %d at %s is a mount point of %s: which object it leads to is not known, since %s", uint64(mt.OID), mt.Path, to.Name, mt.Why)
+		m.plan.must(mt.Source, fmt.Sprintf("--mount %s=%s:OID. In the application, OID is int.from_bytes(app.unrestrictedTraverse(%[1]q).aq_base._p_oid, \"big\")", mt.Path, to.Name),
+			"object %d at %s is a mount point of %s: which object it leads to is not known, since %s", uint64(mt.OID), mt.Path, to.Name, mt.Why)
 		return
 	}
 	root, real := o.Root, o.Real
@@ -204,8 +223,16 @@ func (m *maker) verify(ctx context.Context, mt *Mount, to *Source) {
 	if err == nil && oid != mt.TargetOID {
 		m.plan.note(to.Name, "make sure which one is meant", "the configuration says that the mount point %s leads to object %d; by its path it is %d", mt.Path, uint64(mt.TargetOID), uint64(oid))
 	}
+	m.exists(ctx, mt, to)
+}
+
+// exists verifies that what a mount point is said to lead to is there.
+func (m *maker) exists(ctx context.Context, mt *Mount, to *Source) {
+	if to.file == nil || !to.file.indexed {
+		return
+	}
 	if _, err := to.file.r.LoadBefore(ctx, mt.TargetOID, tid.Max); err != nil {
-		m.plan.must(to.Name, "correct oid of its section", "the mount point %s is to lead to object %d: %v", mt.Path, uint64(mt.TargetOID), err)
+		m.plan.must(to.Name, "correct the number", "the mount point %s is to lead to object %d: %v", mt.Path, uint64(mt.TargetOID), err)
 	}
 }
 

@@ -2,11 +2,14 @@ package plan_test
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -256,6 +259,25 @@ func testMountPoints(t *testing.T, args ...string) {
 		checkMerged(t, p)
 	}
 
+	// What a configuration cannot say, and what is wrong on the command line.
+	for option, want := range map[string]string{
+		"/missing=catalog:/":           "mount points lead to two objects of catalog",
+		"/missing=catalog:/catalog":    "main mounts catalog twice",
+		"/missing=main:/":              "which can not be mounted",
+		"/missing=catalog:~nothing/at": `has nothing called "nothing"`,
+		"/missing=catalog:/nothing":    `has nothing called "nothing"`,
+		"/missing=nothing":             "which is no source",
+		"/missing=catalog:100000":      "is to lead to object 100000",
+		"/nowhere=catalog":             "no mount point has the path /nowhere",
+	} {
+		o, err := plan.ParseMount(option)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := makePlan(t, plan.Config{Sources: sources, Mounts: []plan.MountOption{shelf, o}, Keep: []string{"gone"}, Sample: -1})
+		find(t, p, plan.Must, want)
+	}
+
 	// The configuration is good as a source of its own, and wrong ones are noticed.
 	conf := filepath.Join(dir, "importer.conf")
 	if err := os.WriteFile(conf, []byte(p.Text), 0o600); err != nil {
@@ -349,6 +371,60 @@ func TestNamesAlone(t *testing.T) {
 	}
 }
 
+// writeFile makes a Data.fs of a transaction with the given states, by object.
+func writeFile(t *testing.T, path string, states map[tid.OID]pickle.Value) {
+	t.Helper()
+	var records []txn.Record
+	for _, oid := range slices.Sorted(maps.Keys(states)) {
+		data, err := pickle.Append(nil, 3, pickle.Global{Module: "persistent.mapping", Name: "PersistentMapping"})
+		if err == nil {
+			data, err = pickle.Append(data, 3, states[oid])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, txn.Record{OID: oid, TID: 1 << 32, Data: data})
+	}
+	w, err := fsformat.Create(path, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append(&txn.Transaction{TID: 1 << 32, Status: txn.Committed, Records: txn.Slice(records)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func id(oid tid.OID) []byte { return binary.BigEndian.AppendUint64(nil, uint64(oid)) }
+
+// The number that stands for a mount point is none to which something refers, though
+// there is no object.
+func TestFreeNumber(t *testing.T) {
+	dir := t.TempDir()
+	main, other := filepath.Join(dir, "main.fs"), filepath.Join(dir, "other.fs")
+	refs := func(list ...pickle.Value) pickle.Value {
+		d := &pickle.Dict{}
+		for i, r := range list {
+			d.Items = append(d.Items, pickle.Item{Key: int64(i), Value: pickle.PersID{ID: r}})
+		}
+		return d
+	}
+	far := &pickle.List{Items: []pickle.Value{"n", pickle.Tuple{"other", id(1)}}}
+	weak := &pickle.List{Items: []pickle.Value{"w", pickle.Tuple{id(3)}}}
+	writeFile(t, main, map[tid.OID]pickle.Value{0: refs(id(1), id(2), far), 1: refs(weak), 5: refs()})
+	writeFile(t, other, map[tid.OID]pickle.Value{0: refs(), 1: refs()})
+	p := makePlan(t, plan.Config{Sources: given(main, other)})
+	if p.Musts() != 0 {
+		t.Fatalf("%+v", p.Findings)
+	}
+	if m := p.Import.Sources[0].Mounts; len(m) != 1 || m[0].OID != 4 {
+		t.Errorf("mount points %+v, want 4", m)
+	}
+	find(t, p, plan.Note, "1 transactions have the id of one of another source")
+}
+
 // The report says what was not looked at.
 func TestReport(t *testing.T) {
 	cfg := plan.Config{Sources: given(sample("07-btrees-refs.fs")), WithoutBlobs: true}
@@ -374,6 +450,7 @@ func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestParseMount(t *testing.T) {
 	for text, want := range map[string]plan.MountOption{
+		"/a=x:17":        {Path: "/a", Source: "x", OID: 17},
 		"/a=x":           {Path: "/a", Source: "x"},
 		"/a/b/=x":        {Path: "/a/b", Source: "x"},
 		"/a=x:/real":     {Path: "/a", Source: "x", Real: "/real"},
@@ -384,7 +461,7 @@ func TestParseMount(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "a=x", "/a", "/a=", "/a=:/b"} {
+	for _, text := range []string{"", "/a=x:0", "/a=x:b", "a=x", "/a", "/a=", "/a=:/b"} {
 		if got, err := plan.ParseMount(text); err == nil {
 			t.Errorf("%s: %+v", text, got)
 		}

@@ -157,6 +157,7 @@ func (m *maker) check(ctx context.Context, s *Source) error {
 			s.Problems = append(s.Problems, p.String())
 		}
 	})
+	set(s.Bytes)
 	s.Errors, s.Warnings = sum.Errors, sum.Warnings
 	s.Objects, s.Packed = int64(sum.Objects), sum.Packed
 	return err
@@ -237,6 +238,7 @@ func (m *maker) scan(ctx context.Context, s *Source) error {
 		s.Twice += twice(oids)
 		s.Last, f.end = max(s.Last, t.TID), t.Head.End()
 	}
+	set(s.Bytes)
 	s.Whole = true
 	f.took = time.Since(start)
 	if wrong > 0 {
@@ -346,6 +348,9 @@ type same struct{}
 func (same) Local(oid uint64) (uint64, bool)              { return oid, false }
 func (same) Foreign(string, uint64) (_ uint64, _, _ bool) { return 0, false, false }
 
+// firstTransaction is where the first transaction begins, if there is one.
+const firstTransaction = 4
+
 // Limits of a glance.
 const (
 	glanceObjects = 20000
@@ -365,6 +370,7 @@ func (m *maker) glance(ctx context.Context, s *Source) error {
 	}
 	// Transactions of objects that are evenly spread over the numbers are so over the file, near
 	// enough.
+	f.places = append(f.places, firstTransaction)
 	n, step := 0, max(1, f.r.Index().Len()/places)
 	for oid := range f.r.Index().All() {
 		if n++; n%step != 0 {

@@ -14,9 +14,9 @@ import (
 // applicationRoot is the name of the application in the root of a database of Zope.
 const applicationRoot = "Application"
 
-// maxDepth is how many objects an element of a path is sought through: a folder, its BTree,
-// the nodes of that.
-const maxDepth = 40
+// maxSeen is how many objects an element of a path is sought in: a folder, its BTree, a few
+// nodes of that.
+const maxSeen = 100
 
 // A notFoundError says how far a path could be followed.
 type notFoundError struct {
@@ -31,8 +31,9 @@ func (e *notFoundError) Error() string {
 
 // walker follows paths in a database, without any class of the application.
 type walker struct {
-	ctx context.Context
-	db  txn.Database
+	ctx  context.Context
+	db   txn.Database
+	seen map[tid.OID]bool // objects in which the present element was sought
 }
 
 // walk returns the object that a path leads to, from what the root of the database has under
@@ -44,7 +45,8 @@ func (w *walker) walk(root, path string) (tid.OID, error) {
 		names = append([]string{root}, names...)
 	}
 	for _, name := range names {
-		v, err := w.element(oid, name, 0)
+		w.seen = map[tid.OID]bool{}
+		v, err := w.element(oid, name)
 		if err != nil {
 			return 0, &notFoundError{at, oid, err.Error()}
 		}
@@ -108,10 +110,14 @@ var contents = []string{"_tree", "data", "_container", "_SampleContainer__data"}
 
 // element returns what an object has under a name: an attribute, or what it contains. nil:
 // it has nothing.
-func (w *walker) element(oid tid.OID, name string, depth int) (pickle.Value, error) {
-	if depth > maxDepth {
+func (w *walker) element(oid tid.OID, name string) (pickle.Value, error) {
+	if len(w.seen) == maxSeen {
 		return nil, fmt.Errorf("the search for %q does not end", name)
 	}
+	if w.seen[oid] {
+		return nil, nil
+	}
+	w.seen[oid] = true
 	class, state, err := w.load(oid)
 	if err != nil {
 		return nil, err
@@ -132,7 +138,7 @@ func (w *walker) element(oid tid.OID, name string, depth int) (pickle.Value, err
 				if !ok || database != "" {
 					continue
 				}
-				if v, err := w.element(inner, name, depth+1); v != nil || err != nil {
+				if v, err := w.element(inner, name); v != nil || err != nil {
 					return v, err
 				}
 			}
@@ -140,7 +146,7 @@ func (w *walker) element(oid tid.OID, name string, depth int) (pickle.Value, err
 		return nil, nil
 	}
 	if t, ok := state.(pickle.Tuple); ok {
-		return w.tree(class, t, name, depth)
+		return w.tree(class, t, name)
 	}
 	return nil, nil
 }
@@ -156,7 +162,7 @@ func attributes(state pickle.Value) *pickle.Dict {
 }
 
 // tree returns the value of a key of a BTree, or of a bucket of one.
-func (w *walker) tree(class string, state pickle.Tuple, name string, depth int) (pickle.Value, error) {
+func (w *walker) tree(class string, state pickle.Tuple, name string) (pickle.Value, error) {
 	if len(state) == 0 {
 		return nil, nil
 	}
@@ -197,7 +203,7 @@ func (w *walker) tree(class string, state pickle.Tuple, name string, depth int) 
 	if !ok || database != "" {
 		return nil, nil
 	}
-	return w.element(oid, name, depth+1)
+	return w.element(oid, name)
 }
 
 // inBucket returns the value of a key in key, value, key, value ...
