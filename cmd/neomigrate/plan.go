@@ -26,6 +26,7 @@ type planOptions struct {
 	mounts, keep                         []string
 	withoutBlobs, force, fast            bool
 	json, quiet                          bool
+	wait                                 float64
 }
 
 func newPlanCommand(env *cli.Env) *cobra.Command {
@@ -46,7 +47,7 @@ SOURCE is one of
   PATH                        an importer.conf, of which all sources are taken
   zeo://HOST:PORT[/STORAGE]   a ZEO server
   neo://NAME@MASTER,MASTER    another cluster
-The last two are written into the proposal, not looked at: plan with their Data.fs, if
+Of the last two only what mount points lead to is looked up: plan with their Data.fs, if
 they have one. The first SOURCE is the root database. NAME=SOURCE gives it the name under
 which other databases refer to it (<zodb_db NAME> in zope.conf); default: the name of the
 file without .fs.
@@ -75,6 +76,7 @@ the command failed; 2 wrong usage.`,
 	cli.Texts(fs, &o.keep, "keep", "", "database NAME, or mount point /PATH, that stays outside: applications go on opening it")
 	cli.Flag(fs, &o.withoutBlobs, "without-blobs", "", "the files of blobs, which are not imported, are not needed")
 	cli.Flag(fs, &o.fast, "fast", "", "read only samples: nothing is verified or counted, and mount points are sought only near the root")
+	fs.Float64Var(&o.wait, "wait", 10, "seconds that a server which has a SOURCE may take to be reached")
 	cli.Flag(fs, &o.json, "json", "", "print the plan as one line of JSON, and no report")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "show no progress")
 	return cmd
@@ -89,6 +91,10 @@ func runPlan(ctx context.Context, env *cli.Env, o *planOptions, args []string) (
 			return func(pos int64) { p.Set(0, pos) }, p.Done
 		},
 	}
+	if !(o.wait > 0 && o.wait < 86400) {
+		return cli.Usagef("--wait %v: want seconds, more than 0 and less than a day", o.wait)
+	}
+	cfg.Patience = time.Duration(o.wait * float64(time.Second))
 	if o.force && o.output == "" {
 		return cli.Usagef("--force is for --output")
 	}

@@ -64,7 +64,7 @@ func TestPlanDecisions(t *testing.T) {
 	if code, out, stderr := planCommand(t, append(args, "--keep", "other", "--without-blobs")...); code != 0 || strings.Contains(out, "TO DO") {
 		t.Errorf("exit %d\n%s\n%s", code, out, stderr)
 	}
-	code, out, stderr := planCommand(t, append(args, "--json", "zeo://localhost:8100/x")...)
+	code, out, stderr := planCommand(t, append(args, "--json", "zeo://127.0.0.1:1/x", "--wait", "0.1")...)
 	var p struct {
 		Findings []struct{ Level, Text, Do string }
 		Config   string
@@ -91,6 +91,7 @@ func TestPlanUsage(t *testing.T) {
 		{sample("01-basic.fs") + " --force", 2, "--force is for --output"},
 		{sample("01-basic.fs") + " " + sample("01-basic.fs"), 2, "two sources have the name 01-basic"},
 		{sample("01-basic.fs") + " --mount x=y", 2, "no mount point"},
+		{sample("01-basic.fs") + " --wait 0", 2, "more than 0"},
 		{"zeo://", 2, "want zeo://HOST:PORT"},
 		{"neo://x", 2, "NAME@MASTERS"},
 		{"not-there.fs", 1, "not-there.fs: no such file"},

@@ -2,11 +2,8 @@ package plan
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"crypto/sha1"
 	"errors"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -14,8 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/klauspost/compress/zlib"
-
+	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -156,7 +152,7 @@ func (m *maker) sample(ctx context.Context, path string, parts []part) (_ *Estim
 			err = errors.Join(err, db.Close())
 		}
 	}()
-	w := sampler{ctx: ctx, db: db, e: &Estimate{}, level: m.cfg.Destination.Compress}
+	w := sampler{ctx: ctx, db: db, e: &Estimate{}, packer: deflate.Packer{Level: level(m.cfg.Destination.Compress)}}
 	share := m.cfg.Sample / time.Duration(len(parts))
 	start := time.Now()
 	for i := range parts {
@@ -270,14 +266,23 @@ func filesSize(path string) (n int64, err error) {
 	return n, err
 }
 
+// level returns a level of a configuration as a packer takes it, as an import does.
+func level(compress int) int {
+	switch compress {
+	case config.NoCompression:
+		return 0
+	case -1:
+		return deflate.DefaultLevel
+	}
+	return compress
+}
+
 type sampler struct {
-	ctx   context.Context
-	db    backend.Backend
-	e     *Estimate
-	level int
-	buf   bytes.Buffer
-	z     *zlib.Writer
-	last  tid.TID
+	ctx    context.Context
+	db     backend.Backend
+	e      *Estimate
+	packer deflate.Packer
+	last   tid.TID
 }
 
 // part imports from the beginning of a piece, for some time.
@@ -334,7 +339,10 @@ func (w *sampler) transaction(p *part, t *fsformat.Transaction) error {
 		meta.OIDs = append(meta.OIDs, oid)
 		var d proto.ObjectData
 		if r.DataTID == tid.Zero && r.Data != nil { // otherwise it shares a row
-			d = w.pack(r.Data)
+			d = w.packer.Pack(r.Data)
+			if d.Compression == deflate.None {
+				d.Data = bytes.Clone(d.Data) // which is valid until the next record
+			}
 		}
 		p.stored += int64(len(d.Data)) + 60
 		lap(&w.e.Packing)
@@ -348,25 +356,4 @@ func (w *sampler) transaction(p *part, t *fsformat.Transaction) error {
 	err := w.db.AddTransaction(w.last, meta, nil)
 	lap(&w.e.Writing)
 	return err
-}
-
-// pack makes of a record what is stored.
-func (w *sampler) pack(data []byte) proto.ObjectData {
-	d := proto.ObjectData{Data: data}
-	if w.level != config.NoCompression {
-		if w.z == nil {
-			w.z, _ = zlib.NewWriterLevel(io.Discard, cmp.Or(w.level, -1)) // the level was checked
-		}
-		w.buf.Reset()
-		w.z.Reset(&w.buf)
-		// Writing to a bytes.Buffer does not fail.
-		w.z.Write(data)
-		w.z.Close()
-		if w.buf.Len() < len(data) {
-			d.Compression, d.Data = 1, w.buf.Bytes()
-		}
-	}
-	d.Data = bytes.Clone(d.Data)
-	d.Checksum = sha1.Sum(d.Data)
-	return d
 }

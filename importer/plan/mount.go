@@ -59,8 +59,8 @@ func (m *maker) mounts(ctx context.Context) error {
 		for _, oid := range slices.Sorted(maps.Keys(s.file.candidates)) {
 			mt := s.file.candidates[oid]
 			p.Mounts = append(p.Mounts, mt)
-			if s.file.indexed && mt.Path != "" {
-				w := walker{ctx: ctx, db: s.file.r}
+			if s.lookup != nil && mt.Path != "" {
+				w := walker{ctx: ctx, db: s.lookup}
 				at, err := w.walk(applicationRoot, mt.Path)
 				mt.reached = err == nil && at == oid
 			}
@@ -126,7 +126,7 @@ func (m *maker) target(ctx context.Context, mt *Mount) {
 		if other == s {
 			continue
 		}
-		if other.file == nil || !other.file.indexed {
+		if other.lookup == nil {
 			reasons = append(reasons, fmt.Sprintf("%s could not be looked into", other.Name))
 			continue
 		}
@@ -175,7 +175,7 @@ func (m *maker) twin(mt *Mount) *Mount {
 
 // follow returns what a path leads to in a source.
 func (m *maker) follow(ctx context.Context, s *Source, root, path string) (tid.OID, error) {
-	w := walker{ctx: ctx, db: s.file.r}
+	w := walker{ctx: ctx, db: s.lookup}
 	return w.walk(root, path)
 }
 
@@ -191,7 +191,7 @@ func (m *maker) asTold(ctx context.Context, mt *Mount, o MountOption) {
 		mt.Target, mt.TargetOID, mt.Why = to.Name, o.OID, "--mount"
 		m.exists(ctx, mt, to)
 		return
-	case to.file == nil || !to.file.indexed:
+	case to.lookup == nil:
 		mt.Why = fmt.Sprintf("%s could not be looked into", to.Name)
 		m.plan.must(mt.Source, fmt.Sprintf("--mount %s=%s:OID. In the application, OID is int.from_bytes(app.unrestrictedTraverse(%[1]q).aq_base._p_oid, \"big\")", mt.Path, to.Name),
 			"object %d at %s is a mount point of %s: which object it leads to is not known, since %s", uint64(mt.OID), mt.Path, to.Name, mt.Why)
@@ -207,7 +207,7 @@ func (m *maker) asTold(ctx context.Context, mt *Mount, o MountOption) {
 	oid, err := m.follow(ctx, to, root, real)
 	if err != nil {
 		mt.Why = fmt.Sprintf("in %s, %v", to.Name, err)
-		m.plan.must(mt.Source, fmt.Sprintf("--mount %s=%s:~ROOT/PATH with what zope.conf says; neofs refs and neofs cat show what %s has there", mt.Path, to.Name, to.file.r.Name()),
+		m.plan.must(mt.Source, fmt.Sprintf("--mount %s=%s:~ROOT/PATH with what zope.conf says; neofs refs and neofs cat show what a Data.fs has there", mt.Path, to.Name),
 			"object %d at %s is a mount point: %s", uint64(mt.OID), mt.Path, mt.Why)
 		return
 	}
@@ -216,7 +216,7 @@ func (m *maker) asTold(ctx context.Context, mt *Mount, o MountOption) {
 
 // verify compares what a configuration says with what the path leads to.
 func (m *maker) verify(ctx context.Context, mt *Mount, to *Source) {
-	if to.file == nil || !to.file.indexed {
+	if to.lookup == nil {
 		return
 	}
 	oid, err := m.follow(ctx, to, applicationRoot, mt.Path)
@@ -228,10 +228,10 @@ func (m *maker) verify(ctx context.Context, mt *Mount, to *Source) {
 
 // exists verifies that what a mount point is said to lead to is there.
 func (m *maker) exists(ctx context.Context, mt *Mount, to *Source) {
-	if to.file == nil || !to.file.indexed {
+	if to.lookup == nil {
 		return
 	}
-	if _, err := to.file.r.LoadBefore(ctx, mt.TargetOID, tid.Max); err != nil {
+	if _, err := to.lookup.LoadBefore(ctx, mt.TargetOID, tid.Max); err != nil {
 		m.plan.must(to.Name, "correct the number", "the mount point %s is to lead to object %d: %v", mt.Path, uint64(mt.TargetOID), err)
 	}
 }

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/importer/config"
+	"github.com/neozodb/neo/importer/source"
 )
 
 // Config says what is to be imported. A zero field takes the documented default.
@@ -40,6 +42,8 @@ type Config struct {
 	// Sample is how long a sample is written to a database that is thrown away. Default: a
 	// second. Negative: not at all.
 	Sample time.Duration
+	// Patience is how long a server that a source is on may take to be reached. Default: 10 s.
+	Patience time.Duration
 	// Progress starts to show how far the reading of size bytes is. Default: it is not
 	// shown.
 	Progress func(what string, size int64) (set func(pos int64), done func())
@@ -86,7 +90,8 @@ type Source struct {
 	Name    string `json:"name"`
 	Section string `json:"section"` // in the proposal
 	Where   string `json:"storage"`
-	// Read tells that the source was looked at: it is a Data.fs.
+	// Read tells that the source was read: it is a Data.fs. On a server, only single objects
+	// are looked up.
 	Read bool `json:"read"`
 	// Whole tells that all of its records were. Otherwise what is counted is a part.
 	Whole        bool    `json:"whole"`
@@ -111,9 +116,11 @@ type Source struct {
 	Warnings int64    `json:"warnings"`
 	Problems []string `json:"problems,omitempty"`
 
-	given Given
-	file  *file // nil if Read is false
-	src   config.Source
+	given  Given
+	file   *file         // nil if Read is false
+	lookup txn.Database  // for single objects; nil: they cannot be looked up
+	remote source.Source // nil if it is a Data.fs, or cannot be reached
+	src    config.Source
 }
 
 // Mount is a mount point that a source has now.
@@ -164,6 +171,7 @@ func Make(ctx context.Context, cfg Config) (plan *Plan, err error) {
 	if cfg.Now.IsZero() {
 		cfg.Now = time.Now()
 	}
+	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Second)
 	cfg.Sample = cmp.Or(cfg.Sample, time.Second)
 	if cfg.Progress == nil {
 		cfg.Progress = func(string, int64) (func(int64), func()) { return func(int64) {}, func() {} }
@@ -173,6 +181,9 @@ func Make(ctx context.Context, cfg Config) (plan *Plan, err error) {
 		for _, s := range m.plan.Sources {
 			if s.file != nil {
 				err = errors.Join(err, s.file.r.Close())
+			}
+			if s.remote != nil {
+				err = errors.Join(err, s.remote.Close())
 			}
 		}
 	}()

@@ -1,11 +1,13 @@
 package plan_test
 
 import (
+	"context"
 	_ "embed"
 	"encoding/binary"
 	"encoding/json"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/pickle"
@@ -296,6 +299,45 @@ func testMountPoints(t *testing.T, args ...string) {
 	find(t, p, plan.Note, "the configuration says that the mount point /catalog leads to")
 }
 
+// Mount points into a database on a ZEO server are found, too.
+func TestMountPointsOfServer(t *testing.T) {
+	dir := t.TempDir()
+	m := makeSite(t, dir)
+	server, err := zeo.New(context.Background(), zeo.Config{Storages: map[string]zeo.Storage{
+		"1": zeo.NewReader(open(t, filepath.Join(dir, "archive.fs")), zeo.ReaderConfig{Name: "archive"}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	defer func() {
+		server.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	sources := append(given(filepath.Join(dir, "main.fs")), plan.Given{Name: "archive", Storage: config.Storage{ZEO: &config.ZEO{
+		Servers: []string{l.Addr().String()}, Storage: "1", Wait: true, WaitTimeout: 30 * time.Second,
+	}}})
+	p := makePlan(t, plan.Config{Sources: sources, Keep: []string{"/catalog", "/shelf", "/missing", "gone", "catalog"}, Patience: time.Minute})
+	if p.Musts() != 0 {
+		t.Fatalf("%+v", p.Findings)
+	}
+	if s := p.Import.Sources; len(s) != 2 || s[1].OID != m.Targets["archive"] || s[0].Mounts[0].OID != m.Mounts["archive"] {
+		t.Errorf("%+v, want %+v", s, m)
+	}
+	find(t, p, plan.Note, "was only asked for single objects")
+	var b strings.Builder
+	if err := p.Report(&b); err != nil || !strings.Contains(b.String(), "it was not read") {
+		t.Errorf("%v, %s", err, &b)
+	}
+}
+
 // checkMerged merges what a plan proposes, and goes through the mount points.
 func checkMerged(t *testing.T, p *plan.Plan) {
 	t.Helper()
@@ -427,14 +469,17 @@ func TestFreeNumber(t *testing.T) {
 
 // The report says what was not looked at.
 func TestReport(t *testing.T) {
-	cfg := plan.Config{Sources: given(sample("07-btrees-refs.fs")), WithoutBlobs: true}
-	cfg.Sources = append(cfg.Sources, plan.Given{Name: "other", Storage: config.Storage{ZEO: &config.ZEO{Servers: []string{"localhost:8100"}, Storage: "1", Wait: true, WaitTimeout: 30 * time.Second}}})
+	cfg := plan.Config{Sources: given(sample("07-btrees-refs.fs")), WithoutBlobs: true, Patience: 100 * time.Millisecond}
+	cfg.Sources = append(cfg.Sources, plan.Given{Name: "other", Storage: config.Storage{ZEO: &config.ZEO{Servers: []string{"127.0.0.1:1"}, Storage: "1", Wait: true, WaitTimeout: 30 * time.Second}}})
 	p := makePlan(t, cfg)
+	if f := find(t, p, plan.Must, "127.0.0.1:1 was not looked at"); !strings.Contains(f.Do, "NAME=PATH") {
+		t.Errorf("%+v", f)
+	}
 	var b strings.Builder
 	if err := p.Report(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"was not looked at", "From a sample: ", "storage 1 of the ZEO server localhost:8100 is not in the estimate"} {
+	for _, want := range []string{"was not looked at", "From a sample: ", "storage 1 of the ZEO server 127.0.0.1:1 is not in the estimate"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}

@@ -71,7 +71,7 @@ func (m *maker) propose() {
 	p.Import, p.Text = &imp, text.String()
 	extents := map[string]config.Extent{}
 	for _, s := range p.Sources {
-		if s.Read {
+		if s.Read || s.Next > 0 {
 			extents[s.Section] = config.Extent{Next: s.Next, Last: s.Last}
 		} else {
 			extents[s.Section] = config.Extent{Next: 1 << 32, Last: 1} // not known: it has room
@@ -190,7 +190,7 @@ func (m *maker) foreign() {
 				continue
 			}
 			for _, to := range p.Sources {
-				if s.Foreign[to.Name] == 0 || reached[to.Section] || to.Read && to.Next < 2 || s.file == nil || len(s.file.free) == 0 {
+				if s.Foreign[to.Name] == 0 || reached[to.Section] || to.lookup != nil && to.Next < 2 || s.file == nil || len(s.file.free) == 0 {
 					continue // see unreachable
 				}
 				free := s.file.free[0]

@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/fsformat/pickle"
+	"github.com/neozodb/neo/importer/source"
 )
 
 // maxProblems is how many problems of a source are told in full.
@@ -47,10 +48,39 @@ func (m *maker) read(ctx context.Context) error {
 		s := &Source{Name: g.Name, Where: g.Storage.String(), Foreign: map[string]int64{}, given: g}
 		m.plan.Sources = append(m.plan.Sources, s)
 		if f := g.Storage.File; f == nil {
-			m.plan.note(s.Name, "if it has a Data.fs that you can read here, plan with that: NAME=PATH", "%s was not looked at", s.Where)
+			if err := m.reach(ctx, s); err != nil {
+				return err
+			}
 		} else if err := m.readFile(ctx, s, f.Path); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// reach connects to a source on a server, of which single objects are looked up: a server
+// that people work with would feel more.
+func (m *maker) reach(ctx context.Context, s *Source) error {
+	with := "if it has a Data.fs that you can read here, plan with that: NAME=PATH. It may be in use"
+	limited, cancel := context.WithTimeout(ctx, m.cfg.Patience)
+	defer cancel()
+	src, err := source.Open(limited, s.Name, s.given.Storage, source.Options{Patience: m.cfg.Patience})
+	if err == nil {
+		s.remote, s.lookup = src, src
+		var e source.Extent
+		if e, err = src.Extent(limited); err == nil {
+			s.Next, s.Last = e.Next, e.Last
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, source.ErrEmpty):
+		m.plan.must(s.Name, "is it the right storage?", "%s has no transaction: there is nothing to import", s.Where)
+	case err != nil:
+		m.plan.must(s.Name, "start the server, or correct the address. Otherwise, "+with, "%s was not looked at: %v", s.Where, err)
+	default:
+		m.plan.note(s.Name, with, "%s was only asked for single objects: its records were neither verified nor counted, and mount points and references in it were not sought", s.Where)
 	}
 	return nil
 }
@@ -88,6 +118,7 @@ func (m *maker) readFile(ctx context.Context, s *Source, path string) error {
 		return err
 	}
 	if s.file.indexed = err == nil; s.file.indexed {
+		s.lookup = r
 		s.Objects = int64(r.Index().Len())
 		if greatest, ok := r.Index().MaxOID(); ok {
 			s.Next = greatest + 1
@@ -129,6 +160,9 @@ func (m *maker) reopen(s *Source, path string) error {
 		return errors.Join(err, r.Close())
 	}
 	s.file.r, s.file.ordered = r, false
+	if s.file.indexed {
+		s.lookup = r
+	}
 	return nil
 }
 

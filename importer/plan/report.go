@@ -68,7 +68,11 @@ func (p *Plan) Report(w io.Writer) error {
 func (p *Plan) source(b *strings.Builder, s *Source) {
 	fmt.Fprintf(b, "%s: %s\n", s.Name, s.Where)
 	if !s.Read {
-		b.WriteString("  was not looked at\n")
+		if s.lookup == nil {
+			b.WriteString("  was not looked at\n")
+		} else {
+			fmt.Fprintf(b, "  objects up to number %d, last transaction %v; it was not read\n", uint64(s.Next-1), s.Last)
+		}
 		return
 	}
 	fmt.Fprintf(b, "  %s, %s objects, last transaction %v (%s)\n", size(float64(s.Bytes)), humanize.Comma(s.Objects), s.Last, s.Last.Time().Format("2006-01-02 15:04:05"))
