@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
@@ -281,12 +282,21 @@ func testMountPoints(t *testing.T, args ...string) {
 		find(t, p, plan.Must, want)
 	}
 
-	// The configuration is good as a source of its own, and wrong ones are noticed.
+	// The proposal is what an importer takes, and a source of a plan itself. Wrong numbers are
+	// noticed.
 	conf := filepath.Join(dir, "importer.conf")
+	cfg.Fast = false
+	p = makePlan(t, cfg)
 	if err := os.WriteFile(conf, []byte(p.Text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p = makePlan(t, cfg)
+	db, err := adapter.Open(t.Context(), adapter.Config{Adapter: adapter.Importer, Database: conf})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, p.Text)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
 	again := plan.Config{Keep: cfg.Keep}
 	for i := range p.Import.Sources {
 		src := p.Import.Sources[i]
