@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer/config"
@@ -60,7 +61,7 @@ of JSON on stdout.
 Exit status: 0 the import can begin; 1 something has to be decided or repaired first, or
 the command failed; 2 wrong usage.`,
 		Example: `  neomigrate plan main=/var/lib/zope/Data.fs catalog=/var/lib/zope/Catalog.fs --output importer.conf
-  neomigrate plan Data.fs Archive.fs --mount /old=archive:/archive --keep temporary`,
+  neomigrate plan Data.fs archive.fs --mount /old=archive:/archive --keep temporary`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runPlan(cmd.Context(), env, &o, args)
@@ -70,7 +71,7 @@ the command failed; 2 wrong usage.`,
 	cli.Path(fs, &o.output, "output", "o", "", "write the proposal to this file; one that exists is kept unless --force")
 	cli.Flag(fs, &o.force, "force", "", "replace the file of --output")
 	cli.Text(fs, &o.destination, "destination", "d", "", "database that will receive the data, as neostorage --database; default: imported.sqlite beside the first SOURCE")
-	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "adapter of it: SQLite, MySQL, MySQLdb or PyMySQL")
+	cli.Text(fs, &o.adapter, "adapter", "a", adapter.SQLite, "adapter of it: SQLite, MySQL, MySQLdb or PyMySQL")
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB")
 	cli.Texts(fs, &o.mounts, "mount", "", "/PATH=NAME: the mount point /PATH shows database NAME; /PATH=NAME:/REAL if the path in it is another, /PATH=NAME:~ROOT/REAL if it does not begin at Application, as mount-point in zope.conf; /PATH=NAME:OID for an object by its number")
 	cli.Texts(fs, &o.keep, "keep", "", "database NAME, or mount point /PATH, that stays outside: applications go on opening it")
@@ -122,7 +123,7 @@ func runPlan(ctx context.Context, env *cli.Env, o *planOptions, args []string) (
 		}
 		names[s.Name] = true
 	}
-	if d := &cfg.Destination; d.Adapter == "SQLite" && d.Database != "" {
+	if d := &cfg.Destination; d.Adapter == adapter.SQLite && d.Database != "" {
 		if d.Database, err = filepath.Abs(d.Database); err != nil {
 			return err
 		}
@@ -283,6 +284,9 @@ func addConfiguration(env *cli.Env, cfg *plan.Config, o *planOptions, path strin
 		fmt.Fprintf(env.Stderr, "warning: %s\n", w)
 	}
 	if o.destination == "" {
+		if o.engine != "" || o.adapter != adapter.SQLite {
+			return cli.Usagef("--adapter and --engine need --destination, since %s has a destination", path)
+		}
 		cfg.Destination = imp.Destination
 	}
 	root := imp.Root()

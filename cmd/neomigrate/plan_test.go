@@ -49,6 +49,9 @@ func TestPlan(t *testing.T) {
 	if code, _, stderr := planCommand(t, conf, "-o", conf, "--force"); code != 0 || !bytes.Equal(read(t, conf), first) {
 		t.Errorf("exit %d, %s\n%s", code, stderr, read(t, conf))
 	}
+	if code, _, stderr := planCommand(t, conf, "-a", "MySQL"); code != 2 || !strings.Contains(stderr, "need --destination") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
 	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
 		t.Errorf("%v, %v: want importer.conf alone", list, err)
 	}
