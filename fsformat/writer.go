@@ -756,6 +756,27 @@ func (w *Writer) sync() error {
 	return w.f.Sync()
 }
 
+// SaveIndex makes all transactions appended so far durable and writes NAME.index, so that
+// the next open need not scan them. [Writer.Close] does it as well. It is for an existing file.
+func (w *Writer) SaveIndex() error {
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if w.tmp != "" || !w.dirty {
+		return nil
+	}
+	if err := w.saveIndex(); err != nil {
+		return err
+	}
+	w.dirty = false
+	return nil
+}
+
+func (w *Writer) saveIndex() error {
+	w.index.End, w.index.LastTID = w.end, w.lastTID
+	return w.index.save(w.path+".index", !w.opt.NoSync)
+}
+
 // Close makes everything durable, writes NAME.index, gives a new file its name,
 // and releases the lock. After an error of an earlier call it is [Writer.Abort]
 // and returns that error.
@@ -801,8 +822,7 @@ func (w *Writer) finish() error {
 	if !w.dirty {
 		return nil
 	}
-	w.index.End, w.index.LastTID = w.end, w.lastTID
-	return w.index.save(w.path+".index", !w.opt.NoSync)
+	return w.saveIndex()
 }
 
 // Abort releases the file as it is: what is durable stays, the rest is cut off
