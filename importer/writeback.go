@@ -108,21 +108,11 @@ type writeBack struct {
 
 // newWriteBack returns what forwards the transactions of native after end to sink. Whatever
 // uses native must use what [writeBack.wrap] returns instead. served may be nil.
-func newWriteBack(native Native, sink Sink, end tid.TID, log *slog.Logger, served *pace.Pace) (*writeBack, error) {
+func newWriteBack(native Native, sink Sink, end tid.TID, log *slog.Logger, served *pace.Pace) *writeBack {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w := &writeBack{native: native, sink: sink, end: end, log: log, pace: served, wake: make(chan struct{}, 1), locked: map[tid.TID]tid.TID{}}
-	unfinished, err := native.Unfinished()
-	if err != nil {
-		return nil, err
-	}
-	for ttid, final := range unfinished {
-		if final.OK {
-			w.locked[ttid] = final.V
-		}
-	}
-	return w, nil
+	return &writeBack{native: native, sink: sink, end: end, log: log, pace: served, wake: make(chan struct{}, 1), locked: map[tid.TID]tid.TID{}}
 }
 
 // open opens the sink at the start of the node, before the source is opened for reading: what
@@ -156,7 +146,6 @@ func (w *writeBack) run(ctx context.Context) error {
 	w.turn.Lock()
 	defer w.turn.Unlock()
 	w.ran = true
-	w.np = 0 // what changed while it was not operational is not known
 	for pause := time.Duration(0); ctx.Err() == nil; {
 		begin := time.Now()
 		err := w.forward(ctx)

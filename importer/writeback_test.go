@@ -155,8 +155,7 @@ func (r *wbRig) start(around func(s *fileSink) Sink) {
 	if around != nil {
 		r.sink = around(r.file)
 	}
-	r.w, err = newWriteBack(native.(Native), r.sink, wbEnd, log, nil)
-	wbOK(r.t, err)
+	r.w = newWriteBack(native.(Native), r.sink, wbEnd, log, nil)
 	r.w.packs = func() { r.packs.Add(1) }
 	r.native = r.w.wrap()
 	if err := r.w.open(r.t.Context()); err != nil && !errors.Is(err, errWB) {
@@ -415,6 +414,9 @@ func TestWriteBackRandom(t *testing.T) {
 						}
 					}
 					s.mu.Lock()
+					if life == lives-1 {
+						s.faults, s.killAt = 0, 0
+					}
 					killed := s.killed
 					s.mu.Unlock()
 					switch {
@@ -422,9 +424,6 @@ func TestWriteBackRandom(t *testing.T) {
 						for _, v := range locked {
 							r.unlock(v)
 						}
-						s.mu.Lock()
-						s.faults, s.killAt = 0, 0
-						s.mu.Unlock()
 						if killed != nil {
 							r.kill(killed)
 							r.start(nil)
@@ -458,6 +457,14 @@ func TestWriteBackRandom(t *testing.T) {
 	}
 }
 
+// slowSink takes time, all of it in Append.
+type slowSink struct{ *fileSink }
+
+func (s slowSink) Append(t *txn.Transaction) error {
+	time.Sleep(10 * time.Millisecond)
+	return s.fileSink.Append(t)
+}
+
 // A backlog of several pages in partitions of very different length is written in order.
 func TestWriteBackPages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -476,8 +483,27 @@ func TestWriteBackPages(t *testing.T) {
 			r.unlock(v)
 		}
 		wbOK(t, r.native.Close())
-		r.start(nil)
-		synctest.Wait()
+		r.start(func(f *fileSink) Sink { return slowSink{f} })
+		told := 0
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			last, behind, note := r.w.progress()
+			left := 0
+			for _, x := range r.history {
+				if x.TID > last {
+					left++
+				}
+			}
+			if behind != int64(left) || note != "" {
+				t.Fatalf("up to %v: %d are behind, not %d: %q", last, behind, left, note)
+			}
+			if left > 0 && left < 900 {
+				told++
+			}
+		}
+		if told == 0 {
+			t.Error("nothing is told before the end")
+		}
 		if last, behind, note := r.w.progress(); last != r.clock || behind != 0 || note != "" {
 			t.Errorf("progress %v, %d, %q; want %v", last, behind, note, r.clock)
 		}
@@ -692,8 +718,7 @@ func TestWriteBackForeign(t *testing.T) {
 						wbOK(t, err)
 						log := slog.New(slog.NewTextHandler(&r.log, nil))
 						r.file = newFileSink(r.path, log)
-						r.w, err = newWriteBack(native.(Native), r.file, wbEnd, log, nil)
-						wbOK(t, err)
+						r.w = newWriteBack(native.(Native), r.file, wbEnd, log, nil)
 						r.native = r.w.wrap()
 						unfinished, err := r.native.Unfinished()
 						wbOK(t, err)
@@ -726,16 +751,43 @@ func TestWriteBackForeign(t *testing.T) {
 	}
 }
 
+// A source that was packed meanwhile lacks transactions. It goes on from its end.
+func TestWriteBackPackedSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newWBRig(t)
+		r.start(nil)
+		rnd := rand.New(rand.NewPCG(5, 1))
+		r.commit(rnd, 9)
+		time.Sleep(time.Second)
+		r.kill(nil)
+		r.history = slices.Delete(r.history, 6, 7)
+		wbOK(t, os.Remove(r.path))
+		_, err := exporter.ToFile(t.Context(), r.memory(), r.path, exporter.FileOptions{})
+		wbOK(t, err)
+		r.start(nil)
+		r.commit(rnd, 9)
+		time.Sleep(time.Second)
+		if last, behind, note := r.w.progress(); last != r.clock || behind != 0 || note != "" {
+			t.Errorf("%v, %d, %q", last, behind, note)
+		}
+		wbOK(t, r.finish())
+		r.same()
+	})
+}
+
 // A file that is replaced or grows while it is open is not written to.
 func TestWriteBackReplacedWhileOpen(t *testing.T) {
-	for name, change := range map[string]func(t *testing.T, path string, content []byte){
-		"replaced by a copy": func(t *testing.T, path string, content []byte) {
+	for name, tt := range map[string]struct {
+		change func(t *testing.T, path string, content []byte)
+		note   string
+	}{
+		"replaced by a copy": {func(t *testing.T, path string, content []byte) {
 			wbOK(t, os.WriteFile(path+"2", content, 0o666))
 			wbOK(t, os.Rename(path+"2", path))
-		},
-		"garbage at its end": func(t *testing.T, path string, content []byte) {
+		}, "was replaced by another file"},
+		"garbage at its end": {func(t *testing.T, path string, content []byte) {
 			wbOK(t, os.WriteFile(path, append(bytes.Clone(content), "garbage"...), 0o666))
-		},
+		}, "was written to or truncated by another program"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -746,10 +798,10 @@ func TestWriteBackReplacedWhileOpen(t *testing.T) {
 				time.Sleep(time.Second)
 				content, err := os.ReadFile(r.path)
 				wbOK(t, err)
-				change(t, r.path, content)
+				tt.change(t, r.path, content)
 				r.commit(rnd, 3)
 				time.Sleep(gather + firstRetry/2)
-				if _, behind, note := r.w.progress(); behind != 3 || !strings.Contains(note, r.path+" was ") {
+				if _, behind, note := r.w.progress(); behind != 3 || !strings.Contains(note, tt.note) {
 					t.Errorf("%d behind, told is %q", behind, note)
 				}
 				time.Sleep(time.Minute) // it is good, from its end on
@@ -803,9 +855,15 @@ func TestWriteBackPackTruncate(t *testing.T) {
 		if _, err := r.native.PackedIDs(true); err != nil {
 			t.Errorf("PackedIDs when all is written back: %v", err)
 		}
+		packed := 0
 		for p := range wbPartitions {
-			_, _, err := r.native.Pack(p, at, nil, tid.Max, proto.Opt[tid.OID]{}, 1000)
-			wbOK(t, err)
+			_, n, err := r.native.Pack(p, at, nil, tid.Max, proto.Opt[tid.OID]{}, 1000)
+			wbOK(t, errors.Join(err, r.native.Commit()))
+			packed += n
+		}
+		clear(r.serials) // an undo needs its revision
+		if packed == 0 {
+			t.Fatal("nothing is packed")
 		}
 		if err := r.native.SetTruncateTID(proto.Some(r.clock)); err == nil || !strings.Contains(err.Error(), "written back") {
 			t.Errorf("truncation: %v", err)
