@@ -23,6 +23,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/txn/txntest"
@@ -41,6 +42,7 @@ type wbRig struct {
 	t    *testing.T
 	path string // of the source
 	disk *backendtest.Memory
+	db   func() (backend.Backend, error) // opens the native backend
 	log  wbLog
 
 	history []txn.Transaction // of the source, and what was committed since
@@ -82,9 +84,16 @@ func wbOK(t testing.TB, err error) {
 	}
 }
 
-// newWBRig makes a source with some transactions.
+// newWBRig makes a source with some transactions, which are copied into a database in memory.
 func newWBRig(t *testing.T) *wbRig {
-	r := &wbRig{t: t, path: filepath.Join(t.TempDir(), "Data.fs"), disk: backendtest.NewMemory(), clock: wbEnd, serials: map[tid.OID][]txn.Record{}, pending: map[tid.TID][]txn.Record{}}
+	disk := backendtest.NewMemory()
+	r := newWBRigOf(t, disk.Open)
+	r.disk = disk
+	return r
+}
+
+func newWBRigOf(t *testing.T, db func() (backend.Backend, error)) *wbRig {
+	r := &wbRig{db: db, t: t, path: filepath.Join(t.TempDir(), "Data.fs"), clock: wbEnd, serials: map[tid.OID][]txn.Record{}, pending: map[tid.TID][]txn.Record{}}
 	w, err := fsformat.Create(r.path, fsformat.WriterOptions{NoSync: true})
 	wbOK(t, err)
 	for i := range 3 {
@@ -93,7 +102,7 @@ func newWBRig(t *testing.T) *wbRig {
 		wbOK(t, w.Append(&r.history[i]))
 	}
 	wbOK(t, w.Close())
-	native, err := r.disk.Open()
+	native, err := r.db()
 	wbOK(t, err)
 	var cells []proto.CellChange
 	for p := range wbPartitions {
@@ -147,7 +156,7 @@ func (r *wbRig) remember(t txn.Transaction, records []txn.Record) {
 // start is the start of a process. around is put around the sink.
 func (r *wbRig) start(around func(s *fileSink) Sink) {
 	r.t.Helper()
-	native, err := r.disk.Open()
+	native, err := r.db()
 	wbOK(r.t, err)
 	log := slog.New(slog.NewTextHandler(&r.log, nil))
 	r.file = newFileSink(r.path, log)
@@ -938,6 +947,68 @@ for t in s.iterator():
         assert s.loadSerial(r.oid, r.tid) == r.data if r.data is not None else True
 s.close()
 `
+
+// What was locked and is dropped holds up nothing.
+func TestWriteBackDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newWBRig(t)
+		rnd := rand.New(rand.NewPCG(5, 1))
+		r.start(nil)
+		for _, drop := range []func(v voted) error{
+			func(voted) error { return r.native.DropUnfinished() },
+			func(v voted) error { return r.native.Abort(v.ttid) },
+		} {
+			v := r.vote(rnd)
+			r.history = r.history[:len(r.history)-1]
+			clear(r.pending)
+			last := v.final - 1
+			r.commit(rnd, 1)
+			time.Sleep(time.Second)
+			if now, _, _ := r.w.progress(); now > last {
+				t.Errorf("while %v is locked, %v is written back", v.final, now)
+			}
+			wbOK(t, drop(v))
+			time.Sleep(time.Second)
+			if now, behind, note := r.w.progress(); now != r.clock || behind != 0 || note != "" {
+				t.Errorf("afterwards: %v, not %v, %d, %q", now, r.clock, behind, note)
+			}
+		}
+		wbOK(t, errors.Join(r.native.SetBackupTID(proto.Some(r.clock))))
+		time.Sleep(time.Second)
+		if _, _, note := r.w.progress(); !strings.Contains(note, "backup mode") {
+			t.Errorf("in backup mode: %q", note)
+		}
+		wbOK(t, r.native.SetBackupTID(proto.Opt[tid.TID]{}))
+		wbOK(t, r.finish())
+		r.same()
+	})
+}
+
+// A real database, committed to and read at the same time.
+func TestWriteBackSQLite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	r := newWBRigOf(t, func() (backend.Backend, error) { return sqlitedb.Open(t.Context(), path, sqlitedb.Options{}) })
+	rnd := rand.New(rand.NewPCG(20, 1))
+	for range 3 {
+		r.start(nil)
+		var locked []voted
+		for range 300 {
+			if len(locked) < 4 {
+				locked = append(locked, r.vote(rnd))
+			}
+			if i := rnd.IntN(5); i < len(locked) {
+				r.unlock(locked[i])
+				locked = slices.Delete(locked, i, i+1)
+			}
+		}
+		for _, v := range locked {
+			r.unlock(v)
+		}
+		r.commit(rnd, 10)
+		wbOK(t, r.finish())
+		r.same()
+	}
+}
 
 // Python can open the file at any time, beside an index that is older.
 func TestWriteBackPython(t *testing.T) {
