@@ -198,10 +198,11 @@ func (w *Writer) open(ctx context.Context, keepTail bool) error {
 		w.opt.Magic = r.Magic()
 	}
 	if keepTail {
-		if _, err := r.UseIndex(ctx, "", w.opt.Progress); err != nil {
+		unusable, err := r.UseIndex(ctx, "", w.opt.Progress)
+		if err != nil {
 			return err
 		}
-		w.index = r.Index()
+		w.index, w.dirty = r.Index(), unusable != nil
 	} else {
 		// What an interrupted Create left: from the first thing that is not right,
 		// nothing was promised to anybody, and the source still has it.

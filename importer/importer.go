@@ -43,6 +43,7 @@ type Backend struct {
 
 	served  *pace.Service // when clients were
 	copying copying
+	back    *writeBack // nil: it is not configured
 
 	from        *sources
 	first       atomic.Uint64 // first transaction of the sources, 0: not known

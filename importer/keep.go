@@ -212,9 +212,17 @@ func (k keeping) Erase() error {
 	return err
 }
 
-// Close implements [backend.Keeping]. It closes the sources, too.
+// Close implements [backend.Keeping]. It closes the sources, too, after what can be written back
+// in [drainTimeout] was.
 func (k keeping) Close() error {
 	b := k.b
+	if b.back != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		if err := b.back.drain(ctx); err != nil {
+			b.log.Error("write-back to the source", "err", err)
+		}
+		cancel()
+	}
 	err := b.native.Close()
 	b.m.Lock()
 	closeSource := b.closeSource

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/neozodb/neo/cluster/pace"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -47,6 +48,18 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 			err = errors.Join(err, native.Close())
 		}
 	}()
+	back, err := openWriteBack(cfg, native)
+	if err != nil {
+		return nil, err
+	}
+	if back != nil {
+		native = back.wrap()
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, back.sink.Close())
+			}
+		}()
+	}
 	known, err := readState(native)
 	if err != nil {
 		return nil, err
@@ -75,7 +88,22 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		}
 		b.finish()
 		cfg.Log.Warn(finishedAdvice, "tid", known.End())
+		b.writesBack(back)
+		if back != nil {
+			if err := back.open(ctx); err != nil { // it may be gone, and nothing else needs it
+				back.say(err)
+			}
+		}
 		return b, nil
+	}
+	// Before the source is read: what an interrupted write has left at its end is cut off.
+	if back != nil {
+		if known != nil {
+			back.end = known.End()
+		}
+		if err := back.open(ctx); err != nil {
+			return nil, err
+		}
 	}
 	src, err := openSources(ctx, cfg, known != nil)
 	if err != nil {
@@ -113,7 +141,33 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	if err := b.learnFirst(ctx); err != nil {
 		return nil, err
 	}
+	b.writesBack(back)
 	return b, nil
+}
+
+// openWriteBack returns the write-back of new transactions to the source, nil if that is not
+// configured.
+func openWriteBack(cfg Config, native Native) (*writeBack, error) {
+	if !cfg.Import.Destination.WriteBack {
+		return nil, nil
+	}
+	if len(cfg.Import.Sources) != 1 || cfg.Import.Sources[0].Storage.File == nil {
+		return nil, errors.New("writeback is possible to a single source, which must be a Data.fs")
+	}
+	sink := newFileSink(cfg.Import.Sources[0].Storage.File.Path, cfg.Log)
+	if cfg.Progress != nil {
+		sink.progress = func(pos int64) { cfg.Progress(cfg.Import.Sources[0].Section, pos, sink.size()) }
+	}
+	return newWriteBack(native, sink, tid.Zero, cfg.Log, nil), nil
+}
+
+// writesBack lets w forward what clients commit after the end of the sources. nil: nothing does.
+func (b *Backend) writesBack(w *writeBack) {
+	if w == nil {
+		return
+	}
+	w.end, w.pace = b.end, pace.New(b.served, writeBackShare, 0)
+	b.back = w
 }
 
 // finishedAdvice is what the operator of a finished import should do.

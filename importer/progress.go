@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/cluster/importing"
@@ -234,6 +235,12 @@ func (b *Backend) Progress() importing.Report {
 		r.Slow = c.waits.String()
 	}
 	c.mu.Unlock()
+	if b.back != nil {
+		var note string
+		if r.WriteBack, r.Behind, note = b.back.progress(); note != "" {
+			r.Note = strings.TrimSpace(r.Note + " " + note)
+		}
+	}
 	if b.own.Load() {
 		r.State = importing.Done
 		return r

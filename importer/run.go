@@ -82,8 +82,23 @@ func (b *Backend) prepare(compress int, ended func() error) (p progress, found b
 }
 
 // Run implements [backend.Runner]: it copies, compares, and makes the native backend the
-// database of the node.
+// database of the node. Beside that and afterwards it writes back, where that is configured.
 func (b *Backend) Run(ctx context.Context) error {
+	if b.back == nil {
+		return b.runImport(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- b.back.run(ctx) }()
+	err := b.runImport(ctx)
+	if err != nil {
+		cancel()
+	}
+	return errors.Join(err, <-ended)
+}
+
+func (b *Backend) runImport(ctx context.Context) error {
 	c := &b.copying
 	if b.own.Load() {
 		return nil

@@ -30,6 +30,11 @@ const (
 	// firstRetry and lastRetry are the first and the longest pause after an error.
 	firstRetry = time.Second
 	lastRetry  = 5 * time.Minute
+	// writeBackShare is the share of the time that write-back takes while clients are served. It has
+	// to keep up with them.
+	writeBackShare = 0.5
+	// drainTimeout is how long a node that ends goes on to write back.
+	drainTimeout = 10 * time.Second
 	// countedTIDs is how many transactions of a partition are counted that wait.
 	countedTIDs = 1000
 )

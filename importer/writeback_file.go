@@ -28,6 +28,8 @@ const (
 type fileSink struct {
 	path string
 	log  *slog.Logger
+	// progress is told how far the reading of a file without a usable index is. nil: none.
+	progress fsformat.Progress
 
 	w       *fsformat.Writer // nil: not open
 	info    os.FileInfo
@@ -47,7 +49,7 @@ func (f *fileSink) Open(ctx context.Context) (tid.TID, error) {
 	if err := f.abort(); err != nil {
 		f.log.Warn("close the source", "path", f.path, "err", err)
 	}
-	w, err := fsformat.OpenAppend(ctx, f.path, fsformat.WriterOptions{Group: sinkGroup})
+	w, err := fsformat.OpenAppend(ctx, f.path, fsformat.WriterOptions{Group: sinkGroup, Progress: f.progress})
 	if l, ok := errors.AsType[*fsformat.LockedError](err); ok {
 		return 0, fmt.Errorf("%s is in use by process %s: stop it first: with writeback nothing else may write to it: %w", f.path, l.PID, err)
 	}
@@ -66,7 +68,23 @@ func (f *fileSink) Open(ctx context.Context) (tid.TID, error) {
 		return 0, errors.Join(err, f.abort())
 	}
 	f.indexed = f.info.Size()
+	f.saveIndex() // a new one, if there was none
 	return w.LastTID(), nil
+}
+
+// size returns the length of the file, 0 if it is not there.
+func (f *fileSink) size() int64 {
+	fi, err := os.Stat(f.path)
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
+
+func (f *fileSink) saveIndex() {
+	if err := f.w.SaveIndex(); err != nil {
+		f.log.Warn("the index of the source could not be stored: the next start reads more of the file", "path", f.path, "err", err)
+	}
 }
 
 // same returns an error if the file at the path is not what was written. Nothing may be
@@ -143,9 +161,7 @@ func (f *fileSink) Flush() error {
 	}
 	if size := f.w.Size(); size-f.indexed >= max(indexGap, size/indexPart) {
 		f.indexed = size
-		if err := f.w.SaveIndex(); err != nil {
-			f.log.Warn("the index of the source could not be stored: the next start reads more of the file", "path", f.path, "err", err)
-		}
+		f.saveIndex()
 	}
 	return nil
 }

@@ -167,6 +167,7 @@ func TestParseRefuses(t *testing.T) {
 		{"writeback", first("writeback: yes"), 3, "neither true nor false"},
 		{"writeback of several", "[neo]\ndatabase: d\nwriteback: true\n" + source("root", "/a", "foo: 1") + source("foo", "/b", "oid: 1"), 3, "can not forward new transactions to splitted DB"},
 		{"writeback, read-only", "[neo]\ndatabase: d\nwriteback: true\n" + source("root", "/a\n read-only on"), 8, "with writeback (line 3) the source is written to"},
+		{"writeback to a server", strings.Replace(zeo("server h:1"), "database: db", "database: db\nwriteback: true", 1), 3, "writeback to the storage 1 of the ZEO server h:1 is not possible: only a Data.fs"},
 		{"a reference", first("adapter: %(x)s"), 3, "not set"},
 
 		{"no storage", "[neo]\ndatabase: d\n[root]\noid: 0\n", 3, "[root] has no storage"},

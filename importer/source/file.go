@@ -83,16 +83,12 @@ func openFile(ctx context.Context, section string, cfg *config.File, opt Options
 	case fi.Size() == 0:
 		return nil, fmt.Errorf("%s: %w", cfg.Path, ErrEmpty)
 	}
-	if f.unlock, err = lock(cfg.Path, opt.Log); err != nil {
-		return nil, err
+	if !opt.Writable {
+		if f.unlock, err = lock(cfg.Path, opt.Log); err != nil {
+			return nil, err
+		}
 	}
-	if opt.Writable {
-		err = f.release()
-	}
-	if err == nil {
-		err = f.open(ctx, opt.Progress)
-	}
-	if err != nil {
+	if err := f.open(ctx, opt.Progress); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if cfg.BlobDir != "" {

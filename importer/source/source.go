@@ -39,7 +39,7 @@ type Options struct {
 	Progress func(pos, size int64)
 
 	// Writable is for a source that the caller, by other means, writes to: a Data.fs is
-	// then not kept locked, since the lock is that of its writer, and may grow.
+	// then not locked, since the caller has its lock, and may grow.
 	Writable bool
 
 	// Lazy opens a source on a server although the server cannot be reached: reads wait
