@@ -89,9 +89,7 @@ type writeBack struct {
 	end    tid.TID
 	log    *slog.Logger
 	pace   *pace.Pace // nil: it does not yield
-	// packs is called when [writeBack.PackedIDs] may have another answer. nil: no need.
-	packs func()
-	wake  chan struct{}
+	wake   chan struct{}
 
 	turn    sync.Mutex // held by what uses the fields up to mu, and the sink
 	opened  bool
@@ -108,7 +106,6 @@ type writeBack struct {
 	passed   tid.TID             // everything up to it is in the sink, durable
 	behind   int64
 	note     string
-	refused  bool // a pack waits
 }
 
 // newWriteBack returns what forwards the transactions of native after end to sink. Whatever
@@ -303,7 +300,6 @@ func (w *writeBack) copy(ctx context.Context, ours *committed, upTo tid.TID) err
 		w.passed = upTo
 		w.mu.Unlock()
 	}
-	w.packsMayGoOn()
 	return err
 }
 
@@ -445,17 +441,6 @@ func (w *writeBack) packable() tid.TID {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.passed
-}
-
-// packsMayGoOn tells a pack that waits to look again.
-func (w *writeBack) packsMayGoOn() {
-	w.mu.Lock()
-	refused := w.refused
-	w.refused = false
-	w.mu.Unlock()
-	if refused && w.packs != nil {
-		w.packs()
-	}
 }
 
 // committed is what clients have committed, as a history.

@@ -148,7 +148,7 @@ func (k keptBack) Erase() error {
 }
 
 // PackedIDs implements [backend.Keeping]. While there is an order to delete what is not
-// written back, packing is not implemented.
+// written back, packing is not implemented: the node asks again later.
 func (k keptBack) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	packed, err := k.Keeping.PackedIDs(upToDateOnly)
 	if err != nil || !upToDateOnly || len(packed) == 0 {
@@ -162,13 +162,10 @@ func (k keptBack) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := k.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	upTo := k.w.packable()
 	for _, o := range orders {
-		if o.Time > w.passed && o.Approved != proto.Some(false) {
-			w.refused = true
-			return nil, fmt.Errorf("packing up to %v, when everything is written back up to %v: %w", o.Time, w.passed, backend.ErrNotImplemented)
+		if o.Time > upTo && o.Approved != proto.Some(false) {
+			return nil, fmt.Errorf("packing up to %v, when everything is written back up to %v: %w", o.Time, upTo, backend.ErrNotImplemented)
 		}
 	}
 	return packed, nil

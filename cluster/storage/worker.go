@@ -26,6 +26,8 @@ const (
 	// keepDeletions is how long a replica may be gone, or may not yet have stored for
 	// good what it knows, before the partition table says so.
 	keepDeletions = time.Minute
+	// packAgain is how long after a backend could not pack it is asked again.
+	packAgain = 10 * time.Second
 	// maxOrphans is how many orphans are deleted before the next search.
 	maxOrphans = 100000
 )
@@ -40,8 +42,9 @@ type worker struct {
 	s         *session
 	drop      map[int]bool
 	packing   *packing
-	started   *packing // the last order that was begun
-	asking    bool     // the master, for an order
+	started   *packing  // the last order that was begun
+	asking    bool      // the master, for an order
+	later     time.Time // when a backend is asked again that could not pack; zero: it can
 	repairing bool
 
 	kept     map[int]tid.TID   // deletions kept by packs, of partitions
@@ -220,6 +223,16 @@ func (w *worker) step() (time.Duration, error) {
 			w.dirty = false
 			return 0, w.n.commit()
 		}
+		if !w.later.IsZero() {
+			left := time.Until(w.later)
+			if left <= 0 {
+				w.later = time.Time{}
+				return 0, w.maybePack()
+			}
+			if wait < 0 || left < wait {
+				wait = left
+			}
+		}
 		return wait, nil
 	}
 	w.last = time.Now()
@@ -306,7 +319,8 @@ func (w *worker) packNext(order *proto.PackOrder, after tid.TID) error {
 		return nil
 	}
 	packed, err := n.db.PackedIDs(true)
-	if errors.Is(err, backend.ErrNotImplemented) {
+	if errors.Is(err, backend.ErrNotImplemented) { // during an import, for example
+		w.later = time.Now().Add(packAgain)
 		return nil
 	}
 	if err != nil {

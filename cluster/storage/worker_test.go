@@ -138,6 +138,47 @@ func (s *testNode) await24(c *testClient) {
 	}
 }
 
+// unable is a backend that cannot pack until it can.
+type unable struct {
+	backend.Backend
+	able atomic.Bool
+}
+
+func (u *unable) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
+	if upToDateOnly && !u.able.Load() {
+		return nil, backend.ErrNotImplemented
+	}
+	return u.Backend.PackedIDs(upToDateOnly)
+}
+
+// An order that cannot be executed yet is executed when it can, without another event.
+func TestPackLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		db := &unable{}
+		s := r.run(func(c *Config) {
+			db.Backend = c.Backend
+			c.Backend = db
+		})
+		c := s.client(1)
+		s.commit(c, 10, 0, "one", 0)
+		s.commit(c, 12, 10, "two", 0)
+		s.packAt(c, 14, 13)
+		time.Sleep(time.Minute)
+		if got := s.revisions(c, 0); !cmp.Equal(got, []tid.TID{12, 10}) {
+			t.Errorf("revisions before: %v", got)
+		}
+		db.able.Store(true)
+		s.ordered(1)
+		if p := await[*proto.NotifyPackCompleted](s); p.ID != 14 {
+			t.Errorf("completed: %+v", p)
+		}
+		if got := s.revisions(c, 0); !cmp.Equal(got, []tid.TID{12}) {
+			t.Errorf("revisions afterwards: %v", got)
+		}
+	})
+}
+
 func TestDisablePack(t *testing.T) {
 	r := newRig(t)
 	s := r.run(func(c *Config) { c.DisablePack = true })
