@@ -272,6 +272,65 @@ func TestOnlyOneWriter(t *testing.T) {
 	}
 }
 
+// An index that is stored on the way covers what was appended, and a file without a usable one
+// gets one.
+func TestSaveIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	w, err := Create(path, WriterOptions{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(at tid.TID) {
+		t.Helper()
+		if err := w.Append(&txn.Transaction{TID: at, Records: txn.Slice([]txn.Record{{OID: tid.OID(at), Data: []byte("data")}})}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	covers := func(last tid.TID) {
+		t.Helper()
+		r, err := Open(path, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		x, err := r.ReadIndex(path + ".index")
+		if err != nil || x.End != r.Size() {
+			t.Fatalf("the stored index covers %+v (%v) of %d bytes", x, err, r.Size())
+		}
+		if _, ok := x.Get(tid.OID(last)); !ok {
+			t.Errorf("object %v is not in the index", last)
+		}
+	}
+	add(10)
+	if err := w.SaveIndex(); err != nil { // the file has not its name yet
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	covers(10)
+	if err := os.WriteFile(path+".index", []byte("garbage"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = OpenAppend(t.Context(), path, WriterOptions{Group: 1 << 20, NoSync: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.SaveIndex(); err != nil {
+		t.Fatal(err)
+	}
+	covers(10)
+	add(20)
+	if err := w.SaveIndex(); err != nil {
+		t.Fatal(err)
+	}
+	covers(20)
+	add(30)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	covers(30)
+}
+
 func TestAppendRefuses(t *testing.T) {
 	boom := errors.New("boom")
 	path := filepath.Join(t.TempDir(), "Data.fs")

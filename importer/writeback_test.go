@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/deflate"
+	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -30,6 +31,7 @@ import (
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 	"github.com/neozodb/neo/exporter"
 	"github.com/neozodb/neo/fsformat"
+	"github.com/neozodb/neo/importer/config"
 )
 
 const (
@@ -1003,6 +1005,97 @@ func TestWriteBackSQLite(t *testing.T) {
 		wbOK(t, r.finish())
 		r.same()
 	}
+}
+
+// Through everything: a node that imports and writes back, that is killed and started again
+// during the import and after its end.
+func TestWriteBackOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newWBRig(t) // only its source
+		clear(r.serials) // which is not copied yet
+		wbOK(t, os.Remove(r.path+".index"))
+		rnd := rand.New(rand.NewPCG(30, 1))
+		disk := backendtest.NewMemory()
+		logger := slog.New(slog.NewTextHandler(&r.log, nil))
+		cfg := Config{Log: logger, Open: func(context.Context, config.Destination) (Native, error) {
+			b, err := disk.Open()
+			if err != nil {
+				return nil, err
+			}
+			return b.(Native), nil
+		}}
+		cfg.Import.Destination.WriteBack = true
+		cfg.Import.Sources = []config.Source{{Section: "root", Storage: config.Storage{File: &config.File{Path: r.path}}}}
+		for life := range 4 {
+			b, err := Open(t.Context(), cfg)
+			wbOK(t, err)
+			if life == 0 {
+				var cells []proto.CellChange
+				for p := range wbPartitions {
+					cells = append(cells, proto.CellChange{Partition: p, ID: 1, State: proto.UpToDate})
+				}
+				wbOK(t, errors.Join(b.SetID(1), b.ChangePartitionTable(1, 0, cells, true, 0), b.Commit()))
+				if _, err := os.Stat(r.path + ".index"); err != nil {
+					t.Errorf("the index that was made is not stored: %v", err)
+				}
+			}
+			unfinished, err := b.Unfinished()
+			wbOK(t, err)
+			for ttid, final := range unfinished {
+				wbOK(t, b.Validate(ttid, final.V))
+			}
+			r.settle()
+			r.native = struct { // what the node uses
+				backend.Backend
+				backend.Importing
+			}{b, b.native}
+			if life == 0 {
+				wbOK(t, b.Order(importing.Order{Kind: importing.Pause}))
+			} else if life == 1 {
+				wbOK(t, b.Order(importing.Order{Kind: importing.Resume}))
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- b.Run(ctx) }()
+			r.commit(rnd, 10)
+			time.Sleep(5 * time.Second)
+			p := b.Progress()
+			if p.WriteBack != r.clock || p.Behind != 0 || p.Note != "" || (p.State == importing.Done) != (life > 0) {
+				t.Errorf("life %d: %+v", life, p)
+			}
+			r.commit(rnd, 10)
+			if _, err := fsformat.Lock(r.path); !errors.As(err, new(*fsformat.LockedError)) {
+				t.Errorf("life %d: the source is not locked: %v", life, err)
+			}
+			cancel()
+			<-ended
+			wbOK(t, b.Close())
+			f, err := fsformat.Open(r.path, fsformat.Options{})
+			wbOK(t, err)
+			if last, err := f.LastTID(t.Context()); err != nil || last != r.clock {
+				t.Errorf("life %d: closed, the source ends with %v (%v), not %v", life, last, err, r.clock)
+			}
+			wbOK(t, f.Close())
+		}
+		r.same()
+		// In use by another program.
+		unlock, err := fsformat.Lock(r.path)
+		wbOK(t, err)
+		b, err := Open(t.Context(), cfg) // nothing but the write-back needs the source any more
+		wbOK(t, err)
+		if p := b.Progress(); !strings.Contains(p.Note, "stop it first") {
+			t.Errorf("a source in use by another program: %+v", p)
+		}
+		wbOK(t, errors.Join(b.Close(), unlock()))
+		wbOK(t, disk.Crash())
+		disk = backendtest.NewMemory()
+		unlock, err = fsformat.Lock(r.path)
+		wbOK(t, err)
+		if _, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "stop it first") {
+			t.Errorf("a source in use by another program, at the beginning: %v", err)
+		}
+		wbOK(t, unlock())
+	})
 }
 
 // Python can open the file at any time, beside an index that is older.
