@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -23,10 +25,18 @@ func TestHangs(t *testing.T) {
 		SimulateHangs(t, HangPlanOf(*seed), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})))
 		return
 	}
+	list := slices.Clone(hangSeeds)
 	for i := range *seeds {
-		s := *first + uint64(i)
+		list = append(list, *first+uint64(i))
+	}
+	for _, s := range list {
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) { SimulateHangs(t, HangPlanOf(s), nil) })
 	}
+}
+
+// hangSeeds have found a fault.
+var hangSeeds = []uint64{
+	52000160, // a replica was completed while the other copy was cut off from the master, and both were made primary
 }
 
 // bound is how long a node that hangs may hold up the others.
@@ -72,6 +82,72 @@ func (s *simulation) commits(cl *client.Client, mark string) time.Duration {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return time.Since(start)
+}
+
+// between holds or releases all that passes between two groups of hosts.
+func (s *simulation) between(change func(a, b string), as, bs []string) {
+	for _, a := range as {
+		for _, b := range bs {
+			change(a, b)
+		}
+	}
+}
+
+// A replica is completed from a copy that is cut off from the primary master, and does not
+// know it: another master starts with that copy alone, so that nothing must be committed on
+// the replica alone.
+func TestReplicaCompletedBesideCut(t *testing.T) {
+	for _, masters := range []int{1, 3} {
+		t.Run(fmt.Sprint(masters, " masters"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				plan := Plan{Seed: 1, Masters: masters, Storages: 2, Partitions: 2, Replicas: 1, Clients: 2, Objects: 4, Delay: time.Millisecond}
+				s := newSimulation(t, plan, nil)
+				defer s.close()
+				ours, theirs := []string{masterHost, storageHost(0), clientHost(0)}, []string{storageHost(1), clientHost(1)}
+				for i := 1; i < masters; i++ {
+					s.startStandby(i)
+					theirs = append(theirs, standbyHost(i))
+				}
+				if !s.start() {
+					return
+				}
+				cl, other := s.mustOpen(0), s.mustOpen(1)
+				defer cl.Close()
+				defer other.Close()
+				s.commits(cl, "with both")
+				s.nodes[storageHost(0)]()
+				if err := s.dbs[0].Crash(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				s.commits(cl, "without the replica")
+				s.net.Hold(storageHost(0), storageHost(1))
+				s.startStorage(0, s.dbs[0])
+				time.Sleep(time.Second)
+				s.between(s.net.Hold, ours, theirs)
+				s.net.Release(storageHost(0), storageHost(1))
+				var both sync.WaitGroup
+				for i, c := range []*client.Client{cl, other} {
+					both.Go(func() {
+						time.Sleep(20 * time.Second)
+						s.commits(c, fmt.Sprint("cut ", i))
+					})
+				}
+				time.Sleep(time.Minute)
+				if masters == 1 {
+					// The master comes back as a new one, which finds the copy that was cut off first.
+					s.vanish(masterHost, len(s.dbs), time.Second)
+					s.between(s.net.Hold, []string{storageHost(0)}, []string{masterHost})
+				}
+				s.between(s.net.Release, ours, theirs)
+				time.Sleep(time.Minute)
+				s.net.Release(storageHost(0), masterHost)
+				both.Wait()
+				time.Sleep(time.Minute)
+				s.compare()
+			})
+		})
+	}
 }
 
 func (s *simulation) mustOpen(i int) *client.Client {

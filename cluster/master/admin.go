@@ -136,6 +136,9 @@ func (m *Machine) kill(n *proto.Node, s proto.NodeState) *peer {
 // (UNKNOWN), in which case it also erases its database. The last readable copy
 // of a partition is never given up.
 func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeState) *proto.Error {
+	if m.state != proto.Recovering && !m.coveredWithout(n.ID) && !m.settled() {
+		return deny("the storages have not all stored yet which copies are complete without %v: try again", n.ID)
+	}
 	hadCells := m.table.HasCells(n.ID)
 	table := &m.table
 	if s == proto.NodeDown {
@@ -225,10 +228,16 @@ func (m *Machine) tweak(p *peer, id uint32, pkt *proto.TweakPartitionTable) *pro
 		}
 	}
 	table := &m.table
-	if pkt.DryRun {
+	if pkt.DryRun || !m.settled() {
 		table = m.table.Clone()
 	}
 	changes, spread, err := table.Tweak(ignored, m.place, m.running)
+	if !pkt.DryRun && table != &m.table && err == nil {
+		if !m.covered(func(id proto.NodeID) bool { return m.running(id) && slices.Contains(table.ReadableNodes(), id) }) {
+			return deny("tweak: the storages have not all stored yet which copies are complete: try again")
+		}
+		m.table, table = *table, &m.table
+	}
 	switch {
 	case errors.Is(err, parttab.ErrNoNode) || errors.Is(err, parttab.ErrNotOperational):
 		return deny("%v", err)

@@ -313,6 +313,13 @@ func (m *Machine) repairCell(run int64, part *check.Part, cell repairCell) {
 	case m.table.Cell(n, id) != proto.UpToDate:
 		why = fmt.Sprintf("the copy of %v is %v", id, m.table.Cell(n, id))
 	}
+	if why == "" && !m.settled() {
+		after := m.table.Clone()
+		after.Suspend(id, n, m.running)
+		if !m.covered(func(id proto.NodeID) bool { return m.running(id) && slices.Contains(after.ReadableNodes(), id) }) {
+			why = "the storages have not all stored yet which copies are complete: try again"
+		}
+	}
 	if why == "" {
 		changes := m.table.Suspend(id, n, m.running)
 		if changes != nil {

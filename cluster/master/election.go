@@ -50,15 +50,18 @@ func (m *Machine) newTerm() {
 	m.ids.term(m.now)
 }
 
-// witnessLost notes that a storage, nil for none, is lost in recovery. If all are that
-// could be read when the operation stopped, another master may have been primary since, even
+// witnessLost notes that a storage, nil for none, is lost in recovery. If all are lost that
+// could be read when the operation stopped, or by a table that others may still have, another master may have been primary since, even
 // if this one has always been so itself: it knows no more than that one.
 func (m *Machine) witnessLost(p *peer) {
 	m.witnesses = slices.DeleteFunc(m.witnesses, func(o *peer) bool { return o == p })
-	if !m.served || len(m.witnesses) > 0 || len(m.masters()) < 2 {
+	left := func(id proto.NodeID) bool {
+		return slices.ContainsFunc(m.witnesses, func(o *peer) bool { return o.node.ID == id })
+	}
+	if !m.served || m.covered(left) || len(m.masters()) < 2 {
 		return
 	}
-	m.log(slog.LevelInfo, "no storage is left of the operation: another master may have been primary")
+	m.log(slog.LevelInfo, "storages of the operation are lost that another master can start with: it may have been primary")
 	m.newTerm()
 	if m.startup == startupDegraded {
 		m.startup = startupWhole

@@ -64,6 +64,8 @@ type Machine struct {
 	orderedTruncate proto.Opt[tid.TID] // this process was told to, and it is not done
 	safePTID        uint64             // least version of a table that has all that was committed, as far as is known
 	maxPTID         uint64             // greatest version ever broadcast
+	held            []heldTable        // that a storage may have which is lost now; the last is the present one
+	fed             []int              // partitions whose feeding cells are to be discarded
 	notedPTID       uint64             // version that the storages are asked to confirm
 	confirmedPTID   uint64             // greatest version that each storage with readable cells had stored
 	served          bool               // the operation has begun since this master plays primary

@@ -105,6 +105,7 @@ func (m *Machine) renumber() {
 // broadcastTable is broadcastCells also for a table of which no cell has changed.
 func (m *Machine) broadcastTable(changes []proto.CellChange) {
 	m.renumber()
+	changed := m.hold()
 	defer m.cellsRepaired(changes)
 	pkt := &proto.NotifyPartitionChanges{PTID: m.table.PTID().V, Replicas: m.table.Replicas(), Cells: changes}
 	for _, p := range m.members {
@@ -113,5 +114,8 @@ func (m *Machine) broadcastTable(changes []proto.CellChange) {
 		if p.node.Type != proto.Master && (p.node.Type != proto.Storage || m.state != proto.Recovering) {
 			m.notify(p, pkt)
 		}
+	}
+	if changed && !m.settled() {
+		m.confirmTable()
 	}
 }

@@ -49,26 +49,25 @@ func (m *Machine) expendable(p *peer, beats bool) bool {
 	case m.state == proto.Stopping && len(m.txns.pending) == 0:
 		return true // only its mark is waited for
 	}
-	return m.table.Operational(func(id proto.NodeID) bool {
+	heard := func(id proto.NodeID) bool {
 		s := m.stores[id]
 		return m.running(id) && s != p && (s == nil || !m.stillSilent(s))
-	})
+	}
+	return m.table.Operational(heard) && m.covered(func(id proto.NodeID) bool { return heard(id) && m.serves(id) })
 }
 
 // superseded reports whether another master may be primary by now: one that becomes
-// so starts with all storages that can be read, and this one hears none of them any
-// more. It must not be taken for the primary when it is back, with storages of which
+// so starts with all storages that can be read by a table that one of them has, and this
+// one hears none of these any more. It must not be taken for the primary when it is back, with storages of which
 // only it believes that they are connected, and a table that is not continued.
 func (m *Machine) superseded(p *peer) bool {
 	if len(m.masters()) < 2 {
 		return false
 	}
-	for _, id := range m.table.ReadableNodes() {
-		if s := m.stores[id]; s != nil && s != p && !m.stillSilent(s) {
-			return false
-		}
-	}
-	return true
+	return !m.covered(func(id proto.NodeID) bool {
+		s := m.stores[id]
+		return s != nil && s != p && !m.stillSilent(s) && slices.Contains(m.table.ReadableNodes(), id)
+	})
 }
 
 // placeClaim is an identification as a node that is connected already.

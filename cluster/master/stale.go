@@ -485,6 +485,7 @@ func (m *Machine) marking() bool {
 // confirming is a confirmation in service.
 type confirming struct {
 	asked   []*peer
+	all     bool // every storage that runs was asked
 	waiting map[*peer]bool
 	again   bool // another one is wanted
 }
@@ -513,13 +514,13 @@ func (m *Machine) confirmLast() bool {
 func (m *Machine) confirmTable() {
 	k := &m.confirming
 	switch {
-	case !m.service() || !m.marking():
+	case !m.service() || !m.marking() && m.settled():
 		return
 	case len(k.waiting) > 0:
 		k.again = true
 		return
 	}
-	*k = confirming{waiting: map[*peer]bool{}}
+	*k = confirming{waiting: map[*peer]bool{}, all: m.starting == 0}
 	m.notedPTID, m.confirmedTID = m.table.PTID().V, m.ids.committed
 	for _, p := range m.ofType(proto.Storage) {
 		if p.ready > 0 {
@@ -540,6 +541,9 @@ func (m *Machine) confirmAnswered(p *peer) {
 		return
 	}
 	m.tableConfirmed()
+	if k.all {
+		m.released(m.notedPTID)
+	}
 	for _, p := range k.asked {
 		if p.claim != nil && !p.gone {
 			m.notify(p, &proto.StartOperation{Backup: false})
@@ -549,6 +553,7 @@ func (m *Machine) confirmAnswered(p *peer) {
 	if *k = (confirming{}); again {
 		m.confirmTable()
 	}
+	m.discardFed()
 	m.stopIfIdle()
 }
 

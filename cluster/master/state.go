@@ -45,6 +45,7 @@ func (m *Machine) reset() {
 	m.pack.reset()
 	m.ids.reset()
 	m.confirming = confirming{}
+	m.fed = nil
 	m.starting = 0
 	for _, p := range m.stores {
 		p.starting, p.ready = false, 0
@@ -94,6 +95,8 @@ func (m *Machine) stopOperation(truncate proto.Opt[tid.TID]) {
 	case m.truncate.OK || truncate.OK:
 		m.startup = startupWhole
 	case m.deciding(): // the operation has not begun: as before
+	case !m.settled(): // a storage that is away may have a table with which others can start
+		m.startup = startupWhole
 	default:
 		m.startup = startupDegraded
 	}

@@ -78,6 +78,14 @@ func (m *Machine) replicationDone(p *peer, pkt *proto.NotifyReplicationDone) {
 		m.log(slog.LevelInfo, "late replication", "node", p.String(), "err", err)
 		return
 	}
+	switch {
+	case len(changes) == 0:
+		return
+	case m.settled():
+		changes = append(changes, m.table.DiscardFed(pkt.Partition)...)
+	default:
+		m.fed = append(m.fed, pkt.Partition)
+	}
 	m.broadcastCells(changes)
 }
 
@@ -128,6 +136,12 @@ func (m *Machine) storageLost(p *peer) {
 			m.stopOperation(proto.Opt[tid.TID]{})
 			return
 		}
+		if m.table.Operational(m.running) && !m.coveredWithout() {
+			m.log(slog.LevelWarn, "a storage is lost that may not know yet that other copies are complete: it is waited for, as another "+
+				"master could start with it alone", "node", n.ID.String(), "ptid", m.table.PTID().V)
+			m.stopOperation(proto.Opt[tid.TID]{})
+			return
+		}
 		m.broadcastCells(m.table.Outdate(n.ID, m.running))
 		if !m.table.Operational(m.running) {
 			m.stopOperation(proto.Opt[tid.TID]{})
@@ -149,6 +163,9 @@ func (m *Machine) withoutStorage(p *peer) {
 	m.commitReady()
 	m.retry()
 	m.confirmAnswered(p)
+	if m.starting == 0 && len(m.confirming.waiting) == 0 && !m.settled() {
+		m.confirmTable() // it was not asked of all before
+	}
 	if m.state == proto.Verifying {
 		m.verificationLost(p)
 		return

@@ -165,7 +165,7 @@ func (m *Machine) holdsInFull(s *peer, t *transaction) bool {
 }
 
 func (m *Machine) operationalWithout(ids []proto.NodeID) bool {
-	return m.table.Operational(func(id proto.NodeID) bool { return m.running(id) && !slices.Contains(ids, id) })
+	return m.coveredWithout(ids...) && m.table.Operational(func(id proto.NodeID) bool { return m.running(id) && !slices.Contains(ids, id) })
 }
 
 // own returns the pending transaction of a client, or nil.

@@ -47,6 +47,8 @@ func (m *Machine) enterVerification() {
 		m.forget(p)
 	}
 	m.blind = false
+	m.held = nil
+	m.hold()
 	m.become(proto.Verifying)
 	for _, p := range m.ofType(proto.Storage) {
 		m.sendTable(p)
@@ -256,6 +258,7 @@ func (m *Machine) verified() {
 	m.updatePacks()
 	// All readable ones have answered since they stored it.
 	m.tableConfirmed()
+	m.released(m.notedPTID)
 	for _, p := range m.ofType(proto.Storage) {
 		if !slices.Contains(m.table.ReadableNodes(), p.node.ID) {
 			p.reported = 0 // what it had says nothing of what it will have

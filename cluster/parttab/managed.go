@@ -201,8 +201,7 @@ func (m *Managed) SetUpdatable(id proto.NodeID, partitions []int) {
 	}
 }
 
-// SetUpToDate makes an outdated cell readable after its replication, and
-// discards feeding cells of the row that have become superfluous. It returns
+// SetUpToDate makes an outdated cell readable after its replication. It returns
 // ErrNotAssigned if the node has no such cell, and no change if the cell is not
 // waiting for a replication (the report was late).
 func (m *Managed) SetUpToDate(id proto.NodeID, partition int) ([]proto.CellChange, error) {
@@ -214,7 +213,13 @@ func (m *Managed) SetUpToDate(id proto.NodeID, partition int) ([]proto.CellChang
 	}
 	var changes []proto.CellChange
 	m.change(&changes, partition, id, proto.UpToDate)
+	return changes, nil
+}
 
+// DiscardFed discards the feeding cells of a partition that have become superfluous as
+// a cell was made readable.
+func (m *Managed) DiscardFed(partition int) []proto.CellChange {
+	var changes []proto.CellChange
 	row := m.rows[partition]
 	readable := 0
 	var emptied, feeding []proto.NodeID
@@ -238,7 +243,7 @@ func (m *Managed) SetUpToDate(id proto.NodeID, partition int) ([]proto.CellChang
 	for _, id := range drop {
 		m.change(&changes, partition, id, proto.Discarded)
 	}
-	return changes, nil
+	return changes
 }
 
 // onlyFeeds reports whether all cells of a node are feeding: it is being emptied.

@@ -52,6 +52,7 @@ func TestSetUpToDate(t *testing.T) {
 			if _, err := m.SetUpToDate(id, 0); err != nil {
 				t.Fatal(err)
 			}
+			m.DiscardFed(0)
 			if got := rows(&m.Table, len(tt.want)/2); got != tt.want {
 				t.Errorf("%s became %s, want %s", tt.before, got, tt.want)
 			}

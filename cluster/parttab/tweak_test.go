@@ -72,6 +72,7 @@ func replicate(t *testing.T, m *Managed) {
 				if _, err := m.SetUpToDate(c.ID, p); err != nil {
 					t.Fatal(err)
 				}
+				m.DiscardFed(p)
 			}
 		}
 	}
@@ -378,6 +379,7 @@ func TestPromisesOnRandomHistories(t *testing.T) {
 							if _, err := m.SetUpToDate(c.ID, p); err != nil {
 								t.Fatal(err)
 							}
+							m.DiscardFed(p)
 						}
 					}
 					if got := readable(p); got < min(before[p], m.Replicas()+1) {
