@@ -63,6 +63,14 @@ func (m *Machine) coveredWithout(ids ...proto.NodeID) bool {
 	return m.covered(func(id proto.NodeID) bool { return m.serves(id) && !slices.Contains(ids, id) })
 }
 
+// leftBehind reports whether a storage that is away may have a table of this process with
+// which it can be started alone, beside those that are here.
+func (m *Machine) leftBehind() bool {
+	return m.served && !m.covered(func(id proto.NodeID) bool {
+		return m.present(id) && slices.Contains(m.table.ReadableNodes(), id)
+	})
+}
+
 // discardFed discards the feeding cells that have waited until every storage knows the
 // copies that replace them.
 func (m *Machine) discardFed() {

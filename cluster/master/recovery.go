@@ -272,6 +272,11 @@ func (m *Machine) tryRestart() {
 			"an explicit start goes on without what only the missing storages have")
 		return
 	}
+	if m.leftBehind() && m.startup != startupForced {
+		m.warnChanged("waiting: since this partition table the storages that are away were told that they are complete without those that are here; " +
+			"an explicit start goes on without what only they have")
+		return
+	}
 	for _, id := range needed {
 		if !m.present(id) && !allowed {
 			m.waitFor(needed, "waiting for storages: an explicit start goes on without what only they have")
@@ -366,25 +371,28 @@ func (m *Machine) settleTruncation() (truncate proto.Opt[tid.TID], outvoted []pr
 		return m.orderedTruncate, nil, true
 	}
 	var orders []tid.TID
-	free := 0
+	free, same := 0, 0
 	for _, id := range m.table.ReadableNodes() {
 		if !m.present(id) {
 			continue
 		}
 		info := m.rec.info[m.stores[id]]
 		switch {
-		case info.PTID.V != m.rec.target:
 		case info.TruncateTID.OK:
+			// With an older table too: it carries the order out once it is asked its last ids.
 			orders = append(orders, info.TruncateTID.V)
 			outvoted = append(outvoted, id)
-		default:
+			if info.PTID.V == m.rec.target {
+				same++
+			}
+		case info.PTID.V == m.rec.target:
 			free++
 		}
 	}
 	switch {
 	case len(orders) == 0:
 		return truncate, nil, true
-	case free == 0 && slices.Min(orders) == slices.Max(orders):
+	case free == 0 && same > 0 && slices.Min(orders) == slices.Max(orders):
 		return proto.Some(orders[0]), nil, true
 	case m.trustedWithout(outvoted):
 		return truncate, outvoted, true
@@ -406,7 +414,7 @@ func (m *Machine) restart(sound func(proto.NodeID) bool) {
 	}
 	serving := func(id proto.NodeID) bool { return m.present(id) && sound(id) }
 	changes := m.table.Outdate(0, serving)
-	leap := m.truncate.OK || m.startup == startupForced && (len(changes) > 0 || m.rec.target < m.safePTID || m.untrusted() != "")
+	leap := m.truncate.OK || m.startup == startupForced && (len(changes) > 0 || m.rec.target < m.safePTID || m.leftBehind() || m.untrusted() != "")
 	if refused := m.outdateStale(serving); refused != nil {
 		changes = append(changes, refused...)
 	}

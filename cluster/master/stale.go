@@ -675,6 +675,10 @@ func (m *Machine) startLoss() string {
 		list = append(list, fmt.Sprintf("The newest partition table here is %d, but transactions were committed with table %d.",
 			m.rec.target, max(m.safePTID, m.confirmedPTID)))
 	}
+	if m.leftBehind() {
+		list = append(list, fmt.Sprintf("The newest partition table here is %d, but storages that are away were told later, with table %d, "+
+			"that they are complete without those that are here.", m.rec.target, m.held[len(m.held)-1].ptid))
+	}
 	if text := m.untrusted(); text != "" {
 		text, _, _ = strings.Cut(text, ": put")
 		list = append(list, text+".")

@@ -47,7 +47,9 @@ func (m *Machine) enterVerification() {
 		m.forget(p)
 	}
 	m.blind = false
-	m.held = nil
+	if !m.served || m.startup == startupForced {
+		m.held = nil
+	}
 	m.hold()
 	m.become(proto.Verifying)
 	for _, p := range m.ofType(proto.Storage) {
