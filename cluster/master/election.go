@@ -44,7 +44,7 @@ func (m *Machine) playPrimary() {
 // may have gone on, and cut the database.
 func (m *Machine) newTerm() {
 	m.blind = true
-	m.served, m.witnesses = false, nil
+	m.served, m.witnesses, m.final = false, nil, nil
 	m.seen.forget()
 	m.orderedTruncate = proto.Opt[tid.TID]{}
 	m.ids.term(m.now)

@@ -1,7 +1,9 @@
 package master
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/neozodb/neo/cluster/proto"
 )
@@ -63,12 +65,26 @@ func (m *Machine) coveredWithout(ids ...proto.NodeID) bool {
 	return m.covered(func(id proto.NodeID) bool { return m.serves(id) && !slices.Contains(ids, id) })
 }
 
-// leftBehind reports whether a storage that is away may have a table of this process with
-// which it can be started alone, beside those that are here.
-func (m *Machine) leftBehind() bool {
-	return m.served && !m.covered(func(id proto.NodeID) bool {
-		return m.present(id) && slices.Contains(m.table.ReadableNodes(), id)
-	})
+// leftBehind returns storages that are away and may have a table of this process with
+// which they can be started beside those that are here; nil if there are none.
+func (m *Machine) leftBehind() []proto.NodeID {
+	if !m.served {
+		return nil
+	}
+	for _, t := range m.held {
+		if !slices.ContainsFunc(t.readable, func(id proto.NodeID) bool {
+			return m.present(id) && slices.Contains(m.table.ReadableNodes(), id)
+		}) {
+			return t.readable
+		}
+	}
+	return nil
+}
+
+// toldLater says that storages were sent a newer table than those that are here have.
+func (m *Machine) toldLater(away []proto.NodeID) string {
+	return fmt.Sprintf("newest partition table here is %d, but a later one was sent to %s, and needs none of the storages that are here",
+		m.rec.target, strings.Join(idTexts(away), ", "))
 }
 
 // discardFed discards the feeding cells that have waited until every storage knows the

@@ -66,6 +66,7 @@ type Machine struct {
 	maxPTID         uint64             // greatest version ever broadcast
 	held            []heldTable        // that a storage may have which is lost now; the last is the present one
 	fed             []int              // partitions whose feeding cells are to be discarded
+	final           *parttab.Managed   // the table when the operation has stopped; nil: not known
 	notedPTID       uint64             // version that the storages are asked to confirm
 	confirmedPTID   uint64             // greatest version that each storage with readable cells had stored
 	served          bool               // the operation has begun since this master plays primary

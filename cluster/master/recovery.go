@@ -266,15 +266,14 @@ func (m *Machine) tryRestart() {
 		m.warnChanged(fmt.Sprintf("waiting: %s; an explicit start goes on from there", m.otherHistory()))
 		return
 	}
-	if m.rec.target < m.safePTID && m.startup != startupForced {
+	if m.rec.target < m.safePTID && m.final == nil && m.startup != startupForced {
 		// Even if all nodes that it trusts are there: others have replaced them.
 		m.warnOnce("waiting: transactions were committed since this partition table; " +
 			"an explicit start goes on without what only the missing storages have")
 		return
 	}
-	if m.leftBehind() && m.startup != startupForced {
-		m.warnChanged("waiting: since this partition table the storages that are away were told that they are complete without those that are here; " +
-			"an explicit start goes on without what only they have")
+	if away := m.leftBehind(); away != nil && m.startup != startupForced {
+		m.warnChanged(fmt.Sprintf("waiting: the %s; an explicit start goes on without what only they have", m.toldLater(away)))
 		return
 	}
 	for _, id := range needed {
@@ -414,7 +413,7 @@ func (m *Machine) restart(sound func(proto.NodeID) bool) {
 	}
 	serving := func(id proto.NodeID) bool { return m.present(id) && sound(id) }
 	changes := m.table.Outdate(0, serving)
-	leap := m.truncate.OK || m.startup == startupForced && (len(changes) > 0 || m.rec.target < m.safePTID || m.leftBehind() || m.untrusted() != "")
+	leap := m.truncate.OK || m.startup == startupForced && (len(changes) > 0 || m.rec.target < m.safePTID || m.leftBehind() != nil || m.untrusted() != "")
 	if refused := m.outdateStale(serving); refused != nil {
 		changes = append(changes, refused...)
 	}

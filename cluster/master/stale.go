@@ -131,6 +131,11 @@ func (m *Machine) doubt(partition int, id proto.NodeID) string {
 		return fmt.Sprintf("has an older copy of its database, without transaction %v that was committed", t)
 	}
 	view := m.rec.stale.views[p]
+	if m.rec.target < m.safePTID && m.final != nil &&
+		// A storage that says nothing of its last transactions may have an older copy.
+		(partition >= m.final.NP() || !m.final.Cell(partition, id).Readable() || p.claim == nil) {
+		return fmt.Sprintf("has partition table %d, and may lack transactions that were committed with table %d", has, m.safePTID)
+	}
 	if has == m.rec.target {
 		return ""
 	}
@@ -675,9 +680,8 @@ func (m *Machine) startLoss() string {
 		list = append(list, fmt.Sprintf("The newest partition table here is %d, but transactions were committed with table %d.",
 			m.rec.target, max(m.safePTID, m.confirmedPTID)))
 	}
-	if m.leftBehind() {
-		list = append(list, fmt.Sprintf("The newest partition table here is %d, but storages that are away were told later, with table %d, "+
-			"that they are complete without those that are here.", m.rec.target, m.held[len(m.held)-1].ptid))
+	if away := m.leftBehind(); away != nil {
+		list = append(list, "The "+m.toldLater(away)+".")
 	}
 	if text := m.untrusted(); text != "" {
 		text, _, _ = strings.Cut(text, ": put")

@@ -110,6 +110,10 @@ func (m *Machine) stopOperation(truncate proto.Opt[tid.TID]) {
 	// From here on, the loss of a member must not stop the operation again.
 	m.state = proto.Recovering
 	m.rec = newRecovery()
+	m.final = m.table.Clone()
+	if truncate.OK || m.truncate.OK {
+		m.final = nil
+	}
 	m.witnesses = m.readableStores()
 	m.witnessLost(nil)
 	clients := m.ofType(proto.Client)
