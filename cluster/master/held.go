@@ -81,9 +81,9 @@ func (m *Machine) leftBehind() []proto.NodeID {
 	return nil
 }
 
-// toldLater says that storages were sent a newer table than those that are here have.
-func (m *Machine) toldLater(away []proto.NodeID) string {
-	return fmt.Sprintf("newest partition table here is %d, but a later one was sent to %s, and needs none of the storages that are here",
+// otherTable says that storages that are away may have another table than those that are here.
+func (m *Machine) otherTable(away []proto.NodeID) string {
+	return fmt.Sprintf("newest partition table here is %d, but %s may have another one, which needs none of the storages that are here",
 		m.rec.target, strings.Join(idTexts(away), ", "))
 }
 

@@ -272,15 +272,15 @@ func (m *Machine) tryRestart() {
 			"an explicit start goes on without what only the missing storages have")
 		return
 	}
-	if away := m.leftBehind(); away != nil && m.startup != startupForced {
-		m.warnChanged(fmt.Sprintf("waiting: the %s; an explicit start goes on without what only they have", m.toldLater(away)))
-		return
-	}
 	for _, id := range needed {
 		if !m.present(id) && !allowed {
 			m.waitFor(needed, "waiting for storages: an explicit start goes on without what only they have")
 			return
 		}
+	}
+	if away := m.leftBehind(); away != nil && m.startup != startupForced {
+		m.warnChanged(fmt.Sprintf("waiting: the %s; an explicit start goes on without what only they have", m.otherTable(away)))
+		return
 	}
 	if text := m.untrusted(); text != "" && m.startup != startupForced {
 		m.warnChanged("waiting: " + text)

@@ -681,7 +681,7 @@ func (m *Machine) startLoss() string {
 			m.rec.target, max(m.safePTID, m.confirmedPTID)))
 	}
 	if away := m.leftBehind(); away != nil {
-		list = append(list, "The "+m.toldLater(away)+".")
+		list = append(list, "The "+m.otherTable(away)+".")
 	}
 	if text := m.untrusted(); text != "" {
 		text, _, _ = strings.Cut(text, ": put")
