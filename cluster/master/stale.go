@@ -490,7 +490,6 @@ func (m *Machine) marking() bool {
 // confirming is a confirmation in service.
 type confirming struct {
 	asked   []*peer
-	all     bool // every storage that runs was asked
 	waiting map[*peer]bool
 	again   bool // another one is wanted
 }
@@ -521,11 +520,13 @@ func (m *Machine) confirmTable() {
 	switch {
 	case !m.service() || !m.marking() && m.settled():
 		return
+	case m.starting > 0: // all are asked, once these are ready or lost
+		return
 	case len(k.waiting) > 0:
 		k.again = true
 		return
 	}
-	*k = confirming{waiting: map[*peer]bool{}, all: m.starting == 0}
+	*k = confirming{waiting: map[*peer]bool{}}
 	m.notedPTID, m.confirmedTID = m.table.PTID().V, m.ids.committed
 	for _, p := range m.ofType(proto.Storage) {
 		if p.ready > 0 {
@@ -546,9 +547,7 @@ func (m *Machine) confirmAnswered(p *peer) {
 		return
 	}
 	m.tableConfirmed()
-	if k.all {
-		m.released(m.notedPTID)
-	}
+	m.released(m.notedPTID)
 	for _, p := range k.asked {
 		if p.claim != nil && !p.gone {
 			m.notify(p, &proto.StartOperation{Backup: false})

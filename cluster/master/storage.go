@@ -163,8 +163,8 @@ func (m *Machine) withoutStorage(p *peer) {
 	m.commitReady()
 	m.retry()
 	m.confirmAnswered(p)
-	if m.starting == 0 && len(m.confirming.waiting) == 0 && !m.settled() {
-		m.confirmTable() // it was not asked of all before
+	if len(m.confirming.waiting) == 0 && !m.settled() {
+		m.confirmTable()
 	}
 	if m.state == proto.Verifying {
 		m.verificationLost(p)
