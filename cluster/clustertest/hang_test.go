@@ -36,7 +36,9 @@ func TestHangs(t *testing.T) {
 
 // hangSeeds have found a fault.
 var hangSeeds = []uint64{
-	52000160, // a replica was completed while the other copy was cut off from the master, and both were made primary
+	52000160, // a replica was completed while the other copy was cut off; two masters went on, each with one of them
+	61000050, // the last table was on no disk, and the master waited for it
+	52001990, // a table was taken for confirmed that a storage had not stored which still started
 }
 
 // bound is how long a node that hangs may hold up the others.
