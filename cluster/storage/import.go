@@ -29,6 +29,7 @@ type importer struct {
 	n      *Node
 	db     backend.Runner
 	orders chan importOrder
+	asked  chan struct{} // a master that wants reports is there
 
 	m    sync.Mutex
 	conn *link.Conn        // of a master that wants reports; nil: none does
@@ -42,7 +43,7 @@ type importOrder struct {
 }
 
 func newImporter(n *Node, db backend.Runner) *importer {
-	return &importer{n: n, db: db, orders: make(chan importOrder, maxImportOrders)}
+	return &importer{n: n, db: db, orders: make(chan importOrder, maxImportOrders), asked: make(chan struct{}, 1)}
 }
 
 // start works until the node ends.
@@ -83,6 +84,7 @@ func (i *importer) report(ctx context.Context) {
 		i.tell(r)
 		select {
 		case <-tick.C:
+		case <-i.asked:
 		case <-ctx.Done():
 			return
 		}
@@ -100,11 +102,19 @@ func (i *importer) tell(r importing.Report) {
 	i.conn.Send(r.Packet(0)) // the name is that of the connection
 }
 
-// wanted is called when a master wants reports; nil: a new one has not said so.
+// wanted is called when a master wants reports; nil: a new one has not said so. It is told
+// at once: an operator who asks when the cluster runs must not hear that nothing is imported.
 func (i *importer) wanted(conn *link.Conn) {
 	i.m.Lock()
 	defer i.m.Unlock()
 	i.conn, i.told = conn, nil
+	if conn == nil {
+		return
+	}
+	select {
+	case i.asked <- struct{}{}:
+	default: // is to be told
+	}
 }
 
 // obey hands orders over, one after the other: the database may take its time.

@@ -86,10 +86,14 @@ func TestImportReports(t *testing.T) {
 			c.Backend = b
 		})
 		s.initialize(1, table("U", "U"))
-		silentFor(s, 10*time.Second) // a master of the Python implementation never asks
+		silentFor(s, 10*time.Second+reportEvery/4) // a master of the Python implementation never asks
+		asked := time.Now()
 		s.master.Send((&importing.Message{Topic: importing.Wanted}).Packet())
 		if m := awaitImport(s); m.Topic != importing.Reported || m.Report != (importing.Report{}) {
 			t.Errorf("%+v", m)
+		}
+		if d := time.Since(asked); d > reportEvery/4 {
+			t.Errorf("the first report came after %v instead of at once", d)
 		}
 		silentFor(s, 10*time.Second) // nothing has changed
 		s.operate()
