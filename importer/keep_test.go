@@ -16,6 +16,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/txn/txntest"
@@ -624,5 +625,23 @@ func TestDamagedLists(t *testing.T) {
 	}
 	if _, err := b.TIDsFrom(ctx, 0, 0, history[1].TID, 0); err != nil {
 		t.Errorf("what is copied: %v", err)
+	}
+}
+
+// A record beside one that cannot be read is whole.
+func TestRecordBesideDamage(t *testing.T) {
+	source, plain := damagedSource(t)
+	last, err := plain.LastTID(t.Context())
+	ok(t, err)
+	b := newBackend(opened(t, backendtest.NewMemory()), source, last, 10, slog.New(slog.DiscardHandler))
+	for oid, want := range map[tid.OID]string{1: "a2", 4: "d2"} {
+		if o, err := b.GetObject(t.Context(), oid, some(tidAt(2)), none); err != nil || string(o.Data) != want {
+			t.Errorf("object %v: %q, %v, want %q", oid, o.Data, err, want)
+		}
+	}
+	// Whether it has a record of this one cannot be known.
+	_, err = b.GetObject(t.Context(), 5, some(tidAt(2)), none)
+	if _, corrupt := errors.AsType[*backend.CorruptError](err); !corrupt {
+		t.Errorf("an object that may be in it: %v", err)
 	}
 }

@@ -271,6 +271,13 @@ func (b *Backend) complete(ctx context.Context, k key, o backend.Object, err err
 		before = k.last() + 1
 	}
 	rev, srcErr := b.from.before(ctx, k.oid, before)
+	if k.at.OK && (errors.Is(srcErr, backend.ErrNoSuchObject) || errors.Is(srcErr, backend.ErrNotFound) || srcErr == nil && rev.Serial != k.at.V) {
+		if hidden, ok, err := b.from.hidden(ctx, k.oid, k.at.V); err != nil {
+			return backend.Object{}, err
+		} else if ok {
+			rev, srcErr = hidden, nil
+		}
+	}
 	switch {
 	case errors.Is(srcErr, backend.ErrNoSuchObject):
 		// Also what the native backend knows of it is after the end.

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -264,6 +265,47 @@ func (s *sources) before(ctx context.Context, oid tid.OID, before tid.TID) (txn.
 	return txn.Revision{}, fmt.Errorf("object %v: %w", oid, backend.ErrNoSuchObject)
 }
 
+// hidden returns the revision of an object that a transaction has made, if no load finds
+// it: a pack of a Data.fs keeps records for the sake of later ones that share their data, and cuts
+// the way to them through the revisions of the object. They are part of the history.
+func (s *sources) hidden(ctx context.Context, oid tid.OID, at tid.TID) (rev txn.Revision, ok bool, err error) {
+	t, err := s.transaction(ctx, at)
+	switch {
+	case errors.Is(err, backend.ErrNotFound):
+		return rev, false, nil
+	case err != nil && (ctx.Err() != nil || unreachable(err)):
+		return rev, false, err
+	case err != nil: // perhaps it has the record
+		return rev, false, &backend.CorruptError{OID: oid, TID: at, Detail: "in a source of the import: " + err.Error()}
+	case !slices.Contains(t.meta.OIDs, oid):
+		return rev, false, nil
+	}
+	rev, err = ask(ctx, s, true, func(ctx context.Context) (txn.Revision, error) {
+		rev := txn.Revision{Serial: at}
+		for x, err := range s.db.Transactions(ctx, at-1, at) {
+			if err != nil {
+				return rev, err
+			}
+			if x.TID != at || x.Records == nil {
+				continue
+			}
+			for r, err := range x.Records {
+				if err != nil {
+					return rev, err
+				}
+				if r.OID == oid { // the last one counts
+					rev.Data = bytes.Clone(r.Data)
+				}
+			}
+		}
+		return rev, nil
+	})
+	if err == nil {
+		rev.Next, err = s.next(ctx, oid, at)
+	}
+	return rev, err == nil, s.damaged(ctx, oid, at, err)
+}
+
 // next returns the revision of an object that follows a TID, Zero if there is none.
 func (s *sources) next(ctx context.Context, oid tid.OID, t tid.TID) (tid.TID, error) {
 	if last, ok := s.known(oid); ok && last <= t {
@@ -313,8 +355,10 @@ func (s *sources) dataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID
 	switch {
 	case errors.Is(err, backend.ErrNotFound):
 		return tid.Zero, nil // a pack of a server has left the record alone
-	case err != nil:
+	case err != nil && (ctx.Err() != nil || unreachable(err)):
 		return tid.Zero, err
+	case err != nil:
+		return tid.Zero, nil // another record of the transaction is damaged: this one has its data
 	}
 	return t.from[oid], nil
 }
