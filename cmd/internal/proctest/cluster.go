@@ -29,6 +29,7 @@ type Options struct {
 	Replicas   int
 	Dir        string   // of the databases; default: a temporary one
 	Extra      []string // more options for every node and neoctl, such as TLS
+	Storage    []string // adapter and database of a single storage, instead of a new one in Dir
 	Logs       bool     // each node keeps a log in Dir: master.log, s1.log, admin.log
 }
 
@@ -62,8 +63,11 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas)))...)
 	for i := range o.Storages {
 		name := fmt.Sprintf("s%d", i+1)
-		c.Storages = append(c.Storages, Start(t, "neostorage", logTo(name, with("-a", "SQLite",
-			"-d", filepath.Join(dir, name+".sqlite")))...))
+		database := o.Storage
+		if database == nil {
+			database = []string{"-a", "SQLite", "-d", filepath.Join(dir, name+".sqlite")}
+		}
+		c.Storages = append(c.Storages, Start(t, "neostorage", logTo(name, with(database...))...))
 	}
 	c.AdminP = Start(t, "neoadmin", logTo("admin", with("-b", c.Admin))...)
 	c.WaitState(t, "RUNNING", 30*time.Second)
