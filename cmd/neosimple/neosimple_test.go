@@ -22,8 +22,20 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// site is a sample database.
-const site = "../../testdata/fs/site.fs"
+// sample returns a copy of a sample database: an import locks its source, so that two
+// tests cannot have the same one.
+func sample(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("../../testdata/fs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), filepath.Base(name))
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 // output can be read while it is written.
 type output struct {
@@ -110,6 +122,7 @@ func fails(t *testing.T, code int, want string, args ...string) {
 // A directory that was filled from a Data.fs has everything at the next start, and
 // the same command can be given again.
 func TestImport(t *testing.T) {
+	site := sample(t, "site.fs")
 	dir := filepath.Join(t.TempDir(), "db")
 	for i, want := range []string{"It has 334 transactions with 2142 records from ", "It already has everything that is in "} {
 		p := start(t, "--dir", dir, "--import", site, "--name", "sample", "--storages", "2")
@@ -123,11 +136,12 @@ func TestImport(t *testing.T) {
 		}
 		p.stop()
 	}
-	fails(t, 1, "already has data that are not from this file", "--dir", dir, "--import", "../../testdata/fs/01-basic.fs")
+	fails(t, 1, "already has data that are not from this file", "--dir", dir, "--import", sample(t, "01-basic.fs"))
 }
 
 // A copy before the service that is interrupted says so, and goes on at the next start.
 func TestInterruptedImport(t *testing.T) {
+	site := sample(t, "site.fs")
 	dir := filepath.Join(t.TempDir(), "db")
 	p := start(t, "--dir", dir, "--import", site, "--name", "sample", "--storages", "2")
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -146,6 +160,7 @@ func TestInterruptedImport(t *testing.T) {
 
 // A database into which an import has begun is not served without its Data.fs.
 func TestHalfImported(t *testing.T) {
+	site := sample(t, "site.fs")
 	dir := t.TempDir()
 	db, err := sqlitedb.Open(t.Context(), filepath.Join(dir, "storage1.sqlite"), sqlitedb.Options{})
 	if err != nil {
@@ -164,6 +179,7 @@ func TestHalfImported(t *testing.T) {
 // A Data.fs is served while it is copied. If the copy has not come to its end, the
 // next start needs the file and goes on; afterwards it does not.
 func TestServedImport(t *testing.T) {
+	site := sample(t, "site.fs")
 	dir := filepath.Join(t.TempDir(), "db")
 	p := start(t, "--dir", dir, "--import", site, "--name", "sample")
 	p.ready()
@@ -248,24 +264,24 @@ func TestHelp(t *testing.T) {
 // Nothing of a file is imported if its ids do not increase or, with --strict, a record
 // is damaged.
 func TestRefusedImport(t *testing.T) {
-	const damaged = "../../testdata/fs/damaged/"
+	reduced, flipped := sample(t, "damaged/tsreduction.fs"), sample(t, "damaged/oidflip.fs")
 	dir := filepath.Join(t.TempDir(), "db")
-	fails(t, 1, "tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064: make a file of it whose ids increase with \"neoexport --renumber\", and import that (or here, with --renumber)", "--dir", dir, "--import", damaged+"tsreduction.fs")
-	fails(t, 1, "oidflip.fs: refused by --strict: 1 record", "--dir", dir, "--import", damaged+"oidflip.fs", "--strict")
+	fails(t, 1, "tsreduction.fs: offset 415: transaction 03a0000000000032: its id is not above that of the previous transaction, 03a0000000000064: make a file of it whose ids increase with \"neoexport --renumber\", and import that (or here, with --renumber)", "--dir", dir, "--import", reduced)
+	fails(t, 1, "oidflip.fs: refused by --strict: 1 record", "--dir", dir, "--import", flipped, "--strict")
 	for _, want := range []string{"It has 5 transactions with 5 records from ", "It already has everything that is in "} {
-		p := start(t, "--dir", dir, "--import", damaged+"tsreduction.fs", "--renumber")
+		p := start(t, "--dir", dir, "--import", reduced, "--renumber")
 		p.ready()
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("no %q in:\n%s", want, p.stderr.String())
 		}
 		p.stop()
 	}
-	fails(t, 1, "--renumber", "--dir", dir, "--import", damaged+"tsreduction.fs")
+	fails(t, 1, "--renumber", "--dir", dir, "--import", reduced)
 	for name, want := range map[string]string{
 		"oidflip.fs": "oidflip.fs: offset 229: transaction 03a0000000000002: object 0000000000000003: its previous record",
 		"future.fs":  "the last transaction is in the future",
 	} {
-		p := start(t, "-q", "--import", damaged+name)
+		p := start(t, "-q", "--import", sample(t, "damaged/"+name))
 		p.ready()
 		for deadline := time.Now().Add(time.Minute); !strings.Contains(p.stderr.String(), want); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {

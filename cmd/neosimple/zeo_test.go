@@ -50,6 +50,7 @@ const siteRoot = "['site', 'catalog', 'log']\n"
 // What is printed to be pasted into Python works, with what was imported and with
 // what an application adds.
 func TestZEO(t *testing.T) {
+	site := sample(t, "site.fs")
 	dir := filepath.Join(t.TempDir(), "db")
 	p := start(t, "--dir", dir, "--import", site)
 	p.ready()
@@ -177,6 +178,7 @@ func certificates(t *testing.T) []string {
 
 // A cluster with certificates asks ZEO clients for theirs.
 func TestZEOWithTLS(t *testing.T) {
+	site := sample(t, "site.fs")
 	p := start(t, append(certificates(t), "--import", site)...)
 	_, _, _, zeo := p.ready()
 	if root := p.paste(""); root != siteRoot {
