@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 	default:
 		return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
 	}
-	return nil, fmt.Errorf("this build has no %s adapter: use --adapter SQLite", cfg.Adapter)
+	return nil, fmt.Errorf("this build has no %s adapter: use SQLite", cfg.Adapter)
 }
 
 // openImporter opens the destination and the sources that an importer.conf names.
@@ -83,7 +83,7 @@ func openImporter(ctx context.Context, cfg Config) (backend.Backend, error) {
 	destination := func(ctx context.Context, d config.Destination) (importer.Native, error) {
 		db, err := Open(ctx, Config{Adapter: d.Adapter, Database: d.Database, Engine: d.Engine, Wait: d.Wait, Dedup: cfg.Dedup, HalfImported: true, Log: cfg.Log})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: section [%s]: %w", cfg.Database, d.Section, err)
 		}
 		return db.(importer.Native), nil // each native backend is one
 	}

@@ -3,6 +3,7 @@ package adapter
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,6 +18,11 @@ func TestOpen(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Error(err)
 	}
+	// An error about the destination of an import says where that is configured.
+	conf := filepath.Join(t.TempDir(), "importer.conf")
+	if err := os.WriteFile(conf, []byte("[dst]\ndatabase: x\n[root]\nstorage:\n  <filestorage>\n    path x.fs\n  </filestorage>\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		cfg  Config
 		want string
@@ -27,6 +33,7 @@ func TestOpen(t *testing.T) {
 		{Config{Adapter: MySQL, Engine: "TokuDB"}, "unsupported engine"},
 		{Config{Adapter: PyMySQL}, "no PyMySQL adapter"},
 		{Config{Adapter: Importer, Database: path + ".conf"}, path + ".conf"},
+		{Config{Adapter: Importer, Database: conf}, conf + ": section [dst]: this build has no MySQL adapter: use SQLite"},
 		{Config{Adapter: Importer, Database: path, Engine: "InnoDB"}, "option of its destination"},
 	} {
 		if db, err := Open(t.Context(), tt.cfg); db != nil || err == nil || !strings.Contains(err.Error(), tt.want) {
