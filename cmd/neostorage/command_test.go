@@ -66,7 +66,7 @@ func TestStartFails(t *testing.T) {
 		{"unknown adapter", "-c test -a DB2 -d x", 2, "unknown adapter"},
 		{"default adapter", "-c test -d neo1", 1, "this build has no MySQL adapter"},
 		{"MySQLdb", "-c test -a MySQLdb -d neo1", 1, "this build has no MySQLdb adapter"},
-		{"Importer", "-c test -a Importer -d x.conf", 1, "this build has no Importer adapter"},
+		{"Importer", "-c test -a Importer -d x.conf", 1, "configuration file: open x.conf"},
 		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 1, "unsupported engine"},
 		{"engine of SQLite", "-c test -a SQLite -e InnoDB -d " + file("a"), 1, "unsupported engine"},
 		{"locked", "-c test -a SQLite -d " + file("locked"), 1, "error: database is locked\n" + file("locked") + " is used by another process"},
