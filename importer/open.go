@@ -309,12 +309,20 @@ func (s *openedSources) fix(ctx context.Context, imp config.Import, native Nativ
 
 // merge makes one database of the sources.
 func (s *openedSources) merge(ctx context.Context, imp config.Import, known state.State) (err error) {
+	// The same applications read all of it: a Data.fs tells of the others, too.
+	python2, python3 := false, false
+	for _, src := range s.list {
+		python2 = python2 || source.Python(src) == 2
+		python3 = python3 || source.Python(src) == 3
+	}
 	var list []merge.Source
 	for i, x := range imp.Sources {
 		k := known[x.Section]
+		python := source.Python(s.list[i])
 		list = append(list, merge.Source{
 			Name: x.Section, Database: s.list[i], DatabaseName: x.DatabaseName,
 			Last: k.LTID, Shift: k.Shift, Next: k.Next, Mapping: k.Mapping,
+			Python3: python == 3 || python == 0 && (python3 || !python2),
 		})
 	}
 	if s.Database, err = merge.New(list); err != nil {

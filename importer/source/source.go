@@ -15,6 +15,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer/config"
 )
 
@@ -50,6 +51,19 @@ type Options struct {
 	// for the answer about one object. The error is then a [txn.ErrUnavailable]. Default:
 	// DefaultPatience.
 	Patience time.Duration
+}
+
+// Python returns which Python reads and writes a source, 2 or 3, and 0 where that is not
+// known: only a Data.fs tells it.
+func Python(s Source) int {
+	f, ok := s.(*file)
+	switch {
+	case !ok:
+		return 0
+	case f.r.Magic() == fsformat.FS21:
+		return 2
+	}
+	return 3
 }
 
 // Extent is how far a source goes.

@@ -5,6 +5,14 @@ Python 2: of protocol 2, with object ids and names that are str. Prints which ob
 mount points, and what they lead to.
 
 compare DIR SHIFTS: walks merged.fs from its root, beside the originals.
+
+compare DIR SHIFTS ADDRESS: the same with what the ZEO server there has, as it was when the last
+transaction of the originals was committed.
+
+edit DIR ADDRESS NAME: changes what that server has, through all mount points. It
+undoes and resolves conflicts, of revisions before and after that transaction. NAME is 0, 1 and 2.
+
+check DIR ADDRESS NAMES: looks for all that these edits have made.
 """
 import io
 import json
@@ -22,6 +30,7 @@ from persistent.mapping import PersistentMapping
 from persistent.wref import WeakRef
 from ZODB import DB
 from ZODB.FileStorage import FileStorage
+from ZODB.POSException import ConflictError
 from ZODB.utils import p64, u64
 
 MERGED = ['main', 'catalog', 'old']
@@ -108,6 +117,14 @@ def refer(apps):
             app.items['new%d' % n] = Item(like=app.items['key%d' % n])
             del app.items['key%d' % (100 + n)]
         transaction.commit()
+    # Changes of one object only, which can be undone whatever else is changed.
+    for n in range(3):
+        for app in apps.values():
+            app.items['key%d' % (90 + n)].alone = n
+        transaction.commit()
+    # A historical connection to others has one to this, which must not end before them.
+    apps['elsewhere'].last = True
+    transaction.commit()
 
 
 def python2(data):
@@ -241,17 +258,34 @@ class Comparison:
             self.step()
 
 
-def compare(directory, shifts):
+def remote(server, databases):
+    """Opens what a ZEO server has."""
+    from ZEO.ClientStorage import ClientStorage
+    host, port = server.rsplit(':', 1)
+    storage = ClientStorage((host, int(port)), wait_timeout=60, cache_size=4 << 20)
+    return DB(storage, databases=databases, database_name='merged')
+
+
+def last_tid(databases):
+    return max(databases[n].storage.lastTransaction() for n in MERGED)
+
+
+def compare(directory, shifts, server=None):
     originals = open_all(directory, [(n, n + '.fs') for n in MERGED + ['elsewhere']])
     together = {'elsewhere': originals['elsewhere']}
-    DB(FileStorage(os.path.join(directory, 'merged.fs'), read_only=True), databases=together, database_name='merged')
-    c = Comparison(originals['main'].open(), together['merged'].open(), shifts)
+    now = {}
+    if server:
+        remote(server, together)
+        now['at'] = last_tid(originals)
+    else:
+        DB(FileStorage(os.path.join(directory, 'merged.fs'), read_only=True), databases=together, database_name='merged')
+    c = Comparison(originals['main'].open(), together['merged'].open(**now), shifts)
     c.run(c.mine.root(), c.merged.root())
     # What is found at a mount point of another database, by a connection that does not yet
     # know of which class it is.
     for name in MERGED:
         for item in c.mine.get_connection(name).root()['app'].far:
-            fresh = Comparison(c.mine, together['merged'].open(), shifts)
+            fresh = Comparison(c.mine, together['merged'].open(**now), shifts)
             fresh.same_object(item, fresh.merged.get(p64(u64(item._p_oid) + shifts[name])), 'far of ' + name)
             fresh.step()
             fresh.step()
@@ -264,9 +298,112 @@ def compare(directory, shifts):
             sys.exit('%s is not at an earlier time' % name)
     old.run(old.mine.root(), old.merged.root())
     print(json.dumps({'Objects': c.objects, 'Mounts': c.mounts, 'Weak': c.weak, 'Old': sum(old.objects.values())}))
+    for db in together.values():
+        db.close()
+
+
+def applications(conn):
+    """The three applications, by way of mount points alone."""
+    main = conn.root()['app']
+    catalog = main.mounts['catalog']
+    apps = {'main': main, 'catalog': catalog, 'old': catalog.mounts['old']}
+    for name, app in apps.items():
+        assert app.title == name, (app.title, name)
+    return apps
+
+
+def edit(directory, server, name):
+    originals = open_all(directory, [(n, n + '.fs') for n in MERGED + ['elsewhere']])
+    db = remote(server, {'elsewhere': originals['elsewhere']})
+    mine, one, two = originals['main'].open(), transaction.TransactionManager(), transaction.TransactionManager()
+    conn, other = db.open(one), db.open(two)
+    end = last_tid(originals)
+    assert db.storage.lastTransaction() >= end
+
+    # Changes of the sources are undone, and that is undone again.
+    log = {b64(e['id']): e['id'] for e in db.undoInfo(0, 1000)}
+    for n in MERGED:
+        app = mine.get_connection(n).root()['app']
+        key, its = 'key9' + name, applications(conn)[n]
+        assert its.items[key].alone == app.items[key].alone == int(name)
+        db.undo(log[app.items[key]._p_serial], one.get())
+        one.commit()
+        item = applications(conn)[n].items[key]
+        assert not hasattr(item, 'alone') and item._p_serial > end, n
+        db.undo(db.undoInfo(0, 1)[0]['id'], one.get())
+        one.commit()
+        assert applications(conn)[n].items[key].alone == int(name)
+        assert len(db.history(item._p_oid, size=100)) >= 4, n
+        if name != '0':
+            continue  # the trees have changed since
+        assert app.items['key57'].changed == 19
+        db.undo(log[app.items['key57']._p_serial], one.get())
+        one.commit()
+        its = applications(conn)[n]
+        assert not hasattr(its.items['key57'], 'changed') and 'new19' not in its.items and its.items['key119'].n == 119, n
+        db.undo(db.undoInfo(0, 1)[0]['id'], one.get())
+        one.commit()
+        its = applications(conn)[n]
+        assert its.items['key57'].changed == 19 and its.items['new19'].like is its.items['key19'] and 'key119' not in its.items, n
+
+    # Both have what is in the sources, and change different keys of one bucket.
+    two.begin()
+    for n, app in applications(other).items():
+        app.numbers[0], app.set.keys(), list(app.items.items())
+    for n, app in applications(conn).items():
+        app.items['key1x' + name] = Item(by=name, near=app.items['key1'], far=applications(conn)['old'].items['key2'])
+        app.numbers[1000 + len(app.numbers)] = app.items['key1x' + name]
+        app.map[name] = WeakRef(app.items['key3'])
+    one.commit()
+    for n, app in applications(other).items():
+        assert 'key1x' + name not in app.items
+        app.items['key2x' + name] = Item(by=name, far=applications(other)['catalog'])
+        app.set.add('set' + name)
+    two.commit()
+    # Without a resolution it is a conflict.
+    one.begin(), two.begin()
+    for c, text in (conn, 'first'), (other, 'second'):
+        for app in applications(c).values():
+            app.items['key11'].text = text
+    one.commit()
+    try:
+        two.commit()
+    except ConflictError:
+        two.abort()
+    else:
+        sys.exit('a conflict was not found')
+    for n, app in applications(other).items():
+        assert app.items['key11'].text == 'first', n
+    conn.close(), other.close()
+    db.close()
+
+
+def b64(text):
+    """The transaction id in the id of an undo log."""
+    import base64
+    return base64.decodebytes(text + b'\n')[:8]
+
+
+def check(directory, server, names):
+    db = remote(server, open_all(directory, [('elsewhere', 'elsewhere.fs')]))
+    conn = db.open()
+    apps = applications(conn)
+    for n, app in apps.items():
+        assert app.items['key57'].changed == 19
+        app.items._check()
+        for name in names:
+            a, b = app.items['key1x' + name], app.items['key2x' + name]
+            assert a.by == b.by == name and 'set' + name in app.set
+            assert a.near is app.items['key1'] and a.far is apps['old'].items['key2'] and b.far is apps['catalog']
+            assert a in app.numbers.values() and app.map[name]() is app.items['key3']
+    db.close()
 
 
 if sys.argv[1] == 'make':
     make(sys.argv[2])
+elif sys.argv[1] == 'compare':
+    compare(sys.argv[2], json.loads(sys.argv[3]), *sys.argv[4:])
+elif sys.argv[1] == 'edit':
+    edit(*sys.argv[2:])
 else:
-    compare(sys.argv[2], json.loads(sys.argv[3]))
+    check(*sys.argv[2:])
