@@ -27,7 +27,10 @@ type Config struct {
 	// Progress is told how far the reading of a Data.fs without a usable index is, in bytes.
 	// Default: none.
 	Progress func(source string, pos, size int64)
-	Log      *slog.Logger // default: discard
+	// Advice is what the operator should do when the import has ended, as a sentence.
+	// Default: to start the node with the native backend.
+	Advice string
+	Log    *slog.Logger // default: discard
 }
 
 // Open opens the destination and, unless the import has come to its end, the sources. The
@@ -35,6 +38,12 @@ type Config struct {
 func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	note := "" // what reports say at the end, if not the default
+	if cfg.Advice == "" {
+		cfg.Advice = "You should change your configuration to use the native backend and restart."
+	} else {
+		note = "everything is copied and equal. " + cfg.Advice
 	}
 	for _, w := range cfg.Import.Warnings {
 		cfg.Log.Warn(w)
@@ -86,8 +95,10 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		if _, _, err := b.prepare(cfg.Import.Destination.Compress, nil); err != nil {
 			return nil, err
 		}
+		b.copying.advice, b.copying.doneNote = cfg.Advice, note
 		b.finish()
-		cfg.Log.Warn(finishedAdvice, "tid", known.End())
+		b.copying.note = note
+		cfg.Log.Warn("All data are imported. "+cfg.Advice+" Until then the node serves its own tables.", "tid", known.End())
 		b.writesBack(back)
 		if back != nil {
 			if err := back.open(ctx); err != nil { // it may be gone, and nothing else needs it
@@ -126,6 +137,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		return nil, err
 	}
 	b := newBackend(native, src, src.End(), src.Next(), cfg.Log)
+	b.copying.advice, b.copying.doneNote = cfg.Advice, note
 	b.closeSource = src.Close
 	_, found, err := b.prepare(cfg.Import.Destination.Compress, src.Close)
 	if err != nil {
@@ -169,9 +181,6 @@ func (b *Backend) writesBack(w *writeBack) {
 	w.end, w.pace = b.end, pace.New(b.served, writeBackShare, 0)
 	b.back = w
 }
-
-// finishedAdvice is what the operator of a finished import should do.
-const finishedAdvice = "All data are imported. You should change your configuration to use the native backend; until then the node serves its own tables, and a restart is not needed"
 
 // readState returns the state of the import into a database, nil if there is none.
 func readState(native Native) (state.State, error) {

@@ -47,6 +47,8 @@ type copying struct {
 	speed    speed
 	waits    waits
 	broken   error // of the native backend, in a comparison that was asked for
+
+	advice, doneNote string // see Advice of Config; they never change
 }
 
 // prepare reads the stored progress, and makes b ready for [Backend.Run]. compress is as in
@@ -241,13 +243,13 @@ func (b *Backend) set(s importing.State, note string) {
 // conclude makes the native backend the database of the node.
 func (b *Backend) conclude() error {
 	b.finish()
-	b.set(importing.Done, "")
+	b.set(importing.Done, b.copying.doneNote)
 	if b.copying.ended != nil {
 		if err := b.copying.ended(); err != nil {
 			b.log.Warn("close the sources of the import", "err", err)
 		}
 	}
-	b.log.Warn("All data are imported. You should change your configuration to use the native backend and restart." +
+	b.log.Warn("All data are imported. " + b.copying.advice +
 		" There is no hurry: all data were compared with the sources, which are not needed any more, and this node serves its own tables from now on.")
 	return errFinished
 }

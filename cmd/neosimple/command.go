@@ -246,7 +246,7 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 		ready += fmt.Sprintf(" zeo=%v", zeoPort.Addr())
 	}
 	if !o.quiet {
-		fmt.Fprint(env.Stderr, welcome(o, cluster, dir, imported, zeoPort))
+		fmt.Fprint(env.Stderr, welcome(o, cluster, b, dir, imported, zeoPort))
 	}
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
@@ -259,7 +259,7 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 }
 
 // welcome says what is running and what to do with it.
-func welcome(o *options, cluster *simple.Cluster, dir, imported string, zeoPort net.Listener) string {
+func welcome(o *options, cluster *simple.Cluster, bg *background, dir, imported string, zeoPort net.Listener) string {
 	var b strings.Builder
 	what := "A new database"
 	if cluster.Existing() {
@@ -284,6 +284,9 @@ func welcome(o *options, cluster *simple.Cluster, dir, imported string, zeoPort 
 		fmt.Fprintf(&b, "  %s %s Data.fs %v    # load a Data.fs into it\n", program("neomigrate"), opts, cluster.Master())
 	} else {
 		fmt.Fprintf(&b, "  %s -a %v%s print ids    # what it has: last object, last transaction\n", program("neoctl"), cluster.Admin(), tlsOptions(o))
+	}
+	if bg.backend != nil {
+		fmt.Fprintf(&b, "  %s -a %v%s print import    # how far the copy is\n", program("neoctl"), cluster.Admin(), tlsOptions(o))
 	}
 	if zeoPort != nil {
 		fmt.Fprintf(&b, "Load objects, in a Python with ZEO (pip install ZEO):\n%s", loadWithZEO(o, zeoPort))

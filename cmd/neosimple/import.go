@@ -65,7 +65,8 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 				}
 				bar.Set(0, pos)
 			},
-			Log: log,
+			Advice: fmt.Sprintf("The file %s is not needed any more: the next start may be without --import.", o.source),
+			Log:    log,
 		})
 		if bar != nil {
 			bar.Done()

@@ -192,6 +192,11 @@ func TestServedImport(t *testing.T) {
 		}
 	}
 	p.stop()
+	for _, want := range []string{" print import ", "done: everything is copied and equal. The file " + site + " is not needed any more: the next start may be without --import.\n"} {
+		if !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("no %q in:\n%s", want, p.stderr.String())
+		}
+	}
 	p = start(t, "--dir", dir, "--import", site)
 	p.ready()
 	if want := "It has everything that was in " + site; !strings.Contains(p.stderr.String(), want) {

@@ -44,6 +44,9 @@ The database is the path of an SQLite file (--adapter SQLite), which is created
 if need be, or file:PATH?OPTION=VALUE&… with cache_size, journal_mode and
 synchronous. Only one process at a time may use it.
 
+With --adapter Importer it is the path of a file that says which databases to serve and to
+copy, and where to, such as neomigrate plan writes: see importer.conf.example.
+
 The node ends by itself when the cluster is shut down, or when it is dropped from
 the cluster: then it erases its database.` + cli.ExitStatus,
 		Args: cobra.NoArgs,
