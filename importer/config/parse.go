@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,9 +32,24 @@ const maxWait = 365 * 24 * time.Hour
 func ReadFile(path string) (Import, error) {
 	f, err := conf.ReadFile(path)
 	if err != nil {
+		if isDataFS(path) {
+			err = fmt.Errorf("%s is a Data.fs: want the file that says what is imported and where to; `neomigrate plan %s --output importer.conf` writes one", path, path)
+		}
 		return Import{}, err
 	}
 	return read(f)
+}
+
+// isDataFS reports whether a file begins as a Data.fs does.
+func isDataFS(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // it was only read
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && (string(magic[:]) == "FS30" || string(magic[:]) == "FS21")
 }
 
 // Parse reads a configuration file. path is where it is. What is wrong with the text
