@@ -50,11 +50,13 @@ bench: build $(PEERS)/installed
 gobench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
 
-# Long runs: 10,000 simulated clusters, a thousand killed processes, ten minutes of
+# Long runs: 10,000 simulated clusters, a thousand killed processes, a hundred killed
+# imports, ten minutes of
 # processes killed, stopped and cut off, fuzzing.
 nightly: vet $(PEERS)/installed
-	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestHangs|TestStaleCopies|TestDeletions$$' -seeds 10000 -first-seed $$(date +%s) -timeout 2h
-	$(GO) test ./cmd/internal/proctest -run TestKill -crash-rounds 1000 -timeout 2h
+	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestImporting|TestHangs|TestStaleCopies|TestDeletions$$' -seeds 10000 -import-seeds 10000 -first-seed $$(date +%s) -timeout 2h
+	$(GO) test ./cmd/internal/proctest -run 'TestKill$$' -crash-rounds 1000 -timeout 2h
+	$(GO) test ./cmd/internal/proctest -run TestImportKilled -import-rounds 100 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
 	.ci/fuzz 600s $(FUZZJOBS)
 

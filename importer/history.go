@@ -418,13 +418,24 @@ func (r reading) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backe
 }
 
 // RecordsFrom implements [backend.Reading]. What is copied is listed without waiting for
-// more than is asked for, so that a replica follows the copy.
+// more than is asked for, so that a replica follows the copy. A list that ends is only given
+// when the import has ended: the replica would be complete, and readable beside this node, and
+// this node could lose its cell while it still compares.
 func (r reading) RecordsFrom(ctx context.Context, partition int, min, max tid.TID, minOID tid.OID, n int) ([]backend.Key, error) {
+	b := r.b
 	var list []backend.Key
-	err := r.b.reached(ctx, min, max, false, func(upTo tid.TID) (full bool, err error) {
-		list, err = r.b.native.RecordsFrom(ctx, partition, min, upTo, minOID, n)
-		return n > 0 && len(list) == n, err
-	})
+	full := false
+	records := func(upTo tid.TID) (_ bool, err error) {
+		list, err = b.native.RecordsFrom(ctx, partition, min, upTo, minOID, n)
+		full = n > 0 && len(list) == n
+		return full, err
+	}
+	err := b.reached(ctx, min, max, false, records)
+	if err == nil && !full && max >= b.end && b.prepared && !b.own.Load() {
+		if err = b.awaitOwn(ctx); err == nil {
+			_, err = records(max)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -41,9 +41,10 @@ type Backend struct {
 	own    atomic.Bool   // the sources are no longer needed: the native backend answers all
 	log    *slog.Logger
 
-	served  *pace.Service // when clients were
-	copying copying
-	back    *writeBack // nil: it is not configured
+	served   *pace.Service // when clients were
+	copying  copying
+	prepared bool       // for Run, which will end the import
+	back     *writeBack // nil: it is not configured
 
 	from        *sources
 	first       atomic.Uint64 // first transaction of the sources, 0: not known

@@ -30,7 +30,9 @@ type Config struct {
 	// Advice is what the operator should do when the import has ended, as a sentence.
 	// Default: to start the node with the native backend.
 	Advice string
-	Log    *slog.Logger // default: discard
+	// OpenSource opens a source. Default: [source.Open].
+	OpenSource func(ctx context.Context, section string, s config.Storage, opt source.Options) (source.Source, error)
+	Log        *slog.Logger // default: discard
 }
 
 // Open opens the destination and, unless the import has come to its end, the sources. The
@@ -44,6 +46,9 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		cfg.Advice = "You should change your configuration to use the native backend and restart."
 	} else {
 		note = "everything is copied and equal. " + cfg.Advice
+	}
+	if cfg.OpenSource == nil {
+		cfg.OpenSource = source.Open
 	}
 	for _, w := range cfg.Import.Warnings {
 		cfg.Log.Warn(w)
@@ -152,6 +157,11 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	}
 	if err := b.learnFirst(ctx); err != nil {
 		return nil, err
+	}
+	if !found { // from now on the node starts without its sources
+		if err := b.save(); err != nil {
+			return nil, fmt.Errorf("recording the import: %w", err)
+		}
 	}
 	b.writesBack(back)
 	return b, nil
@@ -270,7 +280,7 @@ func openSources(ctx context.Context, cfg Config, again bool) (_ *openedSources,
 		if cfg.Progress != nil {
 			opt.Progress = func(pos, size int64) { cfg.Progress(x.Section, pos, size) }
 		}
-		src, err := source.Open(ctx, x.Section, x.Storage, opt)
+		src, err := cfg.OpenSource(ctx, x.Section, x.Storage, opt)
 		if err != nil {
 			return nil, err
 		}

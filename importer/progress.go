@@ -21,7 +21,8 @@ const (
 // progress is the value of [backend.Importing.ImportProgress]. Orders are in it so
 // that they hold after a restart.
 type progress struct {
-	TID          hexTID `json:"tid"` // everything of the sources up to it is in the native backend
+	TID          hexTID `json:"tid"`             // everything of the sources up to it is in the native backend
+	First        hexTID `json:"first,omitempty"` // the first transaction of the sources, until something is copied
 	Transactions int64  `json:"transactions"`
 	Records      int64  `json:"records"`
 	Bytes        int64  `json:"bytes"`           // of data in the sources

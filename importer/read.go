@@ -33,9 +33,9 @@ func newBackend(native Native, source txn.Database, end tid.TID, oids tid.OID, l
 }
 
 // learnFirst learns the first transaction of the sources, which [reading.LastIDs] returns
-// without waiting for them.
+// without waiting for them. As soon as something is copied, the native backend has it.
 func (b *Backend) learnFirst(ctx context.Context) error {
-	if b.first.Load() != 0 {
+	if b.first.Load() != 0 || b.done.Load() != 0 {
 		return nil
 	}
 	t, err := b.from.first(ctx)
@@ -84,7 +84,23 @@ func (b *Backend) wake() {
 // await waits until what the sources have up to a TID is in the native backend. With hope it
 // returns [backend.ErrNonReadable] when nothing is being copied.
 func (b *Backend) await(ctx context.Context, t tid.TID, hope bool) error {
-	for t = min(t, b.end); ; {
+	t = min(t, b.end)
+	err := b.awaitUntil(ctx, hope, func() bool { return tid.TID(b.done.Load()) >= t })
+	if errors.Is(err, backend.ErrNonReadable) {
+		err = fmt.Errorf("up to %v nothing is copied yet: %w", t, err)
+	}
+	return err
+}
+
+// awaitOwn waits until the sources are no longer needed.
+func (b *Backend) awaitOwn(ctx context.Context) error {
+	return b.awaitUntil(ctx, false, func() bool { return false })
+}
+
+// awaitUntil waits until reached returns true or the sources are no longer needed. With hope
+// it returns [backend.ErrNonReadable] when nothing is being copied.
+func (b *Backend) awaitUntil(ctx context.Context, hope bool, reached func() bool) error {
+	for {
 		b.m.Lock()
 		if b.moved == nil {
 			b.moved = make(chan struct{})
@@ -92,10 +108,10 @@ func (b *Backend) await(ctx context.Context, t tid.TID, hope bool) error {
 		moved, active := b.moved, b.active
 		b.m.Unlock()
 		switch {
-		case b.own.Load() || tid.TID(b.done.Load()) >= t:
+		case b.own.Load() || reached():
 			return nil
 		case hope && !active:
-			return fmt.Errorf("up to %v nothing is copied yet: %w", t, backend.ErrNonReadable)
+			return backend.ErrNonReadable
 		}
 		select {
 		case <-moved:

@@ -73,11 +73,12 @@ func (b *Backend) prepare(compress int, ended func() error) (p progress, found b
 	}
 	c.demanded, c.wake, c.turns = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 	c.comparing = make(chan struct{}, 1)
-	b.served = pace.NewService()
+	b.served, b.prepared = pace.NewService(), true
 	b.Writing = writing{b.native, b.served}
 	b.ahead = b.copyRecord
 	c.pace = pace.New(b.served, copyShare, p.Limit)
 	if stored.OK {
+		b.first.Store(uint64(p.First))
 		b.advance(tid.TID(p.TID))
 	}
 	return p, stored.OK, nil
@@ -261,6 +262,9 @@ func (b *Backend) save() error {
 	defer c.saving.Unlock()
 	c.mu.Lock()
 	c.known(tid.TID(b.done.Load()))
+	if c.p.First = 0; c.p.TID == 0 {
+		c.p.First = hexTID(b.first.Load())
+	}
 	last, text := tid.TID(c.p.TID), c.p.String()
 	c.mu.Unlock()
 	if err := b.native.SetImportProgress(some(text)); err != nil {

@@ -474,6 +474,42 @@ func TestHistory(t *testing.T) {
 	})
 }
 
+// Transactions that are committed while others are listed backwards move those, and none is
+// listed twice.
+func TestBackwardsWhileCommitting(t *testing.T) {
+	everywhere(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		c := r.open(nil)
+		commit := func() {
+			tx := must(c.Begin(ctx, client.BeginOptions{}))(t)
+			if err := tx.Store(ctx, must(c.NewOIDs(ctx, 1))(t)[0], 0, []byte("new")); err != nil {
+				t.Fatal(err)
+			}
+			must(tx.Finish(ctx, nil))(t)
+		}
+		for range 150 {
+			commit()
+		}
+		var last tid.TID = tid.Max
+		n := 0
+		for info, err := range c.Backwards(ctx) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.TID >= last {
+				t.Fatalf("%v comes after %v", info.TID, last)
+			}
+			last = info.TID
+			if n++; n%3 == 0 {
+				commit()
+			}
+		}
+		if n < 150 {
+			t.Errorf("%d of 150 transactions are listed", n)
+		}
+	})
+}
+
 func TestPack(t *testing.T) {
 	everywhere(t, func(t *testing.T, r *rig) {
 		ctx := t.Context()

@@ -83,10 +83,11 @@ func (c *Client) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 					l.pos += len(a.TIDs)
 					l.end = len(a.TIDs) < chunk
 					// Commits since the previous chunk have shifted the positions.
-					l.tids = slices.DeleteFunc(a.TIDs, func(t tid.TID) bool { return l.last != tid.Zero && t >= l.last })
+					before := l.lastOr()
 					if len(a.TIDs) > 0 {
-						l.last = min(a.TIDs[len(a.TIDs)-1], l.lastOr())
+						l.last = min(a.TIDs[len(a.TIDs)-1], before)
 					}
+					l.tids = slices.DeleteFunc(a.TIDs, func(t tid.TID) bool { return t >= before })
 					return nil
 				})
 			}

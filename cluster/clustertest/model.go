@@ -58,6 +58,9 @@ type Read struct {
 	Serial tid.TID // Zero: the object did not exist
 	Next   tid.TID // as reported; Zero: none known
 	Data   []byte
+	// Known is the last transaction that the reader knew of when it asked: a revision that
+	// follows and is not later must be reported.
+	Known tid.TID
 }
 
 // Stored is one transaction of the database after the run.
@@ -208,6 +211,9 @@ func Verify(o Observed, db []Stored) []error {
 		}
 		if r.Next != 0 && r.Next != next && r.Next > o.PackedUpTo {
 			fail("read of %v before %v gave next revision %v, want %v", r.OID, r.Before, r.Next, next)
+		}
+		if serial != 0 && r.Next == 0 && next != 0 && next <= r.Known && !removed[r.OID] {
+			fail("read of %v before %v gave the last revision, although %v was known to follow", r.OID, r.Before, next)
 		}
 		if serial != 0 && !bytes.Equal(byTID[serial].Records[r.OID], r.Data) {
 			fail("read of %v before %v gave %q, want %q", r.OID, r.Before, r.Data, byTID[serial].Records[r.OID])

@@ -19,7 +19,7 @@ func TestVerifyFindsEachViolation(t *testing.T) {
 					{Mark: "d", Outcome: Unknown, Writes: []Write{{OID: 2, Base: 10, Data: []byte("d")}}},
 				},
 				Reads: []Read{
-					{OID: 1, Before: 20, Serial: 10, Next: 20, Data: []byte("a")},
+					{OID: 1, Before: 20, Serial: 10, Next: 20, Data: []byte("a"), Known: 20},
 					{OID: 1, Before: 21, Serial: 20, Data: []byte("c")},
 					{OID: 3, Before: 21},
 				},
@@ -48,6 +48,7 @@ func TestVerifyFindsEachViolation(t *testing.T) {
 		"holds \"q\"":             func(o *Observed, db *[]Stored) { (*db)[1].Records[1] = []byte("q") },
 		"gave 0000000000000005":   func(o *Observed, db *[]Stored) { o.Reads[0].Serial = 5 },
 		"next revision":           func(o *Observed, db *[]Stored) { o.Reads[0].Next = 30 },
+		"was known to follow":     func(o *Observed, db *[]Stored) { o.Reads[0].Next = 0 },
 		"gave \"z\"":              func(o *Observed, db *[]Stored) { o.Reads[1].Data = []byte("z") },
 		"want 0000000000000000":   func(o *Observed, db *[]Stored) { o.Reads[2].Serial = 20 },
 	} {

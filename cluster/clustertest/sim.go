@@ -338,8 +338,12 @@ func (s *simulation) step(ctx context.Context, r *rand.Rand, cl *client.Client, 
 
 // read loads an object as of the client's present and records what it got.
 func (s *simulation) read(ctx context.Context, cl *client.Client, oid tid.OID, before tid.TID) (Read, error) {
+	known, err := cl.LastTID(ctx)
+	if err != nil {
+		return Read{}, err
+	}
 	r, err := cl.LoadBefore(ctx, oid, before)
-	read := Read{OID: oid, Before: before, Serial: r.Serial, Next: r.Next, Data: r.Data}
+	read := Read{OID: oid, Before: before, Serial: r.Serial, Next: r.Next, Data: r.Data, Known: known}
 	var gone *client.ObjectError
 	switch {
 	case err == nil:
@@ -452,8 +456,12 @@ func (s *simulation) undo(ctx context.Context, r *rand.Rand, cl *client.Client, 
 	}
 	// Recent ones have more often not been overwritten.
 	slices.Sort(candidates)
+	s.undoOf(ctx, cl, mark, candidates[max(0, len(candidates)-1-r.IntN(4))])
+}
+
+func (s *simulation) undoOf(ctx context.Context, cl *client.Client, mark string, undone tid.TID) {
 	a := s.attempt(mark)
-	a.Undoes = candidates[max(0, len(candidates)-1-r.IntN(4))]
+	a.Undoes = undone
 	s.transact(ctx, cl, &a, func(t *client.Txn) error {
 		_, err := t.Undo(ctx, a.Undoes)
 		return err
