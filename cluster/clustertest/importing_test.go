@@ -35,6 +35,11 @@ import (
 	"github.com/neozodb/neo/importer/source"
 )
 
+// keptImports are seeds that have found a fault.
+var keptImports = []uint64{
+	1701, // a cell was given away before it had executed a pack, and the pack was waited for without end
+}
+
 var importSeeds = flag.Int("import-seeds", 20, "simulated runs of TestImporting")
 
 // importPlan shapes the simulated run of a cluster that imports.
@@ -269,6 +274,7 @@ func simulateImport(t *testing.T, plan importPlan, log *slog.Logger) {
 func (s *importSim) history() {
 	s.source = &txntest.Memory{}
 	last := map[tid.OID]tid.TID{}
+	deleted := map[tid.OID]bool{}
 	short := map[string][]byte{} // data that can be printed
 	for t, err := range txntest.Random(s.plan.Seed, s.plan.Transactions, 12).Transactions(s.ctx, 0, tid.Max) {
 		if err != nil {
@@ -278,7 +284,10 @@ func (s *importSim) history() {
 		var records []txn.Record
 		for r := range t.Records {
 			c := *r
-			if r.Data != nil {
+			if r.Data == nil && deleted[r.OID] {
+				continue // a pack would drop it, whenever it was
+			}
+			if deleted[r.OID] = r.Data == nil; r.Data != nil {
 				key := fmt.Sprintf("%v %s", r.OID, r.Data)
 				if short[key] == nil {
 					short[key] = fmt.Appendf(nil, "source %s of %v", t.Description, r.OID)
@@ -343,6 +352,14 @@ func (s *importSim) startAdmin() {
 		return
 	}
 	s.node(adminAddr.Host, a.Run)
+}
+
+// open connects a client without cache: other clients are not told of deletions.
+func (s *importSim) open(ctx context.Context, i int) (*client.Client, error) {
+	return client.Open(ctx, client.Config{
+		Cluster: "sim", Masters: s.masters(), Network: s.net.Host(clientHost(i)),
+		Dialer: &link.Dialer{}, Log: s.log.With("host", fmt.Sprintf("client%d", i+1)), CacheSize: 1,
+	})
 }
 
 // admin asks the cluster by its admin, which may be without a master: it is asked again.
@@ -451,6 +468,9 @@ func (s *importSim) complete() {
 		if missing == 0 && copies == want {
 			return
 		}
+		if missing == 0 { // the master was lost before it said so to the storages
+			s.balance()
+		}
 		if time.Since(begin) > 20*time.Minute {
 			s.t.Errorf("%+v: replicas are not complete: %d cells of %d copies", s.plan, missing, copies)
 			s.cancel()
@@ -477,8 +497,17 @@ func (s *importSim) packed() {
 
 // join starts a storage and gives it cells.
 func (s *importSim) join() {
+	// Before the first storage is there, an empty one would become a cluster of its own.
+	s.admin("state", func(c *ctl.Client) error {
+		state, err := c.ClusterState(s.ctx)
+		if err == nil && state != proto.Running {
+			err = fmt.Errorf("the cluster is %v", state)
+		}
+		return err
+	})
 	s.joined++
 	s.startStorage(s.joined, s.dbs[s.joined])
+	defer func() { s.simulation.plan.Storages++ }() // that a new master waits for
 	s.admin("adding a storage", func(c *ctl.Client) error {
 		nodes, err := c.Nodes(s.ctx, proto.Some(proto.Storage))
 		if err != nil {
@@ -486,6 +515,18 @@ func (s *importSim) join() {
 		}
 		if len(nodes) < 1+s.joined {
 			return fmt.Errorf("there are only %+v", nodes)
+		}
+		return nil
+	})
+	s.balance()
+}
+
+// balance gives cells to all storages.
+func (s *importSim) balance() {
+	s.admin("tweaking", func(c *ctl.Client) error {
+		nodes, err := c.Nodes(s.ctx, proto.Some(proto.Storage))
+		if err != nil {
+			return err
 		}
 		for _, n := range nodes {
 			if n.State == proto.NodePending {
@@ -749,8 +790,11 @@ func TestImporting(t *testing.T) {
 		simulateImport(t, importPlanOf(*seed), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})))
 		return
 	}
+	list := slices.Clone(keptImports)
 	for i := range *importSeeds {
-		s := *first + uint64(i)
+		list = append(list, *first+uint64(i))
+	}
+	for _, s := range list {
 		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) { simulateImport(t, importPlanOf(s), nil) })
 	}
 }

@@ -512,7 +512,14 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 	}
 	// At once: verification relies on the table being stored before what is
 	// locked after it.
-	return n.commit()
+	if err := n.commit(); err != nil {
+		return err
+	}
+	// A cell that was given away may have been the one that packs still waited for.
+	if n.session != nil && slices.ContainsFunc(q.Cells, func(c proto.CellChange) bool { return c.ID == n.id && c.State == proto.Discarded }) {
+		return n.notifyPacked(false)
+	}
+	return nil
 }
 
 // setBackup enters or leaves backup mode.
