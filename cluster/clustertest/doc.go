@@ -7,4 +7,7 @@
 //
 // Replicas are compared record by record in clusters that delete and pack while
 // storages are away, some of them with the habits of the Python implementation.
+//
+// In some clusters the first storage imports a source that is slow and goes away; the
+// history of the source is the beginning of that of the model.
 package clustertest
