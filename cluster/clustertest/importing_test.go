@@ -37,6 +37,7 @@ import (
 
 // keptImports are seeds that have found a fault.
 var keptImports = []uint64{
+	101,  // a node did not start while its source was away, before the first transaction was copied
 	1701, // a cell was given away before it had executed a pack, and the pack was waited for without end
 }
 

@@ -10,11 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/clustertest"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/fsformat"
@@ -69,7 +72,35 @@ func toImport(t testing.TB, size string, seed uint64) *imported {
 // they saw.
 type importedApp struct {
 	*workload
-	file *imported
+	file   *imported
+	enough atomic.Bool
+}
+
+// finish lets the clients end what they have begun, and returns what they saw.
+func (a *importedApp) finish(t testing.TB) clustertest.Observed {
+	t.Helper()
+	a.enough.Store(true)
+	ended := make(chan struct{})
+	go func() {
+		a.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("clients do not end")
+	}
+	return a.stop()
+}
+
+// connectWithoutCache opens a client of the cluster. Other clients are not told of deletions,
+// so that one with a cache may read what an undo has deleted.
+func connectWithoutCache(ctx context.Context, c *Cluster) (*client.Client, error) {
+	masters, err := conf.ParseMasters(c.Masters)
+	if err != nil {
+		return nil, err
+	}
+	return client.Open(ctx, client.Config{Cluster: c.Name, Masters: []proto.Address{proto.Address(masters[0])}, CacheSize: 1})
 }
 
 // startApp starts clients. They stop with the test, or by [workload.stop].
@@ -80,7 +111,7 @@ func startApp(t testing.TB, c *Cluster, file *imported, clients int, seed uint64
 	t.Cleanup(func() { a.stop() })
 	for n := range clients {
 		a.wg.Go(func() {
-			cl, err := Connect(ctx, c)
+			cl, err := connectWithoutCache(ctx, c)
 			if err != nil {
 				if ctx.Err() == nil {
 					t.Error(err)
@@ -89,7 +120,7 @@ func startApp(t testing.TB, c *Cluster, file *imported, clients int, seed uint64
 			}
 			defer cl.Close()
 			r := rand.New(rand.NewPCG(seed, uint64(n)))
-			for i := 0; ctx.Err() == nil; i++ {
+			for i := 0; ctx.Err() == nil && !a.enough.Load(); i++ {
 				switch mark := fmt.Sprintf("%d.%d", n, i); r.IntN(5) {
 				case 0, 1:
 					a.read(ctx, cl, r)
@@ -400,7 +431,7 @@ func testImportKilled(t *testing.T, file *imported, round int, r *rand.Rand) {
 			t.Fatal("nothing is committed any more")
 		}
 	}
-	seen := w.stop()
+	seen := w.finish(t)
 	db := c.dump(t)
 	for i, err := range clustertest.Verify(seen, db) {
 		if t.Error(err); i == 20 {
