@@ -14,8 +14,9 @@ import (
 func (db *DB) prune(c *Conn, ids []backend.DataID) (int, error) {
 	list := make([]int64, 0, len(ids))
 	db.m.RLock()
+	waiting := db.waiting()
 	for _, id := range ids {
-		if id.OK && db.held[id.ID] == 0 {
+		if id.OK && db.held[id.ID] == 0 && !waiting[id.ID] {
 			list = append(list, id.ID)
 		}
 	}
@@ -37,6 +38,28 @@ func (db *DB) prune(c *Conn, ids []backend.DataID) (int, error) {
 		return err
 	})
 	return n, err
+}
+
+// waiting returns the data of records that are not written yet and that nothing protects any
+// more: a transaction may be unlocked, or a record be added, while a flush is under way. The
+// caller holds m.
+func (db *DB) waiting() map[int64]bool {
+	ids := map[int64]bool{}
+	for _, t := range db.queue {
+		if t.unlocked {
+			for _, s := range t.stores {
+				if s.Data.OK {
+					ids[s.Data.ID] = true
+				}
+			}
+		}
+	}
+	for _, o := range db.direct.objs {
+		if o.data.OK {
+			ids[o.data.ID] = true
+		}
+	}
+	return ids
 }
 
 // Orphans implements [backend.Keeping].
@@ -66,7 +89,8 @@ func (db *DB) Orphans(ctx context.Context) iter.Seq2[backend.DataID, error] {
 				return
 			}
 			db.m.RLock()
-			ids = slices.DeleteFunc(ids, func(id int64) bool { return db.held[id] > 0 })
+			waiting := db.waiting()
+			ids = slices.DeleteFunc(ids, func(id int64) bool { return db.held[id] > 0 || waiting[id] })
 			db.m.RUnlock()
 			for _, id := range ids {
 				if !yield(backend.DataID{ID: id, OK: true}, nil) {
