@@ -3,6 +3,8 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // runner is a database whose work is what a test says.
@@ -189,5 +192,57 @@ func TestNoImport(t *testing.T) {
 	s.master.Close()
 	if ask := s.connected(); importing.Understands(ask.Extra) || ask.Extra[importing.Extension] != nil {
 		t.Errorf("a storage without import says %v", ask.Extra)
+	}
+}
+
+// packsLater is a database whose work forbids packs until it is done.
+type packsLater struct {
+	progressing
+	end  chan struct{}
+	done atomic.Bool
+}
+
+func (b *packsLater) Run(ctx context.Context) error {
+	select {
+	case <-b.end:
+		b.done.Store(true)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *packsLater) PackedIDs(upToDateOnly bool) (map[int]tid.TID, error) {
+	if upToDateOnly && !b.done.Load() {
+		return nil, backend.ErrNotImplemented
+	}
+	return b.Backend.PackedIDs(upToDateOnly)
+}
+
+// A pack that is ordered while the database has work of its own is executed when that is
+// done, in the same period of operation.
+func TestPackAfterImport(t *testing.T) {
+	r := newRig(t)
+	b := &packsLater{progressing: newRunner(), end: make(chan struct{})}
+	s := r.run(func(c *Config) {
+		b.Backend = c.Backend
+		c.Backend = b
+	})
+	c := s.client(1)
+	s.commit(c, 10, 0, "one", 0, 1)
+	s.commit(c, 12, 10, "two", 0, 1)
+	s.packAt(c, 14, 13)
+	s.commit(c, 16, 12, "three", 0)
+	s.barrier()
+	if got := s.revisions(c, 1); !slices.Equal(got, []tid.TID{12, 10}) {
+		t.Errorf("revisions before: %v", got)
+	}
+	close(b.end)
+	s.ordered(1)
+	if p := await[*proto.NotifyPackCompleted](s); p.ID != 14 {
+		t.Errorf("completed: %+v", p)
+	}
+	if got := s.revisions(c, 1); !slices.Equal(got, []tid.TID{12}) {
+		t.Errorf("revisions after: %v", got)
 	}
 }

@@ -119,6 +119,13 @@ func (f *feeder) runDatabase() {
 			f.n.log.Error("the work of the database has failed: it is begun again when the node becomes operational", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
 		default:
 			f.n.log.Info("the work of the database is done", "state", r.Progress().State, "tid", r.Progress().Last)
+			// What it has refused meanwhile is possible from now on.
+			f.post(func() error {
+				if f.n.session != f.s {
+					return nil
+				}
+				return f.s.worker.begin()
+			})
 		}
 	})
 }

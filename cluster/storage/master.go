@@ -575,10 +575,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	}
 	n.log.Info("operational", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
 	s.feeder.runDatabase()
-	if err := s.worker.start(); err != nil {
-		return err
-	}
-	return s.worker.maybePack()
+	return s.worker.begin()
 }
 
 // leaveOperation drops everything volatile.

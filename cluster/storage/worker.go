@@ -70,7 +70,16 @@ func newWorker(n *Node, s *session) *worker {
 	return &worker{n: n, s: s, drop: map[int]bool{}, quiet: map[int]time.Time{}, rate: 10000}
 }
 
-// start finds what former periods of operation left to be done.
+// begin finds what is to be done, be it left by former periods of operation, or ordered
+// while the database had work of its own.
+func (w *worker) begin() error {
+	if err := w.start(); err != nil {
+		return err
+	}
+	return w.maybePack()
+}
+
+// start finds what is to be deleted.
 func (w *worker) start() error {
 	if w.n.repair != nil {
 		w.repairNow()
