@@ -279,6 +279,9 @@ func (m *Machine) truncateAsked(p *peer, id uint32, t tid.TID) *proto.Error {
 	case m.pack.approvedAfter(t):
 		return deny("the database was packed by an order after %v", t)
 	}
+	if text := m.importedAfter(t); text != "" {
+		return deny("%s", text)
+	}
 	m.ack(p, id, "")
 	m.stopOperation(proto.Some(t))
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // imports are the imports of the storages that are connected, and the orders that they
@@ -141,4 +142,20 @@ func (m *Machine) importAnswered(p *peer, msg *importing.Message) {
 	}
 	delete(m.imports.orders, msg.Number)
 	m.answerImport(o.admin, o.number, msg.Text)
+}
+
+// importedAfter returns, in a sentence, why the database cannot be truncated after t because
+// of an import, "" otherwise. The storage would refuse it too, but only when the cluster has
+// stopped for it.
+func (m *Machine) importedAfter(t tid.TID) string {
+	for _, id := range slices.Sorted(maps.Keys(m.imports.reports)) {
+		switch r := m.imports.reports[id]; {
+		case r.End > t:
+			return fmt.Sprintf("the sources of the import of %v go up to %v, and what is deleted of them would be imported again: "+
+				"when the import is done, use the database without the adapter Importer, and truncate then", id, r.End)
+		case r.WriteBack > t:
+			return fmt.Sprintf("the import of %v has written transactions up to %v back to its source, where they would stay", id, r.WriteBack)
+		}
+	}
+	return ""
 }

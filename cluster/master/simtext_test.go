@@ -331,6 +331,10 @@ func (s *sim) parseImport(topic string, opts map[string]string) *importing.Messa
 			for m.Order.Kind.String() != v {
 				m.Order.Kind++
 			}
+		case "end":
+			m.Report.End = s.parseTID(v)
+		case "back":
+			m.Report.WriteBack = s.parseTID(v)
 		case "note":
 			m.Report.Note = v
 		case "text":
