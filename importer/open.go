@@ -110,6 +110,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 				back.say(err)
 			}
 		}
+		tellAdded(ctx, cfg, known, native)
 		return b, nil
 	}
 	// Before the source is read: what an interrupted write has left at its end is cut off.
@@ -190,6 +191,48 @@ func (b *Backend) writesBack(w *writeBack) {
 	}
 	w.end, w.pace = b.end, pace.New(b.served, writeBackShare, 0)
 	b.back = w
+}
+
+// tellAdded warns of a Data.fs that has grown since its import: what was added is nowhere
+// else. That it is not there any more, or is another file, does not matter.
+func tellAdded(ctx context.Context, cfg Config, known state.State, native Native) {
+	for _, x := range cfg.Import.Sources {
+		if x.Storage.File == nil {
+			continue
+		}
+		end := known[x.Section].LTID
+		last, added, err := source.Added(ctx, x.Storage.File.Path, end)
+		if err != nil {
+			cfg.Log.Debug("source of a finished import", "source", x.Section, "err", err)
+			continue
+		}
+		if added == 0 || ours(ctx, native, last) {
+			continue
+		}
+		advice := "import the file into a new database"
+		if len(known) == 1 {
+			advice = "as long as no client of the cluster has committed, stop this node and start it with --extend-import; otherwise " + advice
+		}
+		cfg.Log.Warn("the source has grown since its import ended, and what was added is not imported: "+advice,
+			"source", x.Section, "path", x.Storage.File.Path, "transactions", added, "tid", last, "end", end)
+	}
+}
+
+// ours reports whether a transaction is in the native backend: it was written back.
+func ours(ctx context.Context, native Native, t tid.TID) bool {
+	cells, err := native.Cells()
+	if err != nil {
+		return false
+	}
+	np := 0
+	for _, c := range cells {
+		np = max(np, c.Partition+1)
+	}
+	if np == 0 {
+		return false
+	}
+	found, err := native.TIDsFrom(ctx, t.Partition(np), t, t, 1)
+	return err == nil && len(found) > 0
 }
 
 // readState returns the state of the import into a database, nil if there is none.

@@ -24,6 +24,7 @@ type options struct {
 	side.Reading
 	dir        string
 	source     string // --import
+	extend     bool
 	name       string
 	partitions int
 	storages   int
@@ -63,6 +64,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	fs := cmd.Flags()
 	cli.Path(fs, &o.dir, "dir", "d", "", "directory of the databases")
 	cli.Path(fs, &o.source, "import", "", "", "Data.fs to begin with")
+	cli.Flag(fs, &o.extend, "extend-import", "", "with --import: import what was added to the Data.fs since its import began; only if no client of the cluster has committed")
 	cli.Text(fs, &o.name, "name", "n", "", fmt.Sprintf("name of the cluster (default that of the directory, or %q)", simple.DefaultName))
 	fs.IntVarP(&o.partitions, "partitions", "p", simple.DefaultPartitions, "partitions of a new database")
 	fs.IntVar(&o.storages, "storages", 0, fmt.Sprintf("storages (default those of the directory, or %d)", simple.DefaultStorages))
@@ -87,6 +89,8 @@ func (o *options) check() error {
 		return cli.Usagef("--storages must be more than zero")
 	case o.replicas < 0:
 		return cli.Usagef("--replicas must not be negative")
+	case o.extend && (o.source == "" || o.dir == ""):
+		return cli.Usagef("--extend-import needs --import and --dir")
 	case o.adapter != "SQLite":
 		return cli.Usagef("--adapter %q: a simple cluster only has SQLite", o.adapter)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer"
 	"github.com/neozodb/neo/importer/config"
+	"github.com/neozodb/neo/importer/source"
 )
 
 // background is the import of a Data.fs into the first storage while the cluster serves it.
@@ -34,7 +35,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 	b.source = o.source
 	return func(n, of int, path string, log *slog.Logger) (backend.Backend, error) {
 		first := o.source != "" && n == 1
-		db, err := adapter.Open(context.WithoutCancel(ctx), adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: first, Log: log})
+		db, err := openNative(ctx, path, first, log)
 		if errors.Is(err, backend.ErrHalfImported) {
 			return nil, fmt.Errorf("%w; here: start it again with --import and the Data.fs that it comes from", err)
 		}
@@ -43,6 +44,9 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		}
 		native := db.(importer.Native) // SQLite is one
 		begun, used, err := condition(native)
+		if err == nil && !begun && o.extend {
+			err = cli.Usagef("--extend-import: no import has begun in %s that could be extended: start it without", o.dir)
+		}
 		if err == nil && !begun && (used || of > 1 || o.replicas > 0 || o.Renumber || o.Strict) {
 			return db, nil
 		}
@@ -53,7 +57,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 			return nil, errors.Join(err, db.Close())
 		}
 		var bar *cli.Progress
-		b.backend, err = importer.Open(ctx, importer.Config{
+		cfg := importer.Config{
 			Import: config.Import{
 				Destination: config.Destination{Section: "neo", Adapter: adapter.SQLite, Database: path, Compress: -1},
 				Sources:     []config.Source{{Section: "root", DatabaseName: "root", Storage: config.Storage{File: &config.File{Path: o.source}}}},
@@ -67,7 +71,21 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 			},
 			Advice: fmt.Sprintf("The file %s is not needed any more: the next start may be without --import.", o.source),
 			Log:    log,
-		})
+		}
+		if o.extend {
+			x, err := importer.Extend(ctx, cfg) // native is closed
+			if err != nil {
+				return nil, fmt.Errorf("--extend-import: %w", err)
+			}
+			if !o.quiet {
+				fmt.Fprintln(env.Stderr, x)
+			}
+			if db, err = openNative(ctx, path, first, log); err != nil {
+				return nil, err
+			}
+			native = db.(importer.Native)
+		}
+		b.backend, err = importer.Open(ctx, cfg)
 		if bar != nil {
 			bar.Done()
 		}
@@ -79,8 +97,29 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		case err != nil:
 			return nil, fmt.Errorf("importing %s: %w", o.source, err) // native is closed
 		}
+		if err := b.same(ctx); err != nil {
+			return nil, errors.Join(err, b.backend.Close())
+		}
 		return b.backend, nil
 	}
+}
+
+// openNative opens the database of a storage.
+func openNative(ctx context.Context, path string, halfImported bool, log *slog.Logger) (backend.Backend, error) {
+	return adapter.Open(context.WithoutCancel(ctx), adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: halfImported, Log: log})
+}
+
+// same returns an error if an import that is finished was of another file, which nothing else
+// looks at any more.
+func (b *background) same(ctx context.Context) error {
+	r := b.backend.Progress()
+	if r.State != importing.Done {
+		return nil
+	}
+	if _, _, err := source.Added(ctx, b.source, r.End); err != nil {
+		return fmt.Errorf("the import is finished, but is not seen to be one of this file: %w; the cluster stays as it is: start it without --import", err)
+	}
+	return nil
 }
 
 // errInterrupted reports an end before anything was served.
@@ -124,9 +163,18 @@ func (b *background) follow(ctx context.Context, env *cli.Env, quiet bool) {
 func (b *background) welcome() string {
 	r := b.backend.Progress()
 	if r.State == importing.Done {
-		return fmt.Sprintf("It has everything that was in %s up to transaction %v.", b.source, r.End)
+		return fmt.Sprintf("It has everything that was in %s up to transaction %v%s.", b.source, r.End, b.added(r.End))
 	}
 	return fmt.Sprintf("It serves what is in %s, and copies it meanwhile (%s).", b.source, r.Copied())
+}
+
+// added says that a file goes on after the end of its import, "" if it does not.
+func (b *background) added(end tid.TID) string {
+	last, n, err := source.Added(context.Background(), b.source, end)
+	if err != nil || n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", but NOT %s that the file has got since, up to %v: start again with --extend-import to import them too, unless clients of the cluster have committed", plural(n, "transaction"), last)
 }
 
 // left says what is to be done if the import has not come to its end, "" otherwise.

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
 )
 
@@ -31,6 +32,7 @@ type options struct {
 	rate        string
 	newNID      bool
 	reset       bool
+	extend      bool
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -46,6 +48,12 @@ synchronous. Only one process at a time may use it.
 
 With --adapter Importer it is the path of a file that says which databases to serve and to
 copy, and where to, such as neomigrate plan writes: see importer.conf.example.
+
+If a source of an import is still written
+to, by applications that do not use the cluster yet, --extend-import makes a later start
+import what was added: once the import is done, stop the node and what writes to the source, run
+the same command with --extend-import, and start the node again. It is refused when a
+client of the cluster has committed, and with several sources.
 
 The node ends by itself when the cluster is shut down, or when it is dropped from
 the cluster: then it erases its database.` + cli.ExitStatus,
@@ -70,19 +78,57 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	cli.Text(fs, &o.rate, "replication-rate", "", "", "bytes per second given to other storages, such as 20MB (default: no limit)")
 	cli.Flag(fs, &o.newNID, "new-nid", "", "ask for a new node id for a copied database, and exit")
 	cli.Flag(fs, &o.reset, "reset", "", "erase the database and exit")
+	cli.Flag(fs, &o.extend, "extend-import", "", "with --adapter Importer: import what was added to the source since the import began, at the next start, and exit")
 	cli.Required(fs, "database")
 	cli.CommandLineOnly(fs, "reset")
+	cli.CommandLineOnly(fs, "extend-import")
 	return cmd
+}
+
+func (o *options) adapterConfig(log *slog.Logger) adapter.Config {
+	return adapter.Config{Adapter: o.adapter, Database: o.database, Engine: o.engine,
+		Wait: time.Duration(o.wait * float64(time.Second)), Dedup: o.dedup, HalfImported: o.reset, Log: log}
+}
+
+// extendImport makes the next start import what was added to the source.
+func (o *options) extendImport(ctx context.Context, env *cli.Env, log *cli.Log) error {
+	switch {
+	case o.adapter != adapter.Importer:
+		return cli.Usagef("--extend-import is for --adapter Importer, not %s", o.adapter)
+	case o.reset || o.newNID:
+		return cli.Usagef("--extend-import goes neither with --reset nor with --new-nid")
+	}
+	x, err := adapter.ExtendImport(ctx, o.adapterConfig(log.Logger))
+	if err != nil {
+		return fmt.Errorf("extending the import of %s: %w", o.database, err)
+	}
+	log.Info("import extended", "database", o.database, "was", x.Was, "end", x.End)
+	_, err = fmt.Fprintln(env.Stdout, x)
+	return err
 }
 
 // openDatabase opens the database that the options name.
 func (o *options) openDatabase(ctx context.Context, log *slog.Logger) (backend.Backend, error) {
-	db, err := adapter.Open(ctx, adapter.Config{Adapter: o.adapter, Database: o.database, Engine: o.engine,
-		Wait: time.Duration(o.wait * float64(time.Second)), Dedup: o.dedup, HalfImported: o.reset, Log: log})
+	db, err := adapter.Open(ctx, o.adapterConfig(log))
 	if errors.Is(err, adapter.ErrUnknown) {
 		err = cli.Usagef("%w", err)
 	}
 	return db, err
+}
+
+// locked says what to do about a database that another process uses.
+func (o *options) locked(err error) error {
+	if !errors.Is(err, backend.ErrLocked) {
+		return err
+	}
+	used := o.database
+	if o.adapter == adapter.Importer {
+		if imp, err := config.ReadFile(o.database); err == nil {
+			used = imp.Destination.Database
+		}
+	}
+	// The first line is what scripts look for.
+	return fmt.Errorf("%w\n%s is used by another process: stop that first, or use another database", backend.ErrLocked, used)
 }
 
 // replication checks the limits of replication, and returns the bytes per second.
@@ -128,10 +174,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.extend {
+		return o.locked(o.extendImport(ctx, env, log))
+	}
 	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
-		// The first line is what scripts look for.
-		return fmt.Errorf("%w\n%s is used by another process: stop that first, or use another database", backend.ErrLocked, o.database)
+		return o.locked(err)
 	}
 	if err != nil {
 		return err

@@ -356,3 +356,30 @@ func guarded[T any](ctx context.Context, f *file, seq iter.Seq2[T, error]) iter.
 		}
 	}
 }
+
+// Added returns the last transaction of a Data.fs and how many it has after one, which is
+// the last one of an import: if that is not in it, the error is an [ErrChanged]. The file may be in
+// use.
+func Added(ctx context.Context, path string, end tid.TID) (last tid.TID, added int, err error) {
+	r, err := fsformat.Open(path, fsformat.Options{})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer r.Close()
+	for t, err := range r.ScanBackwards(ctx) {
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case added == 0 && last == tid.Zero:
+			last = t.TID
+		}
+		if t.TID == end {
+			return last, added, nil
+		}
+		if t.TID < end {
+			break
+		}
+		added++
+	}
+	return 0, 0, &changedError{fmt.Sprintf("%s: transaction %v is not in it: it is another file, or was packed or truncated", path, end)}
+}

@@ -73,12 +73,38 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 
 // openImporter opens the destination and the sources that an importer.conf names.
 func openImporter(ctx context.Context, cfg Config) (backend.Backend, error) {
+	imp, err := importOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.HalfImported {
+		return imp.Open(ctx, imp.Import.Destination)
+	}
+	db, err := importer.Open(ctx, imp)
+	if err != nil {
+		return nil, err // not db, which is no nil interface
+	}
+	return db, nil
+}
+
+// ExtendImport makes the import of an importer.conf go on to where its source ends now: see
+// [importer.Extend].
+func ExtendImport(ctx context.Context, cfg Config) (importer.Extension, error) {
+	imp, err := importOf(cfg)
+	if err != nil {
+		return importer.Extension{}, err
+	}
+	return importer.Extend(ctx, imp)
+}
+
+// importOf returns the import that an importer.conf describes.
+func importOf(cfg Config) (importer.Config, error) {
 	if cfg.Engine != "" {
-		return nil, fmt.Errorf("unsupported engine %q: the engine of an import is an option of its destination, in %s", cfg.Engine, cfg.Database)
+		return importer.Config{}, fmt.Errorf("unsupported engine %q: the engine of an import is an option of its destination, in %s", cfg.Engine, cfg.Database)
 	}
 	imp, err := config.ReadFile(cfg.Database)
 	if err != nil {
-		return nil, err
+		return importer.Config{}, err
 	}
 	destination := func(ctx context.Context, d config.Destination) (importer.Native, error) {
 		db, err := Open(ctx, Config{Adapter: d.Adapter, Database: d.Database, Engine: d.Engine, Wait: d.Wait, Dedup: cfg.Dedup, HalfImported: true, Log: cfg.Log})
@@ -87,12 +113,5 @@ func openImporter(ctx context.Context, cfg Config) (backend.Backend, error) {
 		}
 		return db.(importer.Native), nil // each native backend is one
 	}
-	if cfg.HalfImported {
-		return destination(ctx, imp.Destination)
-	}
-	db, err := importer.Open(ctx, importer.Config{Import: imp, Open: destination, Progress: cfg.Progress, Log: cfg.Log})
-	if err != nil {
-		return nil, err // not db, which is no nil interface
-	}
-	return db, nil
+	return importer.Config{Import: imp, Open: destination, Progress: cfg.Progress, Log: cfg.Log}, nil
 }
