@@ -174,6 +174,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.newNID && o.adapter == adapter.Importer {
+		return cli.Usagef("--new-nid does not go with --adapter Importer: a database that was copied gets another id when its import is finished, with the adapter that %s names first", o.database)
+	}
 	if o.extend {
 		return o.locked(o.extendImport(ctx, env, log))
 	}

@@ -67,6 +67,7 @@ func TestStartFails(t *testing.T) {
 		{"default adapter", "-c test -d neo1", 1, "this build has no MySQL adapter"},
 		{"MySQLdb", "-c test -a MySQLdb -d neo1", 1, "this build has no MySQLdb adapter"},
 		{"Importer", "-c test -a Importer -d x.conf", 1, "open x.conf: no such file"},
+		{"another id", "-c test -a Importer --new-nid -d x.conf", 2, "--new-nid does not go with --adapter Importer"},
 		{"no import to extend", "-c test -a SQLite --extend-import -d " + file("a"), 2, "--extend-import is for --adapter Importer"},
 		{"extended and erased", "-c test -a Importer --reset --extend-import -d x.conf", 2, "neither with --reset"},
 		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 1, "unsupported engine"},

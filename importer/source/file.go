@@ -81,7 +81,7 @@ func openFile(ctx context.Context, section string, cfg *config.File, opt Options
 	case !fi.Mode().IsRegular():
 		return nil, fmt.Errorf("%s: not a regular file", cfg.Path)
 	case fi.Size() == 0:
-		return nil, fmt.Errorf("%s: %w", cfg.Path, ErrEmpty)
+		return nil, fmt.Errorf("%s: %w: the file has no bytes; a database without transactions needs no import", cfg.Path, ErrEmpty)
 	}
 	if !opt.Writable {
 		if f.unlock, err = lock(cfg.Path, opt.Log); err != nil {
@@ -159,7 +159,7 @@ func (f *file) open(ctx context.Context, progress func(pos, size int64)) (err er
 		return err
 	}
 	if f.tail.LastTID == tid.Zero {
-		return fmt.Errorf("%s: %w", f.path, ErrEmpty)
+		return fmt.Errorf("%s: %w: it has no transaction; such a database needs no import", f.path, ErrEmpty)
 	}
 	if f.tail.Ignored > 0 {
 		f.log.Warn("the end of the file is no finished transaction: it is not imported", "path", f.path, "offset", f.tail.End, "bytes", f.tail.Ignored, "reason", f.tail.Reason)
