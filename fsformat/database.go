@@ -1,8 +1,11 @@
 package fsformat
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"iter"
 	"sort"
 
@@ -129,6 +132,16 @@ func (t *Transaction) info() txn.Info {
 
 // Backwards implements [txn.Database]. It reads the heads of all records.
 func (r *Reader) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
+	return r.backwards(ctx, nil)
+}
+
+// BackwardsPastDamage is Backwards that tells of a damaged record instead of ending there.
+// Its transaction has the objects that can be found: see [Reader.ObjectsPastDamage].
+func (r *Reader) BackwardsPastDamage(ctx context.Context, tell func(error)) iter.Seq2[*txn.Info, error] {
+	return r.backwards(ctx, tell)
+}
+
+func (r *Reader) backwards(ctx context.Context, tell func(error)) iter.Seq2[*txn.Info, error] {
 	return func(yield func(*txn.Info, error) bool) {
 		var info txn.Info
 		var oids []tid.OID
@@ -142,6 +155,10 @@ func (r *Reader) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 					}
 					oids = append(oids, rec.OID)
 				}
+				if tell != nil && errors.As(err, new(*CorruptError)) {
+					tell(err)
+					oids, err = r.ObjectsPastDamage(ctx, &t.Head)
+				}
 				info.OIDs = oids
 			}
 			if err != nil {
@@ -153,6 +170,73 @@ func (r *Reader) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 			}
 		}
 	}
+}
+
+// ObjectsPastDamage returns the objects of the records of a transaction although some of
+// them are damaged: behind one, the next is found by the id and the position of the transaction,
+// which each record repeats. The object of a damaged record is among them if the index leads to
+// it, which has to be there.
+func (r *Reader) ObjectsPastDamage(ctx context.Context, h *Header) (oids []tid.OID, err error) {
+	s := r.newScanner(h.Pos, 0)
+	var rec RecordHeader
+	for pos := h.First(); ; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		ok, err := s.record(h, pos, &rec)
+		switch {
+		case errors.As(err, new(*CorruptError)):
+			if h.Pos+h.Len-pos >= recHeaderLen && rec.OID <= tid.MaxOID {
+				oid := rec.OID
+				for rec, err := range r.Chain(ctx, oid) {
+					if err != nil && !errors.Is(err, txn.ErrNoSuchObject) || err == nil && rec.Pos == pos {
+						oids = append(oids, oid)
+					}
+					if err != nil || rec.Pos <= pos {
+						break
+					}
+				}
+			}
+			if pos, err = r.nextRecord(h, pos+1); err != nil || pos == 0 {
+				return oids, err
+			}
+			continue
+		case err != nil:
+			return nil, err
+		case !ok:
+			return oids, nil
+		}
+		oids = append(oids, rec.OID)
+		pos = rec.End()
+	}
+}
+
+// nextRecord returns the position of the first whole head of a record of a transaction at or
+// after from, 0: there is none.
+func (r *Reader) nextRecord(h *Header, from int64) (pos int64, err error) {
+	sign := binary.BigEndian.AppendUint64(nil, uint64(h.stored))
+	end := h.Pos + h.Len
+	buf := make([]byte, 1<<16)
+	for from+recHeaderLen <= end {
+		b := buf[:min(int64(len(buf)), end-from)]
+		if err := readFull(r.r, b, from); err != nil {
+			return 0, fmt.Errorf("%s: reading at offset %d: %w", r.name, from, err)
+		}
+		last := len(b) - recHeaderLen // where a head may begin
+		for i := 0; i <= last; i++ {
+			// The id of the object is before that of the transaction.
+			n := bytes.Index(b[i+8:], sign)
+			if n < 0 || i+n > last {
+				break
+			}
+			i += n
+			if rec := parseRecordHeader(b[i:i+recHeaderLen], from+int64(i)); rec.TxnPos == h.Pos && rec.versions == 0 && rec.DataLen >= 0 && rec.DataLen <= end-rec.Pos-recHeaderLen {
+				return rec.Pos, nil
+			}
+		}
+		from += int64(last) + 1
+	}
+	return 0, nil
 }
 
 // OIDs implements [txn.Database]. It keeps 8 bytes for each object as long as the

@@ -132,6 +132,25 @@ func (p *progress) skipsAfter(t tid.TID) (first tid.TID, ok bool) {
 	return first, ok
 }
 
+// maxNamed is how many of the records that may be left out are named in a report.
+const maxNamed = 20
+
+// leftOut names what may be left out, in a sentence.
+func (p *progress) leftOut() string {
+	var names []string
+	for _, s := range p.Skip[:min(len(p.Skip), maxNamed)] {
+		name := s.tid.String()
+		if s.oid.OK {
+			name += ":" + s.oid.V.String()
+		}
+		names = append(names, name)
+	}
+	if more := len(p.Skip) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("and %d more", more))
+	}
+	return "By order, what could not be read of these was left out (TID[:OID]): " + strings.Join(names, ", ")
+}
+
 // Of what the copy may wait for, the greatest share is told to the operator.
 const (
 	slowSource = iota
@@ -226,6 +245,7 @@ func (b *Backend) Progress() importing.Report {
 		Twice: c.p.Twice, Blobs: c.p.Blobs, Skipped: c.p.Skipped,
 		Note: c.note,
 	}
+	leftOut, skips := c.p.leftOut(), len(c.p.Skip) > 0
 	at := tid.TID(c.p.TID)
 	if r.State == importing.Comparing {
 		at = c.compared
@@ -244,7 +264,13 @@ func (b *Backend) Progress() importing.Report {
 	}
 	if b.own.Load() {
 		r.State = importing.Done
+		if skips {
+			r.Note = importing.DoneNote + ". " + leftOut
+		}
 		return r
+	}
+	if skips {
+		r.Note = strings.TrimPrefix(r.Note+". "+leftOut, ". ")
 	}
 	if r.Position, r.Size = b.position(at); pos > 0 {
 		r.Left = time.Duration(float64(r.Size-r.Position) / pos * float64(time.Second))

@@ -11,6 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/pace"
+	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -189,7 +190,7 @@ func (b *Backend) next(ctx context.Context) error {
 		err = b.compareAll(part)
 	default:
 		b.set(importing.Different, fmt.Sprintf("%d differences between the sources and the copy were found, and are in the log of the storage. The sources are still served. "+
-			"`neoctl import compare` compares again; `neoctl import skip TID [OID]` accepts what is different of a transaction or a record.", p.Differences))
+			"`neoctl import compare` compares again; `neoctl import skip TID[:OID]` accepts what is different of a transaction or a record.", p.Differences))
 		return b.wait(ctx, 0)
 	}
 	if part.Err() != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
@@ -219,7 +220,7 @@ func (b *Backend) wait(ctx context.Context, d time.Duration) error {
 func (b *Backend) advice(e *SourceError) string {
 	where := ""
 	if e.TID != tid.Zero {
-		where = " " + e.TID.String() + " [OID]"
+		where = " " + e.TID.String() + "[:OID]"
 	} else {
 		where = " TID"
 	}
@@ -228,6 +229,14 @@ func (b *Backend) advice(e *SourceError) string {
 	}
 	return fmt.Sprintf("%v. Clients are served as before. Mend the source (neofs check, neofs salvage) and restart, or `neoctl import resume` tries again, "+
 		"and `neoctl import skip%s` leaves out what cannot be read there.", e, where)
+}
+
+// skippedOID names the object that may be left out.
+func skippedOID(oid proto.Opt[tid.OID]) string {
+	if !oid.OK {
+		return "all that cannot be read"
+	}
+	return oid.V.String()
 }
 
 // set changes the state that is reported.
@@ -364,7 +373,7 @@ func (b *Backend) Order(o importing.Order) error {
 				return errors.New("that may be left out already")
 			}
 			c.p.Skip = append(slices.Clone(c.p.Skip), s)
-			b.log.Warn("by order, a record of the sources may be left out, or differ", "tid", o.TID, "oid", o.OID)
+			b.log.Warn("by order, a record of the sources may be left out, or differ", "tid", o.TID, "oid", skippedOID(o.OID))
 		default:
 			return fmt.Errorf("unknown order %d", o.Kind)
 		}

@@ -463,7 +463,7 @@ func (w *walker) others(ctx context.Context, t tid.TID, seen []tid.OID, damage e
 			if r.Data == nil {
 				r.Data = []byte{}
 			}
-		case errors.Is(err, txn.ErrNotFound) || errors.Is(err, txn.ErrNoSuchObject): // a deletion
+		case absent(err): // a deletion, or what leads to it is damaged
 		case ctx.Err() == nil && !errors.Is(err, txn.ErrUnavailable) && w.b.skips(t, oid):
 			r.skipped, left = true, true
 		default:

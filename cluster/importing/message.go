@@ -73,6 +73,7 @@ func (m *Message) Packet() *proto.NotifyMonitorInformation {
 		for key, v := range map[string]int64{
 			"state": int64(r.State), "transactions": r.Transactions, "records": r.Records, "bytes": r.Bytes, "position": r.Position, "size": r.Size,
 			"left": int64(r.Left), "limit": r.Limit, "compared_at": compared, "differences": r.Differences, "behind": r.Behind,
+			"twice": r.Twice, "blobs": r.Blobs, "skipped": r.Skipped,
 		} {
 			info[key] = max(0, v)
 		}
@@ -105,7 +106,8 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 			State: State(d.int("state", 0, int64(Done))), Last: d.tid("last"), End: d.tid("end"),
 			Transactions: d.count("transactions"), Records: d.count("records"), Bytes: d.count("bytes"), Position: d.count("position"), Size: d.count("size"),
 			Rate: d.rate(), Left: time.Duration(d.count("left")), Slow: d.text("slow"), Limit: d.count("limit"),
-			Compared: d.tid("compared"), Differences: d.count("differences"), WriteBack: d.tid("write_back"), Behind: d.count("behind"), Note: d.text("note"),
+			Compared: d.tid("compared"), Differences: d.count("differences"), WriteBack: d.tid("write_back"), Behind: d.count("behind"),
+			Twice: d.count("twice"), Blobs: d.count("blobs"), Skipped: d.count("skipped"), Note: d.text("note"),
 		}
 		if at := d.count("compared_at"); at > 0 {
 			m.Report.ComparedAt = time.Unix(0, at).UTC()

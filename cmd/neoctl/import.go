@@ -120,6 +120,9 @@ func importJSON(list []ctl.Import) (string, error) {
 		Left         *float64 `json:"left"`
 		Slow         *string  `json:"slow"`
 		Limit        *int64   `json:"limit"`
+		Skipped      int64    `json:"skipped"`
+		Twice        int64    `json:"twice"`
+		Blobs        int64    `json:"blobs"`
 		ComparedTID  *jsonTID `json:"compared_tid"`
 		ComparedAt   *float64 `json:"compared_at"`
 		Differences  *int64   `json:"differences"`
@@ -130,7 +133,7 @@ func importJSON(list []ctl.Import) (string, error) {
 	all := map[string]report{}
 	for _, i := range list {
 		r := report{State: i.State.String(), LastTID: jsonTID(i.Last), EndTID: jsonTID(i.End), Transactions: i.Transactions, Records: i.Records, Bytes: i.Bytes,
-			Rate: i.Rate, Note: i.Note, Slow: known(i.Slow), Limit: known(i.Limit)}
+			Skipped: i.Skipped, Twice: i.Twice, Blobs: i.Blobs, Rate: i.Rate, Note: i.Note, Slow: known(i.Slow), Limit: known(i.Limit)}
 		if i.Size > 0 {
 			r.Position, r.Size = &i.Position, &i.Size
 		}
@@ -194,6 +197,15 @@ func importText(i ctl.Import) string {
 		line("copied", "%s", i.Copied())
 	}
 	line("transactions", "%s, with %s records of %s", humanize.Comma(i.Transactions), humanize.Comma(i.Records), humanize.Bytes(uint64(i.Bytes)))
+	if i.Skipped > 0 {
+		line("LEFT OUT", "%s by order, which the log of the storage names", counted(int(i.Skipped), "record"))
+	}
+	if i.Twice > 0 {
+		line("left out", "%s before a later one of the same object in the same transaction", counted(int(i.Twice), "record"))
+	}
+	if i.Blobs > 0 {
+		line("blobs", "%s, whose files are NOT imported", counted(int(i.Blobs), "record"))
+	}
 	if i.Moves() {
 		if i.Rate >= 1 {
 			line("rate", "%s/s", humanize.Bytes(uint64(i.Rate)))

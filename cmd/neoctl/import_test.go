@@ -132,7 +132,7 @@ func TestImport(t *testing.T) {
 	}
 	until(t, "\nimport: storage S1: copying: 45.2 % (1.2 of 2.7 GB), 34 MB/s, 41 s left\n", "-a", at, "print", "summary")
 	neoctl(`# {"S1":{"state":"copying","last_tid":"040d265a1099e841","end_tid":"040d265b8671e27b","transactions":12345,"records":67890,"bytes":1000000000,`+
-		`"position":1234000000,"size":2730000000,"rate":34000000,"left":41,"slow":"database","limit":null,"compared_tid":null,"compared_at":null,"differences":null,`+
+		`"position":1234000000,"size":2730000000,"rate":34000000,"left":41,"slow":"database","limit":null,"skipped":0,"twice":0,"blobs":0,"compared_tid":null,"compared_at":null,"differences":null,`+
 		`"write_back_tid":null,"behind":null,"note":""}}
 S1: copying
   copied up to:   040d265a1099e841 (2026-11-20 20:10:03)

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -135,8 +136,13 @@ func (d *Database) owner(oid tid.OID) *Source {
 	return &d.sources[i]
 }
 
-// about names the source of an error.
-func (s *Source) about(err error) error { return fmt.Errorf("source %s: %w", s.Name, err) }
+// about names the source of an error, unless that does so itself.
+func (s *Source) about(err error) error {
+	if name := "source " + s.Name + ": "; !strings.HasPrefix(err.Error(), name) {
+		return fmt.Errorf("%s%w", name, err)
+	}
+	return err
+}
 
 // aboutObject names the source and the object of an error, by its merged number and its own.
 func (s *Source) aboutObject(oid tid.OID, err error) error {

@@ -37,6 +37,7 @@ type file struct {
 
 	closeOnce sync.Once
 	closeErr  error
+	damaged   sync.Map // texts of errors that were told
 
 	looked atomic.Int64 // when the file was looked at last, in ns
 	bad    atomic.Bool  // lost is not nil: each read looks
@@ -331,9 +332,14 @@ func (f *file) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[
 	}
 }
 
-// Backwards implements [txn.Database].
+// Backwards implements [txn.Database]. A damaged record does not end it: what else its
+// transaction has is found, and those before it are.
 func (f *file) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
-	return guarded(ctx, f, f.r.Backwards(ctx))
+	return guarded(ctx, f, f.r.BackwardsPastDamage(ctx, func(err error) {
+		if _, told := f.damaged.LoadOrStore(err.Error(), true); !told {
+			f.log.Error("a record of the source is damaged", "err", err)
+		}
+	}))
 }
 
 // OIDs implements [txn.Database].
