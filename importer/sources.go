@@ -63,6 +63,8 @@ type sources struct {
 
 	m         sync.Mutex
 	said      time.Time // when it was said last that a source does not answer
+	told      time.Time // when damage was told last, which toldText was about
+	toldText  string
 	last, was map[tid.OID]tid.TID
 	blocks    []block // of ids, those used last at the end
 	txns      map[tid.TID]*transaction
@@ -163,7 +165,13 @@ func (s *sources) unlisted(ctx context.Context, what string, err error) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, backend.ErrNonReadable) {
 		return err
 	}
-	s.log.Error("a source of the import is damaged", "what", what, "err", err)
+	s.m.Lock()
+	now := time.Now()
+	if text := err.Error(); text != s.toldText || now.Sub(s.told) >= silence {
+		s.told, s.toldText = now, text
+		s.log.Error("a source of the import is damaged", "what", what, "err", err)
+	}
+	s.m.Unlock()
 	return fmt.Errorf("%s: a source of the import is damaged: %w: %w", what, backend.ErrNonReadable, err)
 }
 

@@ -48,7 +48,7 @@ func (r *replicator) digest(e *replica.Effect) {
 			switch {
 			case r.n.session != r.s:
 				return nil
-			case errors.Is(err, backend.ErrNotImplemented):
+			case errors.Is(err, backend.ErrNotImplemented), errors.Is(err, backend.ErrNonReadable):
 				ev.Refused = true
 			case err != nil:
 				return fmt.Errorf("checking partition %d: %w", partition, err)

@@ -178,6 +178,10 @@ func notReadable(conn *link.Conn, id uint32, partition int) {
 	conn.AnswerError(id, proto.ReplicationError, "partition %d not readable", partition)
 }
 
+// refusalDelay is how long another storage waits for the answer that it cannot be given
+// something now.
+const refusalDelay = 5 * time.Second
+
 // failed answers after an error of the database, if it is one.
 func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
 	switch {
@@ -186,6 +190,17 @@ func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
 	case errors.Is(err, backend.ErrNotFound), errors.Is(err, backend.ErrNoSuchObject):
 		// Packed or dropped since it was listed.
 		conn.AnswerError(id, proto.ReplicationError, "a record vanished while it was fed")
+	case errors.Is(err, backend.ErrNonReadable):
+		// A source of an import does not answer, or is damaged, which may take days, and the
+		// other asks again at once.
+		f.n.log.Info("another storage cannot be given what is not copied yet", "err", err)
+		select {
+		case <-time.After(refusalDelay):
+		case <-conn.Context().Done():
+		case <-f.ctx.Done():
+			return
+		}
+		conn.AnswerError(id, proto.ReplicationError, "%v", err)
 	case errors.Is(err, backend.ErrNotImplemented):
 		conn.AnswerError(id, proto.BackendNotImplemented, "%v", err)
 	default:

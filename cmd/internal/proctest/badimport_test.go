@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/fsformat"
 )
@@ -97,6 +98,39 @@ func oldRecord(t testing.TB, path string) (rec fsformat.RecordHeader, at tid.TID
 	return
 }
 
+// heldImport is a cluster with an import that stands still in the middle, until release is called.
+func heldImport(t *testing.T, partitions int) (c *Cluster, conf, database string, release func()) {
+	t.Helper()
+	file := write(t, "Data.fs", read(t, filepath.Join(samples, "site.fs")))
+	must(t, "neofs", "index", "-q", "--write", file)
+	rec, _ := oldRecord(t, file)
+	head := read(t, file)[rec.Pos : rec.Pos+16]
+	overwrite(t, file, rec.Pos, append(append([]byte{}, head[:8]...), 1, 2, 3, 4, 5, 6, 7, 8))
+	conf, database = importerConf(t, fileSource("root", file))
+	c = importCluster(t, conf, partitions)
+	c.waitImport(t, `FAILED`)
+	return c, conf, database, func() {
+		t.Helper()
+		overwrite(t, file, rec.Pos, head)
+		if _, errOut, status := c.Ctl(t, "import", "resume"); status != 0 {
+			t.Errorf("import resume: %s", errOut)
+		}
+	}
+}
+
+// overwrite changes a part of a file in its place.
+func overwrite(t testing.TB, file string, at int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A record of the source that is damaged stops the import, which says where and what to do.
 // Everything else is served, and the import goes on when the file is mended, or when the record
 // is left out by order, which is told ever after.
@@ -109,21 +143,8 @@ func TestImportOfDamaged(t *testing.T) {
 			file := write(t, "Data.fs", whole)
 			must(t, "neofs", "index", "-q", "--write", file)
 			rec, at := oldRecord(t, file)
-			write := func(b []byte) {
-				f, err := os.OpenFile(file, os.O_WRONLY, 0)
-				if err == nil {
-					_, err = f.WriteAt(b, rec.Pos)
-					err2 := f.Close()
-					if err == nil {
-						err = err2
-					}
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
 			// The head of the record says that it is of another transaction.
-			write(append(append([]byte{}, whole[rec.Pos:rec.Pos+8]...), 1, 2, 3, 4, 5, 6, 7, 8))
+			overwrite(t, file, rec.Pos, append(append([]byte{}, whole[rec.Pos:rec.Pos+8]...), 1, 2, 3, 4, 5, 6, 7, 8))
 			conf, database := importerConf(t, fileSource("root", file))
 			c := importCluster(t, conf, 4)
 			out := c.waitImport(t, `FAILED`)
@@ -146,7 +167,7 @@ func TestImportOfDamaged(t *testing.T) {
 			}
 			copied := filepath.Join(t.TempDir(), "copied.fs")
 			if way == "resume" {
-				write(whole[rec.Pos : rec.Pos+16])
+				overwrite(t, file, rec.Pos, whole[rec.Pos:rec.Pos+16])
 				c.Ctl(t, "import", "resume")
 				c.waitImport(t, importDone)
 				c.export(t, copied)
@@ -172,4 +193,135 @@ func TestImportOfDamaged(t *testing.T) {
 			}
 		})
 	}
+}
+
+// ctl runs neoctl, which must end with a status and say something.
+func (c *Cluster) ctl(t testing.TB, status int, pattern string, args ...string) string {
+	t.Helper()
+	out, errOut, got := c.Ctl(t, args...)
+	if got != status || !regexp.MustCompile(pattern).MatchString(out+errOut) {
+		t.Errorf("neoctl %s: status %d, %s%s\nwant status %d and %s", strings.Join(args, " "), got, out, errOut, status, pattern)
+	}
+	return out
+}
+
+// While a storage imports, others may join: their replication ends after the import. A pack is
+// executed then, what would cut or take away what is not copied is refused, and no node ends.
+func TestClusterDuringImport(t *testing.T) {
+	t.Parallel()
+	c, conf, database, release := heldImport(t, 4)
+	cl, err := Connect(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	old, err := cl.LoadBefore(t.Context(), 0, tid.Max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := cl.Begin(t.Context(), client.BeginOptions{})
+	if err == nil {
+		err = tx.Store(t.Context(), 0, old.Serial, old.Data)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := tx.Finish(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ctl(t, 1, `the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)))
+	order, err := cl.Pack(t.Context(), last)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	refused(t, 1, []string{`the import into this database is not finished`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", copied(t, database))
+	refused(t, 1, []string{`^error: database is locked\n` + regexp.QuoteMeta(database) + ` is used by another process`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "Importer", "-d", conf)
+	s2 := Start(t, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", filepath.Join(c.Dir, "s2.sqlite"))
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if out, _, _ := c.Ctl(t, "print", "node"); strings.Contains(out, "S2 ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("S2 does not come")
+		}
+	}
+	c.Storages = append(c.Storages, s2)
+	c.ctl(t, 0, ``, "add", "S2")
+	c.ctl(t, 0, ``, "set", "replicas", "1")
+	c.ctl(t, 0, ``, "tweak")
+	c.ctl(t, 0, `S2 R O+`, "print", "pt")
+	c.ctl(t, 1, `only readable copies|must be stopped`, "drop", "S1")
+	c.ctl(t, 1, ``, "set", "cluster", "STARTING_BACKUP")
+	c.ctl(t, 3, `S1 was not compared to the end.*\n.*4 partitions could not be compared`, "check", ":")
+
+	// The master is another one, and another one again.
+	for range 2 {
+		c.Master.Kill()
+		if err := c.Master.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		c.WaitState(t, "RUNNING", 30*time.Second)
+	}
+	c.waitImport(t, `FAILED`)
+	c.ctl(t, 0, `S2 R O+`, "print", "pt")
+	if _, err := cl.LoadAt(t.Context(), 0, old.Serial); err != nil {
+		t.Errorf("a revision is packed during the import: %v", err)
+	}
+	wantRunning(t, c.Nodes())
+
+	release()
+	c.waitImport(t, importDone)
+	c.waitUpToDate(t, time.Minute)
+	packed, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := cl.WaitForPack(packed, order); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cl.LoadAt(t.Context(), 0, old.Serial); err == nil {
+		t.Error("the pack that was ordered is not executed")
+	}
+	c.ctl(t, 0, `no difference found`, "check", ":")
+	c.ctl(t, 1, `packed by an order after|the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)))
+	wantRunning(t, c.Nodes())
+	for _, p := range c.Nodes() {
+		if strings.Contains(p.Output(), "NOT_IMPLEMENTED") || strings.Count(p.Output(), "a source of the import is damaged") > 3 {
+			t.Errorf("%s printed\n%s", p.Name, p.Output())
+		}
+	}
+}
+
+// copied returns a copy of an SQLite database that is in use, as a backup would have it.
+func copied(t testing.TB, path string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(path))
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + suffix)
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o666)
+		}
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+// A cluster that would begin with two storages is refused by the one that imports, before
+// anything is stored.
+func TestImportIntoTwoStorages(t *testing.T) {
+	t.Parallel()
+	file := write(t, "Data.fs", read(t, filepath.Join(samples, "site.fs")))
+	conf, _ := importerConf(t, fileSource("root", file))
+	masters := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	master := Start(t, "neomaster", "-c", "test", "-m", masters, "-b", masters, "-A", "2", "-p", "4")
+	importing := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "Importer", "-d", conf)
+	other := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "SQLite", "-d", filepath.Join(t.TempDir(), "s2.sqlite"))
+	if err := importing.Wait(t, 30*time.Second); err == nil || err.Error() != "exit status 1" {
+		t.Errorf("the importing storage: %v", err)
+	}
+	says(t, "the importing storage", importing.Output(), `error: .*the import is not finished, and the partition table has .*Make the cluster with this storage alone, and add others afterwards`)
+	wantRunning(t, []*Process{master, other})
+	refused(t, 0, nil, "neostorage", "-c", "test", "-a", "Importer", "-d", conf, "--reset")
 }
