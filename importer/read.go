@@ -33,13 +33,20 @@ func newBackend(native Native, source txn.Database, end tid.TID, oids tid.OID, l
 }
 
 // learnFirst learns the first transaction of the sources, which [reading.LastIDs] returns
-// without waiting for them. As soon as something is copied, the native backend has it.
+// without waiting for them. As soon as something is copied, the native backend has it. A
+// source that does not answer is no reason not to start: then it is below all.
 func (b *Backend) learnFirst(ctx context.Context) error {
 	if b.first.Load() != 0 || b.done.Load() != 0 {
 		return nil
 	}
-	t, err := b.from.first(ctx)
-	if err != nil {
+	limited, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	t, err := b.from.first(limited)
+	switch {
+	case err != nil && ctx.Err() == nil && (limited.Err() != nil || errors.Is(err, backend.ErrNonReadable)):
+		b.log.Warn("a source of the import does not answer yet: the node starts without it", "err", err)
+		t = 1
+	case err != nil:
 		return fmt.Errorf("first transaction of the sources: %w", err)
 	}
 	b.first.Store(uint64(t))

@@ -167,7 +167,7 @@ func (s *sources) unlisted(ctx context.Context, what string, err error) error {
 	}
 	s.m.Lock()
 	now := time.Now()
-	if text := err.Error(); text != s.toldText || now.Sub(s.told) >= silence {
+	if text := what + ": " + err.Error(); text != s.toldText || now.Sub(s.told) >= silence {
 		s.told, s.toldText = now, text
 		s.log.Error("a source of the import is damaged", "what", what, "err", err)
 	}

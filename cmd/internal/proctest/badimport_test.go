@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -324,4 +325,165 @@ func TestImportIntoTwoStorages(t *testing.T) {
 	says(t, "the importing storage", importing.Output(), `error: .*the import is not finished, and the partition table has .*Make the cluster with this storage alone, and add others afterwards`)
 	wantRunning(t, []*Process{master, other})
 	refused(t, 0, nil, "neostorage", "-c", "test", "-a", "Importer", "-d", conf, "--reset")
+}
+
+// What cannot be imported is refused by both programs that import, with what to do, and what is
+// there stays as it is.
+func TestRefusedImports(t *testing.T) {
+	t.Parallel()
+	site := read(t, filepath.Join(samples, "site.fs"))
+	list := places(t, filepath.Join(samples, "site.fs"))
+	dir := t.TempDir()
+	served := write(t, "served.fs", site)
+	unlock, err := fsformat.Lock(served) // as a server that may write
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	zeros := append([]byte{}, site...)
+	clear(zeros[list[len(list)/2].pos:][:3000])
+	for _, x := range []struct {
+		file string
+		says []string
+	}{
+		{served, []string{`served\.fs is in use by process \d+: stop it first`}},
+		{filepath.Join(dir, "missing.fs"), []string{`missing\.fs: no such file`}},
+		{dir, []string{regexp.QuoteMeta(dir) + `: not a regular file`}},
+		{write(t, "empty.fs", nil), []string{`empty\.fs: can not import empty storage: .*needs no import`}},
+		{write(t, "magic.fs", []byte("FS30")), []string{`magic\.fs: can not import empty storage: .*needs no import`}},
+		{write(t, "text.fs", []byte("hello, I am a text")), []string{`text\.fs: not a Data\.fs`}},
+		{write(t, "zeros.fs", zeros), []string{`zeros\.fs: offset ` + fmt.Sprint(list[len(list)/2].pos), `neofs salvage`}},
+	} {
+		before, _ := os.ReadFile(x.file)
+		refused(t, 1, x.says, "neosimple", "-q", "--dir", filepath.Join(t.TempDir(), "db"), "--import", x.file)
+		conf, _ := importerConf(t, fileSource("root", x.file))
+		refused(t, 1, x.says, "neostorage", "-c", "test", "-a", "Importer", "-d", conf)
+		if after, _ := os.ReadFile(x.file); string(after) != string(before) {
+			t.Errorf("%s was changed", x.file)
+		}
+	}
+
+	good, other := write(t, "good.fs", site), write(t, "other.fs", read(t, filepath.Join(samples, "07-btrees-refs.fs")))
+	last, next := list[len(list)-1].tid.String(), fmt.Sprint(1<<40)
+	for _, x := range map[string]struct {
+		sections string
+		says     []string
+	}{
+		"no such mount target": {fileSource("root", good, "other = 5"), []string{`importer\.conf:\d+: .*"other"`}},
+		"two roots":            {fileSource("root", good) + fileSource("other", other), []string{`\[root\] and \[other\] both have oid 0`}},
+		"a circle":             {fileSource("root", good) + fileSource("a", other, "oid = 1", "b = 1") + fileSource("b", served, "oid = 1", "a = 1"), []string{`\[a\] can not be reached from the root`}},
+		"no object":            {fileSource("root", good, "other = "+next) + fileSource("other", other, "oid = 1"), []string{`mount point ` + next + ` of \[other\] is no object`}},
+		"no object mounted":    {fileSource("root", good, "other = 1") + fileSource("other", other, "oid = "+next), []string{`oid ` + next + `, which its mount point leads to, is no object`}},
+		"the same file twice":  {fileSource("root", good, "other = 1") + fileSource("other", good, "oid = 1"), []string{`are the same file`}},
+	} {
+		conf, _ := importerConf(t, x.sections)
+		refused(t, 1, x.says, "neostorage", "-c", "test", "-a", "Importer", "-d", conf)
+	}
+
+	// Once it has begun.
+	c, conf, database, release := heldImport(t, 4)
+	if err := c.Storages[0].Stop(t); err != nil {
+		t.Error(err)
+	}
+	text := string(read(t, conf))
+	edited := func(from, to string) string {
+		path := filepath.Join(t.TempDir(), "importer.conf")
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, from, to)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	source := regexp.MustCompile(`path (\S+)`).FindStringSubmatch(text)[1]
+	start := []string{"-c", c.Name, "-m", c.Masters, "-a", "Importer", "-d"}
+	refused(t, 1, []string{`\[main\] was no source when the import began`}, "neostorage", append(start, edited("[root]", "[main]"))...)
+	refused(t, 1, []string{`other\.fs|transaction ` + last, `not the database with which the import began, or it was truncated: put that back`}, "neostorage", append(start, edited(source, other))...)
+	cut := filepath.Join(t.TempDir(), "cut.fs")
+	if err := os.WriteFile(cut, site[:list[len(list)-3].end], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, []string{last + `, the last one of the import that has begun, is not in it`}, "neostorage", append(start, edited(source, cut))...)
+	refused(t, 1, []string{`unsupported engine "InnoDB"`}, "neostorage", append(start, conf, "-e", "InnoDB")...)
+	refused(t, 2, []string{`--new-nid does not go with --adapter Importer`}, "neostorage", append(start, conf, "--new-nid")...)
+	refused(t, 1, []string{`the database belongs to cluster "test", not "other"`}, "neostorage", "-c", "other", "-m", c.Masters, "-a", "Importer", "-d", conf)
+	refused(t, 1, []string{`the import into this database is not finished`, `adapter Importer`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", database)
+	if err := c.Storages[0].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	c.waitImport(t, `FAILED`)
+	release()
+	c.waitImport(t, importDone)
+	out := filepath.Join(t.TempDir(), "out.fs")
+	c.export(t, out)
+	sameBytes(t, out, site)
+
+	// A database that is used already.
+	used, _ := importerConf(t, fileSource("root", good))
+	db := StartCluster(t, Options{})
+	db.migrate(t, other)
+	if err := db.Storages[0].Stop(t); err != nil {
+		t.Error(err)
+	}
+	taken := filepath.Join(t.TempDir(), "importer.conf")
+	if err := os.WriteFile(taken, []byte(regexp.MustCompile(`database = \S+`).ReplaceAllString(string(read(t, used)), "database = "+filepath.Join(db.Dir, "s1.sqlite"))), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, 1, []string{`the destination already has transactions`, `import into a new database`}, "neostorage", "-c", db.Name, "-m", db.Masters, "-a", "Importer", "-d", taken)
+	if err := db.Storages[0].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	db.WaitState(t, "RUNNING", 30*time.Second)
+	db.export(t, out+"2")
+	sameBytes(t, out+"2", read(t, other))
+}
+
+// A server that goes away in the middle of an import is waited for. At a later start the node does
+// not need it, and the import goes on when it is back. Nothing is lost.
+func TestImportFromLostServer(t *testing.T) {
+	t.Parallel()
+	file := write(t, "Data.fs", read(t, filepath.Join(samples, "site.fs")))
+	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	conf, _ := importerConf(t, "[root]\nstorage =\n  <zeoclient>\n    server "+addr+"\n  </zeoclient>\n")
+
+	// It must be there when the import begins: until then the node waits, and says so.
+	masters := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	early := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "Importer", "-d", conf)
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(early.Output(), addr); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the storage does not say that it waits:\n%s", early.Output())
+		}
+	}
+	early.Kill()
+
+	server := Start(t, "neozeo", "--file", file, "-b", addr)
+	waitForPort(t, addr)
+	c := importCluster(t, conf, 4)
+	server.Kill()
+	cl, err := Connect(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	wantRunning(t, c.Nodes())
+	c.Storages[0].Kill()
+	if err := c.Storages[0].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitState(t, "RUNNING", 30*time.Second)
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	waitForPort(t, addr)
+	if _, err := cl.LoadBefore(t.Context(), 0, tid.Max); err != nil {
+		t.Errorf("a load after the server came back: %v", err)
+	}
+	c.Ctl(t, "import", "resume") // it may not have failed
+	c.waitImport(t, importDone)
+	out := filepath.Join(t.TempDir(), "out.fs")
+	c.export(t, out)
+	// A ZEO server does not tell of back-pointers.
+	got, want := places(t, out), places(t, file)
+	same := func(a, b place) bool { return a.tid == b.tid }
+	if !slices.EqualFunc(got, want, same) {
+		t.Errorf("%d transactions, want %d", len(got), len(want))
+	}
 }
