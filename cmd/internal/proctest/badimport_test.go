@@ -33,8 +33,8 @@ func fileSource(name, path string, lines ...string) string {
 	return fmt.Sprintf("[%s]\nstorage =\n  <filestorage>\n    path %s\n  </filestorage>\n%s\n", name, path, strings.Join(lines, "\n"))
 }
 
-// importCluster starts a cluster whose only storage, for now, imports.
-func importCluster(t testing.TB, conf string, partitions int) *Cluster {
+// startImporting starts a cluster whose only storage, for now, imports.
+func startImporting(t testing.TB, conf string, partitions int) *Cluster {
 	t.Helper()
 	c := &Cluster{
 		Name: "test", Dir: filepath.Dir(conf),
@@ -108,7 +108,7 @@ func heldImport(t *testing.T, partitions int) (c *Cluster, conf, database string
 	head := read(t, file)[rec.Pos : rec.Pos+16]
 	overwrite(t, file, rec.Pos, append(append([]byte{}, head[:8]...), 1, 2, 3, 4, 5, 6, 7, 8))
 	conf, database = importerConf(t, fileSource("root", file))
-	c = importCluster(t, conf, partitions)
+	c = startImporting(t, conf, partitions)
 	c.waitImport(t, `FAILED`)
 	return c, conf, database, func() {
 		t.Helper()
@@ -147,7 +147,7 @@ func TestImportOfDamaged(t *testing.T) {
 			// The head of the record says that it is of another transaction.
 			overwrite(t, file, rec.Pos, append(append([]byte{}, whole[rec.Pos:rec.Pos+8]...), 1, 2, 3, 4, 5, 6, 7, 8))
 			conf, database := importerConf(t, fileSource("root", file))
-			c := importCluster(t, conf, 4)
+			c := startImporting(t, conf, 4)
 			out := c.waitImport(t, `FAILED`)
 			says(t, "print import", out, at.String(), rec.OID.String(), fmt.Sprint(rec.Pos), `neoctl import resume`, `neoctl import skip `+at.String()+`\[:OID\]`)
 			if _, _, status := c.Ctl(t, "print", "import"); status == 0 {
@@ -456,7 +456,7 @@ func TestImportFromLostServer(t *testing.T) {
 
 	server := Start(t, "neozeo", "--file", file, "-b", addr)
 	waitForPort(t, addr)
-	c := importCluster(t, conf, 4)
+	c := startImporting(t, conf, 4)
 	server.Kill()
 	cl, err := Connect(t.Context(), c)
 	if err != nil {

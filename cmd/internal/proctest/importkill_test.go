@@ -249,17 +249,17 @@ func (a *importedApp) transact(ctx context.Context, cl *client.Client, x *cluste
 	tx.Abort(context.WithoutCancel(ctx)) // how it ended is already known
 }
 
-// importCluster is a cluster that imports.
-type importCluster struct {
+// importingCluster is a cluster that imports.
+type importingCluster struct {
 	*Cluster
 	program *Process // that imports
 	native  func()   // starts the same without the import
 }
 
 // startSimpleImport starts neosimple with a Data.fs.
-func startSimpleImport(t testing.TB, path string) *importCluster {
+func startSimpleImport(t testing.TB, path string) *importingCluster {
 	dir := t.TempDir()
-	c := &importCluster{Cluster: &Cluster{Name: "neo", Dir: dir, Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}}
+	c := &importingCluster{Cluster: &Cluster{Name: "neo", Dir: dir, Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}}
 	args := []string{"--dir", filepath.Join(dir, "db"), "--name", c.Name, "-m", c.Masters, "--admin", c.Admin, "--zeo", "none"}
 	c.program = Start(t, "neosimple", append(args, "--import", path)...)
 	c.native = func() { c.program = Start(t, "neosimple", args...) }
@@ -267,9 +267,9 @@ func startSimpleImport(t testing.TB, path string) *importCluster {
 }
 
 // startClusterImport starts a cluster whose storage imports a Data.fs.
-func startClusterImport(t testing.TB, path string, writeBack bool) *importCluster {
+func startClusterImport(t testing.TB, path string, writeBack bool) *importingCluster {
 	dir := t.TempDir()
-	c := &importCluster{Cluster: &Cluster{Name: "imports", Dir: dir, Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}}
+	c := &importingCluster{Cluster: &Cluster{Name: "imports", Dir: dir, Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}}
 	conf, db := filepath.Join(dir, "importer.conf"), filepath.Join(dir, "db.sqlite")
 	text := fmt.Sprintf("[neo]\nadapter: SQLite\ndatabase: %s\nwriteback: %v\n[root]\nstorage:\n  <filestorage>\n    path %s\n  </filestorage>\n", db, writeBack, path)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
@@ -284,7 +284,7 @@ func startClusterImport(t testing.TB, path string, writeBack bool) *importCluste
 }
 
 // waitImport waits until what neoctl prints of the import has one of some texts.
-func (c *importCluster) waitImport(t testing.TB, limit time.Duration, want ...string) {
+func (c *importingCluster) waitImport(t testing.TB, limit time.Duration, want ...string) {
 	t.Helper()
 	var out, errOut string
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -302,7 +302,7 @@ func (c *importCluster) waitImport(t testing.TB, limit time.Duration, want ...st
 }
 
 // dump reads the whole cluster.
-func (c *importCluster) dump(t testing.TB) []clustertest.Stored {
+func (c *importingCluster) dump(t testing.TB) []clustertest.Stored {
 	t.Helper()
 	cl, err := Connect(t.Context(), c.Cluster)
 	if err != nil {
@@ -370,7 +370,7 @@ func testImportKilled(t *testing.T, file *imported, round int, r *rand.Rand) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var c *importCluster
+	var c *importingCluster
 	simple, writeBack := round%3 == 0, round%3 == 1
 	if simple {
 		c = startSimpleImport(t, path)
