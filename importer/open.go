@@ -47,9 +47,6 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 	} else {
 		note = "everything is copied and equal. " + cfg.Advice
 	}
-	if cfg.OpenSource == nil {
-		cfg.OpenSource = source.Open
-	}
 	for _, w := range cfg.Import.Warnings {
 		cfg.Log.Warn(w)
 	}
@@ -318,12 +315,16 @@ func openSources(ctx context.Context, cfg Config, again bool) (_ *openedSources,
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	open := cfg.OpenSource
+	if open == nil {
+		open = source.Open
+	}
 	for _, x := range cfg.Import.Sources {
 		opt := source.Options{Log: cfg.Log, Writable: cfg.Import.Destination.WriteBack, Lazy: again}
 		if cfg.Progress != nil {
 			opt.Progress = func(pos, size int64) { cfg.Progress(x.Section, pos, size) }
 		}
-		src, err := cfg.OpenSource(ctx, x.Section, x.Storage, opt)
+		src, err := open(ctx, x.Section, x.Storage, opt)
 		if err != nil {
 			return nil, err
 		}
