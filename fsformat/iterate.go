@@ -64,7 +64,7 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter
 			s.lineage.known = c.known
 		}
 		var t Transaction
-		for {
+		for passed := 0; ; {
 			if err := ctx.Err(); err != nil {
 				yield(nil, err)
 				return
@@ -81,6 +81,10 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter
 				return
 			}
 			r.places.note(h, r.size)
+			if passed < maxPassed && !r.opt.Renumber {
+				r.places.pass(h)
+				passed++
+			}
 			if h.TID <= after || h.Status == statusUndone {
 				continue
 			}
@@ -119,7 +123,7 @@ func (r *Reader) ScanBackwards(ctx context.Context) iter.Seq2[*Transaction, erro
 		var t Transaction
 		s := r.newScanner(tail.End, 0)
 		last := tid.Invalid
-		for end := tail.End; end > magicLen; {
+		for end, passed := tail.End, 0; end > magicLen; {
 			if err := ctx.Err(); err != nil {
 				yield(nil, err)
 				return
@@ -138,6 +142,10 @@ func (r *Reader) ScanBackwards(ctx context.Context) iter.Seq2[*Transaction, erro
 				continue
 			default:
 				end, last = h.Pos, h.TID
+				if passed < maxPassed && !r.opt.Renumber {
+					r.places.pass(&h)
+					passed++
+				}
 				s.head = h
 				err = s.fillIn(&t, &h)
 			}

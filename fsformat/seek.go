@@ -15,13 +15,45 @@ import (
 const seekPlaces = 1 << 12
 
 // places are where a search for a transaction may begin: what the index knows, and what
-// iterations and searches came by. They take at most 24 bytes for each of seekPlaces.
+// iterations and searches came by. They take at most 24 bytes for each of seekPlaces, and
+// some hundred kilobytes for what was passed lately.
 type places struct {
 	once    sync.Once
 	records []int64 // of the index, ascending, once it is done
 
 	mu   sync.Mutex
 	seen []place // ascending
+
+	// passed are the positions of the transactions at which iterations have begun lately,
+	// was those before them: what is listed is then asked for, one after the other.
+	passed, was map[tid.TID]int64
+}
+
+// maxPassed is how many transactions of an iteration are kept in places.passed, and about
+// half as many as are kept of all.
+const maxPassed = 1 << 12
+
+// pass remembers exactly where a transaction is: one of the first maxPassed of an iteration.
+func (p *places) pass(h *Header) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, known := p.passed[h.TID]; known {
+		return
+	}
+	if p.passed == nil || len(p.passed) >= maxPassed {
+		p.passed, p.was = make(map[tid.TID]int64), p.passed
+	}
+	p.passed[h.TID] = h.Pos
+}
+
+// exactly returns the position of a transaction, if it was passed lately.
+func (p *places) exactly(t tid.TID) (pos int64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pos, ok = p.passed[t]; !ok {
+		pos, ok = p.was[t]
+	}
+	return pos, ok
 }
 
 type place struct {
@@ -117,6 +149,9 @@ func (r *Reader) seek(ctx context.Context, after tid.TID) (pos int64, last tid.T
 	}
 	var end int64
 	if !r.opt.Renumber { // what is renumbered depends on all before it
+		if pos, ok := r.places.exactly(after + 1); ok {
+			return pos, 0, nil
+		}
 		from, to := r.places.around(after)
 		from2, to2 := r.aroundByIndex(after)
 		pos = max(pos, from.pos, from2.pos)

@@ -40,20 +40,21 @@ func (w *window) fill(off int64, n int) ([]byte, error) {
 	if off < 0 || int64(n) > w.end-off {
 		return nil, io.ErrUnexpectedEOF
 	}
-	if w.mem == nil {
-		w.mem = make([]byte, windowMax)
-	}
-	have := 0
 	gap := off - (w.off + int64(len(w.buf)))
-	if gap < 0 && off >= w.off {
-		have = copy(w.mem, w.buf[off-w.off:])
-	}
 	if off < w.off || gap > windowMax/4 {
 		w.next = windowMin
 	} else {
 		w.next = min(2*w.next, windowMax)
 	}
 	size := int(min(int64(max(w.next, n)), w.end-off))
+	if len(w.mem) < size {
+		// As much as is needed: many windows are for a single transaction.
+		w.mem = make([]byte, size)
+	}
+	have := 0
+	if gap < 0 && off >= w.off {
+		have = copy(w.mem, w.buf[off-w.off:])
+	}
 	w.off, w.buf = off, w.mem[:0]
 	if err := readFull(w.r, w.mem[have:size], off+int64(have)); err != nil {
 		return nil, err

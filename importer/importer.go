@@ -27,6 +27,15 @@ type Native interface {
 	backend.Importing
 }
 
+// committedReader is implemented by a native backend whose reads can do without what is
+// not committed.
+type committedReader interface {
+	// ReadCommitted tells that reads need not see what is added up to a TID before it is
+	// committed: the sources answer until then, and reads do not wait for the copy.
+	// Zero: they see everything.
+	ReadCommitted(upTo tid.TID)
+}
+
 // Backend is the database of a node while it imports, and afterwards.
 type Backend struct {
 	reading

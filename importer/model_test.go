@@ -215,6 +215,7 @@ func (w *world) copyTo(n int) {
 		ok(w, copyOne(w.native, t))
 		n++
 	}
+	ok(w, w.native.Commit()) // as the copy does
 	w.b.advance(w.nativeTo)
 }
 

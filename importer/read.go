@@ -29,6 +29,9 @@ func newBackend(native Native, source txn.Database, end tid.TID, oids tid.OID, l
 	b.keeping = keeping{Keeping: native, b: b}
 	b.from = newSources(source, end, log)
 	b.begun = map[tid.OID]tid.TID{}
+	if r, ok := native.(committedReader); ok {
+		r.ReadCommitted(end)
+	}
 	return b
 }
 
@@ -66,6 +69,9 @@ func (b *Backend) advance(t tid.TID) {
 func (b *Backend) finish() {
 	b.m.Lock()
 	defer b.m.Unlock()
+	if r, ok := b.native.(committedReader); ok {
+		r.ReadCommitted(tid.Zero) // other nodes may fill cells of this one from now on
+	}
 	b.own.Store(true)
 	b.wake()
 }

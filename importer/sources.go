@@ -46,6 +46,8 @@ const (
 	blockTIDs = 4096
 	// maxBlocks is how many such blocks are kept.
 	maxBlocks = 16
+	// maxNewest is how many ids of the newest transactions are kept.
+	maxNewest = 1 << 15
 	// maxTransactions is how many transactions are kept without their data, and maxObjects
 	// how many objects all of them have, the last one apart.
 	maxTransactions = 32
@@ -61,12 +63,16 @@ type sources struct {
 	wait time.Duration // patience, except in tests
 	rest time.Duration // pause
 
+	descending chan struct{} // held while the newest transactions are read
+
 	m         sync.Mutex
 	said      time.Time // when it was said last that a source does not answer
 	told      time.Time // when damage was told last, which toldText was about
 	toldText  string
 	last, was map[tid.OID]tid.TID
-	blocks    []block // of ids, those used last at the end
+	blocks    []block   // of ids, those used last at the end
+	newest    []tid.TID // the newest transactions, descending; what is in it never changes
+	allNewest bool      // there are no others
 	txns      map[tid.TID]*transaction
 	order     []tid.TID // of txns, those used last at the end
 	size      int       // of txns, in objects
@@ -91,7 +97,8 @@ type transaction struct {
 
 func newSources(db txn.Database, end tid.TID, log *slog.Logger) *sources {
 	return &sources{db: db, end: end, log: log, wait: patience, rest: pause,
-		last: map[tid.OID]tid.TID{}, txns: map[tid.TID]*transaction{}}
+		descending: make(chan struct{}, 1),
+		last:       map[tid.OID]tid.TID{}, txns: map[tid.TID]*transaction{}}
 }
 
 // absent reports whether a source has answered that it does not have something.
@@ -572,21 +579,72 @@ func (s *sources) block(ctx context.Context, after tid.TID) (block, error) {
 }
 
 // descend returns the ids of transactions after a TID that f accepts, newest first, at most n.
+// All partitions are listed one after the other, in parts that begin with the newest: what is read
+// for one serves the others.
 func (s *sources) descend(ctx context.Context, after tid.TID, n int, f func(t tid.TID) bool) ([]tid.TID, error) {
-	list, err := ask(ctx, s, false, func(ctx context.Context) ([]tid.TID, error) {
-		var list []tid.TID
-		for i, err := range s.db.Backwards(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			if len(list) == n || i.TID <= after {
-				break
-			}
-			if f(i.TID) {
-				list = append(list, i.TID)
+	var list []tid.TID
+	// enough reports whether t is not wanted, and nothing after it.
+	enough := func(t tid.TID) bool {
+		if len(list) == n || t <= after {
+			return true
+		}
+		if f(t) {
+			list = append(list, t)
+		}
+		return len(list) == n
+	}
+	var newest []tid.TID
+	known := func() bool {
+		s.m.Lock()
+		var all bool
+		newest, all = s.newest, s.allNewest
+		s.m.Unlock()
+		list = list[:0]
+		return slices.ContainsFunc(newest, enough) || all
+	}
+	if known() {
+		return list, nil
+	}
+	select {
+	case s.descending <- struct{}{}:
+		defer func() { <-s.descending }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if known() {
+		return list, nil
+	}
+	had := len(list)
+	_, err := ask(ctx, s, false, func(ctx context.Context) (bool, error) {
+		list = list[:had]
+		read, more := newest[:len(newest):len(newest)], maxNewest
+		keep := func(all bool) {
+			s.m.Lock()
+			defer s.m.Unlock()
+			if len(read) > len(s.newest) || all {
+				s.newest, s.allNewest = read, all
 			}
 		}
-		return list, nil
+		for i, err := range s.db.Backwards(ctx) {
+			if err != nil {
+				return false, err
+			}
+			if len(newest) > 0 && i.TID >= newest[len(newest)-1] {
+				continue
+			}
+			if len(read) < maxNewest {
+				read = append(read, i.TID)
+			}
+			if enough(i.TID) {
+				// Some more, for the next part of this list or another one.
+				if more = min(more, 2*len(read)); len(read) >= more || len(read) == maxNewest {
+					keep(false)
+					return true, nil
+				}
+			}
+		}
+		keep(len(read) < maxNewest)
+		return true, nil
 	})
 	return list, s.unlisted(ctx, "last transactions", err)
 }

@@ -63,8 +63,8 @@ func (c *Client) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 			return
 		}
 		lists := make([]backList, v.np())
-		for {
-			// Refill what has run out, then take the greatest head.
+		for ahead := 1; ; {
+			// Refill what has run out.
 			g, gctx := errgroup.WithContext(ctx)
 			g.SetLimit(16)
 			for p := range lists {
@@ -95,35 +95,60 @@ func (c *Client) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 				yield(nil, fmt.Errorf("transactions backwards: %w", err))
 				return
 			}
-			best := -1
+			// Take the greatest heads, as far as none of a list that has run out may be
+			// between them, and ask for several at the same time: more and more, since
+			// most callers need few.
+			var next []tid.TID
 			again := false
-			for p := range lists {
-				switch l := &lists[p]; {
-				case len(l.tids) == 0:
-					again = again || !l.end
-				case best < 0 || l.tids[0] > lists[best].tids[0]:
-					best = p
+			for len(next) < ahead && !again {
+				best := -1
+				for p := range lists {
+					switch l := &lists[p]; {
+					case len(l.tids) == 0:
+						again = again || !l.end
+					case best < 0 || l.tids[0] > lists[best].tids[0]:
+						best = p
+					}
+				}
+				if again || best < 0 {
+					break
+				}
+				next = append(next, lists[best].tids[0])
+				lists[best].tids = lists[best].tids[1:]
+			}
+			if len(next) == 0 {
+				if again {
+					continue
+				}
+				return
+			}
+			infos := make([]*txn.Info, len(next))
+			errs := make([]error, len(next))
+			var wg errgroup.Group
+			wg.SetLimit(16)
+			for i, t := range next {
+				wg.Go(func() error {
+					infos[i], errs[i] = c.TransactionInfo(ctx, t)
+					return nil
+				})
+			}
+			wg.Wait() // the errors are in errs
+			for i, info := range infos {
+				if errs[i] != nil {
+					yield(nil, fmt.Errorf("transactions backwards: %w", errs[i]))
+					return
+				}
+				if !yield(info, nil) {
+					return
 				}
 			}
-			if again {
-				continue
-			}
-			if best < 0 {
-				return
-			}
-			t := lists[best].tids[0]
-			lists[best].tids = lists[best].tids[1:]
-			info, err := c.TransactionInfo(ctx, t)
-			if err != nil {
-				yield(nil, fmt.Errorf("transactions backwards: %w", err))
-				return
-			}
-			if !yield(info, nil) {
-				return
-			}
+			ahead = min(2*ahead, mostAhead)
 		}
 	}
 }
+
+// mostAhead is for how many transactions an iteration backwards asks at the same time.
+const mostAhead = 64
 
 // backList is the part of a partition that was asked for and not yet used.
 type backList struct {

@@ -141,7 +141,7 @@ type direct struct {
 type overlay struct {
 	objs map[tid.OID][]objRow
 	n    int
-	// from is the least TID of which something changed; Invalid: nothing did.
+	// from is the least TID of which something changed that reads must see; Invalid: nothing did.
 	from tid.TID
 	// deleted: something was deleted, so objs is not all that changed.
 	deleted bool
@@ -152,10 +152,13 @@ type overlay struct {
 
 func newOverlay() overlay { return overlay{objs: map[tid.OID][]objRow{}, from: tid.Invalid} }
 
-func (o *overlay) add(r objRow) {
+// add adds a record. From is not about one up to committedUpTo.
+func (o *overlay) add(r objRow, committedUpTo tid.TID) {
 	o.objs[r.oid] = append(o.objs[r.oid], r)
 	o.n++
-	o.from = min(o.from, r.tid)
+	if r.tid > committedUpTo {
+		o.from = min(o.from, r.tid)
+	}
 }
 
 // last returns the last record of an object.

@@ -51,20 +51,21 @@ type DB struct {
 	unique atomic.Bool // data has a unique index on (hash, compression)
 
 	// m guards what follows. It is never held while SQL runs.
-	m           sync.RWMutex
-	err         error // after the first failed write, or Close
-	held        map[int64]int
-	next        map[int]int64 // next data id of each partition
-	buf         buffer
-	parked      map[int64]*parked        // by the id of the data
-	parkedBytes int                      // of those not moved
-	moved       []*parked                // since the last commit
-	txns        map[tid.TID]*transaction // voted, not yet unlocked
-	queue       []*transaction           // those with something to write
-	direct      direct
-	top         map[int]greatest // by partition
-	recent      overlay          // changes since the last commit
-	saving      overlay          // changes that a commit under way makes durable
+	m             sync.RWMutex
+	err           error // after the first failed write, or Close
+	held          map[int64]int
+	next          map[int]int64 // next data id of each partition
+	buf           buffer
+	parked        map[int64]*parked        // by the id of the data
+	parkedBytes   int                      // of those not moved
+	moved         []*parked                // since the last commit
+	txns          map[tid.TID]*transaction // voted, not yet unlocked
+	queue         []*transaction           // those with something to write
+	direct        direct
+	top           map[int]greatest // by partition
+	recent        overlay          // changes since the last commit
+	saving        overlay          // changes that a commit under way makes durable
+	committedUpTo tid.TID          // see ReadCommitted
 }
 
 var _ backend.Backend = (*DB)(nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -165,8 +166,19 @@ func (db *DB) changes(oid tid.OID) (added []objRow, aside bool, err error) {
 	recent, saving := db.recent.objs[oid], db.saving.objs[oid]
 	if len(recent)+len(saving) > 0 {
 		added = append(append(added, saving...), recent...)
+		if db.committedUpTo != tid.Zero {
+			added = slices.DeleteFunc(added, func(r objRow) bool { return r.tid <= db.committedUpTo })
+		}
 	}
 	return added, aside, db.err
+}
+
+// adds reports whether a record was added since the last commit.
+func (db *DB) adds(oid tid.OID, t tid.TID) bool {
+	db.m.RLock()
+	defer db.m.RUnlock()
+	is := func(r objRow) bool { return r.tid == t }
+	return slices.ContainsFunc(db.recent.objs[oid], is) || slices.ContainsFunc(db.saving.objs[oid], is)
 }
 
 // merge completes o, found in the committed state, with what was added since.
@@ -297,7 +309,11 @@ func (db *DB) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.
 	p := oid.Partition(l.np)
 	var o stored
 	found := false
-	err := db.read(ctx, t, func(c *Conn) (err error) {
+	use := func(f func(c *Conn) error) error { return db.read(ctx, t, f) }
+	if db.adds(oid, t) {
+		use = db.readMain
+	}
+	err := use(func(c *Conn) (err error) {
 		o = stored{}
 		if found, err = c.One(exactObject, o.scan, int64(p), int64(oid), int64(t)); err == nil {
 			err = c.complete(&o.ObjectData)

@@ -88,6 +88,15 @@ func (db *DB) RecordBefore(ctx context.Context, oid tid.OID, before tid.TID) (t 
 	return t, deleted, err
 }
 
+// ReadCommitted tells that reads need not see what is added up to a TID before it is
+// committed, and do not wait for what is being written. [DB.FetchObject] and the links of
+// records see everything anyway. Zero: so do all reads, as is the default.
+func (db *DB) ReadCommitted(upTo tid.TID) {
+	db.m.Lock()
+	defer db.m.Unlock()
+	db.committedUpTo = upTo
+}
+
 // AddTransaction implements [backend.Writing]. meta must not change after the call.
 func (db *DB) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState) error {
 	db.m.Lock()
@@ -99,7 +108,9 @@ func (db *DB) AddTransaction(t tid.TID, meta backend.Meta, pack *proto.PackState
 	if pack != nil {
 		db.direct.packs = append(db.direct.packs, packRow{t, *pack})
 	}
-	db.recent.from = min(db.recent.from, t)
+	if t > db.committedUpTo {
+		db.recent.from = min(db.recent.from, t)
+	}
 	return nil
 }
 
@@ -125,7 +136,7 @@ func (db *DB) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, dataSerial p
 	db.m.Lock()
 	o := objRow{oid, t, id, dataSerial.V}
 	db.direct.objs = append(db.direct.objs, o)
-	db.recent.add(o)
+	db.recent.add(o, db.committedUpTo)
 	db.raise(p, oid)
 	if id.OK {
 		if r := db.buf.rows[id.ID]; r != nil {

@@ -190,7 +190,7 @@ func (db *DB) unlock(t *transaction, final tid.TID) {
 	t.final, t.unlocked = final, true
 	np := db.layout.Load().np
 	for _, s := range t.stores {
-		db.recent.add(objRow{s.OID, final, s.Data, s.DataSerial})
+		db.recent.add(objRow{s.OID, final, s.Data, s.DataSerial}, tid.Zero)
 		if np > 0 {
 			db.raise(s.OID.Partition(np), s.OID)
 		}
