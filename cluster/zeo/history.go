@@ -46,6 +46,34 @@ func (h *history) add(t tid.TID, oids []tid.OID) []tid.OID {
 	return oids
 }
 
+// extend adds what is known of transactions up to base, of all of those after before,
+// unless the history does not begin at base any more. It takes over known.
+func (h *history) extend(base, before tid.TID, known []Change) {
+	if h.base != base || before >= base {
+		return
+	}
+	room := max(0, h.limit-(len(h.changes)-h.head))
+	end := 0
+	for end < len(known) && known[end].TID <= base {
+		end++
+	}
+	begin := end
+	for ; begin > 0 && room > 0; room-- {
+		c := &known[begin-1]
+		slices.Sort(c.OIDs)
+		c.OIDs = slices.Compact(c.OIDs)
+		if h.weight+len(c.OIDs) > maxWeight {
+			break
+		}
+		h.weight += len(c.OIDs)
+		begin--
+	}
+	if begin > 0 {
+		before = known[begin-1].TID
+	}
+	h.base, h.changes, h.head = before, slices.Concat(known[begin:end], h.changes[h.head:]), 0
+}
+
 // after returns the changes after t, or false if t is too long ago.
 func (h *history) after(t tid.TID) ([]Change, bool) {
 	if t < h.base {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,6 +165,77 @@ func (r *racing) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Chang
 	list, from, err := r.Door.Changes(ctx, after, n)
 	list = slices.DeleteFunc(list, func(c zeo.Change) bool { return c.TID == left })
 	return list, from, err
+}
+
+// longAgo is a door that lists what was committed long ago only when it is told to.
+type longAgo struct {
+	*zeotest.Door
+	calls  atomic.Int32
+	resume chan struct{}
+}
+
+func (s *longAgo) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
+	if s.calls.Add(1) > 1 {
+		select {
+		case <-s.resume:
+		case <-ctx.Done():
+			return nil, after, ctx.Err()
+		}
+	}
+	return s.Door.Changes(ctx, after, n)
+}
+
+// A server with a long history serves at once: only a client that was away waits for what was
+// committed long ago.
+func TestServesBeforeHistoryIsListed(t *testing.T) {
+	m := zeotest.NewMemory()
+	w := serve(t, m, nil).client(false)
+	var tids []tid.TID
+	for i := range 100 {
+		tids = append(tids, commit(t, w, zeotest.Store{OID: tid.OID(i), Data: []byte("x")}))
+	}
+	door := &longAgo{Door: m.Door(), resume: make(chan struct{})}
+	s := serve(t, m, func(cfg *zeo.Config) {
+		cfg.Storages = map[string]zeo.Storage{"1": door}
+		cfg.InvalidationQueueSize = 90
+	})
+	c := s.client(false)
+	if v, err := c.Call("loadBefore", tid.OID(3), tid.Max); err != nil || v == nil {
+		t.Fatalf("load: %v, %v", v, err)
+	}
+	since := func(c *zeotest.Client, at tid.TID) string {
+		v, err := c.Call("getInvalidations", at)
+		return fmt.Sprint(v, err)
+	}
+	want := func(from int) string {
+		var oids zeotest.List
+		for i := from; i <= len(tids)-1; i++ {
+			oids = append(oids, tid.OID(i).Bytes())
+		}
+		return fmt.Sprint(zeotest.Tuple{tids[len(tids)-1].Bytes(), oids}, nil)
+	}
+	if got := since(c, tids[89]); got != want(90) {
+		t.Errorf("since a late transaction: %v, want %v", got, want(90))
+	}
+	answer := make(chan string, 1)
+	away := s.client(false)
+	go func() { answer <- since(away, tids[20]) }()
+	select {
+	case got := <-answer:
+		t.Errorf("a client that was away was answered before the history was listed: %v", got)
+	case <-time.After(50 * time.Millisecond):
+	}
+	tids = append(tids, commit(t, w, zeotest.Store{OID: 100, Data: []byte("x")}))
+	if err := door.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(door.resume)
+	if got := <-answer; got != want(21) {
+		t.Errorf("since an early transaction: %v, want %v", got, want(21))
+	}
+	if got := since(c, tids[3]); got != "<nil> <nil>" {
+		t.Errorf("since a transaction before the history: %v", got)
+	}
 }
 
 // What is committed while a storage lists old changes is neither left out.

@@ -39,6 +39,7 @@ type sequencer struct {
 	missed tid.TID    // last transaction announced meanwhile
 	early  []Change   // announced before ready
 	recent history
+	filled chan struct{} // closed when recent reaches as far back as it will
 	conns  map[*conn]struct{}
 	frames [2]wire.Encoder // an announcement in both encodings
 	due    []*output       // to be sent by the goroutine that holds the lock, once it is released
@@ -56,24 +57,60 @@ func newSequencer(name string, st Storage, cfg *Config, log *slog.Logger) *seque
 	s.cache, _ = st.(Cacher)
 	s.ahead, _ = st.(AsyncStorage)
 	s.recent.limit = cfg.InvalidationQueueSize
+	s.filled = make(chan struct{})
 	s.frames[1].Msgpack = true
 	s.stats.start = time.Now()
 	return s
 }
 
-// start learns the last transaction, and what the ones before it changed.
-func (s *sequencer) start(ctx context.Context) error {
+// firstChanges is of how many transactions it is known from the beginning what they
+// changed. It is learned of the others while clients are served already.
+const firstChanges = 32
+
+// start learns the last transaction, and what the ones before it changed. fill is to
+// be run on a goroutine of its own, if it is not nil.
+func (s *sequencer) start(ctx context.Context) (fill func(ctx context.Context), err error) {
+	base, more, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !more {
+		close(s.filled)
+		return nil, nil
+	}
+	return func(ctx context.Context) { s.fill(ctx, base) }, nil
+}
+
+// fill learns what the transactions up to base changed, as many as are kept.
+func (s *sequencer) fill(ctx context.Context, base tid.TID) {
+	defer close(s.filled)
+	known, before, err := s.changes(ctx, s.st.(Changer), s.recent.limit)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Warn("recent changes cannot be listed: clients that were away have to verify their caches", "err", err)
+		}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recent.extend(base, before, known)
+}
+
+// begin is start with the changes of firstChanges transactions. more: there are others,
+// up to base.
+func (s *sequencer) begin(ctx context.Context) (base tid.TID, more bool, err error) {
 	last, err := s.st.Watch(ctx, s)
 	if err != nil {
-		return err
+		return tid.Zero, false, err
 	}
-	base := last
+	base = last
 	var known []Change
 	if c, ok := s.st.(Changer); ok && last != tid.Zero {
-		if known, base, err = s.changes(ctx, c); err != nil {
-			return fmt.Errorf("recent changes: %w", err)
+		if known, base, err = s.changes(ctx, c, min(firstChanges, s.recent.limit)); err != nil {
+			return tid.Zero, false, fmt.Errorf("recent changes: %w", err)
 		}
 		base = min(base, last)
+		more = base != tid.Zero && len(known) < s.recent.limit
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,14 +135,14 @@ func (s *sequencer) start(ctx context.Context) error {
 		}
 	}
 	s.early = nil
-	return nil
+	return base, more, nil
 }
 
 // changes asks for what was committed last, again and again while the storage is
 // out of service: a server that starts at a bad moment must not end.
-func (s *sequencer) changes(ctx context.Context, c Changer) ([]Change, tid.TID, error) {
+func (s *sequencer) changes(ctx context.Context, c Changer, n int) ([]Change, tid.TID, error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		known, base, err := c.Changes(ctx, tid.Zero, s.recent.limit)
+		known, base, err := c.Changes(ctx, tid.Zero, n)
 		if !errors.Is(err, txn.ErrUnavailable) {
 			return known, base, err
 		}
@@ -303,10 +340,15 @@ func (s *sequencer) since(ctx context.Context, c *conn, id *wire.MsgID, t tid.TI
 // changesBeyond returns what changed after t up to from, which is t itself unless
 // t is older than the history but not too old.
 func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid.TID, error) {
-	s.mu.Lock()
-	_, known := s.recent.after(t)
-	head := s.last()
-	s.mu.Unlock()
+	_, head, known := s.after(t)
+	if !known {
+		select {
+		case <-s.filled:
+		case <-ctx.Done():
+			return nil, t, ctx.Err()
+		}
+		_, head, known = s.after(t)
+	}
 	changer, ok := s.st.(Changer)
 	if known || !ok || s.age <= 0 || time.Since(t.Time()) > s.age {
 		return nil, t, nil
@@ -323,6 +365,15 @@ func (s *sequencer) changesBeyond(ctx context.Context, t tid.TID) ([]Change, tid
 	// has it all.
 	changes = slices.DeleteFunc(changes, func(c Change) bool { return c.TID > head })
 	return changes, head, nil
+}
+
+// after returns what changed after t as far as the history tells, and the last
+// transaction.
+func (s *sequencer) after(t tid.TID) (changes []Change, head tid.TID, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changes, known = s.recent.after(t)
+	return changes, s.last(), known
 }
 
 // settle tells what a revision, found when the last transaction was head, has

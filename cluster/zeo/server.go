@@ -112,9 +112,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	context.AfterFunc(s.ctx, func() { time.AfterFunc(finishGrace, endLate) })
 	for name, st := range cfg.Storages {
 		seq := newSequencer(name, st, &cfg, cfg.Log)
-		if err := seq.start(ctx); err != nil {
+		fill, err := seq.start(ctx)
+		if err != nil {
 			s.cancel()
+			s.wg.Wait()
 			return nil, fmt.Errorf("storage %s: %w", name, err)
+		}
+		if fill != nil {
+			s.wg.Go(func() { fill(s.ctx) })
 		}
 		s.storages[name] = seq
 	}
