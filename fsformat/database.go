@@ -54,6 +54,30 @@ func (r *Reader) before(oid tid.OID, before tid.TID, next *tid.TID) (rec RecordH
 	return rec, nil
 }
 
+// LastRevision returns the last transaction that changed an object, be it by a deletion: 0 if
+// there is none. It reads one head.
+func (r *Reader) LastRevision(oid tid.OID) (tid.TID, error) {
+	var rec RecordHeader
+	err := r.current(oid, &rec)
+	if errors.Is(err, txn.ErrNoSuchObject) {
+		return tid.Zero, nil
+	}
+	return rec.TID, err
+}
+
+// DataTIDAt is [Reader.DataTID] of the record that transaction at made of an object.
+func (r *Reader) DataTIDAt(oid tid.OID, at tid.TID) (tid.TID, error) {
+	var next tid.TID
+	rec, err := r.before(oid, at+1, &next)
+	if err != nil {
+		return tid.Zero, err
+	}
+	if rec.TID != at {
+		return tid.Zero, r.absent(txn.ErrNotFound, "object %v in transaction %v", oid, at)
+	}
+	return r.DataTID(&rec)
+}
+
 // LoadAt implements [txn.Database].
 func (r *Reader) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Revision, error) {
 	rev, err := r.LoadBefore(ctx, oid, at+1)

@@ -15,7 +15,10 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-var _ backend.Preparing = (*Backend)(nil)
+var (
+	_ backend.Preparing = (*Backend)(nil)
+	_ backend.Local     = (*Backend)(nil)
+)
 
 // newBackend returns the backend that serves a native backend together with the sources, of which
 // nothing is known to be copied yet. source gives nothing after end, nor objects from oids on.
@@ -85,6 +88,9 @@ func (b *Backend) setCopying(on bool) {
 	b.active = on
 	b.wake()
 }
+
+// Local implements [backend.Local].
+func (b *Backend) Local() bool { return b.own.Load() }
 
 // wake wakes what waits. b.m is held.
 func (b *Backend) wake() {

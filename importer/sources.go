@@ -20,7 +20,7 @@ import (
 // without reading the others.
 type linked interface {
 	// DataTID returns the [txn.Record.DataTID] of the record that transaction at made of an
-	// object. There is such a record.
+	// object. There is such a record. errors.ErrUnsupported where it cannot be found so.
 	DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error)
 }
 
@@ -342,8 +342,8 @@ func (s *sources) next(ctx context.Context, oid tid.OID, t tid.TID) (tid.TID, er
 
 // cheapDataTID is dataTID where the source need not be searched for it, otherwise Zero.
 func (s *sources) cheapDataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
-	if _, ok := s.db.(linked); ok {
-		return s.dataTID(ctx, oid, at)
+	if t, err := s.linkedDataTID(ctx, oid, at); !errors.Is(err, errors.ErrUnsupported) {
+		return t, err
 	}
 	s.m.Lock()
 	t := s.txns[at]
@@ -359,12 +359,27 @@ func (s *sources) cheapDataTID(ctx context.Context, oid tid.OID, at tid.TID) (ti
 	}
 }
 
+// linkedDataTID is dataTID if the source is [linked], otherwise errors.ErrUnsupported.
+func (s *sources) linkedDataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
+	x, ok := s.db.(linked)
+	if !ok {
+		return tid.Zero, errors.ErrUnsupported
+	}
+	t, err := ask(ctx, s, true, func(ctx context.Context) (tid.TID, error) { return x.DataTID(ctx, oid, at) })
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return tid.Zero, errors.ErrUnsupported
+	case absent(err):
+		return tid.Zero, nil // a pack of a server has left the record alone
+	}
+	return t, s.damaged(ctx, oid, at, err)
+}
+
 // dataTID returns the transaction that the data of a record were taken from, Zero if
 // they are its own.
 func (s *sources) dataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
-	if x, ok := s.db.(linked); ok {
-		t, err := ask(ctx, s, true, func(ctx context.Context) (tid.TID, error) { return x.DataTID(ctx, oid, at) })
-		return t, s.damaged(ctx, oid, at, err)
+	if t, err := s.linkedDataTID(ctx, oid, at); !errors.Is(err, errors.ErrUnsupported) {
+		return t, err
 	}
 	t, err := s.transaction(ctx, at)
 	switch {

@@ -134,7 +134,11 @@ func New(cfg Config) (*Node, error) {
 	if db, ok := n.db.(backend.Runner); ok {
 		n.importer = newImporter(n, db)
 	}
-	_, n.remote = n.db.(backend.Preparing)
+	_, preparing := n.db.(backend.Preparing)
+	n.remote = func() bool { return preparing }
+	if db, ok := n.db.(backend.Local); preparing && ok {
+		n.remote = func() bool { return !db.Local() }
+	}
 	incoming := n.linkConfig(n.deliver)
 	incoming.Idle = n.idle
 	if n.listener, err = link.Listen(n.ctx, cfg.Bind, incoming, n.accept); err != nil {

@@ -1,11 +1,14 @@
 package storage
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -80,5 +83,60 @@ func TestLoadsThatArriveTogether(t *testing.T) {
 	s.master.Send(&proto.NotifyUnlockInformation{TTID: 20})
 	for len(asked) > 0 {
 		answered()
+	}
+}
+
+// becoming is a database that becomes local.
+type becoming struct {
+	backend.Backend
+	local  atomic.Bool
+	single atomic.Int64 // objects asked for one by one
+}
+
+func (b *becoming) Prepare(context.Context, tid.OID) error { return nil }
+
+func (b *becoming) Local() bool { return b.local.Load() }
+
+func (b *becoming) GetObject(ctx context.Context, oid tid.OID, at, before proto.Opt[tid.TID]) (backend.Object, error) {
+	b.single.Add(1)
+	return b.Backend.GetObject(ctx, oid, at, before)
+}
+
+// Loads of a database that was not local are answered together once it is.
+func TestLoadsAfterDatabaseBecomesLocal(t *testing.T) {
+	b := &becoming{}
+	s := newRig(t).run(func(c *Config) {
+		b.Backend = c.Backend
+		c.Backend = b
+	})
+	c := s.client(1)
+	const n = 100
+	var oids []tid.OID
+	for oid := range tid.OID(n) {
+		oids = append(oids, oid)
+		call[*proto.AnswerStoreObject](c, store(10, oid, 0, fmt.Sprint("object ", oid)))
+	}
+	s.finish(c, 10, oids...)
+	for _, local := range []bool{false, true} {
+		b.local.Store(local)
+		b.single.Store(0)
+		for _, oid := range oids {
+			c.AskLater(&proto.AskObject{OID: oid, At: proto.Some[tid.TID](10)}, nil)
+		}
+		c.Flush()
+		for range oids {
+			select {
+			case ev := <-c.events:
+				if _, ok := ev.Packet.(*proto.AnswerObject); !ok {
+					t.Fatalf("local %v: %T %+v", local, ev.Packet, ev.Packet)
+				}
+			case <-time.After(patience):
+				t.Fatalf("local %v: loads have no answer", local)
+			}
+		}
+		// How many have arrived together depends on the network.
+		if got := b.single.Load(); local && got > n/2 || !local && got != n {
+			t.Errorf("local %v: %d of %d loads were answered one by one", local, got, n)
+		}
 	}
 }

@@ -48,8 +48,8 @@ const (
 type Node struct {
 	cfg      Config
 	db       backend.Backend
-	importer *importer // nil unless db has work of its own
-	remote   bool      // not all of db is local
+	importer *importer   // nil unless db has work of its own
+	remote   func() bool // not all of db is local
 	log      *slog.Logger
 	listener *link.Listener
 	inbox    chan event

@@ -119,11 +119,12 @@ func (n *Node) deliver(ev link.Event) {
 	e := event{peer: p, link: ev}
 	if a := p.access.Load(); a != nil && ev.Asked == nil && ev.Packet != nil {
 		n.served.Seen()
-		if n.remote && isRead(ev.Packet) && !n.mustWaitFor(a, ev.Packet) {
+		remote := n.remote()
+		if remote && isRead(ev.Packet) && !n.mustWaitFor(a, ev.Packet) {
 			n.readRemote(p, a, ev)
 			return
 		}
-		if !n.remote && n.gather(p, a, ev) {
+		if !remote && n.gather(p, a, ev) {
 			return
 		}
 		if s, ok := ev.Packet.(*proto.AskStoreObject); ok {

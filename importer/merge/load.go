@@ -76,6 +76,50 @@ func (d *Database) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Rev
 	return rev, nil
 }
 
+// LastRevision returns the last transaction that changed an object, be it by a deletion: Zero if
+// there is none. known is false where its source has no such method, does not know it, or
+// knows of a later one.
+func (d *Database) LastRevision(oid tid.OID) (last tid.TID, known bool) {
+	s := d.owner(oid)
+	if s == nil {
+		return tid.Zero, true
+	}
+	x, ok := s.Database.(interface {
+		LastRevision(oid tid.OID) (last tid.TID, known bool)
+	})
+	if !ok {
+		return tid.Zero, false
+	}
+	last, known = x.LastRevision(oid - s.Shift)
+	if !known || last > s.Last {
+		return tid.Zero, false
+	}
+	return last, true
+}
+
+// DataTID returns the [txn.Record.DataTID] of the record that transaction at made of an object.
+// [errors.ErrUnsupported] where its source has no such method.
+func (d *Database) DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
+	s, own, err := d.find(oid)
+	if err != nil {
+		return tid.Zero, err
+	}
+	x, ok := s.Database.(interface {
+		DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error)
+	})
+	if !ok {
+		return tid.Zero, errors.ErrUnsupported
+	}
+	if at > s.Last {
+		return tid.Zero, s.aboutObject(oid, fmt.Errorf("transaction %v is after the last one, %v: %w", at, s.Last, txn.ErrNotFound))
+	}
+	t, err := x.DataTID(ctx, own, at)
+	if err != nil {
+		return tid.Zero, s.aboutObject(oid, err)
+	}
+	return t, nil
+}
+
 // Revisions implements [txn.Database]. It tells of a transaction what the source of the object
 // has of it: user and description may be those that are dropped where several sources have
 // the same transaction.

@@ -21,6 +21,8 @@ import (
 // lookInterval is how often a file in use is looked at.
 const lookInterval = time.Second
 
+var _ Indexed = (*file)(nil)
+
 // file is a Data.fs, as long as it was when it was opened. Its index is in memory.
 type file struct {
 	section  string
@@ -304,6 +306,24 @@ func (f *file) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Revisio
 	}
 	r, err := f.r.LoadAt(ctx, oid, at)
 	return r, f.failed(ctx, err)
+}
+
+// LastRevision implements [Indexed].
+func (f *file) LastRevision(oid tid.OID) (last tid.TID, known bool) {
+	if f.serves() != nil {
+		return tid.Zero, false
+	}
+	last, err := f.r.LastRevision(oid)
+	return last, err == nil
+}
+
+// DataTID implements [Indexed].
+func (f *file) DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
+	if err := f.serves(); err != nil {
+		return tid.Zero, err
+	}
+	t, err := f.r.DataTIDAt(oid, at)
+	return t, f.failed(ctx, err)
 }
 
 // Revisions implements [txn.Database].

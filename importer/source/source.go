@@ -90,6 +90,17 @@ type Source interface {
 	Trouble() error
 }
 
+// Indexed is implemented by a source that finds the records of an object on this machine,
+// without reading others.
+type Indexed interface {
+	// LastRevision returns the last transaction that changed an object, be it by a deletion:
+	// Zero if there is none. known is false if that cannot be read now.
+	LastRevision(oid tid.OID) (last tid.TID, known bool)
+	// DataTID returns the [txn.Record.DataTID] of the record that transaction at made of an
+	// object. [txn.ErrNotFound].
+	DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error)
+}
+
 // Open opens a source. section is its name in the configuration, for messages. ctx
 // limits the opening.
 func Open(ctx context.Context, section string, s config.Storage, opt Options) (Source, error) {

@@ -405,6 +405,13 @@ type Preparing interface {
 	Prepare(ctx context.Context, oid tid.OID) error
 }
 
+// Local is implemented by a [Preparing] backend that may become local.
+type Local interface {
+	// Local reports whether all is local now, as for a backend that is not Preparing. It stays
+	// so.
+	Local() bool
+}
+
 // Runner is implemented by a [Backend] with work of its own, such as an import.
 type Runner interface {
 	// Run works until all is done, or until ctx ends. The node calls it whenever an
