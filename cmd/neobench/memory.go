@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -202,24 +203,30 @@ func (c *comparison) peaksOfFiles(ctx context.Context, dir, data string, p *peak
 	return nil
 }
 
-// peaksOfImport measures a cluster in one process.
+// imported is in the log of a node when its import has come to its end.
+const imported = "All data are imported"
+
+// peaksOfImport measures a cluster in one process that imports, until everything is copied
+// and compared.
 func (c *comparison) peaksOfImport(ctx context.Context, dir, data string, p *peaks) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "neosimple"), "-q", "--dir", filepath.Join(dir, "simple"), "--import", data)
-	out, err := cmd.StdoutPipe()
+	log, err := cmd.StderrPipe()
 	if err != nil {
 		return err
 	}
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	ready := make([]byte, 5) // the line that says that the import is over
-	_, readErr := out.Read(ready)
-	p.add("neosimple --import", peakMemory(cmd.Process.Pid))
+	var complaints strings.Builder
+	ended := false
+	for lines := bufio.NewScanner(log); !ended && lines.Scan(); {
+		ended = strings.Contains(lines.Text(), imported)
+		fmt.Fprintln(&complaints, lines.Text())
+	}
+	p.add("neosimple --import, until all is compared", peakMemory(cmd.Process.Pid))
 	cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
 	err = cmd.Wait()
-	if readErr != nil {
+	if !ended {
 		return fmt.Errorf("neosimple --import: %w\n%s", err, complaints.String())
 	}
 	return nil
