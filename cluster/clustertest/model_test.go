@@ -63,3 +63,30 @@ func TestVerifyFindsEachViolation(t *testing.T) {
 		}
 	}
 }
+
+// A replica may have packed a deletion that another one keeps for a third: what it has not
+// is read like what is deleted. Anything else must be found.
+func TestVerifyKeptDeletion(t *testing.T) {
+	history := func(deletion []byte, packed tid.TID) []error {
+		return Verify(Observed{
+			PackedUpTo: packed,
+			Attempts: []Attempt{
+				{Mark: "a", Outcome: Committed, TID: 10, Writes: []Write{{OID: 1, Data: []byte("a")}}},
+				{Mark: "b", Outcome: Committed, TID: 20, After: 10, Writes: []Write{{OID: 1, Base: 10, Data: deletion}}},
+			},
+			Reads: []Read{{OID: 1, Before: 21}},
+		}, []Stored{
+			{TID: 10, Mark: "a", Records: map[tid.OID][]byte{}},
+			{TID: 20, Mark: "b", Records: map[tid.OID][]byte{1: deletion}},
+		})
+	}
+	if errs := history(nil, 20); len(errs) > 0 {
+		t.Errorf("a deletion that one replica has packed: %v", errs)
+	}
+	if errs := history(nil, 15); len(errs) == 0 {
+		t.Error("a deletion that was not packed is not missed")
+	}
+	if errs := history([]byte("b"), 20); len(errs) == 0 {
+		t.Error("an object that exists is not missed")
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqldb"
 	"github.com/neozodb/neo/cluster/tid"
@@ -133,4 +134,42 @@ func TestDeferredMoves(t *testing.T) {
 			t.Errorf("%d commits of everything, want 1", n)
 		}
 	})
+}
+
+// A deleted object is as free as one that does not exist: the base of a store may be a later
+// deletion, which another replica keeps and which was packed here, or was never fetched. Of an
+// object that exists a base that is not here is a fault, and so it is where not all is local.
+func TestBaseAfterDeletion(t *testing.T) {
+	for name, use := range map[string]func(b backend.Backend) backend.Backend{
+		"memory": func(b backend.Backend) backend.Backend { return b },
+		"sqlite": func(backend.Backend) backend.Backend { return openFile(t, filepath.Join(t.TempDir(), "neo.sqlite")) },
+		"remote": func(b backend.Backend) backend.Backend { return newElsewhere(b) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			s := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Backend = use(c.Backend) })
+			s.initialize(1, table("U", "U"))
+			s.operate()
+			c := s.client(1)
+			s.commit(c, 10, 0, "a", 2, 4)
+			call[*proto.AnswerStoreObject](c, &proto.AskStoreObject{TTID: 20, OID: 2, Serial: 10})
+			s.finish(c, 20, 2)
+			if a := call[*proto.AnswerStoreObject](c, store(40, 2, 10, "b")); a.Conflict != proto.Some(tid.TID(20)) {
+				t.Errorf("base before the deletion: %+v", a)
+			}
+			if name == "remote" {
+				if got := code(c, store(40, 2, 30, "b")); got != "PROTOCOL_ERROR" {
+					t.Errorf("base after a deletion that may be none: %s", got)
+				}
+				return
+			}
+			s.commit(c, 40, 30, "b", 2)
+			if a := call[*proto.AnswerObject](c, &proto.AskObject{OID: 2}); a.Serial != 40 || string(a.Data) != "b" {
+				t.Errorf("after the store: %+v", a)
+			}
+			if got := code(c, store(50, 4, 30, "b")); got != "PROTOCOL_ERROR" {
+				t.Errorf("base that is not here: %s", got)
+			}
+		})
+	}
 }

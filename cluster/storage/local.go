@@ -23,6 +23,16 @@ func (d localDatabase) LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error) {
 	return d.Backend.LastObjectTID(d.ctx, oid)
 }
 
+// Deleted implements [pending.Database]. Where not all is local, RecordBefore may wait: there
+// no revision is taken for a deletion.
+func (d localDatabase) Deleted(oid tid.OID, t tid.TID) (bool, error) {
+	if _, remote := d.Backend.(backend.Preparing); remote {
+		return false, nil
+	}
+	last, deleted, err := d.Backend.RecordBefore(d.ctx, oid, t+1)
+	return deleted && last == t, err
+}
+
 // maxPreparing is how many objects are prepared at the same time.
 const maxPreparing = 64
 

@@ -154,9 +154,9 @@ type Parts struct {
 //
 // The goroutine that serves all peers of a node waits for the answers of some, which must
 // come from what is local: LastObjectTID (see [Preparing] for a backend that cannot), FinalTID, LastIDs,
-// LastTIDs; and of partitions that are being replicated to this node TIDsFrom, RecordsFrom and
-// RecordBefore. All others are called on other goroutines, where they may wait: ctx ends with the
-// connection that asks, or with the operation.
+// LastTIDs; RecordBefore, unless the backend is a [Preparing] one; and of partitions that are being
+// replicated to this node TIDsFrom, RecordsFrom and RecordBefore. All others are called on other
+// goroutines, where they may wait: ctx ends with the connection that asks, or with the operation.
 type Reading interface {
 	// GetObject returns the revision at exactly At, or the last one before
 	// Before, or the last one. ErrNoSuchObject, ErrNotFound. Data that differ from

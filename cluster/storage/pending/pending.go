@@ -14,6 +14,9 @@
 // A transaction that can commit has for each of its objects, here or on a node
 // that has the data, a lock that was taken when the base revision was the last one.
 //
+// What a client was told to be stored stays until its transaction is over, or the client is
+// told otherwise, or the cell is discarded.
+//
 // An object of a transaction whose final TID is known is not read before the
 // transaction is in the final tables.
 package pending
@@ -36,6 +39,8 @@ const maxForgotten = 1 << 16
 type Database interface {
 	// LastObjectTID may return [backend.ErrNotPrepared]: see [Prepare].
 	LastObjectTID(oid tid.OID) (proto.Opt[tid.TID], error)
+	// Deleted reports whether the revision of an object, its last one, deletes it.
+	Deleted(oid tid.OID, t tid.TID) (bool, error)
 	SetReplicated(partition int)
 	HoldData(oid tid.OID, d proto.ObjectData, dataSerial proto.Opt[tid.TID]) (backend.DataID, error)
 	ReleaseData(ids []backend.DataID, prune bool) error

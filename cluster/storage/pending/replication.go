@@ -42,8 +42,14 @@ func (m *Manager) Readable(partitions []int) {
 	}
 }
 
-// announceReplicated announces the partitions where every write in progress has
-// its own lock, and replaces the locks taken without check by checked ones.
+// announceReplicated replaces the locks taken without check by checked ones, in the
+// partitions where every write in progress can have its own, and announces those where
+// every one has it.
+//
+// Nothing that was stored is dropped here: its client was told that it is stored, and may
+// vote. A readable cell may have taken what fails the check here, since replicas that keep
+// different deletions differ in what the last revision of an object is. What cannot be
+// checked stays as it is, and the cell is announced when that transaction is over.
 func (m *Manager) announceReplicated() error {
 	ready := map[int]bool{}
 	for p, t := range m.replicated {
@@ -67,38 +73,32 @@ func (m *Manager) announceReplicated() error {
 			m.locks[oid] = t.ttid // the youngest ends up with it, and newcomers wait
 		}
 	}
-	if len(ready) == 0 {
-		return nil
+	for _, oid := range slices.Sorted(maps.Keys(m.locks)) {
+		p := m.partition(oid)
+		t := m.txns[m.locks[oid]]
+		o := t.ops[oid]
+		if !ready[p] || !o.lockless {
+			continue
+		}
+		if !t.voted { // else its client voted because a readable cell has a real lock for it
+			delete(m.locks, oid)
+			o.lockless = false
+			result, _, err := m.lock(t, o.serial, oid)
+			if err != nil {
+				return err
+			}
+			if result != locked {
+				m.locks[oid], o.lockless = t.ttid, true
+				delete(ready, p)
+				continue
+			}
+		}
+		o.lockless = false
 	}
 	for _, p := range slices.Sorted(maps.Keys(ready)) {
 		m.effects = append(m.effects, Effect{Kind: NotifyMaster,
 			Packet: &proto.NotifyReplicationDone{Partition: p, TID: m.replicated[p].V}})
 		m.replicated[p] = proto.Opt[tid.TID]{}
-	}
-	for _, oid := range slices.Sorted(maps.Keys(m.locks)) {
-		if !ready[m.partition(oid)] {
-			continue
-		}
-		t := m.txns[m.locks[oid]]
-		delete(m.locks, oid)
-		o := t.ops[oid]
-		o.lockless = false
-		result, _, err := m.lock(t, o.serial, oid)
-		if err != nil {
-			return err
-		}
-		switch {
-		case result == locked:
-		case t.voted:
-			// The client voted because a readable cell has a real lock for it.
-			m.locks[oid] = t.ttid
-		default:
-			// The readable cells have reported the conflict. Keeping the object
-			// would leave a lock that was never checked.
-			if _, err := m.unstore(t, oid); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }

@@ -27,10 +27,11 @@ type fakeDB struct {
 	log        []string
 	fail       error
 	remote     map[tid.OID]bool // their last revision is not known here
+	deleted    map[tid.OID]bool // by their last revision
 }
 
 func newFakeDB(np int) *fakeDB {
-	return &fakeDB{np: np, last: map[tid.OID]tid.TID{}, unreadable: map[int]bool{}, packed: map[tid.TID]bool{}, held: map[int64]bool{}, voted: map[tid.TID][]backend.Store{}, remote: map[tid.OID]bool{}}
+	return &fakeDB{np: np, last: map[tid.OID]tid.TID{}, unreadable: map[int]bool{}, packed: map[tid.TID]bool{}, held: map[int64]bool{}, voted: map[tid.TID][]backend.Store{}, remote: map[tid.OID]bool{}, deleted: map[tid.OID]bool{}}
 }
 
 func (d *fakeDB) note(format string, args ...any) {
@@ -48,6 +49,10 @@ func (d *fakeDB) LastObjectTID(oid tid.OID) (t proto.Opt[tid.TID], err error) {
 		t = proto.Some(last)
 	}
 	return t, d.fail
+}
+
+func (d *fakeDB) Deleted(oid tid.OID, t tid.TID) (bool, error) {
+	return d.deleted[oid] && d.last[oid] == t, d.fail
 }
 
 func (d *fakeDB) SetReplicated(p int) {
@@ -105,6 +110,7 @@ func (d *fakeDB) Unlock(ttid, final tid.TID, meta, objects, pack bool) error {
 	for _, st := range d.voted[ttid] {
 		delete(d.held, st.Data.ID)
 		d.last[st.OID] = final
+		d.deleted[st.OID] = !st.Data.OK
 		delete(d.remote, st.OID)
 	}
 	delete(d.voted, ttid)
@@ -183,6 +189,8 @@ func (s *conversation) run(line string) error {
 		s.m = New(s.db, int(n(1)))
 	case "object": // its last revision
 		s.db.last[tid.OID(n(1))] = n(2)
+	case "deleted": // the same, and it deletes the object
+		s.db.last[tid.OID(n(1))], s.db.deleted[tid.OID(n(1))] = n(2), true
 	case "remote": // the database does not know its last revision
 		s.db.remote[tid.OID(n(1))] = true
 	case "prepared":

@@ -84,6 +84,14 @@ func (m *Manager) lock(t *transaction, serial tid.TID, oid tid.OID) (outcome, ti
 			return delayed, 0, nil
 		case err != nil:
 			return 0, 0, err
+		case previous.OK && serial > previous.V:
+			// A replica that has kept a later deletion, or the cache of a client, may know one
+			// that was packed here. An object that does not exist is free for any base.
+			deleted, err := m.db.Deleted(oid, previous.V)
+			if err != nil {
+				return 0, 0, err
+			}
+			previous.OK = !deleted
 		}
 	}
 	if previous.OK && previous.V != serial {
@@ -183,6 +191,9 @@ func (m *Manager) Prepared(oid tid.OID, known bool) error {
 	delete(m.asked, oid)
 	m.unknown = proto.Opt[tid.OID]{V: oid, OK: !known}
 	defer func() { m.unknown = proto.Opt[tid.OID]{} }()
+	if err := m.announceReplicated(); err != nil { // a lock without check may wait for it, too
+		return err
+	}
 	return m.retry(func(w *write) bool { return w.oid == oid })
 }
 
