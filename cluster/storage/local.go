@@ -56,7 +56,7 @@ func (f *feeder) prepare(oid tid.OID) {
 			return // the operation has ended
 		}
 		if err != nil {
-			f.n.log.Error("the last revision of an object cannot be learned: the stores that wait for it are refused", "oid", oid, "err", err)
+			f.n.log.Error("the last revision of an object cannot be learned: the stores that wait for it are taken without check, and need another replica that checks them", "oid", oid, "err", err)
 		}
 		f.post(func() error {
 			if f.n.session != f.s {

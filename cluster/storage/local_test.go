@@ -284,6 +284,10 @@ func TestSourceHangs(t *testing.T) {
 	if a := call[*proto.AnswerStoreObject](c, store(20, 104, 0, "z")); a.Conflict != proto.Some(tid.Zero) {
 		t.Errorf("a store that cannot be checked is answered %+v", a)
 	}
+	s.finish(c, 20, 104) // another replica has checked it
+	if a := call[*proto.AnswerObject](c, &proto.AskObject{OID: 104}); string(a.Data) != "z" {
+		t.Errorf("a store that could not be checked is read as %+v", a)
+	}
 }
 
 // lostRead waits for the end of a read of a client that is lost.

@@ -400,8 +400,8 @@ type Preparing interface {
 	// nothing else does. Prepare may be called for many objects at the same time, but not
 	// twice for one. What it has learned may be forgotten at any time: then it is called again.
 	//
-	// An error is reported, and the requests that wait are answered as if the partition were not
-	// readable here: without another replica the transaction fails. ctx ends with the operation.
+	// An error is reported, and the requests that wait are taken without check, as in a cell that is
+	// being replicated: without another replica the transaction fails. ctx ends with the operation.
 	Prepare(ctx context.Context, oid tid.OID) error
 }
 

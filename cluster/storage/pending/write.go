@@ -76,7 +76,10 @@ func (m *Manager) lock(t *transaction, serial tid.TID, oid tid.OID) (outcome, ti
 		case errors.Is(err, backend.ErrNonReadable):
 			return unreadable, 0, nil
 		case errors.Is(err, backend.ErrNotPrepared) && m.unknown == proto.Some(oid):
-			return unreadable, 0, nil
+			// Taken without check, but with the lock: a cell that is readable must have
+			// what is committed elsewhere.
+			m.locks[oid] = t.ttid
+			return lockless, 0, nil
 		case errors.Is(err, backend.ErrNotPrepared):
 			// The request waits like one for a lock: others may take the lock first.
 			m.asked[oid] = true
@@ -186,7 +189,8 @@ func (m *Manager) start(w *write) error {
 }
 
 // Prepared ends the wait for the last revision of an object: the database knows it, or
-// could not learn it. Then the requests are answered as where no cell is readable.
+// could not learn it. Then the requests are taken without check: without another replica
+// that checks them their clients do not vote.
 func (m *Manager) Prepared(oid tid.OID, known bool) error {
 	delete(m.asked, oid)
 	m.unknown = proto.Opt[tid.OID]{V: oid, OK: !known}
