@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -32,6 +33,9 @@ func (x Extension) String() string {
 // Nothing is changed unless the native backend has all partitions, and neither transactions
 // nor pack orders of its own, and the source still has the last transaction of the import.
 func Extend(ctx context.Context, cfg Config) (x Extension, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	if len(cfg.Import.Sources) != 1 {
 		return x, fmt.Errorf("an import of %d sources cannot be extended: the ids of objects that were added to one may be those of the next. Import them into a new database", len(cfg.Import.Sources))
 	}

@@ -265,7 +265,10 @@ func (b *Backend) Progress() importing.Report {
 	if b.own.Load() {
 		r.State = importing.Done
 		if skips {
-			r.Note = importing.DoneNote + ". " + leftOut
+			if r.Note == "" {
+				r.Note = importing.DoneNote
+			}
+			r.Note = strings.TrimSuffix(r.Note, ".") + ". " + leftOut
 		}
 		return r
 	}

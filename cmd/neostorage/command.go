@@ -47,13 +47,11 @@ if need be, or file:PATH?OPTION=VALUE&… with cache_size, journal_mode and
 synchronous. Only one process at a time may use it.
 
 With --adapter Importer it is the path of a file that says which databases to serve and to
-copy, and where to, such as neomigrate plan writes: see importer.conf.example.
-
-If a source of an import is still written
-to, by applications that do not use the cluster yet, --extend-import makes a later start
-import what was added: once the import is done, stop the node and what writes to the source, run
-the same command with --extend-import, and start the node again. It is refused when a
-client of the cluster has committed, and with several sources.
+copy, and where to, such as neomigrate plan writes: see importer.conf.example. If such a source is
+still written to, by applications that do not use the cluster yet, --extend-import makes a later
+start import what was added: once the import is done, stop the node and what writes to the
+source, run the same command with --extend-import, and start the node again. It is refused when
+a client of the cluster has committed, and with several sources.
 
 The node ends by itself when the cluster is shut down, or when it is dropped from
 the cluster: then it erases its database.` + cli.ExitStatus,
