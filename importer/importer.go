@@ -3,11 +3,10 @@
 //
 // # Invariant
 //
-// At any time the history is that of the sources up to [Backend.end], followed by what
-// clients have committed since. What is copied is always a prefix of it: all transactions
-// up to [Backend.done], whole, and of the rest at most the records of one transaction without
-// its metadata. So every answer comes from the copy for what is at or before done or
-// after end, and from the sources between.
+// At any time the history is that of the sources up to a TID, the end, followed by what
+// clients have committed since. What is copied and committed is a prefix of it: all
+// transactions up to a TID, done, whole. So every answer comes from the copy for what is at or
+// before done or after end, and from the sources between, whatever of those is already written.
 package importer
 
 import (

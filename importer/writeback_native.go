@@ -11,12 +11,22 @@ import (
 // wrap returns the native backend as everything else has to use it: the write-back learns
 // what is committed, and what it could not bear is refused.
 func (w *writeBack) wrap() Native {
-	return struct {
-		backend.Reading
-		backend.Writing
-		backend.Keeping
-		backend.Importing
-	}{w.native, writtenBack{w.native, w}, keptBack{w.native, w}, w.native}
+	return observed{w.native, writtenBack{w.native, w}, keptBack{w.native, w}, w.native}
+}
+
+// observed is a native backend of which the write-back learns what is committed.
+type observed struct {
+	backend.Reading
+	backend.Writing
+	backend.Keeping
+	backend.Importing
+}
+
+// ReadCommitted is that of the native backend, if it has it: see committedReader.
+func (n observed) ReadCommitted(upTo tid.TID) {
+	if r, ok := n.Reading.(committedReader); ok {
+		r.ReadCommitted(upTo)
+	}
 }
 
 // writtenBack is a backend whose transactions are written back.

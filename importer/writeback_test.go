@@ -1174,3 +1174,23 @@ func TestWriteBackPython(t *testing.T) {
 	wbOK(t, r.finish())
 	look(r.clock, "rw")
 }
+
+// What hides the uncommitted copy from reads reaches the database below the write-back.
+func TestWriteBackReadsCommitted(t *testing.T) {
+	native := &committing{Native: memoryNative(t)}
+	wrapped := newWriteBack(native, nil, 0, slog.New(slog.DiscardHandler), nil).wrap()
+	r, ok := wrapped.(committedReader)
+	if !ok {
+		t.Fatalf("%T does not tell what is committed", wrapped)
+	}
+	if r.ReadCommitted(7); native.upTo != 7 {
+		t.Errorf("up to %v, want 7", native.upTo)
+	}
+}
+
+type committing struct {
+	Native
+	upTo tid.TID
+}
+
+func (n *committing) ReadCommitted(upTo tid.TID) { n.upTo = upTo }
