@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	_ "modernc.org/sqlite" // with -race the product has another driver
+
 	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
