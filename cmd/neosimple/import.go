@@ -56,6 +56,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		if err != nil {
 			return nil, errors.Join(err, db.Close())
 		}
+		cli.SpareMemory()
 		var bar *cli.Progress
 		cfg := importer.Config{
 			Import: config.Import{

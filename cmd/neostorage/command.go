@@ -178,6 +178,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if o.extend {
 		return o.locked(o.extendImport(ctx, env, log))
 	}
+	if o.adapter == adapter.Importer {
+		cli.SpareMemory()
+	}
 	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
 		return o.locked(err)
