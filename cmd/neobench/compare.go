@@ -35,13 +35,14 @@ type comparison struct {
 	dir    string
 	out    io.Writer
 
+	importSize  int64    // of the Data.fs that is imported
 	lengths     []int64  // over which memory is measured
 	storageArgs []string // more options of our storages
 }
 
 func newCompare(env *cli.Env) *cobra.Command {
 	c := comparison{out: env.Stdout}
-	size, lengths := "100MB", []string{"100MB", "400MB"}
+	size, toImport, lengths := "100MB", importSize, []string{"100MB", "400MB"}
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Start clusters, measure everything beside Python, print ratios",
@@ -55,6 +56,9 @@ figure of a line was measured in this run.`,
 			if c.size, err = parseSize(size); err != nil {
 				return cli.Usagef("--size: %w", err)
 			}
+			if c.importSize, err = parseSize(toImport); err != nil {
+				return cli.Usagef("--import-size: %w", err)
+			}
 			if c.lengths, err = parseSizes(lengths); err != nil {
 				return err
 			}
@@ -65,6 +69,7 @@ figure of a line was measured in this run.`,
 	cmd.Flags().StringVar(&c.python, "python", "python3", "Python with ZODB and ZEO")
 	cmd.Flags().StringVar(&c.neo, "peer", "", "Python that can also import neo; default: not compared with")
 	cmd.Flags().StringVar(&size, "size", size, "size of the Data.fs")
+	cmd.Flags().StringVar(&toImport, "import-size", toImport, "size of the Data.fs that is imported")
 	cmd.Flags().StringSliceVar(&lengths, "lengths", lengths, "lengths of a Data.fs over which the peak memory of the programs is measured")
 	return cmd
 }
@@ -86,7 +91,7 @@ func (c *comparison) run(ctx context.Context) error {
 	if err := generate(data, c.size, 1); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context, string) error{c.files, c.copies, c.service, c.replication, c.zeo} {
+	for _, step := range []func(context.Context, string) error{c.files, c.copies, c.service, c.replication, c.zeo, c.imports} {
 		if err := step(ctx, data); err != nil {
 			return err
 		}
@@ -383,6 +388,14 @@ func (c *comparison) start(ctx context.Context, name string, python []string, st
 
 // startIn is start, with the databases in a directory.
 func (c *comparison) startIn(ctx context.Context, dir, name string, python []string, storages int) (*running, error) {
+	return c.startWith(ctx, dir, name, python, storages, func(n int) []string {
+		return []string{"-a", "SQLite", "-d", filepath.Join(dir, fmt.Sprintf("%s%d.sqlite", name, n))}
+	})
+}
+
+// startWith is startIn, with storages whose databases are what the options returned for
+// each, from 0, say.
+func (c *comparison) startWith(ctx context.Context, dir, name string, python []string, storages int, database func(n int) []string) (*running, error) {
 	var ports [2]int
 	for i := range ports {
 		var err error
@@ -413,9 +426,8 @@ func (c *comparison) startIn(ctx context.Context, dir, name string, python []str
 	}
 	databases := 0
 	r.storage = func() error {
-		path := filepath.Join(dir, fmt.Sprintf("%s%d.sqlite", name, databases))
+		args := database(databases)
 		databases++
-		args := []string{"-a", "SQLite", "-d", path}
 		if python == nil {
 			args = append(args, c.storageArgs...)
 		}

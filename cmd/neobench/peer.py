@@ -9,6 +9,8 @@
                                one of HOT shared ones: they conflict and try again
   peer.py read TARGET          iterate over all transactions
   peer.py write TARGET BYTES   commit BYTES in transactions of a hundred objects
+  peer.py copy FILE            copyTransactionsFrom, to FILE.copy
+  peer.py imported DATABASE N  wait until table trans of the SQLite database has N rows
 TARGET: neo:NAME@HOST:PORT | zeo:HOST:PORT | fs:PATH
 """
 import json, multiprocessing, os, random, sys, time
@@ -201,6 +203,32 @@ def write(target, size):
     return dict(bytes=written)
 
 
+def copy(path):
+    from ZODB.FileStorage import FileStorage
+    source = FileStorage(path, read_only=True)
+    start = time.perf_counter()
+    destination = FileStorage(path + '.copy', create=True)
+    destination.copyTransactionsFrom(source)
+    destination.close()
+    return dict(copy_MB_s=os.path.getsize(path) / (time.perf_counter() - start) / 1e6)
+
+
+def imported(path, transactions):
+    import sqlite3
+    db = sqlite3.connect('file:%s?mode=ro' % path, timeout=60, uri=True)
+    last, since = -1, time.monotonic()
+    while True:
+        n, = db.execute('SELECT COUNT(*) FROM trans').fetchone()
+        if n >= transactions:
+            return dict(transactions=n)
+        if n > last:
+            last, since = n, time.monotonic()
+        elif time.monotonic() > since + 60:
+            raise SystemExit('%d of %d transactions are imported, and none for a minute' % (n, transactions))
+        time.sleep(.1)
+
+
 if __name__ == '__main__':
     what, *args = sys.argv[1:]
-    print(json.dumps({'scan': scan, 'storage': storage, 'conflicts': conflicts, 'read': read, 'write': write}[what](args[0], *map(int, args[1:]))))
+    print(json.dumps({'scan': scan, 'storage': storage, 'conflicts': conflicts, 'read': read, 'write': write,
+                      'copy': copy, 'imported': imported}[what](args[0], *map(int, args[1:]))))
