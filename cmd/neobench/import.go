@@ -232,7 +232,7 @@ func (c *comparison) firstRead(ctx context.Context, data string, s *sample) erro
 }
 
 // reading is how long a client reads, during an import and after it.
-const reading = 8 * time.Second
+const reading = 5 * time.Second
 
 // readsBeside measures a client that reads during an import, and after it.
 func (c *comparison) readsBeside(ctx context.Context, data string, s *sample) (err error) {
@@ -241,7 +241,7 @@ func (c *comparison) readsBeside(ctx context.Context, data string, s *sample) (e
 		return err
 	}
 	defer func() { err = errors.Join(err, n.stop()) }()
-	limit := max(1, s.size/int64(2*reading.Seconds()))
+	limit := max(1, s.size/int64(3*reading.Seconds())) // some is copied before it holds
 	if err := n.limit(ctx, limit); err != nil {
 		return err
 	}
