@@ -133,11 +133,7 @@ func (b *Backend) clean(ctx context.Context, after tid.TID) error {
 
 // partitions returns how many there are.
 func (b *Backend) partitions() (int, error) {
-	cells, err := b.native.Cells()
-	np := 0
-	for _, c := range cells {
-		np = max(np, c.Partition+1)
-	}
+	np, err := tableSize(b.native)
 	if err == nil && np == 0 {
 		err = errors.New("the import cannot begin: there is no partition table")
 	}

@@ -500,7 +500,7 @@ func TestTransactionsAreKept(t *testing.T) {
 	}
 }
 
-// One who asks for a transaction that another one is reading goes on when that one gives up.
+// A reader that waits for another reader of the same transaction goes on when that one gives up.
 func TestTransactionReadByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, source, history := small(t, 0, nil)

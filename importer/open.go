@@ -129,7 +129,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		}
 	}()
 	if known == nil {
-		if err := refuseUsed(native); err != nil {
+		if err := refuseUsed(ctx, native); err != nil {
 			return nil, err
 		}
 		if known, err = src.fix(ctx, cfg.Import, native); err != nil {
@@ -217,15 +217,8 @@ func tellAdded(ctx context.Context, cfg Config, known state.State, native Native
 
 // ours reports whether a transaction is in the native backend: it was written back.
 func ours(ctx context.Context, native Native, t tid.TID) bool {
-	cells, err := native.Cells()
-	if err != nil {
-		return false
-	}
-	np := 0
-	for _, c := range cells {
-		np = max(np, c.Partition+1)
-	}
-	if np == 0 {
+	np, err := tableSize(native)
+	if err != nil || np == 0 {
 		return false
 	}
 	found, err := native.TIDsFrom(ctx, t.Partition(np), t, t, 1)
@@ -247,13 +240,13 @@ func readState(native Native) (state.State, error) {
 
 // refuseUsed returns an error if a database that is the destination of no import has
 // transactions.
-func refuseUsed(native Native) error {
+func refuseUsed(ctx context.Context, native Native) error {
 	cells, err := native.Cells()
 	if err != nil {
 		return err
 	}
 	for _, c := range cells {
-		t, o, err := native.LastTIDs(context.Background(), c.Partition)
+		t, o, err := native.LastTIDs(ctx, c.Partition)
 		if err != nil {
 			return err
 		}
@@ -269,13 +262,9 @@ func refuseUsed(native Native) error {
 // progress: one that the Python implementation fills, or that has not come to its first commit.
 // Transactions are copied in their order.
 func lastCopied(ctx context.Context, native Native, end tid.TID) (tid.TID, error) {
-	cells, err := native.Cells()
+	np, err := tableSize(native)
 	if err != nil {
 		return 0, err
-	}
-	np := 0
-	for _, c := range cells {
-		np = max(np, c.Partition+1)
 	}
 	last := tid.Zero
 	for p := range np {

@@ -145,12 +145,18 @@ func (b *Backend) partitionCount() (int, error) {
 	if np := b.np.Load(); np > 0 {
 		return int(np), nil
 	}
-	cells, err := b.native.Cells()
+	np, err := tableSize(b.native)
+	b.np.Store(int64(np))
+	return np, err
+}
+
+// tableSize returns the number of partitions of the stored table, 0 if there is none.
+func tableSize(native Native) (int, error) {
+	cells, err := native.Cells()
 	np := 0
 	for _, c := range cells {
 		np = max(np, c.Partition+1)
 	}
-	b.np.Store(int64(np))
 	return np, err
 }
 
@@ -342,7 +348,7 @@ func (b *Backend) complete(ctx context.Context, k key, o backend.Object, err err
 	answer := backend.Object{Serial: rev.Serial, Next: next, ObjectData: sourceData(rev.Data)}
 	dataTID := b.from.cheapDataTID
 	if k.at.OK {
-		dataTID = b.from.dataTID // whoever asks so copies the history, or undoes some of it
+		dataTID = b.from.dataTID // an exact load is part of a copy of the history, or of an undo
 	}
 	from, fromErr := dataTID(ctx, k.oid, rev.Serial)
 	if answer.DataSerial = from; fromErr != nil {

@@ -103,7 +103,7 @@ func (i *importer) tell(r importing.Report) {
 }
 
 // wanted is called when a master wants reports; nil: a new one has not said so. It is told
-// at once: an operator who asks when the cluster runs must not hear that nothing is imported.
+// at once: as soon as the cluster runs, neoctl must know of the import.
 func (i *importer) wanted(conn *link.Conn) {
 	i.m.Lock()
 	defer i.m.Unlock()

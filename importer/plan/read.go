@@ -465,7 +465,7 @@ func (m *maker) about(ctx context.Context, s *Source) error {
 			}
 		case tail.Ignored > 0:
 			ignored = 1
-			p.note(s.Name, "stop the server that writes it; if none does, that is what a crash left, and nobody was told that it was committed",
+			p.note(s.Name, "stop the server that writes it; if none does, a crash has left it, and no client was told that it was committed",
 				"%s ends with %d bytes after its last transaction (%s): they are not imported", name, tail.Ignored, tail.Reason)
 		}
 	}
