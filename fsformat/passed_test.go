@@ -1,7 +1,6 @@
 package fsformat
 
 import (
-	"os"
 	"testing"
 
 	"github.com/neozodb/neo/cluster/tid"
@@ -10,24 +9,7 @@ import (
 // Transactions that were listed are found again without reading.
 func TestListedTransactionsAreFound(t *testing.T) {
 	path := writeRandom(t, 3000)
-	plain, err := Open(path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer plain.Close()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	read := &countingReader{File: f}
-	r, err := NewReader(read, plain.Size(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unusable, err := r.UseIndex(t.Context(), "", nil); unusable != nil || err != nil {
-		t.Fatal(unusable, err)
-	}
+	r, read := openCounting(t, path)
 	at := map[tid.TID]int64{}
 	for tr, err := range r.ScanBackwards(t.Context()) {
 		if err != nil {

@@ -39,19 +39,7 @@ func TestPosition(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer plain.Close()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	read := &countingReader{File: f}
-	indexed, err := NewReader(read, plain.Size(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unusable, err := indexed.UseIndex(t.Context(), "", nil); unusable != nil || err != nil {
-		t.Fatal(unusable, err)
-	}
+	indexed, read := openCounting(t, path)
 	if p, err := indexed.Position(t.Context(), tid.Max); p != plain.Size() || err != nil {
 		t.Errorf("behind the last transaction: %d, %v, want %d", p, err, plain.Size())
 	}
@@ -80,6 +68,29 @@ func TestPosition(t *testing.T) {
 			t.Fatalf("seek(%v) = %d after %v, %v", tr.TID, pos, last, err)
 		}
 	}
+}
+
+// openCounting opens a file with an index, and counts what is read of it.
+func openCounting(t *testing.T, path string) (*Reader, *countingReader) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := &countingReader{File: f}
+	r, err := NewReader(read, fi.Size(), path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unusable, err := r.UseIndex(t.Context(), "", nil); unusable != nil || err != nil {
+		t.Fatal(unusable, err)
+	}
+	return r, read
 }
 
 type countingReader struct {
@@ -117,14 +128,7 @@ func TestTailOfIndex(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := &countingReader{File: f}
-	r, err := NewReader(read, size, path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if unusable, err := r.UseIndex(t.Context(), "", nil); unusable != nil || err != nil {
-		t.Fatal(unusable, err)
-	}
+	r, read := openCounting(t, path)
 	got, err := r.Tail(t.Context())
 	if got != want || err != nil || got.Ignored != 100 {
 		t.Errorf("tail %+v, %v, want %+v", got, err, want)
