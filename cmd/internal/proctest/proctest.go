@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,12 +50,20 @@ func Cleanup() {
 	}
 }
 
+// nextPort counts the ports that FreePort tried, from a place by chance, so that
+// test programs that run beside each other seldom try the same.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(15000)) }
+
 // FreePort returns a TCP port of 127.0.0.1 that was free a moment ago. It is
-// outside of the range from which outgoing connections get theirs.
+// outside of the range from which outgoing connections get theirs, and no port is
+// returned twice in 15,000 calls: one that is free now may have been given to a
+// program that does not listen yet.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 15000 + rand.IntN(15000)
+		port := 15000 + int(nextPort.Add(1)%15000)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
