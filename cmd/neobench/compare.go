@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/ports"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/spf13/cobra"
 )
@@ -317,7 +318,7 @@ func (c *comparison) conflicts(ctx context.Context, cl *running) (map[string]flo
 // with Python clients.
 func (c *comparison) zeo(ctx context.Context, _ string) error {
 	for _, n := range []int{1, 2, 4} {
-		port, err := freePort()
+		port, err := ports.Free()
 		if err != nil {
 			return err
 		}
@@ -331,7 +332,7 @@ func (c *comparison) zeo(ctx context.Context, _ string) error {
 		if err != nil {
 			return err
 		}
-		if port, err = freePort(); err != nil {
+		if port, err = ports.Free(); err != nil {
 			return err
 		}
 		address = fmt.Sprintf("127.0.0.1:%d", port)
@@ -396,14 +397,14 @@ func (c *comparison) startIn(ctx context.Context, dir, name string, python []str
 // startWith is startIn, with storages whose databases are what the options returned for
 // each, from 0, say.
 func (c *comparison) startWith(ctx context.Context, dir, name string, python []string, storages int, database func(n int) []string) (*running, error) {
-	var ports [2]int
-	for i := range ports {
+	var at [2]int
+	for i := range at {
 		var err error
-		if ports[i], err = freePort(); err != nil {
+		if at[i], err = ports.Free(); err != nil {
 			return nil, err
 		}
 	}
-	r := &running{name: name, masters: fmt.Sprintf("127.0.0.1:%d", ports[0]), admin: fmt.Sprintf("127.0.0.1:%d", ports[1])}
+	r := &running{name: name, masters: fmt.Sprintf("127.0.0.1:%d", at[0]), admin: fmt.Sprintf("127.0.0.1:%d", at[1])}
 	r.program = func(prog string, args ...string) *exec.Cmd {
 		if python != nil {
 			return pythonProgram(ctx, python[0], prog, args...)
@@ -584,15 +585,6 @@ func fsyncFloor(dir string) (time.Duration, error) {
 		figures.latencies = append(figures.latencies, time.Since(start))
 	}
 	return figures.quantile(.5), nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 func waitPort(ctx context.Context, address string) error {

@@ -25,6 +25,7 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo/zeoclient"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/ports"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/spf13/cobra"
 )
@@ -196,7 +197,7 @@ func (c *comparison) theirImport(ctx context.Context, data string, s *sample) (r
 // firstRead measures from the start of a server to the first object that a ZEO client has.
 func (c *comparison) firstRead(ctx context.Context, data string, s *sample) error {
 	measure := func(program string, args func(address string) []string) (time.Duration, error) {
-		port, err := freePort()
+		port, err := ports.Free()
 		if err != nil {
 			return 0, err
 		}
@@ -245,7 +246,7 @@ func (c *comparison) readsBeside(ctx context.Context, data string, s *sample) (e
 	if err := n.limit(ctx, limit); err != nil {
 		return err
 	}
-	port, err := freePort()
+	port, err := ports.Free()
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/ports"
 	"github.com/spf13/cobra"
 )
 
@@ -152,7 +153,7 @@ func (c *comparison) peaksOfCluster(ctx context.Context, dir, data string, p *pe
 		{"neozeo, all read and as much written", []string{"-c", cl.name, "-m", cl.masters}},
 		{"neozeo --file, all read", []string{"--file", data}},
 	} {
-		port, err := freePort()
+		port, err := ports.Free()
 		if err != nil {
 			return err
 		}

@@ -5,18 +5,17 @@ package proctest
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/neozodb/neo/cmd/internal/ports"
 )
 
 var (
@@ -50,31 +49,14 @@ func Cleanup() {
 	}
 }
 
-// nextPort counts the ports that FreePort tried, from a place by chance, so that
-// test programs that run beside each other seldom try the same.
-var nextPort atomic.Uint32
-
-func init() { nextPort.Store(rand.Uint32N(15000)) }
-
-// FreePort returns a TCP port of 127.0.0.1 that was free a moment ago. It is
-// outside of the range from which outgoing connections get theirs, and no port is
-// returned twice in 15,000 calls: one that is free now may have been given to a
-// program that does not listen yet.
+// FreePort is [ports.Free].
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
-		port := 15000 + int(nextPort.Add(1)%15000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
+	port, err := ports.Free()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port in 100 tries")
-	return 0
+	return port
 }
 
 // Process is one running program, which can be killed and started again.
