@@ -84,7 +84,13 @@ func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *pro
 		m.rec.stale.decide(s == proto.Recovering, m.now)
 		return deny("%v does not lead to %v", m.state, s)
 	case s == proto.StartingBackup && m.state == proto.Running:
-		return deny("no upstream cluster to backup is configured")
+		return m.startBackup(p, id)
+	case s == proto.StoppingBackup && (m.state == proto.StartingBackup || m.state == proto.BackingUp):
+		if m.reached(true) == tid.Zero {
+			return deny("nothing is backed up yet: the whole database would be truncated")
+		}
+		m.ack(p, id, stateChanged)
+		m.stopBackup()
 	default:
 		return deny("%v does not lead to %v", m.state, s)
 	}
@@ -184,7 +190,7 @@ func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeS
 
 // changeable denies requests that make sense only in service.
 func (m *Machine) changeable() *proto.Error {
-	if m.state != proto.Running {
+	if m.state != proto.Running && m.state != proto.StartingBackup && m.state != proto.BackingUp {
 		return deny("the cluster is %v", m.state)
 	}
 	return nil

@@ -47,6 +47,9 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 		}
 	}
 	upTo := m.ids.committed
+	if m.inBackup() {
+		upTo = m.reached(false)
+	}
 	if pkt.Max.OK {
 		upTo = pkt.Max.V
 	}

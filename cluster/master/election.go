@@ -141,6 +141,10 @@ func (m *Machine) dial(a proto.Address) {
 
 func (m *Machine) connected(conn ConnID, a proto.Address) {
 	delete(m.dialing, a)
+	if a == m.up.dialing {
+		m.upstreamConnected(conn, a)
+		return
+	}
 	p := &peer{conn: conn, dialed: a}
 	n := m.nodes.ByAddr(a)
 	req := &proto.RequestIdentification{
@@ -163,6 +167,11 @@ func (m *Machine) connected(conn ConnID, a proto.Address) {
 
 func (m *Machine) connectFailed(a proto.Address) {
 	delete(m.dialing, a)
+	if a == m.up.dialing {
+		m.up.dialing = proto.Address{}
+		m.unfollowed("a master cannot be reached")
+		return
+	}
 	switch {
 	case m.second == nil:
 		m.elect()

@@ -92,11 +92,22 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 			return
 		}
 	case proto.Client:
+		if m.state == proto.BackingUp {
+			if !e.readOnly {
+				m.answerError(p, id, proto.ReadOnlyAccess, "read-only access to a backup cluster")
+				return
+			}
+			break
+		}
 		if m.state != proto.Running && (m.state != proto.Stopping || len(m.txns.pending) == 0) {
 			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v", m.state)
 			return
 		}
 	case proto.Storage:
+		if m.state == proto.StoppingBackup {
+			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v", m.state)
+			return
+		}
 		if ptid, ok := m.newer(r); ok {
 			// To become a copy of what is here would delete what only it has.
 			m.refuse(p, id, r, "%v at %v has worked with partition table %d, but the cluster has started from an older copy of the database, "+
@@ -236,6 +247,9 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.ask(p, &proto.AskRecovery{})
 	default:
 		m.sendTable(p)
+		if r.Type == proto.Admin {
+			m.tellUpstreamAdmin(p)
+		}
 		if r.Type == proto.Storage && state == proto.NodeRunning {
 			m.table.AddMember(n.ID)
 			if m.service() {

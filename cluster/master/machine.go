@@ -21,6 +21,7 @@ type Settings struct {
 	Partitions int             // of a new database
 	Replicas   int             // of a new database
 	Autostart  int             // create a database once that many storages wait; 0: never
+	Upstream   Upstream        // that the cluster may be a backup of
 }
 
 // Machine is a master without its connections. It has one owner.
@@ -76,6 +77,8 @@ type Machine struct {
 	confirmedAt     time.Time
 	seen            seen
 
+	up       upstream
+	follow   follower
 	checks   checks
 	imports  imports
 	ids      allocator
@@ -135,10 +138,11 @@ func (p *peer) String() string {
 type role uint8
 
 const (
-	stranger  role = iota // incoming, not identified
-	candidate             // outgoing to another master, to find out who is primary
-	leader                // outgoing to our primary
-	member                // identified to us
+	stranger       role = iota // incoming, not identified
+	candidate                  // outgoing to another master, to find out who is primary
+	leader                     // outgoing to our primary
+	member                     // identified to us
+	upstreamMaster             // outgoing to the upstream cluster
 )
 
 // NewMachine returns a master that plays primary. The effects of its start come
@@ -177,6 +181,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.event(ev)
 	m.admitClaims()
 	m.tryStart()
+	m.tryFollow()
 	m.confirmOften()
 	m.tellSelf()
 	m.returned = true
@@ -240,10 +245,14 @@ func (m *Machine) received(p *peer, id uint32, pkt proto.Packet) {
 		m.flushLog(p)
 		return
 	case *proto.NotPrimaryMaster:
+		if p.role == upstreamMaster {
+			m.upstreamMoved(p, pkt)
+			return
+		}
 		m.notPrimary(p, pkt)
 		return
 	case *proto.NotifyNodeInformation:
-		if p.role != leader {
+		if p.role != leader && p.role != upstreamMaster {
 			m.log(slog.LevelDebug, "node information is ignored", "node", p.String())
 			return
 		}
@@ -253,6 +262,8 @@ func (m *Machine) received(p *peer, id uint32, pkt proto.Packet) {
 		m.memberPacket(p, id, pkt)
 	case p.role == leader:
 		m.leaderPacket(p, id, pkt)
+	case p.role == upstreamMaster:
+		m.upstreamPacket(p, pkt)
 	case p.role == stranger && m.second != nil:
 		m.redirect(p, id, pkt)
 	case p.role == stranger:
@@ -274,9 +285,17 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 		m.answer(p, id, &proto.AnswerClusterState{State: proto.Some(m.state)})
 		return
 	case *proto.AskRecovery:
-		m.answer(p, id, &proto.AnswerRecovery{PTID: m.table.PTID(), BackupTID: m.backup, TruncateTID: m.truncate})
+		backup := m.backup
+		if m.state == proto.StartingBackup || m.state == proto.BackingUp {
+			backup = proto.Some(m.reached(true))
+		}
+		m.answer(p, id, &proto.AnswerRecovery{PTID: m.table.PTID(), BackupTID: backup, TruncateTID: m.truncate})
 		return
 	case *proto.AskLastIDs:
+		if m.inBackup() && p.node.Type == proto.Client {
+			m.answerError(p, id, proto.ReadOnlyAccess, "the connection is read-only")
+			return
+		}
 		m.answer(p, id, &proto.AnswerLastIDs{
 			LastTID:  proto.Some(m.txns.last(m.ids.committed)),
 			LastOID:  proto.Some(m.ids.oid),
@@ -284,7 +303,11 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 		})
 		return
 	case *proto.AskLastTransaction:
-		m.answer(p, id, &proto.AnswerLastTransaction{TID: m.ids.committed})
+		last := m.ids.committed
+		if m.inBackup() && p.node.Type == proto.Client {
+			last = m.reached(false)
+		}
+		m.answer(p, id, &proto.AnswerLastTransaction{TID: last})
 		return
 	}
 	switch p.node.Type {
@@ -303,6 +326,9 @@ func (m *Machine) answered(p *peer, ev Event) {
 	switch {
 	case p.role == candidate || p.role == leader:
 		m.identified(p, ev.Packet)
+		return
+	case p.role == upstreamMaster:
+		m.upstreamAnswered(p, ev)
 		return
 	case ev.Tag != m.epoch:
 		return // the question was about a state that is over
@@ -422,6 +448,8 @@ func (m *Machine) drop(p *peer) {
 		m.elect()
 	case leader:
 		m.leaderLost(p)
+	case upstreamMaster:
+		m.upstreamLost(p)
 	case member:
 		switch p.node.Type {
 		case proto.Storage:
@@ -470,6 +498,8 @@ func (m *Machine) ofType(t proto.NodeType) []*peer {
 // running reports whether a storage takes part in the operation.
 func (m *Machine) running(id proto.NodeID) bool { return m.nodes.Running(id) }
 
-// service reports whether the cluster serves clients, or waits for their
-// transactions before it stops.
-func (m *Machine) service() bool { return m.state == proto.Running || m.state == proto.Stopping }
+// service reports whether the storages operate: the cluster serves clients, waits for
+// their transactions before it stops, or is a backup.
+func (m *Machine) service() bool {
+	return m.state == proto.Running || m.state == proto.Stopping || m.inBackup()
+}

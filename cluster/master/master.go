@@ -25,6 +25,8 @@ type Config struct {
 	// Autostart is the number of storages with which a new database is created
 	// without being told. Default: wait for the operator.
 	Autostart int
+	// Upstream is the cluster that this one may be a backup of.
+	Upstream Upstream
 
 	// PeerTimeout is how long another node may give no sign of life before it is given
 	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
@@ -134,6 +136,7 @@ func New(cfg Config) (*Master, error) {
 		Partitions: cfg.Partitions,
 		Replicas:   cfg.Replicas,
 		Autostart:  cfg.Autostart,
+		Upstream:   cfg.Upstream,
 	})
 	return m, nil
 }

@@ -104,6 +104,7 @@ func (m *Machine) renumber() {
 
 // broadcastTable is broadcastCells also for a table of which no cell has changed.
 func (m *Machine) broadcastTable(changes []proto.CellChange) {
+	m.follow.changed(changes)
 	m.renumber()
 	changed := m.hold()
 	defer m.cellsRepaired(changes)

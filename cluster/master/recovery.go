@@ -85,6 +85,9 @@ func (m *Machine) loadTable(p *peer, pkt *proto.AnswerPartitionTable) {
 	m.rec.loaded = true
 	m.table.Load(pkt.PTID, pkt.Replicas, pkt.Rows)
 	m.backup = m.rec.info[p].BackupTID
+	if m.orderedTruncate.OK {
+		m.backup = proto.Opt[tid.TID]{} // the order clears it
+	}
 	var unknown []*proto.Node
 	for _, id := range m.table.Nodes() {
 		if m.nodes.ByID(id) == nil {

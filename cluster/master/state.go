@@ -41,6 +41,8 @@ func (m *Machine) enterRecovery() {
 // reset forgets what belongs to an operation that is over.
 func (m *Machine) reset() {
 	m.checksLost("the operation of the cluster was stopped")
+	m.closeUpstream()
+	m.follow.reset()
 	m.txns.reset()
 	m.pack.reset()
 	m.ids.reset()
@@ -72,7 +74,7 @@ func (m *Machine) startStorage(p *peer) {
 		p.lastAsked = true
 		m.ask(p, &proto.AskLastIDs{})
 	}
-	m.notify(p, &proto.StartOperation{Backup: false})
+	m.notify(p, &proto.StartOperation{Backup: m.backup.OK})
 	p.fresh = false
 	if !p.starting {
 		p.starting = true

@@ -72,6 +72,10 @@ func (m *Machine) replicationDone(p *peer, pkt *proto.NotifyReplicationDone) {
 	if !m.service() {
 		return
 	}
+	if m.inBackup() {
+		m.backedUp(p, pkt)
+		return
+	}
 	changes, err := m.table.SetUpToDate(p.node.ID, pkt.Partition)
 	if err != nil {
 		// A tweak or a drop has crossed the message.
@@ -106,7 +110,11 @@ func (m *Machine) unfinished(p *peer, id uint32, pkt *proto.AskUnfinishedTransac
 			t.registered = append(t.registered, p)
 		}
 	}
-	m.answer(p, id, &proto.AnswerUnfinishedTransactions{LastTID: m.ids.committed, TTIDs: ttids})
+	last := m.ids.committed
+	if m.inBackup() {
+		last = m.reached(false)
+	}
+	m.answer(p, id, &proto.AnswerUnfinishedTransactions{LastTID: last, TTIDs: ttids})
 	m.table.SetUpdatable(p.node.ID, pkt.Partitions)
 }
 
@@ -153,6 +161,7 @@ func (m *Machine) storageLost(p *peer) {
 
 // withoutStorage goes on without a storage that is no longer needed.
 func (m *Machine) withoutStorage(p *peer) {
+	m.followerLost(p.node.ID)
 	for _, ttid := range m.txns.ttids() {
 		t := m.txns.pending[ttid]
 		isGone := func(o *peer) bool { return o == p }

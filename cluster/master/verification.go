@@ -194,10 +194,14 @@ func (m *Machine) verificationNext() {
 	case lastIDsStep:
 		m.truncate, m.orderedTruncate = proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}
 		v.step = compareStep
-		m.compareEnds()
+		if !m.backup.OK { // else they follow the upstream cluster, each at its pace
+			m.compareEnds()
+		}
 		m.verificationNext()
 	case compareStep:
-		m.outdateBehind()
+		if !m.backup.OK {
+			m.outdateBehind()
+		}
 		v.step = packStep
 		m.notedPTID = m.table.PTID().V
 		m.askAll(m.readableStores(), &proto.AskPackOrders{Min: m.firstPackNeeded()})
@@ -252,7 +256,10 @@ func (m *Machine) lastIDs() {
 
 func (m *Machine) verified() {
 	m.ver = verification{}
-	if m.backup.OK {
+	if m.set.Upstream.Backup && m.ids.committed == tid.Zero {
+		m.backup = proto.Some(tid.Zero)
+	}
+	if m.backup.OK && m.set.Upstream.Cluster == "" {
 		m.exit(ErrNoUpstream)
 		return
 	}
@@ -265,6 +272,10 @@ func (m *Machine) verified() {
 		if !slices.Contains(m.table.ReadableNodes(), p.node.ID) {
 			p.reported = 0 // what it had says nothing of what it will have
 		}
+	}
+	if m.backup.OK {
+		m.enterBackup()
+		return
 	}
 	m.enterService()
 }

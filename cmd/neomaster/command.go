@@ -66,8 +66,8 @@ func (o *options) check() error {
 		return errors.New("upstream cluster name must be different from cluster name")
 	case o.upstreamCluster != "" && o.upstreamMasters == "":
 		return errors.New("an upstream cluster needs upstream masters")
-	case o.upstreamCluster != "" || o.backup:
-		return errors.New("this build cannot back up another cluster")
+	case o.backup && o.upstreamCluster == "":
+		return errors.New("a backup needs an upstream cluster")
 	}
 	return nil
 }
@@ -116,6 +116,19 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	for _, a := range masters {
 		cfg.Masters = append(cfg.Masters, proto.Address(a))
+	}
+	if o.upstreamCluster != "" {
+		upstream, err := conf.ParseMasters(o.upstreamMasters)
+		if err == nil {
+			upstream, err = conf.ResolveAll(ctx, upstream)
+		}
+		if err != nil {
+			return fmt.Errorf("upstream masters: %w", err)
+		}
+		cfg.Upstream = master.Upstream{Cluster: o.upstreamCluster, Backup: o.backup}
+		for _, a := range upstream {
+			cfg.Upstream.Masters = append(cfg.Upstream.Masters, proto.Address(a))
+		}
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
