@@ -49,8 +49,9 @@ type Config struct {
 	Storages   int    // default: as many as there are databases, otherwise DefaultStorages
 	Replicas   int    // copies beside the first, of a new database
 
-	Master proto.Address // where the master listens; default: a free port of 127.0.0.1
-	Admin  proto.Address // where the admin listens; default: a free port of 127.0.0.1
+	Master   proto.Address   // where the master listens; default: a free port of 127.0.0.1
+	Upstream master.Upstream // the cluster that this one may be a backup of; default: none
+	Admin    proto.Address   // where the admin listens; default: a free port of 127.0.0.1
 
 	TLS *tls.Config // default: plain connections
 	// Record returns who is told of every packet of a node ("master", "storage1",
@@ -121,7 +122,7 @@ func (c *Cluster) make() error {
 	}
 	var err error
 	c.master, err = master.New(master.Config{
-		Cluster: cfg.Name, Bind: cfg.Master, Partitions: cfg.Partitions, Replicas: cfg.Replicas, Autostart: cfg.Storages,
+		Cluster: cfg.Name, Bind: cfg.Master, Partitions: cfg.Partitions, Replicas: cfg.Replicas, Autostart: cfg.Storages, Upstream: cfg.Upstream,
 		TLS: cfg.TLS, Network: cfg.Network, Log: c.log("master"), Record: c.record("master"),
 	})
 	if err != nil {
