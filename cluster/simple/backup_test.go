@@ -2,6 +2,8 @@ package simple
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -84,6 +87,74 @@ func TestBackup(t *testing.T) {
 	for i := range 20 {
 		if got, _, err := copied.Load(t.Context(), tid.OID(i)); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("object %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+// A new database may be a backup from the beginning. It stays one after a restart, and
+// gets what was committed meanwhile; without options its master ends.
+func TestBackupRestart(t *testing.T) {
+	up, _ := start(t, Config{Dir: t.TempDir(), Name: "up", Partitions: 4})
+	cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{up.Master()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	store := func(oid tid.OID) tid.TID {
+		x, err := cl.Begin(t.Context(), client.BeginOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Store(t.Context(), oid, 0, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Vote(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		last, err := x.Finish(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return last
+	}
+	dir := t.TempDir()
+	for i, upstream := range []master.Upstream{{Cluster: "up", Masters: []proto.Address{up.Master()}, Backup: true},
+		{Cluster: "up", Masters: []proto.Address{up.Master()}}, {}} {
+		last := store(tid.OID(i))
+		cfg := Config{Dir: dir, Name: "down", Partitions: 4, Upstream: upstream}
+		c, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		if upstream.Cluster == "" {
+			if err := <-done; !errors.Is(err, master.ErrNoUpstream) {
+				t.Errorf("without upstream: %v", err)
+			}
+			cancel()
+			return
+		}
+		op, err := ctl.Dial(t.Context(), c.Admin(), link.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, op, proto.BackingUp)
+		for n := 0; ; n++ {
+			ids, err := op.LastIDs(t.Context())
+			if err == nil && ids.BackupTID.OK && ids.BackupTID.V >= last {
+				break
+			}
+			if n == 600 {
+				t.Fatalf("the backup has %+v, not %v", ids, last)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		op.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
 		}
 	}
 }
