@@ -38,6 +38,8 @@ const (
 	Hold    Kind = iota // copy nothing after TID, or after what is readable now
 	Release             // end the hold
 	RunNow              // copy until caught up, whatever the schedule and the window say
+
+	lastKind = RunNow
 )
 
 // Order is what an operator wants of a backup cluster.

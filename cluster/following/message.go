@@ -1,22 +1,40 @@
 package following
 
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
 // Extension is the key by which a node says in its identification that it understands
 // messages about backup clusters. Nodes of the Python implementation ignore it.
 const Extension = "following"
+
+// Understands reports whether a node that identified itself understands messages about
+// backup clusters.
+func Understands(extra map[string]proto.Value) bool {
+	v, _ := extra[Extension].(int64)
+	return v >= 1
+}
 
 // Topic says what a [Message] is.
 type Topic uint8
 
 const (
-	Wanted   Topic = iota // an operator asks an admin for the report from now on
-	Reported              // Report: from the master to admins, from an admin to operators and to the admin upstream
-	Ordered               // Order: from an operator to an admin to the master
-	Answered              // to the order Number: Text says why it was not obeyed, "" that it was
-	Agreed                // Terms: from the master to a storage, before StartOperation and when they change
-	Held                  // Terms.Hold: from a storage, of what it remembers, to the master when it has answered AskRecovery
+	Wanted    Topic = iota // an operator asks an admin for the report from now on
+	Reported               // Report: from the master to admins, from an admin to operators and to the admin upstream
+	Ordered                // Order: from an operator to an admin to the master
+	Answered               // to the order Number: Text says why it was not obeyed, "" that it was
+	Agreed                 // Terms: from the master to a storage, before StartOperation and when they change
+	Held                   // Terms.Hold: from a storage, of what it remembers, to the master when it has answered AskRecovery
+	lastTopic = Held
 )
 
-// Message is what nodes tell each other about a backup cluster.
+// Message is what nodes tell each other about a backup cluster. It travels in
+// NotifyMonitorInformation, whose map has keys that are free.
 type Message struct {
 	Topic  Topic
 	Number int64  // names an order between two nodes
@@ -24,4 +42,141 @@ type Message struct {
 	Order  Order  // if Ordered
 	Terms  Terms  // if Agreed or Held
 	Text   string // if Answered
+}
+
+// Packet returns the packet that carries a report.
+func (r *Report) Packet() *proto.NotifyMonitorInformation {
+	return (&Message{Topic: Reported, Report: *r}).Packet()
+}
+
+// Packet returns the packet that carries an order, which number names in the answer.
+func (o *Order) Packet(number int64) *proto.NotifyMonitorInformation {
+	return (&Message{Topic: Ordered, Number: number, Order: *o}).Packet()
+}
+
+// Packet returns the packet by which a master tells its terms to a storage.
+func (t *Terms) Packet() *proto.NotifyMonitorInformation {
+	return (&Message{Topic: Agreed, Terms: *t}).Packet()
+}
+
+// Packet returns the packet that carries a message. What is negative and must not be
+// becomes 0.
+func (m *Message) Packet() *proto.NotifyMonitorInformation {
+	// The values are those that a receiver gets.
+	info := map[string]proto.Value{Extension: int64(m.Topic)}
+	switch m.Topic {
+	case Reported:
+		r := &m.Report
+		opens := int64(0)
+		if y := r.Opens.Year(); y >= 1970 && y < 2262 { // others have no UnixNano
+			opens = r.Opens.UnixNano()
+		}
+		for key, v := range map[string]int64{"due": int64(r.Due), "delay": int64(r.Delay), "rate": r.Rate, "opens": opens} {
+			info[key] = max(0, v)
+		}
+		for key, t := range map[string]tid.TID{"backup": r.Backup, "readable": r.Readable, "upstream": r.Upstream, "bound": r.Bound,
+			"gap_begin": r.Gap[0], "gap_end": r.Gap[1]} {
+			info[key] = t.Bytes()
+		}
+		info["hold"], info["closed"], info["linked"], info["note"] = optional(r.Hold), r.Closed, r.Linked, []byte(r.Note)
+	case Ordered:
+		info["number"], info["order"], info["tid"] = m.Number, int64(m.Order.Kind), optional(m.Order.TID)
+	case Answered:
+		info["number"], info["text"] = m.Number, []byte(m.Text)
+	case Agreed, Held:
+		info["rate"], info["packs"], info["hold"] = max(0, m.Terms.Rate), m.Terms.Packs, optional(m.Terms.Hold)
+	}
+	return &proto.NotifyMonitorInformation{Info: info}
+}
+
+func optional(t proto.Opt[tid.TID]) proto.Value {
+	if !t.OK {
+		return nil
+	}
+	return t.V.Bytes()
+}
+
+// Parse returns the message that a packet carries; ok is false if it carries none.
+func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
+	if _, ok := p.Info[Extension]; !ok {
+		return nil, false, nil
+	}
+	d := decoder{p.Info, nil}
+	m = &Message{Topic: Topic(d.int(Extension, 0, int64(lastTopic)))}
+	switch m.Topic {
+	case Reported:
+		m.Report = Report{
+			Backup: d.tid("backup"), Readable: d.tid("readable"), Upstream: d.tid("upstream"), Bound: d.tid("bound"),
+			Due: time.Duration(d.count("due")), Hold: d.optional("hold"), Delay: time.Duration(d.count("delay")),
+			Closed: d.bool("closed"), Linked: d.bool("linked"), Rate: d.count("rate"),
+			Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}, Note: d.text("note"),
+		}
+		if at := d.count("opens"); at > 0 {
+			m.Report.Opens = time.Unix(0, at).UTC()
+		}
+	case Ordered:
+		m.Number = d.int("number", math.MinInt64, math.MaxInt64)
+		m.Order = Order{Kind: Kind(d.int("order", 0, int64(lastKind))), TID: d.optional("tid")}
+	case Answered:
+		m.Number, m.Text = d.int("number", math.MinInt64, math.MaxInt64), d.text("text")
+	case Agreed, Held:
+		m.Terms = Terms{Rate: d.count("rate"), Packs: d.bool("packs"), Hold: d.optional("hold")}
+	}
+	return m, true, d.err
+}
+
+type decoder struct {
+	info map[string]proto.Value
+	err  error
+}
+
+func (d *decoder) wrong(key string) {
+	if d.err == nil {
+		d.err = fmt.Errorf("message about a backup cluster: invalid %s", key)
+	}
+}
+
+func (d *decoder) int(key string, least, most int64) int64 {
+	n, ok := d.info[key].(int64)
+	if !ok || n < least || n > most {
+		d.wrong(key)
+		return 0
+	}
+	return n
+}
+
+func (d *decoder) count(key string) int64 { return d.int(key, 0, math.MaxInt64) }
+
+func (d *decoder) bool(key string) bool {
+	b, ok := d.info[key].(bool)
+	if !ok {
+		d.wrong(key)
+	}
+	return b
+}
+
+func (d *decoder) tid(key string) tid.TID {
+	b, _ := d.info[key].([]byte)
+	if len(b) != 8 || tid.FromBytes(b) > tid.Max {
+		d.wrong(key)
+		return 0
+	}
+	return tid.FromBytes(b)
+}
+
+// optional reads a TID that may be nil, but must be there.
+func (d *decoder) optional(key string) (t proto.Opt[tid.TID]) {
+	v, ok := d.info[key]
+	if ok && v == nil {
+		return t
+	}
+	return proto.Some(d.tid(key))
+}
+
+func (d *decoder) text(key string) string {
+	b, ok := d.info[key].([]byte)
+	if !ok {
+		d.wrong(key)
+	}
+	return string(b)
 }
