@@ -1,0 +1,225 @@
+package master
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// followWorld is an upstream cluster and the storages of a backup cluster, as the backup
+// master sees them. It knows what each cell really has.
+type followWorld struct {
+	t       *testing.T
+	rng     *rand.Rand
+	m       *Machine
+	np      int
+	changes []followChange     // of the upstream cluster
+	has     map[[2]int]tid.TID // what a cell is complete to, by partition and node
+	orders  []followOrder
+}
+
+type followChange struct {
+	tid        tid.TID
+	partitions []int
+}
+
+type followOrder struct {
+	to    proto.NodeID
+	order *proto.Replicate
+}
+
+func newFollowWorld(t *testing.T, seed uint64) *followWorld {
+	w := &followWorld{t: t, rng: rand.New(rand.NewPCG(seed, 1)), has: map[[2]int]tid.TID{}}
+	w.np = 1 + w.rng.IntN(4)
+	nodes, copies := 1+w.rng.IntN(3), 1
+	if nodes > 1 {
+		copies = 1 + w.rng.IntN(nodes)
+	}
+	w.m = NewMachine(time.Unix(1e9, 0), Settings{Cluster: "down", Partitions: w.np, Upstream: Upstream{Cluster: "up"}})
+	m := w.m
+	rows := make([][]proto.Cell, w.np)
+	for p := range rows {
+		for i := range copies {
+			rows[p] = append(rows[p], proto.Cell{ID: proto.NodeID(1 + (p+i)%nodes), State: proto.UpToDate})
+		}
+	}
+	m.table.Load(proto.Some(uint64(1)), copies-1, rows)
+	upRows := make([][]proto.Cell, w.np)
+	for p := range upRows {
+		upRows[p] = []proto.Cell{{ID: 1, State: proto.UpToDate}, {ID: 2, State: proto.UpToDate}}
+	}
+	m.up.table.Load(proto.Some(uint64(1)), 1, upRows)
+	for i := range 2 {
+		m.up.nodes.Put(proto.Node{Type: proto.Storage, ID: proto.NodeID(1 + i), Addr: proto.Address{Host: "up", Port: uint16(1 + i)}, State: proto.NodeRunning})
+	}
+	for i := range nodes {
+		id := proto.NodeID(1 + i)
+		n := m.nodes.Put(proto.Node{Type: proto.Storage, ID: id, Addr: proto.Address{Host: "down", Port: uint16(id)}, State: proto.NodeRunning})
+		p := &peer{conn: ConnID(id), role: member, node: n, ready: uint64(id)}
+		m.peers[p.conn], m.links[n], m.stores[id] = p, p, p
+		m.members = append(m.members, p)
+	}
+	m.state, m.up.known = proto.BackingUp, true
+	m.follow.reset()
+	return w
+}
+
+// take collects the orders that the master has given.
+func (w *followWorld) take() {
+	for _, e := range w.m.out {
+		if r, ok := e.Packet.(*proto.Replicate); ok && e.Op == Notify {
+			w.orders = append(w.orders, followOrder{proto.NodeID(e.Conn), r})
+		}
+	}
+	w.m.out = w.m.out[:0]
+}
+
+func (w *followWorld) touch(t tid.TID, partitions []int, first bool) {
+	prev := w.m.ids.committed
+	if first {
+		prev = t
+	}
+	w.m.touch(t, prev, func(p int) bool { return slices.Contains(partitions, p) })
+	w.take()
+}
+
+// last is the last transaction upstream.
+func (w *followWorld) last() tid.TID {
+	if len(w.changes) == 0 {
+		return tid.Zero
+	}
+	return w.changes[len(w.changes)-1].tid
+}
+
+// lacks reports whether upstream has changed a partition in (after, upTo].
+func (w *followWorld) lacks(p int, after, upTo tid.TID) bool {
+	return slices.ContainsFunc(w.changes, func(c followChange) bool {
+		return c.tid > after && c.tid <= upTo && slices.Contains(c.partitions, p)
+	})
+}
+
+func (w *followWorld) commit(tell bool) {
+	c := followChange{tid: w.last() + 1 + tid.TID(w.rng.IntN(5))}
+	c.partitions = []int{c.tid.Partition(w.np)}
+	if p := w.rng.IntN(w.np); p != c.partitions[0] {
+		c.partitions = append(c.partitions, p)
+	}
+	w.changes = append(w.changes, c)
+	if tell {
+		w.touch(c.tid, c.partitions, false)
+		w.check()
+	}
+}
+
+func (w *followWorld) all() (list []int) {
+	for p := range w.np {
+		list = append(list, p)
+	}
+	return list
+}
+
+// carryOut lets a storage do what it was ordered.
+func (w *followWorld) carryOut(i int) {
+	o := w.orders[i]
+	w.orders = slices.Delete(w.orders, i, i+1)
+	for p := range w.np {
+		source, ok := o.order.Sources[p]
+		if !ok {
+			continue
+		}
+		cell := [2]int{p, int(o.to)}
+		switch {
+		case source.IsZero():
+			// It may be overtaken: the storage goes on from where it is.
+			if later := slices.ContainsFunc(w.orders, func(q followOrder) bool { s, ok := q.order.Sources[p]; return ok && q.to == o.to && !s.IsZero() }); later {
+				continue
+			}
+			if w.lacks(p, w.has[cell], o.order.TID) {
+				w.t.Fatalf("%v was told that partition %d has nothing new up to %d, but it has only %d of %v", o.to, p, o.order.TID, w.has[cell], w.changes)
+			}
+			w.has[cell] = max(w.has[cell], o.order.TID)
+			continue
+		case o.order.Upstream == "":
+			from := proto.NodeID(source.Port)
+			if has := w.has[[2]int{p, int(from)}]; has < o.order.TID && w.lacks(p, has, o.order.TID) {
+				w.t.Fatalf("%v was told to copy partition %d up to %d from %v, which has it up to %d", o.to, p, o.order.TID, from, has)
+			}
+		}
+		if w.has[cell] < o.order.TID {
+			w.has[cell] = o.order.TID
+		}
+		w.m.backedUp(w.m.stores[o.to], &proto.NotifyReplicationDone{Partition: p, TID: o.order.TID})
+		w.take()
+		w.check()
+	}
+}
+
+// check checks that no cell is said to have what it lacks.
+func (w *followWorld) check() {
+	for p := range w.np {
+		for _, c := range w.m.table.Row(p) {
+			id := c.ID
+			if b := w.m.follow.cell(p, id).backup; w.lacks(p, w.has[[2]int{p, int(id)}], b) {
+				w.t.Fatalf("partition %d of %v counts as complete up to %d, but is so up to %d: %v", p, id, b, w.has[[2]int{p, int(id)}], w.changes)
+			}
+		}
+	}
+}
+
+// Whatever upstream commits, and whatever storages are lost, no cell counts as further
+// than it is, and at the end all have everything.
+func TestFollowerNeverSaysTooMuch(t *testing.T) {
+	for seed := range uint64(3000) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newFollowWorld(t, seed)
+			for range w.rng.IntN(5) {
+				w.commit(false)
+			}
+			w.touch(w.last(), w.all(), true)
+			w.check()
+			for range 200 {
+				switch n := w.rng.IntN(10); {
+				case n < 4:
+					w.commit(true)
+				case len(w.orders) > 0:
+					// Each storage carries out its orders in order.
+					i := w.rng.IntN(len(w.orders))
+					w.carryOut(slices.IndexFunc(w.orders, func(o followOrder) bool { return o.to == w.orders[i].to }))
+				}
+			}
+			for n := 0; len(w.orders) > 0; n++ {
+				if n > 10000 {
+					t.Fatalf("no end of orders: %+v", w.orders)
+				}
+				w.carryOut(0)
+			}
+			if kept, readable, last := w.m.reached(true), w.m.reached(false), w.last(); kept != last || readable != last {
+				t.Errorf("kept %d, readable %d, upstream %d", kept, readable, last)
+			}
+			for p := range w.np {
+				if n := len(w.m.follow.spans[p]); n > 0 {
+					t.Errorf("%d transactions still wait in partition %d", n, p)
+				}
+			}
+		})
+	}
+}
+
+// Many transactions that wait are not remembered one by one.
+func TestFollowerIsBounded(t *testing.T) {
+	w := newFollowWorld(t, 1)
+	w.touch(tid.Zero, w.all(), true)
+	for range 20 * maxSpans {
+		w.commit(true)
+	}
+	for p := range w.np {
+		if n := len(w.m.follow.spans[p]); n > maxSpans {
+			t.Errorf("partition %d: %d transactions wait", p, n)
+		}
+	}
+}
