@@ -68,7 +68,7 @@ func (m *Message) Packet() *proto.NotifyMonitorInformation {
 	case Reported:
 		r := &m.Report
 		opens := int64(0)
-		if y := r.Opens.Year(); y >= 1970 && y < 2262 { // others have no UnixNano
+		if !r.Opens.Before(time.Unix(0, 0)) && !r.Opens.After(time.Unix(0, math.MaxInt64)) { // others have no UnixNano
 			opens = r.Opens.UnixNano()
 		}
 		for key, v := range map[string]int64{"due": int64(r.Due), "delay": int64(r.Delay), "rate": r.Rate, "opens": opens} {
