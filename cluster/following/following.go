@@ -48,9 +48,15 @@ type Order struct {
 	TID  proto.Opt[tid.TID] // of Hold
 }
 
+// Stored is what a storage of a backup cluster has recorded of how far it follows.
+type Stored struct {
+	TID tid.TID    // all its readable cells are up to this
+	Gap [2]tid.TID // between these, ends excluded, something is missing on it; Zero, Zero: no gap
+}
+
 // Terms are what a master tells the storages of a backup cluster.
 type Terms struct {
 	Rate  int64              // most bytes per second that the storage may fetch from upstream; 0: no limit
-	Packs bool               // pack orders that come from upstream are executed
+	Packs tid.TID            // pack orders up to this are executed: all cells of the cluster are beyond them
 	Hold  proto.Opt[tid.TID] // to be remembered across restarts
 }

@@ -20,9 +20,10 @@ var full = []Message{
 	{Topic: Ordered, Order: Order{Kind: Hold}},
 	{Topic: Ordered, Number: 1, Order: Order{Kind: RunNow}},
 	{Topic: Answered, Number: math.MaxInt64, Text: "no"},
-	{Topic: Agreed, Terms: Terms{Rate: 1 << 40, Packs: true, Hold: proto.Some(tid.TID(7))}},
+	{Topic: Agreed, Terms: Terms{Rate: 1 << 40, Packs: 8, Hold: proto.Some(tid.TID(7))}},
 	{Topic: Held, Terms: Terms{Hold: proto.Some(tid.Max)}},
 	{Topic: Held},
+	{Topic: Recorded, Stored: Stored{TID: 3, Gap: [2]tid.TID{1, 2}}},
 }
 
 // wire returns what a receiver gets.

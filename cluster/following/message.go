@@ -30,7 +30,8 @@ const (
 	Answered               // to the order Number: Text says why it was not obeyed, "" that it was
 	Agreed                 // Terms: from the master to a storage, before StartOperation and when they change
 	Held                   // Terms.Hold: from a storage, of what it remembers, to the master when it has answered AskRecovery
-	lastTopic = Held
+	Recorded               // Stored: from a storage to the master, when operation begins and when it changes
+	lastTopic = Recorded
 )
 
 // Message is what nodes tell each other about a backup cluster. It travels in
@@ -41,6 +42,7 @@ type Message struct {
 	Report Report // if Reported
 	Order  Order  // if Ordered
 	Terms  Terms  // if Agreed or Held
+	Stored Stored // if Recorded
 	Text   string // if Answered
 }
 
@@ -57,6 +59,11 @@ func (o *Order) Packet(number int64) *proto.NotifyMonitorInformation {
 // Packet returns the packet by which a master tells its terms to a storage.
 func (t *Terms) Packet() *proto.NotifyMonitorInformation {
 	return (&Message{Topic: Agreed, Terms: *t}).Packet()
+}
+
+// Packet returns the packet by which a storage tells what it has recorded.
+func (s *Stored) Packet() *proto.NotifyMonitorInformation {
+	return (&Message{Topic: Recorded, Stored: *s}).Packet()
 }
 
 // Packet returns the packet that carries a message. What is negative and must not be
@@ -84,7 +91,9 @@ func (m *Message) Packet() *proto.NotifyMonitorInformation {
 	case Answered:
 		info["number"], info["text"] = m.Number, []byte(m.Text)
 	case Agreed, Held:
-		info["rate"], info["packs"], info["hold"] = max(0, m.Terms.Rate), m.Terms.Packs, optional(m.Terms.Hold)
+		info["rate"], info["packs"], info["hold"] = max(0, m.Terms.Rate), m.Terms.Packs.Bytes(), optional(m.Terms.Hold)
+	case Recorded:
+		info["tid"], info["gap_begin"], info["gap_end"] = m.Stored.TID.Bytes(), m.Stored.Gap[0].Bytes(), m.Stored.Gap[1].Bytes()
 	}
 	return &proto.NotifyMonitorInformation{Info: info}
 }
@@ -120,7 +129,9 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 	case Answered:
 		m.Number, m.Text = d.int("number", math.MinInt64, math.MaxInt64), d.text("text")
 	case Agreed, Held:
-		m.Terms = Terms{Rate: d.count("rate"), Packs: d.bool("packs"), Hold: d.optional("hold")}
+		m.Terms = Terms{Rate: d.count("rate"), Packs: d.tid("packs"), Hold: d.optional("hold")}
+	case Recorded:
+		m.Stored = Stored{TID: d.tid("tid"), Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}}
 	}
 	return m, true, d.err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/parttab"
@@ -30,7 +31,7 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: 1}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: 1, following.Extension: 1}}
 	if n.importer != nil {
 		ask.Extra[importing.Extension] = 1
 	}
@@ -166,7 +167,13 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.NotifyNodeInformation:
 		return n.nodeInformation(ev, q)
 	case *proto.NotifyClusterInformation:
-		if q.State == proto.StoppingBackup && n.session != nil {
+		if n.session == nil {
+			return nil
+		}
+		switch q.State {
+		case proto.StartingBackup:
+			return n.session.replicator.tell(replica.Event{Kind: replica.UpstreamLost})
+		case proto.StoppingBackup:
 			return n.session.replicator.tell(replica.Event{Kind: replica.BackupStopped})
 		}
 		return nil
@@ -206,6 +213,12 @@ func (n *Node) fromMaster(ev link.Event) error {
 			n.importMessage(ev.Conn, msg)
 			return nil
 		}
+		if msg, ok, err := following.Parse(q); err != nil {
+			n.log.Error("message of the master not understood", "err", err)
+			return nil
+		} else if ok {
+			return n.followingMessage(msg)
+		}
 		r, ok, err := check.Parse(q)
 		if err != nil {
 			n.log.Error("order of the master not understood", "err", err)
@@ -244,6 +257,9 @@ func (n *Node) initialization(ev link.Event) error {
 			return err
 		}
 		n.backupTID.Store(nil)
+		if err := n.db.SetBackupGap([2]tid.TID{}); err != nil {
+			return err
+		}
 		if err := n.db.SetTruncateTID(proto.Some(q.TID)); err != nil {
 			return err
 		}
@@ -522,6 +538,19 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 	return nil
 }
 
+// followingMessage processes what the master says of a backup cluster.
+func (n *Node) followingMessage(msg *following.Message) error {
+	if msg.Topic != following.Agreed {
+		n.log.Warn("unexpected message about a backup cluster", "topic", msg.Topic)
+		return nil
+	}
+	n.terms = &msg.Terms
+	if n.session == nil {
+		return nil
+	}
+	return n.session.replicator.tell(replica.Event{Kind: replica.PackAllowed, PackOrder: proto.Some(n.terms.Packs)})
+}
+
 // setBackup enters or leaves backup mode.
 func (n *Node) setBackup(on bool) error {
 	c, err := n.db.Config()
@@ -542,6 +571,9 @@ func (n *Node) setBackup(on bool) error {
 	}
 	if err := n.db.SetBackupTID(t); err != nil {
 		return fmt.Errorf("storing the backup TID: %w", err)
+	}
+	if err := n.db.SetBackupGap([2]tid.TID{}); err != nil {
+		return fmt.Errorf("deleting the gap of the backup: %w", err)
 	}
 	n.backupTID.Store(backup(t))
 	return n.commit()
@@ -580,7 +612,7 @@ func (n *Node) startOperation(inBackup bool) error {
 
 // leaveOperation drops everything volatile.
 func (n *Node) leaveOperation() error {
-	n.lastPack, n.completedPack = tid.Zero, tid.Zero
+	n.lastPack, n.completedPack, n.terms = tid.Zero, tid.Zero, nil
 	s := n.session
 	if s == nil {
 		return nil

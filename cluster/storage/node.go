@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/pace"
@@ -67,6 +68,7 @@ type Node struct {
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]  // by partition
+	terms     *following.Terms        // of the master of a backup cluster; nil: it has told none
 	backupTID atomic.Pointer[tid.TID] // nil: not in backup mode
 
 	// Owned by Run.

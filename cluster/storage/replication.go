@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -77,13 +78,25 @@ func (r *replicator) begin() error {
 			ev.Cells = append(ev.Cells, c)
 		}
 	}
-	return r.tellBackup(ev)
+	if err := r.tellBackup(ev); err != nil {
+		return err
+	}
+	// A master that has no terms, of the Python implementation, does not say when.
+	allowed := tid.Max
+	if t := r.n.terms; t != nil {
+		allowed = t.Packs
+	}
+	return r.tell(replica.Event{Kind: replica.PackAllowed, PackOrder: proto.Some(allowed)})
 }
 
 // tellBackup adds how far readable cells follow the upstream cluster.
 func (r *replicator) tellBackup(ev replica.Event) error {
 	if b := r.n.backupTID.Load(); b != nil {
-		ev.Backup, ev.Ends = proto.Some(*b), map[int]replica.Ends{}
+		c, err := r.n.db.Config()
+		if err != nil {
+			return err
+		}
+		ev.Backup, ev.Gap, ev.Ends = proto.Some(*b), c.BackupGap, map[int]replica.Ends{}
 		for p := range r.n.table.NP() {
 			if !r.n.isReadable(p) {
 				continue
@@ -180,6 +193,10 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 	case replica.ShowBackup:
 		t := e.TID
 		n.backupTID.Store(&t)
+	case replica.TellStored:
+		if n.master != nil && n.terms != nil {
+			n.master.conn.Send((&following.Stored{TID: e.TID, Gap: e.Gap}).Packet())
+		}
 	case replica.SignPacks:
 		missing, _, err := n.db.SignPackOrders(e.Approved, e.Rejected)
 		if err != nil {
@@ -318,6 +335,10 @@ func (r *replicator) write(e *replica.Effect) error {
 	case replica.SetBackup:
 		if err := db.SetBackupTID(proto.Some(e.TID)); err != nil {
 			return fmt.Errorf("storing the backup TID: %w", err)
+		}
+	case replica.SetGap:
+		if err := db.SetBackupGap(e.Gap); err != nil {
+			return fmt.Errorf("storing the gap of the backup: %w", err)
 		}
 	case replica.LowerPacked:
 		if err := db.LowerPacked(e.Partition, e.TID); err != nil {

@@ -103,6 +103,7 @@ type Config struct {
 	PTID        proto.Opt[uint64]
 	Replicas    int
 	BackupTID   proto.Opt[tid.TID] // present, even Zero: in backup mode
+	BackupGap   [2]tid.TID         // in backup mode: between these, ends excluded, something is missing; Zero, Zero: no gap
 	TruncateTID proto.Opt[tid.TID]
 	// Confirmed is a version of the partition table that each storage had stored which
 	// had a readable cell then, before anything was committed under a later one.
@@ -286,6 +287,8 @@ type Keeping interface {
 	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
 	SetBackupTID(proto.Opt[tid.TID]) error
 	SetTruncateTID(proto.Opt[tid.TID]) error
+	// SetBackupGap does not commit. Zero, Zero deletes the value.
+	SetBackupGap([2]tid.TID) error
 	// SetConfirmed does not commit. Absent deletes the value.
 	SetConfirmed(proto.Opt[uint64]) error
 	// Topology returns the path that tells devices apart: host name, device number.

@@ -258,6 +258,7 @@ func (b *memory) Config() (backend.Config, error) {
 		return proto.Opt[tid.TID]{V: t, OK: ok}
 	}
 	c.BackupTID, c.TruncateTID = moment("backup"), moment("truncate")
+	c.BackupGap = [2]tid.TID{moment("gap begin").V, moment("gap end").V}
 	if ptid := moment("ptid"); ptid.OK {
 		c.PTID = proto.Some(uint64(ptid.V))
 	}
@@ -315,6 +316,12 @@ func (b *memory) setMoment(key string, t proto.Opt[tid.TID]) error {
 
 // SetBackupTID implements [backend.Keeping].
 func (b *memory) SetBackupTID(t proto.Opt[tid.TID]) error { return b.setMoment("backup", t) }
+
+// SetBackupGap implements [backend.Keeping].
+func (b *memory) SetBackupGap(gap [2]tid.TID) error {
+	return errors.Join(b.setMoment("gap begin", proto.Opt[tid.TID]{V: gap[0], OK: gap[1] != 0}),
+		b.setMoment("gap end", proto.Opt[tid.TID]{V: gap[1], OK: gap[1] != 0}))
+}
 
 // SetTruncateTID implements [backend.Keeping].
 func (b *memory) SetTruncateTID(t proto.Opt[tid.TID]) error { return b.setMoment("truncate", t) }

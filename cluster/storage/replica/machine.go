@@ -49,6 +49,8 @@ const (
 	Begun                      // operation begins: Cells, Backup, Ends, PackOrder
 	BackupBegun                // the cluster follows another one from now on: Backup, Ends
 	BackupStopped              // what comes from the upstream cluster is not wanted any more
+	UpstreamLost               // the master has lost the upstream cluster
+	PackAllowed                // in a backup cluster: PackOrder and those before may be executed
 	BackupOrdered              // by the master of a backup cluster: Packet, a Replicate
 	TableChanged               // the partition table has changed: Changes
 	TransactionEnded           // TTID has ended; Last is the last TID then, absent if it was aborted
@@ -84,6 +86,7 @@ type Event struct {
 	Cells     []backend.Cell // of this node
 	Changes   []proto.CellChange
 	Backup    proto.Opt[tid.TID] // absent: this is no backup cluster
+	Gap       [2]tid.TID         // with Backup: as recorded by SetGap, Zero if there is none
 	Ends      map[int]Ends       // of readable cells, in a backup cluster
 	PackOrder proto.Opt[tid.TID]
 	Missing   []tid.TID
@@ -130,7 +133,9 @@ const (
 	DeleteBefore                // delete the revisions of Record.OID before Record.TID
 	SetComplete                 // Partition is complete up to TID
 	SetBackup                   // the database follows the upstream cluster up to TID
+	SetGap                      // what is between the TIDs of Gap is not all here
 	ShowBackup                  // readers may see what is up to TID
+	TellStored                  // tell the master: follows up to TID, with Gap
 	LowerPacked                 // Partition has executed pack orders up to TID at most
 	NoteKept                    // Partition has deletions up to TID for other replicas
 	SignPacks                   // apply decisions: Approved, Rejected; what is not here comes as PackUnknown
@@ -168,6 +173,7 @@ type Effect struct {
 	Until      tid.TID
 	Happened   bool // also whether the transaction is here
 	TID        tid.TID
+	Gap        [2]tid.TID
 	Approved   []tid.TID
 	Rejected   []tid.TID
 	Line       *Line
@@ -200,6 +206,9 @@ type Machine struct {
 	lastPack   tid.TID // greatest approved order known
 	checks     checker
 	backup     proto.Opt[tid.TID] // followed up to; absent: this is no backup cluster
+	gap        [2]tid.TID         // between these, ends excluded, something is missing; Zero, Zero: no gap
+	unlinked   bool               // the master has lost the upstream cluster
+	allowed    tid.TID            // greatest pack order that may be executed in a backup cluster
 }
 
 // New returns a machine without cells.
@@ -227,6 +236,10 @@ func (m *Machine) event(ev *Event) {
 		m.enterBackup(ev)
 	case BackupStopped:
 		m.stopBackup()
+	case UpstreamLost:
+		m.upstreamLost()
+	case PackAllowed:
+		m.allow(ev.PackOrder.V)
 	case BackupOrdered:
 		m.replicate(ev.Packet.(*proto.Replicate))
 	case TableChanged:
@@ -335,7 +348,7 @@ func (m *Machine) Complete(partition int, order tid.TID) bool {
 		return true
 	}
 	c := m.cells[partition]
-	return c != nil && c.nextTrans > order && c.nextObj > order && c.missed.settled(order)
+	return c != nil && order <= m.allowed && c.whole > order && c.missed.settled(order)
 }
 
 // partitions returns the partitions that have a cell here, sorted.

@@ -29,6 +29,10 @@ type missedPacks struct {
 	upTo   tid.TID            // the cell is complete up to here
 	asking bool               // for orders
 	done   proto.Opt[tid.TID] // to be announced after that
+	// In a backup cluster: whether what is to be announced came from upstream, and the
+	// last order that may have removed there what is missing here before it.
+	upstream bool
+	hole     tid.TID
 }
 
 // packedThere notes that a source has completed an order. In what is received from
@@ -70,6 +74,7 @@ type packOrders struct {
 type settling struct {
 	partition int
 	cell      *progress
+	done      proto.Opt[tid.TID] // what the cell had to announce when the question was sent
 }
 
 // ordersAsked is the tag of a question for the order after last.
@@ -94,11 +99,11 @@ func (m *Machine) settle(partition int, c *progress, done proto.Opt[tid.TID]) {
 	case len(k.orders) > 0:
 		m.todo[partition] = max(m.todo[partition], k.upTo)
 	case k.asking:
-	case !k.after.OK || m.readable(partition) && max(k.source, m.lastPack) <= k.after.V:
+	case !k.after.OK || m.readable(partition) && !k.done.OK && max(k.source, m.lastPack) <= k.after.V:
 		m.announce(partition, c)
 	default:
 		k.asking = true
-		m.packs.waiting = append(m.packs.waiting, settling{partition, c})
+		m.packs.waiting = append(m.packs.waiting, settling{partition: partition, cell: c})
 		m.askOrders()
 	}
 }
@@ -108,12 +113,52 @@ func (m *Machine) announce(partition int, c *progress) {
 	if done := c.missed.done; done.OK {
 		c.missed.done = proto.Opt[tid.TID]{}
 		m.incomplete[partition] = true
+		m.advance(c, done.V)
 		m.do(Effect{Op: Replicated, Partition: partition, TID: done.V})
 	}
 	if m.set.Table.Cell(partition, m.set.ID) == proto.UpToDate {
 		m.do(Effect{Op: Pack})
 	}
 	m.do(Effect{Op: ReadKept})
+}
+
+// advance records that a cell of a backup cluster has everything up to t. Orders that
+// were executed upstream leave a gap before them: TIDs at which nothing is complete here.
+func (m *Machine) advance(c *progress, t tid.TID) {
+	if !m.backup.OK {
+		return
+	}
+	k := &c.missed
+	if k.hole > c.whole {
+		from := max(c.whole, 1) - 1
+		if m.gap[1] > m.allowed { // else all cells of the cluster are beyond it
+			from = min(from, m.gap[0])
+			k.hole = max(k.hole, m.gap[1])
+		}
+		m.gap = [2]tid.TID{from, k.hole}
+		m.log(slog.LevelInfo, "packed upstream meanwhile: what was between is not all here", "after", m.gap[0], "before", m.gap[1])
+		m.do(Effect{Op: SetGap, Gap: m.gap})
+		m.commit()
+		m.tellStored()
+	}
+	k.hole, k.upstream = tid.Zero, false
+	c.whole = max(c.whole, t+1)
+	m.storeBackup()
+}
+
+// tellStored tells the master what is recorded of how far this node follows the
+// upstream cluster.
+func (m *Machine) tellStored() {
+	m.do(Effect{Op: TellStored, TID: m.backup.V, Gap: m.gap})
+}
+
+// allow takes up to which order packs may be executed: all cells of the cluster are beyond it.
+func (m *Machine) allow(t tid.TID) {
+	if t <= m.allowed {
+		return
+	}
+	m.allowed = t
+	m.do(Effect{Op: Pack})
 }
 
 // packApproved looks again at the cells of a backup cluster, which are readable: an
@@ -140,8 +185,9 @@ func (m *Machine) askOrders() {
 	cells := k.waiting
 	k.waiting, k.asking = nil, true
 	after := tid.Invalid
-	for _, w := range cells {
+	for i, w := range cells {
 		after = min(after, w.cell.missed.after.V)
+		cells[i].done = w.cell.missed.done
 	}
 	if !k.known || after < k.after {
 		k.known, k.after, k.list = true, after, nil
@@ -163,6 +209,11 @@ func (m *Machine) orderKnown(asked ordersAsked, p proto.Packet) {
 	a, ok := p.(*proto.AnswerPackOrders)
 	if !ok {
 		m.log(slog.LevelWarn, "the master does not say which packs were ordered", "err", p)
+		for i, w := range asked.cells {
+			if m.backup.OK && m.readable(w.partition) {
+				asked.cells[i].done = proto.Opt[tid.TID]{} // announced when it is ordered again
+			}
+		}
 	} else if len(a.Orders) > 0 && a.Orders[0].ID > asked.last {
 		k.list = append(k.list, a.Orders[0])
 		m.askOrder(asked.cells)
@@ -170,12 +221,80 @@ func (m *Machine) orderKnown(asked ordersAsked, p proto.Packet) {
 	}
 	k.asking = false
 	for _, w := range asked.cells {
-		if m.cells[w.partition] == w.cell {
+		switch {
+		case m.cells[w.partition] != w.cell:
+		case m.backup.OK && m.readable(w.partition):
+			m.settledBackup(w)
+		default:
 			m.settled(w.partition, w.cell)
 		}
 	}
 	m.askOrders()
 	m.goOn()
+}
+
+// settledBackup is settled for a cell of a backup cluster. What it had to announce when
+// the orders were asked is announced, unless one that is later may have removed at the
+// source what the cell has not fetched: then it is complete again when it has the order.
+func (m *Machine) settledBackup(w settling) {
+	c, k := w.cell, &w.cell.missed
+	k.asking = false
+	if w.done.OK && !k.done.OK {
+		w.done = proto.Opt[tid.TID]{} // the upstream cluster was lost meanwhile
+	}
+	upTo := max(c.whole, 1) - 1
+	if w.done.OK {
+		upTo = w.done.V
+	}
+	k.base = k.after.V
+	for _, o := range m.packs.list {
+		if !k.after.OK || o.ID <= k.after.V {
+			continue
+		}
+		concerns := o.Time >= c.whole && w.done.OK
+		if o.Partial && concerns {
+			o.OIDs = m.ownOIDs(w.partition, o.OIDs)
+			concerns = len(o.OIDs) > 0
+		}
+		if o.ID > upTo {
+			if concerns {
+				m.log(slog.LevelInfo, "packed upstream: not complete before the order is here", "partition", w.partition,
+					"up_to", upTo, "order", o.ID)
+				k.done, k.orders, k.upTo = proto.Opt[tid.TID]{}, nil, 0
+				m.do(Effect{Op: Replicated, Partition: w.partition, TID: max(c.whole, 1) - 1})
+				return
+			}
+			continue
+		}
+		k.after.V = o.ID
+		if concerns {
+			k.hole = max(k.hole, o.ID)
+			k.orders = append(k.orders, o)
+		}
+	}
+	k.upTo = upTo
+	switch {
+	case len(k.orders) > 0:
+		m.todo[w.partition] = max(m.todo[w.partition], k.upTo)
+	case k.done != w.done: // more has come, after the question
+		k2 := k.done
+		k.done = w.done
+		m.announce(w.partition, c)
+		m.settle(w.partition, c, k2)
+	default:
+		m.announce(w.partition, c)
+	}
+}
+
+// ownOIDs returns the objects of a partition, sorted.
+func (m *Machine) ownOIDs(partition int, all []tid.OID) (list []tid.OID) {
+	for _, oid := range all {
+		if oid.Partition(m.set.Table.NP()) == partition {
+			list = append(list, oid)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // settled announces a cell, or has it compared for the orders that it missed.
@@ -184,31 +303,19 @@ func (m *Machine) settled(partition int, c *progress) {
 	k.asking = false
 	k.upTo = max(c.nextObj, 1) - 1
 	k.base = k.after.V
-	backup := m.readable(partition)
 	for _, o := range m.packs.list {
 		if o.ID <= k.after.V {
 			continue
 		}
-		if backup && o.ID > k.upTo {
-			break // until the cell has the order, and so all that it concerns
-		}
 		k.after.V = o.ID
 		if o.Partial {
-			all := o.OIDs
-			o.OIDs = nil
-			for _, oid := range all {
-				if oid.Partition(m.set.Table.NP()) == partition {
-					o.OIDs = append(o.OIDs, oid)
-				}
-			}
-			if len(o.OIDs) == 0 {
+			if o.OIDs = m.ownOIDs(partition, o.OIDs); len(o.OIDs) == 0 {
 				continue
 			}
-			slices.Sort(o.OIDs)
 		}
 		k.orders = append(k.orders, o)
 	}
-	if last := max(k.source, m.lastPack); !backup && last > k.after.V {
+	if last := max(k.source, m.lastPack); last > k.after.V {
 		// Executed somewhere, but the master does not know it any more.
 		k.after.V = last
 		k.orders = append(k.orders, proto.PackOrder{ID: last, Time: last})
@@ -283,7 +390,7 @@ func (m *Machine) examineNext(f *fetch) {
 			}
 		}
 		asked := f.pass == passFetch && m.knowsTransactions(k.TID)
-		m.do(Effect{Op: Examine, Record: k, Until: until, Happened: asked, Tag: lackingAt{f, k, asked}})
+		m.do(Effect{Op: Examine, Record: k, Until: until, Happened: asked, Tag: lackingAt{f, k, asked, until}})
 		return
 	}
 	f.lacking = nil
@@ -297,6 +404,16 @@ func (m *Machine) lacks(at lackingAt, r Record) {
 	case r.Last != k.TID: // gone, or superseded: to be packed here
 	case r.Deletion && r.Before != tid.Zero && f.keepsDeletion(at.asked, r.Happened):
 		// Without it the object would rise again. It goes when the pack is executed here.
+	case f.pass == passDelete && m.backup.OK && m.readable(f.partition):
+		// The object was deleted and packed. What it was before stays: this cluster may
+		// still be left, or be read, at a time before the pack.
+		if r.Deletion || k.TID >= at.until {
+			break
+		}
+		m.log(slog.LevelDebug, "deleting an object that was deleted and packed upstream", "partition", f.partition, "oid", k.OID,
+			"last_tid", k.TID, "tid", at.until, "peer", f.link)
+		m.do(Effect{Op: AddRecord, Packet: &proto.AddObject{OID: k.OID, Serial: at.until, ObjectData: proto.ObjectData{Checksum: proto.ZeroHash}}})
+		f.deleted++
 	default:
 		m.log(slog.LevelDebug, "deleting a record that the source has not", "partition", f.partition, "oid", k.OID, "tid", k.TID,
 			"pack", f.pass == passDelete, "peer", f.link)

@@ -14,6 +14,9 @@ import (
 // progress is how far a cell is replicated.
 type progress struct {
 	nextTrans, nextObj tid.TID // first ones not replicated yet
+	// whole is the first TID, of a cell in a backup cluster, up to which it was not
+	// announced. What is here from then on may have holes.
+	whole tid.TID
 	// blocker is the last unfinished transaction that the cell has to wait for:
 	// tid.Invalid until the master answered, absent if there is none.
 	blocker            proto.Opt[tid.TID]
@@ -100,17 +103,19 @@ func (m *Machine) begun(ev *Event) {
 
 // enterBackup finds how far readable cells follow the upstream cluster.
 func (m *Machine) enterBackup(ev *Event) {
-	m.backup = ev.Backup
+	m.backup, m.gap = ev.Backup, ev.Gap
 	b := ev.Backup
 	if !b.OK {
 		return
 	}
 	for p, c := range m.cells {
+		c.whole = following(b.V)
 		if ends, known := ev.Ends[p]; known && m.readable(p) {
 			c.nextTrans = max(following(b.V), following(ends.Transactions))
 			c.nextObj = max(following(b.V), ends.Records) // the last transaction may be there in part
 		}
 	}
+	m.tellStored()
 }
 
 // unfinishedAsked is the tag of a question for unfinished transactions.
@@ -198,52 +203,49 @@ func (m *Machine) replicate(q *proto.Replicate) {
 			continue
 		}
 		if addr := q.Sources[p]; !addr.IsZero() {
+			m.unlinked = m.unlinked && q.Upstream == ""
 			m.sources[p] = origin{addr, q.Upstream}
 			m.todo[p] = q.TID
 			continue
 		}
 		if _, more := m.todo[p]; !more && !m.busy(p) {
-			c.nextTrans, c.nextObj = q.TID+1, q.TID+1
+			// Nothing of the upstream cluster has touched the cell since it was announced.
+			c.nextTrans, c.nextObj, c.whole = q.TID+1, q.TID+1, max(c.whole, q.TID+1)
 			advanced = true
 		}
 	}
 	if advanced {
-		if t, changed := m.storeBackup(); changed {
-			m.commitBackup(t, changed)
-		}
+		m.storeBackup()
 		m.packApproved()
 	}
 	m.next()
 }
 
-// storeBackup records how far all cells follow the upstream cluster, if that changes.
-// It is to be shown after the commit.
-func (m *Machine) storeBackup() (t tid.TID, changed bool) {
+// storeBackup records how far all cells follow the upstream cluster, if that has
+// changed, makes it durable, and shows it.
+func (m *Machine) storeBackup() {
 	if !m.backup.OK {
-		return 0, false
+		return
 	}
 	next, found := tid.Invalid, false
 	for p, c := range m.cells {
 		if m.readable(p) {
-			next, found = min(next, c.nextTrans, c.nextObj), true
+			next, found = min(next, c.whole), true
 		}
 	}
+	t := tid.Zero
 	if found && next != tid.Zero {
 		t = next - 1
 	}
 	if t == m.backup.V {
-		return t, false
+		return
 	}
 	m.do(Effect{Op: SetBackup, TID: t})
-	return t, true
-}
-
-// commitBackup commits, and then shows what storeBackup has recorded.
-func (m *Machine) commitBackup(t tid.TID, changed bool) {
 	m.commit()
-	if changed {
-		m.backup = proto.Some(t)
-		m.do(Effect{Op: ShowBackup, TID: t})
+	m.backup = proto.Some(t)
+	m.do(Effect{Op: ShowBackup, TID: t})
+	if m.lastPack > m.allowed {
+		m.tellStored()
 	}
 }
 
@@ -373,8 +375,13 @@ func (m *Machine) begin(f *fetch) {
 		m.beginMissed(f)
 		return
 	}
-	f.max, f.min = m.todo[f.partition], f.cell.nextTrans
+	f.max = m.todo[f.partition]
 	f.last = f.max
+	if m.backup.OK && f.origin.upstream == "" && m.readable(f.partition) {
+		// What came from upstream beyond this may lack what a cell of this cluster has.
+		f.cell.nextTrans, f.cell.nextObj = min(f.cell.nextTrans, f.cell.whole), min(f.cell.nextObj, f.cell.whole)
+	}
+	f.min = f.cell.nextTrans
 	delete(m.todo, f.partition)
 	m.log(slog.LevelDebug, "replicating", "partition", f.partition, "after", f.min, "up_to", f.max, "peer", f.link)
 	m.listTransactions(true)
@@ -391,15 +398,12 @@ func (m *Machine) listTransactions(first bool) {
 // completeChunk records what a chunk of records has completed, and goes on with the next one.
 func (m *Machine) completeChunk(first bool) {
 	f := m.current
-	var b tid.TID
-	changed := false
 	if !first {
 		f.cell.nextObj = f.min
-		b, changed = m.storeBackup()
 		m.record(f.partition, max(f.min, 1)-1)
 	}
 	m.sign(f.cell)
-	m.commitBackup(b, changed)
+	m.commit()
 	m.listRecords()
 }
 
@@ -487,7 +491,8 @@ type deletionReceived struct {
 type lackingAt struct {
 	fetch *fetch
 	key   backend.Key
-	asked bool // whether its transaction is here
+	asked bool    // whether its transaction is here
+	until tid.TID // the time of the pack that may have removed it, of a pass for missed packs
 }
 
 func (m *Machine) examined(ev *Event) {
@@ -627,16 +632,18 @@ func (m *Machine) refuse(why string) {
 func (m *Machine) finish(f *fetch) {
 	c, p := f.cell, f.partition
 	c.nextObj = f.max + 1
-	b, changed := m.storeBackup()
 	m.record(p, f.max)
 	m.sign(c)
-	m.commitBackup(b, changed)
+	m.commit()
 	m.log(slog.LevelInfo, "replicated", "partition", p, "up_to", f.max, "peer", f.link)
 	m.current, c.failures = nil, 0
 	m.do(Effect{Op: Satisfied, Link: f.link})
 	_, more := m.todo[p]
 	_, ordered := m.sources[p]
-	if !c.blocker.OK && (!more || ordered) {
+	switch {
+	case f.origin.upstream != "" && m.unlinked: // ordered again when there is a link
+	case !c.blocker.OK && (!more || ordered):
+		c.missed.upstream = f.origin.upstream != ""
 		m.settle(p, c, proto.Some(f.max))
 	}
 	m.goOn()
@@ -704,6 +711,7 @@ func (m *Machine) linkReplaced(old, l Link) {
 // behind still catch up with the best one of this cluster.
 func (m *Machine) stopBackup() {
 	maps.DeleteFunc(m.todo, func(p int, _ tid.TID) bool { return m.sources[p].upstream != "" })
+	m.upstreamLost()
 	f := m.current
 	if f == nil || f.origin.upstream == "" {
 		return
@@ -714,6 +722,17 @@ func (m *Machine) stopBackup() {
 	}
 	m.do(Effect{Op: Drop, Link: f.link})
 	m.next()
+}
+
+// upstreamLost forgets what is not announced yet of what came from the upstream cluster:
+// its master does not say any more what may have been packed there.
+func (m *Machine) upstreamLost() {
+	m.unlinked = true
+	for _, c := range m.cells {
+		if k := &c.missed; k.upstream {
+			k.done, k.orders, k.upstream = proto.Opt[tid.TID]{}, nil, false
+		}
+	}
 }
 
 // tableChanged follows the cells of this node.
@@ -748,7 +767,7 @@ func (m *Machine) tableChanged(changes []proto.CellChange) {
 		default:
 			packed = packed || outdated
 			if c == nil {
-				m.cells[p] = &progress{}
+				m.cells[p] = &progress{whole: following(m.backup.V)}
 			}
 			readable = append(readable, p)
 		}
@@ -765,6 +784,7 @@ func (m *Machine) tableChanged(changes []proto.CellChange) {
 			delete(m.incomplete, p)
 		}
 		m.do(Effect{Op: Readable, Partitions: readable})
+		m.storeBackup()
 	}
 	if abort {
 		m.abort()

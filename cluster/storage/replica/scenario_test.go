@@ -184,6 +184,10 @@ func (s *conversation) run(line string) {
 			q.Sources[int(number(p))] = a
 		}
 		s.tell(Event{Kind: BackupOrdered, Packet: q})
+	case "allow": // pack orders up to one
+		s.tell(Event{Kind: PackAllowed, PackOrder: proto.Some(tid.TID(number(args[0])))})
+	case "unlinked": // the master, from the upstream cluster
+		s.tell(Event{Kind: UpstreamLost})
 	case "leave":
 		s.tell(Event{Kind: BackupStopped})
 	case "unfinished": // transactions, and the last TID
@@ -527,6 +531,10 @@ func (s *conversation) carryOut(e Effect) {
 		s.note("db: partition %d is complete up to %d", e.Partition, e.TID)
 	case SetBackup:
 		s.note("db: follows up to %d", e.TID)
+	case SetGap:
+		s.note("db: incomplete between %d and %d", e.Gap[0], e.Gap[1])
+	case TellStored:
+		s.note("master: follows up to %d, incomplete between %d and %d", e.TID, e.Gap[0], e.Gap[1])
 	case ShowBackup:
 		s.note("readers see up to %d", e.TID)
 	case LowerPacked:

@@ -25,6 +25,8 @@ const (
 	keyKept        = "kept_deletions" // partitions where packs have kept deletions, and up to when
 	keyConfirmed   = "confirmed_ptid" // a table that all had stored
 	keyImported    = "import"         // how far an import is
+	keyGapBegin    = "backup_gap_begin"
+	keyGapEnd      = "backup_gap_end"
 )
 
 func readConfig(c *Conn) (map[string]string, error) {
@@ -99,6 +101,13 @@ func parseConfig(m map[string]string) (backend.Config, error) {
 	if cfg.TruncateTID, err = moment(m, keyTruncate); err != nil {
 		return cfg, err
 	}
+	for i, key := range []string{keyGapBegin, keyGapEnd} {
+		t, err := moment(m, key)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.BackupGap[i] = t.V
+	}
 	confirmed, ok, err := number(keyConfirmed, 64)
 	cfg.Confirmed = proto.Opt[uint64]{V: uint64(confirmed), OK: ok}
 	return cfg, err
@@ -125,6 +134,18 @@ func (db *DB) setMoment(key string, t proto.Opt[tid.TID]) error {
 
 // SetBackupTID implements [backend.Keeping].
 func (db *DB) SetBackupTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyBackup, t) }
+
+// SetBackupGap implements [backend.Keeping].
+func (db *DB) SetBackupGap(gap [2]tid.TID) error {
+	return db.write(func(c *Conn) error {
+		for i, key := range []string{keyGapBegin, keyGapEnd} {
+			if err := setConfig(c, key, proto.Opt[string]{V: gap[i].String(), OK: gap[1] != tid.Zero}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
 
 // SetTruncateTID implements [backend.Keeping].
 func (db *DB) SetTruncateTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyTruncate, t) }
