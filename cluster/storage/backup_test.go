@@ -27,14 +27,20 @@ func (r *rig) backupPair() (up, b *testNode, c *testClient) {
 
 func (s *testNode) replicateFrom(t tid.TID, cluster string, from *testNode, partitions ...int) {
 	s.rig.t.Helper()
+	s.replicateUpTo(t, t, cluster, from, partitions...)
+}
+
+// replicateUpTo is replicateFrom for cells that are not complete then, but up to want.
+func (s *testNode) replicateUpTo(t, want tid.TID, cluster string, from *testNode, partitions ...int) {
+	s.rig.t.Helper()
 	p := &proto.Replicate{TID: t, Upstream: cluster, Sources: map[int]proto.Address{}}
 	for _, i := range partitions {
 		p.Sources[i] = from.Addr()
 	}
 	s.master.Send(p)
 	for range partitions {
-		if d := await[*proto.NotifyReplicationDone](s); d.TID != t {
-			s.rig.t.Errorf("done: %+v, want %v", d, t)
+		if d := await[*proto.NotifyReplicationDone](s); d.TID != want {
+			s.rig.t.Errorf("done: %+v, want %v", d, want)
 		}
 	}
 }

@@ -152,8 +152,8 @@ func TestBackupOfDeletedObjects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Part of it is replicated before the order is.
-			b.replicateFrom(14, "up", up, 0)
+			// Part of it is replicated before the order is: it is not complete.
+			b.replicateUpTo(14, 10, "up", up, 0)
 			if at, _, _ := b.db.RecordBefore(t.Context(), 3, tid.Max); at != 10 {
 				t.Errorf("an object that is not deleted is at %v", at)
 			}

@@ -247,7 +247,12 @@ func (m *Machine) settledBackup(w settling) {
 		upTo = w.done.V
 	}
 	k.base = k.after.V
-	for _, o := range m.packs.list {
+	orders := m.packs.list
+	if k.source > k.after.V && !slices.ContainsFunc(orders, func(o proto.PackOrder) bool { return o.ID >= k.source }) {
+		// Executed upstream, but the master does not know it, or not any more.
+		orders = append(slices.Clip(orders), proto.PackOrder{ID: k.source, Time: k.source})
+	}
+	for _, o := range orders {
 		if !k.after.OK || o.ID <= k.after.V {
 			continue
 		}
