@@ -86,7 +86,7 @@ func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *pro
 	case s == proto.StartingBackup && m.state == proto.Running:
 		return m.startBackup(p, id)
 	case s == proto.StoppingBackup && (m.state == proto.StartingBackup || m.state == proto.BackingUp):
-		if m.reached(true) == tid.Zero {
+		if m.keepable() == tid.Zero {
 			return deny("nothing is backed up yet: the whole database would be truncated")
 		}
 		m.ack(p, id, stateChanged)

@@ -13,6 +13,11 @@ type follower struct {
 	primary map[int]proto.NodeID
 	spans   map[int][]span // transactions that touch a partition, and that some readable cell lacks
 	cells   map[repairCell]*reach
+	moved   bool               // some cell is further than before, or is no longer read
+	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
+	allowed tid.TID            // greatest pack order that storages may execute
+	// chasing are cells that are about to become readable.
+	chasing map[repairCell]bool
 }
 
 // span is one transaction, or a run of transactions of which only the ends are known.
@@ -25,12 +30,16 @@ const maxSpans = 1000
 type reach struct {
 	backup      tid.TID // it has everything up to this
 	replicating tid.TID // it was ordered to replicate up to this
+	asked       tid.TID // the last order that it got
+	// incomplete is an order after which it was no further: it lacks what a pack upstream
+	// has removed, until it has that pack.
+	incomplete tid.TID
 }
 
 func (r *reach) ordered() tid.TID { return max(r.backup, r.replicating) }
 
 func (f *follower) reset() {
-	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}}
+	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}, chasing: map[repairCell]bool{}}
 }
 
 // lost forgets what depends on the link to the upstream cluster.
@@ -38,7 +47,7 @@ func (f *follower) lost() {
 	clear(f.primary)
 	clear(f.spans)
 	for _, r := range f.cells {
-		r.replicating = tid.Zero
+		r.replicating, r.incomplete = tid.Zero, tid.Zero
 	}
 }
 
@@ -55,9 +64,11 @@ func (f *follower) cell(n int, id proto.NodeID) *reach {
 
 // changed forgets how far cells are that are not readable any more.
 func (f *follower) changed(changes []proto.CellChange) {
+	f.moved = true
 	for _, c := range changes {
 		if !c.State.Readable() {
 			delete(f.cells, repairCell{c.Partition, c.ID})
+			delete(f.chasing, repairCell{c.Partition, c.ID})
 		}
 	}
 }
@@ -122,6 +133,7 @@ func (m *Machine) readyCells(n int) []*peer {
 func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
 	f := &m.follow
 	initial := prev == t
+	f.moved = true
 	m.ids.committed, m.ids.known = t, t
 	untouched := map[*peer]map[int]proto.Address{}
 	var waiting []*peer
@@ -209,13 +221,13 @@ func (m *Machine) trigger(p *peer) {
 			continue
 		}
 		r := f.cell(n, p.node.ID)
-		if r.ordered() >= min(f.last(n, 0), t) {
+		if r.ordered() >= min(f.last(n, 0), t) || t <= r.incomplete {
 			continue
 		}
 		if a := m.upstreamCell(n, used); !a.IsZero() {
 			used[a] = true
 			sources[n] = a
-			r.replicating = t
+			r.replicating, r.asked = t, t
 		}
 	}
 	if len(sources) > 0 {
@@ -257,7 +269,7 @@ func (m *Machine) orderSecondaries(n int, t tid.TID) {
 	for _, p := range m.readyCells(n) {
 		r := f.cell(n, p.node.ID)
 		if p != primary && r.ordered() < t {
-			r.replicating = t
+			r.replicating, r.asked = t, t
 			m.notify(p, &proto.Replicate{TID: t, Sources: map[int]proto.Address{n: primary.node.Addr}})
 		}
 	}
@@ -271,6 +283,12 @@ func (m *Machine) backedUp(p *peer, pkt *proto.NotifyReplicationDone) {
 	}
 	var changes []proto.CellChange
 	outdated := !m.table.Cell(n, p.node.ID).Readable()
+	delete(f.chasing, repairCell{n, p.node.ID})
+	f.moved = true
+	if outdated && t < f.told.V {
+		m.chase(n, p)
+		return
+	}
 	if outdated {
 		changes, _ = m.table.SetUpToDate(p.node.ID, n)
 		if len(changes) == 0 {
@@ -278,6 +296,11 @@ func (m *Machine) backedUp(p *peer, pkt *proto.NotifyReplicationDone) {
 		}
 	}
 	r := f.cell(n, p.node.ID)
+	if !outdated && t <= r.backup && len(f.spans[n]) > 0 && m.state == proto.BackingUp {
+		r.replicating, r.incomplete = tid.Zero, r.asked
+		m.trigger(p)
+		return
+	}
 	if list := f.spans[n]; len(list) > 0 {
 		i := slices.IndexFunc(list, func(s span) bool { return s.last > t })
 		switch {
@@ -326,20 +349,15 @@ func (m *Machine) prune(n int) {
 // others copy from it.
 func (m *Machine) chooseLeader(n int) {
 	f := &m.follow
-	var best *peer
-	cells := m.readyCells(n)
-	for _, p := range cells {
-		if best == nil || f.cell(n, p.node.ID).backup > f.cell(n, best.node.ID).backup {
-			best = p
-		}
-	}
+	best := m.furthest(n)
 	if best == nil {
 		delete(f.primary, n)
 		return
 	}
 	f.primary[n] = best.node.ID
-	for _, p := range cells {
-		f.cell(n, p.node.ID).replicating = tid.Zero
+	for _, p := range m.readyCells(n) {
+		r := f.cell(n, p.node.ID)
+		r.replicating, r.incomplete = tid.Zero, tid.Zero
 	}
 	m.orderSecondaries(n, f.cell(n, best.node.ID).backup)
 }
@@ -350,10 +368,14 @@ func (m *Machine) followerLost(id proto.NodeID) {
 		return
 	}
 	for n := range m.table.NP() {
+		delete(m.follow.chasing, repairCell{n, id})
 		if m.follow.primary[n] == id {
 			m.chooseLeader(n)
 		}
 		m.prune(n)
+	}
+	if m.state == proto.StoppingBackup {
+		m.lowerKept()
 	}
 	m.triggerAll()
 }

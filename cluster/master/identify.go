@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 )
@@ -17,12 +18,13 @@ type extra struct {
 	backups  []string
 	reports  bool // of checks
 	imports  bool // it understands messages about imports
+	follows  bool // it understands messages about backup clusters
 }
 
 func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	var e extra
 	e.devpath = texts(values["devpath"])
-	e.reports, e.imports = check.Understands(values), importing.Understands(values)
+	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -95,6 +97,10 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 		if m.state == proto.BackingUp {
 			if !e.readOnly {
 				m.answerError(p, id, proto.ReadOnlyAccess, "read-only access to a backup cluster")
+				return
+			}
+			if !m.follow.told.OK {
+				m.refuseAs(proto.NotReady, p, id, r, "it is not known yet what the backup has")
 				return
 			}
 			break
@@ -217,7 +223,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.out = append(m.out, Effect{Op: Close, Conn: o.conn})
 		m.forget(o)
 	}
-	p.readOnly, p.backups, p.reports, p.imports = e.readOnly, e.backups, e.reports, e.imports
+	p.readOnly, p.backups, p.reports, p.imports, p.follows = e.readOnly, e.backups, e.reports, e.imports, e.follows
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID

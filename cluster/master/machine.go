@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -120,8 +121,10 @@ type peer struct {
 	reported  uint64             // version of its table in the last recovery, if its cells were trusted then; else 0
 	fresh     bool               // it has not served since it came: its database may be another one
 
-	reports bool // it understands reports of checks
-	imports bool // it understands messages about imports
+	reports bool                        // it understands reports of checks
+	imports bool                        // it understands messages about imports
+	follows bool                        // it understands messages about backup clusters
+	stored  proto.Opt[following.Stored] // by a storage of a backup cluster; absent: it has not said so since it was started
 
 	// Of a client or an admin.
 	readOnly bool
@@ -182,6 +185,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.admitClaims()
 	m.tryStart()
 	m.tryFollow()
+	m.advanceTold()
 	m.confirmOften()
 	m.tellSelf()
 	m.returned = true
@@ -287,7 +291,7 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.AskRecovery:
 		backup := m.backup
 		if m.state == proto.StartingBackup || m.state == proto.BackingUp {
-			backup = proto.Some(m.reached(true))
+			backup = proto.Some(m.keepable())
 		}
 		m.answer(p, id, &proto.AnswerRecovery{PTID: m.table.PTID(), BackupTID: backup, TruncateTID: m.truncate})
 		return
@@ -305,7 +309,7 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.AskLastTransaction:
 		last := m.ids.committed
 		if m.inBackup() && p.node.Type == proto.Client {
-			last = m.reached(false)
+			last = m.follow.told.V
 		}
 		m.answer(p, id, &proto.AnswerLastTransaction{TID: last})
 		return

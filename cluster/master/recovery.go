@@ -254,6 +254,9 @@ func (m *Machine) tryRestart() {
 		return
 	}
 	m.truncate = truncate
+	if truncate.OK {
+		m.backup = proto.Opt[tid.TID]{} // the order clears it, also where it has not arrived yet
+	}
 	allowed := m.startup != startupWhole
 	needed := m.table.ReadableNodes()
 	if truncate.OK && !allowed {

@@ -3,6 +3,7 @@ package master
 import (
 	"log/slog"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -73,6 +74,10 @@ func (m *Machine) startStorage(p *peer) {
 	if !p.lastAsked {
 		p.lastAsked = true
 		m.ask(p, &proto.AskLastIDs{})
+	}
+	p.stored = proto.Opt[following.Stored]{}
+	if m.backup.OK {
+		m.tellTerms(p)
 	}
 	m.notify(p, &proto.StartOperation{Backup: m.backup.OK})
 	p.fresh = false

@@ -24,15 +24,18 @@ func (m *Machine) storagePacket(p *peer, id uint32, pkt proto.Packet) {
 		m.log(slog.LevelError, "replicas differ", "node", p.String(), "partition", pkt.Partition, "nodes", idTexts(pkt.IDs))
 		m.corrupted(p, pkt)
 	case *proto.NotifyMonitorInformation:
-		if !m.importMessage(p, pkt) {
+		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) {
 			m.checkReported(p, pkt)
 		}
 	case *proto.AskUnfinishedTransactions:
 		m.unfinished(p, id, pkt)
 	case *proto.AskPackOrders:
-		if m.service() {
+		switch {
+		case m.state == proto.BackingUp:
+			m.askUpstreamPacks(p, id, pkt.Min)
+		case m.service():
 			m.packOrdersAsked(p, id, pkt.Min)
-		} else {
+		default:
 			m.refuseAs(proto.NotReady, p, id, pkt, "the cluster is %v", m.state)
 		}
 	default:
@@ -112,7 +115,7 @@ func (m *Machine) unfinished(p *peer, id uint32, pkt *proto.AskUnfinishedTransac
 	}
 	last := m.ids.committed
 	if m.inBackup() {
-		last = m.reached(false)
+		last = m.follow.told.V
 	}
 	m.answer(p, id, &proto.AnswerUnfinishedTransactions{LastTID: last, TTIDs: ttids})
 	m.table.SetUpdatable(p.node.ID, pkt.Partitions)
@@ -180,4 +183,6 @@ func (m *Machine) withoutStorage(p *peer) {
 		return
 	}
 	m.packStorageLost(p)
+	m.forgetQuestions(p)
+	m.allowPacks()
 }

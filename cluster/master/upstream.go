@@ -19,18 +19,19 @@ type Upstream struct {
 
 // upstream is the link to the primary master of the upstream cluster.
 type upstream struct {
-	id      proto.NodeID // that it gave us last
-	link    *peer
-	dialing proto.Address
-	next    int           // of the configured masters to be tried
-	named   proto.Address // as primary, by another one
-	listed  bool          // its nodes are known
-	tabled  bool          // its partition table is known
-	nodes   nodetab.Table
-	table   parttab.Table
-	known   bool   // its last transaction is known
-	packs   bool   // its pack orders are known
-	note    string // why there is no link
+	id        proto.NodeID // that it gave us last
+	link      *peer
+	dialing   proto.Address
+	next      int           // of the configured masters to be tried
+	named     proto.Address // as primary, by another one
+	listed    bool          // its nodes are known
+	tabled    bool          // its partition table is known
+	nodes     nodetab.Table
+	table     parttab.Table
+	known     bool // its last transaction is known
+	packs     bool // its pack orders are known
+	questions packQuestions
+	note      string // why there is no link
 }
 
 // inBackup reports whether the cluster follows another one, or has stopped to.
@@ -62,6 +63,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 	m.seen.forget()
 	m.follow.reset()
 	m.backup = proto.Some(m.ids.committed)
+	m.follow.told = proto.Some(m.ids.committed)
 	for n, row := range m.table.Rows() {
 		for _, c := range row {
 			if c.State.Readable() {
@@ -71,6 +73,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 	}
 	for _, s := range m.ofType(proto.Storage) {
 		if s.node.State == proto.NodeRunning {
+			m.tellTerms(s)
 			m.notify(s, &proto.StartOperation{Backup: true})
 		}
 	}
@@ -115,7 +118,7 @@ func (m *Machine) tryFollow() {
 		}
 		m.announce(proto.BackingUp)
 		m.ask(u.link, &proto.AskLastTransaction{})
-		m.ask(u.link, &proto.AskPackOrders{Min: m.packsFrom()})
+		m.askPacks(m.packsFrom(), false)
 	case m.state == proto.StoppingBackup && m.reached(false) >= m.backup.V:
 		m.leaveBackup()
 	}
@@ -194,9 +197,7 @@ func (m *Machine) upstreamAnswered(p *peer, ev Event) {
 	case *proto.AnswerLastTransaction:
 		m.upstreamLast(a.TID)
 	case *proto.AnswerPackOrders:
-		u.packs = true
-		m.pack.add(a.Orders)
-		m.relaySigned()
+		m.upstreamPacks(a.Orders)
 	default:
 		m.close(p)
 	}
@@ -210,7 +211,7 @@ func (m *Machine) upstreamLast(t tid.TID) {
 	}
 	if t < m.ids.committed {
 		m.unfollowed("it was truncated: its last transaction is %v, but this backup has known %v; truncate this cluster too", t, m.ids.committed)
-		if m.reached(true) == tid.Zero {
+		if m.keepable() == tid.Zero {
 			m.log(slog.LevelError, "a backup that has nothing cannot be left")
 			m.close(m.up.link)
 			return
@@ -302,9 +303,10 @@ func (m *Machine) upstreamSigned(p *peer, pkt *proto.NotifyPackSigned) {
 	sign(pkt.Approved, true)
 	sign(pkt.Rejected, false)
 	if unknown < tid.Max {
-		m.ask(p, &proto.AskPackOrders{Min: unknown})
+		m.askPacks(unknown, false)
 	}
 	m.relaySigned()
+	m.allowPacks()
 }
 
 func (m *Machine) relaySigned() {
@@ -354,10 +356,20 @@ func (m *Machine) upstreamLost(p *peer) {
 		return
 	}
 	m.log(slog.LevelWarn, "upstream cluster lost", "address", p.dialed.String())
-	m.backup = proto.Some(m.reached(true))
+	m.backup = proto.Some(m.keepable())
 	m.follow.lost()
 	m.closeClients()
 	m.announce(proto.StartingBackup)
+	m.answerWithoutUpstream()
+}
+
+// answerWithoutUpstream answers what upstream does not any more. The storages do not
+// announce what they had from there: the state of the cluster tells them.
+func (m *Machine) answerWithoutUpstream() {
+	q := &m.up.questions
+	m.answerPackQuestions(&q.asked)
+	m.answerPackQuestions(&q.waiting)
+	*q = packQuestions{}
 }
 
 func (m *Machine) forgetUpstream() {
@@ -383,9 +395,10 @@ func (m *Machine) closeClients() {
 // stopBackup waits until all readable cells are as far as the furthest ones, and leaves then.
 func (m *Machine) stopBackup() {
 	m.closeUpstream()
-	m.backup = proto.Some(m.reached(true))
+	m.backup = proto.Some(m.keepable())
 	m.closeClients()
 	m.announce(proto.StoppingBackup)
+	m.answerWithoutUpstream()
 	m.log(slog.LevelInfo, "leaving backup mode", "tid", m.backup.V.String(), "last_tid", m.ids.committed.String())
 	for n := range m.table.NP() {
 		m.chooseLeader(n)

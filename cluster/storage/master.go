@@ -355,7 +355,7 @@ func (n *Node) operation(ev link.Event) error {
 			}
 			return n.commit()
 		}
-		if err := n.setBackup(true); err != nil {
+		if err := n.setBackup(true, false); err != nil {
 			return err
 		}
 		return s.replicator.tellBackup(replica.Event{Kind: replica.BackupBegun})
@@ -551,8 +551,10 @@ func (n *Node) followingMessage(msg *following.Message) error {
 	return n.session.replicator.tell(replica.Event{Kind: replica.PackAllowed, PackOrder: proto.Some(n.terms.Packs)})
 }
 
-// setBackup enters or leaves backup mode.
-func (n *Node) setBackup(on bool) error {
+// setBackup enters or leaves backup mode. A database that follows from the beginning of an
+// operation, and did not before, has nothing that is known to be complete: an order to
+// leave backup mode may have been interrupted.
+func (n *Node) setBackup(on, restarted bool) error {
 	c, err := n.db.Config()
 	if err != nil {
 		return err
@@ -567,7 +569,11 @@ func (n *Node) setBackup(on bool) error {
 		if err != nil {
 			return fmt.Errorf("last ids: %w", err)
 		}
-		t = proto.Some(last.TID.V) // Zero if there is none: nothing is replicated yet
+		if !restarted {
+			t = proto.Some(last.TID.V)
+		} else if t = proto.Some(tid.Zero); last.TID.V != tid.Zero {
+			n.log.Warn("this database was not in backup mode, but the cluster is: all of it is compared with the upstream cluster")
+		}
 	}
 	if err := n.db.SetBackupTID(t); err != nil {
 		return fmt.Errorf("storing the backup TID: %w", err)
@@ -587,7 +593,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	if err := n.truncate(); err != nil {
 		return err
 	}
-	if err := n.setBackup(inBackup); err != nil {
+	if err := n.setBackup(inBackup, true); err != nil {
 		return err
 	}
 	if err := n.confirm(); err != nil {

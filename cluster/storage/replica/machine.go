@@ -249,6 +249,9 @@ func (m *Machine) event(ev *Event) {
 		m.transactionEnded(ev.TTID, ev.Last)
 	case PackApproved:
 		m.lastPack = ev.PackOrder.V
+		if m.backup.OK && m.lastPack > m.allowed {
+			m.tellStored()
+		}
 		m.packApproved()
 	case PackUnknown:
 		m.signLater(ev.Missing, ev.Approved)

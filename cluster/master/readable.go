@@ -1,0 +1,236 @@
+package master
+
+import (
+	"log/slog"
+	"slices"
+
+	"github.com/neozodb/neo/cluster/following"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// What a backup cluster may show, keep, and pack. A pack of the upstream cluster removes
+// history that a storage has not fetched yet: when it has fetched on, it is complete from the
+// order on, but lacks something between. See Stored in package following.
+
+// outOfGaps lowers a TID until no storage with readable cells lacks something there.
+func (m *Machine) outOfGaps(t tid.TID) tid.TID {
+	for lowered := true; lowered; {
+		lowered = false
+		for _, id := range m.table.ReadableNodes() {
+			if p := m.stores[id]; p != nil && p.stored.V.Gap[0] < t && t < p.stored.V.Gap[1] {
+				t, lowered = p.stored.V.Gap[0], true
+			}
+		}
+	}
+	return t
+}
+
+// keepable returns up to which transaction the database would be kept if the cluster left
+// backup mode now.
+func (m *Machine) keepable() tid.TID { return m.outOfGaps(m.reached(true)) }
+
+// advanceTold lets clients see what all readable cells have. What they were told
+// once stays, so it waits for cells that are about to become readable.
+func (m *Machine) advanceTold() {
+	f := &m.follow
+	if m.state != proto.StartingBackup && m.state != proto.BackingUp || !f.moved || len(f.chasing) > 0 {
+		return
+	}
+	for _, id := range m.table.ReadableNodes() {
+		if p := m.stores[id]; p == nil || p.ready == 0 || p.follows && !p.stored.OK {
+			return
+		}
+	}
+	f.moved = false
+	if t := m.outOfGaps(m.reached(false)); !f.told.OK || t > f.told.V {
+		f.told = proto.Some(t)
+		m.allowPacks()
+	}
+}
+
+// recorded takes what a storage has recorded of how far it follows.
+func (m *Machine) recorded(p *peer, s following.Stored) {
+	if p.node.Type != proto.Storage || !m.inBackup() {
+		return
+	}
+	p.stored, m.follow.moved = proto.Some(s), true
+	if m.state == proto.StoppingBackup {
+		m.lowerKept()
+	}
+	m.allowPacks()
+}
+
+// lowerKept accepts that less can be kept than when the cluster began to leave backup mode.
+func (m *Machine) lowerKept() {
+	t := m.outOfGaps(min(m.backup.V, m.reached(true)))
+	if t >= m.backup.V {
+		return
+	}
+	if t == tid.Zero {
+		m.log(slog.LevelError, "leaving backup mode: nothing that is complete is left; the lost storages are needed")
+		return
+	}
+	m.log(slog.LevelWarn, "leaving backup mode: what only lost storages had is given up", "tid", t.String(), "planned", m.backup.V.String())
+	m.backup = proto.Some(t)
+}
+
+// allowPacks lets storages execute the orders that every cell of the cluster is beyond, as
+// it is recorded: whatever is lost now, the cluster is not left at a time before them.
+func (m *Machine) allowPacks() {
+	if m.state != proto.BackingUp && m.state != proto.StartingBackup {
+		return
+	}
+	upTo := m.follow.told.V
+	for _, id := range m.table.ReadableNodes() {
+		p := m.stores[id]
+		if p == nil || p.ready == 0 {
+			return
+		}
+		if p.follows {
+			upTo = min(upTo, p.stored.V.TID)
+		}
+	}
+	allowed := m.follow.allowed
+	for id, o := range m.pack.orders {
+		if o.Approved == proto.Some(true) && id <= upTo {
+			allowed = max(allowed, id)
+		}
+	}
+	if allowed == m.follow.allowed {
+		return
+	}
+	m.follow.allowed = allowed
+	m.log(slog.LevelInfo, "packs may be executed: the backup is beyond them", "order", allowed.String())
+	for _, p := range m.ofType(proto.Storage) {
+		if p.ready > 0 {
+			m.tellTerms(p)
+		}
+	}
+}
+
+// tellTerms tells a storage on which terms it follows.
+func (m *Machine) tellTerms(p *peer) {
+	if p.follows {
+		m.notify(p, m.terms().Packet())
+	}
+}
+
+func (m *Machine) terms() *following.Terms {
+	return &following.Terms{Packs: m.follow.allowed}
+}
+
+// packQuestions are the questions of storages for pack orders that the upstream
+// cluster answers first.
+type packQuestions struct {
+	waiting, asked []packQuestion
+	sent           []bool  // of each question that upstream has not answered: whether those who asked wait for it
+	known          tid.TID // greatest order that upstream has told
+}
+
+type packQuestion struct {
+	asker
+	min tid.TID
+}
+
+// askUpstreamPacks takes the question of a storage for orders. The answer must
+// tell of every pack that a storage upstream can have begun before the question: the master
+// upstream tells of an order before any storage begins.
+func (m *Machine) askUpstreamPacks(p *peer, id uint32, from tid.TID) {
+	q := &m.up.questions
+	q.waiting = append(q.waiting, packQuestion{asker{p, id}, from})
+	m.nextPackQuestion()
+}
+
+func (m *Machine) nextPackQuestion() {
+	q := &m.up.questions
+	if len(q.asked) > 0 || len(q.waiting) == 0 || !m.up.packs {
+		return
+	}
+	q.asked, q.waiting = q.waiting, nil
+	m.askPacks(max(q.known, m.backup.V)+1, true)
+}
+
+func (m *Machine) askPacks(from tid.TID, awaited bool) {
+	m.up.questions.sent = append(m.up.questions.sent, awaited)
+	m.ask(m.up.link, &proto.AskPackOrders{Min: from})
+}
+
+// upstreamPacks takes the orders that upstream tells, and answers those who asked.
+func (m *Machine) upstreamPacks(orders []proto.PackOrder) {
+	q := &m.up.questions
+	m.up.packs = true
+	m.pack.add(orders)
+	for _, o := range orders {
+		q.known = max(q.known, o.ID)
+	}
+	if len(orders) > 0 {
+		m.relaySigned()
+		m.allowPacks()
+	}
+	awaited := len(q.sent) > 0 && q.sent[0]
+	q.sent = q.sent[min(1, len(q.sent)):]
+	if awaited {
+		m.answerPackQuestions(&q.asked)
+	}
+	m.nextPackQuestion()
+}
+
+// answerPackQuestions answers from what is known here.
+func (m *Machine) answerPackQuestions(list *[]packQuestion) {
+	all := *list
+	*list = nil
+	for _, a := range all {
+		if !a.peer.gone {
+			m.packOrdersAsked(a.peer, a.id, a.min)
+		}
+	}
+}
+
+// chase has a cell that was out of date, and would be readable now, catch up with what
+// clients were told: the furthest readable cell has it.
+func (m *Machine) chase(n int, p *peer) {
+	best := m.furthest(n)
+	if best == nil {
+		return
+	}
+	f := &m.follow
+	f.chasing[repairCell{n, p.node.ID}] = true
+	m.notify(p, &proto.Replicate{TID: f.cell(n, best.node.ID).backup, Sources: map[int]proto.Address{n: best.node.Addr}})
+}
+
+// furthest returns the ready storage whose readable cell of a partition is the furthest.
+func (m *Machine) furthest(n int) *peer {
+	var best *peer
+	for _, p := range m.readyCells(n) {
+		if best == nil || m.follow.cell(n, p.node.ID).backup > m.follow.cell(n, best.node.ID).backup {
+			best = p
+		}
+	}
+	return best
+}
+
+// forgetQuestions forgets what a storage asked, which is lost.
+func (m *Machine) forgetQuestions(p *peer) {
+	gone := func(q packQuestion) bool { return q.peer == p }
+	m.up.questions.waiting = slices.DeleteFunc(m.up.questions.waiting, gone)
+	m.up.questions.asked = slices.DeleteFunc(m.up.questions.asked, gone)
+}
+
+// followMessage takes what a node says of a backup cluster. It reports whether the packet
+// was about that.
+func (m *Machine) followMessage(p *peer, pkt *proto.NotifyMonitorInformation) bool {
+	msg, ok, err := following.Parse(pkt)
+	if !ok {
+		return false
+	}
+	switch {
+	case err != nil:
+		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "err", err)
+	case msg.Topic == following.Recorded:
+		m.recorded(p, msg.Stored)
+	default:
+		m.log(slog.LevelWarn, "unexpected message about a backup cluster", "node", p.String(), "topic", msg.Topic)
+	}
+	return true
+}
