@@ -1,7 +1,6 @@
 package clustertest
 
 import (
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -64,13 +63,13 @@ func SimulateHangs(t *testing.T, plan Plan, log *slog.Logger) {
 	})
 }
 
-func standbyHost(i int) string { return fmt.Sprintf("10.0.3.%d", i) }
+func standbyHost(i int) string { return home.standbyHost(i) }
 
 // startStandby starts one more master.
-func (s *simulation) startStandby(i int) { s.startMasterAt(standbyHost(i)) }
+func (s *simulation) startStandby(i int) { s.startMasterAt(s.standbyHost(i)) }
 
 func (s *simulation) startMasterAt(host string) {
-	if host == masterHost {
+	if host == s.masterHost() {
 		s.startMaster()
 		return
 	}
@@ -79,8 +78,8 @@ func (s *simulation) startMasterAt(host string) {
 		s.net.Delay(host, a, 0, s.plan.Delay)
 	}
 	m, err := master.New(master.Config{
-		Cluster: "sim", Bind: proto.Address{Host: host, Port: 10000}, Masters: s.masters(),
-		Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages,
+		Cluster: s.cluster, Bind: proto.Address{Host: host, Port: 10000}, Masters: s.masters(),
+		Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages, Upstream: s.upstream,
 		Network: s.net.Host(host), Log: s.log.With("host", host),
 	})
 	if err != nil {
@@ -97,10 +96,10 @@ func (s *simulation) hosts() []string {
 		list = append(list, a.Host)
 	}
 	for i := range s.plan.Storages {
-		list = append(list, storageHost(i))
+		list = append(list, s.storageHost(i))
 	}
 	for i := range s.plan.Clients + 1 {
-		list = append(list, clientHost(i))
+		list = append(list, s.clientHost(i))
 	}
 	return list
 }
@@ -146,7 +145,7 @@ func (s *simulation) hangs(done <-chan struct{}) {
 		s.wg.Go(func() {
 			defer func() { <-turn }()
 			i := 0
-			for i < len(s.dbs) && storageHost(i) != host {
+			for i < len(s.dbs) && s.storageHost(i) != host {
 				i++
 			}
 			isStorage := i < len(s.dbs)

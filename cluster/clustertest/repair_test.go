@@ -27,8 +27,6 @@ import (
 
 var repairs = flag.Int("repairs", 20, "simulated runs of TestRepair")
 
-const adminHost = "10.0.0.2"
-
 // A replica that lost, changed or gained records is repaired while clients commit:
 // what they see agrees with a sequential history, and in the end the replicas are
 // equal.
@@ -108,18 +106,18 @@ func (s *simulation) steps(i int, calm calm) {
 
 func (s *simulation) startAdmin() {
 	a, err := admin.New(admin.Config{
-		Cluster: "sim", Bind: proto.Address{Host: adminHost, Port: 9999}, Masters: bootstrap.NewMasters(s.masters()...),
-		Network: s.net.Host(adminHost), Log: s.log.With("host", "admin"),
+		Cluster: s.cluster, Bind: proto.Address{Host: s.adminHost(), Port: 9999}, Masters: bootstrap.NewMasters(s.masters()...),
+		Network: s.net.Host(s.adminHost()), Log: s.log.With("host", "admin"),
 	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.node(adminHost, a.Run)
+	s.node(s.adminHost(), a.Run)
 }
 
 // operate asks the admin, until it is ready.
 func (s *simulation) operate(ask func(ctx context.Context, c *ctl.Client) error) error {
-	c, err := ctl.Dial(s.ctx, proto.Address{Host: adminHost, Port: 9999}, link.Config{Network: s.net.Host(clientHost(s.plan.Clients)), Log: s.log})
+	c, err := ctl.Dial(s.ctx, proto.Address{Host: s.adminHost(), Port: 9999}, link.Config{Network: s.net.Host(s.clientHost(s.plan.Clients)), Log: s.log})
 	if err != nil {
 		return err
 	}

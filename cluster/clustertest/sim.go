@@ -62,10 +62,25 @@ func PlanOf(seed uint64) Plan {
 	return p
 }
 
-const masterHost = "10.0.0.1"
+// site is a cluster and where its hosts are, of several in one network.
+type site struct {
+	cluster string
+	number  int
+}
 
-func storageHost(i int) string { return fmt.Sprintf("10.0.1.%d", i+1) }
-func clientHost(i int) string  { return fmt.Sprintf("10.0.2.%d", i+1) }
+// home is the site of simulations with one cluster.
+var home = site{cluster: "sim"}
+
+func (s site) masterHost() string       { return fmt.Sprintf("10.%d.0.1", s.number) }
+func (s site) adminHost() string        { return fmt.Sprintf("10.%d.0.2", s.number) }
+func (s site) storageHost(i int) string { return fmt.Sprintf("10.%d.1.%d", s.number, i+1) }
+func (s site) clientHost(i int) string  { return fmt.Sprintf("10.%d.2.%d", s.number, i+1) }
+func (s site) standbyHost(i int) string { return fmt.Sprintf("10.%d.3.%d", s.number, i) }
+
+const masterHost = "10.0.0.1" // of home
+
+func storageHost(i int) string { return home.storageHost(i) }
+func clientHost(i int) string  { return home.clientHost(i) }
 
 // limit is how long, in simulated time, a run may take: far more than any run
 // needs, so that one that reaches it is stuck.
@@ -73,6 +88,7 @@ const limit = 2 * time.Hour
 
 // simulation is one run.
 type simulation struct {
+	site
 	t      *testing.T
 	plan   Plan
 	log    *slog.Logger
@@ -83,6 +99,8 @@ type simulation struct {
 	stuck  *time.Timer
 	wg     sync.WaitGroup
 	adapt  func(i int, cfg *storage.Config) // nil: storages are as they are
+
+	upstream master.Upstream // that this cluster is a backup of
 
 	mu      sync.Mutex
 	nodes   map[string]context.CancelFunc // running nodes by host
@@ -107,7 +125,7 @@ func newSimulation(t *testing.T, plan Plan, log *slog.Logger) *simulation {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &simulation{t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}, crashed: map[string]bool{}}
+	s := &simulation{site: home, t: t, plan: plan, log: log, net: memnet.New(plan.Seed), nodes: map[string]context.CancelFunc{}, crashed: map[string]bool{}}
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	s.stuck = time.AfterFunc(limit, func() {
 		buf := make([]byte, 1<<20)
@@ -124,14 +142,27 @@ func (s *simulation) close() {
 	s.wg.Wait()
 }
 
+// beside returns a simulation of another cluster, in the same network and of the same test.
+func (s *simulation) beside(at site, plan Plan) *simulation {
+	o := &simulation{site: at, t: s.t, plan: plan, log: s.log, net: s.net, stuck: s.stuck, nodes: map[string]context.CancelFunc{}, crashed: map[string]bool{}}
+	o.ctx, o.cancel = context.WithCancel(s.ctx)
+	return o
+}
+
 // start starts the nodes and stores the objects that the clients compete for.
 func (s *simulation) start() bool {
-	hosts := []string{masterHost}
+	s.boot()
+	return s.create()
+}
+
+// boot starts the nodes.
+func (s *simulation) boot() {
+	hosts := []string{s.masterHost()}
 	for i := range s.plan.Storages {
-		hosts = append(hosts, storageHost(i))
+		hosts = append(hosts, s.storageHost(i))
 	}
 	for i := range s.plan.Clients + 1 {
-		hosts = append(hosts, clientHost(i))
+		hosts = append(hosts, s.clientHost(i))
 	}
 	for _, a := range hosts {
 		for _, b := range hosts {
@@ -143,7 +174,6 @@ func (s *simulation) start() bool {
 		s.dbs = append(s.dbs, backendtest.NewMemory())
 		s.startStorage(i, s.dbs[i])
 	}
-	return s.create()
 }
 
 func (s *simulation) run() {
@@ -162,15 +192,15 @@ func (s *simulation) run() {
 
 func (s *simulation) startMaster() {
 	m, err := master.New(master.Config{
-		Cluster: "sim", Bind: proto.Address{Host: masterHost, Port: 10000},
-		Masters: s.masters(), Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages,
-		Network: s.net.Host(masterHost), Log: s.log.With("host", "master"),
+		Cluster: s.cluster, Bind: proto.Address{Host: s.masterHost(), Port: 10000},
+		Masters: s.masters(), Partitions: s.plan.Partitions, Replicas: s.plan.Replicas, Autostart: s.plan.Storages, Upstream: s.upstream,
+		Network: s.net.Host(s.masterHost()), Log: s.log.With("host", s.masterHost()),
 	})
 	if err != nil {
 		s.t.Errorf("starting the master: %v", err)
 		return
 	}
-	s.node(masterHost, m.Run)
+	s.node(s.masterHost(), m.Run)
 }
 
 func (s *simulation) startStorage(i int, db *backendtest.Memory) {
@@ -180,9 +210,9 @@ func (s *simulation) startStorage(i int, db *backendtest.Memory) {
 		return
 	}
 	cfg := storage.Config{
-		Cluster: "sim", Bind: proto.Address{Host: storageHost(i), Port: 20000},
+		Cluster: s.cluster, Bind: proto.Address{Host: s.storageHost(i), Port: 20000},
 		Masters: bootstrap.NewMasters(s.masters()...), Backend: b,
-		Network: s.net.Host(storageHost(i)), Log: s.log.With("host", fmt.Sprintf("storage%d", i+1)),
+		Network: s.net.Host(s.storageHost(i)), Log: s.log.With("host", fmt.Sprintf("storage%d", i+1)),
 	}
 	if s.adapt != nil {
 		s.adapt(i, &cfg)
@@ -192,7 +222,7 @@ func (s *simulation) startStorage(i int, db *backendtest.Memory) {
 		s.t.Errorf("starting storage %d: %v", i, err)
 		return
 	}
-	s.node(storageHost(i), n.Run)
+	s.node(s.storageHost(i), n.Run)
 }
 
 // node runs a node until its host is stopped.
@@ -216,16 +246,16 @@ func (s *simulation) node(host string, run func(context.Context) error) {
 }
 
 func (s *simulation) masters() []proto.Address {
-	list := []proto.Address{{Host: masterHost, Port: 10000}}
+	list := []proto.Address{{Host: s.masterHost(), Port: 10000}}
 	for i := 1; i < s.plan.Masters; i++ {
-		list = append(list, proto.Address{Host: standbyHost(i), Port: 10000})
+		list = append(list, proto.Address{Host: s.standbyHost(i), Port: 10000})
 	}
 	return list
 }
 
 func (s *simulation) open(ctx context.Context, i int) (*client.Client, error) {
 	return client.Open(ctx, client.Config{
-		Cluster: "sim", Masters: s.masters(), Network: s.net.Host(clientHost(i)),
+		Cluster: s.cluster, Masters: s.masters(), Network: s.net.Host(s.clientHost(i)),
 		Dialer: &link.Dialer{}, Log: s.log.With("host", fmt.Sprintf("client%d", i+1)),
 	})
 }
@@ -263,35 +293,43 @@ func (s *simulation) disturb(done <-chan struct{}) {
 			return
 		case <-time.After(time.Duration(200+r.IntN(3000)) * time.Millisecond):
 		}
-		host := masterHost
+		host := s.masterHost()
 		i := r.IntN(s.plan.Storages + 1)
 		if i < s.plan.Storages {
-			host = storageHost(i)
+			host = s.storageHost(i)
 		}
 		if s.plan.Lost && r.IntN(2) == 0 {
-			s.net.Drop(clientHost(r.IntN(s.plan.Clients)), host)
+			s.net.Drop(s.clientHost(r.IntN(s.plan.Clients)), host)
 		}
 		if s.plan.Crashes && r.IntN(3) == 0 {
-			s.mu.Lock()
-			s.crashed[host] = true
-			s.mu.Unlock()
-			if i < s.plan.Storages {
-				if err := s.dbs[i].Crash(); err != nil {
-					s.t.Errorf("crashing database %d: %v", i, err)
-				}
-			}
-			s.net.Crash(host)
-			s.mu.Lock()
-			stop := s.nodes[host]
-			s.mu.Unlock()
-			stop()
-			time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
-			if i < s.plan.Storages {
-				s.startStorage(i, s.dbs[i])
-			} else {
-				s.startMaster()
-			}
+			s.crash(i, time.Duration(r.IntN(2000))*time.Millisecond)
 		}
+	}
+}
+
+// crash ends a storage, or the master if i is the number of storages, as a loss of power
+// does, and starts it again after a while.
+func (s *simulation) crash(i int, back time.Duration) {
+	host := s.masterHost()
+	if i < s.plan.Storages {
+		host = s.storageHost(i)
+	}
+	s.mu.Lock()
+	s.crashed[host] = true
+	stop := s.nodes[host]
+	s.mu.Unlock()
+	if i < s.plan.Storages {
+		if err := s.dbs[i].Crash(); err != nil {
+			s.t.Errorf("crashing database %d: %v", i, err)
+		}
+	}
+	s.net.Crash(host)
+	stop()
+	time.Sleep(back)
+	if i < s.plan.Storages {
+		s.startStorage(i, s.dbs[i])
+	} else {
+		s.startMaster()
 	}
 }
 
@@ -303,7 +341,7 @@ func (s *simulation) client(i int) {
 		if s.plan.Lost && r.IntN(2) == 0 {
 			death := time.Duration(r.IntN(20000)) * time.Millisecond
 			t := time.AfterFunc(death, func() {
-				s.net.Crash(clientHost(i))
+				s.net.Crash(s.clientHost(i))
 				cancel()
 			})
 			defer t.Stop()

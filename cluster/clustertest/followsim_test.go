@@ -1,0 +1,557 @@
+package clustertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/storage"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+var followings = flag.Int("followings", 30, "simulated runs of TestFollowing")
+
+// FollowPlan shapes a run with a backup cluster.
+type FollowPlan struct {
+	Plan      // of the upstream cluster
+	Backup    Plan
+	FromStart bool // the cluster is a backup from the beginning
+	Rounds    int
+	Faults    bool // links are cut, nodes crash, on both sides
+	Leaves    bool // the operator leaves backup mode and comes back to it
+	Truncates bool // the upstream cluster is truncated
+	Fetch     int  // records that storages of the backup ask for at a time
+	Readers   int
+}
+
+// FollowPlanOf returns the plan of a seed for [SimulateFollowing].
+func FollowPlanOf(seed uint64) FollowPlan {
+	r := rand.New(rand.NewPCG(seed, 5))
+	np := 1 + r.IntN(4)
+	side := func() Plan {
+		p := Plan{Seed: seed, Partitions: np, Storages: 1 + r.IntN(3), Clients: 2 + r.IntN(2), Objects: 3 + r.IntN(4),
+			Steps: 8 + r.IntN(10), Delay: time.Duration(1+r.IntN(30)) * time.Millisecond}
+		if p.Storages > 1 && r.IntN(2) == 0 {
+			p.Replicas = 1
+		}
+		p.Storages = min(p.Storages, np+p.Replicas)
+		return p
+	}
+	p := FollowPlan{Plan: side(), Backup: side(), FromStart: r.IntN(2) == 0, Rounds: 1 + r.IntN(3), Faults: r.IntN(3) > 0,
+		Leaves: r.IntN(3) == 0, Truncates: r.IntN(3) == 0, Fetch: []int{1, 2, 5, 1000}[r.IntN(4)], Readers: 1 + r.IntN(2)}
+	return p
+}
+
+// following is a run with a backup cluster.
+type following struct {
+	t        *testing.T
+	plan     FollowPlan
+	up, down *simulation
+	writers  calm
+	readers  calm
+	faults   calm
+
+	mu      sync.Mutex
+	history past // of the upstream cluster, as far as it was looked at
+	looked  tid.TID
+	views   []view // that were not compared yet
+	marks   map[tid.TID]string
+	read    int
+}
+
+// view is what a client of the backup read as the state at a TID.
+type view struct {
+	client string
+	at     tid.TID
+	data   map[tid.OID][]byte
+	whole  []Stored // all transactions up to there, if they were read
+}
+
+// SimulateFollowing runs a plan and reports whatever a client of the backup saw and the
+// upstream cluster had not, and whatever differs at the end. log may be nil.
+func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers), faults: make(calm, 1), marks: map[tid.TID]string{}}
+		f.up = newSimulation(t, plan.Plan, log)
+		defer f.up.close()
+		f.up.cluster = "up"
+		f.down = f.up.beside(site{"down", 1}, plan.Backup)
+		defer f.down.close()
+		f.down.upstream = master.Upstream{Cluster: "up", Masters: f.up.masters(), Backup: plan.FromStart}
+		f.down.adapt = func(_ int, cfg *storage.Config) { cfg.FetchCount = plan.Fetch }
+		for _, a := range f.up.hosts() {
+			for _, b := range f.down.hosts() {
+				f.up.net.Delay(a, b, 0, plan.Delay)
+				f.up.net.Delay(b, a, 0, plan.Delay)
+			}
+		}
+		if !f.up.start() {
+			return
+		}
+		f.up.startAdmin()
+		f.down.boot()
+		f.down.startAdmin()
+		if !plan.FromStart {
+			f.await(f.down, proto.Running)
+			f.order(f.down, proto.StartingBackup)
+		}
+		f.run()
+	})
+}
+
+func (f *following) run() {
+	r := rand.New(rand.NewPCG(f.plan.Seed, 6))
+	for round := 0; round < f.plan.Rounds && f.ok(); round++ {
+		f.round(r, round)
+		if f.plan.Truncates && r.IntN(2) == 0 && f.ok() {
+			f.truncate(r)
+		}
+	}
+	f.caughtUp()
+	f.look()
+	f.leave()
+	f.t.Logf("seed %d: %d transactions, %d views", f.plan.Seed, len(f.history.tids), f.read)
+}
+
+func (f *following) ok() bool { return f.up.ctx.Err() == nil && !f.t.Failed() }
+
+// round lets clients of both clusters work, and disturbs them.
+func (f *following) round(r *rand.Rand, round int) {
+	done := make(chan struct{})
+	var writers, others sync.WaitGroup
+	for i := range f.plan.Clients {
+		writers.Go(func() { f.writer(round, i) })
+	}
+	for i := range f.plan.Readers {
+		others.Go(func() { f.reader(done, round, i) })
+	}
+	if f.plan.Faults {
+		others.Go(func() { f.disturb(done, round) })
+	}
+	if f.plan.Leaves && r.IntN(2) == 0 {
+		others.Go(func() {
+			time.Sleep(time.Duration(r.IntN(15000)) * time.Millisecond)
+			f.leave()
+			time.Sleep(time.Duration(r.IntN(5000)) * time.Millisecond)
+			f.order(f.down, proto.StartingBackup)
+			f.readers.end()
+		})
+	}
+	writers.Wait()
+	time.Sleep(time.Duration(r.IntN(5000)) * time.Millisecond)
+	close(done)
+	others.Wait()
+	time.Sleep(time.Minute) // connections are made again
+	f.look()
+}
+
+// writer is a client of the upstream cluster.
+func (f *following) writer(round, i int) {
+	s := f.up
+	r := rand.New(rand.NewPCG(f.plan.Seed, uint64(1000*round+100+i)))
+	var cl *client.Client
+	for step := 0; step < f.plan.Steps && f.ok(); step++ {
+		f.writers <- struct{}{}
+		if cl == nil {
+			var err error
+			if cl, err = s.open(s.ctx, i); err != nil {
+				<-f.writers
+				return
+			}
+		}
+		s.step(s.ctx, r, cl, fmt.Sprintf("%d.%d.%d", round, i, step))
+		if r.IntN(20) == 0 {
+			cl.Close()
+			cl = nil
+		}
+		<-f.writers
+		time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
+	}
+	if cl != nil {
+		cl.Close()
+	}
+}
+
+func (f *following) open(i int) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(f.down.ctx, time.Minute)
+	defer cancel()
+	return client.Open(ctx, client.Config{
+		Cluster: f.down.cluster, Masters: f.down.masters(), Network: f.down.net.Host(f.down.clientHost(i)), ReadOnly: true,
+		Dialer: &link.Dialer{}, Log: f.down.log.With("host", fmt.Sprintf("reader%d", i+1)),
+	})
+}
+
+// reader is a client of the backup cluster.
+func (f *following) reader(done <-chan struct{}, round, i int) {
+	r := rand.New(rand.NewPCG(f.plan.Seed, uint64(1000*round+200+i)))
+	for life := 0; f.ok(); life++ {
+		select {
+		case <-done:
+			return
+		case f.readers <- struct{}{}:
+		}
+		if cl, err := f.open(i); err == nil {
+			for range 1 + r.IntN(10) {
+				f.view(r, cl, fmt.Sprint("reader ", i))
+				time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
+			}
+			cl.Close()
+		}
+		<-f.readers
+		time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
+	}
+}
+
+// view reads some objects as they are at the end of what the client knows.
+func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
+	at, err := cl.LastTID(f.down.ctx)
+	if err != nil {
+		return
+	}
+	v := view{client: name, at: at, data: map[tid.OID][]byte{}}
+	if r.IntN(10) == 0 {
+		db, err := Dump(f.down.ctx, cl)
+		if err != nil {
+			return
+		}
+		v.whole = db
+	}
+	f.mu.Lock()
+	oids := slices.Concat(f.up.oids, slices.Sorted(maps.Keys(f.history.data)))
+	f.mu.Unlock()
+	for range 1 + r.IntN(4) {
+		oid := oids[r.IntN(len(oids))]
+		data, err := load(f.down.ctx, cl, oid, at)
+		if err != nil {
+			return
+		}
+		v.data[oid] = data
+		time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
+	}
+	f.mu.Lock()
+	f.views = append(f.views, v)
+	f.mu.Unlock()
+}
+
+// load returns an object as it is at a TID, nil if it is not there.
+func load(ctx context.Context, cl *client.Client, oid tid.OID, at tid.TID) ([]byte, error) {
+	r, err := cl.LoadBefore(ctx, oid, at+1)
+	if errors.Is(err, txn.ErrNotFound) || errors.Is(err, txn.ErrNoSuchObject) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(r.Data), nil
+}
+
+// look reads what the upstream cluster has committed since the last look, and compares
+// what clients of the backup saw with it.
+func (f *following) look() {
+	if !f.ok() {
+		return
+	}
+	cl, err := f.up.open(f.up.ctx, f.plan.Clients)
+	if err != nil {
+		f.t.Errorf("seed %d: the upstream cluster does not serve: %v", f.plan.Seed, err)
+		return
+	}
+	defer cl.Close()
+	f.mu.Lock()
+	views := f.views
+	f.views = nil
+	f.mu.Unlock()
+	last, err := cl.LastTID(f.up.ctx)
+	if err != nil {
+		f.t.Errorf("seed %d: %v", f.plan.Seed, err)
+		return
+	}
+	for t, err := range cl.Transactions(f.up.ctx, f.looked, last) {
+		if err != nil {
+			f.t.Errorf("seed %d: the history upstream: %v", f.plan.Seed, err)
+			return
+		}
+		writes := map[tid.OID][]byte{}
+		for rec, err := range t.Records {
+			if err != nil {
+				f.t.Errorf("seed %d: the history upstream: %v", f.plan.Seed, err)
+				return
+			}
+			writes[rec.OID] = slices.Clone(rec.Data)
+		}
+		f.mu.Lock()
+		f.history.commit(t.TID, writes)
+		f.marks[t.TID] = string(t.Description)
+		f.mu.Unlock()
+	}
+	f.looked = max(f.looked, last)
+	for _, v := range views {
+		f.read++
+		err := f.history.seen(v.client, v.at, v.data)
+		if err == nil && v.whole != nil {
+			err = f.prefix(v.whole, v.at)
+		}
+		if err != nil {
+			f.t.Errorf("seed %d: %v", f.plan.Seed, err)
+		}
+	}
+}
+
+// prefix compares transactions of the backup with those of the upstream cluster up to a TID.
+func (f *following) prefix(db []Stored, upTo tid.TID) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	want := map[tid.TID]map[tid.OID][]byte{}
+	for _, t := range f.history.tids {
+		if t <= upTo {
+			want[t] = map[tid.OID][]byte{}
+		}
+	}
+	for oid, list := range f.history.data {
+		for _, rev := range list {
+			if rev.at <= upTo {
+				want[rev.at][oid] = rev.data
+			}
+		}
+	}
+	for _, s := range db {
+		w, ok := want[s.TID]
+		if !ok {
+			return fmt.Errorf("the backup has %v (%q), which is not one of those up to %v", s.TID, s.Mark, upTo)
+		}
+		delete(want, s.TID)
+		if mark := f.marks[s.TID]; s.Mark != mark {
+			return fmt.Errorf("the backup has %v as %q, upstream it is %q", s.TID, s.Mark, mark)
+		}
+		if !maps.EqualFunc(s.Records, w, func(a, b []byte) bool { return bytes.Equal(a, b) && (a == nil) == (b == nil) }) {
+			return fmt.Errorf("the backup has %q in %v (%q), upstream it is %q", s.Records, s.TID, s.Mark, w)
+		}
+	}
+	for _, t := range slices.Sorted(maps.Keys(want)) {
+		return fmt.Errorf("the backup lacks %v (%q) of those up to %v", t, f.marks[t], upTo)
+	}
+	return nil
+}
+
+// disturb cuts links and crashes nodes until done.
+func (f *following) disturb(done <-chan struct{}, round int) {
+	r := rand.New(rand.NewPCG(f.plan.Seed, uint64(1000*round+300)))
+	net := f.up.net
+	hosts := slices.Concat(f.up.hosts(), f.down.hosts())
+	for f.ok() {
+		select {
+		case <-done:
+			return
+		case <-time.After(time.Duration(200+r.IntN(3000)) * time.Millisecond):
+		}
+		a, b := hosts[r.IntN(len(hosts))], hosts[r.IntN(len(hosts))]
+		d := time.Duration(r.IntN([]int{1000, 15000}[r.IntN(2)])) * time.Millisecond
+		s := []*simulation{f.up, f.down}[r.IntN(2)]
+		switch i := r.IntN(s.plan.Storages + 1); r.IntN(4) {
+		case 0:
+			f.up.log.Info("DROP", "a", a, "b", b)
+			net.Drop(a, b)
+		case 1:
+			f.up.log.Info("CUT", "a", a, "b", b, "for", d)
+			net.Cut(a, b)
+			time.Sleep(d)
+			net.Heal(a, b)
+		case 2:
+			f.up.log.Info("CRASH", "cluster", s.cluster, "node", i)
+			s.crash(i, d/8)
+		case 3:
+			// From one cluster to the other.
+			a, b := f.up.masterHost(), f.down.masterHost()
+			if r.IntN(2) == 0 {
+				a, b = f.up.storageHost(r.IntN(f.plan.Storages)), f.down.storageHost(r.IntN(f.plan.Backup.Storages))
+			}
+			f.up.log.Info("HOLD", "a", a, "b", b, "for", d)
+			net.Hold(a, b)
+			time.Sleep(d)
+			net.Release(a, b)
+		}
+	}
+}
+
+// state returns the state of a cluster, and where its database is.
+func (f *following) state(s *simulation) (state proto.ClusterState, ids *ctl.LastIDs, err error) {
+	err = s.operate(func(ctx context.Context, c *ctl.Client) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if state, err = c.ClusterState(ctx); err != nil {
+			return err
+		}
+		ids, err = c.LastIDs(ctx)
+		return err
+	})
+	return state, ids, err
+}
+
+// until waits until something holds.
+func (f *following) until(what string, holds func() (bool, error)) bool {
+	var last error
+	for begin := time.Now(); f.ok(); time.Sleep(100 * time.Millisecond) {
+		ok, err := holds()
+		if ok {
+			return true
+		}
+		if err != nil {
+			last = err
+		}
+		if time.Since(begin) > 10*time.Minute {
+			f.t.Errorf("seed %d: %s: not in 10 minutes; last error: %v", f.plan.Seed, what, last)
+		}
+	}
+	return false
+}
+
+func (f *following) await(s *simulation, want proto.ClusterState) {
+	f.until(fmt.Sprintf("cluster %s becomes %v", s.cluster, want), func() (bool, error) {
+		state, _, err := f.state(s)
+		return err == nil && state == want, err
+	})
+}
+
+// order gives an order of an operator until it is accepted.
+func (f *following) order(s *simulation, want proto.ClusterState) {
+	f.until(fmt.Sprintf("cluster %s accepts %v", s.cluster, want), func() (bool, error) {
+		err := s.operate(func(ctx context.Context, c *ctl.Client) error {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			_, err := c.SetClusterState(ctx, want)
+			return err
+		})
+		return err == nil, err
+	})
+}
+
+// caughtUp waits until the backup has everything.
+func (f *following) caughtUp() {
+	f.until("the backup catches up", func() (bool, error) {
+		_, up, err := f.state(f.up)
+		if err != nil {
+			return false, err
+		}
+		state, down, err := f.state(f.down)
+		if err != nil {
+			return false, err
+		}
+		return state == proto.BackingUp && down.BackupTID.V == up.LastTID.V, fmt.Errorf("%v %+v, upstream %+v", state, *down, *up)
+	})
+}
+
+// leave leaves backup mode, and compares the database with the history of the upstream
+// cluster. Readers are held from then on.
+func (f *following) leave() {
+	f.readers.begin()
+	f.order(f.down, proto.StoppingBackup)
+	f.await(f.down, proto.Running)
+	f.compare()
+}
+
+// compare compares the database of the backup, which was left.
+func (f *following) compare() {
+	if !f.ok() {
+		return
+	}
+	var db []Stored
+	var last tid.TID
+	f.until("the database of the former backup is read", func() (bool, error) {
+		cl, err := f.open(f.plan.Readers)
+		if err != nil {
+			return false, err
+		}
+		defer cl.Close()
+		if last, err = cl.LastTID(f.down.ctx); err != nil {
+			return false, err
+		}
+		db, err = Dump(f.down.ctx, cl)
+		return err == nil, err
+	})
+	f.look()
+	if !f.ok() {
+		return
+	}
+	if err := f.prefix(db, last); err != nil {
+		f.t.Errorf("seed %d: after leaving: %v", f.plan.Seed, err)
+	}
+	f.down.log.Info("COMPARED", "last", last)
+}
+
+// truncate truncates the upstream cluster. The backup notices it, is truncated by its
+// operator, and follows again.
+func (f *following) truncate(r *rand.Rand) {
+	f.readers.begin()
+	defer f.readers.end()
+	f.look()
+	f.mu.Lock()
+	n := len(f.history.tids)
+	f.mu.Unlock()
+	if n < 3 || !f.ok() {
+		return
+	}
+	at := f.history.tids[n-1-min(n-2, 1+r.IntN(5))]
+	_, before, err := f.state(f.down)
+	if err != nil {
+		f.t.Errorf("seed %d: %v", f.plan.Seed, err)
+		return
+	}
+	if err := f.up.operate(func(ctx context.Context, c *ctl.Client) error { return c.Truncate(ctx, at) }); err != nil {
+		f.t.Errorf("seed %d: truncating after %v: %v", f.plan.Seed, at, err)
+		return
+	}
+	f.await(f.up, proto.Running)
+	f.up.log.Info("TRUNCATED", "after", at, "backup", *before)
+	f.await(f.down, proto.Running) // it has known more
+	f.compare()
+	f.mu.Lock()
+	f.history.truncate(at)
+	maps.DeleteFunc(f.marks, func(t tid.TID, _ string) bool { return t > at })
+	f.mu.Unlock()
+	f.looked = min(f.looked, at)
+	f.up.mu.Lock()
+	f.up.seen.Attempts = slices.DeleteFunc(f.up.seen.Attempts, func(a Attempt) bool { return a.TID > at })
+	f.up.mu.Unlock()
+	_, ids, err := f.state(f.down)
+	if err == nil && ids.LastTID.V > at {
+		err = f.down.operate(func(ctx context.Context, c *ctl.Client) error { return c.Truncate(ctx, at) })
+	}
+	if err != nil {
+		f.t.Errorf("seed %d: truncating the former backup after %v: %v", f.plan.Seed, at, err)
+		return
+	}
+	f.await(f.down, proto.Running)
+	f.compare()
+	f.order(f.down, proto.StartingBackup)
+}
+
+// A backup cluster follows its upstream cluster through losses of links and nodes on both
+// sides: whatever its clients see is a state that the upstream cluster had, and what is
+// there after it was left is exactly the beginning of the history upstream.
+func TestFollowing(t *testing.T) {
+	if *seed != 0 {
+		SimulateFollowing(t, FollowPlanOf(*seed), slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		return
+	}
+	for i := range *followings {
+		n := *first + uint64(i)
+		t.Run(fmt.Sprintf("seed=%d", n), func(t *testing.T) { SimulateFollowing(t, FollowPlanOf(n), nil) })
+	}
+}
