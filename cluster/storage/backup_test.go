@@ -80,8 +80,14 @@ func TestBackup(t *testing.T) {
 	if a := call[*proto.AnswerObject](reader, &proto.AskObject{OID: 1}); a.Serial != 13 || a.NextSerial.OK {
 		t.Errorf("load: %+v", a)
 	}
-	if a := call[*proto.AnswerObject](reader, &proto.AskObject{OID: 1, Before: proto.Some[tid.TID](99)}); a.Serial != 13 {
-		t.Errorf("load before: %+v", a)
+	if a := call[*proto.AnswerObject](reader, &proto.AskObject{OID: 1, Before: proto.Some[tid.TID](99)}); a.Serial != 15 {
+		t.Errorf("load before, of a partition that has more: %+v", a)
+	}
+	if a := call[*proto.AnswerObject](reader, &proto.AskObject{OID: 0, Before: proto.Some[tid.TID](99)}); a.Serial != 13 {
+		t.Errorf("load before, of a partition that is behind: %+v", a)
+	}
+	if a := call[*proto.AnswerTransactionInformation](reader, &proto.AskTransactionInformation{TID: 15}); a.TID != 15 {
+		t.Errorf("transaction: %+v", a)
 	}
 	if a := call[*proto.AnswerObjectHistory](reader, &proto.AskObjectHistory{OID: 1, Last: 5}); !cmp.Equal(a.History, []proto.Revision{{TID: 13, Size: 3}, {TID: 10, Size: 3}}) {
 		t.Errorf("history: %+v", a)
@@ -89,11 +95,11 @@ func TestBackup(t *testing.T) {
 	if a := call[*proto.AnswerTIDs](reader, &proto.AskTIDs{Last: 5, Partition: 1}); !cmp.Equal(a.TIDs, []tid.TID{13}) {
 		t.Errorf("transactions: %+v", a)
 	}
-	if a := call[*proto.AnswerTIDsFrom](reader, &proto.AskTIDsFrom{Max: 99, Length: 5, Partition: 1}); !cmp.Equal(a.TIDs, []tid.TID{13}) {
+	if a := call[*proto.AnswerTIDsFrom](reader, &proto.AskTIDsFrom{Max: 99, Length: 5, Partition: 1}); !cmp.Equal(a.TIDs, []tid.TID{13, 15}) {
 		t.Errorf("transactions from: %+v", a)
 	}
-	if a := call[*proto.AnswerOIDsFrom](reader, &proto.AskOIDsFrom{Partition: 1, Length: 5, At: 99}); !cmp.Equal(a.OIDs, []tid.OID{1}) {
-		t.Errorf("objects: %+v", a) // 3 is created above the backup TID
+	if a := call[*proto.AnswerOIDsFrom](reader, &proto.AskOIDsFrom{Partition: 1, Length: 5, At: 99}); !cmp.Equal(a.OIDs, []tid.OID{1, 3}) {
+		t.Errorf("objects: %+v", a)
 	}
 	if a := call[*proto.AnswerObjectUndoSerial](reader, &proto.AskObjectUndoSerial{TTID: 20, LastTID: 99, Undone: 13, OIDs: []tid.OID{1}}); a.Undo[1] != (proto.UndoSerial{Current: 13, Undo: proto.Some[tid.TID](10), IsCurrent: true}) {
 		t.Errorf("undo: %+v", a)
@@ -102,8 +108,7 @@ func TestBackup(t *testing.T) {
 		req  proto.Request
 		want string
 	}{
-		{&proto.AskObject{OID: 1, At: proto.Some[tid.TID](15)}, "OID_NOT_FOUND"},
-		{&proto.AskTransactionInformation{TID: 15}, "TID_NOT_FOUND"},
+		{&proto.AskObject{OID: 0, At: proto.Some[tid.TID](15)}, "OID_NOT_FOUND"},
 		{store(20, 1, 13, "x"), "READ_ONLY_ACCESS"},
 		{&proto.AskStoreTransaction{TTID: 20}, "READ_ONLY_ACCESS"},
 		{&proto.AskVoteTransaction{TTID: 20}, "READ_ONLY_ACCESS"},

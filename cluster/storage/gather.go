@@ -62,18 +62,18 @@ func (n *Node) answerGathered(p *peer) {
 
 // answerTogether answers loads by as few queries as possible. It changes reads.
 func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
-	limit, ctx := n.limit(a), p.conn.Context()
+	ctx := p.conn.Context()
 	keys := make([]backend.ObjectKey, 0, len(reads))
 	for len(reads) > 0 {
 		keys = keys[:0]
 		for _, r := range reads {
-			at, before := when(limit, r.ask)
+			at, before := when(n.limitOfLoad(a, r.ask), r.ask)
 			keys = append(keys, backend.ObjectKey{OID: r.ask.OID, At: at, Before: before})
 		}
 		n.db.GetObjects(ctx, keys, func(i int, o *backend.Object, err error) bool {
 			r := &reads[i]
 			if err == nil {
-				p.conn.Queue(r.id, answerObject(limit, r.ask.OID, o))
+				p.conn.Queue(r.id, answerObject(n.limitOfLoad(a, r.ask), r.ask.OID, o))
 			} else {
 				n.finishRead(ctx, p.conn, r.id, nil, r.ask.OID, err)
 			}

@@ -67,9 +67,10 @@ type Node struct {
 	fetching *pace.Pace // what is replicated from them
 
 	// For readers on other goroutines.
-	readable  atomic.Pointer[[]bool]  // by partition
-	terms     *following.Terms        // of the master of a backup cluster; nil: it has told none
-	backupTID atomic.Pointer[tid.TID] // nil: not in backup mode
+	readable  atomic.Pointer[[]bool]    // by partition
+	terms     *following.Terms          // of the master of a backup cluster; nil: it has told none
+	backupTID atomic.Pointer[tid.TID]   // nil: not in backup mode
+	reached   atomic.Pointer[[]tid.TID] // how far each cell of a backup follows the upstream cluster, by partition; nil: not known
 
 	// Owned by Run.
 	id            proto.NodeID

@@ -21,7 +21,7 @@ type access struct {
 	readOnly bool // of a backup cluster: nothing after the backup TID
 }
 
-// limit returns the greatest TID that may be seen.
+// limit returns the greatest TID that may be seen by a request that names none.
 func (n *Node) limit(a *access) tid.TID {
 	if a.readOnly {
 		if b := n.backupTID.Load(); b != nil {
@@ -29,6 +29,26 @@ func (n *Node) limit(a *access) tid.TID {
 		}
 	}
 	return tid.Max
+}
+
+// limitOf returns the greatest TID up to which a client that names one sees a partition:
+// where its cell is. What the master tells clients may be further than all cells of this
+// node are, if it has just told the others that nothing has changed in them.
+func (n *Node) limitOf(a *access, partition int) tid.TID {
+	if a.readOnly && n.backupTID.Load() != nil {
+		if l := n.reached.Load(); l != nil && partition >= 0 && partition < len(*l) {
+			return (*l)[partition]
+		}
+	}
+	return n.limit(a)
+}
+
+// limitOfLoad is limit or limitOf for a load.
+func (n *Node) limitOfLoad(a *access, p *proto.AskObject) tid.TID {
+	if !p.At.OK && !p.Before.OK {
+		return n.limit(a)
+	}
+	return n.limitOf(a, p.OID.Partition(n.partitions()))
 }
 
 type readResult int
@@ -85,18 +105,18 @@ func (n *Node) read(ctx context.Context, a *access, conn *link.Conn, id uint32, 
 	switch p := p.(type) {
 	case *proto.AskObject:
 		what = p.OID
-		answer, err = n.object(ctx, n.limit(a), p)
+		answer, err = n.object(ctx, n.limitOfLoad(a, p), p)
 	case *proto.AskObjectHistory:
 		what = p.OID
 		answer, err = n.history(ctx, n.limit(a), p)
 	case *proto.AskTransactionInformation:
-		answer, err = n.transaction(ctx, n.limit(a), p)
+		answer, err = n.transaction(ctx, n.limitOf(a, p.TID.Partition(n.partitions())), p)
 	case *proto.AskTIDs:
 		answer, err = n.tids(ctx, n.limit(a), p)
 	case *proto.AskTIDsFrom:
-		answer, err = n.tidsFrom(ctx, n.limit(a), p)
+		answer, err = n.tidsFrom(ctx, n.limitOf(a, p.Partition), p)
 	case *proto.AskOIDsFrom:
-		answer, err = n.oidsFrom(ctx, n.limit(a), p)
+		answer, err = n.oidsFrom(ctx, n.limitOf(a, p.Partition), p)
 	default:
 		return notRead
 	}
@@ -137,6 +157,14 @@ func (n *Node) finishRead(ctx context.Context, conn *link.Conn, id uint32, p pro
 		}
 	}
 	answer(conn, id, e)
+}
+
+// partitions returns how many there are.
+func (n *Node) partitions() int {
+	if r := n.readable.Load(); r != nil {
+		return max(len(*r), 1)
+	}
+	return 1
 }
 
 // isReadable reports whether this node has a readable cell of a partition.

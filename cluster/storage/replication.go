@@ -54,6 +54,9 @@ func (r *replicator) tell(ev replica.Event) error {
 		effects := r.m.Step(time.Now(), r.events[i])
 		r.events[i] = replica.Event{}
 		for j := range effects {
+			if effects[j].Op == replica.Replicated || effects[j].Op == replica.ShowBackup {
+				r.show() // before the master tells clients of it
+			}
 			if err := r.carryOut(&effects[j]); err != nil {
 				return err
 			}
@@ -61,6 +64,18 @@ func (r *replicator) tell(ev replica.Event) error {
 	}
 	r.events = r.events[:0]
 	return nil
+}
+
+// show lets clients of a backup cluster read what its cells have by now.
+func (r *replicator) show() {
+	if r.n.backupTID.Load() == nil {
+		return
+	}
+	list := make([]tid.TID, r.n.table.NP())
+	for p := range list {
+		list[p] = r.m.Reached(p)
+	}
+	r.n.reached.Store(&list)
 }
 
 // later is tell for an effect that is being carried out.
@@ -111,7 +126,11 @@ func (r *replicator) tellBackup(ev replica.Event) error {
 			ev.Ends[p] = replica.Ends{Transactions: trans, Records: obj}
 		}
 	}
-	return r.tell(ev)
+	if err := r.tell(ev); err != nil {
+		return err
+	}
+	r.show()
+	return nil
 }
 
 // received takes a packet of the answer of a source. Left-overs of other requests are

@@ -354,5 +354,15 @@ func (m *Machine) Complete(partition int, order tid.TID) bool {
 	return c != nil && order <= m.allowed && c.whole > order && c.missed.settled(order)
 }
 
+// Reached returns up to where a cell of a backup cluster was announced to have what the
+// upstream cluster has.
+func (m *Machine) Reached(partition int) tid.TID {
+	c := m.cells[partition]
+	if c == nil {
+		return tid.Zero
+	}
+	return max(c.whole, 1) - 1
+}
+
 // partitions returns the partitions that have a cell here, sorted.
 func (m *Machine) partitions() []int { return slices.Sorted(maps.Keys(m.cells)) }
