@@ -15,6 +15,7 @@ type past struct {
 	tids []tid.TID // ascending
 	data map[tid.OID][]pastRevision
 	told map[string]tid.TID // the highest TID that each client of the backup was told
+	most tid.TID            // the highest of a transaction that a client was told to be there
 }
 
 // pastRevision is an object since a transaction. A nil data is an object that is not there.
@@ -40,9 +41,21 @@ func (p *past) truncate(at tid.TID) {
 	for oid, list := range p.data {
 		p.data[oid] = slices.DeleteFunc(list, func(r pastRevision) bool { return r.at > at })
 	}
-	for name, t := range p.told {
-		p.told[name] = min(t, at)
+	p.restart()
+	p.most = min(p.most, at)
+}
+
+// restart forgets what clients were told: the backup finds out anew how far it is.
+func (p *past) restart() { clear(p.told) }
+
+// floor returns the last transaction up to a TID.
+func (p *past) floor(at tid.TID) (last tid.TID) {
+	for _, t := range p.tids {
+		if t <= at {
+			last = t
+		}
 	}
+	return last
 }
 
 // state returns an object as the upstream cluster had it at a TID, nil if it was not there.
@@ -69,6 +82,7 @@ func (p *past) seen(name string, at tid.TID, read map[tid.OID][]byte) error {
 		p.told = map[string]tid.TID{}
 	}
 	p.told[name] = at
+	p.most = max(p.most, p.floor(at))
 	for oid, data := range read {
 		if want := p.state(oid, at); !bytes.Equal(data, want) || (data == nil) != (want == nil) {
 			return fmt.Errorf("client %s read %v at %v as %q, the upstream cluster had %q", name, oid, at, data, want)

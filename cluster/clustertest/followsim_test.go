@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,14 +72,50 @@ type following struct {
 	mu      sync.Mutex
 	history past // of the upstream cluster, as far as it was looked at
 	looked  tid.TID
+	viewed  int64  // operations at the last view that was compared
 	views   []view // that were not compared yet
 	marks   map[tid.TID]string
+	starts  operations // of the backup cluster
 	read    int
+}
+
+// operations counts how often the backup cluster has begun to recover. It is a handler of
+// the log, so that no state is missed.
+type operations struct {
+	slog.Handler
+	count *atomic.Int64
+	down  bool
+}
+
+func (o operations) Enabled(context.Context, slog.Level) bool { return true }
+
+func (o operations) WithAttrs(list []slog.Attr) slog.Handler {
+	for _, a := range list {
+		o.down = o.down || a.Key == "host" && a.Value.String() == site{number: 1}.masterHost()
+	}
+	o.Handler = o.Handler.WithAttrs(list)
+	return o
+}
+
+func (o operations) Handle(ctx context.Context, r slog.Record) error {
+	if o.down && r.Message == "cluster state" {
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Value.String() == proto.Recovering.String() {
+				o.count.Add(1)
+			}
+			return true
+		})
+	}
+	if !o.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return o.Handler.Handle(ctx, r)
 }
 
 // view is what a client of the backup read as the state at a TID.
 type view struct {
 	client string
+	starts int64 // of the backup cluster until then
 	at     tid.TID
 	data   map[tid.OID][]byte
 	whole  []Stored // all transactions up to there, if they were read
@@ -89,7 +126,11 @@ type view struct {
 func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers), faults: make(calm, 1), marks: map[tid.TID]string{}}
-		f.up = newSimulation(t, plan.Plan, log)
+		if log == nil {
+			log = slog.New(slog.DiscardHandler)
+		}
+		f.starts = operations{log.Handler(), new(atomic.Int64), false}
+		f.up = newSimulation(t, plan.Plan, slog.New(f.starts))
 		defer f.up.close()
 		f.up.cluster = "up"
 		f.down = f.up.beside(site{"down", 1}, plan.Backup)
@@ -225,7 +266,7 @@ func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
 	if err != nil {
 		return
 	}
-	v := view{client: name, at: at, data: map[tid.OID][]byte{}}
+	v := view{client: name, starts: f.starts.count.Load(), at: at, data: map[tid.OID][]byte{}}
 	if r.IntN(10) == 0 {
 		db, err := Dump(f.down.ctx, cl)
 		if err != nil {
@@ -304,6 +345,10 @@ func (f *following) look() {
 	f.looked = max(f.looked, last)
 	for _, v := range views {
 		f.read++
+		if v.starts != f.viewed {
+			f.viewed = v.starts
+			f.history.restart()
+		}
 		err := f.history.seen(v.client, v.at, v.data)
 		if err == nil && v.whole != nil {
 			err = f.prefix(v.whole, v.at)
@@ -488,6 +533,9 @@ func (f *following) compare() {
 	f.look()
 	if !f.ok() {
 		return
+	}
+	if last < f.history.most {
+		f.t.Errorf("seed %d: after leaving, the last transaction is %v, but clients were told %v", f.plan.Seed, last, f.history.most)
 	}
 	if err := f.prefix(db, last); err != nil {
 		f.t.Errorf("seed %d: after leaving: %v", f.plan.Seed, err)

@@ -163,7 +163,7 @@ func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
 					candidates = append(candidates, p)
 					continue
 				}
-				r.backup = max(r.backup, t-1)
+				r.backup = max(r.backup, prev)
 			}
 			behind = append(behind, p)
 		}
