@@ -51,13 +51,14 @@ gobench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
 
 # Long runs: 10,000 simulated clusters, a thousand killed processes, a hundred killed
-# imports, ten minutes of
-# processes killed, stopped and cut off, fuzzing.
+# imports, ten minutes of processes killed, stopped and cut off, ten of a backup cluster,
+# fuzzing.
 nightly: vet $(PEERS)/installed
 	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestImporting|TestHangs|TestStaleCopies|TestDeletions$$' -seeds 10000 -import-seeds 10000 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run 'TestKill$$' -crash-rounds 1000 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestImportKilled -import-rounds 100 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
+	$(GO) test ./cmd/internal/proctest -run TestBackupChaos -backup-minutes 10 -timeout 1h -v
 	.ci/fuzz 600s $(FUZZJOBS)
 
 # Each fuzz target for FUZZTIME, FUZZJOBS at a time.

@@ -135,18 +135,19 @@ func TestChaos(t *testing.T) {
 			t.Errorf("%s: %v", m.Name, err)
 		}
 	}
-	if out := python(t, sameCopies, databases...); out != fmt.Sprintf("%d partitions\n", partitions) {
+	if out := python(t, sameCopies, append([]string{"2"}, databases...)...); out != fmt.Sprintf("%d partitions\n", partitions) {
 		t.Errorf("the copies are not equal:\n%s", out)
 	}
 	t.Logf("%d transactions acknowledged, %d attempted, %d in the database", w.acknowledged(), len(seen.Attempts), len(db))
 }
 
 // sameCopies prints how many partitions the databases have, if each of them is in
-// two, and the two are equal.
+// as many as the first argument tells, and all of them are equal.
 const sameCopies = `
 import collections, hashlib, sqlite3, sys
 copies = collections.defaultdict(dict)
-for path in sys.argv[1:]:
+want = int(sys.argv[1])
+for path in sys.argv[2:]:
     db = sqlite3.connect(path)
     nid, = db.execute("SELECT value FROM config WHERE name = 'nid'").fetchone()
     for partition, in db.execute("SELECT partition FROM pt WHERE nid = ? AND tid = -1", (nid,)).fetchall():
@@ -156,11 +157,12 @@ for path in sys.argv[1:]:
                            " ON data_id = data.id WHERE partition = ? ORDER BY tid, oid", (partition,)).fetchall()
         copies[partition][path] = rows
 for partition, by in sorted(copies.items()):
-    if len(by) != 2:
+    if len(by) != want:
         print(partition, 'is in', sorted(by))
         continue
-    (pa, a), (pb, b) = by.items()
-    if a != b:
-        print('partition', partition, 'of', pa, 'and', pb, 'differ:', sorted(set(a) ^ set(b), key=repr)[:10])
+    (pa, a), *others = by.items()
+    for pb, b in others:
+        if a != b:
+            print('partition', partition, 'of', pa, 'and', pb, 'differ:', sorted(set(a) ^ set(b), key=repr)[:10])
 print(len(copies), 'partitions')
 `

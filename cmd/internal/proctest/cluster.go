@@ -1,24 +1,29 @@
 package proctest
 
 import (
+	"crypto/tls"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/neozodb/neo/cluster/link"
 )
 
 // Cluster is a cluster of real processes with SQLite databases in one directory.
 type Cluster struct {
 	Name     string
-	Masters  string // address of the master
+	Masters  string // addresses of the masters
 	Admin    string // address of the admin
 	Dir      string
 	Master   *Process
+	Standby  []*Process // masters beside the first
 	Storages []*Process
 	AdminP   *Process
 	extra    []string // options for neoctl, such as TLS
+	tls      *tls.Config
 }
 
 // Options shape a [Cluster].
@@ -31,9 +36,14 @@ type Options struct {
 	Extra      []string // more options for every node and neoctl, such as TLS
 	Storage    []string // adapter and database of a single storage, instead of a new one in Dir
 	Logs       bool     // each node keeps a log in Dir: master.log, s1.log, admin.log
+	TLS        []string // the three options of TLS, for every node, neoctl and clients
+	Standby    int      // masters beside the first
+	Master     []string // more options for the masters, such as those of a backup
+	Admin      []string // more options for the admin
+	State      string   // to wait for; default RUNNING
 }
 
-// StartCluster starts a new cluster and waits until it is RUNNING.
+// StartCluster starts a new cluster and waits until it is RUNNING, or as [Options].State says.
 func StartCluster(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	if o.Name == "" {
@@ -45,13 +55,23 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		dir = t.TempDir()
 	}
 	c := &Cluster{
-		Name:    o.Name,
-		Dir:     dir,
-		extra:   o.Extra,
-		Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
-		Admin:   fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+		Name:  o.Name,
+		Dir:   dir,
+		extra: append(slices.Clone(o.Extra), o.TLS...),
+		Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 	}
-	common := append([]string{"-c", o.Name, "-m", c.Masters}, o.Extra...)
+	var binds []string
+	for range 1 + o.Standby {
+		binds = append(binds, fmt.Sprintf("127.0.0.1:%d", FreePort(t)))
+	}
+	c.Masters = strings.Join(binds, " ")
+	if len(o.TLS) == 6 {
+		var err error
+		if c.tls, err = link.LoadTLS(o.TLS[1], o.TLS[3], o.TLS[5]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	common := append([]string{"-c", o.Name, "-m", c.Masters}, c.extra...)
 	with := func(args ...string) []string { return append(append([]string{}, common...), args...) }
 	logTo := func(name string, args []string) []string {
 		if o.Logs {
@@ -59,8 +79,19 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		}
 		return args
 	}
-	c.Master = Start(t, "neomaster", logTo("master", with("-b", c.Masters, "-A", fmt.Sprint(o.Storages),
-		"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas)))...)
+	for i, bind := range binds {
+		name := "master"
+		if i > 0 {
+			name += fmt.Sprint(i + 1)
+		}
+		m := Start(t, "neomaster", logTo(name, append(with("-b", bind, "-A", fmt.Sprint(o.Storages),
+			"-p", fmt.Sprint(o.Partitions), "-r", fmt.Sprint(o.Replicas)), o.Master...))...)
+		if i == 0 {
+			c.Master = m
+		} else {
+			c.Standby = append(c.Standby, m)
+		}
+	}
 	for i := range o.Storages {
 		name := fmt.Sprintf("s%d", i+1)
 		database := o.Storage
@@ -69,13 +100,18 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 		}
 		c.Storages = append(c.Storages, Start(t, "neostorage", logTo(name, with(database...))...))
 	}
-	c.AdminP = Start(t, "neoadmin", logTo("admin", with("-b", c.Admin))...)
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.AdminP = Start(t, "neoadmin", logTo("admin", append(with("-b", c.Admin), o.Admin...))...)
+	if o.State == "" {
+		o.State = "RUNNING"
+	}
+	c.WaitState(t, o.State, 30*time.Second)
 	return c
 }
 
 // Nodes returns every process.
-func (c *Cluster) Nodes() []*Process { return append([]*Process{c.Master, c.AdminP}, c.Storages...) }
+func (c *Cluster) Nodes() []*Process {
+	return slices.Concat([]*Process{c.Master}, c.Standby, []*Process{c.AdminP}, c.Storages)
+}
 
 // Ctl runs neoctl and returns what it printed.
 func (c *Cluster) Ctl(t testing.TB, args ...string) (stdout, stderr string, status int) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -92,6 +93,13 @@ type workload struct {
 	count   int     // of acknowledged transactions
 	since   time.Time
 	longest time.Duration // without an acknowledged transaction
+	rises   []rise        // of last
+}
+
+// rise is a moment at which a TID was seen for the first time.
+type rise struct {
+	at  time.Time
+	tid tid.TID
 }
 
 // startWorkload starts clients. They stop with the test, or by [workload.stop].
@@ -126,7 +134,10 @@ func (w *workload) add(a clustertest.Attempt) {
 	defer w.mu.Unlock()
 	w.seen.Attempts = append(w.seen.Attempts, a)
 	if a.Outcome == clustertest.Committed {
-		w.last = max(w.last, a.TID)
+		if a.TID > w.last {
+			w.last = a.TID
+			w.rises = append(w.rises, rise{time.Now(), a.TID})
+		}
 		w.longest = max(w.longest, time.Since(w.since))
 		w.since = time.Now()
 		w.count++
@@ -145,6 +156,21 @@ func (w *workload) acknowledged() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.count
+}
+
+// lastAcknowledged returns the greatest TID that was.
+func (w *workload) lastAcknowledged() tid.TID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
+}
+
+// times returns when transactions were acknowledged, without those that a later one
+// has overtaken.
+func (w *workload) times() []rise {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.rises)
 }
 
 // longestPause returns the longest time without an acknowledged transaction since
@@ -234,7 +260,10 @@ func commit(ctx context.Context, cl *client.Client, a *clustertest.Attempt, own 
 }
 
 // Connect opens a client of the cluster.
-func Connect(ctx context.Context, c *Cluster) (*client.Client, error) {
+func Connect(ctx context.Context, c *Cluster) (*client.Client, error) { return c.connect(ctx, false) }
+
+// connect opens a client, which may be one that only reads.
+func (c *Cluster) connect(ctx context.Context, readOnly bool) (*client.Client, error) {
 	masters, err := conf.ParseMasters(c.Masters)
 	if err != nil {
 		return nil, err
@@ -243,5 +272,5 @@ func Connect(ctx context.Context, c *Cluster) (*client.Client, error) {
 	for i, a := range masters {
 		list[i] = proto.Address(a)
 	}
-	return client.Open(ctx, client.Config{Cluster: c.Name, Masters: list})
+	return client.Open(ctx, client.Config{Cluster: c.Name, Masters: list, TLS: c.tls, ReadOnly: readOnly})
 }

@@ -52,22 +52,33 @@ func (c *Cluster) waitUpToDate(t testing.TB, limit time.Duration) {
 	t.Helper()
 	var table, summary string
 	complete := func() bool {
-		table, _, _ = c.Ctl(t, "print", "pt")
-		nodes := 0
-		for line := range strings.Lines(table) {
-			if f := strings.Fields(line); len(f) == 3 && f[0][0] == 'S' {
-				if f[1] != "R" || strings.Trim(f[2], "U.") != "" {
-					return false
-				}
-				nodes++
-			}
+		var whole bool
+		if table, whole = c.whole(t); !whole {
+			return false
 		}
 		summary, _, _ = c.Ctl(t, "print", "summary")
-		return nodes > 0 && strings.HasPrefix(summary, "# {}\nRUNNING; UP_TO_DATE=")
+		return strings.HasPrefix(summary, "# {}\nRUNNING; UP_TO_DATE=")
 	}
 	for deadline := time.Now().Add(limit); !complete(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not all cells are up to date after %v:\n%s%s", limit, table, summary)
 		}
 	}
+}
+
+// whole returns the partition table, and whether all its storages run and all cells are
+// up to date.
+func (c *Cluster) whole(t testing.TB) (table string, whole bool) {
+	t.Helper()
+	table, _, _ = c.Ctl(t, "print", "pt")
+	nodes := 0
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) == 3 && f[0][0] == 'S' {
+			if f[1] != "R" || strings.Trim(f[2], "U.") != "" {
+				return table, false
+			}
+			nodes++
+		}
+	}
+	return table, nodes > 0
 }

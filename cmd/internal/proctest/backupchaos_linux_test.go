@@ -1,0 +1,335 @@
+package proctest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/clustertest"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+var backupMinutes = flag.Float64("backup-minutes", 0.2, "how long TestBackupChaos disturbs its clusters")
+
+// startBackup starts a cluster that is a backup of up from the beginning, and waits
+// until it follows.
+func startBackup(t testing.TB, up *Cluster, o Options) *Cluster {
+	t.Helper()
+	o.Master = append(o.Master, "-C", up.Name, "-M", up.Masters, "-B")
+	if o.State == "" {
+		o.State = "BACKINGUP"
+	}
+	return StartCluster(t, o)
+}
+
+// tide watches a TID that is to rise.
+type tide struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu      sync.Mutex
+	tid     tid.TID // the last one seen
+	most    tid.TID
+	rises   []rise
+	excused bool // what falls now is not wrong
+	lost    []string
+	wrong   []string // where it fell
+}
+
+// follow looks at the TID until the end of the test.
+func follow(t testing.TB, every time.Duration, look func(context.Context) (tid.TID, bool)) *tide {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &tide{cancel: cancel, done: make(chan struct{})}
+	t.Cleanup(func() { w.stop() })
+	go func() {
+		defer close(w.done)
+		for ; ctx.Err() == nil; time.Sleep(every) {
+			limit, stop := context.WithTimeout(ctx, 5*time.Second)
+			if at, ok := look(limit); ok {
+				w.saw(at, time.Now())
+			}
+			stop()
+		}
+	}()
+	return w
+}
+
+func (w *tide) saw(at tid.TID, now time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at < w.tid {
+		s := fmt.Sprintf("%s: from %v to %v", now.Format("15:04:05.000"), w.tid, at)
+		if w.excused {
+			w.lost = append(w.lost, s)
+		} else {
+			w.wrong = append(w.wrong, s)
+		}
+	}
+	w.tid = at
+	if at > w.most {
+		w.most = at
+		w.rises = append(w.rises, rise{now, at})
+	}
+}
+
+// excuse tells whether the TID may fall from now on.
+func (w *tide) excuse(may bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.excused = may
+}
+
+// watchBackup watches what would be kept if the backup were promoted now.
+func (c *Cluster) watchBackup(t testing.TB) *tide {
+	addrs, err := conf.ParseMasters(c.Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var op *ctl.Client
+	return follow(t, 5*time.Millisecond, func(ctx context.Context) (tid.TID, bool) {
+		if op == nil {
+			// An admin that was killed comes back.
+			if op, err = ctl.Dial(ctx, proto.Address(addrs[0]), link.Config{TLS: c.tls}); err != nil {
+				op = nil
+				return 0, false
+			}
+			context.AfterFunc(t.Context(), op.Close)
+		}
+		ids, err := op.LastIDs(ctx)
+		if err != nil {
+			var refused *proto.Error // there is no primary master now
+			if !errors.As(err, &refused) {
+				op = nil
+			}
+			return 0, false
+		}
+		return ids.BackupTID.V, ids.BackupTID.OK
+	})
+}
+
+// watchReadable watches what a new client of the backup is given as the last transaction.
+func (c *Cluster) watchReadable(t testing.TB) *tide {
+	return follow(t, 100*time.Millisecond, func(ctx context.Context) (tid.TID, bool) {
+		cl, err := c.connect(ctx, true)
+		if err != nil {
+			return 0, false
+		}
+		defer cl.Close()
+		at, err := cl.LastTID(ctx)
+		return at, err == nil
+	})
+}
+
+func (w *tide) stop() {
+	w.cancel()
+	<-w.done
+}
+
+// reached returns the TID.
+func (w *tide) reached() tid.TID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tid
+}
+
+// lags returns how long after their acknowledgement the transactions were backed up,
+// ascending. Both lists are in the order of time.
+func (w *tide) lags(acknowledged []rise) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []time.Duration
+	for _, a := range acknowledged {
+		i, _ := slices.BinarySearchFunc(w.rises, a.tid, func(r rise, t tid.TID) int { return int(min(max(int64(r.tid)-int64(t), -1), 1)) })
+		if i < len(w.rises) {
+			list = append(list, max(w.rises[i].at.Sub(a.at), 0))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func percentiles(list []time.Duration) string {
+	if len(list) == 0 {
+		return "no figure"
+	}
+	return fmt.Sprintf("p50 %v, max %v of %d", list[len(list)/2].Round(time.Millisecond/10), list[len(list)-1].Round(time.Millisecond/10), len(list))
+}
+
+// An upstream and a backup cluster of three storages each, with one replica, two masters,
+// and TLS: nodes of every kind are killed on both sides, one or two at a time, while
+// clients commit upstream. Whatever happens upstream, neither the backup TID nor what clients
+// of the backup see goes back, and in the end all copies of
+// each partition are equal, those of the backup as well.
+func TestBackupChaos(t *testing.T) {
+	seed := *crashSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-crash-seed=%d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 3))
+
+	const storages, partitions, clients = 3, 12, 4
+	o := Options{Name: "up", Storages: storages, Partitions: partitions, Replicas: 1, Standby: 1, TLS: certificates(t),
+		Admin: []string{"--monitor-backup", "down"}, Logs: true}
+	up := StartCluster(t, o)
+	w := startWorkload(t, up, clients)
+	rate := func(d time.Duration) float64 {
+		before, start := w.acknowledged(), time.Now()
+		time.Sleep(d)
+		return float64(w.acknowledged()-before) / time.Since(start).Seconds()
+	}
+	quiet := 2 * time.Second
+	if *backupMinutes >= 1 {
+		quiet = 20 * time.Second
+	}
+	alone := rate(quiet)
+	o.Name, o.Admin = "down", nil
+	down := startBackup(t, up, o)
+	tide, readable := down.watchBackup(t), down.watchReadable(t)
+	caughtUp := func(when string, limit time.Duration) {
+		t.Helper()
+		want := w.lastAcknowledged()
+		for deadline := time.Now().Add(limit); tide.reached() < want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				for _, c := range []*Cluster{up, down} {
+					for _, what := range []string{"ids", "node", "pt"} {
+						out, errOut, _ := c.Ctl(t, "print", what)
+						t.Logf("%s print %s\n%s%s", c.Name, what, out, errOut)
+					}
+				}
+				t.Fatalf("the backup is at %v and not at %v %v after %s", tide.reached(), want, limit, when)
+			}
+		}
+	}
+	caughtUp("the start", 30*time.Second)
+	from := len(w.times())
+	both := rate(quiet)
+	caughtUp("the quiet time", 30*time.Second)
+	t.Logf("commits of %d clients: %.0f/s alone, %.0f/s with a backup; lag without faults: %s", clients, alone, both, percentiles(tide.lags(w.times()[from:])))
+	if out, _, _ := up.Ctl(t, "print", "summary"); !strings.Contains(out, "down") {
+		t.Errorf("the upstream cluster does not tell of its backup:\n%s", out)
+	} else {
+		t.Logf("neoctl print summary:\n%s", out)
+	}
+
+	type kind struct {
+		name    string
+		victims func() []*Process
+	}
+	var kinds []kind
+	for _, c := range []*Cluster{up, down} {
+		master := func() *Process { return append([]*Process{c.Master}, c.Standby...)[rnd.IntN(2)] }
+		storage := func() *Process { return c.Storages[rnd.IntN(storages)] }
+		kinds = append(kinds,
+			kind{"master " + c.Name, func() []*Process { return []*Process{master()} }},
+			kind{"storage " + c.Name, func() []*Process { return []*Process{storage()} }},
+			kind{"both masters " + c.Name, func() []*Process { return []*Process{c.Master, c.Standby[0]} }},
+			kind{"master and storage " + c.Name, func() []*Process { return []*Process{master(), storage()} }},
+			kind{"two storages " + c.Name, func() []*Process {
+				i := rnd.IntN(storages)
+				return []*Process{c.Storages[i], c.Storages[(i+1)%storages]}
+			}},
+			kind{"admin " + c.Name, func() []*Process { return []*Process{c.AdminP} }})
+	}
+	kinds = append(kinds, kind{"storages up and down", func() []*Process {
+		return []*Process{up.Storages[rnd.IntN(storages)], down.Storages[rnd.IntN(storages)]}
+	}}, kind{"all down", func() []*Process { return down.Nodes() }})
+	longest, count := map[string]time.Duration{}, map[string]int{}
+	all := append(up.Nodes(), down.Nodes()...)
+	from = len(w.times())
+	for until := time.Now().Add(time.Duration(*backupMinutes * float64(time.Minute))); time.Now().Before(until); {
+		k := kinds[rnd.IntN(len(kinds))]
+		wantRunning(t, all)
+		w.longestPause()
+		victims := k.victims()
+		t.Logf("%s: kill %s", time.Now().Format("15:04:05.000"), k.name)
+		// A storage keeps how far all its copies are, and its master how far each of them is.
+		excused := slices.ContainsFunc(victims, func(p *Process) bool { return slices.Contains(down.Nodes(), p) })
+		tide.excuse(excused)
+		readable.excuse(excused)
+		for _, p := range victims {
+			p.Kill()
+		}
+		time.Sleep(time.Duration(rnd.Int64N(int64(2 * time.Second))))
+		for _, p := range victims {
+			if err := p.Restart(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.wait(t, 10, 90*time.Second, "after "+k.name)
+		start := time.Now()
+		caughtUp(k.name, 90*time.Second)
+		longest[k.name] = max(longest[k.name], time.Since(start))
+		count[k.name]++
+		// The next kill finds two copies again.
+		for _, c := range []*Cluster{up, down} {
+			for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+				table, whole := c.whole(t)
+				if whole {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("not all cells of %s are up to date:\n%s", c.Name, table)
+				}
+			}
+		}
+	}
+	seen := w.stop()
+	caughtUp("the end", 90*time.Second)
+	for _, name := range slices.Sorted(maps.Keys(longest)) {
+		t.Logf("%3d × %-24s caught up within %v", count[name], name, longest[name].Round(time.Millisecond))
+	}
+	t.Logf("lag with faults: %s", percentiles(tide.lags(w.times()[from:])))
+
+	// Every object of the backup, then every row of all copies.
+	db := up.verify(t, seen)
+	cl, err := down.connect(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if got, err := clustertest.Dump(t.Context(), cl); err != nil {
+		t.Error(err)
+	} else if !reflect.DeepEqual(got, db) {
+		t.Errorf("the backup has %d transactions, the upstream cluster %d, and they are not equal", len(got), len(db))
+	}
+	cl.Close()
+	tide.stop()
+	readable.stop()
+	for _, s := range tide.wrong {
+		t.Error("the backup TID went back at " + s)
+	}
+	for _, s := range readable.wrong {
+		t.Error("clients of the backup went back at " + s)
+	}
+	t.Logf("when nodes of the backup were killed, the backup TID went back %d times, and clients %d times", len(tide.lost), len(readable.lost))
+	for _, p := range append(down.Storages, up.Storages...) {
+		if err := p.Stop(t); err != nil {
+			t.Errorf("%s: %v", p.Name, err)
+		}
+	}
+	databases := []string{"4"}
+	for _, c := range []*Cluster{up, down} {
+		for i := range storages {
+			databases = append(databases, filepath.Join(c.Dir, fmt.Sprintf("s%d.sqlite", i+1)))
+		}
+	}
+	if out := python(t, sameCopies, databases...); out != fmt.Sprintf("%d partitions\n", partitions) {
+		t.Errorf("the copies are not equal:\n%s", out)
+	}
+	t.Logf("%d transactions acknowledged, %d attempted, %d in the database", w.acknowledged(), len(seen.Attempts), len(db))
+}
