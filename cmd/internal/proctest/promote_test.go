@@ -1,0 +1,100 @@
+package proctest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/clustertest"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// runbook runs a script of contrib/backup with the programs under test.
+func runbook(t testing.TB, script string, args ...string) (out string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"../../../contrib/backup/" + script}, args...)...)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(Bin(t, "neoctl"))+":"+os.Getenv("PATH"))
+	cmd.SysProcAttr = childAttr()
+	b, err := cmd.CombinedOutput()
+	return string(b), err
+}
+
+// All masters of the upstream cluster are killed under load, and the backup is promoted by
+// the script of the runbook. The new cluster has exactly what the script says: a prefix of
+// what the upstream cluster has, once that is there again.
+func TestPromote(t *testing.T) {
+	t.Parallel()
+	o := Options{Name: "up", Storages: 3, Partitions: 6, Replicas: 1, Standby: 1, TLS: certificates(t)}
+	up := StartCluster(t, o)
+	o.Name = "down"
+	down := startBackup(t, up, o)
+	with := func(c *Cluster) []string { return append([]string{"-a", c.Admin}, c.extra...) }
+	out, err := runbook(t, "promote.sh", with(up)...)
+	if err == nil || !strings.Contains(out, "error: ") {
+		t.Errorf("promotion of the upstream cluster: %v\n%s", err, out)
+	}
+	w := startWorkload(t, up, 4)
+	w.wait(t, 200, 30*time.Second, "at the beginning")
+
+	start := time.Now()
+	up.Master.Kill()
+	up.Standby[0].Kill()
+	out, err = runbook(t, "promote.sh", with(down)...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	script := time.Since(start)
+	seen := w.stop()
+	says(t, "promote.sh", out, `(?m)^kept: everything up to 0x[0-9a-f]+ \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\)$`, `(?m)^lost: `, `(?m)^The cluster is RUNNING\.$`)
+	after := startWorkload(t, down, 1)
+	after.wait(t, 1, 30*time.Second, "on the promoted cluster")
+	first := time.Since(start)
+	more := after.stop()
+	t.Logf("%sfrom the kill of the masters to RUNNING %v, to the first commit %v", out, script.Round(time.Millisecond), first.Round(time.Millisecond))
+
+	for _, p := range []*Process{up.Master, up.Standby[0]} {
+		if err := p.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	up.WaitState(t, "RUNNING", 30*time.Second)
+	old := up.verify(t, seen)
+	cl, err := Connect(t.Context(), down)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	got, err := clustertest.Dump(t.Context(), cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := strconv.ParseUint(regexp.MustCompile(`kept: everything up to 0x([0-9a-f]+)`).FindStringSubmatch(out)[1], 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upTo := func(db []clustertest.Stored) int {
+		n := slices.IndexFunc(db, func(s clustertest.Stored) bool { return s.TID > tid.TID(kept) })
+		if n < 0 {
+			return len(db)
+		}
+		return n
+	}
+	n := upTo(old)
+	if n < 100 || n != upTo(got) || !reflect.DeepEqual(got[:n], old[:n]) {
+		t.Errorf("the promoted cluster kept %d of the %d transactions of the upstream cluster, and not the first %d", upTo(got), len(old), n)
+	}
+	t.Logf("%d of %d transactions were kept", n, len(old))
+	for i, err := range clustertest.Verify(more, got[upTo(got):]) {
+		t.Error(err)
+		if i == 20 {
+			break
+		}
+	}
+}
