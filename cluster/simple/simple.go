@@ -44,14 +44,17 @@ const (
 // Config configures a [Cluster]. A zero field takes the documented default.
 type Config struct {
 	Dir        string // where the databases are, created if need be; required
-	Name       string // default: the name in the databases, otherwise DefaultName
+	Name       string // default: the name in the databases, otherwise DefaultName or, of a backup, UPSTREAM-backup
 	Partitions int    // of a new database; default: DefaultPartitions
 	Storages   int    // default: as many as there are databases, otherwise DefaultStorages
 	Replicas   int    // copies beside the first, of a new database
 
 	Master   proto.Address   // where the master listens; default: a free port of 127.0.0.1
 	Upstream master.Upstream // the cluster that this one may be a backup of; default: none
-	Admin    proto.Address   // where the admin listens; default: a free port of 127.0.0.1
+	// UpstreamPartitions, if not nil, is asked for the partitions of a new database. See
+	// [Partitions].
+	UpstreamPartitions func() (int, error)
+	Admin              proto.Address // where the admin listens; default: a free port of 127.0.0.1
 
 	TLS *tls.Config // default: plain connections
 	// Record returns who is told of every packet of a node ("master", "storage1",
@@ -108,6 +111,12 @@ func (c *Cluster) make() error {
 		return err
 	}
 	cfg := &c.cfg
+	if !c.existing && cfg.UpstreamPartitions != nil {
+		var err error
+		if cfg.Partitions, err = cfg.UpstreamPartitions(); err != nil {
+			return err
+		}
+	}
 	if cfg.Partitions == 0 {
 		cfg.Partitions = DefaultPartitions
 	}
@@ -221,6 +230,9 @@ func (c *Cluster) openDatabase(n, of int) error {
 	}
 	if c.cfg.Name == "" {
 		c.cfg.Name = stored.Name
+	}
+	if up := c.cfg.Upstream; c.cfg.Name == "" && up.Backup {
+		c.cfg.Name = up.Cluster + "-backup"
 	}
 	if c.cfg.Name == "" {
 		c.cfg.Name = DefaultName
@@ -363,7 +375,8 @@ func (l *errorList) join() error { return errors.Join(l.list...) }
 const pollInterval = 20 * time.Millisecond
 
 // WaitRunning returns once the cluster is RUNNING, which it makes sure of: since
-// all nodes are here, nobody else is to be waited for.
+// all nodes are here, no other one is to be waited for. A backup is waited for until it
+// is BACKINGUP; if it is RUNNING instead the error is [ErrNotBackup].
 func (c *Cluster) WaitRunning(ctx context.Context) error {
 	client, err := ctl.Dial(ctx, c.Admin(), link.Config{TLS: c.cfg.TLS, Network: c.cfg.Network})
 	if err != nil {
@@ -377,7 +390,9 @@ func (c *Cluster) WaitRunning(ctx context.Context) error {
 		state, err := client.ClusterState(ctx)
 		var refused *proto.Error
 		switch {
-		case err == nil && state == proto.Running:
+		case err == nil && state == proto.Running && c.cfg.Upstream.Backup:
+			return ErrNotBackup
+		case err == nil && (state == proto.Running || state == proto.BackingUp):
 			return nil
 		case err == nil:
 			last = "it is " + state.String()

@@ -25,6 +25,7 @@ type options struct {
 	dir        string
 	source     string // --import
 	extend     bool
+	backupOf   string
 	name       string
 	partitions int
 	storages   int
@@ -52,6 +53,13 @@ its end needs --import again, and goes on. With more than one storage, --renumbe
 everything is copied before anything is served.
 ` + side.Help + `
 
+With --backup-of it follows another cluster, which goes on to serve, and has a copy of
+everything that is committed there. The other cluster may be of the Python implementation.
+The number of partitions is that of the other cluster. What the backup has can be read,
+and not written. It stays a backup at the next start, which needs --backup-of again, until
+"neoctl set cluster STOPPING_BACKUP" makes it a cluster of its own. With --ca, --cert and
+--key the other cluster must have certificates of that authority as well.
+
 Applications that know ZEO need no NEO client: they are served at --zeo, storage
 "1". With --ca, --cert and --key they need a certificate of that authority as well.
 
@@ -59,14 +67,20 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 
   ready name=NAME masters=HOST:PORT admin=HOST:PORT zeo=HOST:PORT` + cli.ExitStatus,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), env, &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.backupOf != "" && cmd.Flags().Changed("partitions") {
+				return cli.Usagef("--partitions does not go with --backup-of: a backup has as many as the cluster that it follows")
+			}
+			return run(cmd.Context(), env, &o)
+		},
 	}
 	fs := cmd.Flags()
 	cli.Path(fs, &o.dir, "dir", "d", "", "directory of the databases")
 	cli.Path(fs, &o.source, "import", "", "", "Data.fs to begin with")
 	cli.Flag(fs, &o.extend, "extend-import", "", "with --import: import what was added to the Data.fs since its import began; only if no client of the cluster has committed")
-	cli.Text(fs, &o.name, "name", "n", "", fmt.Sprintf("name of the cluster (default that of the directory, or %q)", simple.DefaultName))
-	fs.IntVarP(&o.partitions, "partitions", "p", simple.DefaultPartitions, "partitions of a new database")
+	cli.Text(fs, &o.backupOf, "backup-of", "", "", backupSyntax+": be a backup of that cluster; HOST:PORT are its masters")
+	cli.Text(fs, &o.name, "name", "n", "", fmt.Sprintf("name of the cluster (default that of the directory, or %q, or NAME-backup)", simple.DefaultName))
+	fs.IntVarP(&o.partitions, "partitions", "p", simple.DefaultPartitions, "partitions of a new database that is no backup")
 	fs.IntVar(&o.storages, "storages", 0, fmt.Sprintf("storages (default those of the directory, or %d)", simple.DefaultStorages))
 	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
 	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:0", "address of the master")
@@ -93,6 +107,8 @@ func (o *options) check() error {
 		return cli.Usagef("--extend-import needs --import and --dir")
 	case o.adapter != "SQLite":
 		return cli.Usagef("--adapter %q: a simple cluster only has SQLite", o.adapter)
+	case o.backupOf != "" && o.source != "":
+		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
 	if o.source != "" {
 		if _, err := os.Stat(o.source); err != nil {
@@ -168,7 +184,7 @@ func (o *options) config(ctx context.Context) (simple.Config, error) {
 		}
 		*a.to = proto.Address(addr)
 	}
-	return cfg, nil
+	return cfg, o.follow(ctx, &cfg)
 }
 
 // serve runs the cluster until it is told to stop.
@@ -188,7 +204,7 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 	if err != nil {
 		interrupted := ctx.Err() != nil
 		stopNodes()
-		runErr := <-ended
+		runErr := explain(<-ended)
 		switch {
 		case interrupted && errors.Is(err, context.Canceled) && o.source != "":
 			return errors.Join(errInterrupted, runErr)
@@ -204,7 +220,7 @@ func serve(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster 
 		err = nil // told to stop, or the cluster has ended and says why
 	}
 	stopNodes()
-	err = errors.Join(err, <-ended)
+	err = errors.Join(err, explain(<-ended))
 	if b.backend != nil {
 		if left := b.left(); left != "" {
 			fmt.Fprintln(env.Stderr, left)
@@ -221,6 +237,9 @@ const startTimeout = 60 * time.Second
 
 // prepare waits for the cluster and fills it. It says in words what was imported.
 func prepare(ctx context.Context, env *cli.Env, o *options, log *cli.Log, cluster *simple.Cluster, b *background) (imported string, err error) {
+	if o.backupOf != "" {
+		return "", awaitUpstream(ctx, env, o, cluster)
+	}
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := cluster.WaitRunning(starting); err != nil {
@@ -258,6 +277,11 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 	if b.backend != nil {
 		b.follow(ctx, env, o.quiet)
 	}
+	if o.backupOf != "" && !o.quiet {
+		if err := firstCopy(ctx, env, o, cluster); err != nil {
+			return err
+		}
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -278,13 +302,19 @@ func welcome(o *options, cluster *simple.Cluster, bg *background, dir, imported 
 	if imported != "" {
 		fmt.Fprintf(&b, "  %s\n", imported)
 	}
+	if o.backupOf != "" {
+		fmt.Fprintf(&b, "  It is a backup of %s: what it has can be read, and not written.\n", o.backupOf)
+	}
 	fmt.Fprintf(&b, "  master  %v\n  admin   %v\n  client  %s\n", cluster.Master(), cluster.Admin(), clientURI(o, cluster))
 	if zeoPort != nil {
 		fmt.Fprintf(&b, "  ZEO     %v\n", zeoPort.Addr())
 	}
 	opts := fmt.Sprintf("-c %s%s", cluster.Name(), tlsOptions(o))
 	b.WriteString("Try, in another terminal:\n")
-	if imported == "" {
+	if o.backupOf != "" {
+		neoctl := fmt.Sprintf("  %s -a %v%s", program("neoctl"), cluster.Admin(), tlsOptions(o))
+		fmt.Fprintf(&b, "%s print ids    # how far it is: backup_tid\n%s set cluster STOPPING_BACKUP    # make it a cluster of its own\n", neoctl, neoctl)
+	} else if imported == "" {
 		fmt.Fprintf(&b, "  %s %s Data.fs %v    # load a Data.fs into it\n", program("neomigrate"), opts, cluster.Master())
 	} else {
 		fmt.Fprintf(&b, "  %s -a %v%s print ids    # what it has: last object, last transaction\n", program("neoctl"), cluster.Admin(), tlsOptions(o))

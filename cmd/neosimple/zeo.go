@@ -62,7 +62,7 @@ func openZEO(ctx context.Context, o *options, log *cli.Log, cluster *simple.Clus
 	links := log.LinkConfig(nil)
 	d = &zeoDoor{served: make(chan error, 1)}
 	d.storage, err = neodoor.Open(ctx, client.Config{
-		Cluster: cluster.Name(), Masters: []proto.Address{cluster.Master()}, TLS: tlsConfig,
+		Cluster: cluster.Name(), Masters: []proto.Address{cluster.Master()}, TLS: tlsConfig, ReadOnly: o.backupOf != "",
 		Log: links.Log, Record: links.Record, FlushLog: log.FlushFile,
 	})
 	if err != nil {
@@ -104,6 +104,9 @@ func loadWithZEO(o *options, l net.Listener) string {
 		more = fmt.Sprintf("import ssl; tls = ssl.create_default_context(cafile=%s); tls.check_hostname = False; tls.load_cert_chain(%s, %s); ",
 			pythonText(o.CA), pythonText(o.Cert), pythonText(o.Key))
 		options = ", ssl=tls"
+	}
+	if o.backupOf != "" {
+		options += ", read_only=True" // a client that may write is refused
 	}
 	return fmt.Sprintf("  %simport ZEO; db = ZEO.DB((%s, %d)%s)\n  print(list(db.open().root()))\n", more, pythonText(host), addr.Port, options)
 }
