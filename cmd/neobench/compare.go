@@ -397,6 +397,24 @@ func (c *comparison) startIn(ctx context.Context, dir, name string, python []str
 // startWith is startIn, with storages whose databases are what the options returned for
 // each, from 0, say.
 func (c *comparison) startWith(ctx context.Context, dir, name string, python []string, storages int, database func(n int) []string) (*running, error) {
+	r, err := c.launch(ctx, dir, name, python, storages, database)
+	for deadline := time.Now().Add(2 * time.Minute); err == nil; time.Sleep(100 * time.Millisecond) {
+		out, ctlErr := r.ctl("print", "cluster")
+		if out == "RUNNING" {
+			return r, nil
+		}
+		if time.Now().After(deadline) {
+			err = fmt.Errorf("cluster %s does not start: %w", name, ctlErr)
+		}
+	}
+	if r != nil {
+		r.stop()
+	}
+	return nil, err
+}
+
+// launch is startWith without the wait, and with more options of the master.
+func (c *comparison) launch(ctx context.Context, dir, name string, python []string, storages int, database func(n int) []string, master ...string) (*running, error) {
 	var at [2]int
 	for i := range at {
 		var err error
@@ -434,22 +452,11 @@ func (c *comparison) startWith(ctx context.Context, dir, name string, python []s
 		}
 		return r.node("neostorage", args...)
 	}
-	err := r.node("neomaster", "-b", r.masters, "-A", fmt.Sprint(storages), "-p", "12")
+	err := r.node("neomaster", append([]string{"-b", r.masters, "-A", fmt.Sprint(storages), "-p", "12"}, master...)...)
 	for range storages {
 		err = errors.Join(err, r.storage())
 	}
-	err = errors.Join(err, r.node("neoadmin", "-b", r.admin))
-	for deadline := time.Now().Add(2 * time.Minute); err == nil; time.Sleep(100 * time.Millisecond) {
-		out, ctlErr := r.ctl("print", "cluster")
-		if out == "RUNNING" {
-			return r, nil
-		}
-		if time.Now().After(deadline) {
-			err = fmt.Errorf("cluster %s does not start: %w", name, ctlErr)
-		}
-	}
-	r.stop()
-	return nil, err
+	return r, errors.Join(err, r.node("neoadmin", "-b", r.admin))
 }
 
 // ctl runs neoctl.

@@ -25,12 +25,13 @@ func newCommand(env *cli.Env) *cobra.Command {
                                             ADDS OBJECTS, so never use one that matters
   neobench compare --bin bin                start clusters, measure all, print ratios
   neobench replication --bin bin            start clusters, measure commits during replication
+  neobench backup --bin bin                 start clusters, measure a backup cluster and what it costs
   neobench import --bin bin                 start clusters, measure an import and reads during it
   neobench memory --bin bin                 start clusters, measure their peak memory
 
 Exit status: 0 done; 1 failed; 2 usage.`,
 	}
-	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newImport(env), newMemory(env), newEcho(env))
+	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newBackup(env), newImport(env), newMemory(env), newEcho(env))
 	return cmd
 }
 
