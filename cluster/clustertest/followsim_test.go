@@ -125,7 +125,7 @@ type view struct {
 // upstream cluster had not, and whatever differs at the end. log may be nil.
 func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers), faults: make(calm, 1), marks: map[tid.TID]string{}}
+		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers+1), faults: make(calm, 1), marks: map[tid.TID]string{}}
 		if log == nil {
 			log = slog.New(slog.DiscardHandler)
 		}
@@ -168,6 +168,9 @@ func (f *following) run() {
 	f.caughtUp()
 	f.look()
 	f.leave()
+	if f.ok() {
+		f.down.compareReplicas()
+	}
 	f.t.Logf("seed %d: %d transactions, %d views", f.plan.Seed, len(f.history.tids), f.read)
 }
 
@@ -186,6 +189,7 @@ func (f *following) round(r *rand.Rand, round int) {
 	if f.plan.Faults {
 		others.Go(func() { f.disturb(done, round) })
 	}
+	others.Go(func() { f.monitor(done) })
 	if f.plan.Leaves && r.IntN(2) == 0 {
 		others.Go(func() {
 			time.Sleep(time.Duration(r.IntN(15000)) * time.Millisecond)
@@ -260,6 +264,51 @@ func (f *following) reader(done <-chan struct{}, round, i int) {
 	}
 }
 
+// monitor asks the backup again and again up to where it can be read: while it follows,
+// that does not go back.
+func (f *following) monitor(done <-chan struct{}) {
+	s := f.down
+	var told tid.TID
+	var starts int64
+	for f.ok() {
+		f.readers <- struct{}{}
+		ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+		conn, err := link.Dial(ctx, s.masters()[0], link.Config{Network: s.net.Host(s.adminHost())})
+		if err == nil {
+			_, err = conn.Call(ctx, &proto.RequestIdentification{Type: proto.Client, Cluster: s.cluster, Extra: map[string]proto.Value{"read_only": true}})
+		}
+		for err == nil {
+			var a proto.Packet
+			before := f.starts.count.Load()
+			a, err = conn.Call(ctx, &proto.AskLastTransaction{})
+			if err != nil || f.starts.count.Load() != before {
+				continue
+			}
+			t := a.(*proto.AnswerLastTransaction).TID
+			if before == starts && t < told {
+				f.t.Errorf("seed %d: the backup can be read up to %v, after it could be read up to %v", f.plan.Seed, t, told)
+			}
+			told, starts = t, before
+			select {
+			case <-done:
+				err = context.Canceled
+			case <-time.After(7 * time.Millisecond):
+			}
+		}
+		cancel()
+		if conn != nil {
+			conn.Abort()
+			<-conn.Done()
+		}
+		<-f.readers
+		select {
+		case <-done:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // view reads some objects as they are at the end of what the client knows.
 func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
 	at, err := cl.LastTID(f.down.ctx)
@@ -306,43 +355,13 @@ func load(ctx context.Context, cl *client.Client, oid tid.OID, at tid.TID) ([]by
 // look reads what the upstream cluster has committed since the last look, and compares
 // what clients of the backup saw with it.
 func (f *following) look() {
-	if !f.ok() {
-		return
-	}
-	cl, err := f.up.open(f.up.ctx, f.plan.Clients)
-	if err != nil {
-		f.t.Errorf("seed %d: the upstream cluster does not serve: %v", f.plan.Seed, err)
-		return
-	}
-	defer cl.Close()
 	f.mu.Lock()
 	views := f.views
 	f.views = nil
 	f.mu.Unlock()
-	last, err := cl.LastTID(f.up.ctx)
-	if err != nil {
-		f.t.Errorf("seed %d: %v", f.plan.Seed, err)
+	if !f.until("the history upstream is read", func() (bool, error) { err := f.readHistory(); return err == nil, err }) {
 		return
 	}
-	for t, err := range cl.Transactions(f.up.ctx, f.looked, last) {
-		if err != nil {
-			f.t.Errorf("seed %d: the history upstream: %v", f.plan.Seed, err)
-			return
-		}
-		writes := map[tid.OID][]byte{}
-		for rec, err := range t.Records {
-			if err != nil {
-				f.t.Errorf("seed %d: the history upstream: %v", f.plan.Seed, err)
-				return
-			}
-			writes[rec.OID] = slices.Clone(rec.Data)
-		}
-		f.mu.Lock()
-		f.history.commit(t.TID, writes)
-		f.marks[t.TID] = string(t.Description)
-		f.mu.Unlock()
-	}
-	f.looked = max(f.looked, last)
 	for _, v := range views {
 		f.read++
 		if v.starts != f.viewed {
@@ -357,6 +376,39 @@ func (f *following) look() {
 			f.t.Errorf("seed %d: %v", f.plan.Seed, err)
 		}
 	}
+}
+
+// readHistory goes on reading what the upstream cluster has.
+func (f *following) readHistory() error {
+	ctx, cancel := context.WithTimeout(f.up.ctx, time.Minute)
+	defer cancel()
+	cl, err := f.up.open(ctx, f.plan.Clients)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	last, err := cl.LastTID(ctx)
+	if err != nil {
+		return err
+	}
+	for t, err := range cl.Transactions(ctx, f.looked, last) {
+		if err != nil {
+			return err
+		}
+		writes := map[tid.OID][]byte{}
+		for rec, err := range t.Records {
+			if err != nil {
+				return err
+			}
+			writes[rec.OID] = slices.Clone(rec.Data)
+		}
+		f.mu.Lock()
+		f.history.commit(t.TID, writes)
+		f.marks[t.TID] = string(t.Description)
+		f.mu.Unlock()
+		f.looked = t.TID
+	}
+	return nil
 }
 
 // prefix compares transactions of the backup with those of the upstream cluster up to a TID.

@@ -16,8 +16,9 @@ type follower struct {
 	moved   bool               // some cell is further than before, or is no longer read
 	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
 	allowed tid.TID            // greatest pack order that storages may execute
-	// chasing are cells that are about to become readable.
-	chasing map[repairCell]bool
+	// chasing are the cells that are about to become readable, and from where they copy
+	// what they lack.
+	chasing map[repairCell]proto.NodeID
 }
 
 // span is one transaction, or a run of transactions of which only the ends are known.
@@ -39,7 +40,7 @@ type reach struct {
 func (r *reach) ordered() tid.TID { return max(r.backup, r.replicating) }
 
 func (f *follower) reset() {
-	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}, chasing: map[repairCell]bool{}}
+	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}, chasing: map[repairCell]proto.NodeID{}}
 }
 
 // lost forgets what depends on the link to the upstream cluster.
@@ -368,12 +369,20 @@ func (m *Machine) followerLost(id proto.NodeID) {
 		return
 	}
 	for n := range m.table.NP() {
-		delete(m.follow.chasing, repairCell{n, id})
 		if m.follow.primary[n] == id {
 			m.chooseLeader(n)
 		}
 		m.prune(n)
 	}
+	for k, source := range m.follow.chasing {
+		switch p := m.stores[k.id]; {
+		case k.id == id || p == nil:
+			delete(m.follow.chasing, k)
+		case source == id:
+			m.chase(k.partition, p)
+		}
+	}
+	m.follow.moved = true
 	if m.state == proto.StoppingBackup {
 		m.lowerKept()
 	}

@@ -190,12 +190,13 @@ func (m *Machine) answerPackQuestions(list *[]packQuestion) {
 // chase has a cell that was out of date, and would be readable now, catch up with what
 // clients were told: the furthest readable cell has it.
 func (m *Machine) chase(n int, p *peer) {
+	f, k := &m.follow, repairCell{n, p.node.ID}
 	best := m.furthest(n)
 	if best == nil {
+		delete(f.chasing, k)
 		return
 	}
-	f := &m.follow
-	f.chasing[repairCell{n, p.node.ID}] = true
+	f.chasing[k] = best.node.ID
 	m.notify(p, &proto.Replicate{TID: f.cell(n, best.node.ID).backup, Sources: map[int]proto.Address{n: best.node.Addr}})
 }
 

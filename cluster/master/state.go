@@ -43,6 +43,7 @@ func (m *Machine) enterRecovery() {
 func (m *Machine) reset() {
 	m.checksLost("the operation of the cluster was stopped")
 	m.closeUpstream()
+	m.up.questions = packQuestions{}
 	m.follow.reset()
 	m.txns.reset()
 	m.pack.reset()

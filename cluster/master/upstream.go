@@ -376,6 +376,7 @@ func (m *Machine) forgetUpstream() {
 	u := &m.up
 	u.link, u.listed, u.tabled, u.known, u.packs = nil, false, false, false, false
 	u.nodes, u.table = nodetab.Table{}, parttab.Table{}
+	u.questions.sent, u.questions.known = nil, tid.Zero
 }
 
 func (m *Machine) closeUpstream() {
