@@ -39,15 +39,27 @@ type Difference struct {
 	Kind      Kind
 	TID       tid.TID
 	OID       proto.Opt[tid.OID] // absent: the transaction itself
-	Node      proto.NodeID
+	Node      proto.NodeID       // 0: the storage of the upstream cluster
 }
 
 func (d Difference) String() string {
-	if !d.OID.OK {
-		return fmt.Sprintf("partition %d: %v: %s, tid %#016x", d.Partition, d.Node, kindNames[d.Kind][0], uint64(d.TID))
+	node := d.Node.String()
+	if d.Node == 0 {
+		node = upstreamName
 	}
-	return fmt.Sprintf("partition %d: %v: %s, oid %#016x, tid %#016x", d.Partition, d.Node, kindNames[d.Kind][1], uint64(d.OID.V), uint64(d.TID))
+	if !d.OID.OK {
+		return fmt.Sprintf("partition %d: %s: %s, tid %#016x", d.Partition, node, kindNames[d.Kind][0], uint64(d.TID))
+	}
+	return fmt.Sprintf("partition %d: %s: %s, oid %#016x, tid %#016x", d.Partition, node, kindNames[d.Kind][1], uint64(d.OID.V), uint64(d.TID))
 }
+
+// upstreamName is what a storage of the upstream cluster is called among nodes.
+const upstreamName = "upstream cluster"
+
+// Local, instead of the node that is the reference, orders the master of a backup
+// cluster to compare its replicas only, and not with the upstream cluster. A master of
+// the Python implementation must not be told so: see Started.
+const Local proto.NodeID = 0
 
 // State is how far the check of a partition is, or what a report without partition
 // is about.
@@ -88,6 +100,8 @@ type Report struct {
 	Nodes      []proto.NodeID // that differ, so far
 	Stuck      []proto.NodeID // that cannot be repaired from the reference, which is damaged as well
 	Note       string         // what the operator should know
+	Upstream   string         // cluster whose copy is the reference, "": none; Reference is 0 then
+	Faulty     bool           // that copy is damaged somewhere
 }
 
 // Extension is the key by which a node says in its identification that it
@@ -122,6 +136,7 @@ func (r *Report) Packet() *proto.NotifyMonitorInformation {
 		Extension: r.Check, "partition": int64(r.Partition), "state": int64(r.State), "partitions": numbers(r.Partitions),
 		"reference": int64(r.Reference), "min": r.Min.Bytes(), "max": r.Max.Bytes(), "rows": int64(r.Rows), "total": int64(r.Total),
 		"found": found, "nodes": numbers(r.Nodes), "stuck": numbers(r.Stuck), "note": []byte(r.Note),
+		"upstream": []byte(r.Upstream), "faulty": r.Faulty,
 	}}
 }
 
@@ -143,6 +158,15 @@ func Parse(p *proto.NotifyMonitorInformation) (r *Report, ok bool, err error) {
 		Check: d.int(Extension, math.MinInt64, math.MaxInt64), Partition: int(d.int("partition", None, math.MaxInt32)),
 		State: State(d.int("state", 0, int64(lastState))), Reference: d.node("reference"), Min: tid.TID(d.id("min")), Max: tid.TID(d.id("max")),
 		Rows: int(d.int("rows", 0, math.MaxInt64)), Total: int(d.int("total", 0, math.MaxInt64)), Note: string(d.bytes("note")),
+	}
+	// Nodes of an earlier version know of no upstream cluster.
+	if _, ok := p.Info["upstream"]; ok {
+		r.Upstream = string(d.bytes("upstream"))
+	}
+	if v, ok := p.Info["faulty"]; ok {
+		if r.Faulty, ok = v.(bool); !ok {
+			d.wrong("faulty")
+		}
 	}
 	for _, v := range d.list("partitions") {
 		r.Partitions = append(r.Partitions, int(d.asInt("partitions", v, 0, math.MaxInt32)))
@@ -234,6 +258,8 @@ type Part struct {
 	Nodes     []proto.NodeID
 	Stuck     []proto.NodeID
 	Notes     []string
+	Upstream  string
+	Faulty    bool
 }
 
 // Over reports whether nothing more is going to happen.
@@ -276,7 +302,7 @@ func (r *Run) Apply(rep *Report) {
 		case Begun:
 			for _, n := range rep.Partitions {
 				if r.Parts[n] == nil {
-					r.Parts[n] = &Part{Reference: rep.Reference, Min: rep.Min, Max: rep.Max}
+					r.Parts[n] = &Part{Reference: rep.Reference, Min: rep.Min, Max: rep.Max, Upstream: rep.Upstream}
 				}
 			}
 		case Failed:
@@ -304,6 +330,10 @@ func (r *Run) Apply(rep *Report) {
 		}
 	}
 	p.Nodes, p.Stuck = union(p.Nodes, rep.Nodes), union(p.Stuck, rep.Stuck)
+	p.Faulty = p.Faulty || rep.Faulty
+	if rep.Upstream != "" {
+		p.Upstream = rep.Upstream
+	}
 }
 
 func union(a, b []proto.NodeID) []proto.NodeID {
@@ -321,6 +351,8 @@ type mark struct {
 	min, max tid.TID
 	total    int
 	nodes    []proto.NodeID
+	upstream string // compared with that cluster
+	faulty   bool   // which has a part in it
 }
 
 // maxRuns is how many checks are remembered in detail.
@@ -368,13 +400,26 @@ func (b *Board) Apply(rep *Report) {
 		if b.marks == nil {
 			b.marks = map[int]mark{}
 		}
-		m := mark{rep.Check, p.Min, p.Max, p.Total, p.Nodes}
+		m := mark{rep.Check, p.Min, p.Max, p.Total, p.Nodes, p.Upstream, p.Faulty}
 		if marked { // what it said of another range still holds
 			m.min, m.max = min(m.min, old.min), max(m.max, old.max)
+			if m.upstream == "" {
+				m.upstream = old.upstream
+			}
 		}
 		b.marks[rep.Partition] = m
+	case old.upstream != "" && p.Upstream == "": // it did not look at that
 	case rep.State == Compared && marked && p.Min <= old.min && p.Max >= old.max:
 		delete(b.marks, rep.Partition)
+	}
+}
+
+// Left is called when the cluster is no backup any more: from then on a check of the
+// replicas decides alone.
+func (b *Board) Left() {
+	for n, m := range b.marks {
+		m.upstream = ""
+		b.marks[n] = m
 	}
 }
 
@@ -385,7 +430,7 @@ func (b *Board) Lost(why string) []*Report {
 		for _, n := range r.Partitions() {
 			if p := r.Parts[n]; !p.Over() {
 				list = append(list, &Report{Check: r.ID, Partition: n, State: Failed, Reference: p.Reference, Min: p.Min, Max: p.Max,
-					Rows: p.Rows, Total: p.Total, Note: why})
+					Rows: p.Rows, Total: p.Total, Note: why, Upstream: p.Upstream})
 			}
 		}
 	}
@@ -398,7 +443,8 @@ func (b *Board) Replay() []*Report {
 	var list []*Report
 	for _, n := range sortedKeys(b.marks) {
 		m := b.marks[n]
-		list = append(list, &Report{Check: m.check, Partition: n, State: Compared, Min: m.min, Max: m.max, Total: m.total, Nodes: m.nodes})
+		list = append(list, &Report{Check: m.check, Partition: n, State: Compared, Min: m.min, Max: m.max, Total: m.total, Nodes: m.nodes,
+			Upstream: m.upstream, Faulty: m.faulty})
 	}
 	for _, r := range b.runs {
 		if r.Over() {
@@ -415,7 +461,8 @@ func (r *Run) Replay() []*Report {
 	for _, n := range r.Partitions() {
 		p := r.Parts[n]
 		rep := Report{Check: r.ID, Partition: n, State: p.State, Reference: p.Reference, Min: p.Min, Max: p.Max,
-			Rows: p.Rows, Total: p.Total, Found: p.Found, Nodes: p.Nodes, Stuck: p.Stuck, Note: strings.Join(p.Notes, "; ")}
+			Rows: p.Rows, Total: p.Total, Found: p.Found, Nodes: p.Nodes, Stuck: p.Stuck, Note: strings.Join(p.Notes, "; "),
+			Upstream: p.Upstream, Faulty: p.Faulty}
 		if p.State == Repairing || p.State == Repaired { // which carry no findings
 			before := rep
 			before.State, before.Note = Compared, ""
@@ -435,8 +482,10 @@ func (b *Board) Summary() string {
 	total := 0
 	var parts []string
 	var nodes []proto.NodeID
+	faulty := false
 	for _, n := range sortedKeys(b.marks) {
 		m := b.marks[n]
+		faulty = faulty || m.faulty
 		total += m.total
 		parts = append(parts, fmt.Sprint(n))
 		nodes = append(nodes, m.nodes...)
@@ -445,6 +494,9 @@ func (b *Board) Summary() string {
 	var names []string
 	for _, id := range slices.Compact(nodes) {
 		names = append(names, id.String())
+	}
+	if faulty {
+		names = append(names, upstreamName)
 	}
 	const most = 20
 	if len(parts) > most {

@@ -16,7 +16,7 @@ var full = Report{
 	Found: []Difference{
 		{7, Missing, 9, proto.Some(tid.OID(0)), 2}, {7, Damaged, 10, proto.Opt[tid.OID]{}, 3},
 	},
-	Nodes: []proto.NodeID{2, 3}, Stuck: []proto.NodeID{2}, Note: "why",
+	Nodes: []proto.NodeID{2, 3}, Stuck: []proto.NodeID{2}, Note: "why", Upstream: "up", Faulty: true,
 }
 
 // wire returns what a receiver gets.
@@ -48,7 +48,7 @@ func TestReport(t *testing.T) {
 	for key := range full.Packet().Info {
 		for _, bad := range []proto.Value{nil, int64(math.MinInt64), []byte("x"), 1.5, []proto.Value{[]byte("x")}, []proto.Value{[]proto.Value{int64(1)}}} {
 			p := full.Packet()
-			if reflect.TypeOf(p.Info[key]) == reflect.TypeOf(bad) && (key == "note" || key == Extension) {
+			if reflect.TypeOf(p.Info[key]) == reflect.TypeOf(bad) && (key == "note" || key == "upstream" || key == Extension) {
 				continue
 			}
 			p.Info[key] = bad

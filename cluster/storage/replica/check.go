@@ -25,6 +25,8 @@ const (
 	repairWait = time.Second
 	// checkReport is how often the master is told how far a check is.
 	checkReport = time.Second
+	// maxAgain is how often a partition is compared with the upstream cluster again.
+	maxAgain = 3
 	// checkLogged is how many differences of a partition are written to the log.
 	checkLogged = 20
 )
@@ -34,8 +36,8 @@ const (
 // as they would to a replica that has nothing; what comes is digested and dropped.
 // Orders are processed one at a time.
 //
-// It does not know of packs: they must be complete everywhere. If they are not, the
-// report says so.
+// Replicas should have executed the same packs. If they have not, the report says so. The
+// upstream cluster of a backup may have executed others: what these explain is no difference.
 //
 // It also does the first half of a repair: what this node has, and the source has not
 // or not like this, is deleted, in a cell that is out of service. What is then missing
@@ -66,10 +68,17 @@ type comparison struct {
 	round   int
 	ending  bool // all is compared; packs are looked at again
 	partial bool // a member was lost
-	packed  map[proto.NodeID]proto.Opt[tid.TID]
+	packed  map[*member]proto.Opt[tid.TID]
+	// Against an upstream cluster: records that packs may have removed on one side, which
+	// are to be examined here, what then follows, and whether there were any.
+	doubts  []doubt
+	advance func()
+	excused bool
+	again   int // times that all was compared again, after a pack meanwhile
 
 	rows, total int
 	nodes       map[proto.NodeID]bool // that differ
+	faulty      bool                  // the upstream cluster has something damaged
 	stuck       map[proto.NodeID]bool // that have nothing better than a damaged source
 	found       []check.Difference    // not reported yet
 	listed      int
@@ -92,7 +101,8 @@ type Content struct {
 
 // member is a node that takes part in a check.
 type member struct {
-	self  bool // this node
+	self  bool   // this node
+	of    string // upstream cluster that it belongs to, which gives it no id here
 	link  Link
 	id    proto.NodeID
 	ready bool
@@ -104,6 +114,21 @@ type member struct {
 	asked int  // items, at most
 	tries int  // of a single item, refused
 	probe bool // it is asked for the id of the item that it refuses
+}
+
+func (m *member) String() string {
+	if m.of != "" {
+		return "cluster " + m.of
+	}
+	return m.id.String()
+}
+
+// upstream returns the cluster that is the reference, "" if there is none.
+func (k *comparison) upstream() string {
+	if k.source == nil {
+		return ""
+	}
+	return k.source.of
 }
 
 // checkable reports whether this node has data of a partition that may be compared.
@@ -180,7 +205,7 @@ func (c *checker) begin(q checkOrder) {
 		return
 	}
 	k := &comparison{order: q, min: backend.Key{TID: q.Min}, length: checkLength, nodes: map[proto.NodeID]bool{}, stuck: map[proto.NodeID]bool{},
-		packed: map[proto.NodeID]proto.Opt[tid.TID]{}, reported: c.m.now}
+		packed: map[*member]proto.Opt[tid.TID]{}, reported: c.m.now}
 	k.members = []*member{{self: true, id: set.ID, ready: true}}
 	var connect []Effect
 	add := func(t Target) *member {
@@ -189,7 +214,7 @@ func (c *checker) begin(q checkOrder) {
 				return m
 			}
 		}
-		m := &member{id: t.ID}
+		m := &member{id: t.ID, of: t.Upstream}
 		k.members = append(k.members, m)
 		connect = append(connect, Effect{Op: Connect, Partition: q.Partition, Target: t, Tag: m})
 		return m
@@ -484,7 +509,13 @@ func (c *checker) compare() {
 			return
 		}
 	}
+	if k.advance != nil {
+		return // doubts of this chunk are being settled
+	}
 	if k.ending {
+		if c.restart() {
+			return
+		}
 		c.comparePacks(false)
 		c.end(check.Compared)
 		return
@@ -511,6 +542,14 @@ func (c *checker) compare() {
 		c.judge(i)
 	}
 	k.rows += len(all)
+	k.advance = func() { c.chunkDone(limit) }
+	c.settleDoubts()
+}
+
+// chunkDone goes on after a chunk. limit is where the next one begins, absent if there is
+// none of this kind.
+func (c *checker) chunkDone(limit proto.Opt[backend.Key]) {
+	k := c.current
 	k.length = min(checkLength, 2*k.length)
 	if k.order.source != 0 {
 		c.m.commit()
@@ -523,7 +562,7 @@ func (c *checker) compare() {
 	default:
 		k.ending = true
 	}
-	if len(k.found) > 0 || c.m.now.Sub(k.reported) >= checkReport {
+	if len(k.found) > 0 && k.upstream() == "" || c.m.now.Sub(k.reported) >= checkReport {
 		c.progress(check.Comparing, "")
 	}
 	for _, m := range k.members {
@@ -535,6 +574,97 @@ func (c *checker) compare() {
 // judge compares what the members have of an item.
 func (c *checker) judge(i backend.Key) {
 	k := c.current
+	if s := k.source; k.upstream() != "" && k.records {
+		if _, has := s.items[i]; !has && k.removed(s, i) {
+			c.judgeAlone(i)
+			return
+		}
+	}
+	c.judgeAmong(i, k.members, k.source)
+}
+
+// removed reports whether a pack may have removed a record of a member that others have:
+// it has executed an order for that time which one of these has not, or the record is a
+// deletion, which may be kept for others.
+func (k *comparison) removed(m *member, i backend.Key) bool {
+	p := k.packed[m].V
+	if p < i.TID {
+		return false
+	}
+	for _, o := range k.members {
+		if x, has := o.items[i]; has && (x.Absent || k.packed[o].V < p) {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt is a record that a pack may have removed, upstream or here.
+type doubt struct {
+	k      *comparison
+	round  int
+	item   backend.Key
+	source bool    // the upstream cluster has it not; else this node
+	until  tid.TID // order of the pack
+}
+
+// judgeAlone compares what the replicas have of a record that the upstream cluster may
+// have packed: only what was superseded, or deletes the object, can be gone.
+func (c *checker) judgeAlone(i backend.Key) {
+	k := c.current
+	k.excused = true
+	if x, has := k.members[0].items[i]; has && !x.Absent && !x.Damaged && k.members[0].self {
+		k.doubts = append(k.doubts, doubt{k, k.round, i, true, k.packed[k.source].V})
+		return
+	}
+	c.judgeReplicas(i)
+}
+
+func (c *checker) judgeReplicas(i backend.Key) {
+	k := c.current
+	c.judgeAmong(i, slices.DeleteFunc(slices.Clone(k.members), func(m *member) bool { return m == k.source }), nil)
+}
+
+// settleDoubts examines the next record that a pack may have removed, or goes on.
+func (c *checker) settleDoubts() {
+	k := c.current
+	if len(k.doubts) == 0 {
+		advance := k.advance
+		k.advance = nil
+		advance()
+		return
+	}
+	d := k.doubts[0]
+	k.doubts = k.doubts[1:]
+	c.m.do(Effect{Op: Examine, Record: d.item, Until: d.until, Tag: d})
+}
+
+// examined takes what is here of an object up to a pack.
+func (c *checker) examined(d doubt, r Record) {
+	k := c.current
+	switch {
+	case k != d.k || k.round != d.round:
+		return
+	case !d.source:
+		// A pack removes what something follows.
+		if r.Last != tid.Zero && r.Last < d.item.TID {
+			c.differs(d.item, check.Missing, k.members[0])
+		}
+	case r.Last == d.item.TID: // it was current, and no pack removes that
+		for _, m := range k.members {
+			if x, has := m.items[d.item]; has && !x.Damaged {
+				c.differs(d.item, check.Extra, m)
+			}
+		}
+	default:
+		c.judgeReplicas(d.item)
+	}
+	c.settleDoubts()
+}
+
+// judgeAmong compares what some members have of an item. What a source has is right.
+func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
+	k := c.current
 	type vote struct {
 		Content
 		has bool
@@ -544,15 +674,15 @@ func (c *checker) judge(i backend.Key) {
 		return vote{x, has}
 	}
 	votes := map[vote]int{}
-	for _, m := range k.members {
+	for _, m := range members {
 		votes[of(m)]++
 	}
-	if len(votes) == 1 && !of(k.members[0]).Damaged {
+	if len(votes) == 1 && !of(members[0]).Damaged {
 		return
 	}
 	var right *vote // as far as that is known
-	if k.source != nil {
-		if v := of(k.source); !v.Damaged {
+	if source != nil {
+		if v := of(source); !v.Damaged {
 			right = &v
 		}
 	} else {
@@ -568,7 +698,7 @@ func (c *checker) judge(i backend.Key) {
 			}
 		}
 	}
-	for _, m := range k.members {
+	for _, m := range members {
 		v := of(m)
 		var kind check.Kind
 		switch {
@@ -580,7 +710,7 @@ func (c *checker) judge(i backend.Key) {
 			kind = check.Missing
 		case right != nil && !right.has:
 			kind = check.Extra
-		case right == nil && !disputed(k.members, i):
+		case right == nil && !disputed(members, i):
 			continue // others lack it
 		default:
 			kind = check.Different
@@ -591,7 +721,14 @@ func (c *checker) judge(i backend.Key) {
 			}
 			continue
 		}
-		if k.source != nil && right == nil && (!v.has || v.Damaged) && m != k.source {
+		if kind == check.Missing && k.records && k.upstream() != "" && k.removed(m, i) {
+			k.excused = true
+			if m.self {
+				k.doubts = append(k.doubts, doubt{k, k.round, i, false, k.packed[m].V})
+			}
+			continue
+		}
+		if source != nil && right == nil && (!v.has || v.Damaged) && m != source && m.of == "" {
 			k.stuck[m.id] = true
 		}
 		c.differs(i, kind, m)
@@ -622,12 +759,16 @@ func (c *checker) differs(i backend.Key, kind check.Kind, m *member) {
 		d.OID = proto.Some(i.OID)
 	}
 	k.total++
-	k.nodes[m.id] = true
+	if m.of == "" {
+		k.nodes[m.id] = true
+	} else {
+		k.faulty = true
+	}
 	if k.listed < check.MaxFound {
 		k.listed++
 		k.found = append(k.found, d)
 	}
-	if k.total <= checkLogged {
+	if k.total <= checkLogged && k.upstream() == "" {
 		c.m.log(slog.LevelError, "replicas differ: "+d.String())
 	}
 }
@@ -645,19 +786,40 @@ func (c *checker) delete(i backend.Key) {
 	c.m.do(Effect{Op: DeleteTransaction, Record: i})
 }
 
+// restart compares a partition with the upstream cluster again, if a member has packed
+// meanwhile and something differs: what the pack has removed may be all of it.
+func (c *checker) restart() bool {
+	k := c.current
+	same := func(m *member) bool { return m.pack == k.packed[m] }
+	if k.upstream() == "" || k.total == 0 || k.again == maxAgain || !slices.ContainsFunc(k.members, func(m *member) bool { return !same(m) }) {
+		return false
+	}
+	k.again++
+	k.rows, k.total, k.listed, k.found, k.faulty, k.excused, k.notes = 0, 0, 0, nil, false, false, nil
+	clear(k.nodes)
+	clear(k.packed)
+	k.ending, k.records, k.min = false, false, backend.Key{TID: k.order.Min}
+	c.m.log(slog.LevelInfo, "packed meanwhile: compared again", "partition", k.order.Partition)
+	for _, m := range k.members {
+		m.done = false
+	}
+	c.ask()
+	return true
+}
+
 // comparePacks notes if members have not executed the same pack orders: then what
 // differs may be right.
 func (c *checker) comparePacks(first bool) {
 	k := c.current
 	for _, m := range k.members {
-		if !first && m.pack != k.packed[m.id] {
-			k.notes = append(k.notes, fmt.Sprintf("%v has packed meanwhile", m.id))
+		if !first && m.pack != k.packed[m] {
+			k.notes = append(k.notes, fmt.Sprintf("%v has packed meanwhile", m))
 		}
-		k.packed[m.id] = m.pack
+		k.packed[m] = m.pack
 	}
 	for _, m := range k.members[1:] {
 		if o := k.members[0]; first && m.pack.V != o.pack.V {
-			k.notes = append(k.notes, fmt.Sprintf("%v has executed pack orders up to %v, %v up to %v", o.id, o.pack.V, m.id, m.pack.V))
+			k.notes = append(k.notes, fmt.Sprintf("%v has executed pack orders up to %v, %v up to %v", o, o.pack.V, m, m.pack.V))
 		}
 	}
 }
@@ -666,12 +828,15 @@ func (c *checker) comparePacks(first bool) {
 func (c *checker) progress(state check.State, note string) {
 	k := c.current
 	k.reported = c.m.now
-	r := &check.Report{State: state, Rows: k.rows, Total: k.total, Found: k.found, Note: note,
-		Nodes: slices.Sorted(maps.Keys(k.nodes)), Stuck: slices.Sorted(maps.Keys(k.stuck))}
+	r := &check.Report{State: state, Rows: k.rows, Upstream: k.upstream()}
+	if r.Upstream == "" || state != check.Comparing { // else all might be compared again
+		r.Total, r.Found, r.Note, r.Faulty = k.total, k.found, note, k.faulty
+		r.Nodes, r.Stuck = slices.Sorted(maps.Keys(k.nodes)), slices.Sorted(maps.Keys(k.stuck))
+		k.found = nil
+	}
 	if k.source != nil {
 		r.Reference = k.source.id
 	}
-	k.found = nil
 	c.report(k.order, r)
 }
 
@@ -697,7 +862,16 @@ func (c *checker) end(state check.State) {
 		state = check.Failed
 	}
 	note := ""
-	if state == check.Failed || len(k.nodes) > 0 || len(k.members) < 2 {
+	for _, d := range k.found[:min(len(k.found), checkLogged)] {
+		if k.upstream() != "" {
+			c.m.log(slog.LevelError, "copies differ: "+d.String())
+		}
+	}
+	k.excused = k.excused && slices.ContainsFunc(k.members, func(m *member) bool { return k.packed[m].V != k.packed[k.source].V })
+	if k.excused {
+		k.notes = append(k.notes, "what a pack may have removed on one side only is not compared")
+	}
+	if state == check.Failed || k.total > 0 || len(k.members) < 2 || k.excused {
 		// What cannot have done harm is of no interest.
 		note = strings.Join(k.notes, "; ")
 	}
@@ -711,17 +885,19 @@ func (c *checker) end(state check.State) {
 	switch {
 	case k.order.source != 0:
 		log(slog.LevelInfo, "what differs was deleted, and is replicated now", "deleted", k.total)
-	case len(bad) == 0 && state == check.Failed:
+	case k.total == 0 && state == check.Failed:
 		log(slog.LevelError, "check given up")
-	case len(bad) == 0:
-		log(slog.LevelInfo, "replicas are equal")
+	case k.total == 0:
+		log(slog.LevelInfo, "replicas are equal", "upstream", k.upstream())
 	default:
 		if k.source == nil && len(k.members) == 2 { // nothing tells which one is right
 			bad = []proto.NodeID{k.members[0].id, k.members[1].id}
 			slices.Sort(bad)
 		}
 		log(slog.LevelError, "replicas differ", "nodes", fmt.Sprint(bad), "differences", k.total)
-		c.m.do(Effect{Op: TellMaster, Packet: &proto.NotifyPartitionCorrupted{Partition: k.order.Partition, IDs: bad}})
+		if len(bad) > 0 { // the upstream cluster has no id here
+			c.m.do(Effect{Op: TellMaster, Packet: &proto.NotifyPartitionCorrupted{Partition: k.order.Partition, IDs: bad}})
+		}
 	}
 	c.progress(state, note)
 	c.current = nil
@@ -744,9 +920,9 @@ func (c *checker) lose(m *member, why string) {
 		c.next()
 		return
 	}
-	c.m.log(slog.LevelWarn, "check goes on without a replica", "partition", k.order.Partition, "node", m.id, "reason", why)
+	c.m.log(slog.LevelWarn, "check goes on without a replica", "partition", k.order.Partition, "node", m, "reason", why)
 	k.partial = true
-	k.notes = append(k.notes, fmt.Sprintf("%v was not compared to the end: %s", m.id, why))
+	k.notes = append(k.notes, fmt.Sprintf("%v was not compared to the end: %s", m, why))
 	if m == k.source || len(k.members) < 2 {
 		c.end(check.Failed)
 		return

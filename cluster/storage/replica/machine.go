@@ -295,6 +295,10 @@ func (m *Machine) event(ev *Event) {
 	case Listed:
 		m.listed(ev)
 	case Examined:
+		if d, ok := ev.Tag.(doubt); ok {
+			m.checks.examined(d, ev.Record)
+			return
+		}
 		m.examined(ev)
 	case Digested:
 		m.checks.digested(ev)

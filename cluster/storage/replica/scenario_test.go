@@ -245,6 +245,9 @@ func (s *conversation) run(line string) {
 		if v, ok := opts["source"]; ok {
 			q.Source = addr(int(number(v)))
 		}
+		if v, ok := opts["upstream"]; ok {
+			q.Upstream, q.Source = "up", addr(int(number(v)))
+		}
 		s.tell(Event{Kind: CheckOrdered, Packet: q})
 	case "damage":
 		for _, a := range args {
@@ -496,7 +499,11 @@ func (s *conversation) carryOut(e Effect) {
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			s.note("master: partition %d %v, %d rows, %d differences on %v, stuck %v, note %q", r.Partition, r.State, r.Rows, r.Total, r.Nodes, r.Stuck, r.Note)
+			with := ""
+			if r.Upstream != "" {
+				with = " with " + r.Upstream
+			}
+			s.note("master: partition %d %v%s, %d rows, %d differences on %v, stuck %v, note %q", r.Partition, r.State, with, r.Rows, r.Total, r.Nodes, r.Stuck, r.Note)
 			for _, d := range r.Found {
 				s.note("master: %v", d)
 			}
