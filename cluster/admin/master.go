@@ -123,6 +123,9 @@ func (n *Node) setState(s proto.Opt[proto.ClusterState]) {
 		n.log.Info("cluster state", "state", s.V.String())
 	}
 	n.state = s
+	if s.OK && s.V == proto.Running {
+		n.checks.Left()
+	}
 	n.observe()
 }
 

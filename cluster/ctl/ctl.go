@@ -258,7 +258,8 @@ var ErrNoReports = errors.New("this cluster does not report what a check finds: 
 var ErrNothingToCheck = errors.New("there is nothing to check up to the last transaction")
 
 // CheckReplicas starts a comparison of the replicas of partitions, with the cell
-// of a node if one is given for a partition. It returns the name of the check, which
+// of a node if one is given for a partition. A backup cluster compares with the upstream
+// cluster as well where none is given; see check.Local. It returns the name of the check, which
 // goes on whether it is followed or not, or ErrNoReports once it was started.
 func (c *Client) CheckReplicas(ctx context.Context, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) (int64, error) {
 	text, err := c.order(ctx, &proto.CheckReplicas{Partitions: partitions, Min: min, Max: max})
@@ -277,6 +278,13 @@ func (c *Client) CheckReplicas(ctx context.Context, partitions map[int]proto.Opt
 		return 0, ErrNoReports
 	}
 	return id, nil
+}
+
+// NamesChecks reports whether the admin and the master give a check a name: only then a
+// reference may be check.Local.
+func (c *Client) NamesChecks(ctx context.Context) (bool, error) {
+	text, err := c.order(ctx, &proto.CheckReplicas{Partitions: map[int]proto.Opt[proto.NodeID]{}})
+	return strings.HasPrefix(text, check.Started), err
 }
 
 // FollowCheck waits for the end of a check and returns what it has found.

@@ -30,27 +30,47 @@ type repairCell struct {
 	id        proto.NodeID
 }
 
-// checkReplicas makes one storage per partition compare the readable copies.
+// checkReplicas makes one storage per partition compare the readable copies, those of a
+// backup also with that of the upstream cluster, unless a reference is given.
 func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *proto.Error {
 	if e := m.changeable(); e != nil {
 		return e
 	}
+	upstream := false // some partitions are compared with the upstream cluster
 	for n, source := range pkt.Partitions {
 		if n < 0 || n >= m.table.NP() {
 			return deny("no partition %d", n)
 		}
 		if !source.OK {
+			upstream = m.inBackup()
+			continue
+		}
+		if source.V == check.Local {
 			continue
 		}
 		if s := m.nodes.ByID(source.V); s == nil || s.Type != proto.Storage || s.Addr.IsZero() {
 			return deny("%v is not a storage that can be reached", source.V)
 		}
 	}
-	upTo := m.ids.committed
+	if upstream && (m.state != proto.BackingUp || !m.up.tabled) {
+		return deny("the upstream cluster %q is not connected; neoctl check --local compares the replicas of this cluster only", m.set.Upstream.Cluster)
+	}
+	if len(pkt.Partitions) == 0 { // only whether checks have names here
+		text := ""
+		if p.reports {
+			text = fmt.Sprint(check.Started, m.checks.last)
+		}
+		m.ack(p, id, text)
+		return nil
+	}
+	upTo, note := m.ids.committed, ""
 	if m.inBackup() {
 		upTo = m.reached(false)
 	}
-	if pkt.Max.OK {
+	switch {
+	case pkt.Max.OK && m.inBackup() && pkt.Max.V > upTo:
+		note = fmt.Sprintf("compared up to %v only: some copies have nothing later yet", upTo)
+	case pkt.Max.OK:
 		upTo = pkt.Max.V
 	}
 	if pkt.Min > upTo {
@@ -68,12 +88,31 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 	}
 	c.last = max(c.last+1, m.now.UnixNano())
 	partitions := slices.Sorted(maps.Keys(pkt.Partitions))
-	m.report(&check.Report{Check: c.last, Partition: check.None, Partitions: partitions, Min: pkt.Min, Max: upTo})
+	r := &check.Report{Check: c.last, Partition: check.None, Partitions: partitions, Min: pkt.Min, Max: upTo}
+	if upstream {
+		r.Upstream = m.set.Upstream.Cluster
+	}
+	m.report(r)
 	chosen := map[proto.NodeID]bool{}
+	used := map[proto.Address]bool{}
 	announced := map[*peer]bool{}
 	for _, n := range partitions {
+		source := pkt.Partitions[n]
+		above := !source.OK && m.inBackup()
+		if source.V == check.Local {
+			source.OK = false
+		}
 		fail := func(format string, args ...any) {
-			m.report(&check.Report{Check: c.last, Partition: n, State: check.Failed, Min: pkt.Min, Max: upTo, Note: fmt.Sprintf(format, args...)})
+			r := &check.Report{Check: c.last, Partition: n, State: check.Failed, Min: pkt.Min, Max: upTo, Note: fmt.Sprintf(format, args...)}
+			if above {
+				r.Upstream = m.set.Upstream.Cluster
+			}
+			m.report(r)
+		}
+		order := &proto.CheckPartition{Partition: n, Min: pkt.Min, Max: upTo}
+		if above {
+			order.Upstream, order.Source = m.set.Upstream.Cluster, m.upstreamCell(n, used)
+			used[order.Source] = true
 		}
 		var cells, reporting []proto.NodeID
 		for _, cell := range m.table.Row(n) {
@@ -84,14 +123,17 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 				}
 			}
 		}
-		switch source := pkt.Partitions[n]; {
+		switch {
 		case len(cells) == 0:
 			fail("no storage with a readable copy is connected")
+			continue
+		case above && order.Source.IsZero():
+			fail("cluster %s has no readable copy now", m.set.Upstream.Cluster)
 			continue
 		case source.OK && !slices.Contains(cells, source.V):
 			fail("%v has no readable copy", source.V)
 			continue
-		case reporting == nil && len(cells) == 1:
+		case reporting == nil && len(cells) == 1 && !above:
 			fail("only %v has a readable copy: there is nothing to compare it with", cells[0])
 			continue
 		case reporting != nil:
@@ -101,8 +143,7 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 		}
 		i := max(0, slices.IndexFunc(cells, func(id proto.NodeID) bool { return chosen[id] }))
 		chosen[cells[i]] = true
-		order := &proto.CheckPartition{Partition: n, Min: pkt.Min, Max: upTo}
-		if source := pkt.Partitions[n]; source.OK {
+		if source.OK {
 			order.Source = m.nodes.ByID(source.V).Addr
 		}
 		s := m.stores[cells[i]]
@@ -112,6 +153,9 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 				m.notify(s, (&check.Report{Check: c.last, Partition: check.None}).Packet())
 			}
 			c.jobs[job{c.last, n}] = s
+			if note != "" {
+				m.report(&check.Report{Check: c.last, Partition: n, State: check.Comparing, Min: pkt.Min, Max: upTo, Note: note, Upstream: order.Upstream})
+			}
 		}
 		m.notify(s, order)
 	}
@@ -185,8 +229,10 @@ func (m *Machine) corrupted(p *peer, pkt *proto.NotifyPartitionCorrupted) {
 		if part == nil {
 			continue
 		}
+		// A Python storage names no id, if it was compared with the upstream cluster.
+		ids := slices.DeleteFunc(slices.Clone(pkt.IDs), func(id proto.NodeID) bool { return id == 0 })
 		m.report(&check.Report{Check: runs[i].ID, Partition: pkt.Partition, State: check.Failed, Reference: part.Reference, Min: part.Min, Max: part.Max,
-			Total: len(pkt.IDs), Nodes: pkt.IDs, Note: fmt.Sprintf("%v has found differences: see its log", p)})
+			Total: len(pkt.IDs), Nodes: ids, Faulty: len(ids) < len(pkt.IDs), Upstream: part.Upstream, Note: fmt.Sprintf("%v has found differences: see its log", p)})
 		return
 	}
 }
@@ -228,7 +274,7 @@ func (m *Machine) jobFailed(j job, why string) {
 	r := &check.Report{Check: j.check, Partition: j.partition, State: check.Failed, Note: why}
 	if run := m.checks.board.Run(j.check); run != nil {
 		if part := run.Parts[j.partition]; part != nil {
-			r.Reference, r.Min, r.Max = part.Reference, part.Min, part.Max
+			r.Reference, r.Min, r.Max, r.Upstream = part.Reference, part.Min, part.Max, part.Upstream
 		}
 	}
 	m.report(r)
@@ -276,6 +322,10 @@ func (m *Machine) repairOrdered(p *peer, pkt *proto.NotifyMonitorInformation) {
 	}
 	run := m.checks.board.Run(order.Check)
 	switch {
+	case m.inBackup():
+		refuse("the cluster is %v: the copies of a backup cluster are not repaired. Empty a bad one by a tweak without its node, drop the node, "+
+			"and add it again; it then replicates what a good copy has", m.state)
+		return
 	case m.state != proto.Running:
 		refuse("the cluster is %v", m.state)
 		return
@@ -301,6 +351,8 @@ func (m *Machine) repairCell(run int64, part *check.Part, cell repairCell) {
 	s := m.stores[id]
 	why := ""
 	switch {
+	case part.Upstream != "":
+		why = fmt.Sprintf("it was compared with cluster %s, which is no copy of this cluster: nothing is repaired from there", part.Upstream)
 	case from == 0:
 		why = "it was compared without a reference"
 	case from == id:

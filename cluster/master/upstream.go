@@ -413,6 +413,7 @@ func (m *Machine) leaveBackup() {
 		m.log(slog.LevelWarn, "leaving backup mode: the database is truncated", "after", t.String(), "last_tid", last.String())
 	}
 	m.backup = proto.Opt[tid.TID]{}
+	m.checks.board.Left()
 	m.stopOperation(proto.Some(t))
 	if t == last {
 		m.startup = startupDegraded // nothing is to be cut

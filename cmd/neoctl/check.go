@@ -52,8 +52,12 @@ func progress(env *cli.Env) func(*check.Run) {
 	}
 }
 
-// parseCheck reads [[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]].
+// parseCheck reads [--local] [[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]].
 func parseCheck(args []string) (order, error) {
+	local := false
+	if i := slices.Index(args, "--local"); i >= 0 {
+		local, args = true, slices.Delete(slices.Clone(args), i, i+1)
+	}
 	partitions := map[int]proto.Opt[proto.NodeID]{}
 	var all bool
 	var source proto.Opt[proto.NodeID] // for all
@@ -108,6 +112,11 @@ func parseCheck(args []string) (order, error) {
 				}
 			}
 		}
+		if local {
+			if err := onlyReplicas(ctx, c, partitions); err != nil {
+				return "", err
+			}
+		}
 		r, err := runCheck(ctx, c, partitions, bounds[0], last)
 		switch {
 		case errors.Is(err, ctl.ErrNoReports):
@@ -119,6 +128,28 @@ func parseCheck(args []string) (order, error) {
 		}
 		return checkText(r), verdict(r)
 	}, nil
+}
+
+// onlyReplicas makes a check of a backup cluster leave the upstream cluster out.
+func onlyReplicas(ctx context.Context, c *ctl.Client, partitions map[int]proto.Opt[proto.NodeID]) error {
+	switch s, err := c.ClusterState(ctx); {
+	case err != nil:
+		return err
+	case s == proto.Running:
+		return nil // it does anyway
+	}
+	switch known, err := c.NamesChecks(ctx); {
+	case err != nil:
+		return err
+	case !known:
+		return proto.Errorf(proto.Denied, "the admin or the master is of the Python implementation: give a NODE with the good copy instead of --local")
+	}
+	for p, ref := range partitions {
+		if !ref.OK {
+			partitions[p] = proto.Some(check.Local)
+		}
+	}
+	return nil
 }
 
 func capital(err error) string {
@@ -165,6 +196,7 @@ func verdict(r *check.Run) error {
 func checkText(r *check.Run) string {
 	var b strings.Builder
 	rows, total, failed := 0, 0, 0
+	upstream, faulty := "", false
 	nodes := map[proto.NodeID]bool{}
 	notes := map[string][]int{} // with their partitions
 	var order []string
@@ -181,6 +213,10 @@ func checkText(r *check.Run) string {
 		}
 		rows += p.Rows
 		total += p.Total
+		faulty = faulty || p.Faulty
+		if p.Upstream != "" {
+			upstream = " with cluster " + p.Upstream
+		}
 		note := strings.Join(p.Notes, "; ")
 		if p.State == check.Failed {
 			failed++
@@ -196,13 +232,16 @@ func checkText(r *check.Run) string {
 	for _, note := range order {
 		fmt.Fprintf(&b, "%s: %s\n", partitionNames(notes[note]), note)
 	}
-	fmt.Fprintf(&b, "%d transactions and records of %s compared: ", rows, counted(len(r.Parts)-failed, "partition"))
+	fmt.Fprintf(&b, "%d transactions and records of %s compared%s: ", rows, counted(len(r.Parts)-failed, "partition"), upstream)
 	if total == 0 {
 		b.WriteString("no difference found")
 	} else {
 		var names []string
 		for _, id := range slices.Sorted(maps.Keys(nodes)) {
 			names = append(names, id.String())
+		}
+		if faulty {
+			names = append(names, "the upstream cluster")
 		}
 		fmt.Fprintf(&b, "%s found in %s", counted(total, "difference"), strings.Join(names, ", "))
 	}
@@ -266,6 +305,9 @@ func parseRepair(args []string) (order, error) {
 				return nil, fmt.Errorf("%s: argument missing", name)
 			}
 			value, args = args[0], args[1:]
+		}
+		if name == "--from" && strings.EqualFold(value, "upstream") {
+			return nil, errors.New("--from: nothing is repaired from the upstream cluster, which is no copy of this one; NODE must be a storage of this cluster")
 		}
 		if name == "--from" {
 			id, err := parseNodeID(value)

@@ -44,7 +44,7 @@ func commands() []command {
 		{"tweak", "[-n] [NODE...]", "rebalance the partition table, emptying the nodes; -n only shows the result", parseTweak},
 		{"kill", "NODE", "stop a storage or a secondary master", parseNode((*ctl.Client).Kill)},
 		{"drop", "NODE", "remove for good a storage that does not run", parseNode((*ctl.Client).Drop)},
-		{"check", "[[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]]", "compare all that replicas have, of all partitions by default, with those of NODE if given, and list what differs", parseCheck},
+		{"check", "[--local] [[PARTITION]:[NODE]... [MIN_TID [MAX_TID]]]", "compare all that replicas have, of all partitions by default, with those of NODE if given, and list what differs; in a backup cluster without NODE also with the upstream cluster, unless --local", parseCheck},
 		{"repair", "--from NODE [--partition PARTITION]... NODE...", "check, then let the latter nodes get from the former what differs, and check again", parseRepair},
 		{"import", "pause | resume | limit RATE | compare | skip TID[:OID]", "stop an import that goes on serving, let it go on, bound its rate, compare all that is copied with the sources, or leave out what cannot be read", parseImport},
 		{"prune_orphan", "0|1 NODE... | all", "delete data that nothing refers to; 1 only logs them", parsePrune},
