@@ -57,9 +57,9 @@ func (d Difference) String() string {
 const upstreamName = "upstream cluster"
 
 // Local, instead of the node that is the reference, orders the master of a backup
-// cluster to compare its replicas only, and not with the upstream cluster. A master of
-// the Python implementation must not be told so: see Started.
-const Local proto.NodeID = 0
+// cluster to compare its replicas only, and not with the upstream cluster. It is the id
+// of no node. A master of the Python implementation must not be told so: see Started.
+var Local = proto.Master.ID(0)
 
 // State is how far the check of a partition is, or what a report without partition
 // is about.
