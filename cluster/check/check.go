@@ -73,10 +73,11 @@ const (
 	Repair                 // an order: let Nodes get what differs from the reference, or from Source
 	Repairing              // the cells of Nodes are taken out of service
 	Repaired               // they are back
-	lastState = Repaired
+	Tail                   // to a storage: the order that follows is about the last transactions of Partition, by their ids
+	lastState = Tail
 )
 
-var stateNames = [...]string{"begun", "comparing", "compared", "failed", "repair", "repairing", "repaired"}
+var stateNames = [...]string{"begun", "comparing", "compared", "failed", "repair", "repairing", "repaired", "tail"}
 
 func (s State) String() string { return stateNames[s] }
 
@@ -107,6 +108,16 @@ type Report struct {
 // Extension is the key by which a node says in its identification that it
 // understands reports. Nodes of the Python implementation ignore it.
 const Extension = "check"
+
+// Version is what a storage says with that key. The first one knows no Tail.
+const Version = 2
+
+// UnderstandsTail reports whether a storage that identified itself can compare the last
+// transactions of a partition with the upstream cluster.
+func UnderstandsTail(extra map[string]proto.Value) bool {
+	v, _ := extra[Extension].(int64)
+	return v >= 2
+}
 
 // What a node that understands reports is answered to the order of a check: its name
 // follows Started.

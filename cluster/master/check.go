@@ -198,6 +198,9 @@ func (m *Machine) checkReported(p *peer, pkt *proto.NotifyMonitorInformation) {
 	case !ok:
 		return
 	}
+	if m.tailReported(p, r) {
+		return
+	}
 	j := job{r.Check, r.Partition}
 	if id, ok := m.checks.repairs[repairCell{r.Partition, p.node.ID}]; ok && id == r.Check && r.State == check.Failed {
 		m.repairOver(repairCell{r.Partition, p.node.ID}, r.Note)

@@ -17,6 +17,7 @@ type extra struct {
 	readOnly bool
 	backups  []string
 	reports  bool // of checks
+	tails    bool // it can compare the end of a partition with the upstream cluster
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
 }
@@ -25,6 +26,7 @@ func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	var e extra
 	e.devpath = texts(values["devpath"])
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
+	e.tails = check.UnderstandsTail(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -224,6 +226,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.forget(o)
 	}
 	p.readOnly, p.backups, p.reports, p.imports, p.follows = e.readOnly, e.backups, e.reports, e.imports, e.follows
+	p.tails = e.tails
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID

@@ -125,6 +125,7 @@ type peer struct {
 	imports bool                        // it understands messages about imports
 	follows bool                        // it understands messages about backup clusters
 	stored  proto.Opt[following.Stored] // by a storage of a backup cluster; absent: it has not said so since it was started
+	tails   bool                        // it can compare the end of a partition with the upstream cluster
 
 	// Of a client or an admin.
 	readOnly bool

@@ -129,6 +129,7 @@ func (m *Machine) storageLost(p *peer) {
 	}
 	p.starting, p.ready = false, 0
 	m.checkerLost(p)
+	m.up.tails.lost(p)
 	if m.state == proto.Recovering {
 		m.recoveryLost(p)
 		return

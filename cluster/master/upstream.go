@@ -32,6 +32,7 @@ type upstream struct {
 	packs     bool // its pack orders are known
 	questions packQuestions
 	note      string // why there is no link
+	tails     tails
 }
 
 // inBackup reports whether the cluster follows another one, or has stopped to.
@@ -116,6 +117,9 @@ func (m *Machine) tryFollow() {
 				return
 			}
 		}
+		if !m.sameHistory() {
+			return
+		}
 		m.announce(proto.BackingUp)
 		m.ask(u.link, &proto.AskLastTransaction{})
 		m.askPacks(m.packsFrom(), false)
@@ -160,6 +164,7 @@ func (m *Machine) upstreamConnected(conn ConnID, a proto.Address) {
 	}
 	u.link = &peer{conn: conn, dialed: a, role: upstreamMaster}
 	u.listed, u.tabled, u.known, u.packs = false, false, false, false
+	u.tails = tails{}
 	u.nodes, u.table = nodetab.Table{}, parttab.Table{}
 	m.peers[conn] = u.link
 	m.ask(u.link, &proto.RequestIdentification{Type: proto.Client, ID: u.id, Cluster: m.set.Upstream.Cluster,
@@ -206,7 +211,7 @@ func (m *Machine) upstreamAnswered(p *peer, ev Event) {
 // upstreamLast takes the last transaction of the upstream cluster. What has changed
 // while there was no link is not known: each cell must look.
 func (m *Machine) upstreamLast(t tid.TID) {
-	if m.state != proto.BackingUp {
+	if m.state != proto.BackingUp && m.state != proto.StartingBackup {
 		return
 	}
 	if t < m.ids.committed {
@@ -217,6 +222,10 @@ func (m *Machine) upstreamLast(t tid.TID) {
 			return
 		}
 		m.stopBackup()
+		return
+	}
+	if m.state != proto.BackingUp {
+		m.up.tails.may = true
 		return
 	}
 	m.up.known, m.up.note = true, ""
@@ -375,6 +384,7 @@ func (m *Machine) answerWithoutUpstream() {
 func (m *Machine) forgetUpstream() {
 	u := &m.up
 	u.link, u.listed, u.tabled, u.known, u.packs = nil, false, false, false, false
+	u.tails = tails{}
 	u.nodes, u.table = nodetab.Table{}, parttab.Table{}
 	u.questions.sent, u.questions.known = nil, tid.Zero
 }

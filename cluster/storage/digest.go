@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -52,6 +53,32 @@ func (r *replicator) digest(e *replica.Effect) {
 				ev.Refused = true
 			case err != nil:
 				return fmt.Errorf("checking partition %d: %w", partition, err)
+			}
+			return r.tell(ev)
+		})
+	})
+}
+
+// listTail lists the last transactions here of a partition, on another goroutine.
+func (r *replicator) listTail(e *replica.Effect) {
+	partition, n, tag := e.Partition, e.Count, e.Tag
+	f := r.s.feeder
+	f.run(func() {
+		ev := replica.Event{Kind: replica.TailListed, Tag: tag}
+		var err error
+		ev.TIDs, err = r.n.db.TIDs(f.ctx, []int{partition}, 0, n)
+		slices.Reverse(ev.TIDs)
+		if f.ctx.Err() != nil {
+			return // the operation has ended
+		}
+		f.post(func() error {
+			switch {
+			case r.n.session != r.s:
+				return nil
+			case errors.Is(err, backend.ErrNotImplemented), errors.Is(err, backend.ErrNonReadable):
+				ev.Refused = true
+			case err != nil:
+				return fmt.Errorf("last transactions of partition %d: %w", partition, err)
 			}
 			return r.tell(ev)
 		})

@@ -31,7 +31,7 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: 1, following.Extension: 1}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1}}
 	if n.importer != nil {
 		ask.Extra[importing.Extension] = 1
 	}

@@ -205,6 +205,8 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 		r.later(replica.Event{Kind: replica.LockedSeen, Locked: s.txns.TransactionLocked(e.Max), Tag: e.Tag})
 	case replica.Digest:
 		r.digest(e)
+	case replica.ListTail:
+		r.listTail(e)
 	case replica.ListTransactions, replica.ListRecords, replica.Examine:
 		return r.read(e)
 	case replica.Commit:

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/sha1"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +48,7 @@ func runBackup(t *testing.T, dir string, up *simple.Cluster, last tid.TID, cfg s
 		stdout, stderr, code := runCtl(t, append([]string{"-a", c.Admin().String()}, strings.Fields(args)...)...)
 		return stdout + stderr, code
 	}
+	awaitText(t, ctl, "print cluster", "BACKINGUP")
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x", uint64(last)))
 	return ctl, stop
 }
@@ -65,6 +68,25 @@ func awaitText(t *testing.T, ctl func(string) (string, int), args, text string) 
 	}
 }
 
+// commitAll stores two objects of each partition.
+func commitAll(t *testing.T, cl *client.Client, base tid.TID, text string) tid.TID {
+	t.Helper()
+	tx, err := cl.Begin(t.Context(), client.BeginOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for oid := range tid.OID(2 * partitions) {
+		if err := tx.Store(t.Context(), oid, base, fmt.Appendf(nil, "%s revision of object %d", text, oid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at, err := tx.Finish(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
 // A check of a backup cluster with one copy of each partition finds what differs from the
 // upstream cluster. Nothing is repaired from there.
 func TestCheckUpstream(t *testing.T) {
@@ -74,25 +96,8 @@ func TestCheckUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	commit := func(base tid.TID, text string) tid.TID {
-		t.Helper()
-		tx, err := cl.Begin(t.Context(), client.BeginOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for oid := range tid.OID(2 * partitions) {
-			if err := tx.Store(t.Context(), oid, base, fmt.Appendf(nil, "%s revision of object %d", text, oid)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		at, err := tx.Finish(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return at
-	}
-	t1 := commit(0, "first")
-	t2 := commit(t1, "second")
+	t1 := commitAll(t, cl, 0, "first")
+	t2 := commitAll(t, cl, t1, "second")
 	dir := t.TempDir()
 	ctl, stop := runBackup(t, dir, up, t2, simple.Config{})
 	say := func(args string, code int, want ...string) {
@@ -135,7 +140,7 @@ func TestCheckUpstream(t *testing.T) {
 	summary := "CHECK: replicas differ (2 differences; partitions 0, 1; nodes S1)\n"
 	say("print summary", 0, summary) // the replicas alone say nothing about that
 
-	// Upstream is packed, and the order is not executed here yet, or is: no other difference.
+	// Upstream is packed. Whether the order is executed here or not: no other difference.
 	order, err := cl.Pack(t.Context(), t2)
 	if err != nil {
 		t.Fatal(err)
@@ -144,11 +149,113 @@ func TestCheckUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x", uint64(order)))
-	say("check 1: 2: 3:", 1, differ[1], "compared with cluster up: 1 difference found in S1\n")
+	for n := 0; ; n++ {
+		out, _ := ctl("check")
+		for line := range strings.Lines(out) {
+			if strings.HasPrefix(line, "partition ") && line != differ[1] && !strings.Contains(line, "executed pack orders") {
+				t.Errorf("a difference that a pack explains: %s", line)
+			}
+		}
+		if strings.HasPrefix(out, differ[1]) && !strings.Contains(out, "executed pack orders") || strings.Contains(out, "no difference found") {
+			break // the order is executed: it may have deleted what is only here
+		}
+		if n == 300 {
+			t.Fatalf("the pack is not executed:\n%s", out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 
 	stopUp()
 	awaitText(t, ctl, "print cluster", "STARTING_BACKUP")
 	say("check", 1, `the upstream cluster "up" is not connected; neoctl check --local compares the replicas of this cluster only`)
 	say("check --local", 0, "no difference found")
 	say("repair --from S1 S2", 1, "S1 has no partition in common")
+}
+
+// A cluster that has the name and the address of the upstream cluster, and its partitions,
+// but another history, is not followed: nothing is fetched. When the right one comes back
+// it is followed again, also if it was packed meanwhile.
+func TestBackupOtherHistory(t *testing.T) {
+	upDir, dir := t.TempDir(), t.TempDir()
+	up, stopUp := runCluster(t, upDir, simple.Config{Name: "up", Partitions: partitions})
+	address := up.Master()
+	open := func() *client.Client {
+		t.Helper()
+		cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{address}, Level: client.NoCompression})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cl
+	}
+	cl := open()
+	t1 := commitAll(t, cl, 0, "first")
+	t2 := commitAll(t, cl, t1, "second")
+	cl.Close()
+	var log safeBuffer
+	cfg := simple.Config{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	ctl, stop := runBackup(t, dir, up, t2, cfg)
+	stopUp()
+	awaitText(t, ctl, "print cluster", "STARTING_BACKUP")
+
+	_, stopOther := runCluster(t, t.TempDir(), simple.Config{Name: "up", Partitions: partitions, Master: address})
+	cl = open()
+	last := commitAll(t, cl, commitAll(t, cl, 0, "third"), "fourth")
+	cl.Close()
+	for n := 0; !strings.Contains(log.String(), "another history"); n++ {
+		if n == 600 {
+			t.Fatalf("the other cluster is not refused:\n%s", log.String())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if out, _ := ctl("print cluster"); !strings.Contains(out, "STARTING_BACKUP") {
+		t.Errorf("state: %s", out)
+	}
+	if out, _ := ctl("print ids"); !strings.Contains(out, fmt.Sprintf("backup_tid = %#x", uint64(t2))) {
+		t.Errorf("it is not as before:\n%s", out)
+	}
+	if n := strings.Count(log.String(), "another history"); n > 1 { // it is refused again each second
+		t.Errorf("said %d times", n)
+	}
+	stopOther()
+	stop()
+	rows := contents(t, filepath.Join(dir, "storage1.sqlite"))
+	for _, row := range rows {
+		if strings.Contains(row, "third") || strings.Contains(row, "fourth") || strings.HasPrefix(row, last.String()) {
+			t.Errorf("fetched from the other cluster: %s", row)
+		}
+	}
+	if want := 4*partitions + 2; len(rows) != want {
+		t.Errorf("%d rows, want %d", len(rows), want)
+	}
+
+	up, _ = runCluster(t, upDir, simple.Config{Master: address})
+	cl = open()
+	defer cl.Close()
+	order, err := cl.Pack(t.Context(), t2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.WaitForPack(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	t3 := commitAll(t, cl, t2, "fifth")
+	runBackup(t, dir, up, t3, simple.Config{})
+}
+
+// safeBuffer is a log that is read while it is written.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *safeBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }

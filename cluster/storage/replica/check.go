@@ -850,7 +850,7 @@ func (c *checker) report(q checkOrder, r *check.Report) {
 
 // release gives up the link with a member. What is being replicated may still use it.
 func (c *checker) release(m *member) {
-	if m.link != nil && !c.m.Uses(m.link) {
+	if m.link != nil && !c.m.Uses(m.link) && len(c.m.tails.on(m.link)) == 0 {
 		c.m.do(Effect{Op: Release, Link: m.link})
 	}
 }

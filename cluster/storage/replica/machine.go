@@ -66,6 +66,7 @@ const (
 	LinkReplaced               // the source of Link has connected itself: New is used from now on, and ready
 	Received                   // a packet that belongs to the answer to Ask: Packet
 	Answered                   // the answer to Ask, or an Error: Packet
+	TailListed                 // the outcome of ListTail: TIDs, or Refused; Tag
 	MasterAnswered             // the answer of the master, or an Error, to AskMaster: Packet, Tag
 	Listed                     // the outcome of ListTransactions (TIDs) or ListRecords (Keys): PackOrder, Tag
 	Examined                   // the outcome of Examine: Record, Tag
@@ -125,6 +126,7 @@ const (
 	ListRecords                 // the same from Min on
 	Examine                     // what is here of Record.OID up to Until, if that is not Zero, and before Record.TID; Happened; Tag
 	Digest                      // read what is here of Partition from Min to Max, at most Count transactions or Records; Packed; Tag. It may take a while
+	ListTail                    // the last Count transactions of Partition, ascending; Tag. It may take a while
 	SeeLocked                   // whether a transaction up to Max is being committed; Tag
 	AddTransaction              // store Packet
 	AddRecord                   // store Packet
@@ -205,6 +207,7 @@ type Machine struct {
 	packs      packOrders
 	lastPack   tid.TID // greatest approved order known
 	checks     checker
+	tails      tails
 	backup     proto.Opt[tid.TID] // followed up to; absent: this is no backup cluster
 	gap        [2]tid.TID         // between these, ends excluded, something is missing; Zero, Zero: no gap
 	unlinked   bool               // the master has lost the upstream cluster
@@ -216,6 +219,7 @@ func New(s Settings) *Machine {
 	m := &Machine{set: s, cells: map[int]*progress{}, todo: map[int]tid.TID{}, sources: map[int]origin{},
 		unfinished: map[tid.TID]bool{}, incomplete: map[int]bool{}}
 	m.checks = checker{m: m, repairs: map[int]checkOrder{}}
+	m.tails = tails{m, map[int]*tail{}}
 	return m
 }
 
@@ -256,25 +260,38 @@ func (m *Machine) event(ev *Event) {
 	case PackUnknown:
 		m.signLater(ev.Missing, ev.Approved)
 	case CheckAnnounced:
+		if ev.Report.State == check.Tail {
+			m.tails.announced(ev.Report)
+			return
+		}
 		m.checks.told(ev.Report)
 	case CheckOrdered:
+		if m.tails.order(ev.Packet.(*proto.CheckPartition)) {
+			return
+		}
 		m.checks.order(ev.Packet.(*proto.CheckPartition))
 	case Woken:
 		m.next()
 	case Reminded:
 		m.checks.reminded(ev.Tag)
 	case Linked:
-		if k, ok := ev.Tag.(*member); ok {
+		switch k := ev.Tag.(type) {
+		case *member:
 			m.checks.linked(k, ev)
+			return
+		case *tail:
+			m.tails.linked(k, ev)
 			return
 		}
 		m.linked(ev)
 	case LinkReady:
 		m.linkReady(ev.Link)
 		m.checks.linkReady(ev.Link)
+		m.tails.linkReady(ev.Link)
 	case LinkLost:
 		m.linkLost(ev.Link)
 		m.checks.linkLost(ev.Link)
+		m.tails.linkLost(ev.Link)
 	case LinkReplaced:
 		m.linkReplaced(ev.Link, ev.New)
 		m.checks.linkReplaced(ev.Link, ev.New)
@@ -289,11 +306,17 @@ func (m *Machine) event(ev *Event) {
 			m.checks.answered(k, ev.Packet)
 			return
 		}
+		if k := m.tails.receives(ev.Ask); k != nil {
+			m.tails.answered(k, ev.Packet)
+			return
+		}
 		m.answered(ev)
 	case MasterAnswered:
 		m.masterAnswered(ev)
 	case Listed:
 		m.listed(ev)
+	case TailListed:
+		m.tails.tailListed(ev.Tag.(*tail), ev)
 	case Examined:
 		if d, ok := ev.Tag.(doubt); ok {
 			m.checks.examined(d, ev.Record)
@@ -338,7 +361,7 @@ func (m *Machine) Checking() (members int, records, ok bool) {
 // release gives up a link that replication has used. A check that uses it does so
 // itself, at its end.
 func (m *Machine) release(l Link) {
-	if m.checks.find(l) == nil {
+	if m.checks.find(l) == nil && len(m.tails.on(l)) == 0 {
 		m.do(Effect{Op: Release, Link: l})
 	}
 }

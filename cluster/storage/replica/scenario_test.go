@@ -234,10 +234,13 @@ func (s *conversation) run(line string) {
 			s.wake = time.Time{}
 			s.tell(Event{Kind: Woken})
 		}
-	case "announce": // a check, or the repair of a partition from a source
+	case "announce": // a check, or the repair of a partition from a source, or that the end of a partition is compared
 		r := &check.Report{Check: 7, Partition: check.None, State: check.Begun, Max: tid.Max}
 		if p, ok := opts["repair"]; ok {
 			r.Partition, r.State, r.Reference = int(number(p)), check.Repair, nodeID(opts["from"])
+		}
+		if p, ok := opts["tail"]; ok {
+			r.Partition, r.State = int(number(p)), check.Tail
 		}
 		s.tell(Event{Kind: CheckAnnounced, Report: r})
 	case "check": // a partition, up to max, perhaps against a source
@@ -265,6 +268,13 @@ func (s *conversation) run(line string) {
 		}
 	case "from": // what follows comes from this source
 		s.ask = s.asks[args[0]]
+	case "digest": // of these transactions; last=, if it is not the last one
+		l := tids(args)
+		a := &proto.AnswerCheckTIDRange{Count: len(l), Checksum: digestOf(l)}
+		if len(l) > 0 {
+			a.Last = l[len(l)-1]
+		}
+		s.tell(Event{Kind: Answered, Ask: s.ask.Ask, Packet: a})
 	case "probe": // the only item, which is damaged
 		k, _, ok := record(args[0])
 		var a proto.Packet = &proto.AnswerCheckSerialRange{Count: 1, LastTID: k.TID, LastOID: k.OID}
@@ -420,7 +430,11 @@ func (s *conversation) carryOut(e Effect) {
 			}
 			s.note("%v: records of %d from %d@%d to %d, have %v", e.Link, q.Partition, q.MinOID, q.Min, q.Max, have)
 		case *proto.AskCheckTIDRange:
-			s.note("%v: id of the transaction of %d from %d on?", e.Link, q.Partition, q.Min)
+			if q.Length == 1 {
+				s.note("%v: id of the transaction of %d from %d on?", e.Link, q.Partition, q.Min)
+			} else {
+				s.note("%v: digest of %d transactions of %d from %d to %d?", e.Link, q.Length, q.Partition, q.Min, q.Max)
+			}
 		case *proto.AskCheckSerialRange:
 			s.note("%v: id of the record of %d from %d@%d on?", e.Link, q.Partition, q.MinOID, q.Min)
 		}
@@ -482,6 +496,14 @@ func (s *conversation) carryOut(e Effect) {
 				if t.Partition(np) == e.Partition {
 					add(backend.Key{TID: t}, MetaContent(&backend.Meta{}))
 				}
+			}
+		}
+		s.events = append(s.events, ev)
+	case ListTail:
+		ev := Event{Kind: TailListed, Tag: e.Tag}
+		for _, t := range slices.Sorted(maps.Keys(s.trans)) {
+			if t.Partition(np) == e.Partition {
+				ev.TIDs = append(ev.TIDs, t)
 			}
 		}
 		s.events = append(s.events, ev)
