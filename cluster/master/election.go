@@ -47,6 +47,7 @@ func (m *Machine) newTerm() {
 	m.served, m.witnesses, m.final = false, nil, nil
 	m.seen.forget()
 	m.orderedTruncate = proto.Opt[tid.TID]{}
+	m.gate = gate{}
 	m.ids.term(m.now)
 }
 

@@ -23,6 +23,7 @@ const (
 	Closed                  // the connection has ended, not by our will: Conn
 	StopAsked               // the process is to end in order
 	Silent                  // nothing arrives on Conn, since Silence: it may be given up
+	Woken                   // it is time: see Wake
 	Probed                  // the outcome of a Probe of Conn: Alive, Beats
 )
 
@@ -53,6 +54,7 @@ const (
 	Probe                   // ask the peer of Conn for a sign of life; the outcome comes as Probed
 	Name                    // Text is the name of the peer of Conn from now on
 	Dial                    // connect to Addr, not more often than once per second
+	Wake                    // tell Woken after Delay, instead of what was ordered before
 	StopListening           // accept no connection any more
 	Identify                // the id of this master is Self
 	SaveMasters             // remember Masters for the next start
@@ -73,6 +75,7 @@ type Effect struct {
 	Text    string
 	Self    proto.NodeID
 	Silence time.Duration
+	Delay   time.Duration
 	Line    *Line
 	Err     error
 }

@@ -12,6 +12,7 @@ import (
 type follower struct {
 	primary map[int]proto.NodeID
 	spans   map[int][]span // transactions that touch a partition, and that some readable cell lacks
+	touched tid.TID        // last transaction that was handed to touch
 	cells   map[repairCell]*reach
 	moved   bool               // some cell is further than before, or is no longer read
 	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
@@ -47,6 +48,7 @@ func (f *follower) reset() {
 func (f *follower) lost() {
 	clear(f.primary)
 	clear(f.spans)
+	f.touched = tid.Zero
 	for _, r := range f.cells {
 		r.replicating, r.incomplete = tid.Zero, tid.Zero
 	}
@@ -74,9 +76,9 @@ func (f *follower) changed(changes []proto.CellChange) {
 	}
 }
 
-// add remembers a transaction that touches a partition.
-func (f *follower) add(n int, t tid.TID) {
-	list := append(f.spans[n], span{t, t})
+// add remembers transactions that touch a partition.
+func (f *follower) add(n int, s span) {
+	list := append(f.spans[n], s)
 	if len(list) > maxSpans {
 		i := len(list) / 2
 		list[i].last = list[i+1].last
@@ -129,13 +131,13 @@ func (m *Machine) readyCells(n int) []*peer {
 	return list
 }
 
-// touch takes a transaction of the upstream cluster, which touches some partitions, and
+// touch takes what has happened upstream from first to t, which touches some partitions, and
 // follows prev. If prev is t, it is not known what precedes.
-func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
+func (m *Machine) touch(first, t, prev tid.TID, touched func(int) bool) {
 	f := &m.follow
 	initial := prev == t
 	f.moved = true
-	m.ids.committed, m.ids.known = t, t
+	f.touched = t
 	untouched := map[*peer]map[int]proto.Address{}
 	var waiting []*peer
 	for n := range m.table.NP() {
@@ -144,6 +146,7 @@ func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
 		if !touched(n) {
 			for _, p := range cells {
 				switch r := f.cell(n, p.node.ID); {
+				case t <= r.backup: // it was further before the link was lost
 				case last <= r.backup:
 					r.backup = t
 					if untouched[p] == nil {
@@ -151,7 +154,7 @@ func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
 					}
 					untouched[p][n] = proto.Address{}
 				case last <= r.replicating:
-					r.replicating = t
+					r.replicating = max(r.replicating, t)
 				}
 			}
 			continue
@@ -159,27 +162,28 @@ func (m *Machine) touch(t, prev tid.TID, touched func(int) bool) {
 		var candidates, behind []*peer
 		for _, p := range cells {
 			r := f.cell(n, p.node.ID)
-			if last <= r.backup {
-				if initial {
-					candidates = append(candidates, p)
-					continue
-				}
+			switch {
+			case initial && t <= r.backup:
+				candidates = append(candidates, p)
+				continue
+			case t <= r.backup:
+				continue // it was further before the link was lost
+			case !initial && last <= r.backup:
 				r.backup = max(r.backup, prev)
 			}
 			behind = append(behind, p)
 		}
-		if id := f.primary[n]; id == 0 || !slices.ContainsFunc(cells, func(p *peer) bool { return p.node.ID == id }) {
-			if from := candidates; len(from) > 0 || len(behind) > 0 {
-				if len(from) == 0 {
-					from = behind
-				}
-				f.primary[n] = from[n%len(from)].node.ID
-			}
+		from := candidates
+		if len(from) == 0 {
+			from = cells
+		}
+		if id := f.primary[n]; len(from) > 0 && !slices.ContainsFunc(from, func(p *peer) bool { return p.node.ID == id }) {
+			f.primary[n] = from[n%len(from)].node.ID
 		}
 		if len(behind) == 0 {
 			continue
 		}
-		f.add(n, t)
+		f.add(n, span{first, t})
 		if len(candidates) > 0 {
 			m.orderSecondaries(n, t)
 			continue
@@ -211,10 +215,11 @@ func (m *Machine) triggerAll() {
 
 // trigger orders a storage to fetch what its primary cells lack.
 func (m *Machine) trigger(p *peer) {
-	f, t := &m.follow, m.bound()
-	if m.state != proto.BackingUp || p.ready == 0 {
+	f := &m.follow
+	if m.state != proto.BackingUp || p.ready == 0 || !m.open() {
 		return
 	}
+	t := min(m.bound(), f.touched)
 	sources := map[int]proto.Address{}
 	used := map[proto.Address]bool{}
 	for n := range m.table.NP() {
@@ -308,13 +313,13 @@ func (m *Machine) backedUp(p *peer, pkt *proto.NotifyReplicationDone) {
 		case t < list[0].first:
 			r.replicating = t
 		case i < 0 && m.state == proto.BackingUp:
-			t = max(t, m.ids.committed)
+			t = max(t, m.upToHold(f.touched))
 			m.notify(p, &proto.Replicate{TID: t, Sources: map[int]proto.Address{n: {}}})
 		case i >= 0 && list[i].first > t:
 			t = list[i].first - 1
 		}
 	}
-	r.backup = max(r.backup, t)
+	r.backup = max(r.backup, m.upToHold(t))
 	m.prune(n)
 	primary := f.primary[n]
 	if outdated {

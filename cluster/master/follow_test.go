@@ -84,7 +84,8 @@ func (w *followWorld) touch(t tid.TID, partitions []int, first bool) {
 	if first {
 		prev = t
 	}
-	w.m.touch(t, prev, func(p int) bool { return slices.Contains(partitions, p) })
+	w.m.ids.committed = t
+	w.m.touch(t, t, prev, func(p int) bool { return slices.Contains(partitions, p) })
 	w.take()
 }
 

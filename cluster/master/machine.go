@@ -80,6 +80,7 @@ type Machine struct {
 
 	up       upstream
 	follow   follower
+	gate     gate
 	checks   checks
 	imports  imports
 	ids      allocator
@@ -186,6 +187,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.admitClaims()
 	m.tryStart()
 	m.tryFollow()
+	m.tryGate()
 	m.advanceTold()
 	m.confirmOften()
 	m.tellSelf()
@@ -208,6 +210,9 @@ func (m *Machine) event(ev Event) {
 		return
 	case StopAsked:
 		m.exit(nil)
+		return
+	case Woken:
+		m.gate.wake = time.Time{}
 		return
 	}
 	p := m.peers[ev.Conn]

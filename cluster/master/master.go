@@ -66,6 +66,7 @@ type Master struct {
 	// holding tells that more input is there: what is sent may wait for its effects.
 	holding bool
 	last    ConnID
+	wake    <-chan time.Time // ordered by the machine; nil: nothing is
 	ended   bool
 	err     error
 }
@@ -179,6 +180,9 @@ func (m *Master) Run(ctx context.Context) error {
 		select {
 		case in := <-m.inbox:
 			m.batch(in)
+		case <-m.wake:
+			m.wake = nil
+			m.perform(m.machine.Step(m.cfg.Now(), Event{Kind: Woken}))
 		case <-late:
 			m.perform(m.machine.Step(m.cfg.Now(), Event{}))
 		case <-ctx.Done():
@@ -354,6 +358,8 @@ func (m *Master) perform(effects []Effect) {
 			if c != nil {
 				c.SetPeer(e.Text)
 			}
+		case Wake:
+			m.wake = time.After(e.Delay)
 		case Dial:
 			addr := e.Addr
 			m.tasks.Go(func() { m.dial(addr) })

@@ -45,6 +45,7 @@ func (m *Machine) reset() {
 	m.closeUpstream()
 	m.up.questions = packQuestions{}
 	m.follow.reset()
+	m.gate.reset()
 	m.txns.reset()
 	m.pack.reset()
 	m.ids.reset()

@@ -3,7 +3,10 @@ package master
 import (
 	"fmt"
 	"log/slog"
+	"slices"
+	"time"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -15,6 +18,11 @@ type Upstream struct {
 	Cluster string
 	Masters []proto.Address
 	Backup  bool // a new database is a backup from the beginning
+
+	Delay    time.Duration       // transactions are only copied when they are that old; 0: at once
+	Window   following.Window    // part of the day in which they are copied
+	Schedule *following.Schedule // when to copy what there is then; nil: always
+	Rate     int64               // most bytes per second of all storages together; 0: no limit
 }
 
 // upstream is the link to the primary master of the upstream cluster.
@@ -90,7 +98,7 @@ func (m *Machine) enterBackup() {
 		for _, c := range row {
 			info := m.rec.info[m.stores[c.ID]]
 			if c.State.Readable() && info != nil {
-				m.follow.cell(n, c.ID).backup = info.BackupTID.V
+				m.follow.cell(n, c.ID).backup = m.upToHold(info.BackupTID.V)
 			}
 		}
 	}
@@ -229,7 +237,7 @@ func (m *Machine) upstreamLast(t tid.TID) {
 		return
 	}
 	m.up.known, m.up.note = true, ""
-	m.touch(t, t, func(int) bool { return true })
+	m.expect(arrival{last: t, unknown: true})
 }
 
 func (m *Machine) upstreamPacket(p *peer, pkt proto.Packet) {
@@ -280,9 +288,9 @@ func (m *Machine) upstreamCommitted(p *peer, pkt *proto.InvalidatePartitions) {
 	if !m.up.known || m.state != proto.BackingUp {
 		return // the answer to AskLastTransaction covers it
 	}
-	touched := map[int]bool{pkt.TID.Partition(np): true}
+	touched := []int{pkt.TID.Partition(np)}
 	for _, n := range pkt.Partitions {
-		touched[n] = true
+		touched = append(touched, n)
 		if n < 0 || n >= np {
 			m.unfollowed("it names partition %d of %d", n, np)
 			m.close(p)
@@ -294,7 +302,8 @@ func (m *Machine) upstreamCommitted(p *peer, pkt *proto.InvalidatePartitions) {
 		m.close(p)
 		return
 	}
-	m.touch(pkt.TID, m.ids.committed, func(n int) bool { return touched[n] })
+	slices.Sort(touched)
+	m.expect(arrival{first: pkt.TID, last: pkt.TID, partitions: slices.Compact(touched)})
 }
 
 // upstreamSigned passes decisions about pack orders on.
@@ -367,6 +376,7 @@ func (m *Machine) upstreamLost(p *peer) {
 	m.log(slog.LevelWarn, "upstream cluster lost", "address", p.dialed.String())
 	m.backup = proto.Some(m.keepable())
 	m.follow.lost()
+	m.gate.lost()
 	m.closeClients()
 	m.announce(proto.StartingBackup)
 	m.answerWithoutUpstream()
@@ -424,6 +434,7 @@ func (m *Machine) leaveBackup() {
 	}
 	m.backup = proto.Opt[tid.TID]{}
 	m.checks.board.Left()
+	m.gate.hold, m.gate.decided = proto.Opt[tid.TID]{}, true // the order to truncate clears it
 	m.stopOperation(proto.Some(t))
 	if t == last {
 		m.startup = startupDegraded // nothing is to be cut
