@@ -3,6 +3,7 @@ package following
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -102,3 +103,44 @@ func ParseSchedule(s string) (*Schedule, error) {
 
 // Next returns the first moment after t, or zero if there is none in the next years.
 func (c *Schedule) Next(t time.Time) time.Time { return c.cron.Next(t.UTC()) }
+
+// ParseRate reads bytes per second: 50MB/s, 50MiB or a number.
+func ParseRate(s string) (int64, error) {
+	digits := strings.ToLower(strings.TrimSpace(s))
+	digits = strings.TrimSpace(strings.TrimSuffix(digits, "/s"))
+	shift := 0
+units:
+	for i, unit := range []string{"k", "m", "g"} {
+		for _, u := range []string{unit + "ib", unit + "b"} {
+			if d, ok := strings.CutSuffix(digits, u); ok {
+				digits, shift = strings.TrimSpace(d), 10*(i+1)
+				break units
+			}
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > 1<<62>>shift {
+		return 0, fmt.Errorf("%q is not a rate: want bytes per second, such as 50MB/s", s)
+	}
+	return n << shift, nil
+}
+
+// maxDelay is far above what makes sense.
+const maxDelay = 10 * 365 * 24 * time.Hour
+
+// ParseDelay reads 90m, 12h, 1h30m or 7d.
+func ParseDelay(s string) (time.Duration, error) {
+	text := strings.TrimSpace(s)
+	var d time.Duration
+	days, inDays := strings.CutSuffix(text, "d")
+	n, err := strconv.ParseInt(days, 10, 32)
+	if inDays {
+		d = time.Duration(min(max(n, -1), 1e4)) * 24 * time.Hour
+	} else {
+		d, err = time.ParseDuration(text)
+	}
+	if err != nil || d < 0 || d > maxDelay {
+		return 0, fmt.Errorf("%q is not a delay of up to ten years: want a number with a unit, such as 90m, 12h or 7d", s)
+	}
+	return d, nil
+}

@@ -74,6 +74,19 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
+func TestRateAndDelay(t *testing.T) {
+	for s, want := range map[string]int64{"50MiB/s": 50 << 20, "50 MB/s": 50 << 20, "1": 1, "1kb": 1024, " 2GB": 2 << 30, "": 0, "0": 0, "-1": 0, "1TB": 0, "5kbkib": 0, "b": 0, "9999999999GB": 0, "1.5MB": 0} {
+		if n, err := ParseRate(s); n != want || (err != nil) != (want == 0) {
+			t.Errorf("%q: %d, %v", s, n, err)
+		}
+	}
+	for s, want := range map[string]time.Duration{"1h": time.Hour, "7d": 168 * time.Hour, "1h30m": 90 * time.Minute, "0s": 0, "0d": 0, "": -1, "60": -1, "-1h": -1, "-1d": -1, "d": -1, "100000d": -1, "1.5d": -1} {
+		if d, err := ParseDelay(s); err == nil && d != want || (err != nil) != (want < 0) {
+			t.Errorf("%q: %v, %v", s, d, err)
+		}
+	}
+}
+
 func FuzzHours(f *testing.F) {
 	for _, s := range []string{"02:00-05:00", "22:30-4:00", "0 2 * * *", "@daily", "*/10 22-23 * * sun", "TZ=UTC", "@every 1ns", "0 0 31 2 *"} {
 		f.Add(s, int64(1.7e9))
@@ -88,6 +101,12 @@ func FuzzHours(f *testing.F) {
 			if again, err := ParseWindow(w.String()); err != nil || again != w {
 				t.Errorf("%q: %v, %v", s, again, err)
 			}
+		}
+		if n, err := ParseRate(s); err == nil && n <= 0 {
+			t.Errorf("%q: %d", s, n)
+		}
+		if d, err := ParseDelay(s); err == nil && (d < 0 || d > maxDelay) {
+			t.Errorf("%q: %v", s, d)
 		}
 		if c, err := ParseSchedule(s); err == nil {
 			if next := c.Next(now); !next.IsZero() && !next.After(now) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -18,6 +19,10 @@ type options struct {
 	upstreamCluster string
 	upstreamMasters string
 	backup          bool
+	schedule        string
+	window          string
+	bandwidth       string
+	delay           string
 	replicas        int
 	partitions      int
 }
@@ -48,6 +53,10 @@ number of storage nodes given with --autostart is there.` + cli.ExitStatus,
 	cli.Text(fs, &o.upstreamCluster, "upstream-cluster", "C", "", "name of the cluster to back up")
 	cli.Text(fs, &o.upstreamMasters, "upstream-masters", "M", "", "masters of the cluster to back up")
 	cli.Flag(fs, &o.backup, "backup", "B", "make a new database a backup")
+	cli.Text(fs, &o.schedule, "backup-schedule", "", "", `when to copy what the upstream cluster has then: minute, hour, day of the month, month and day of the week as for cron, in UTC, such as "0 2 * * *" (default: always)`)
+	cli.Text(fs, &o.window, "backup-window", "", "", "part of the day in UTC in which anything is copied from upstream, such as 02:00-05:00 (default: the whole day)")
+	cli.Text(fs, &o.bandwidth, "backup-bandwidth", "", "", "bytes per second that all storages together copy from upstream, such as 50MB/s (default: no limit)")
+	cli.Text(fs, &o.delay, "backup-delay", "", "", "how old a transaction must be to be copied, such as 90m, 12h or 7d (default: it is copied at once)")
 	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
 	fs.IntVarP(&o.partitions, "partitions", "p", 100, "partitions of a new database, never to be changed")
 	return cmd
@@ -72,8 +81,37 @@ func (o *options) check() error {
 	return nil
 }
 
+// upstream returns what the backup options say, without the masters.
+func (o *options) upstream() (u master.Upstream, err error) {
+	u = master.Upstream{Cluster: o.upstreamCluster, Backup: o.backup}
+	for _, v := range []struct {
+		name, value string
+		parse       func(string) error
+	}{
+		{"backup-schedule", o.schedule, func(s string) (err error) { u.Schedule, err = following.ParseSchedule(s); return }},
+		{"backup-window", o.window, func(s string) (err error) { u.Window, err = following.ParseWindow(s); return }},
+		{"backup-bandwidth", o.bandwidth, func(s string) (err error) { u.Rate, err = following.ParseRate(s); return }},
+		{"backup-delay", o.delay, func(s string) (err error) { u.Delay, err = following.ParseDelay(s); return }},
+	} {
+		if v.value == "" {
+			continue
+		}
+		if u.Cluster == "" {
+			return u, cli.Usagef("--%s is for a backup: it needs an upstream cluster", v.name)
+		}
+		if err := v.parse(v.value); err != nil {
+			return u, cli.Usagef("--%s: %w", v.name, err)
+		}
+	}
+	return u, nil
+}
+
 func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err := o.check(); err != nil {
+		return err
+	}
+	up, err := o.upstream()
+	if err != nil {
 		return err
 	}
 	log, err := o.OpenLog(env)
@@ -125,7 +163,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		if err != nil {
 			return fmt.Errorf("upstream masters: %w", err)
 		}
-		cfg.Upstream = master.Upstream{Cluster: o.upstreamCluster, Backup: o.backup}
+		cfg.Upstream = up
 		for _, a := range upstream {
 			cfg.Upstream.Masters = append(cfg.Upstream.Masters, proto.Address(a))
 		}

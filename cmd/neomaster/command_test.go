@@ -41,6 +41,11 @@ func TestRefusals(t *testing.T) {
 		{"no partitions", []string{"-c", "x", "-p", "0"}, 1, "partitions must be more than zero"},
 		{"backup of itself", []string{"-c", "x", "-C", "x", "-M", "127.0.0.1:1"}, 1, "must be different"},
 		{"backup without masters", []string{"-c", "x", "-C", "y"}, 1, "upstream masters"},
+		{"schedule without upstream cluster", []string{"-c", "x", "--backup-schedule", "@daily"}, 2, "needs an upstream cluster"},
+		{"schedule with an hour too many", []string{"-c", "x", "-C", "y", "-M", "127.0.0.1:1", "--backup-schedule", "0 25 * * *"}, 2, "--backup-schedule: schedule \"0 25 * * *\""},
+		{"window without end", []string{"-c", "x", "-C", "y", "-M", "127.0.0.1:1", "--backup-window", "02:00"}, 2, "--backup-window"},
+		{"bandwidth without number", []string{"-c", "x", "-C", "y", "-M", "127.0.0.1:1", "--backup-bandwidth", "fast"}, 2, "--backup-bandwidth"},
+		{"delay without unit", []string{"-c", "x", "-C", "y", "-M", "127.0.0.1:1", "--backup-delay", "60"}, 2, "--backup-delay: \"60\""},
 		{"incomplete TLS", []string{"-c", "x", "--ca", "nowhere.pem"}, 1, "3 files"},
 		{"master list in no directory", []string{"-c", "x", "-D", filepath.Join(t.TempDir(), "no", "list")}, 1, "dynamic master list"},
 	} {
