@@ -343,8 +343,8 @@ func (m *Machine) setHold(h proto.Opt[tid.TID]) {
 	if h.OK {
 		g.wanted = min(g.wanted, h.V)
 		for _, r := range f.cells {
-			if r.replicating > h.V {
-				r.replicating = tid.Zero
+			if max(r.replicating, r.asked, r.incomplete) > h.V {
+				r.replicating, r.asked, r.incomplete = tid.Zero, tid.Zero, tid.Zero
 			}
 		}
 	}
