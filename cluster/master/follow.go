@@ -16,7 +16,8 @@ type follower struct {
 	cells   map[repairCell]*reach
 	moved   bool               // some cell is further than before, or is no longer read
 	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
-	allowed tid.TID            // greatest pack order that storages may execute
+	teller  teller
+	allowed tid.TID // greatest pack order that storages may execute
 	// chasing are the cells that are about to become readable, and from where they copy
 	// what they lack.
 	chasing map[repairCell]proto.NodeID

@@ -77,6 +77,11 @@ func (g *gate) lost() { g.queue, g.target, g.looked = nil, tid.Zero, time.Time{}
 func (m *Machine) expect(a arrival) {
 	g := &m.gate
 	m.ids.committed, m.ids.known = a.last, a.last
+	if a.unknown {
+		m.follow.teller.mayHaveCommitted(a.last)
+	} else {
+		m.follow.teller.committedUpstream(a.last)
+	}
 	g.queue = append(g.queue, a)
 	if len(g.queue) > maxSpans {
 		i := len(g.queue) / 2

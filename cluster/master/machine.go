@@ -189,6 +189,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.tryFollow()
 	m.tryGate()
 	m.advanceTold()
+	m.tell()
 	m.confirmOften()
 	m.tellSelf()
 	m.returned = true
@@ -315,7 +316,7 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.AskLastTransaction:
 		last := m.ids.committed
 		if m.inBackup() && p.node.Type == proto.Client {
-			last = m.follow.told.V
+			last = m.follow.teller.upTo
 		}
 		m.answer(p, id, &proto.AnswerLastTransaction{TID: last})
 		return
@@ -346,6 +347,9 @@ func (m *Machine) answered(p *peer, ev Event) {
 	switch req := ev.Request.(type) {
 	case *proto.AskLockInformation:
 		m.lockAnswered(p, req.TTID, ev.Packet)
+		return
+	case *proto.AskTransactionInformation:
+		m.objectsKnown(p, req.TID, ev.Packet)
 		return
 	case *proto.AskPackOrders:
 		if m.state != proto.Verifying && req.Min == tid.Max {

@@ -185,5 +185,6 @@ func (m *Machine) withoutStorage(p *peer) {
 	}
 	m.packStorageLost(p)
 	m.forgetQuestions(p)
+	m.tellerLost(p)
 	m.allowPacks()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -155,6 +156,67 @@ func TestBackupRestart(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+// Clients of a backup are told of each transaction with its objects when all cells have it,
+// as if it had been committed there.
+func TestBackupTellsClients(t *testing.T) {
+	up, _ := start(t, Config{Dir: t.TempDir(), Name: "up", Partitions: 4, Storages: 2})
+	down, _ := start(t, Config{Dir: t.TempDir(), Name: "down", Partitions: 4, Storages: 2, Replicas: 1,
+		Upstream: master.Upstream{Cluster: "up", Masters: []proto.Address{up.Master()}}})
+	op := dial(t, down)
+	if _, err := op.SetClusterState(t.Context(), proto.StartingBackup); err != nil {
+		t.Fatal(err)
+	}
+	await(t, op, proto.BackingUp)
+	cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{up.Master()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	type change struct {
+		tid  tid.TID
+		oids []tid.OID
+	}
+	told := make(chan change, 100)
+	reader, err := client.Open(t.Context(), client.Config{Cluster: "down", Masters: []proto.Address{down.Master()}, ReadOnly: true,
+		OnInvalidate: func(id tid.TID, oids []tid.OID) { told <- change{id, oids} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	var serial tid.TID
+	for i := range 10 {
+		x, err := cl.Begin(t.Context(), client.BeginOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := []byte{byte(i)}
+		// The object that is changed each time is in the cache of the reader.
+		for oid, before := range map[tid.OID]tid.TID{1: serial, tid.OID(10 + i): 0} {
+			if err := x.Store(t.Context(), oid, before, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := x.Vote(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if serial, err = x.Finish(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-told:
+			slices.Sort(got.oids)
+			if want := []tid.OID{1, tid.OID(10 + i)}; got.tid != serial || !slices.Equal(got.oids, want) {
+				t.Fatalf("told of %v with %v, want %v with %v", got.tid, got.oids, serial, want)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("a reader of the backup is not told of %v", serial)
+		}
+		if got, at, err := reader.Load(t.Context(), 1); err != nil || at != serial || !bytes.Equal(got, data) {
+			t.Fatalf("the reader sees %q of %v (%v), want %q of %v", got, at, err, data, serial)
 		}
 	}
 }

@@ -187,6 +187,10 @@ func (n *Node) fromMaster(ev link.Event) error {
 		final, err := n.db.FinalTID(n.ctx, q.TTID)
 		n.finishRead(n.ctx, ev.Conn, ev.ID, &proto.AnswerFinalTID{TID: final}, q.TTID, err)
 		return nil
+	case *proto.AskTransactionInformation: // of the master of a backup cluster
+		a, err := n.transaction(n.ctx, tid.Max, q)
+		n.finishRead(n.ctx, ev.Conn, ev.ID, a, q.TID, err)
+		return nil
 	case *proto.AskPackOrders:
 		n.note(q.Min)
 		orders, err := n.db.PackOrders(q.Min)
