@@ -123,9 +123,12 @@ func (c *Cluster) Ctl(t testing.TB, args ...string) (stdout, stderr string, stat
 func (c *Cluster) WaitState(t testing.TB, want string, limit time.Duration) {
 	t.Helper()
 	var out, errOut string
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		if out, errOut, _ = c.Ctl(t, "print", "cluster"); strings.TrimSpace(out) == want {
 			return
+		}
+		if time.Now().After(deadline) {
+			break
 		}
 	}
 	t.Fatalf("the cluster is not %s after %v: %s%s", want, limit, out, errOut)

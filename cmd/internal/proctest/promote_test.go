@@ -17,6 +17,7 @@ import (
 )
 
 // runbook runs a script of contrib/backup with the programs under test.
+// It answers no question.
 func runbook(t testing.TB, script string, args ...string) (out string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"../../../contrib/backup/" + script}, args...)...)
@@ -28,9 +29,9 @@ func runbook(t testing.TB, script string, args ...string) (out string, err error
 
 // All masters of the upstream cluster are killed under load, and the backup is promoted by
 // the script of the runbook. The new cluster has exactly what the script says: a prefix of
-// what the upstream cluster has, once that is there again.
+// what the upstream cluster has, once that is there again. Other scripts make the old
+// cluster a backup of the new one, and move back to it.
 func TestPromote(t *testing.T) {
-	t.Parallel()
 	o := Options{Name: "up", Storages: 3, Partitions: 6, Replicas: 1, Standby: 1, TLS: certificates(t)}
 	up := StartCluster(t, o)
 	o.Name = "down"
@@ -59,7 +60,9 @@ func TestPromote(t *testing.T) {
 	more := after.stop()
 	t.Logf("%sfrom the kill of the masters to RUNNING %v, to the first commit %v", out, script.Round(time.Millisecond), first.Round(time.Millisecond))
 
+	// The old cluster, with the new one as upstream.
 	for _, p := range []*Process{up.Master, up.Standby[0]} {
+		p.args = append(p.args, "-C", down.Name, "-M", down.Masters)
 		if err := p.Restart(); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +78,8 @@ func TestPromote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kept, err := strconv.ParseUint(regexp.MustCompile(`kept: everything up to 0x([0-9a-f]+)`).FindStringSubmatch(out)[1], 16, 64)
+	told := regexp.MustCompile(`kept: everything up to (0x[0-9a-f]+)`).FindStringSubmatch(out)[1]
+	kept, err := strconv.ParseUint(told, 0, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,5 +100,41 @@ func TestPromote(t *testing.T) {
 		if i == 20 {
 			break
 		}
+	}
+
+	rejoin := append([]string{told, up.Admin}, up.extra...)
+	if n < len(old) {
+		if out, err := runbook(t, "rejoin.sh", rejoin...); err == nil || !strings.Contains(out, "error: nothing was changed") {
+			t.Errorf("the old cluster, which has more than the new one: %v\n%s", err, out)
+		}
+		t.Setenv("REMOVE", "yes")
+	}
+	if out, err := runbook(t, "rejoin.sh", rejoin...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	after = startWorkload(t, down, 1)
+	after.wait(t, 10, 30*time.Second, "with the old cluster as its backup")
+	after.stop()
+	// Back to the first cluster, once no client is left.
+	want, err := clustertest.Dump(t.Context(), cl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := append([]string{down.Admin, up.Admin}, up.extra...)
+	if out, err := runbook(t, "switch.sh", move...); err == nil || !strings.Contains(out, "error: stop the applications first") {
+		t.Errorf("a client is connected: %v\n%s", err, out)
+	}
+	up.WaitState(t, "BACKINGUP", 0)
+	cl.Close()
+	if out, err := runbook(t, "switch.sh", move...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	back, err := Connect(t.Context(), up)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	if got, err := clustertest.Dump(t.Context(), back); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%d transactions after the way back, and %d before, %v", len(got), len(want), err)
 	}
 }
