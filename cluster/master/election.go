@@ -170,7 +170,7 @@ func (m *Machine) connectFailed(a proto.Address) {
 	delete(m.dialing, a)
 	if a == m.up.dialing {
 		m.up.dialing = proto.Address{}
-		m.unfollowed("a master cannot be reached")
+		m.unfollowed("the master at %v cannot be reached", a)
 		return
 	}
 	switch {

@@ -47,6 +47,7 @@ type Machine struct {
 	saved     []proto.Address        // masters last saved
 	learnt    bool                   // there may be others now
 	announced proto.NodeID           // own id last told to the shell
+	refusals  map[string]refusal     // of identifications, by reason
 
 	claims  []placeClaim // to places that are taken
 	second  *secondary   // nil: this master plays primary
@@ -236,6 +237,7 @@ func (m *Machine) event(ev Event) {
 		p.pending--
 		m.answered(p, ev)
 	case Closed:
+		m.upstreamHungUp(p)
 		m.drop(p)
 	}
 }
@@ -409,11 +411,44 @@ func (m *Machine) refuse(p *peer, id uint32, pkt proto.Packet, format string, ar
 
 func (m *Machine) refuseAs(code proto.ErrorCode, p *peer, id uint32, pkt proto.Packet, format string, args ...any) {
 	e := proto.Errorf(code, format, args...)
-	m.log(slog.LevelWarn, "connection refused", "node", p.String(), "packet", fmt.Sprintf("%T", pkt), "err", e.Error())
+	m.tellRefusal(p, pkt, e)
 	if _, ok := pkt.(proto.Request); ok || p.node == nil || p.node.Type != proto.Client {
 		m.answer(p, id, e)
 	}
 	m.abort(p)
+}
+
+// refusal is how often a reason to refuse an identification has come up.
+type refusal struct {
+	told   time.Time
+	untold int // since then
+}
+
+const (
+	refusalInterval = time.Minute
+	maxRefusals     = 1000 // reasons that are remembered
+)
+
+// tellRefusal logs a refusal. A node that is refused an identification comes back each
+// second: the same reason is told at most once a minute then.
+func (m *Machine) tellRefusal(p *peer, pkt proto.Packet, e *proto.Error) {
+	attrs := []any{"node", p.String(), "packet", fmt.Sprintf("%T", pkt), "err", e.Error()}
+	if p.node == nil {
+		r, known := m.refusals[e.Error()]
+		if known && m.now.Sub(r.told) < refusalInterval {
+			m.refusals[e.Error()] = refusal{r.told, r.untold + 1}
+			m.log(slog.LevelDebug, "connection refused", attrs...)
+			return
+		}
+		if r.untold > 0 {
+			attrs = append(attrs, "untold", r.untold)
+		}
+		if m.refusals == nil || len(m.refusals) >= maxRefusals {
+			m.refusals = map[string]refusal{}
+		}
+		m.refusals[e.Error()] = refusal{told: m.now}
+	}
+	m.log(slog.LevelWarn, "connection refused", attrs...)
 }
 
 func (m *Machine) unexpected(p *peer, id uint32, pkt proto.Packet) {

@@ -39,7 +39,8 @@ type upstream struct {
 	known     bool // its last transaction is known
 	packs     bool // its pack orders are known
 	questions packQuestions
-	note      string // why there is no link
+	note      string          // why there is no link
+	notes     map[string]bool // those logged since the cluster was followed last
 	tails     tails
 }
 
@@ -182,8 +183,13 @@ func (m *Machine) upstreamConnected(conn ConnID, a proto.Address) {
 // unfollowed notes why the upstream cluster cannot be followed, once for each reason.
 func (m *Machine) unfollowed(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	if m.up.note != text {
-		m.up.note = text
+	m.up.note = text
+	if !m.up.notes[text] {
+		// Several masters may fail in turn, each for a reason of its own.
+		if m.up.notes == nil || len(m.up.notes) >= maxRefusals {
+			m.up.notes = map[string]bool{}
+		}
+		m.up.notes[text] = true
 		m.log(slog.LevelWarn, "upstream cluster: "+text)
 	}
 }
@@ -236,7 +242,7 @@ func (m *Machine) upstreamLast(t tid.TID) {
 		m.up.tails.may = true
 		return
 	}
-	m.up.known, m.up.note = true, ""
+	m.up.known, m.up.note, m.up.notes = true, "", nil
 	m.expect(arrival{last: t, unknown: true})
 }
 
@@ -362,6 +368,14 @@ func (m *Machine) upstreamMoved(p *peer, pkt *proto.NotPrimaryMaster) {
 		m.up.named = pkt.Masters[i.V]
 	}
 	m.close(p)
+}
+
+// upstreamHungUp notes that a master which was not followed yet has ended the connection,
+// without a word.
+func (m *Machine) upstreamHungUp(p *peer) {
+	if m.up.link == p && m.state == proto.StartingBackup {
+		m.unfollowed("the master at %v hangs up before this cluster can follow it; it may require TLS, or be too old", p.dialed)
+	}
 }
 
 // upstreamLost goes back to looking for the upstream cluster.
