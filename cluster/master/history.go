@@ -1,7 +1,6 @@
 package master
 
 import (
-	"log/slog"
 	"maps"
 	"slices"
 
@@ -16,12 +15,13 @@ type tails struct {
 	may   bool          // it was not
 	run   int64         // names the comparison; 0: none has begun
 	jobs  map[int]*peer // by partition
+	bad   *check.Report // of the first partition that differs, or else of the first that could not be compared
 }
 
 // lost begins again if a storage is lost that compares.
 func (t *tails) lost(p *peer) {
 	if slices.Contains(slices.Collect(maps.Values(t.jobs)), p) {
-		t.run, t.jobs = 0, nil
+		t.run, t.jobs, t.bad = 0, nil, nil
 	}
 }
 
@@ -76,16 +76,19 @@ func (m *Machine) tailReported(p *peer, r *check.Report) bool {
 		return true
 	}
 	delete(t.jobs, r.Partition)
-	switch {
-	case r.State != check.Compared:
+	// All are awaited: each attempt then ends with the same reason, which is logged once.
+	if b := t.bad; (r.State != check.Compared || r.Total > 0) && (b == nil || r.Total > b.Total || r.Total == b.Total && r.Partition < b.Partition) {
+		t.bad = r
+	}
+	if len(t.jobs) > 0 || t.bad == nil {
+		return true
+	}
+	if r = t.bad; r.Total == 0 {
 		m.unfollowed("the last transactions of partition %d could not be compared: %s", r.Partition, r.Note)
-	case r.Total > 0:
+	} else {
 		m.unfollowed("it has another history: its transactions of partition %d from %v to %v are not those of this cluster. It was created again, "+
 			"or truncated and used since. Nothing is copied. Check the addresses; else leave backup mode, truncate this cluster to a transaction "+
 			"that both have, or begin with an empty database", r.Partition, r.Min, r.Max)
-	default:
-		m.log(slog.LevelDebug, "same history", "partition", r.Partition, "transactions", r.Rows)
-		return true
 	}
 	m.close(m.up.link)
 	return true

@@ -212,7 +212,9 @@ func (m *Machine) upstreamAnswered(p *peer, ev Event) {
 			return
 		}
 		u.id = a.YourID
-		m.log(slog.LevelInfo, "upstream master found", "address", p.dialed.String())
+		if u.note == "" { // else it is the next of many attempts
+			m.log(slog.LevelInfo, "upstream master found", "address", p.dialed.String())
+		}
 	case *proto.AnswerLastTransaction:
 		m.upstreamLast(a.TID)
 	case *proto.AnswerPackOrders:
