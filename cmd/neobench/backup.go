@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
@@ -74,6 +75,7 @@ type cost struct {
 	commits int
 	elapsed time.Duration
 	cpu     time.Duration // of all upstream processes
+	backup  time.Duration // of all processes of the backup
 }
 
 func (c *cost) rate() float64 { return float64(c.commits) / c.elapsed.Seconds() }
@@ -143,6 +145,8 @@ func (c *comparison) backups(ctx context.Context) error {
 	c.line("commits lost to the backup, low is good", less(ours), "%", less(theirs))
 	c.line("CPU of upstream/commit, without backup", ours.without.perCommit(), "µs", theirs.without.perCommit())
 	c.line("CPU of upstream/commit, with backup", ours.with.perCommit(), "µs", theirs.with.perCommit())
+	c.line("CPU of backup/commit", float64(ours.with.backup.Microseconds())/float64(max(1, ours.with.commits)), "µs",
+		float64(theirs.with.backup.Microseconds())/float64(max(1, theirs.with.commits)))
 	c.line("backup: committed while it was stopped", ours.change, "MB", theirs.change)
 	c.line("backup: sent to it when it came back", ours.sent, "MB", theirs.sent)
 	c.line("backup: caught up after", ms(ours.caughtUp), "ms", ms(theirs.caughtUp))
@@ -155,7 +159,8 @@ func (c *comparison) backups(ctx context.Context) error {
 // follower is a backup cluster under measurement.
 type follower struct {
 	*running
-	op *ctl.Client
+	op    *ctl.Client
+	begun time.Time // when it could find the upstream cluster
 }
 
 func (f *follower) stop() {
@@ -165,17 +170,25 @@ func (f *follower) stop() {
 	f.running.stop()
 }
 
-// startBackup starts a backup of up and waits until it is BACKINGUP.
+// startBackup starts a backup of up.
 func (c *comparison) startBackup(ctx context.Context, up *running, name string, python []string) (*follower, error) {
 	r, err := c.launch(ctx, c.dir, name, python, 1, func(n int) []string {
 		return []string{"-a", "SQLite", "-d", filepath.Join(c.dir, fmt.Sprintf("%s%d.sqlite", name, n))}
 	}, "-C", up.name, "-M", up.masters, "-B")
 	f := &follower{running: r}
+	// The upstream master pauses until the backup waits for it, so that the moment is known
+	// when the backup begins.
+	master := up.processes[0].Process
 	if err == nil {
-		err = f.dial(ctx)
+		err = master.Signal(syscall.SIGSTOP)
 	}
 	if err == nil {
-		_, err = f.await(ctx, proto.BackingUp)
+		err = f.dial(ctx)
+		if err == nil {
+			_, err = f.await(ctx, proto.StartingBackup)
+		}
+		f.begun = time.Now()
+		err = errors.Join(err, master.Signal(syscall.SIGCONT))
 	}
 	if err != nil {
 		if r != nil {
@@ -205,6 +218,12 @@ func (f *follower) await(ctx context.Context, want proto.ClusterState) (time.Tim
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(2 * time.Millisecond) {
 		if state, err = f.op.ClusterState(ctx); err == nil && state == want {
 			return time.Now(), nil
+		}
+		if _, refused := errors.AsType[*proto.Error](err); err != nil && !refused {
+			f.op.Close()
+			if err := f.dial(ctx); err != nil { // an admin hangs up that has no master yet
+				return time.Time{}, err
+			}
 		}
 	}
 	return time.Time{}, errors.Join(fmt.Errorf("cluster %s is %v, not %v", f.name, state, want), err, ctx.Err())
@@ -368,11 +387,10 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 		return nil, err
 	}
 	defer func() { f.stop() }()
-	start := time.Now()
 	if _, err := f.reach(ctx, 5*time.Millisecond, always(last)); err != nil {
 		return nil, err
 	}
-	b.first = mb / time.Since(start).Seconds()
+	b.first = mb / time.Since(f.begun).Seconds()
 	b.firstSent = float64(written(feeding)-sent) / 1e6
 
 	if b.paced, _, _, err = f.lag(ctx, g, 1, paceEvery, 2*time.Millisecond, paceFor); err != nil {
@@ -380,13 +398,14 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	}
 	b.busy = &figures{}
 	for range 2 {
-		before := cpuTime(up.processes)
+		before, backupBefore := cpuTime(up.processes), cpuTime(f.processes)
 		lags, list, elapsed, err := f.lag(ctx, g, streaming, 0, 20*time.Millisecond, slice)
 		if err != nil {
 			return nil, err
 		}
 		b.busy.latencies = append(b.busy.latencies, lags.latencies...)
 		b.with.commits, b.with.elapsed, b.with.cpu = b.with.commits+len(list), b.with.elapsed+elapsed, b.with.cpu+cpuTime(up.processes)-before
+		b.with.backup += cpuTime(f.processes) - backupBefore
 		f.stop()
 		if err := alone(&b.without, slice); err != nil {
 			return nil, err
@@ -416,14 +435,13 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	if f, err = c.startBackup(ctx, up, name+"-down", python); err != nil {
 		return nil, err
 	}
-	start = time.Now()
 	if _, err := f.reach(ctx, time.Millisecond, always(last)); err != nil {
 		return nil, err
 	}
-	b.caughtUp, b.sent = time.Since(start), float64(written(feeding)-sent)/1e6
+	b.caughtUp, b.sent = time.Since(f.begun), float64(written(feeding)-sent)/1e6
 	b.memory, b.upstreamMemory = float64(peakMemory(f.processes[1].Process.Pid))/1e6, float64(peakMemory(feeding.Process.Pid))/1e6
 
-	start = time.Now()
+	start := time.Now()
 	if _, err := f.op.SetClusterState(ctx, proto.StoppingBackup); err != nil {
 		return nil, err
 	}
