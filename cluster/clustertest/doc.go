@@ -8,6 +8,9 @@
 // Replicas are compared record by record in clusters that delete and pack while
 // storages are away, some of them with the habits of the Python implementation.
 //
+// A backup cluster follows an upstream cluster in the same network. What its clients see at
+// a TID is compared with what the upstream cluster had then.
+//
 // In some clusters the first storage imports a source that is slow and goes away; the
 // history of the source is the beginning of that of the model.
 package clustertest

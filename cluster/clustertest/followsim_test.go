@@ -191,10 +191,11 @@ func (f *following) round(r *rand.Rand, round int) {
 	}
 	others.Go(func() { f.monitor(done) })
 	if f.plan.Leaves && r.IntN(2) == 0 {
+		before, after := time.Duration(r.IntN(15000))*time.Millisecond, time.Duration(r.IntN(5000))*time.Millisecond
 		others.Go(func() {
-			time.Sleep(time.Duration(r.IntN(15000)) * time.Millisecond)
+			time.Sleep(before)
 			f.leave()
-			time.Sleep(time.Duration(r.IntN(5000)) * time.Millisecond)
+			time.Sleep(after)
 			f.order(f.down, proto.StartingBackup)
 			f.readers.end()
 		})
