@@ -58,5 +58,7 @@ type Stored struct {
 type Terms struct {
 	Rate  int64              // most bytes per second that the storage may fetch from upstream; 0: no limit
 	Packs tid.TID            // pack orders up to this are executed: all cells of the cluster are beyond them
-	Hold  proto.Opt[tid.TID] // to be remembered across restarts
+	Hold  proto.Opt[tid.TID] // to be remembered across restarts: see [HoldKey]
+	// Paused tells that nothing more is to be fetched for now, after what was asked for.
+	Paused bool
 }

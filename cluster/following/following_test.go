@@ -20,9 +20,9 @@ var full = []Message{
 	{Topic: Ordered, Order: Order{Kind: Hold}},
 	{Topic: Ordered, Number: 1, Order: Order{Kind: RunNow}},
 	{Topic: Answered, Number: math.MaxInt64, Text: "no"},
-	{Topic: Agreed, Terms: Terms{Rate: 1 << 40, Packs: 8, Hold: proto.Some(tid.TID(7))}},
-	{Topic: Held, Terms: Terms{Hold: proto.Some(tid.Max)}},
-	{Topic: Held},
+	{Topic: Agreed, Terms: Terms{Rate: 1 << 40, Packs: 8, Hold: proto.Some(tid.TID(7)), Paused: true}},
+	{Topic: Agreed, Terms: Terms{Hold: proto.Some(tid.Max)}},
+	{Topic: Agreed},
 	{Topic: Recorded, Stored: Stored{TID: 3, Gap: [2]tid.TID{1, 2}}},
 }
 

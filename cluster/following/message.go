@@ -13,6 +13,10 @@ import (
 // messages about backup clusters. Nodes of the Python implementation ignore it.
 const Extension = "following"
 
+// HoldKey is the key by which a storage says in its identification which hold its database
+// remembers, in 8 bytes; absent: none. Others ignore it.
+const HoldKey = "backup_hold"
+
 // Understands reports whether a node that identified itself understands messages about
 // backup clusters.
 func Understands(extra map[string]proto.Value) bool {
@@ -29,7 +33,6 @@ const (
 	Ordered                // Order: from an operator to an admin to the master
 	Answered               // to the order Number: Text says why it was not obeyed, "" that it was
 	Agreed                 // Terms: from the master to a storage, before StartOperation and when they change
-	Held                   // Terms.Hold: from a storage, of what it remembers, to the master when it has answered AskRecovery
 	Recorded               // Stored: from a storage to the master, when operation begins and when it changes
 	lastTopic = Recorded
 )
@@ -41,7 +44,7 @@ type Message struct {
 	Number int64  // names an order between two nodes
 	Report Report // if Reported
 	Order  Order  // if Ordered
-	Terms  Terms  // if Agreed or Held
+	Terms  Terms  // if Agreed
 	Stored Stored // if Recorded
 	Text   string // if Answered
 }
@@ -90,7 +93,8 @@ func (m *Message) Packet() *proto.NotifyMonitorInformation {
 		info["number"], info["order"], info["tid"] = m.Number, int64(m.Order.Kind), optional(m.Order.TID)
 	case Answered:
 		info["number"], info["text"] = m.Number, []byte(m.Text)
-	case Agreed, Held:
+	case Agreed:
+		info["paused"] = m.Terms.Paused
 		info["rate"], info["packs"], info["hold"] = max(0, m.Terms.Rate), m.Terms.Packs.Bytes(), optional(m.Terms.Hold)
 	case Recorded:
 		info["tid"], info["gap_begin"], info["gap_end"] = m.Stored.TID.Bytes(), m.Stored.Gap[0].Bytes(), m.Stored.Gap[1].Bytes()
@@ -128,8 +132,8 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 		m.Order = Order{Kind: Kind(d.int("order", 0, int64(lastKind))), TID: d.optional("tid")}
 	case Answered:
 		m.Number, m.Text = d.int("number", math.MinInt64, math.MaxInt64), d.text("text")
-	case Agreed, Held:
-		m.Terms = Terms{Rate: d.count("rate"), Packs: d.tid("packs"), Hold: d.optional("hold")}
+	case Agreed:
+		m.Terms = Terms{Paused: d.bool("paused"), Rate: d.count("rate"), Packs: d.tid("packs"), Hold: d.optional("hold")}
 	case Recorded:
 		m.Stored = Stored{TID: d.tid("tid"), Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}}
 	}

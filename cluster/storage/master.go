@@ -261,7 +261,7 @@ func (n *Node) initialization(ev link.Event) error {
 			return err
 		}
 		n.backupTID.Store(nil)
-		if err := n.db.SetBackupGap([2]tid.TID{}); err != nil {
+		if err := errors.Join(n.db.SetBackupGap([2]tid.TID{}), n.db.SetBackupHold(proto.Opt[tid.TID]{})); err != nil {
 			return err
 		}
 		if err := n.db.SetTruncateTID(proto.Some(q.TID)); err != nil {
@@ -549,10 +549,29 @@ func (n *Node) followingMessage(msg *following.Message) error {
 		return nil
 	}
 	n.terms = &msg.Terms
+	if err := n.keepHold(n.terms.Hold); err != nil {
+		return err
+	}
 	if n.session == nil {
 		return nil
 	}
+	if err := n.session.replicator.askWaiting(); err != nil {
+		return err
+	}
 	return n.session.replicator.tell(replica.Event{Kind: replica.PackAllowed, PackOrder: proto.Some(n.terms.Packs)})
+}
+
+// keepHold remembers up to where the cluster may follow the upstream cluster.
+func (n *Node) keepHold(h proto.Opt[tid.TID]) error {
+	c, err := n.db.Config()
+	if err != nil || c.BackupHold == h {
+		return err
+	}
+	n.log.Info("hold of the backup changed", "tid", h)
+	if err := n.db.SetBackupHold(h); err != nil {
+		return fmt.Errorf("storing the hold of the backup: %w", err)
+	}
+	return n.commit()
 }
 
 // setBackup enters or leaves backup mode. A database that follows from the beginning of an
@@ -584,6 +603,11 @@ func (n *Node) setBackup(on, restarted bool) error {
 	}
 	if err := n.db.SetBackupGap([2]tid.TID{}); err != nil {
 		return fmt.Errorf("deleting the gap of the backup: %w", err)
+	}
+	if !on {
+		if err := n.keepHold(proto.Opt[tid.TID]{}); err != nil {
+			return err
+		}
 	}
 	n.backupTID.Store(backup(t))
 	return n.commit()

@@ -29,6 +29,11 @@ type replicator struct {
 	working bool
 	retry   *time.Timer
 	asks    map[sourceRequest]uint64 // by what is asked on a link
+
+	// What is fetched from upstream, of which the master bounds the rate.
+	rate    fetchRate
+	waiting *replica.Effect // an Ask that waits for it, or until the master lets it go on
+	timer   *time.Timer     // of waiting
 }
 
 // sourceRequest names a request to another storage.
@@ -140,6 +145,9 @@ func (r *replicator) received(p *peer, id uint32, q proto.Packet) error {
 	if !ok {
 		return nil
 	}
+	if p.key.id == 0 {
+		r.rate.fetched(time.Now(), r.n.terms, fetchedSize(q))
+	}
 	return r.tell(replica.Event{Kind: replica.Received, Ask: ask, Packet: q})
 }
 
@@ -159,6 +167,9 @@ func (r *replicator) linkReplaced(old, p *peer) error {
 
 // forget forgets what was asked on a link that has ended.
 func (r *replicator) forget(p *peer) {
+	if w := r.waiting; w != nil && w.Link == any(p) {
+		r.waiting = nil
+	}
 	maps.DeleteFunc(r.asks, func(q sourceRequest, _ uint64) bool { return q.peer == p })
 }
 
@@ -179,6 +190,9 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 	case replica.Satisfied:
 		n.cfg.Dialer.Forget(p.conn.RemoteAddr())
 	case replica.Ask:
+		if p.key.id == 0 && r.fetchLater(e) {
+			return nil
+		}
 		ask := e.Ask
 		id := p.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
 			delete(r.asks, sourceRequest{p, ev.ID})

@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -24,11 +25,15 @@ import (
 //
 //	confirmed_ptid  the mark; 0: none
 //	last_tids       for each own readable cell: partition, last transaction, last record
+//	backup_hold     nothing after it is to be fetched from upstream; absent: no hold
 //	unfinished      transactions that were voted: TTID, TID if it was locked with its metadata
 func (n *Node) tellState(extra map[string]proto.Value) error {
 	c, err := n.db.Config()
 	if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	if c.BackupHold.OK {
+		extra[following.HoldKey] = packTID(c.BackupHold.V)
 	}
 	mark := c.Confirmed.V
 	if mark > c.PTID.V || mark > math.MaxInt64 {

@@ -104,6 +104,7 @@ type Config struct {
 	Replicas    int
 	BackupTID   proto.Opt[tid.TID] // present, even Zero: in backup mode
 	BackupGap   [2]tid.TID         // in backup mode: between these, ends excluded, something is missing; Zero, Zero: no gap
+	BackupHold  proto.Opt[tid.TID] // in backup mode: nothing after it is to be fetched
 	TruncateTID proto.Opt[tid.TID]
 	// Confirmed is a version of the partition table that each storage had stored which
 	// had a readable cell then, before anything was committed under a later one.
@@ -287,6 +288,8 @@ type Keeping interface {
 	// SetBackupTID and SetTruncateTID do not commit. Absent deletes the value.
 	SetBackupTID(proto.Opt[tid.TID]) error
 	SetTruncateTID(proto.Opt[tid.TID]) error
+	// SetBackupHold does not commit. Absent deletes the value.
+	SetBackupHold(proto.Opt[tid.TID]) error
 	// SetBackupGap does not commit. Zero, Zero deletes the value.
 	SetBackupGap([2]tid.TID) error
 	// SetConfirmed does not commit. Absent deletes the value.

@@ -257,7 +257,7 @@ func (b *memory) Config() (backend.Config, error) {
 		t, ok := b.disk.moment[key]
 		return proto.Opt[tid.TID]{V: t, OK: ok}
 	}
-	c.BackupTID, c.TruncateTID = moment("backup"), moment("truncate")
+	c.BackupTID, c.TruncateTID, c.BackupHold = moment("backup"), moment("truncate"), moment("hold")
 	c.BackupGap = [2]tid.TID{moment("gap begin").V, moment("gap end").V}
 	if ptid := moment("ptid"); ptid.OK {
 		c.PTID = proto.Some(uint64(ptid.V))
@@ -316,6 +316,9 @@ func (b *memory) setMoment(key string, t proto.Opt[tid.TID]) error {
 
 // SetBackupTID implements [backend.Keeping].
 func (b *memory) SetBackupTID(t proto.Opt[tid.TID]) error { return b.setMoment("backup", t) }
+
+// SetBackupHold implements [backend.Keeping].
+func (b *memory) SetBackupHold(t proto.Opt[tid.TID]) error { return b.setMoment("hold", t) }
 
 // SetBackupGap implements [backend.Keeping].
 func (b *memory) SetBackupGap(gap [2]tid.TID) error {

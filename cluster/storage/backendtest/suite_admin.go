@@ -22,8 +22,9 @@ func testConfiguration(e *env) {
 	e.ok(e.b.SetTruncateTID(proto.Some(tid.TID(0x0123456789abcdef))))
 	e.ok(e.b.SetConfirmed(proto.Some[uint64](1 << 40)))
 	e.ok(e.b.SetBackupGap([2]tid.TID{0, 5}))
+	e.ok(e.b.SetBackupHold(proto.Some(tid.Zero)))
 	want := backend.Config{
-		Name: "cluster", ID: me, BackupGap: [2]tid.TID{0, 5}, BackupTID: proto.Some(tid.Zero), TruncateTID: proto.Some(tid.TID(0x0123456789abcdef)),
+		Name: "cluster", ID: me, BackupGap: [2]tid.TID{0, 5}, BackupHold: proto.Some(tid.Zero), BackupTID: proto.Some(tid.Zero), TruncateTID: proto.Some(tid.TID(0x0123456789abcdef)),
 		Confirmed: proto.Some[uint64](1 << 40),
 	}
 	e.config(want)
@@ -33,6 +34,7 @@ func testConfiguration(e *env) {
 	e.ok(e.b.SetBackupTID(none))
 	e.ok(e.b.SetTruncateTID(none))
 	e.ok(e.b.SetBackupGap([2]tid.TID{}))
+	e.ok(e.b.SetBackupHold(none))
 	e.ok(e.b.SetConfirmed(proto.Opt[uint64]{}))
 	e.config(backend.Config{Name: "cluster", ID: me})
 	e.crash()

@@ -369,6 +369,9 @@ func (m *Machine) release(l Link) {
 // Uses reports whether what is being replicated comes over a link.
 func (m *Machine) Uses(l Link) bool { return m.current != nil && m.current.link == l }
 
+// Awaits reports whether replication waits for the answer to a question.
+func (m *Machine) Awaits(ask uint64) bool { return m.current != nil && m.current.ask == ask }
+
 // Todo returns up to which transaction each partition that waits is to be replicated.
 func (m *Machine) Todo() map[int]tid.TID { return maps.Clone(m.todo) }
 

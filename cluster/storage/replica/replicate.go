@@ -205,6 +205,9 @@ func (m *Machine) replicate(q *proto.Replicate) {
 		if addr := q.Sources[p]; !addr.IsZero() {
 			m.unlinked = m.unlinked && q.Upstream == ""
 			m.sources[p] = origin{addr, q.Upstream}
+			if m.busy(p) && m.current.started && m.current.max > q.TID {
+				m.abort() // something after it is held
+			}
 			m.todo[p] = q.TID
 			continue
 		}

@@ -25,6 +25,7 @@ const (
 	keyKept        = "kept_deletions" // partitions where packs have kept deletions, and up to when
 	keyConfirmed   = "confirmed_ptid" // a table that all had stored
 	keyImported    = "import"         // how far an import is
+	keyHold        = "backup_hold"    // nothing after it is fetched from upstream
 	keyGapBegin    = "backup_gap_begin"
 	keyGapEnd      = "backup_gap_end"
 )
@@ -101,6 +102,9 @@ func parseConfig(m map[string]string) (backend.Config, error) {
 	if cfg.TruncateTID, err = moment(m, keyTruncate); err != nil {
 		return cfg, err
 	}
+	if cfg.BackupHold, err = moment(m, keyHold); err != nil {
+		return cfg, err
+	}
 	for i, key := range []string{keyGapBegin, keyGapEnd} {
 		t, err := moment(m, key)
 		if err != nil {
@@ -134,6 +138,9 @@ func (db *DB) setMoment(key string, t proto.Opt[tid.TID]) error {
 
 // SetBackupTID implements [backend.Keeping].
 func (db *DB) SetBackupTID(t proto.Opt[tid.TID]) error { return db.setMoment(keyBackup, t) }
+
+// SetBackupHold implements [backend.Keeping].
+func (db *DB) SetBackupHold(t proto.Opt[tid.TID]) error { return db.setMoment(keyHold, t) }
 
 // SetBackupGap implements [backend.Keeping].
 func (db *DB) SetBackupGap(gap [2]tid.TID) error {
