@@ -26,9 +26,11 @@ type gate struct {
 	fires  time.Time // next moment of the schedule
 
 	wanted tid.TID   // last transaction that may have been copied by now
-	late   time.Time // since when some readable cell has not all of it; zero: they all have
 	looked time.Time // when what is not known one by one was last looked at
 	wake   time.Time // when the shell was last told to wake the machine; zero: it need not
+
+	agreed  agreement
+	reports reports
 }
 
 // arrival is a transaction of the upstream cluster, or a run of transactions of which only
@@ -184,6 +186,8 @@ func (m *Machine) tryGate() {
 		}
 	}
 	m.tellShut()
+	m.agree()
+	m.tellReports()
 	m.wakeAt(m.nextLook())
 }
 
@@ -248,17 +252,6 @@ func (m *Machine) tellShut() {
 	}
 }
 
-// noteLate notes since when the cluster lacks what it should have.
-func (m *Machine) noteLate() {
-	g := &m.gate
-	switch {
-	case m.reached(false) >= g.wanted:
-		g.late = time.Time{}
-	case g.late.IsZero():
-		g.late = m.now
-	}
-}
-
 // nextLook returns when the gate must be looked at again, if nothing happens before; zero
 // if it need not.
 func (m *Machine) nextLook() (next time.Time) {
@@ -270,6 +263,10 @@ func (m *Machine) nextLook() (next time.Time) {
 	}
 	soon(u.Window.Change(m.now))
 	soon(g.fires)
+	soon(m.nextReport())
+	if g.agreed.busy > 0 {
+		soon(g.agreed.divided.Add(divideEvery))
+	}
 	if u.Delay > 0 && len(g.queue) > 0 && m.state == proto.BackingUp && m.open() {
 		first := max(g.queue[0].first, m.follow.touched)
 		if first.Time().Add(u.Delay).Before(m.ids.committed.Time()) {
@@ -316,6 +313,9 @@ func (m *Machine) orderHold(o *following.Order) (refusal string) {
 		}
 		if h < kept {
 			return fmt.Sprintf("this cluster already has all up to %v (%s): a hold cannot be earlier", kept, kept.Time().Format("2006-01-02 15:04:05 UTC"))
+		}
+		if !m.remembered() {
+			m.log(slog.LevelWarn, "no storage of this cluster can remember a hold: it ends with this master")
 		}
 		m.setHold(proto.Some(h))
 	case following.Release:

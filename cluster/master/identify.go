@@ -8,6 +8,7 @@ import (
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // extra is what the free part of an identification can say.
@@ -20,11 +21,15 @@ type extra struct {
 	tails    bool // it can compare the end of a partition with the upstream cluster
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
+	hold     proto.Opt[tid.TID]
 }
 
 func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	var e extra
 	e.devpath = texts(values["devpath"])
+	if b, ok := values[following.HoldKey].([]byte); ok && len(b) == 8 && tid.FromBytes(b) <= tid.Max {
+		e.hold = proto.Some(tid.FromBytes(b))
+	}
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
 	e.tails = check.UnderstandsTail(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
@@ -226,6 +231,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.forget(o)
 	}
 	p.readOnly, p.backups, p.reports, p.imports, p.follows = e.readOnly, e.backups, e.reports, e.imports, e.follows
+	p.hold = e.hold
 	p.tails = e.tails
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
@@ -250,6 +256,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.replayChecks(p)
 	}
 	m.joinImports(p)
+	m.joinFollowing(p)
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:

@@ -126,6 +126,7 @@ type peer struct {
 	reports bool                        // it understands reports of checks
 	imports bool                        // it understands messages about imports
 	follows bool                        // it understands messages about backup clusters
+	hold    proto.Opt[tid.TID]          // that the database of a storage remembers
 	stored  proto.Opt[following.Stored] // by a storage of a backup cluster; absent: it has not said so since it was started
 	tails   bool                        // it can compare the end of a partition with the upstream cluster
 
@@ -184,6 +185,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 		m.out, m.returned = m.out[:0], false
 	}
 	m.now = now
+	m.gate.reports.changed = m.gate.reports.changed || ev.Kind != Woken
 	m.event(ev)
 	m.admitClaims()
 	m.tryStart()

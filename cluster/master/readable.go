@@ -109,17 +109,6 @@ func (m *Machine) allowPacks() {
 	}
 }
 
-// tellTerms tells a storage on which terms it follows.
-func (m *Machine) tellTerms(p *peer) {
-	if p.follows {
-		m.notify(p, m.terms().Packet())
-	}
-}
-
-func (m *Machine) terms() *following.Terms {
-	return &following.Terms{Packs: m.follow.allowed}
-}
-
 // packQuestions are the questions of storages for pack orders that the upstream
 // cluster answers first.
 type packQuestions struct {
@@ -230,6 +219,8 @@ func (m *Machine) followMessage(p *peer, pkt *proto.NotifyMonitorInformation) bo
 		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "err", err)
 	case msg.Topic == following.Recorded:
 		m.recorded(p, msg.Stored)
+	case msg.Topic == following.Ordered && p.node.Type == proto.Admin:
+		m.backupOrdered(p, msg)
 	default:
 		m.log(slog.LevelWarn, "unexpected message about a backup cluster", "node", p.String(), "topic", msg.Topic)
 	}

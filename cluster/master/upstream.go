@@ -73,6 +73,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 	m.seen.forget()
 	m.follow.reset()
 	m.backup = proto.Some(m.ids.committed)
+	m.gate.hold, m.gate.decided = proto.Opt[tid.TID]{}, true
 	m.follow.told = proto.Some(m.ids.committed)
 	for n, row := range m.table.Rows() {
 		for _, c := range row {
@@ -95,6 +96,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 func (m *Machine) enterBackup() {
 	m.follow.reset()
 	m.seen.forget()
+	m.restoreHold()
 	for n, row := range m.table.Rows() {
 		for _, c := range row {
 			info := m.rec.info[m.stores[c.ID]]
