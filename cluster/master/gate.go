@@ -312,7 +312,10 @@ func (m *Machine) orderHold(o *following.Order) (refusal string) {
 			h = o.TID.V
 		}
 		if h < kept {
-			return fmt.Sprintf("this cluster already has all up to %v (%s): a hold cannot be earlier", kept, kept.Time().Format("2006-01-02 15:04:05 UTC"))
+			return fmt.Sprintf("this cluster already has all up to %v (%s): a hold cannot be earlier", kept, moment(kept))
+		}
+		if before, after := m.outOfGaps(h), m.beyondGaps(h); before < h {
+			return fmt.Sprintf("the upstream cluster was packed before all was copied, and nothing between %v and %v can be kept: hold %v or later", before, after, after)
 		}
 		if !m.remembered() {
 			m.log(slog.LevelWarn, "no storage of this cluster can remember a hold: it ends with this master")
@@ -345,13 +348,14 @@ func (m *Machine) setHold(h proto.Opt[tid.TID]) {
 		m.touch(end, end, before.V, func(int) bool { return false })
 		f.touched = touched
 	}
+	for _, r := range f.cells {
+		r.asked, r.incomplete = tid.Zero, tid.Zero // what a hold has kept back is no gap
+		if h.OK && r.replicating > h.V {
+			r.replicating = tid.Zero
+		}
+	}
 	if h.OK {
 		g.wanted = min(g.wanted, h.V)
-		for _, r := range f.cells {
-			if max(r.replicating, r.asked, r.incomplete) > h.V {
-				r.replicating, r.asked, r.incomplete = tid.Zero, tid.Zero, tid.Zero
-			}
-		}
 	}
 	m.triggerAll()
 }
@@ -363,3 +367,5 @@ func (m *Machine) upToHold(t tid.TID) tid.TID {
 	}
 	return t
 }
+
+func moment(t tid.TID) string { return t.Time().Format("2006-01-02 15:04:05 UTC") }

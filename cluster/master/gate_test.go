@@ -426,6 +426,12 @@ func TestOrdersOfTheOperator(t *testing.T) {
 			t.Errorf("%v: %q", tt.order, text)
 		}
 	}
+	w.m.stores[1].stored = proto.Some(following.Stored{Gap: [2]tid.TID{kept, kept + 10}})
+	for h, want := range map[tid.TID]string{kept + 1: fmt.Sprintf("between %v and %v can be kept: hold %v or later", kept, kept+10, kept+10), kept + 9: "was packed", kept + 10: "", kept: ""} {
+		if text := w.order(following.Order{TID: proto.Some(h)}); !strings.Contains(text, want) || want == "" && text != "" {
+			t.Errorf("hold %v: %q", h, text)
+		}
+	}
 	w.m.state = proto.Running
 	if text := w.order(following.Order{}); !strings.Contains(text, "RUNNING: it is no backup") {
 		t.Errorf("%q", text)

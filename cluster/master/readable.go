@@ -26,6 +26,19 @@ func (m *Machine) outOfGaps(t tid.TID) tid.TID {
 	return t
 }
 
+// beyondGaps raises a TID until no storage with readable cells lacks something there.
+func (m *Machine) beyondGaps(t tid.TID) tid.TID {
+	for raised := true; raised; {
+		raised = false
+		for _, id := range m.table.ReadableNodes() {
+			if p := m.stores[id]; p != nil && p.stored.V.Gap[0] < t && t < p.stored.V.Gap[1] {
+				t, raised = p.stored.V.Gap[1], true
+			}
+		}
+	}
+	return t
+}
+
 // keepable returns up to which transaction the database would be kept if the cluster left
 // backup mode now.
 func (m *Machine) keepable() tid.TID { return m.outOfGaps(m.reached(true)) }
