@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -221,5 +222,35 @@ func TestLeaveBackupBehind(t *testing.T) {
 			t.Errorf("partition %d: records from %d on, though those after 10 are missing", q.Partition, q.Min)
 		}
 		ev.Conn.Answer(ev.ID, &proto.AnswerFetchObjects{})
+	}
+}
+
+// A master that was restarted is told of cells that are further than the node as a
+// whole, before it is told what the node has recorded. One that has no terms is not.
+func TestBackupTellsWhatCellsHave(t *testing.T) {
+	r := newRig(t)
+	up, b, c := r.backupPair()
+	up.commit(c, 10, 0, "one", 0, 1)
+	b.replicateFrom(10, "up", up, 0, 1)
+	up.commit(c, 15, 10, "two", 0, 1)
+	b.replicateFrom(15, "up", up, 1)
+	for _, agreed := range []bool{false, true, true} {
+		b.master.Send(&proto.StopOperation{})
+		b.initialize(2, table(".U", ".U"))
+		if agreed {
+			b.agree(following.Terms{})
+		}
+		b.master.Send(&proto.StartOperation{Backup: true})
+		expect[*proto.NotifyReady](b)
+		if !agreed {
+			continue
+		}
+		if d := expect[*proto.NotifyReplicationDone](b); d.Partition != 1 || d.TID != 15 {
+			t.Errorf("told %+v", d)
+		}
+		m, ok, err := following.Parse(expect[*proto.NotifyMonitorInformation](b))
+		if !ok || err != nil || m.Topic != following.Recorded || m.Stored != (following.Stored{TID: 10}) {
+			t.Errorf("told %+v, %v", m, err)
+		}
 	}
 }

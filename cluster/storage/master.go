@@ -261,6 +261,7 @@ func (n *Node) initialization(ev link.Event) error {
 			return err
 		}
 		n.backupTID.Store(nil)
+		n.announced = nil
 		if err := errors.Join(n.db.SetBackupGap([2]tid.TID{}), n.db.SetBackupHold(proto.Opt[tid.TID]{})); err != nil {
 			return err
 		}
@@ -655,6 +656,7 @@ func (n *Node) leaveOperation() error {
 		return err
 	}
 	n.session = nil
+	n.announced = s.replicator.m.Announced()
 	s.feeder.stop()
 	s.worker.stop()
 	if err := s.drop(); err != nil {

@@ -73,7 +73,10 @@ type Node struct {
 	reached   atomic.Pointer[[]tid.TID] // how far each cell of a backup follows the upstream cluster, by partition; nil: not known
 
 	// Owned by Run.
-	id            proto.NodeID
+	id proto.NodeID
+	// announced is how far cells were in the last period of operation of a backup: a
+	// master that was restarted is told again.
+	announced     map[int]tid.TID
 	idTimestamp   proto.Opt[float64]
 	infoTimestamp proto.Opt[float64] // of the last NotifyNodeInformation of this master
 	nodes         nodetab.Table

@@ -116,6 +116,9 @@ func (r *replicator) tellBackup(ev replica.Event) error {
 		if err != nil {
 			return err
 		}
+		if r.n.terms != nil { // a master of the Python implementation expects nothing that it did not order
+			ev.Reached = r.n.announced
+		}
 		ev.Backup, ev.Gap, ev.Ends = proto.Some(*b), c.BackupGap, map[int]replica.Ends{}
 		for p := range r.n.table.NP() {
 			if !r.n.isReadable(p) {

@@ -88,6 +88,7 @@ type Event struct {
 	Changes   []proto.CellChange
 	Backup    proto.Opt[tid.TID] // absent: this is no backup cluster
 	Gap       [2]tid.TID         // with Backup: as recorded by SetGap, Zero if there is none
+	Reached   map[int]tid.TID    // with Backup: what cells were announced up to in the last period of operation
 	Ends      map[int]Ends       // of readable cells, in a backup cluster
 	PackOrder proto.Opt[tid.TID]
 	Missing   []tid.TID
@@ -392,6 +393,17 @@ func (m *Machine) Reached(partition int) tid.TID {
 		return tid.Zero
 	}
 	return max(c.whole, 1) - 1
+}
+
+// Announced returns what Reached returns of all readable cells of a backup cluster.
+func (m *Machine) Announced() map[int]tid.TID {
+	all := map[int]tid.TID{}
+	for p := range m.cells {
+		if m.backup.OK && m.readable(p) {
+			all[p] = m.Reached(p)
+		}
+	}
+	return all
 }
 
 // partitions returns the partitions that have a cell here, sorted.

@@ -115,6 +115,12 @@ func (m *Machine) enterBackup(ev *Event) {
 			c.nextObj = max(following(b.V), ends.Records) // the last transaction may be there in part
 		}
 	}
+	for _, p := range m.partitions() {
+		if t := ev.Reached[p]; t > b.V && m.readable(p) {
+			m.cells[p].whole = t + 1
+			m.do(Effect{Op: Replicated, Partition: p, TID: t})
+		}
+	}
 	m.tellStored()
 }
 
