@@ -40,6 +40,8 @@ type FollowPlan struct {
 	Truncates bool // the upstream cluster is truncated
 	Fetch     int  // records that storages of the backup ask for at a time
 	Readers   int
+	Deletions bool
+	Packed    bool // the upstream cluster is packed
 }
 
 // FollowPlanOf returns the plan of a seed for [SimulateFollowing].
@@ -57,6 +59,8 @@ func FollowPlanOf(seed uint64) FollowPlan {
 	}
 	p := FollowPlan{Plan: side(), Backup: side(), FromStart: r.IntN(2) == 0, Rounds: 1 + r.IntN(3), Faults: r.IntN(3) > 0,
 		Leaves: r.IntN(3) == 0, Truncates: r.IntN(3) == 0, Fetch: []int{1, 2, 5, 1000}[r.IntN(4)], Readers: 1 + r.IntN(2)}
+	p.Deletions = r.IntN(2) == 0
+	p.Packed = r.IntN(2) == 0
 	return p
 }
 
@@ -70,10 +74,12 @@ type following struct {
 	faults   calm
 
 	mu      sync.Mutex
-	history past // of the upstream cluster, as far as it was looked at
+	history past          // of the upstream cluster, as far as it was looked at
+	reading chan struct{} // full while history is read: a mutex would hold the simulated time
 	looked  tid.TID
-	viewed  int64  // operations at the last view that was compared
-	views   []view // that were not compared yet
+	packs   []followPack // in the order of their IDs
+	viewed  int64        // operations at the last view that was compared
+	views   []view       // that were not compared yet
 	marks   map[tid.TID]string
 	starts  operations // of the backup cluster
 	read    int
@@ -112,11 +118,31 @@ func (o operations) Handle(ctx context.Context, r slog.Record) error {
 	return o.Handler.Handle(ctx, r)
 }
 
+// followPack is an order to pack the upstream cluster.
+type followPack struct {
+	id   tid.TID // Zero: not known
+	time tid.TID
+}
+
+// packed returns the greatest time of the packs that may have been executed in a cluster that
+// has the transactions up to a TID.
+func (f *following) packed(upTo tid.TID) (t tid.TID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.packs {
+		if p.id <= upTo {
+			t = max(t, p.time)
+		}
+	}
+	return t
+}
+
 // view is what a client of the backup read as the state at a TID.
 type view struct {
 	client string
 	starts int64 // of the backup cluster until then
 	at     tid.TID
+	packed tid.TID // of the packs that the backup may have executed until the end
 	data   map[tid.OID][]byte
 	whole  []Stored // all transactions up to there, if they were read
 }
@@ -125,7 +151,7 @@ type view struct {
 // upstream cluster had not, and whatever differs at the end. log may be nil.
 func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers+1), faults: make(calm, 1), marks: map[tid.TID]string{}}
+		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers+1), faults: make(calm, 1), marks: map[tid.TID]string{}, reading: make(chan struct{}, 1)}
 		if log == nil {
 			log = slog.New(slog.DiscardHandler)
 		}
@@ -169,6 +195,7 @@ func (f *following) run() {
 	f.look()
 	f.leave()
 	if f.ok() {
+		time.Sleep(5 * time.Minute) // packs end, deletions that they have kept are dropped
 		f.down.compareReplicas()
 	}
 	f.t.Logf("seed %d: %d transactions, %d views", f.plan.Seed, len(f.history.tids), f.read)
@@ -222,7 +249,14 @@ func (f *following) writer(round, i int) {
 				return
 			}
 		}
-		s.step(s.ctx, r, cl, fmt.Sprintf("%d.%d.%d", round, i, step))
+		switch mark, n := fmt.Sprintf("%d.%d.%d", round, i, step), r.IntN(100); {
+		case f.plan.Deletions && n < 15:
+			f.delete(r, cl, mark)
+		case f.plan.Packed && n < 25:
+			f.pack(r, cl)
+		default:
+			s.step(s.ctx, r, cl, mark)
+		}
 		if r.IntN(20) == 0 {
 			cl.Close()
 			cl = nil
@@ -232,6 +266,54 @@ func (f *following) writer(round, i int) {
 	}
 	if cl != nil {
 		cl.Close()
+	}
+}
+
+// delete deletes an object upstream.
+func (f *following) delete(r *rand.Rand, cl *client.Client, mark string) {
+	s := f.up
+	a := s.attempt(mark)
+	last, err := cl.LastTID(s.ctx)
+	if err != nil {
+		return
+	}
+	read, err := s.read(s.ctx, cl, s.oids[r.IntN(len(s.oids))], last+1)
+	if err != nil || read.Data == nil {
+		return
+	}
+	a.Writes = append(a.Writes, Write{OID: read.OID, Base: read.Serial})
+	s.commit(s.ctx, cl, &a)
+	s.record(a)
+}
+
+// pack packs the upstream cluster, at a time up to which its history was read.
+func (f *following) pack(r *rand.Rand, cl *client.Client) {
+	if f.readHistory() != nil {
+		return
+	}
+	at := f.looked.Add(-int64(r.IntN(1<<32)) / 20)
+	if r.IntN(3) == 0 {
+		at = f.looked
+	}
+	f.mu.Lock()
+	i := len(f.packs)
+	f.packs = append(f.packs, followPack{time: at})
+	f.mu.Unlock()
+	f.up.mu.Lock()
+	f.up.seen.PackedUpTo = max(f.up.seen.PackedUpTo, at)
+	f.up.mu.Unlock()
+	var id tid.TID
+	var err error
+	if r.IntN(4) == 0 {
+		id, err = cl.PackObjects(f.up.ctx, at, f.up.oids[:1+r.IntN(len(f.up.oids))])
+	} else {
+		id, err = cl.Pack(f.up.ctx, at)
+	}
+	f.up.log.Info("PACKED", "time", at, "id", id, "err", err)
+	if err == nil {
+		f.mu.Lock()
+		f.packs[i].id = id
+		f.mu.Unlock()
 	}
 }
 
@@ -312,33 +394,62 @@ func (f *following) monitor(done <-chan struct{}) {
 
 // view reads some objects as they are at the end of what the client knows.
 func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
+	var v view
 	at, err := cl.LastTID(f.down.ctx)
 	if err != nil {
 		return
 	}
-	v := view{client: name, starts: f.starts.count.Load(), at: at, data: map[tid.OID][]byte{}}
+	defer func() {
+		if err == nil {
+			v.packed = f.packed(f.told())
+			f.mu.Lock()
+			f.views = append(f.views, v)
+			f.mu.Unlock()
+		}
+	}()
+	v = view{client: name, starts: f.starts.count.Load(), at: at, data: map[tid.OID][]byte{}}
 	if r.IntN(10) == 0 {
-		db, err := Dump(f.down.ctx, cl)
-		if err != nil {
+		if v.whole, err = Dump(f.down.ctx, cl); err != nil {
 			return
 		}
-		v.whole = db
 	}
 	f.mu.Lock()
 	oids := slices.Concat(f.up.oids, slices.Sorted(maps.Keys(f.history.data)))
 	f.mu.Unlock()
 	for range 1 + r.IntN(4) {
 		oid := oids[r.IntN(len(oids))]
-		data, err := load(f.down.ctx, cl, oid, at)
-		if err != nil {
+		if v.data[oid], err = load(f.down.ctx, cl, oid, at); err != nil {
 			return
 		}
-		v.data[oid] = data
 		time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
 	}
-	f.mu.Lock()
-	f.views = append(f.views, v)
-	f.mu.Unlock()
+}
+
+// told returns up to where the backup can be read, tid.Max if it does not say it.
+func (f *following) told() tid.TID {
+	s := f.down
+	if !f.plan.Packed {
+		return tid.Max
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+	defer cancel()
+	conn, err := link.Dial(ctx, s.masters()[0], link.Config{Network: s.net.Host(s.adminHost())})
+	if err != nil {
+		return tid.Max
+	}
+	defer func() {
+		conn.Abort()
+		<-conn.Done()
+	}()
+	_, err = conn.Call(ctx, &proto.RequestIdentification{Type: proto.Client, Cluster: s.cluster, Extra: map[string]proto.Value{"read_only": true}})
+	if err != nil {
+		return tid.Max
+	}
+	a, err := conn.Call(ctx, &proto.AskLastTransaction{})
+	if err != nil {
+		return tid.Max
+	}
+	return a.(*proto.AnswerLastTransaction).TID
 }
 
 // load returns an object as it is at a TID, nil if it is not there.
@@ -369,8 +480,11 @@ func (f *following) look() {
 			f.viewed = v.starts
 			f.history.restart()
 		}
+		if v.at < v.packed {
+			v.data = nil // it may be gone by now
+		}
 		err := f.history.seen(v.client, v.at, v.data)
-		if err == nil && v.whole != nil {
+		if err == nil && v.whole != nil && v.at >= v.packed {
 			err = f.prefix(v.whole, v.at)
 		}
 		if err != nil {
@@ -381,6 +495,8 @@ func (f *following) look() {
 
 // readHistory goes on reading what the upstream cluster has.
 func (f *following) readHistory() error {
+	f.reading <- struct{}{}
+	defer func() { <-f.reading }()
 	ctx, cancel := context.WithTimeout(f.up.ctx, time.Minute)
 	defer cancel()
 	cl, err := f.up.open(ctx, f.plan.Clients)
@@ -413,37 +529,63 @@ func (f *following) readHistory() error {
 }
 
 // prefix compares transactions of the backup with those of the upstream cluster up to a TID.
+// What packs up to there may have removed, may be missing.
 func (f *following) prefix(db []Stored, upTo tid.TID) error {
+	packed := min(f.packed(tid.Max), upTo)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	want := map[tid.TID]map[tid.OID][]byte{}
-	for _, t := range f.history.tids {
-		if t <= upTo {
-			want[t] = map[tid.OID][]byte{}
-		}
-	}
-	for oid, list := range f.history.data {
-		for _, rev := range list {
-			if rev.at <= upTo {
-				want[rev.at][oid] = rev.data
+	has := map[tid.TID]*Stored{}
+	records := map[tid.OID]map[tid.TID]bool{}
+	for i := range db {
+		has[db[i].TID] = &db[i]
+		for oid, data := range db[i].Records {
+			if records[oid] == nil {
+				records[oid] = map[tid.TID]bool{}
+			}
+			records[oid][db[i].TID] = true
+			k := slices.IndexFunc(f.history.data[oid], func(r pastRevision) bool { return r.at == db[i].TID })
+			if k < 0 {
+				return fmt.Errorf("the backup has %v in %v (%q), upstream has not", oid, db[i].TID, db[i].Mark)
+			}
+			if want := f.history.data[oid][k].data; !bytes.Equal(data, want) || (data == nil) != (want == nil) {
+				return fmt.Errorf("the backup has %v in %v (%q) as %q, upstream it is %q", oid, db[i].TID, db[i].Mark, data, want)
 			}
 		}
 	}
-	for _, s := range db {
-		w, ok := want[s.TID]
-		if !ok {
-			return fmt.Errorf("the backup has %v (%q), which is not one of those up to %v", s.TID, s.Mark, upTo)
-		}
-		delete(want, s.TID)
-		if mark := f.marks[s.TID]; s.Mark != mark {
-			return fmt.Errorf("the backup has %v as %q, upstream it is %q", s.TID, s.Mark, mark)
-		}
-		if !maps.EqualFunc(s.Records, w, func(a, b []byte) bool { return bytes.Equal(a, b) && (a == nil) == (b == nil) }) {
-			return fmt.Errorf("the backup has %q in %v (%q), upstream it is %q", s.Records, s.TID, s.Mark, w)
+	for _, t := range f.history.tids {
+		switch s := has[t]; {
+		case t > upTo:
+		case s == nil:
+			return fmt.Errorf("the backup lacks %v (%q) of those up to %v", t, f.marks[t], upTo)
+		case s.Mark != f.marks[t]:
+			return fmt.Errorf("the backup has %v as %q, upstream it is %q", t, s.Mark, f.marks[t])
+		default:
+			delete(has, t)
 		}
 	}
-	for _, t := range slices.Sorted(maps.Keys(want)) {
-		return fmt.Errorf("the backup lacks %v (%q) of those up to %v", t, f.marks[t], upTo)
+	for t, s := range has {
+		return fmt.Errorf("the backup has %v (%q), which is not one of those up to %v", t, s.Mark, upTo)
+	}
+	for oid, list := range f.history.data {
+		var last pastRevision // up to the packs
+		for _, rev := range list {
+			if rev.at <= packed {
+				last = rev
+			} else if rev.at <= upTo && !records[oid][rev.at] {
+				return fmt.Errorf("the backup lacks %v of %v (%q), of those up to %v", oid, rev.at, f.marks[rev.at], upTo)
+			}
+		}
+		if last.at == 0 || records[oid][last.at] {
+			continue
+		}
+		if last.data != nil {
+			return fmt.Errorf("the backup lacks %v of %v (%q), the last one up to the packs at %v", oid, last.at, f.marks[last.at], packed)
+		}
+		for _, rev := range list {
+			if rev.at < last.at && records[oid][rev.at] && rev.data != nil {
+				return fmt.Errorf("the backup has %v of %v (%q), but not its deletion in %v", oid, rev.at, f.marks[rev.at], last.at)
+			}
+		}
 	}
 	return nil
 }
@@ -609,6 +751,11 @@ func (f *following) truncate(r *rand.Rand) {
 		return
 	}
 	at := f.history.tids[n-1-min(n-2, 1+r.IntN(5))]
+	for _, p := range f.packs {
+		if p.id == 0 || p.id > at {
+			return // it cannot be truncated before a pack
+		}
+	}
 	_, before, err := f.state(f.down)
 	if err != nil {
 		f.t.Errorf("seed %d: %v", f.plan.Seed, err)
