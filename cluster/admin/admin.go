@@ -24,6 +24,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodetab"
@@ -256,7 +257,7 @@ func (n *Node) search() {
 			Lookup:  n.cfg.Lookup,
 			Identify: proto.RequestIdentification{
 				Type: proto.Admin, ID: id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1},
+				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1, following.Extension: 1},
 			},
 			Link:     n.linkConfig(),
 			Dialer:   n.cfg.Dialer,

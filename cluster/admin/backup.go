@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 )
@@ -37,6 +38,9 @@ func (n *Node) identify(ev link.Event, p *proto.RequestIdentification) {
 		n.peers[ev.Conn].backup = c
 		ev.Conn.SetPeer("admin of " + p.Cluster)
 		ev.Conn.Answer(ev.ID, &proto.AcceptIdentification{Type: proto.Admin})
+		if following.Understands(p.Extra) {
+			ev.Conn.Send((&following.Message{Topic: following.Wanted}).Packet())
+		}
 		n.log.Info("backup cluster connected", "cluster", p.Cluster)
 	}
 }
@@ -46,6 +50,12 @@ func (n *Node) fromBackup(ev link.Event, c *cluster) {
 	p, ok := ev.Packet.(*proto.NotifyMonitorInformation)
 	if !ok {
 		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "unexpected %s", proto.CodeName(ev.Packet.Code()))
+		return
+	}
+	if ok, err := n.followReported(c, p); err != nil {
+		ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%v", err)
+		return
+	} else if ok {
 		return
 	}
 	now := c.status
@@ -115,7 +125,7 @@ func (n *Node) setUpstream(addr proto.Address) {
 	}
 	if u.conn != nil {
 		n.discard(u.conn)
-		u.conn, u.accepted = nil, false
+		u.conn, u.accepted, n.monitor.following.wanted = nil, false, false
 	}
 	n.dialUpstream()
 }
@@ -162,7 +172,7 @@ func (n *Node) upstreamDialled(ev dialled) {
 	}
 	u.conn, u.stop = ev.conn, nil
 	u.conn.SetPeer("upstream admin")
-	u.conn.Ask(&proto.RequestIdentification{Type: proto.Admin, Cluster: n.cfg.Cluster, Extra: map[string]proto.Value{}}, nil)
+	u.conn.Ask(&proto.RequestIdentification{Type: proto.Admin, Cluster: n.cfg.Cluster, Extra: map[string]proto.Value{following.Extension: 1}}, nil)
 }
 
 // fromUpstream handles an event of the link to the upstream admin.
@@ -170,7 +180,7 @@ func (n *Node) fromUpstream(ev link.Event) {
 	u := &n.upstream
 	if ev.End() {
 		n.log.Warn("connection to the upstream admin lost", "err", ev.Err)
-		u.conn, u.accepted = nil, false
+		u.conn, u.accepted, n.monitor.following.wanted = nil, false, false
 		n.dialUpstream()
 		return
 	}
@@ -194,6 +204,8 @@ func (n *Node) fromUpstream(ev link.Event) {
 		n.master.Ask(p.(proto.Request), relay{ev.Conn, ev.ID})
 	case *proto.FlushLog:
 		n.flushLog()
+	case *proto.NotifyMonitorInformation:
+		n.followUpstream(p)
 	case *proto.NotifyNodeInformation, *proto.NotPrimaryMaster:
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	default:

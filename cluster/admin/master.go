@@ -45,7 +45,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		// The cluster state, or the end of the link, tells the same.
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	case *proto.NotifyMonitorInformation:
-		if !n.importMessage(p) {
+		if !n.importMessage(p) && !n.followMessage(p) {
 			n.checkReported(p)
 		}
 	default:
@@ -97,6 +97,7 @@ func (n *Node) masterLost(err error) error {
 	n.refuseWaiting()
 	n.checksLost()
 	n.importsLost()
+	n.followLost()
 	n.setState(proto.Opt[proto.ClusterState]{})
 	n.search()
 	return nil
@@ -158,7 +159,9 @@ func (n *Node) fromPeer(ev link.Event) {
 	switch {
 	case ev.End():
 		delete(n.peers, ev.Conn)
-		maps.DeleteFunc(n.monitor.imports.orders, func(_ int64, o importOrder) bool { return o.conn == ev.Conn })
+		gone := func(_ int64, o importOrder) bool { return o.conn == ev.Conn }
+		maps.DeleteFunc(n.monitor.imports.orders, gone)
+		maps.DeleteFunc(n.monitor.following.orders, gone)
 		if p.backup != nil {
 			n.log.Info("backup cluster disconnected", "cluster", p.backup.name, "err", ev.Err)
 			n.monitor.disconnected(p.backup)
@@ -181,7 +184,7 @@ func (n *Node) fromOperator(ev link.Event) {
 		return
 	}
 	if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
-		if !n.importAsked(c, id, p) {
+		if !n.importAsked(c, id, p) && !n.followAsked(c, id, p) {
 			n.followCheck(c, id, p)
 		}
 		return

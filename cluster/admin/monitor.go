@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -29,16 +30,18 @@ const DefaultMailInterval = time.Minute
 type cluster struct {
 	name string
 	status
-	conn *link.Conn // to the admin of a backup; nil: not connected
+	follows *following.Report // how far it follows its upstream cluster; nil: not known
+	conn    *link.Conn        // to the admin of a backup; nil: not connected
 }
 
 // monitor is what the node knows of its cluster and of its backups.
 type monitor struct {
-	own     cluster
-	backups []*cluster // sorted by name
-	maxLag  time.Duration
-	checks  string // what the last checks of replicas found; "" if nothing
-	imports imports
+	own       cluster
+	backups   []*cluster // sorted by name
+	maxLag    time.Duration
+	checks    string // what the last checks of replicas found; "" if nothing
+	imports   imports
+	following backup
 
 	waiting []relay // of AskMonitorInformation, for the end of the check
 	// A check is in progress while queries is not empty. dirty: something changed
@@ -99,7 +102,7 @@ func (m *monitor) backup(name string) *cluster {
 }
 
 func (m *monitor) disconnected(c *cluster) {
-	c.conn, c.status = nil, status{}
+	c.conn, c.status, c.follows = nil, status{}, nil
 	maps.DeleteFunc(m.queries, func(q checkTag, _ bool) bool { return q.cluster == c })
 }
 
@@ -128,14 +131,15 @@ func (m *monitor) report() report {
 		text.WriteString("\n" + m.checks)
 	}
 	text.WriteString(m.imports.lines())
+	text.WriteString(m.own.followLine(""))
 	for _, c := range m.backups {
 		l := lagOf(&c.status, &m.own.status)
 		s := c.severity(true)
-		if s == fine && l.over(m.maxLag) {
+		if s == fine && c.due(l).over(m.maxLag) {
 			s = warning
 		}
 		add(proto.Some(c.name), s)
-		fmt.Fprintf(&text, "\n\n%s\n    %s", c.name, c.line(l))
+		fmt.Fprintf(&text, "\n\n%s\n    %s%s", c.name, c.line(l), c.followLine("    "))
 	}
 	if m.mailErr != nil {
 		fmt.Fprintf(&text, "\n\n%v", m.mailErr)

@@ -34,7 +34,8 @@ type Client struct {
 	run     *check.Run // followed
 
 	importing bool  // the admin knows of an import
-	orders    int64 // given to imports
+	following bool  // the admin knows of a backup
+	orders    int64 // given to imports and backups
 }
 
 // Dial connects to an admin node. cfg needs no Deliver.

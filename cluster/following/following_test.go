@@ -23,6 +23,8 @@ var full = []Message{
 	{Topic: Agreed, Terms: Terms{Rate: 1 << 40, Packs: 8, Hold: proto.Some(tid.TID(7)), Paused: true}},
 	{Topic: Agreed, Terms: Terms{Hold: proto.Some(tid.Max)}},
 	{Topic: Agreed},
+	{Topic: Known},
+	{Topic: Reported, Cluster: "other"},
 	{Topic: Recorded, Stored: Stored{TID: 3, Gap: [2]tid.TID{1, 2}}},
 }
 

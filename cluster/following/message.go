@@ -33,6 +33,7 @@ const (
 	Ordered                // Order: from an operator to an admin to the master
 	Answered               // to the order Number: Text says why it was not obeyed, "" that it was
 	Agreed                 // Terms: from the master to a storage, before StartOperation and when they change
+	Known                  // from an admin to operators: all reports that it knows were told
 	Recorded               // Stored: from a storage to the master, when operation begins and when it changes
 	lastTopic = Recorded
 )
@@ -40,13 +41,14 @@ const (
 // Message is what nodes tell each other about a backup cluster. It travels in
 // NotifyMonitorInformation, whose map has keys that are free.
 type Message struct {
-	Topic  Topic
-	Number int64  // names an order between two nodes
-	Report Report // if Reported
-	Order  Order  // if Ordered
-	Terms  Terms  // if Agreed
-	Stored Stored // if Recorded
-	Text   string // if Answered
+	Topic   Topic
+	Number  int64  // names an order between two nodes
+	Report  Report // if Reported
+	Cluster string // if Reported by an admin to an operator: the backup that it watches; "": its own cluster
+	Order   Order  // if Ordered
+	Terms   Terms  // if Agreed
+	Stored  Stored // if Recorded
+	Text    string // if Answered
 }
 
 // Packet returns the packet that carries a report.
@@ -88,6 +90,7 @@ func (m *Message) Packet() *proto.NotifyMonitorInformation {
 			"gap_begin": r.Gap[0], "gap_end": r.Gap[1]} {
 			info[key] = t.Bytes()
 		}
+		info["cluster"] = []byte(m.Cluster)
 		info["hold"], info["closed"], info["linked"], info["note"] = optional(r.Hold), r.Closed, r.Linked, []byte(r.Note)
 	case Ordered:
 		info["number"], info["order"], info["tid"] = m.Number, int64(m.Order.Kind), optional(m.Order.TID)
@@ -127,6 +130,7 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 		if at := d.count("opens"); at > 0 {
 			m.Report.Opens = time.Unix(0, at).UTC()
 		}
+		m.Cluster = d.text("cluster")
 	case Ordered:
 		m.Number = d.int("number", math.MinInt64, math.MaxInt64)
 		m.Order = Order{Kind: Kind(d.int("order", 0, int64(lastKind))), TID: d.optional("tid")}

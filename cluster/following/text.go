@@ -20,6 +20,9 @@ func (o *Order) String() string {
 	return o.Kind.String()
 }
 
+// SummaryPrefix begins the line of a backup in the summary of an admin.
+const SummaryPrefix = "BACKUP: "
+
 // String is the report in a line: due 0 s, held at 0412f6a1b2c3d4e5, delay 1 h 0 min
 func (r *Report) String() string {
 	parts := []string{"due " + r.DueText()}

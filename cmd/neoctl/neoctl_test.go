@@ -181,8 +181,8 @@ func TestIDText(t *testing.T) {
 func TestSummaryText(t *testing.T) {
 	got, err := summaryText(&proto.AnswerMonitorInformation{
 		Warning: []proto.Opt[string]{proto.Some("a"), proto.Some(`b"`)}, Problem: []proto.Opt[string]{{}}, Summary: "RECOVERING",
-	})
-	want := `# {"warning": ["a", "b\""], "problem": [null]}` + "\nRECOVERING\n"
+	}, `[[null,1.5]]`)
+	want := `# {"warning": ["a", "b\""], "problem": [null], "due": [[null,1.5]]}` + "\nRECOVERING\n"
 	if got != want || err != nil {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}

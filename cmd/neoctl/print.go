@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -192,12 +193,22 @@ func printSummary(ctx context.Context, c *ctl.Client) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return summaryText(p)
+	due := ""
+	if ctl.HasBackup(p) {
+		list, err := c.Backups(ctx)
+		if err != nil && !errors.Is(err, ctl.ErrNoBackup) {
+			return "", err
+		}
+		if due, err = dueJSON(list); err != nil {
+			return "", err
+		}
+	}
+	return summaryText(p, due)
 }
 
 // summaryText begins with a line for programs: the names of the clusters that are
-// not well, null being this one.
-func summaryText(p *proto.AnswerMonitorInformation) (string, error) {
+// not well, null being this one, and of backups how late they are.
+func summaryText(p *proto.AnswerMonitorInformation, due string) (string, error) {
 	var parts []string
 	for _, list := range []struct {
 		key   string
@@ -217,6 +228,9 @@ func summaryText(p *proto.AnswerMonitorInformation) (string, error) {
 		if names != nil {
 			parts = append(parts, fmt.Sprintf("%q: [%s]", list.key, strings.Join(names, ", ")))
 		}
+	}
+	if due != "" {
+		parts = append(parts, `"due": `+due)
 	}
 	return fmt.Sprintf("# {%s}\n%s\n", strings.Join(parts, ", "), p.Summary), nil
 }

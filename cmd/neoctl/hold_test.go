@@ -1,0 +1,84 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/simple"
+)
+
+// A hold keeps a backup exactly where the operator says, over a restart of all its nodes,
+// until it is released or the backup is promoted, which keeps exactly that.
+func TestHold(t *testing.T) {
+	up, _ := runCluster(t, t.TempDir(), simple.Config{Name: "up", Partitions: partitions})
+	cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{up.Master()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	t1 := commitAll(t, cl, 0, "first")
+	dir := t.TempDir()
+	ctl, stop := runBackup(t, dir, up, t1, simple.Config{Storages: 2, Replicas: 1})
+	say := func(args string, code int, want ...string) string {
+		t.Helper()
+		out, got := ctl(args)
+		if got != code {
+			t.Errorf("neoctl %s: exit %d, want %d:\n%s", args, got, code, out)
+		}
+		for _, text := range want {
+			if !strings.Contains(out, text) {
+				t.Errorf("neoctl %s does not say %q:\n%s", args, text, out)
+			}
+		}
+		return out
+	}
+	awaitText(t, ctl, "print summary", `"due": [[null,0]]`)
+	awaitText(t, ctl, "print summary", "\nBACKUP: due 0 s\n")
+	say("backup release", 1, "nothing is held")
+	say("backup run-now", 1, "neither a schedule nor a window")
+	say(fmt.Sprintf("backup hold tid:%#x", uint64(t1-1)), 1, "already has all up to "+t1.String())
+	for _, args := range []string{"backup", "backup hold x", "backup hold 1 2", "backup release 1", "backup stop"} {
+		say(args, 2)
+	}
+	// Between this transaction and the next one.
+	h := t1 + 1000
+	say(fmt.Sprintf("backup hold tid:%#x", uint64(h)), 0, "held at:")
+	t2 := commitAll(t, cl, t1, "second")
+	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(h)))
+	awaitText(t, ctl, "print backup", fmt.Sprintf(`"upstream_tid":"%v"`, t2))
+	out := say("print backup", 0, "this cluster: due 0 s\n")
+	var reports map[string]map[string]any
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(strings.SplitN(out, "\n", 2)[0], "# ")), &reports); err != nil {
+		t.Fatal(err)
+	}
+	if r := reports[""]; r["hold_tid"] != h.String() || r["backup_tid"] != h.String() || r["readable_tid"] != h.String() || r["wanted_tid"] != h.String() ||
+		r["due"] != 0.0 || r["linked"] != true || r["behind"] != false {
+		t.Errorf("%+v", r)
+	}
+	stop()
+
+	ctl, stop = runBackup(t, dir, up, h, simple.Config{Storages: 2, Replicas: 1})
+	awaitText(t, ctl, "print summary", "\nBACKUP: due 0 s, held at "+h.String()+"\n")
+	time.Sleep(300 * time.Millisecond)
+	say("print ids", 0, fmt.Sprintf("backup_tid = %#x ", uint64(h)))
+	say("backup release", 0)
+	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(t2)))
+	say("backup hold", 0, "held at:        "+fmt.Sprintf("%#x", uint64(t2)))
+	t3 := commitAll(t, cl, t2, "third")
+	awaitText(t, ctl, "print backup", fmt.Sprintf(`"upstream_tid":"%v"`, t3))
+	say("print ids", 0, fmt.Sprintf("backup_tid = %#x ", uint64(t2)))
+	say("set cluster STOPPING_BACKUP", 0)
+	awaitText(t, ctl, "print cluster", "RUNNING")
+	say("print ids", 0, fmt.Sprintf("last_tid = %#x ", uint64(t2)))
+	say("print backup", 3, "No backup reports")
+	say("backup release", 1, "no backup reports")
+	// As a backup again it is not held any more.
+	say("set cluster STARTING_BACKUP", 0)
+	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(t3)))
+	stop()
+}
