@@ -34,6 +34,7 @@ type reach struct {
 	backup      tid.TID // it has everything up to this
 	replicating tid.TID // it was ordered to replicate up to this
 	asked       tid.TID // the last order that it got
+	free        tid.TID // after backup, nothing touches it up to here
 	// incomplete is an order after which it was no further: it lacks what a pack upstream
 	// has removed, until it has that pack.
 	incomplete tid.TID
@@ -51,7 +52,7 @@ func (f *follower) lost() {
 	clear(f.spans)
 	f.touched = tid.Zero
 	for _, r := range f.cells {
-		r.replicating, r.incomplete = tid.Zero, tid.Zero
+		r.replicating, r.incomplete, r.free = tid.Zero, tid.Zero, tid.Zero
 	}
 }
 
@@ -99,6 +100,11 @@ func (f *follower) last(n int, prev tid.TID) tid.TID {
 // reached returns up to which transaction every partition is on its furthest readable
 // cell, or on all readable cells.
 func (m *Machine) reached(furthest bool) tid.TID {
+	return m.reachedBy(furthest, func(r *reach) tid.TID { return r.backup })
+}
+
+// reachedBy is reached with what counts of a cell.
+func (m *Machine) reachedBy(furthest bool, of func(*reach) tid.TID) tid.TID {
 	result := tid.Max
 	for n, row := range m.table.Rows() {
 		var t tid.TID
@@ -107,7 +113,7 @@ func (m *Machine) reached(furthest bool) tid.TID {
 			if !c.State.Readable() {
 				continue
 			}
-			b := m.follow.cell(n, c.ID).backup
+			b := of(m.follow.cell(n, c.ID))
 			if first || furthest == (b > t) {
 				t = b
 			}
@@ -170,7 +176,7 @@ func (m *Machine) touch(first, t, prev tid.TID, touched func(int) bool) {
 			case t <= r.backup:
 				continue // it was further before the link was lost
 			case !initial && last <= r.backup:
-				r.backup = max(r.backup, prev)
+				r.backup, r.free = max(r.backup, prev), max(r.free, first-1)
 			}
 			behind = append(behind, p)
 		}

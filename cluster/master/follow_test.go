@@ -165,7 +165,8 @@ func (w *followWorld) check() {
 	for p := range w.np {
 		for _, c := range w.m.table.Row(p) {
 			id := c.ID
-			if b := w.m.follow.cell(p, id).backup; w.lacks(p, w.has[[2]int{p, int(id)}], b) {
+			r := w.m.follow.cell(p, id)
+			if b := max(r.backup, r.free); w.lacks(p, w.has[[2]int{p, int(id)}], b) {
 				w.t.Fatalf("partition %d of %v counts as complete up to %d, but is so up to %d: %v", p, id, b, w.has[[2]int{p, int(id)}], w.changes)
 			}
 		}

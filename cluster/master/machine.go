@@ -302,7 +302,7 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.AskRecovery:
 		backup := m.backup
 		if m.state == proto.StartingBackup || m.state == proto.BackingUp {
-			backup = proto.Some(m.keepable())
+			backup = proto.Some(m.lateFrom())
 		}
 		m.answer(p, id, &proto.AnswerRecovery{PTID: m.table.PTID(), BackupTID: backup, TruncateTID: m.truncate})
 		return

@@ -43,6 +43,13 @@ func (m *Machine) beyondGaps(t tid.TID) tid.TID {
 // backup mode now.
 func (m *Machine) keepable() tid.TID { return m.outOfGaps(m.reached(true)) }
 
+// lateFrom is keepable, as it is shown: up to the moment before the first transaction that
+// is lacking. Else a backup of a cluster that was idle for a day would be a day late
+// while it fetches one transaction.
+func (m *Machine) lateFrom() tid.TID {
+	return m.outOfGaps(m.reachedBy(true, func(r *reach) tid.TID { return max(r.backup, r.free) }))
+}
+
 // advanceTold lets clients see what all readable cells have. What they were told
 // once stays, so it waits for cells that are about to become readable.
 func (m *Machine) advanceTold() {
