@@ -118,7 +118,7 @@ func (m *Machine) enterBackup(ev *Event) {
 	for _, p := range m.partitions() {
 		if t := ev.Reached[p]; t > b.V && m.readable(p) {
 			m.cells[p].whole = t + 1
-			m.do(Effect{Op: Replicated, Partition: p, TID: t})
+			m.do(Effect{Op: TellMaster, Packet: &proto.NotifyReplicationDone{Partition: p, TID: t}})
 		}
 	}
 	m.tellStored()
