@@ -154,11 +154,11 @@ func (m *Machine) tellStored() {
 
 // allow takes up to which order packs may be executed: all cells of the cluster are beyond it.
 func (m *Machine) allow(t tid.TID) {
-	if t <= m.allowed {
-		return
-	}
+	more := t > m.allowed
 	m.allowed = t
-	m.do(Effect{Op: Pack})
+	if more {
+		m.do(Effect{Op: Pack})
+	}
 }
 
 // packApproved looks again at the cells of a backup cluster, which are readable: an
