@@ -129,12 +129,12 @@ func (m *Machine) allowPacks() {
 	}
 }
 
-// packQuestions are the questions of storages for pack orders that the upstream
-// cluster answers first.
+// packQuestions are the questions for pack orders that the upstream cluster is asked, or will
+// be when its orders are known: those of storages, and our own, whose asker is nil.
 type packQuestions struct {
-	waiting, asked []packQuestion
-	sent           []bool  // of each question that upstream has not answered: whether those who asked wait for it
-	known          tid.TID // greatest order that upstream has told
+	waiting []packQuestion
+	sent    []packQuestion // in the order in which they are answered
+	known   tid.TID        // greatest order that upstream has told
 }
 
 type packQuestion struct {
@@ -146,29 +146,22 @@ type packQuestion struct {
 // tell of every pack that a storage upstream can have begun before the question: the master
 // upstream tells of an order before any storage begins.
 func (m *Machine) askUpstreamPacks(p *peer, id uint32, from tid.TID) {
-	q := &m.up.questions
-	q.waiting = append(q.waiting, packQuestion{asker{p, id}, from})
-	m.nextPackQuestion()
-}
-
-func (m *Machine) nextPackQuestion() {
-	q := &m.up.questions
-	if len(q.asked) > 0 || len(q.waiting) == 0 || !m.up.packs {
+	q := packQuestion{asker{p, id}, from}
+	if !m.up.packs {
+		m.up.questions.waiting = append(m.up.questions.waiting, q)
 		return
 	}
-	q.asked, q.waiting = q.waiting, nil
-	m.askPacks(max(q.known, m.backup.V)+1, true)
+	m.askPacks(max(m.up.questions.known, m.backup.V)+1, q)
 }
 
-func (m *Machine) askPacks(from tid.TID, awaited bool) {
-	m.up.questions.sent = append(m.up.questions.sent, awaited)
+func (m *Machine) askPacks(from tid.TID, q packQuestion) {
+	m.up.questions.sent = append(m.up.questions.sent, q)
 	m.ask(m.up.link, &proto.AskPackOrders{Min: from})
 }
 
-// upstreamPacks takes the orders that upstream tells, and answers those who asked.
+// upstreamPacks takes the orders that upstream tells, and answers the storage that asked.
 func (m *Machine) upstreamPacks(orders []proto.PackOrder) {
 	q := &m.up.questions
-	m.up.packs = true
 	m.pack.add(orders)
 	for _, o := range orders {
 		q.known = max(q.known, o.ID)
@@ -177,22 +170,25 @@ func (m *Machine) upstreamPacks(orders []proto.PackOrder) {
 		m.relaySigned()
 		m.allowPacks()
 	}
-	awaited := len(q.sent) > 0 && q.sent[0]
-	q.sent = q.sent[min(1, len(q.sent)):]
-	if awaited {
-		m.answerPackQuestions(&q.asked)
+	if len(q.sent) > 0 {
+		answered := q.sent[0]
+		q.sent = slices.Delete(q.sent, 0, 1)
+		m.answerPackQuestion(answered)
 	}
-	m.nextPackQuestion()
+	if !m.up.packs {
+		m.up.packs = true
+		waiting := q.waiting
+		q.waiting = nil
+		for _, w := range waiting {
+			m.askUpstreamPacks(w.peer, w.id, w.min)
+		}
+	}
 }
 
-// answerPackQuestions answers from what is known here.
-func (m *Machine) answerPackQuestions(list *[]packQuestion) {
-	all := *list
-	*list = nil
-	for _, a := range all {
-		if !a.peer.gone {
-			m.packOrdersAsked(a.peer, a.id, a.min)
-		}
+// answerPackQuestion answers a storage from what is known here.
+func (m *Machine) answerPackQuestion(q packQuestion) {
+	if q.peer != nil && !q.peer.gone {
+		m.packOrdersAsked(q.peer, q.id, q.min)
 	}
 }
 
@@ -218,13 +214,6 @@ func (m *Machine) furthest(n int) *peer {
 		}
 	}
 	return best
-}
-
-// forgetQuestions forgets what a storage asked, which is lost.
-func (m *Machine) forgetQuestions(p *peer) {
-	gone := func(q packQuestion) bool { return q.peer == p }
-	m.up.questions.waiting = slices.DeleteFunc(m.up.questions.waiting, gone)
-	m.up.questions.asked = slices.DeleteFunc(m.up.questions.asked, gone)
 }
 
 // followMessage takes what a node says of a backup cluster. It reports whether the packet

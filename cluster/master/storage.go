@@ -184,7 +184,6 @@ func (m *Machine) withoutStorage(p *peer) {
 		return
 	}
 	m.packStorageLost(p)
-	m.forgetQuestions(p)
 	m.tellerLost(p)
 	m.allowPacks()
 }

@@ -133,7 +133,7 @@ func (m *Machine) tryFollow() {
 		}
 		m.announce(proto.BackingUp)
 		m.ask(u.link, &proto.AskLastTransaction{})
-		m.askPacks(m.packsFrom(), false)
+		m.askPacks(m.packsFrom(), packQuestion{})
 	case m.state == proto.StoppingBackup && m.reached(false) >= m.backup.V:
 		m.leaveBackup()
 	}
@@ -331,7 +331,7 @@ func (m *Machine) upstreamSigned(p *peer, pkt *proto.NotifyPackSigned) {
 	sign(pkt.Approved, true)
 	sign(pkt.Rejected, false)
 	if unknown < tid.Max {
-		m.askPacks(unknown, false)
+		m.askPacks(unknown, packQuestion{})
 	}
 	m.relaySigned()
 	m.allowPacks()
@@ -403,10 +403,11 @@ func (m *Machine) upstreamLost(p *peer) {
 // answerWithoutUpstream answers what upstream does not any more. The storages do not
 // announce what they had from there: the state of the cluster tells them.
 func (m *Machine) answerWithoutUpstream() {
-	q := &m.up.questions
-	m.answerPackQuestions(&q.asked)
-	m.answerPackQuestions(&q.waiting)
-	*q = packQuestions{}
+	q := m.up.questions
+	m.up.questions = packQuestions{}
+	for _, w := range slices.Concat(q.sent, q.waiting) {
+		m.answerPackQuestion(w)
+	}
 }
 
 func (m *Machine) forgetUpstream() {
@@ -414,7 +415,6 @@ func (m *Machine) forgetUpstream() {
 	u.link, u.listed, u.tabled, u.known, u.packs = nil, false, false, false, false
 	u.tails = tails{}
 	u.nodes, u.table = nodetab.Table{}, parttab.Table{}
-	u.questions.sent, u.questions.known = nil, tid.Zero
 }
 
 func (m *Machine) closeUpstream() {
