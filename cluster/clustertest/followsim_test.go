@@ -568,9 +568,13 @@ func (f *following) prefix(db []Stored, upTo tid.TID) error {
 	}
 	for oid, list := range f.history.data {
 		var last pastRevision // up to the packs
+		before := false       // something is there
 		for _, rev := range list {
+			before = before || records[oid][rev.at]
 			if rev.at <= packed {
 				last = rev
+			} else if rev.data == nil && !before && len(f.packs) > 0 {
+				// The deletion of something that packs have removed goes as well.
 			} else if rev.at <= upTo && !records[oid][rev.at] {
 				return fmt.Errorf("the backup lacks %v of %v (%q), of those up to %v", oid, rev.at, f.marks[rev.at], upTo)
 			}

@@ -265,7 +265,12 @@ func (m *Machine) settledBackup(w settling) {
 			if concerns {
 				m.log(slog.LevelInfo, "packed upstream: not complete before the order is here", "partition", w.partition,
 					"up_to", upTo, "order", o.ID)
+				later := k.done
 				k.done, k.orders, k.upTo = proto.Opt[tid.TID]{}, nil, 0
+				if later != w.done { // it came after the question, perhaps with the order
+					m.settle(w.partition, c, later)
+					return
+				}
 				m.do(Effect{Op: Replicated, Partition: w.partition, TID: max(c.whole, 1) - 1})
 				return
 			}
