@@ -138,6 +138,15 @@ func (m *Machine) readyCells(n int) []*peer {
 	return list
 }
 
+// leastPrimary returns the storage that is primary of the fewest partitions.
+func (f *follower) leastPrimary(list []*peer) proto.NodeID {
+	count := map[proto.NodeID]int{}
+	for _, id := range f.primary {
+		count[id]++
+	}
+	return slices.MinFunc(list, func(a, b *peer) int { return count[a.node.ID] - count[b.node.ID] }).node.ID
+}
+
 // touch takes what has happened upstream from first to t, which touches some partitions, and
 // follows prev. If prev is t, it is not known what precedes.
 func (m *Machine) touch(first, t, prev tid.TID, touched func(int) bool) {
@@ -185,7 +194,7 @@ func (m *Machine) touch(first, t, prev tid.TID, touched func(int) bool) {
 			from = cells
 		}
 		if id := f.primary[n]; len(from) > 0 && !slices.ContainsFunc(from, func(p *peer) bool { return p.node.ID == id }) {
-			f.primary[n] = from[n%len(from)].node.ID
+			f.primary[n] = f.leastPrimary(from)
 		}
 		if len(behind) == 0 {
 			continue

@@ -187,8 +187,14 @@ func (m *Machine) tryGate() {
 	}
 	m.tellShut()
 	m.agree()
-	m.tellReports()
-	m.wakeAt(m.nextLook())
+}
+
+// endGate tells what has come of an event, and orders the next look.
+func (m *Machine) endGate() {
+	if m.second == nil && !m.ended && m.inBackup() {
+		m.tellReports()
+		m.wakeAt(m.nextLook())
+	}
 }
 
 // letThrough hands what is due to the follower, which gives the orders.
@@ -198,7 +204,9 @@ func (m *Machine) letThrough() {
 		return
 	}
 	b := m.bound()
-	g.wanted = max(g.wanted, b)
+	if b > g.wanted {
+		g.wanted, g.reports.changed = b, true
+	}
 	for len(g.queue) > 0 && g.queue[0].first <= b {
 		a := g.queue[0]
 		end := min(a.last, b)
@@ -239,7 +247,7 @@ func (m *Machine) tellShut() {
 	if shut == g.shut {
 		return
 	}
-	g.shut = shut
+	g.shut, g.reports.changed = shut, true
 	switch readable := m.reached(false); {
 	case !shut:
 		m.log(slog.LevelInfo, "storages may fetch from upstream")

@@ -192,6 +192,7 @@ func (m *Machine) Step(now time.Time, ev Event) []Effect {
 	m.tryFollow()
 	m.tryGate()
 	m.advanceTold()
+	m.endGate()
 	m.tell()
 	m.confirmOften()
 	m.tellSelf()

@@ -65,6 +65,7 @@ func (m *Machine) advanceTold() {
 	f.moved = false
 	if t := m.outOfGaps(m.reached(false)); !f.told.OK || t > f.told.V {
 		f.told = proto.Some(t)
+		m.gate.reports.changed = true
 		m.allowPacks()
 	}
 }

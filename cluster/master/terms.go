@@ -10,7 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// terms are what the storages were told, and what is divided among them.
+// agreement is what the storages were told, and what is divided among them.
 type agreement struct {
 	told    following.Terms // without Packs
 	rate    int64           // of each storage; 0: no limit
@@ -111,7 +111,7 @@ const (
 	lateEvery   = 10 * time.Second
 )
 
-// report returns how far this cluster follows the upstream cluster.
+// followReport returns how far this cluster follows the upstream cluster.
 func (m *Machine) followReport() following.Report {
 	g, f, u := &m.gate, &m.follow, &m.set.Upstream
 	r := following.Report{
@@ -170,13 +170,16 @@ func (m *Machine) opens() time.Time {
 func (m *Machine) tellReports() {
 	s := &m.gate.reports
 	s.linked = s.linked || m.up.known
+	if !s.urgent && (!s.changed && s.late.IsZero() || m.now.Sub(s.at) < reportEvery) {
+		return
+	}
 	var admins []*peer
 	for _, p := range m.members {
 		if p.node.Type == proto.Admin && p.follows {
 			admins = append(admins, p)
 		}
 	}
-	if admins == nil || !s.urgent && m.now.Sub(s.at) < reportEvery {
+	if admins == nil {
 		return
 	}
 	s.changed, s.urgent, s.at = false, false, m.now
@@ -218,6 +221,7 @@ func (m *Machine) backupOrdered(p *peer, msg *following.Message) {
 		m.log(slog.LevelInfo, "operator denied", "err", text)
 	}
 	m.gate.reports.urgent = true
-	m.tryGate() // what was ordered is on its way to the storages before the answer
+	m.tryGate() // what was ordered is on its way to the storages before the answer, and the report too
+	m.tellReports()
 	m.notify(p, (&following.Message{Topic: following.Answered, Number: msg.Number, Text: text}).Packet())
 }
