@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
-	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -24,7 +23,7 @@ import (
 func runBackup(t *testing.T, dir string, up *simple.Cluster, last tid.TID, cfg simple.Config) (ctl func(args string) (string, int), stop func()) {
 	t.Helper()
 	cfg.Dir, cfg.Name, cfg.Partitions = dir, "down", partitions
-	cfg.Upstream = master.Upstream{Cluster: up.Name(), Masters: []proto.Address{up.Master()}, Backup: true}
+	cfg.Upstream.Cluster, cfg.Upstream.Masters, cfg.Upstream.Backup = up.Name(), []proto.Address{up.Master()}, true
 	c, err := simple.New(cfg)
 	if err != nil {
 		t.Fatal(err)

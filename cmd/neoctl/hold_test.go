@@ -8,8 +8,11 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/following"
+	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // A hold keeps a backup exactly where the operator says, over a restart of all its nodes,
@@ -81,4 +84,53 @@ func TestHold(t *testing.T) {
 	say("set cluster STARTING_BACKUP", 0)
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(t3)))
 	stop()
+}
+
+// A backup with a delay has no transaction before its time, and has it then by itself. With
+// a window, it has nothing outside of it unless the operator wants it.
+func TestDelayAndWindow(t *testing.T) {
+	up, _ := runCluster(t, t.TempDir(), simple.Config{Name: "up", Partitions: partitions})
+	cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{up.Master()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	const delay = 2 * time.Second
+	delayed, _ := runBackup(t, t.TempDir(), up, tid.Zero, simple.Config{Upstream: master.Upstream{Delay: delay}})
+	midnight := time.Now().UTC().Truncate(24 * time.Hour)
+	hour := time.Now().UTC().Sub(midnight).Truncate(time.Hour)
+	day := 24 * time.Hour
+	shut, _ := runBackup(t, t.TempDir(), up, tid.Zero, simple.Config{Upstream: master.Upstream{
+		Window: following.Window{From: (hour + 3*time.Hour) % day, To: (hour + 4*time.Hour) % day}}})
+
+	begin := time.Now()
+	t1 := commitAll(t, cl, 0, "first")
+	has := fmt.Sprintf("backup_tid = %#x ", uint64(t1))
+	for {
+		out, _ := delayed("print ids")
+		if early := time.Since(begin) < delay; strings.Contains(out, has) {
+			if early {
+				t.Errorf("after %v: %s", time.Since(begin), out)
+			}
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("after %v: %s", time.Since(begin), out)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	awaitText(t, delayed, "print summary", "BACKUP: due 0 s, delay 2 s\n")
+	awaitText(t, shut, "print summary", "BACKUP: due 0 s, closed until ")
+	if out, _ := shut("print ids"); !strings.Contains(out, "backup_tid = 0x0 ") {
+		t.Errorf("outside of the window: %s", out)
+	}
+	if out, code := shut("backup run-now"); code != 0 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	awaitText(t, shut, "print ids", has)
+	awaitText(t, shut, "print summary", "BACKUP: due 0 s, closed until ")
+	commitAll(t, cl, t1, "second")
+	if out, _ := shut("print ids"); !strings.Contains(out, has) {
+		t.Errorf("after the run: %s", out)
+	}
 }
