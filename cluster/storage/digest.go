@@ -30,10 +30,10 @@ func (r *replicator) digest(e *replica.Effect) {
 	f := r.s.feeder
 	f.run(func() {
 		ev := replica.Event{Kind: replica.Digested, Tag: tag}
-		work := turn{time.Now()}
+		work := f.turn()
 		var err error
 		if !nothing {
-			ev.Items, ev.Next, err = f.contents(&work, partition, records, from, last, n)
+			ev.Items, ev.Next, err = f.contents(work, partition, records, from, last, n)
 		}
 		if packed && err == nil {
 			var ids map[int]tid.TID
@@ -41,7 +41,7 @@ func (r *replicator) digest(e *replica.Effect) {
 			t, ok := ids[partition]
 			ev.PackOrder = proto.Opt[tid.TID]{V: t, OK: ok}
 		}
-		f.worked(&work, 0)
+		f.worked(work, 0)
 		if f.ctx.Err() != nil {
 			return // the operation has ended
 		}
@@ -90,13 +90,13 @@ func (f *feeder) contents(work *turn, partition int, records bool, from backend.
 	db := f.n.db
 	var list []backend.Key
 	if records {
-		keys, err := db.RecordsFrom(f.ctx, partition, from.TID, last, from.OID, n+1)
+		keys, err := db.RecordsFrom(work.ctx, partition, from.TID, last, from.OID, n+1)
 		if err != nil {
 			return nil, proto.Opt[backend.Key]{}, err
 		}
 		list = keys
 	} else {
-		tids, err := db.TIDsFrom(f.ctx, partition, from.TID, last, n+1)
+		tids, err := db.TIDsFrom(work.ctx, partition, from.TID, last, n+1)
 		if err != nil {
 			return nil, proto.Opt[backend.Key]{}, err
 		}
@@ -122,12 +122,12 @@ func (f *feeder) contents(work *turn, partition int, records bool, from backend.
 		var err error
 		if records {
 			var o backend.Object
-			if o, err = db.FetchObject(f.ctx, i.OID, i.TID); err == nil {
+			if o, err = db.FetchObject(work.ctx, i.OID, i.TID); err == nil {
 				x = replica.RecordContent(&o.ObjectData, true)
 			}
 		} else {
 			var m backend.Meta
-			if m, _, err = db.FetchTransaction(f.ctx, i.TID); err == nil {
+			if m, _, err = db.FetchTransaction(work.ctx, i.TID); err == nil {
 				x = replica.MetaContent(&m)
 			}
 		}

@@ -74,11 +74,22 @@ func (f *feeder) post(call func() error) {
 }
 
 // turn is a piece of work for another storage.
-type turn struct{ begin time.Time }
+type turn struct {
+	begin time.Time
+	ctx   context.Context // of what it reads
+	waits backend.Waits   // since begin
+}
 
-// worked counts the piece that ends now, of which so many bytes are sent.
+func (f *feeder) turn() *turn {
+	t := &turn{begin: time.Now()}
+	t.ctx = backend.WithWaits(f.ctx, &t.waits)
+	return t
+}
+
+// worked counts the piece that ends now, of which so many bytes are sent. What it has
+// waited for clients is not work.
 func (f *feeder) worked(t *turn, bytes int) {
-	f.n.feeding.Worked(time.Since(t.begin), bytes)
+	f.n.feeding.Worked(time.Since(t.begin)-t.waits.Take(), bytes)
 }
 
 // breathe waits until what was sent is nearly gone, and gives way to clients and to
@@ -132,9 +143,9 @@ func (n *Node) fromStorage(e event) error {
 			return nil
 		}
 		s.feeder.run(func() {
-			work := turn{time.Now()}
-			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckTIDs(s.feeder.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
+			work := s.feeder.turn()
+			defer s.feeder.worked(work, 0)
+			a, err := n.db.CheckTIDs(work.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max))
 			s.feeder.finish(ev.Conn, ev.ID, a, q.Min, err)
 		})
 	case *proto.AskCheckSerialRange:
@@ -148,9 +159,9 @@ func (n *Node) fromStorage(e event) error {
 			return nil
 		}
 		s.feeder.run(func() {
-			work := turn{time.Now()}
-			defer s.feeder.worked(&work, 0)
-			a, err := n.db.CheckSerials(s.feeder.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
+			work := s.feeder.turn()
+			defer s.feeder.worked(work, 0)
+			a, err := n.db.CheckSerials(work.ctx, q.Partition, min(q.Length, maxChunk), q.Min, min(q.Max, tid.Max), q.MinOID)
 			s.feeder.finish(ev.Conn, ev.ID, a, q.MinOID, err)
 		})
 	case *proto.AddTransaction, *proto.AddObject:
@@ -231,9 +242,9 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 			answer.Packed = proto.Some(t)
 		}
 	}
-	n, work := min(q.Length, maxChunk), turn{time.Now()}
-	defer func() { f.worked(&work, 0) }()
-	list, err := db.TIDsFrom(f.ctx, q.Partition, q.Min, min(q.Max, tid.Max), n+1)
+	n, work := min(q.Length, maxChunk), f.turn()
+	defer func() { f.worked(work, 0) }()
+	list, err := db.TIDsFrom(work.ctx, q.Partition, q.Min, min(q.Max, tid.Max), n+1)
 	if err != nil {
 		f.failed(conn, id, err)
 		return
@@ -251,14 +262,14 @@ func (f *feeder) transactions(conn *link.Conn, id uint32, q *proto.AskFetchTrans
 			delete(have, t)
 			continue
 		}
-		m, pack, err := db.FetchTransaction(f.ctx, t)
+		m, pack, err := db.FetchTransaction(work.ctx, t)
 		if err != nil {
 			f.failed(conn, id, err)
 			return
 		}
 		conn.SendAs(id, &proto.AddTransaction{TID: t, User: m.User, Description: m.Description, Extension: m.Extension,
 			Packed: m.Packed, TTID: m.TTID, OIDs: m.OIDs, Pack: pack})
-		if !f.breathe(conn, &work, len(m.User)+len(m.Description)+len(m.Extension)+8*len(m.OIDs)) {
+		if !f.breathe(conn, work, len(m.User)+len(m.Description)+len(m.Extension)+8*len(m.OIDs)) {
 			return
 		}
 	}
@@ -278,9 +289,9 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 		return
 	}
 	answer := &proto.AnswerFetchObjects{Delete: map[tid.TID][]tid.OID{}}
-	n, work := min(q.Length, maxChunk), turn{time.Now()}
-	defer func() { f.worked(&work, 0) }()
-	list, err := db.RecordsFrom(f.ctx, q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
+	n, work := min(q.Length, maxChunk), f.turn()
+	defer func() { f.worked(work, 0) }()
+	list, err := db.RecordsFrom(work.ctx, q.Partition, q.Min, min(q.Max, tid.Max), q.MinOID, n+1)
 	if err != nil {
 		f.failed(conn, id, err)
 		return
@@ -300,7 +311,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 			delete(have, k)
 			continue
 		}
-		o, err := db.FetchObject(f.ctx, k.OID, k.TID)
+		o, err := db.FetchObject(work.ctx, k.OID, k.TID)
 		if err != nil {
 			f.failed(conn, id, err)
 			return
@@ -310,7 +321,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 			add.DataSerial = proto.Some(o.DataSerial)
 		}
 		conn.SendAs(id, add)
-		if !f.breathe(conn, &work, len(o.Data)) {
+		if !f.breathe(conn, work, len(o.Data)) {
 			return
 		}
 	}

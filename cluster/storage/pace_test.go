@@ -30,6 +30,17 @@ func (s slowRecords) AddObject(oid tid.OID, t tid.TID, d proto.ObjectData, from 
 	return s.Backend.AddObject(oid, t, d, from)
 }
 
+// waitingRecords is a database in which a record that is replicated waits as long for clients.
+type waitingRecords struct{ backend.Backend }
+
+func (s waitingRecords) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.Object, error) {
+	time.Sleep(recordTime)
+	backend.WaitsOf(ctx).Add(recordTime)
+	return s.Backend.FetchObject(ctx, oid, t)
+}
+
+func waiting(c *Config) { c.Backend = waitingRecords{c.Backend} }
+
 func slow(c *Config) { c.Backend = slowRecords{c.Backend} }
 
 // Whatever replication costs on the source or on the replica, it takes its share of
@@ -50,10 +61,12 @@ func TestReplicationYields(t *testing.T) {
 		least     time.Duration
 		most      time.Duration
 		dontStore bool // the clients only load
+		waits     bool // for clients, instead of being slow
 	}{
 		{name: "from a storage without clients", slow: 1, least: work, most: work * 11 / 10},
 		{name: "to a storage without clients", slow: 2, least: work, most: work * 11 / 10},
 		{name: "from a storage with clients", slow: 1, served: always, least: 9 * work, most: 12 * work},
+		{name: "from a storage that waits for clients", slow: 1, served: always, waits: true, least: work, most: work * 11 / 10},
 		{name: "to a storage with clients", slow: 2, served: always, least: 9 * work, most: 12 * work},
 		{name: "from a storage with readers", slow: 1, served: always, dontStore: true, least: 9 * work, most: 12 * work},
 		{name: "to a storage with clients, half of the time", slow: 2, served: always, share: 50, least: 2 * work * 9 / 10, most: 3 * work},
@@ -68,7 +81,10 @@ func TestReplicationYields(t *testing.T) {
 				r := newRig(t)
 				s1 := r.start(1, backendtest.NewMemory(), func(c *Config) {
 					c.ReplicationShare = tt.share
-					if tt.slow == 1 {
+					switch {
+					case tt.slow == 1 && tt.waits:
+						waiting(c)
+					case tt.slow == 1:
 						slow(c)
 					}
 				})

@@ -229,10 +229,17 @@ func (db *DB) guard(f func() error) error {
 
 // readMain runs f on the writing connection, which sees everything. If the connection is lost
 // with nothing uncommitted, f is run again on another one: it must begin anew.
-func (db *DB) readMain(f func(c *Conn) error) error {
+func (db *DB) readMain(f func(c *Conn) error) error { return db.readMainAfter(nil, f) }
+
+// readMainAfter is readMain that counts how long it waits: for a commit under way, and for
+// what would be written a little later anyway.
+func (db *DB) readMainAfter(waits *backend.Waits, f func(c *Conn) error) error {
+	begin := time.Now()
 	db.w.Lock()
 	defer db.w.Unlock()
-	if err := db.flush(); err != nil {
+	err := db.flush()
+	waits.Add(time.Since(begin))
+	if err != nil {
 		return err
 	}
 	return db.again(f)
@@ -270,7 +277,7 @@ func (db *DB) readFor(ctx context.Context, long bool, upTo tid.TID, f func(c *Co
 		return err
 	}
 	if dirty || db.pool.limit == 0 {
-		return db.readMain(f)
+		return db.readMainAfter(backend.WaitsOf(ctx), f)
 	}
 	return db.pool.useFor(ctx, long, f)
 }

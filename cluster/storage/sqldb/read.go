@@ -311,7 +311,7 @@ func (db *DB) FetchObject(ctx context.Context, oid tid.OID, t tid.TID) (backend.
 	found := false
 	use := func(f func(c *Conn) error) error { return db.read(ctx, t, f) }
 	if db.adds(oid, t) {
-		use = db.readMain
+		use = func(f func(c *Conn) error) error { return db.readMainAfter(backend.WaitsOf(ctx), f) }
 	}
 	err := use(func(c *Conn) (err error) {
 		o = stored{}
