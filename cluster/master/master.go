@@ -124,7 +124,11 @@ func New(cfg Config) (*Master, error) {
 		Deliver:     func(ev link.Event) { m.put(input{event: ev}) },
 		Silent:      func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
 	var err error
-	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) { m.put(input{accepted: c}) })
+	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) {
+		if !m.put(input{accepted: c}) {
+			c.Close() // the master has ended
+		}
+	})
 	if err != nil {
 		m.stop()
 		return nil, err
@@ -145,10 +149,12 @@ func New(cfg Config) (*Master, error) {
 // Addr returns the address at which the master listens.
 func (m *Master) Addr() proto.Address { return m.listener.Addr() }
 
-func (m *Master) put(in input) {
+func (m *Master) put(in input) bool {
 	select {
 	case m.inbox <- in:
+		return true
 	case <-m.done:
+		return false
 	}
 }
 
