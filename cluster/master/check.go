@@ -65,7 +65,7 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 	}
 	upTo, note := m.ids.committed, ""
 	if m.inBackup() {
-		upTo = m.reached(false)
+		upTo = m.outOfGaps(m.reached(false))
 	}
 	switch {
 	case pkt.Max.OK && m.inBackup() && pkt.Max.V > upTo:

@@ -575,7 +575,7 @@ func (c *checker) chunkDone(limit proto.Opt[backend.Key]) {
 func (c *checker) judge(i backend.Key) {
 	k := c.current
 	if s := k.source; k.upstream() != "" && k.records {
-		if _, has := s.items[i]; !has && k.removed(s, i) {
+		if _, has := s.items[i]; !has && c.removed(s, i) {
 			c.judgeAlone(i)
 			return
 		}
@@ -585,9 +585,11 @@ func (c *checker) judge(i backend.Key) {
 
 // removed reports whether a pack may have removed a record of a member that others have:
 // it has executed an order for that time which one of these has not, or the record is a
-// deletion, which may be kept for others.
-func (k *comparison) removed(m *member, i backend.Key) bool {
-	p := k.packed[m].V
+// deletion, which may be kept for others. A replica may also have fetched after another
+// storage of the upstream cluster had executed an order.
+func (c *checker) removed(m *member, i backend.Key) bool {
+	k := c.current
+	p := c.packedHere(m)
 	if p < i.TID {
 		return false
 	}
@@ -597,6 +599,15 @@ func (k *comparison) removed(m *member, i backend.Key) bool {
 		}
 	}
 	return false
+}
+
+// packedHere returns the last order that may have removed records of a member.
+func (c *checker) packedHere(m *member) tid.TID {
+	p := c.current.packed[m].V
+	if m.of == "" {
+		p = max(p, c.m.lastPack)
+	}
+	return p
 }
 
 // doubt is a record that a pack may have removed, upstream or here.
@@ -609,7 +620,8 @@ type doubt struct {
 }
 
 // judgeAlone compares what the replicas have of a record that the upstream cluster may
-// have packed: only what was superseded, or deletes the object, can be gone.
+// have packed: only what was superseded, or deletes the object, can be gone. Those that
+// have fetched after the pack lack it as well.
 func (c *checker) judgeAlone(i backend.Key) {
 	k := c.current
 	k.excused = true
@@ -622,7 +634,10 @@ func (c *checker) judgeAlone(i backend.Key) {
 
 func (c *checker) judgeReplicas(i backend.Key) {
 	k := c.current
-	c.judgeAmong(i, slices.DeleteFunc(slices.Clone(k.members), func(m *member) bool { return m == k.source }), nil)
+	c.judgeAmong(i, slices.DeleteFunc(slices.Clone(k.members), func(m *member) bool {
+		_, has := m.items[i]
+		return m == k.source || !has
+	}), nil)
 }
 
 // settleDoubts examines the next record that a pack may have removed, or goes on.
@@ -652,7 +667,11 @@ func (c *checker) examined(d doubt, r Record) {
 		}
 	case r.Last == d.item.TID: // it was current, and no pack removes that
 		for _, m := range k.members {
-			if x, has := m.items[d.item]; has && !x.Damaged {
+			x, has := m.items[d.item]
+			switch {
+			case has && x.Damaged:
+				c.differs(d.item, check.Damaged, m)
+			case has:
 				c.differs(d.item, check.Extra, m)
 			}
 		}
@@ -721,10 +740,10 @@ func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
 			}
 			continue
 		}
-		if kind == check.Missing && k.records && k.upstream() != "" && k.removed(m, i) {
+		if kind == check.Missing && k.records && k.upstream() != "" && c.removed(m, i) {
 			k.excused = true
 			if m.self {
-				k.doubts = append(k.doubts, doubt{k, k.round, i, false, k.packed[m].V})
+				k.doubts = append(k.doubts, doubt{k, k.round, i, false, c.packedHere(m)})
 			}
 			continue
 		}
