@@ -46,13 +46,14 @@ func (f *follower) reset() {
 	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}, chasing: map[repairCell]proto.NodeID{}}
 }
 
-// lost forgets what depends on the link to the upstream cluster.
+// lost forgets what depends on the link to the upstream cluster. What is free stays free:
+// later transactions come after all that was heard of.
 func (f *follower) lost() {
 	clear(f.primary)
 	clear(f.spans)
 	f.touched = tid.Zero
 	for _, r := range f.cells {
-		r.replicating, r.incomplete, r.free = tid.Zero, tid.Zero, tid.Zero
+		r.replicating, r.incomplete = tid.Zero, tid.Zero
 	}
 }
 

@@ -185,9 +185,19 @@ func TestFollowerNeverSaysTooMuch(t *testing.T) {
 			w.touch(w.last(), w.all(), true)
 			w.check()
 			for range 200 {
-				switch n := w.rng.IntN(10); {
-				case n < 4:
+				switch n := w.rng.IntN(101); {
+				case n < 40:
 					w.commit(true)
+				case n == 100:
+					// The upstream cluster is lost, commits, and is there again.
+					shown := w.m.lateFrom()
+					w.m.follow.lost()
+					if at := w.m.lateFrom(); at < shown {
+						t.Errorf("the backup is shown at %d and at %d once its upstream cluster is lost", shown, at)
+					}
+					w.commit(false)
+					w.touch(w.last(), w.all(), true)
+					w.check()
 				case len(w.orders) > 0:
 					// Each storage carries out its orders in order.
 					i := w.rng.IntN(len(w.orders))
