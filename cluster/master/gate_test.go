@@ -157,7 +157,7 @@ func (w *gateWorld) order(o following.Order) string {
 // cell counts as further than it is, and at the end all have everything that they may have:
 // with a hold, exactly up to there.
 func TestGate(t *testing.T) {
-	for seed := range uint64(800) {
+	for seed := range uint64(1500) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			var u Upstream
 			switch seed % 5 {
