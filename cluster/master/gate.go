@@ -26,6 +26,7 @@ type gate struct {
 	fires  time.Time // next moment of the schedule
 
 	wanted tid.TID   // last transaction that may have been copied by now
+	raised time.Time // when wanted was raised
 	looked time.Time // when what is not known one by one was last looked at
 	wake   time.Time // when the shell was last told to wake the machine; zero: it need not
 
@@ -205,7 +206,7 @@ func (m *Machine) letThrough() {
 	}
 	b := m.bound()
 	if b > g.wanted {
-		g.wanted, g.reports.changed = b, true
+		g.wanted, g.raised, g.reports.changed = b, m.now, true
 	}
 	for len(g.queue) > 0 && g.queue[0].first <= b {
 		a := g.queue[0]

@@ -130,8 +130,10 @@ func (m *Machine) followReport() following.Report {
 		if g.reports.late.IsZero() {
 			g.reports.late = m.now
 		}
-		// What was shut out has not been wanted for longer than since the opening.
-		r.Due = max(0, min(r.Bound.Time().Sub(r.Readable.Time()), m.now.Sub(g.reports.late)))
+		// By the ids of the upstream cluster, as the clocks may differ; but what was shut out has
+		// not been wanted for longer than since the opening.
+		by := r.Bound.Time().Sub(max(r.Readable, m.lateFrom()).Time()) + m.now.Sub(g.raised)
+		r.Due = max(0, min(by, m.now.Sub(g.reports.late)))
 	}
 	for _, id := range m.table.ReadableNodes() {
 		p := m.stores[id]
