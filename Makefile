@@ -54,7 +54,7 @@ gobench:
 # imports, ten minutes of processes killed, stopped and cut off, ten of a backup cluster,
 # fuzzing.
 nightly: vet $(PEERS)/installed
-	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestImporting|TestHangs|TestStaleCopies|TestDeletions$$' -seeds 10000 -import-seeds 10000 -first-seed $$(date +%s) -timeout 2h
+	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestImporting|TestHangs|TestStaleCopies|TestDeletions|TestFollowing$$' -seeds 10000 -import-seeds 10000 -followings 10000 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run 'TestKill$$' -crash-rounds 1000 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestImportKilled -import-rounds 100 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
