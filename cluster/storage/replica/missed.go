@@ -262,7 +262,8 @@ func (m *Machine) settledBackup(w settling) {
 			concerns = len(o.OIDs) > 0
 		}
 		if o.ID > upTo {
-			if concerns {
+			// A cell of this cluster has not executed what is not here yet.
+			if concerns && (k.upstream || k.done != w.done) {
 				m.log(slog.LevelInfo, "packed upstream: not complete before the order is here", "partition", w.partition,
 					"up_to", upTo, "order", o.ID)
 				later := k.done
