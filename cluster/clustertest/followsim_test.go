@@ -150,6 +150,11 @@ type view struct {
 // SimulateFollowing runs a plan and reports whatever a client of the backup saw and the
 // upstream cluster had not, and whatever differs at the end. log may be nil.
 func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
+	simulatePair(t, plan, log, (*following).run)
+}
+
+// simulatePair runs test with an upstream cluster and its backup.
+func simulatePair(t *testing.T, plan FollowPlan, log *slog.Logger, test func(f *following)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &following{t: t, plan: plan, writers: make(calm, plan.Clients), readers: make(calm, plan.Readers+1), faults: make(calm, 1), marks: map[tid.TID]string{}, reading: make(chan struct{}, 1)}
 		if log == nil {
@@ -179,7 +184,7 @@ func SimulateFollowing(t *testing.T, plan FollowPlan, log *slog.Logger) {
 			f.await(f.down, proto.Running)
 			f.order(f.down, proto.StartingBackup)
 		}
-		f.run()
+		test(f)
 	})
 }
 
