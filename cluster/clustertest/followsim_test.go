@@ -198,6 +198,7 @@ func (f *following) run() {
 	}
 	f.caughtUp()
 	f.look()
+	f.checkUpstream()
 	f.leave()
 	if f.ok() {
 		time.Sleep(5 * time.Minute) // packs end, deletions that they have kept are dropped
@@ -222,6 +223,7 @@ func (f *following) round(r *rand.Rand, round int) {
 		others.Go(func() { f.disturb(done, round) })
 	}
 	others.Go(func() { f.monitor(done) })
+	others.Go(func() { f.checker(done, round) })
 	if f.plan.Leaves && r.IntN(2) == 0 {
 		before, after := time.Duration(r.IntN(15000))*time.Millisecond, time.Duration(r.IntN(5000))*time.Millisecond
 		others.Go(func() {

@@ -654,12 +654,22 @@ func (c *checker) settleDoubts() {
 	c.m.do(Effect{Op: Examine, Record: d.item, Until: d.until, Tag: d})
 }
 
+// followed reports whether everything up to a TID is here of what is compared.
+func (c *checker) followed(upTo tid.TID) bool {
+	p := c.m.cells[c.current.order.Partition]
+	return p != nil && p.nextTrans > upTo && p.nextObj > upTo
+}
+
 // examined takes what is here of an object up to a pack.
 func (c *checker) examined(d doubt, r Record) {
 	k := c.current
 	switch {
 	case k != d.k || k.round != d.round:
 		return
+	case !c.followed(d.until): // what has superseded it may not be here yet
+		if d.source {
+			c.judgeReplicas(d.item)
+		}
 	case !d.source:
 		// A pack removes what something follows.
 		if r.Last != tid.Zero && r.Last < d.item.TID {
