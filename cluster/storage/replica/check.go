@@ -585,16 +585,30 @@ func (c *checker) judge(i backend.Key) {
 
 // removed reports whether a pack may have removed a record of a member that others have:
 // it has executed an order for that time which one of these has not, or the record is a
-// deletion, which may be kept for others. A replica may also have fetched after another
-// storage of the upstream cluster had executed an order.
+// deletion. A replica may also have fetched after another storage of the upstream cluster
+// had executed an order.
 func (c *checker) removed(m *member, i backend.Key) bool {
 	k := c.current
+	if k.deletes(i) {
+		return true
+	}
 	p := c.packedHere(m)
 	if p < i.TID {
 		return false
 	}
 	for _, o := range k.members {
-		if x, has := o.items[i]; has && (x.Absent || k.packed[o].V < p) {
+		if _, has := o.items[i]; has && k.packed[o].V < p {
+			return true
+		}
+	}
+	return false
+}
+
+// deletes reports whether a record is a deletion. One of an object that has nothing before it
+// means nothing: it is kept as long as another replica may need it.
+func (k *comparison) deletes(i backend.Key) bool {
+	for _, o := range k.members {
+		if o.items[i].Absent {
 			return true
 		}
 	}
@@ -612,11 +626,11 @@ func (c *checker) packedHere(m *member) tid.TID {
 
 // doubt is a record that a pack may have removed, upstream or here.
 type doubt struct {
-	k      *comparison
-	round  int
-	item   backend.Key
-	source bool    // the upstream cluster has it not; else this node
-	until  tid.TID // order of the pack
+	k     *comparison
+	round int
+	item  backend.Key
+	lacks *member
+	until tid.TID // order of the pack; of a deletion Zero
 }
 
 // judgeAlone compares what the replicas have of a record that the upstream cluster may
@@ -625,8 +639,12 @@ type doubt struct {
 func (c *checker) judgeAlone(i backend.Key) {
 	k := c.current
 	k.excused = true
-	if x, has := k.members[0].items[i]; has && !x.Absent && !x.Damaged && k.members[0].self {
-		k.doubts = append(k.doubts, doubt{k, k.round, i, true, k.packed[k.source].V})
+	switch x, has := k.members[0].items[i]; {
+	case k.deletes(i):
+		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, tid.Zero})
+		return
+	case has && !x.Damaged && k.members[0].self:
+		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, k.packed[k.source].V})
 		return
 	}
 	c.judgeReplicas(i)
@@ -666,29 +684,53 @@ func (c *checker) examined(d doubt, r Record) {
 	switch {
 	case k != d.k || k.round != d.round:
 		return
+	case !slices.Contains(k.members, d.lacks): // lost
+	case d.until == tid.Zero:
+		c.judgeDeletion(d, r.Before != tid.Zero)
 	case !c.followed(d.until): // what has superseded it may not be here yet
-		if d.source {
+		if d.lacks == k.source {
 			c.judgeReplicas(d.item)
 		}
-	case !d.source:
+	case d.lacks != k.source:
 		// A pack removes what something follows.
 		if r.Last != tid.Zero && r.Last < d.item.TID {
-			c.differs(d.item, check.Missing, k.members[0])
+			c.differs(d.item, check.Missing, d.lacks)
 		}
 	case r.Last == d.item.TID: // it was current, and no pack removes that
-		for _, m := range k.members {
-			x, has := m.items[d.item]
-			switch {
-			case has && x.Damaged:
-				c.differs(d.item, check.Damaged, m)
-			case has:
-				c.differs(d.item, check.Extra, m)
-			}
-		}
+		c.extra(d.item)
 	default:
 		c.judgeReplicas(d.item)
 	}
 	c.settleDoubts()
+}
+
+// extra notes that the upstream cluster does not have an item.
+func (c *checker) extra(i backend.Key) {
+	for _, m := range c.current.members {
+		x, has := m.items[i]
+		switch {
+		case has && x.Damaged:
+			c.differs(i, check.Damaged, m)
+		case has:
+			c.differs(i, check.Extra, m)
+		}
+	}
+}
+
+// judgeDeletion decides about a deletion that a member lacks. before: the object has
+// earlier revisions here.
+func (c *checker) judgeDeletion(d doubt, before bool) {
+	k := c.current
+	switch packed := c.packedHere(d.lacks) >= d.item.TID; {
+	case !before: // else it is a difference that something is before it
+	case d.lacks.self:
+		c.differs(d.item, check.Missing, d.lacks)
+	case packed: // with what it deletes
+	case d.lacks == k.source:
+		c.extra(d.item)
+	default:
+		c.differs(d.item, check.Missing, d.lacks)
+	}
 }
 
 // judgeAmong compares what some members have of an item. What a source has is right.
@@ -752,8 +794,11 @@ func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
 		}
 		if kind == check.Missing && k.records && k.upstream() != "" && c.removed(m, i) {
 			k.excused = true
-			if m.self {
-				k.doubts = append(k.doubts, doubt{k, k.round, i, false, c.packedHere(m)})
+			switch {
+			case k.deletes(i):
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, tid.Zero})
+			case m.self:
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, c.packedHere(m)})
 			}
 			continue
 		}
