@@ -120,13 +120,16 @@ func firstCopy(ctx context.Context, env *cli.Env, o *options, cluster *simple.Cl
 	}
 	defer admin.Close()
 	for {
-		ids, err := admin.LastIDs(ctx)
-		if _, refused := errors.AsType[*proto.Error](err); err != nil && !refused && ctx.Err() == nil {
+		list, err := admin.Backups(ctx)
+		if _, refused := errors.AsType[*proto.Error](err); err != nil && !refused && !errors.Is(err, ctl.ErrNoBackup) && ctx.Err() == nil {
 			return fmt.Errorf("following the first copy: %w", err)
 		}
-		if err == nil && ids.BackupTID.OK && ids.LastTID.V > tid.Zero && ids.BackupTID.V >= ids.LastTID.V {
-			fmt.Fprintf(env.Stderr, "done: everything up to transaction %v (%s UTC) is copied. What is committed from now on is copied at once.\n",
-				ids.BackupTID.V, ids.BackupTID.V.Time().UTC().Format("2006-01-02 15:04:05"))
+		if err == nil && list[0].Cluster == "" && list[0].Linked && list[0].Readable >= list[0].Upstream {
+			done := "the upstream cluster has no transaction yet"
+			if last := list[0].Readable; last > tid.Zero {
+				done = fmt.Sprintf("everything up to transaction %v (%s UTC) is copied", last, last.Time().UTC().Format("2006-01-02 15:04:05"))
+			}
+			fmt.Fprintf(env.Stderr, "done: %s. What is committed from now on is copied at once.\n", done)
 			return nil
 		}
 		select {

@@ -39,15 +39,16 @@ func operator(t *testing.T, admin string) *ctl.Client {
 	return c
 }
 
-// commit stores one object through a ZEO door, and returns the transaction.
-func commit(t *testing.T, zeo string, oid tid.OID, data string) tid.TID {
+// commit stores one object, which has that transaction, through a ZEO door, and returns the
+// transaction.
+func commit(t *testing.T, zeo string, oid tid.OID, base tid.TID, data string) tid.TID {
 	t.Helper()
 	c, err := zeotest.Register(zeo, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	last, err := c.Commit(zeotest.Store{OID: oid, Data: []byte(data)})
+	last, err := c.Commit(zeotest.Store{OID: oid, Base: base, Data: []byte(data)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,7 @@ func readsOnly(t *testing.T, zeo string, oid tid.OID, want string) {
 func TestBackupOf(t *testing.T) {
 	up := start(t, "--name", "up", "-p", "3")
 	_, masters, _, upZEO := up.ready()
-	commit(t, upZEO, 1, "before")
+	first := commit(t, upZEO, 1, 0, "before")
 	dir := filepath.Join(t.TempDir(), "db")
 	args := []string{"--dir", dir, "--backup-of", "up@" + masters}
 
@@ -113,12 +114,34 @@ func TestBackupOf(t *testing.T) {
 	p.says(", read_only=True)")
 	p.says("done: everything up to transaction ")
 	readsOnly(t, zeo, 1, "before")
-	follows(t, op, commit(t, upZEO, 2, "during"))
-	readsOnly(t, zeo, 2, "during")
+
+	// A client that has looked, and stays connected, hears of what is committed upstream.
+	c, err := zeotest.Dial(zeo, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Call("register", "1", true); err != nil {
+		t.Fatal(err)
+	}
+	if data, _, _, err := c.LoadBefore(1, tid.Max); err != nil || string(data) != "before" {
+		t.Errorf("object 1 is %q, %v", data, err)
+	}
+	last := commit(t, upZEO, 1, first, "during")
+	for told := false; !told; {
+		m, err := c.Read()
+		if err != nil {
+			t.Fatalf("the client is not told of %v: %v", last, err)
+		}
+		told = m.Name == "invalidateTransaction"
+	}
+	if data, serial, _, err := c.LoadBefore(1, tid.Max); err != nil || serial != last || string(data) != "during" {
+		t.Errorf("object 1 is %q at %v, %v", data, serial, err)
+	}
 	p.stop()
 	fails(t, 1, "start it with --backup-of NAME@HOST:PORT", "--dir", dir)
 
-	last := commit(t, upZEO, 3, "absent")
+	last = commit(t, upZEO, 3, 0, "absent")
 	p = start(t, args...)
 	_, _, admin, zeo = p.ready()
 	op = operator(t, admin)
@@ -141,7 +164,7 @@ func TestBackupOf(t *testing.T) {
 
 	p = start(t, "--dir", dir)
 	_, _, _, zeo = p.ready()
-	commit(t, zeo, 4, "its own")
+	commit(t, zeo, 4, 0, "its own")
 	p.stop()
 	up.stop()
 }
@@ -150,13 +173,9 @@ func TestBackupOf(t *testing.T) {
 func TestBackupOfInPython(t *testing.T) {
 	up := start(t, "--import", sample(t, "site.fs"), "--name", "up")
 	_, masters, _, _ := up.ready()
-	dir := filepath.Join(t.TempDir(), "db")
-	p := start(t, "--dir", dir, "--backup-of", "up@"+masters)
+	p := start(t, "--backup-of", "up@"+masters)
 	p.ready()
 	p.says("done: everything up to transaction ")
-	p.stop()
-	p = start(t, "--dir", dir, "--backup-of", "up@"+masters)
-	p.ready()
 	const write = `
 import transaction
 db.open().root()['x'] = 1
@@ -191,5 +210,17 @@ func TestBackupOfRefused(t *testing.T) {
 	} {
 		fails(t, bad.code, bad.want, append(bad.args, "--dir", filepath.Join(t.TempDir(), "db"))...)
 	}
+	up.stop()
+}
+
+// With certificates the upstream cluster is asked, and followed, with them.
+func TestBackupOfWithTLS(t *testing.T) {
+	tls := certificates(t)
+	up := start(t, append(tls, "--name", "up", "-p", "3", "--zeo", "none")...)
+	_, masters, _, _ := up.ready()
+	p := start(t, append(tls, "--backup-of", "up@"+masters, "--zeo", "none")...)
+	p.ready()
+	p.says("done: the upstream cluster has no transaction yet.")
+	p.stop()
 	up.stop()
 }

@@ -313,7 +313,7 @@ func welcome(o *options, cluster *simple.Cluster, bg *background, dir, imported 
 	b.WriteString("Try, in another terminal:\n")
 	if o.backupOf != "" {
 		neoctl := fmt.Sprintf("  %s -a %v%s", program("neoctl"), cluster.Admin(), tlsOptions(o))
-		fmt.Fprintf(&b, "%s print ids    # how far it is: backup_tid\n%s set cluster STOPPING_BACKUP    # make it a cluster of its own\n", neoctl, neoctl)
+		fmt.Fprintf(&b, "%s print backup    # how far it is\n%s set cluster STOPPING_BACKUP    # make it a cluster of its own\n", neoctl, neoctl)
 	} else if imported == "" {
 		fmt.Fprintf(&b, "  %s %s Data.fs %v    # load a Data.fs into it\n", program("neomigrate"), opts, cluster.Master())
 	} else {
