@@ -61,6 +61,7 @@ processes share this machine: a backup that has its own costs less commits.`,
 type backing struct {
 	first          float64  // MB of Data.fs per second
 	firstSent      float64  // MB
+	limited        float64  // MB sent per second when limit is ordered; 0: not measured
 	paced, busy    *figures // how long after a commit the backup has it
 	without, with  cost     // of the upstream cluster
 	change, sent   float64  // MB: committed while the backup was stopped, sent to it then
@@ -130,6 +131,7 @@ func (c *comparison) backups(ctx context.Context) error {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
 	c.line("backup: first copy", ours.first, "MB/s", theirs.first)
 	c.line("backup: sent for the first copy", ours.firstSent, "MB", theirs.firstSent)
+	c.line(fmt.Sprintf("backup: sent of %d MB/s that are allowed", limit), ours.limited, "MB/s", 0)
 	c.line("backup: lag of 20 commits/s, median", ms(ours.paced.quantile(.5)), "ms", ms(theirs.paced.quantile(.5)))
 	c.line("backup: lag of 20 commits/s, longest", ms(ours.paced.quantile(1)), "ms", ms(theirs.paced.quantile(1)))
 	c.line(fmt.Sprintf("backup: lag, %d clients commit, median", streaming), ms(ours.busy.quantile(.5)), "ms", ms(theirs.busy.quantile(.5)))
@@ -170,11 +172,11 @@ func (f *follower) stop() {
 	f.running.stop()
 }
 
-// startBackup starts a backup of up.
-func (c *comparison) startBackup(ctx context.Context, up *running, name string, python []string) (*follower, error) {
+// startBackup starts a backup of up, with more options of its master.
+func (c *comparison) startBackup(ctx context.Context, up *running, name string, python []string, options ...string) (*follower, error) {
 	r, err := c.launch(ctx, c.dir, name, python, 1, func(n int) []string {
 		return []string{"-a", "SQLite", "-d", filepath.Join(c.dir, fmt.Sprintf("%s%d.sqlite", name, n))}
-	}, "-C", up.name, "-M", up.masters, "-B")
+	}, append([]string{"-C", up.name, "-M", up.masters, "-B"}, options...)...)
 	f := &follower{running: r}
 	// The upstream master pauses until the backup waits for it, so that the moment is known
 	// when the backup begins.
@@ -393,6 +395,14 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	b.first = mb / time.Since(f.begun).Seconds()
 	b.firstSent = float64(written(feeding)-sent) / 1e6
 
+	if python == nil {
+		sent, took, err := c.limited(ctx, up, name+"-limited", last)
+		if err != nil {
+			return nil, err
+		}
+		b.limited = sent / took.Seconds()
+	}
+
 	if b.paced, _, _, err = f.lag(ctx, g, 1, paceEvery, 2*time.Millisecond, paceFor); err != nil {
 		return nil, err
 	}
@@ -448,6 +458,25 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	running, err := f.await(ctx, proto.Running)
 	b.promoted = running.Sub(start)
 	return b, err
+}
+
+// limit is what a backup may fetch per second, in MB.
+const limit = 4
+
+// limited measures the first copy of another backup that may fetch limit. It returns how many
+// MB were sent to it, and how long it took.
+func (c *comparison) limited(ctx context.Context, up *running, name string, last tid.TID) (sent float64, took time.Duration, err error) {
+	before := written(up.processes[1])
+	f, err := c.startBackup(ctx, up, name, nil, "--backup-bandwidth", fmt.Sprintf("%dMB/s", limit))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer f.stop()
+	if _, err := f.reach(ctx, 5*time.Millisecond, always(last)); err != nil {
+		return 0, 0, err
+	}
+	took = time.Since(f.begun)
+	return float64(written(up.processes[1])-before) / 1e6, took, nil
 }
 
 // last returns the last transaction of a cluster.
