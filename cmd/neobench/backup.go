@@ -89,7 +89,7 @@ const (
 	slice     = 5 * time.Second       // commits are measured with and without backup in turn
 	paceEvery = 50 * time.Millisecond // between two commits of a client that is not in a hurry
 	paceFor   = 15 * time.Second
-	settle    = 1500 * time.Millisecond // what a storage leaves for later, such as moves of committed records, is done by then
+	quietFor  = 2 * time.Second // a storage that writes nothing for so long has left nothing for later
 )
 
 // backups measures both implementations. That of Python gets less data.
@@ -378,7 +378,7 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	}
 
 	// The first copy, of the Data.fs alone.
-	time.Sleep(settle)
+	settle(ctx, feeding)
 	last, err := g.last(ctx)
 	if err != nil {
 		return nil, err
@@ -440,7 +440,7 @@ func (c *comparison) backupOf(ctx context.Context, name, data string, python []s
 	if last, err = g.last(ctx); err != nil {
 		return nil, err
 	}
-	time.Sleep(settle)
+	settle(ctx, feeding)
 	sent = written(feeding)
 	if f, err = c.startBackup(ctx, up, name+"-down", python); err != nil {
 		return nil, err
@@ -508,6 +508,17 @@ func cpuTime(processes []*exec.Cmd) (sum time.Duration) {
 		}
 	}
 	return sum
+}
+
+// settle waits until a process has written what it left for later, such as moves of committed
+// records.
+func settle(ctx context.Context, p *exec.Cmd) {
+	n, since := written(p), time.Now()
+	for begun := since; time.Since(since) < quietFor && time.Since(begun) < time.Minute && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+		if now := written(p); now > n+1000 { // it says now and then that it lives
+			n, since = now, time.Now()
+		}
+	}
 }
 
 // written returns how many bytes a process has given to files and peers, 0 where that is
