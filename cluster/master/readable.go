@@ -47,7 +47,7 @@ func (m *Machine) keepable() tid.TID { return m.outOfGaps(m.reached(true)) }
 // is lacking. Else a backup of a cluster that was idle for a day would be a day late
 // while it fetches one transaction.
 func (m *Machine) lateFrom() tid.TID {
-	return m.outOfGaps(m.reachedBy(true, func(r *reach) tid.TID { return max(r.backup, r.free) }))
+	return m.outOfGaps(m.reachedBy(true, func(r *reach) tid.TID { return max(r.backup, m.upToHold(r.free)) }))
 }
 
 // advanceTold lets clients see what all readable cells have. What they were told

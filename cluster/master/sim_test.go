@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/internal/scenario"
 	"github.com/neozodb/neo/cluster/proto"
@@ -42,6 +43,7 @@ type sim struct {
 	checks  []int64            // K1, K2...
 	said    []string
 	line    Line // last logged
+	wake    time.Time
 	quiet   bool
 	ended   bool
 	err     error
@@ -115,13 +117,13 @@ func (s *sim) command(c string) {
 	case "running": // running [replicas=1] s1 s2 c1: a new cluster with these nodes
 		s.quiet = true
 		s.m = NewMachine(s.now, Settings{Cluster: "test", Addr: simAddr(1), Partitions: number("partitions", 2),
-			Replicas: number("replicas", 0), Autostart: strings.Count(c, " s")})
+			Replicas: number("replicas", 0), Autostart: strings.Count(c, " s"), Upstream: s.upstream(opts)})
 		if n := number("other", 0); n > 0 { // another master, which is away
 			s.m.learn(simAddr(n))
 		}
 		reports := func(w string) string { // reports=s1,a1: these understand reports of checks
 			said := ""
-			for _, key := range []string{"reports", "imports"} { // imports=s1,a1: messages about imports
+			for _, key := range []string{"reports", "imports", "follows"} { // imports=s1,a1: messages about imports, and follows about backups
 				if slices.Contains(strings.Split(opts[key], ","), w) {
 					said += " " + key
 				}
@@ -158,6 +160,10 @@ func (s *sim) command(c string) {
 		s.now = s.now.Add(d)
 		if s.m.Impatient() {
 			s.step(Event{})
+		}
+		if !s.wake.IsZero() && !s.wake.After(s.now) {
+			s.wake = time.Time{}
+			s.step(Event{Kind: Woken})
 		}
 		return
 	case "stop":
@@ -211,6 +217,8 @@ func (s *sim) command(c string) {
 		s.receive(p, s.parseReport(s.checks[n-1], opts).Packet())
 	case "import": // s1 import reported node=S1 state=failed note=why; a1 import ordered node=S1 number=7 order=pause
 		s.receive(p, s.parseImport(words[2], opts).Packet())
+	case "backup": // a1 backup hold 0x100: an operator orders it
+		s.receive(p, s.parseBackupOrder(words[2:]).Packet(int64(p.nextID)))
 	case "sends":
 		s.receive(p, s.parsePacket(words[2], words[3:]))
 	case "answers":
@@ -286,6 +294,11 @@ func (s *sim) identify(name, typ string, opts map[string]string) {
 			r.Extra["confirmed_ptid"], r.Extra["last_tids"] = int64(mark), s.parseLast(opts["last"])
 		case "reports":
 			r.Extra[check.Extension] = int64(1)
+		case "follows": // perhaps with the hold that it remembers
+			r.Extra[following.Extension] = int64(1)
+			if v != "" {
+				r.Extra[following.HoldKey] = s.parseTID(v).Bytes()
+			}
 		case "imports":
 			r.Extra[importing.Extension] = int64(1)
 		case "readonly":
@@ -401,6 +414,8 @@ func (s *sim) effect(e Effect) {
 		s.say("→ %s (%s)", p.name, map[Op]string{Abort: "aborted", Close: "closed", GiveUp: "given up"}[e.Op])
 	case Probe:
 		s.say("→ %s (probed)", p.name)
+	case Wake:
+		s.wake = s.now.Add(e.Delay)
 	case Dial:
 		s.dialing = append(s.dialing, e.Addr)
 		s.say("connect to %d", e.Addr.Port)
@@ -434,6 +449,37 @@ func (s *sim) check(p *simPeer, pkt proto.Packet) {
 		}
 		p.ptid = proto.Some(pkt.PTID)
 	}
+}
+
+// upstream reads upstream=port, the master of the cluster to be followed, delay and window.
+func (s *sim) upstream(opts map[string]string) Upstream {
+	n, err := strconv.Atoi(opts["upstream"])
+	if err != nil {
+		return Upstream{}
+	}
+	u := Upstream{Cluster: "up", Masters: []proto.Address{simAddr(n)}}
+	if d := opts["delay"]; d != "" {
+		if u.Delay, err = following.ParseDelay(d); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	if w := opts["window"]; w != "" {
+		if u.Window, err = following.ParseWindow(w); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return u
+}
+
+func (s *sim) parseBackupOrder(words []string) *following.Order {
+	o := &following.Order{}
+	for o.Kind.String() != words[0] {
+		o.Kind++
+	}
+	if len(words) > 1 {
+		o.TID = proto.Some(s.parseTID(words[1]))
+	}
+	return o
 }
 
 // settle lets the automatic storages answer until nothing is left to answer.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/neozodb/neo/cluster/check"
+	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
@@ -33,7 +34,7 @@ var packetTypes = func() map[string]reflect.Type {
 		&proto.AskRecovery{}, &proto.AskClusterState{}, &proto.SetClusterState{}, &proto.SetNodeState{}, &proto.AddPendingNodes{},
 		&proto.TweakPartitionTable{}, &proto.SetNumReplicas{}, &proto.Repair{}, &proto.CheckReplicas{}, &proto.Truncate{},
 		&proto.FlushLog{}, &proto.StartOperation{}, &proto.NotifyPartitionCorrupted{},
-		&proto.AnswerCheckTIDRange{}, &proto.AnswerCheckSerialRange{},
+		&proto.SendPartitionTable{}, &proto.InvalidatePartitions{}, &proto.AnswerLastTransaction{}, &proto.AnswerCheckTIDRange{}, &proto.AnswerCheckSerialRange{},
 	} {
 		t := reflect.TypeOf(p).Elem()
 		types[t.Name()] = t
@@ -125,6 +126,11 @@ func (s *sim) parse(v reflect.Value, text string) {
 	case proto.NodeID:
 		v.SetInt(int64(parseNodeID(s.t, text)))
 		return
+	case proto.NodeType:
+		if text == proto.Master.String() {
+			v.SetUint(uint64(proto.Master))
+			return
+		}
 	case proto.ClusterState:
 		enum(7, func(i int) string { return proto.ClusterState(i).String() })
 		return
@@ -139,6 +145,15 @@ func (s *sim) parse(v reflect.Value, text string) {
 		return
 	case proto.Address:
 		v.Set(reflect.ValueOf(simAddr(int(number()))))
+		return
+	case proto.Node: // S1:101, which runs at that port
+		id, port, _ := strings.Cut(text, ":")
+		n, err := strconv.Atoi(port)
+		if err != nil {
+			s.t.Fatalf("%q is not a node", text)
+		}
+		nid := parseNodeID(s.t, id)
+		v.Set(reflect.ValueOf(proto.Node{Type: proto.Storage, ID: nid, Addr: simAddr(n), State: proto.NodeRunning}))
 		return
 	case *proto.PackRequest: // time, or time/1,2 for these objects
 		at, oids, _ := strings.Cut(text, "/")
@@ -388,6 +403,24 @@ func (s *sim) formatReport(r *check.Report) string {
 	return out
 }
 
+func (s *sim) formatFollowing(m *following.Message) string {
+	id := func(t tid.TID) string { return fmt.Sprintf("%x", uint64(t)) }
+	hold := "no hold"
+	if h := m.Terms.Hold; h.OK {
+		hold = "hold " + id(h.V)
+	}
+	switch m.Topic {
+	case following.Agreed:
+		return fmt.Sprintf("Terms %s rate=%d paused=%v", hold, m.Terms.Rate, m.Terms.Paused)
+	case following.Answered:
+		return fmt.Sprintf("Backup answered number=%d text=%q", m.Number, m.Text)
+	case following.Reported:
+		r := &m.Report
+		return fmt.Sprintf("Backup reported kept=%s readable=%s wanted=%s upstream=%s report=%q", id(r.Backup), id(r.Readable), id(r.Bound), id(r.Upstream), r)
+	}
+	return fmt.Sprintf("Backup topic=%d", m.Topic)
+}
+
 func (s *sim) format(p proto.Packet) string {
 	if m, ok := p.(*proto.NotifyMonitorInformation); ok {
 		msg, ok, err := importing.Parse(m)
@@ -396,6 +429,13 @@ func (s *sim) format(p proto.Packet) string {
 		}
 		if ok {
 			return formatImport(msg)
+		}
+		follow, ok, err := following.Parse(m)
+		if err != nil {
+			s.t.Error(err)
+		}
+		if ok {
+			return s.formatFollowing(follow)
 		}
 		r, _, err := check.Parse(m)
 		if err != nil {

@@ -132,7 +132,7 @@ func (m *Machine) followReport() following.Report {
 		}
 		// By the ids of the upstream cluster, as the clocks may differ; but what was shut out has
 		// not been wanted for longer than since the opening.
-		from := m.outOfGaps(m.reachedBy(false, func(r *reach) tid.TID { return max(r.backup, r.free) }))
+		from := m.outOfGaps(m.reachedBy(false, func(r *reach) tid.TID { return max(r.backup, m.upToHold(r.free)) }))
 		by := r.Bound.Time().Sub(max(r.Readable, from).Time()) + m.now.Sub(g.raised)
 		r.Due = max(0, min(by, m.now.Sub(g.reports.late)))
 	}
