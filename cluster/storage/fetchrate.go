@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/neozodb/neo/cluster/following"
@@ -13,6 +14,24 @@ import (
 type fetchRate struct {
 	debt float64   // bytes that are fetched and not paid at moment at; negative: saved
 	at   time.Time // of debt
+	mean float64   // bytes of a record, of late; 0: not known
+}
+
+const (
+	// pieceTime is about how long what is asked for at a time lasts at the rate. leastPiece
+	// bounds what the questions cost.
+	pieceTime  = 250 * time.Millisecond
+	leastPiece = 10
+	// usualRecord is the size of a record as long as none is known.
+	usualRecord = 8 << 10
+)
+
+// piece returns how many records to ask for, at most n.
+func (f *fetchRate) piece(t *following.Terms, n int) int {
+	if t == nil || t.Rate == 0 {
+		return n
+	}
+	return min(n, max(leastPiece, int(pieceTime.Seconds()*float64(t.Rate)/cmp.Or(f.mean, usualRecord))))
 }
 
 // saved is how long what is not fetched may be fetched later.
@@ -32,6 +51,10 @@ func (f *fetchRate) fetched(now time.Time, t *following.Terms, bytes int) {
 	}
 	f.pay(now, t.Rate)
 	f.debt += float64(bytes)
+	if f.mean == 0 {
+		f.mean = float64(bytes)
+	}
+	f.mean += (float64(bytes) - f.mean) / 100
 }
 
 // wait returns how long the next piece must wait.

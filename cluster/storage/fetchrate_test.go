@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
@@ -51,7 +52,7 @@ func TestFetchRate(t *testing.T) {
 				up.operate()
 				c := up.dial("u1")
 				call[*proto.AcceptIdentification](c, &proto.RequestIdentification{Type: proto.Client, ID: clientNode(1).ID, Cluster: "up", IDTimestamp: proto.Some(101.0)})
-				b := r.start(2, backendtest.NewMemory(), func(c *Config) { c.FetchCount = 10 })
+				b := r.start(2, backendtest.NewMemory(), nil)
 				b.initialize(1, table(".U", ".U"))
 				b.agree(tt.terms)
 				b.master.Send(&proto.StartOperation{Backup: true})
@@ -148,4 +149,59 @@ func TestHoldStopsFetch(t *testing.T) {
 	if a := call[*proto.AnswerObject](b.client(1), &proto.AskObject{OID: 0}); a.Serial != 13 {
 		t.Errorf("object: %+v", a)
 	}
+}
+
+// A storage with a limit asks for small pieces, also of what it has in part already: what
+// it has beyond a piece is neither deleted nor left out.
+func TestFetchRateResumes(t *testing.T) {
+	const records, size, rate = 200, 1000, 20_000
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		up := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Cluster = "up" })
+		up.initialize(1, table("U", "U"))
+		up.operate()
+		c := up.dial("u1")
+		call[*proto.AcceptIdentification](c, &proto.RequestIdentification{Type: proto.Client, ID: clientNode(1).ID, Cluster: "up", IDTimestamp: proto.Some(101.0)})
+		var oids []tid.OID
+		for i := range tid.OID(records) {
+			oids = append(oids, 2*i)
+		}
+		up.commit(c, 10, 0, strings.Repeat("x", size), oids...)
+
+		db := backendtest.NewMemory()
+		b := r.start(2, db, nil)
+		b.initialize(1, table(".U", ".U"))
+		b.agree(following.Terms{Rate: rate})
+		// All that differs from upstream has the last TID here, which is looked at again.
+		for i, oid := range oids {
+			if i%3 == 0 {
+				continue
+			}
+			o, err := up.db.FetchObject(t.Context(), oid, 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.db.AddObject(oid, 10, o.ObjectData, proto.Opt[tid.TID]{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o, err := up.db.FetchObject(t.Context(), 0, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, oid := range []tid.OID{300 * 2, 301 * 2} { // upstream has not
+			if err := b.db.AddObject(oid, 10, o.ObjectData, proto.Opt[tid.TID]{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.db.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		b.master.Send(&proto.StartOperation{Backup: true})
+		await[*proto.NotifyReady](b)
+		b.replicateFrom(10, "up", up, 0, 1)
+		if diff := cmp.Diff(contents(t, up.db), contents(t, b.db)); diff != "" {
+			t.Errorf("backup (-want +got):\n%s", diff)
+		}
+	})
 }

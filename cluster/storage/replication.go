@@ -197,6 +197,9 @@ func (r *replicator) carryOut(e *replica.Effect) error {
 			return nil
 		}
 		ask := e.Ask
+		if q, ok := e.Packet.(*proto.AskFetchObjects); ok && p.key.id == 0 {
+			q.Length = r.rate.piece(n.terms, q.Length) // what the source lacks is only compared up to where it goes on
+		}
 		id := p.conn.Ask(e.Packet.(proto.Request), question{s, func(ev link.Event) error {
 			delete(r.asks, sourceRequest{p, ev.ID})
 			return r.tell(replica.Event{Kind: replica.Answered, Ask: ask, Packet: ev.Packet})
