@@ -163,3 +163,40 @@ func TestBoard(t *testing.T) {
 		t.Errorf("%d differences are listed", n)
 	}
 }
+
+// What a comparison with the upstream cluster has found is not settled by one of the
+// replicas, unless the cluster is no backup any more. What is damaged upstream is named.
+func TestBoardUpstream(t *testing.T) {
+	for _, left := range []bool{false, true} {
+		var b Board
+		r := done(1, 0, 0, 100, 3, 2)
+		r.Upstream, r.Faulty = "up", true
+		b.Apply(r)
+		found := b.Summary()
+		if want := "CHECK: replicas differ (3 differences; partitions 0; nodes S2, upstream cluster)"; found != want {
+			t.Errorf("got %q, want %q", found, want)
+		}
+		var admin Board // of an admin that comes
+		for _, r := range b.Replay() {
+			admin.Apply(r)
+		}
+		for name, b := range map[string]*Board{"master": &b, "admin": &admin} {
+			if left {
+				b.Left()
+			}
+			b.Apply(done(2, 0, 0, 100, 0))
+			if got := b.Summary(); (got == "") != left || !left && got != found {
+				t.Errorf("%s, backup mode left %v: after a check of the replicas %q", name, left, got)
+			}
+			again := done(3, 0, 0, 100, 0)
+			again.Upstream = "up"
+			b.Apply(again)
+			if got := b.Summary(); got != "" {
+				t.Errorf("%s: after a check with the upstream cluster %q", name, got)
+			}
+		}
+	}
+	if got := (Difference{Partition: 1, Kind: Damaged, TID: 5}).String(); got != "partition 1: upstream cluster: damaged metadata, tid 0x0000000000000005" {
+		t.Error(got)
+	}
+}

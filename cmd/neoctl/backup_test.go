@@ -128,7 +128,7 @@ func TestCheckUpstream(t *testing.T) {
 		}
 		return db.AddObject(partitions*9+1, t1, other, proto.Opt[tid.TID]{})
 	})
-	ctl, stop = runBackup(t, dir, up, t2, simple.Config{})
+	ctl, _ = runBackup(t, dir, up, t2, simple.Config{})
 	differ := []string{
 		fmt.Sprintf("partition 0: S1: missing record, oid %s, tid %s\n", id(0), id(uint64(t1))),
 		fmt.Sprintf("partition 1: S1: extra record, oid %s, tid %s\n", id(partitions*9+1), id(uint64(t1))),
