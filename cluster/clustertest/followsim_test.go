@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,11 +86,12 @@ type following struct {
 	read    int
 }
 
-// operations counts how often the backup cluster has begun to recover. It is a handler of
+// operations counts how often the backup cluster has begun to recover, and notes packs. It is a handler of
 // the log, so that no state is missed.
 type operations struct {
 	slog.Handler
 	count *atomic.Int64
+	packs *atomic.Uint64 // up to which order packs may have been executed
 	down  bool
 }
 
@@ -108,6 +110,14 @@ func (o operations) Handle(ctx context.Context, r slog.Record) error {
 		r.Attrs(func(a slog.Attr) bool {
 			if a.Value.String() == proto.Recovering.String() {
 				o.count.Add(1)
+			}
+			return true
+		})
+	}
+	if o.down && strings.HasPrefix(r.Message, "packs may be executed") {
+		r.Attrs(func(a slog.Attr) bool {
+			if t, err := tid.Parse(a.Value.String()); err == nil {
+				o.packs.Store(max(o.packs.Load(), uint64(t)))
 			}
 			return true
 		})
@@ -160,7 +170,7 @@ func simulatePair(t *testing.T, plan FollowPlan, log *slog.Logger, test func(f *
 		if log == nil {
 			log = slog.New(slog.DiscardHandler)
 		}
-		f.starts = operations{log.Handler(), new(atomic.Int64), false}
+		f.starts = operations{log.Handler(), new(atomic.Int64), new(atomic.Uint64), false}
 		f.up = newSimulation(t, plan.Plan, slog.New(f.starts))
 		defer f.up.close()
 		f.up.cluster = "up"
@@ -408,7 +418,7 @@ func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
 	}
 	defer func() {
 		if err == nil {
-			v.packed = f.packed(f.told())
+			v.packed = f.packed(tid.TID(f.starts.packs.Load()))
 			f.mu.Lock()
 			f.views = append(f.views, v)
 			f.mu.Unlock()
@@ -430,33 +440,6 @@ func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
 		}
 		time.Sleep(time.Duration(r.IntN(50)) * time.Millisecond)
 	}
-}
-
-// told returns up to where the backup can be read, tid.Max if it does not say it.
-func (f *following) told() tid.TID {
-	s := f.down
-	if !f.plan.Packed {
-		return tid.Max
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
-	defer cancel()
-	conn, err := link.Dial(ctx, s.masters()[0], link.Config{Network: s.net.Host(s.adminHost())})
-	if err != nil {
-		return tid.Max
-	}
-	defer func() {
-		conn.Abort()
-		<-conn.Done()
-	}()
-	_, err = conn.Call(ctx, &proto.RequestIdentification{Type: proto.Client, Cluster: s.cluster, Extra: map[string]proto.Value{"read_only": true}})
-	if err != nil {
-		return tid.Max
-	}
-	a, err := conn.Call(ctx, &proto.AskLastTransaction{})
-	if err != nil {
-		return tid.Max
-	}
-	return a.(*proto.AnswerLastTransaction).TID
 }
 
 // load returns an object as it is at a TID, nil if it is not there.
@@ -750,6 +733,7 @@ func (f *following) compare() {
 	if err := f.prefix(db, last, false); err != nil {
 		f.t.Errorf("seed %d: after leaving: %v", f.plan.Seed, err)
 	}
+	f.starts.packs.Store(max(f.starts.packs.Load(), uint64(last))) // without an upstream cluster they are not held back
 	f.down.log.Info("COMPARED", "last", last)
 }
 

@@ -15,6 +15,7 @@ type teller struct {
 	unknown   tid.TID   // up to here there may be others
 	upTo      tid.TID   // what clients were told
 	asked     *peer     // the storage that was asked for the objects of the first one
+	gapped    []tid.OID // objects changed by transactions in a gap, which are told with the next one
 }
 
 // maxUntold is how many transactions may wait. Clients that cannot be told of more
@@ -31,7 +32,9 @@ func (t *teller) committedUpstream(id tid.TID) {
 }
 
 // mayHaveCommitted notes that transactions up to one are not known.
-func (t *teller) mayHaveCommitted(id tid.TID) { t.committed, t.unknown, t.asked = nil, id, nil }
+func (t *teller) mayHaveCommitted(id tid.TID) {
+	t.committed, t.unknown, t.asked, t.gapped = nil, id, nil, nil
+}
 
 // tell goes on with telling clients what can be read.
 func (m *Machine) tell() {
@@ -50,6 +53,7 @@ func (m *Machine) tell() {
 		}
 		m.log(slog.LevelInfo, "clients connect again: what has changed is not known one by one")
 		m.closeClients()
+		t.gapped = nil
 		m.toldAll()
 		return
 	}
@@ -75,6 +79,9 @@ func (m *Machine) tell() {
 // toldAll notes that clients know all that can be read, or need not be told.
 func (m *Machine) toldAll() {
 	t := &m.follow.teller
+	if len(t.gapped) > 0 {
+		m.tellClients(m.follow.told.V, nil)
+	}
 	t.upTo, t.asked = m.follow.told.V, nil
 	t.committed = slices.DeleteFunc(t.committed, func(id tid.TID) bool { return id <= t.upTo })
 }
@@ -98,20 +105,37 @@ func (m *Machine) objectsKnown(p *peer, id tid.TID, pkt proto.Packet) {
 		m.tell()
 		return
 	}
+	if m.outOfGaps(id) != id {
+		// No client may believe to read this state: what packs upstream have removed is missing.
+		t.gapped = append(t.gapped, a.OIDs...)
+		m.tell()
+		return
+	}
 	t.upTo = id
+	m.tellClients(id, a.OIDs)
+	m.tell()
+}
+
+// tellClients tells clients that objects have changed, with those that changed in a gap before.
+func (m *Machine) tellClients(id tid.TID, oids []tid.OID) {
+	t := &m.follow.teller
+	if len(t.gapped) > 0 {
+		oids = append(t.gapped, oids...)
+		slices.Sort(oids)
+		oids, t.gapped = slices.Compact(oids), nil
+	}
 	for _, c := range m.ofType(proto.Client) {
 		if c.backups == nil {
-			m.notify(c, &proto.InvalidateObjects{TID: id, OIDs: a.OIDs})
+			m.notify(c, &proto.InvalidateObjects{TID: id, OIDs: oids})
 			continue
 		}
 		var list []int
-		for _, oid := range a.OIDs {
+		for _, oid := range oids {
 			list = append(list, oid.Partition(m.table.NP()))
 		}
 		slices.Sort(list)
 		m.notify(c, &proto.InvalidatePartitions{TID: id, Partitions: slices.Compact(list)})
 	}
-	m.tell()
 }
 
 // tellerLost asks another storage what a lost one was asked.
