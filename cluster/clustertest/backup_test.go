@@ -329,6 +329,56 @@ func TestBackupPack(t *testing.T) {
 	})
 }
 
+// A client that is connected while the backup passes what a pack upstream has removed is
+// never at a time in between.
+func TestBackupGapIsNotRead(t *testing.T) {
+	backupScenario(t, 0, func(s *scenario) {
+		s.put(s.oids...)
+		s.caughtUp()
+		_, before := s.backup()
+		cl, err := s.following.open(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		links := func(change func(a, b string)) {
+			for i := range 4 {
+				change(s.up.storageHost(i%2), s.down.storageHost(i/2))
+			}
+		}
+		links(s.up.net.Cut)
+		for range 3 {
+			s.put(s.oids...)
+		}
+		s.packAll()
+		s.put(s.oids[0])
+		if err := s.readHistory(); err != nil {
+			t.Fatal(err)
+		}
+		order := tid.Zero
+		for at, mark := range s.marks {
+			if mark == packMark {
+				order = at
+			}
+		}
+		links(s.up.net.Heal)
+		last := s.looked
+		for at := tid.Zero; at < last && s.up.ctx.Err() == nil; time.Sleep(time.Millisecond / 4) {
+			if at, err = cl.LastTID(s.down.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if before.BackupTID.V < at && at < order {
+				t.Fatalf("the client is at %v, in the gap between %v and %v", at, before.BackupTID.V, order)
+			}
+			for _, oid := range s.oids {
+				if data, err := load(s.down.ctx, cl, oid, at); err != nil || data == nil {
+					t.Fatalf("object %v at %v: %q, %v", oid, at, data, err)
+				}
+			}
+		}
+	})
+}
+
 // An object that was deleted and packed upstream goes in the backup as well, also when that
 // happened while the backup was away.
 func TestDeleteObject(t *testing.T) {
