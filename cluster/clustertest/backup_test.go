@@ -451,6 +451,107 @@ func TestCreationUndone(t *testing.T) {
 	})
 }
 
+// After a storage of the backup was lost while it fetched, what it had is not fetched by
+// another one from the beginning, and the fetching goes on from the copy that is furthest.
+func TestResumingBackupReplication(t *testing.T) {
+	backupScenario(t, 1, func(s *scenario) {
+		s.caughtUp()
+		for i := range 20 {
+			s.put(s.oids[i%4])
+			if i%7 == 6 {
+				s.down.crash(i%2, 500*time.Millisecond)
+			}
+		}
+		s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
+		s.put(s.oids...)
+		time.Sleep(time.Second)
+		if state, _ := s.backup(); state != proto.StartingBackup {
+			t.Errorf("without upstream: %v", state)
+		}
+		s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
+		s.caughtUp()
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
+// A backup goes on fetching from another storage when one of the upstream cluster is lost.
+func TestBackupUpstreamStorageDead(t *testing.T) {
+	side := Plan{Seed: 1, Storages: 2, Partitions: 2, Replicas: 1, Clients: 2, Objects: 4, Delay: 5 * time.Millisecond}
+	plan := FollowPlan{Plan: side, Backup: side, FromStart: true, Fetch: 2, Readers: 1}
+	simulatePair(t, plan, scenarioLog(), func(f *following) {
+		s := &scenario{following: f, replicas: &replicas{simulation: f.up}}
+		cl, err := f.up.open(f.up.ctx, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		s.cl = cl
+		s.caughtUp()
+		for i := range 2 {
+			// The master upstream has it, the backup has not.
+			for j := range 2 {
+				s.up.net.Cut(s.up.storageHost(i), s.down.storageHost(j))
+			}
+			s.put(s.oids...)
+			time.Sleep(time.Second)
+			s.up.crash(i, 20*time.Second)
+			for j := range 2 {
+				s.up.net.Heal(s.up.storageHost(i), s.down.storageHost(j))
+			}
+			s.caughtUp()
+			time.Sleep(time.Minute) // the storage is a replica again
+		}
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
+// An upstream cluster that starts when its backup runs is followed.
+func TestUpstreamStartWithDownstreamRunning(t *testing.T) {
+	backupScenario(t, 1, func(s *scenario) {
+		s.put(s.oids...)
+		s.caughtUp()
+		for i := range 3 {
+			s.up.crash(i, 10*time.Second)
+		}
+		s.await(s.down, proto.BackingUp)
+		s.put(s.oids...)
+		s.caughtUp()
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
+// A transaction that is still being completed by a storage upstream is fetched when it is.
+func TestBackupDelayedUnlockTransaction(t *testing.T) {
+	backupScenario(t, 1, func(s *scenario) {
+		s.caughtUp()
+		s.put(s.oids...)
+		// What the master upstream sends to a storage comes late: the backup asks before.
+		for i := range 2 {
+			s.up.net.Delay(s.up.masterHost(), s.up.storageHost(i), 2*time.Second, 2*time.Second)
+		}
+		last := s.put(s.oids...)
+		_, ids := s.backup()
+		if ids.BackupTID.V >= last {
+			t.Errorf("the backup has %v before the storages upstream have completed it", last)
+		}
+		s.caughtUp()
+		for _, oid := range s.oids {
+			if got, want := s.reads(oid), fmt.Sprint("put 2 ", oid); got != want {
+				t.Errorf("read %q, want %q", got, want)
+			}
+		}
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
 // scenarioLog is the log of scenarios if a seed is given.
 func scenarioLog() *slog.Logger {
 	if *seed == 0 {
