@@ -552,6 +552,34 @@ func TestBackupDelayedUnlockTransaction(t *testing.T) {
 	})
 }
 
+// The backup follows whichever master of the upstream cluster is primary.
+func TestBackupFromUpstreamWithSecondaryMaster(t *testing.T) {
+	side := Plan{Seed: 1, Storages: 2, Partitions: 2, Clients: 2, Objects: 4, Delay: 5 * time.Millisecond}
+	plan := FollowPlan{Plan: side, Backup: side, FromStart: true, Fetch: 2, Readers: 1}
+	plan.Masters = 2
+	simulatePair(t, plan, scenarioLog(), func(f *following) {
+		s := &scenario{following: f, replicas: &replicas{simulation: f.up}}
+		cl, err := f.up.open(f.up.ctx, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		s.cl = cl
+		for range 3 {
+			s.caughtUp()
+			s.up.crash(s.up.plan.Storages, 20*time.Second) // the other one takes over
+			s.put(s.oids...)
+			s.caughtUp()
+			s.up.vanish(s.up.standbyHost(1), s.up.plan.Storages, 20*time.Second)
+			s.put(s.oids...)
+		}
+		s.caughtUp()
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
 // scenarioLog is the log of scenarios if a seed is given.
 func scenarioLog() *slog.Logger {
 	if *seed == 0 {

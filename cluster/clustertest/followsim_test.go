@@ -184,6 +184,9 @@ func simulatePair(t *testing.T, plan FollowPlan, log *slog.Logger, test func(f *
 				f.up.net.Delay(b, a, 0, plan.Delay)
 			}
 		}
+		for i := 1; i < plan.Masters; i++ {
+			f.up.startStandby(i)
+		}
 		if !f.up.start() {
 			return
 		}
