@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/clustertest"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
@@ -38,8 +39,23 @@ type tide struct {
 	most    tid.TID
 	rises   []rise
 	excused bool // what falls now is not wrong
-	lost    []string
-	wrong   []string // where it fell
+	lost    []fall
+	wrong   []fall
+}
+
+// fall is a moment at which a TID was less than before.
+type fall struct {
+	at       time.Time
+	from, to tid.TID
+}
+
+func (f fall) String() string {
+	return fmt.Sprintf("%s: from %v to %v", f.at.Format("15:04:05.000"), f.from, f.to)
+}
+
+// over reports whether a transaction of a database is between the two TIDs.
+func (f fall) over(db []clustertest.Stored) bool {
+	return slices.ContainsFunc(db, func(s clustertest.Stored) bool { return f.to < s.TID && s.TID <= f.from })
 }
 
 // follow looks at the TID until the end of the test.
@@ -64,11 +80,11 @@ func (w *tide) saw(at tid.TID, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if at < w.tid {
-		s := fmt.Sprintf("%s: from %v to %v", now.Format("15:04:05.000"), w.tid, at)
+		f := fall{now, w.tid, at}
 		if w.excused {
-			w.lost = append(w.lost, s)
+			w.lost = append(w.lost, f)
 		} else {
-			w.wrong = append(w.wrong, s)
+			w.wrong = append(w.wrong, f)
 		}
 	}
 	w.tid = at
