@@ -56,7 +56,7 @@ everything is copied before anything is served.
 With --backup-of it follows another cluster, which goes on to serve, and has a copy of
 everything that is committed there. The other cluster may be of the Python implementation.
 The number of partitions is that of the other cluster. What the backup has can be read,
-and not written. It stays a backup at the next start, which needs --backup-of again, until
+and not written, while the other cluster is connected. It stays a backup at the next start, which needs --backup-of again, until
 "neoctl set cluster STOPPING_BACKUP" makes it a cluster of its own. With --ca, --cert and
 --key the other cluster must have certificates of that authority as well.
 
