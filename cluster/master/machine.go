@@ -120,7 +120,7 @@ type peer struct {
 	completed proto.Opt[tid.TID] // pack order done
 	mark      uint64             // equal to Machine.marks: already involved
 	claim     *claim             // what it said of its database when it came; nil: nothing
-	reported  uint64             // version of its table in the last recovery, if its cells were trusted then; else 0
+	reported  uint64             // version of the table that it had in the last recovery, or has confirmed since, if its cells were trusted then; else 0
 	fresh     bool               // it has not served since it came: its database may be another one
 
 	reports bool                        // it understands reports of checks

@@ -549,6 +549,9 @@ func (m *Machine) confirmAnswered(p *peer) {
 	m.tableConfirmed()
 	m.released(m.notedPTID)
 	for _, p := range k.asked {
+		if p.reported > 0 {
+			p.reported = max(p.reported, m.notedPTID) // it has stored that since
+		}
 		if p.claim != nil && !p.gone {
 			m.notify(p, &proto.StartOperation{Backup: false})
 		}
