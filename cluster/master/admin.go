@@ -86,6 +86,9 @@ func (m *Machine) setClusterState(p *peer, id uint32, s proto.ClusterState) *pro
 	case s == proto.StartingBackup && m.state == proto.Running:
 		return m.startBackup(p, id)
 	case s == proto.StoppingBackup && (m.state == proto.StartingBackup || m.state == proto.BackingUp):
+		if !m.follow.told.OK {
+			return deny("the storages have not said yet what they have: try again")
+		}
 		if m.keepable() == tid.Zero {
 			return deny("nothing is backed up yet: the whole database would be truncated")
 		}

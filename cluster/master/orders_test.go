@@ -54,6 +54,8 @@ func TestOrdersOfState(t *testing.T) {
 			w.m.begin(client(w), 7, &proto.AskBeginTransaction{})
 		}, "a transaction is pending"},
 		test{proto.StartingBackup, proto.StoppingBackup, "nothing was copied", nothing, "nothing is backed up yet: the whole database would be truncated"},
+		test{proto.StartingBackup, proto.StoppingBackup, "storages are not heard yet", func(w *followWorld) { w.m.follow.told = proto.Opt[tid.TID]{} },
+			"the storages have not said yet what they have: try again"},
 		test{proto.BackingUp, proto.StoppingBackup, "nothing was copied", nothing, "nothing is backed up yet: the whole database would be truncated"},
 	)
 	for _, tt := range tests {
@@ -72,7 +74,7 @@ func TestOrdersOfState(t *testing.T) {
 				}
 			}
 			if m.inBackup() {
-				m.backup = proto.Some(tid.TID(90))
+				m.backup, m.follow.told = proto.Some(tid.TID(90)), proto.Some(tid.TID(90))
 			}
 			admin := &peer{conn: 99, role: member, node: m.nodes.Put(proto.Node{Type: proto.Admin, ID: proto.Admin.ID(1), State: proto.NodeRunning})}
 			tt.prepare(w)

@@ -34,7 +34,12 @@ else
 	echo "lost: what follows, up to $last"
 fi
 
-neoctl "$@" set cluster STOPPING_BACKUP >/dev/null
+until answer=$(neoctl "$@" set cluster STOPPING_BACKUP 2>&1); do
+	case $answer in
+	*"try again"*) sleep 0.1 ;;
+	*) fail "$answer" ;;
+	esac
+done
 n=0
 until state=$(neoctl "$@" print cluster) && [ "$state" = RUNNING ]; do
 	n=$((n + 1))

@@ -268,7 +268,7 @@ func (m *Machine) settledBackup(w settling) {
 					"up_to", upTo, "order", o.ID)
 				later := k.done
 				k.done, k.orders, k.upTo, k.after.V = proto.Opt[tid.TID]{}, nil, 0, k.base // all of them count again
-				if later != w.done { // it came after the question, perhaps with the order
+				if later != w.done {                                                       // it came after the question, perhaps with the order
 					m.settle(w.partition, c, later)
 					return
 				}
