@@ -107,30 +107,56 @@ func explain(err error) error {
 	return err
 }
 
-// firstCopy says, once, up to where the backup has everything that the upstream cluster has,
-// unless ctx ends before.
-func firstCopy(ctx context.Context, env *cli.Env, o *options, cluster *simple.Cluster) error {
+// watchBackup says up to where the backup has everything that the upstream cluster has, as soon
+// as it has that, and when it is no backup any more, unless ctx ends before.
+func watchBackup(ctx context.Context, env *cli.Env, o *options, cluster *simple.Cluster) error {
 	tls, err := o.TLSConfig()
 	if err != nil {
 		return err
 	}
-	admin, err := ctl.Dial(ctx, cluster.Admin(), link.Config{TLS: tls})
-	if err != nil {
-		return fmt.Errorf("following the first copy: %w", err)
-	}
-	defer admin.Close()
-	for {
-		list, err := admin.Backups(ctx)
-		if _, refused := errors.AsType[*proto.Error](err); err != nil && !refused && !errors.Is(err, ctl.ErrNoBackup) && ctx.Err() == nil {
-			return fmt.Errorf("following the first copy: %w", err)
+	for copied := false; ; {
+		admin, err := ctl.Dial(ctx, cluster.Admin(), link.Config{TLS: tls})
+		if err == nil {
+			err = watch(ctx, env, admin, &copied)
+			admin.Close()
 		}
-		if err == nil && list[0].Cluster == "" && list[0].Linked && list[0].Readable >= list[0].Upstream {
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !copied {
+			return fmt.Errorf("watching the backup: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(statusEvery):
+		}
+	}
+}
+
+// watch is watchBackup as long as an admin is there.
+func watch(ctx context.Context, env *cli.Env, admin *ctl.Client, copied *bool) error {
+	for {
+		state, err := admin.ClusterState(ctx)
+		if err == nil && state == proto.Running {
+			fmt.Fprintln(env.Stderr, "This cluster is no backup any more. ZEO clients can still only read from it here: "+
+				"to let them write, stop it, and start it without --backup-of.")
+			return nil
+		}
+		var list []ctl.Backup
+		if err == nil && !*copied {
+			list, err = admin.Backups(ctx)
+		}
+		if _, refused := errors.AsType[*proto.Error](err); err != nil && !refused && !errors.Is(err, ctl.ErrNoBackup) {
+			return err
+		}
+		if err == nil && !*copied && list[0].Cluster == "" && list[0].Linked && list[0].Readable >= list[0].Upstream {
 			done := "the upstream cluster has no transaction yet"
 			if last := list[0].Readable; last > tid.Zero {
 				done = fmt.Sprintf("everything up to transaction %v (%s UTC) is copied", last, last.Time().UTC().Format("2006-01-02 15:04:05"))
 			}
 			fmt.Fprintf(env.Stderr, "done: %s. What is committed from now on is copied at once.\n", done)
-			return nil
+			*copied = true
 		}
 		select {
 		case <-ctx.Done():

@@ -159,6 +159,7 @@ func TestBackupOf(t *testing.T) {
 			t.Fatalf("the cluster is %v, %v", state, err)
 		}
 	}
+	p.says("This cluster is no backup any more.")
 	p.stop()
 	fails(t, 1, "is not a backup: the cluster has left backup mode", args...)
 

@@ -278,7 +278,7 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 		b.follow(ctx, env, o.quiet)
 	}
 	if o.backupOf != "" && !o.quiet {
-		if err := firstCopy(ctx, env, o, cluster); err != nil {
+		if err := watchBackup(ctx, env, o, cluster); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@
 set -eu
 
 fail() { echo "error: $*" >&2; exit 1; }
+command -v neoctl >/dev/null || fail "neoctl is not in the PATH"
 [ $# -ge 1 ] || fail "usage: hold-before.sh TID|SECONDS [OPTIONS OF neoctl]"
 at=$1
 shift

@@ -12,6 +12,7 @@
 set -eu
 
 fail() { echo "error: $*" >&2; exit 1; }
+command -v neoctl >/dev/null || fail "neoctl is not in the PATH"
 id() { printf '%s\n' "$1" | sed -n "s/^$2 = //p"; }
 
 n=0

@@ -14,6 +14,7 @@
 set -eu
 
 fail() { echo "error: $*" >&2; exit 1; }
+command -v neoctl >/dev/null || fail "neoctl is not in the PATH"
 [ $# -ge 2 ] || fail "usage: rejoin.sh TID ADMIN [OTHER OPTIONS OF neoctl]"
 kept=$1
 admin=$2

@@ -14,6 +14,7 @@
 set -eu
 
 fail() { echo "error: $*" >&2; exit 1; }
+command -v neoctl >/dev/null || fail "neoctl is not in the PATH"
 [ $# -ge 2 ] || fail "usage: switch.sh UPSTREAM_ADMIN BACKUP_ADMIN [OTHER OPTIONS OF neoctl]"
 from=$1
 to=$2
