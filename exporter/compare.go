@@ -315,9 +315,10 @@ func (e *NotPrefixError) Error() string {
 // What may have happened to a destination that is not the beginning of its source.
 const (
 	whyPacked  = "the source was packed after the destination was copied from it, or the two are different databases"
-	whyThinned = "the destination was packed after it was copied from the source, or the two are different databases"
-	whyAhead   = "the source was restored from an older copy, less of it is to be copied than before, or something else was written to the destination"
-	whyOther   = "the two are different databases, or one of them was changed"
+	whyThinned = "the destination was packed after it was copied from the source, or one of its storages was lost meanwhile (then truncate " +
+		"it to before this transaction, and copy again), or the two are different databases"
+	whyAhead = "the source was restored from an older copy, less of it is to be copied than before, or something else was written to the destination"
+	whyOther = "the two are different databases, or one of them was changed"
 )
 
 // orderChecker is a source that can tell, before anything is copied, whether all it

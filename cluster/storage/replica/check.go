@@ -672,10 +672,11 @@ func (c *checker) settleDoubts() {
 	c.m.do(Effect{Op: Examine, Record: d.item, Until: d.until, Tag: d})
 }
 
-// followed reports whether everything up to a TID is here of what is compared.
+// followed reports whether this node is known to have everything up to a TID of what is
+// compared: what was fetched after a pack upstream may still lack deletions.
 func (c *checker) followed(upTo tid.TID) bool {
 	p := c.m.cells[c.current.order.Partition]
-	return p != nil && p.nextTrans > upTo && p.nextObj > upTo
+	return p != nil && p.whole > upTo
 }
 
 // examined takes what is here of an object up to a pack.
