@@ -396,7 +396,9 @@ func (m *Machine) examineNext(f *fetch) {
 			continue
 		case passDelete:
 			var ok bool
-			if until, ok = f.cell.missed.reach(k.OID, k.TID); !ok {
+			// In a backup cluster all of them are behind the cell: what was current up to the
+			// last one, and is not there, was deleted.
+			if until, ok = f.cell.missed.reach(k.OID, k.TID, m.backup.OK && m.readable(f.partition)); !ok {
 				continue // no order has removed it
 			}
 		}
@@ -439,10 +441,10 @@ func (m *Machine) lacks(at lackingAt, r Record) {
 	m.examineNext(f)
 }
 
-// reach returns the time of the first pack that may have removed a record.
-func (k *missedPacks) reach(oid tid.OID, t tid.TID) (until tid.TID, ok bool) {
+// reach returns the time of the first pack that may have removed a record, or of the last one.
+func (k *missedPacks) reach(oid tid.OID, t tid.TID, last bool) (until tid.TID, ok bool) {
 	for _, o := range k.orders {
-		if o.Time < t || ok && o.Time >= until {
+		if o.Time < t || ok && last != (o.Time > until) {
 			continue
 		}
 		if o.Partial {
