@@ -14,6 +14,11 @@ func Dump(ctx context.Context, h txn.History) ([]Stored, error) {
 	if err != nil {
 		return nil, err
 	}
+	return dumpUpTo(ctx, h, last)
+}
+
+// dumpUpTo is Dump up to a transaction.
+func dumpUpTo(ctx context.Context, h txn.History, last tid.TID) ([]Stored, error) {
 	var db []Stored
 	for t, err := range h.Transactions(ctx, tid.Zero, last) {
 		if err != nil {

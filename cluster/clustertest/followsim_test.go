@@ -429,7 +429,7 @@ func (f *following) view(r *rand.Rand, cl *client.Client, name string) {
 	}()
 	v = view{client: name, starts: f.starts.count.Load(), at: at, data: map[tid.OID][]byte{}}
 	if r.IntN(10) == 0 {
-		if v.whole, err = Dump(f.down.ctx, cl); err != nil {
+		if v.whole, err = dumpUpTo(f.down.ctx, cl, at); err != nil {
 			return
 		}
 	}
