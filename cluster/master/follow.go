@@ -128,7 +128,7 @@ func (m *Machine) reachedBy(furthest bool, of func(*reach) tid.TID) tid.TID {
 	return result
 }
 
-// readable returns the ready storages with a readable cell of a partition.
+// readyCells returns the ready storages with a readable cell of a partition.
 func (m *Machine) readyCells(n int) []*peer {
 	var list []*peer
 	for _, c := range m.table.Row(n) {
@@ -385,17 +385,9 @@ func (m *Machine) chooseLeader(n int) {
 	m.orderSecondaries(n, f.cell(n, best.node.ID).backup)
 }
 
-// followerLost gives the partitions of which a storage was primary to others.
+// followerLost gives the partitions of which a storage was primary to others, and has the
+// cells that copied from it copy from another one, also while there is no link upstream.
 func (m *Machine) followerLost(id proto.NodeID) {
-	if m.state != proto.BackingUp && m.state != proto.StoppingBackup {
-		return
-	}
-	for n := range m.table.NP() {
-		if m.follow.primary[n] == id {
-			m.chooseLeader(n)
-		}
-		m.prune(n)
-	}
 	for k, source := range m.follow.chasing {
 		switch p := m.stores[k.id]; {
 		case k.id == id || p == nil:
@@ -405,6 +397,15 @@ func (m *Machine) followerLost(id proto.NodeID) {
 		}
 	}
 	m.follow.moved = true
+	if m.state != proto.BackingUp && m.state != proto.StoppingBackup {
+		return
+	}
+	for n := range m.table.NP() {
+		if m.follow.primary[n] == id {
+			m.chooseLeader(n)
+		}
+		m.prune(n)
+	}
 	if m.state == proto.StoppingBackup {
 		m.lowerKept()
 	}
