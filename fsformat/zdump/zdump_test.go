@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +123,7 @@ func TestBrokenDumps(t *testing.T) {
 		{"damaged data", head + "obj 0000000000000001 3 crc32:00000000\nabc\n\n", "dump: line 6: object 0000000000000001: its crc32 is 352441c2, not 00000000: the data are damaged"},
 		{"unknown digest", head + "obj 0000000000000001 3 md9:00\nabc\n\n", `dump: line 5: object 0000000000000001: unknown digest "md9"`},
 		{"from later", head + "obj 0000000000000001 from 0000000000000002\n", "dump: line 5: object 0000000000000001: its data are those of 0000000000000002, which is not earlier"},
+		{"from zero", head + "obj 0000000000000001 from 0000000000000000\n", "dump: line 5: object 0000000000000001: its data are those of transaction 0000000000000000, which cannot be"},
 		{"from nothing", head + "obj 0000000000000001 from 0000000000000001\n", "dump: line 5: object 0000000000000001 does not exist in transaction 0000000000000001, from which its data are"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -226,4 +228,44 @@ func readAll(in string, load LoadFunc) error {
 		}
 	}
 	return nil
+}
+
+// A scanner can begin at the line of any object, which is where it says it was.
+func TestScannerPositions(t *testing.T) {
+	for _, name := range sampleNames(t) {
+		b, err := os.ReadFile(name + ".zdump")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := NewScanner(bytes.NewReader(b))
+		for {
+			tr, err := s.Transaction()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasPrefix(b[s.Pos():], []byte("txn "+tr.TID.String())) {
+				t.Fatalf("%s: transaction %v is not at %d", name, tr.TID, s.Pos())
+			}
+			for {
+				rec, err := s.Record()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if rec == nil {
+					break
+				}
+				again := NewScanner(bytes.NewReader(b[s.Pos():]))
+				again.Resume(tr.TID)
+				if got, err := again.Record(); err != nil || !cmp.Equal(got, rec) {
+					t.Fatalf("%s: record %+v, %v at %d, want %+v", name, got, err, s.Pos(), rec)
+				}
+			}
+		}
+		if s.Offset() != int64(len(b)) || s.Open() {
+			t.Errorf("%s: read %d of %d bytes, open %v", name, s.Offset(), len(b), s.Open())
+		}
+	}
 }
