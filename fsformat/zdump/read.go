@@ -31,8 +31,9 @@ const (
 // ErrHashOnly reports a dump without data, from which nothing can be restored.
 var ErrHashOnly = errors.New("the dump has only the digest of the data")
 
-// LoadFunc returns the data of an object in an earlier transaction; nil if it does
-// not exist there.
+// LoadFunc returns the data of an object in an earlier transaction; nil if that
+// transaction deleted it or undid its creation. It returns an error if the transaction
+// has no record of it.
 type LoadFunc func(oid tid.OID, at tid.TID) ([]byte, error)
 
 // Read yields the transactions of a dump. The records of a transaction can be read
@@ -92,9 +93,6 @@ func (s *Scanner) loaded(load LoadFunc) (*txn.Record, error) {
 	}
 	if rec.Data, err = load(rec.OID, rec.DataTID); err != nil {
 		return nil, s.fail(fmt.Errorf("object %v: finding the data of transaction %v: %w", rec.OID, rec.DataTID, err))
-	}
-	if rec.Data == nil {
-		return nil, s.fail(fmt.Errorf("object %v does not exist in transaction %v, from which its data are", rec.OID, rec.DataTID))
 	}
 	return rec, nil
 }
