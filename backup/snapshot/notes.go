@@ -197,6 +197,9 @@ func (p *Proof) check() error {
 	if !slices.Contains([]string{"file", "cluster", "read"}, p.Mode) {
 		return fmt.Errorf("mode %.20q: want file, cluster or read", p.Mode)
 	}
+	if p.Compared.Source != "digest" && p.Compared.Source != "none" {
+		return fmt.Errorf("source %.20q: want digest or none", p.Compared.Source)
+	}
 	switch {
 	case p.Result != ResultOK && p.Result != ResultFailed:
 		return fmt.Errorf("result %.20q: want %q or %q", p.Result, ResultOK, ResultFailed)
@@ -226,6 +229,9 @@ type Doom struct {
 }
 
 func (d *Doom) check() error {
+	if d.Policy < 1 || d.Policy > 0xffff {
+		return fmt.Errorf("it carries out policy %d, which cannot be", d.Policy)
+	}
 	if len(d.Objects) > MaxDoomed {
 		return fmt.Errorf("%d objects, more than %d: delete in several lists", len(d.Objects), MaxDoomed)
 	}

@@ -180,16 +180,24 @@ func (s *Reader) Find(oid tid.OID, before tid.TID) (Entry, error) {
 	}
 	want := Entry{OID: oid, TID: before - 1}
 	i := sort.Search(len(s.blocks), func(i int) bool { return s.blocks[i].first.compare(want) > 0 })
-	for e, err := range s.entriesFrom(max(i-1, 0)) {
+	// The last block that begins before it may have it, else what the next one begins
+	// with, as far as the directory does not deny it.
+	for j := max(i-1, 0); j < len(s.blocks); j++ {
+		if j >= i && s.blocks[j].first.OID != oid {
+			break
+		}
+		list, err := s.Block(j)
 		if err != nil {
-			return e, err
+			return Entry{}, err
 		}
-		if e.compare(want) >= 0 {
-			if e.OID != oid {
-				break
-			}
-			return e, nil
+		k, _ := slices.BinarySearchFunc(list, want, Entry.compare)
+		if k == len(list) {
+			continue
 		}
+		if list[k].OID != oid {
+			break
+		}
+		return list[k], nil
 	}
 	return Entry{}, ErrNotFound
 }
