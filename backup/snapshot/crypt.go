@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -120,25 +121,44 @@ func Unwrap(b []byte, key, recipient string, identities ...age.Identity) (Identi
 	return nil, corrupt(key, -1, "it does not contain the identity of %.80s", recipient)
 }
 
-// Encrypt writes an age file of all that plaintext gives. It returns its header with
-// the nonce, as a line of a segment has it, and the length of the file.
-func Encrypt(dst io.Writer, plaintext io.Reader, to Recipient) (header []byte, n int64, err error) {
-	c := &capture{w: dst, keep: true}
+// Stored is what a line says of a segment as it is stored.
+type Stored struct {
+	Bytes  int64
+	SHA256 Hash
+	KID    KID    // epoch; 0: not encrypted
+	Header []byte // of the age file, with the nonce
+}
+
+// Seal writes what is stored of a segment: an age file of the plaintext, to the
+// recipient of an epoch. Without a recipient it writes the plaintext as it is: only
+// for a repository whose marker says that it is not encrypted.
+func Seal(dst io.Writer, plaintext io.Reader, to Recipient, kid KID) (Stored, error) {
+	if (to == nil) != (kid == 0) {
+		return Stored{}, fmt.Errorf("recipient %v and epoch %v do not fit", to, kid)
+	}
+	sum := sha256.New()
+	c := &capture{w: io.MultiWriter(dst, sum), keep: to != nil}
+	if to == nil {
+		if _, err := io.Copy(c, plaintext); err != nil {
+			return Stored{}, err
+		}
+		return Stored{Bytes: c.n, SHA256: Hash(sum.Sum(nil))}, nil
+	}
 	w, err := age.Encrypt(c, to)
 	if err != nil {
-		return nil, c.n, fmt.Errorf("encrypting: %w", err)
+		return Stored{}, fmt.Errorf("encrypting: %w", err)
 	}
 	c.keep = false
 	if _, err := io.Copy(w, plaintext); err != nil {
-		return nil, c.n, err
+		return Stored{}, err
 	}
 	if err := w.Close(); err != nil {
-		return nil, c.n, err
+		return Stored{}, err
 	}
 	if got, err := age.ExtractHeader(bytes.NewReader(c.kept)); err != nil || len(got)+ageNonce != len(c.kept) {
-		return nil, c.n, fmt.Errorf("encrypting: the header of the age file has %d bytes, want %d: %v", len(c.kept), len(got)+ageNonce, err)
+		return Stored{}, fmt.Errorf("encrypting: the header of the age file has %d bytes, want %d: %v", len(c.kept), len(got)+ageNonce, err)
 	}
-	return c.kept, c.n, nil
+	return Stored{Bytes: c.n, SHA256: Hash(sum.Sum(nil)), KID: kid, Header: c.kept}, nil
 }
 
 // capture counts what is written, and keeps it as long as keep is set.

@@ -79,7 +79,7 @@ func TestGoldenSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b bytes.Buffer
-		if _, _, err := Encrypt(&b, bytes.NewReader(stored), to); err != nil {
+		if _, err := Seal(&b, bytes.NewReader(stored), to, 1); err != nil {
 			t.Fatal(err)
 		}
 		return b.Bytes()

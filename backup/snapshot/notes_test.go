@@ -487,3 +487,47 @@ func TestNotesThatCannotBeWritten(t *testing.T) {
 		t.Errorf("a wrong key to sign with: %v", err)
 	}
 }
+
+// A tail and a manifest of what a writer wrote say what it says.
+func TestLinesOfSegments(t *testing.T) {
+	h := Header{Repo: testRepo, Lineage: testLineage, ExactFrom: 0x20}
+	b, w := write(t, h, 0x50, sample())
+	st, err := Seal(&bytes.Buffer{}, bytes.NewReader(b), nil, 0)
+	if err != nil || st.Bytes != int64(len(b)) || st.SHA256 != Sum(b) {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	l := w.Line(st)
+	if err := openSegment(t, b).Matches(&l); err != nil {
+		t.Error(err)
+	}
+	for i, change := range []func(*Segment){func(l *Segment) { l.Raw[0]++ }, func(l *Segment) { l.Records++ }, func(l *Segment) { l.Meta-- }} {
+		c := l
+		change(&c)
+		if err := openSegment(t, b).Matches(&c); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	tail := Tail{Repo: testRepo, Lineage: testLineage, N: 1, Writer: "w", Asof: testTime, Tip: Tip(&sample()[4].txn)}
+	tail.SetSegment(w, st)
+	if _, err := tail.Sign(signer(t, Writer)); err != nil || tail.ExactFrom != 0x20 || tail.Upto != 0x50 {
+		t.Errorf("%+v, %v", tail, err)
+	}
+	tail = Tail{Repo: testRepo, Lineage: testLineage, N: 1, Writer: "w", Asof: testTime, Tip: tail.Tip}
+	tail.SetSegments([]Segment{l})
+	if _, err := tail.Sign(signer(t, Writer)); err != nil || tail.Text != w.Footer.Text {
+		t.Errorf("%+v, %v", tail, err)
+	}
+	m := Manifest{Repo: testRepo, Lineage: testLineage, Seq: 1, Tail: 1, Chain: tail.Hash(), Created: testTime, Writer: "w", Source: Source{Kind: "file"},
+		Tip: tail.Tip, Items: []Item{{Segment: &l}}}
+	m.SumUp()
+	if _, err := m.Sign(signer(t, Writer)); err != nil || m.Head != 0x50 || m.ChainEnd() != tail.Chain() {
+		t.Errorf("%+v, %v", m, err)
+	}
+	_, to, _ := GenerateEpoch(nil)
+	if _, err := Seal(&bytes.Buffer{}, bytes.NewReader(b), nil, 1); err == nil {
+		t.Error("an epoch without a recipient")
+	}
+	if _, err := Seal(&bytes.Buffer{}, bytes.NewReader(b), to, 0); err == nil {
+		t.Error("a recipient without an epoch")
+	}
+}

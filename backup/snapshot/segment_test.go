@@ -623,7 +623,11 @@ func TestEncryptedSegmentsAreReadAtRandom(t *testing.T) {
 	for _, size := range []int{0, 1, ageChunk - 1, ageChunk, ageChunk + 1, 3 * ageChunk, len(plaintext)} {
 		want := plaintext[:size]
 		var b bytes.Buffer
-		header, n, err := Encrypt(&b, bytes.NewReader(want), to)
+		st, err := Seal(&b, bytes.NewReader(want), to, 1)
+		header, n := st.Header, st.Bytes
+		if st.SHA256 != Sum(b.Bytes()) || st.KID != 1 {
+			t.Errorf("stored %+v", st)
+		}
 		if err != nil || n != int64(b.Len()) || len(header) != 184 || !bytes.HasPrefix(b.Bytes(), header) {
 			t.Fatalf("header of %d bytes, %d bytes, %v", len(header), n, err)
 		}

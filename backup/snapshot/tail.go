@@ -51,6 +51,31 @@ func (t *Tail) Hash() Hash { return t.hash }
 // known once the tail was signed or opened.
 func (t *Tail) NoteSize() int64 { return int64(t.At) }
 
+// SetSegment makes the segment that follows the note that of the tail: its range and
+// all that the note says of it.
+func (t *Tail) SetSegment(w *Written, st Stored) {
+	h, f := &w.Header, &w.Footer
+	t.After, t.Upto, t.MaxOID = h.After, h.Upto, f.MaxOID
+	t.Bytes, t.SHA256, t.KID = st.Bytes, st.SHA256, st.KID
+	t.Raw, t.Text, t.Txns, t.Records = f.Raw, f.Text, f.Txns, f.Records
+	if t.ExactFrom = 0; h.ExactFrom > h.After {
+		t.ExactFrom = h.ExactFrom
+	}
+}
+
+// SetSegments makes stored segments those of the tail, with their range and sums.
+func (t *Tail) SetSegments(list []Segment) {
+	var sum totals
+	for i := range list {
+		sum.add(list[i].totals())
+	}
+	t.Segments = list
+	t.Text, t.Txns, t.Records, t.MaxOID = sum.text, sum.txns, sum.records, sum.maxOID
+	if len(list) > 0 {
+		t.After, t.Upto = list[0].After, list[len(list)-1].End()
+	}
+}
+
 // Heartbeat reports whether the tail says only that the source had nothing new.
 func (t *Tail) Heartbeat() bool { return t.Upto == t.After }
 

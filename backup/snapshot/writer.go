@@ -396,12 +396,13 @@ type Written struct {
 	Size   int64 // of the plaintext
 }
 
-// Line returns the line that refers to the segment in a manifest, without what only
-// the stored object has: Key, Bytes, SHA256, KID and Header.
-func (w *Written) Line() Segment {
+// Line returns the line that refers to the segment in a manifest or a tail, as an
+// object of its own.
+func (w *Written) Line(st Stored) Segment {
+	h, f := &w.Header, &w.Footer
 	return Segment{
-		After: w.Header.After, Upto: w.Header.Upto, Raw: w.Footer.Raw, Text: w.Footer.Text, Txns: w.Footer.Txns,
-		Records: w.Footer.Records, MaxOID: w.Footer.MaxOID, Meta: w.Footer.MetaLength(),
+		Key: SegmentKey(h.Lineage, h.After, h.Upto, st.SHA256), After: h.After, Upto: h.Upto, Bytes: st.Bytes, SHA256: st.SHA256,
+		Raw: f.Raw, Text: f.Text, Txns: f.Txns, Records: f.Records, MaxOID: f.MaxOID, Meta: f.MetaLength(), KID: st.KID, Header: st.Header,
 	}
 }
 
