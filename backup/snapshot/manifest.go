@@ -313,7 +313,7 @@ type Manifest struct {
 	Source  Source    `json:"source"`
 	Head    tid.TID   `json:"head"`
 	Asof    time.Time `json:"asof,omitempty"` // the source had nothing beyond Head then
-	Tip     Hash      `json:"tip,omitempty"`  // of transaction Head, see Tip; zero if Head is
+	Tip     Hash      `json:"tip,omitempty"`  // of transaction Head, see Tip; zero if there is none, or a gap has it
 	Holes   []Hole    `json:"holes,omitempty"`
 	MaxOID  tid.OID   `json:"max_oid"`
 	Txns    int64     `json:"txns"`
@@ -340,6 +340,11 @@ func (m *Manifest) SumUp() {
 	m.Text, m.Txns, m.Records, m.Stored, m.MaxOID = sum.text, sum.txns, sum.records, sum.stored, sum.maxOID
 }
 
+// endsInGap reports whether the last transaction is lost, so that its tip is unknown.
+func (m *Manifest) endsInGap() bool {
+	return len(m.Items) > 0 && m.Items[len(m.Items)-1].Gap != nil
+}
+
 func (m *Manifest) check() error {
 	switch {
 	case m.Seq < 1 || m.Seq > MaxSeq || m.Tail > MaxSeq:
@@ -348,7 +353,7 @@ func (m *Manifest) check() error {
 		return errors.New("only the first manifest has no prev")
 	case (m.Tail == 0) != (m.Chain == Hash{}):
 		return errors.New("tail and chain do not fit")
-	case (m.Head == 0) != (m.Tip == Hash{}):
+	case m.Head == 0 && m.Tip != Hash{}, m.Head != 0 && m.Tip == Hash{} && !m.endsInGap():
 		return errors.New("head and tip do not fit")
 	case !slices.Contains([]string{"cluster", "backup", "file", "copy"}, m.Source.Kind):
 		return fmt.Errorf("source of kind %.20q: want cluster, backup, file or copy", m.Source.Kind)

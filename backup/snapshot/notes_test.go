@@ -314,6 +314,8 @@ func TestNotesAreStrict(t *testing.T) {
 		{"a gap in the ranges", "manifest", Writer, replace(`"gap":true,"after":"0000000000000040"`, `"gap":true,"after":"0000000000000041"`), "a gap from"},
 		{"no gap", "manifest", Writer, replace(`"gap":true`, `"gap":false`), "a gap from"},
 		{"a head beyond the segments", "manifest", Writer, replace(`"head":"0000000000000050"`, `"head":"0000000000000051"`), "but head is"},
+		{"no tip after a gap", "manifest", Writer, replace(`"tip":"`+hashOf("tip").String()+`",`, ``), ""},
+		{"no tip", "tail", Writer, replace(`"tip":"`+hashOf("tip").String()+`",`, ``), "tip and upto do not fit"},
 		{"other sums", "manifest", Writer, replace(`"txns":`, `"txns":1`), "the sums of its lines"},
 		{"holes out of order", "manifest", Writer, replace(`["0000000000000020","0000000000000028"]`, `["0000000000000004","0000000000000028"]`), "out of order"},
 		{"a clip beyond its segment", "manifest", Writer, replace(`"clip":"0000000000000030"`, `"clip":"0000000000000038"`), "clip"},

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"filippo.io/age"
@@ -688,6 +689,50 @@ func TestEncryptedSegmentsAreReadAtRandom(t *testing.T) {
 				t.Errorf("one byte less: %v", err)
 			}
 		}
+	}
+}
+
+func TestEncryptedSegmentsAreReadConcurrently(t *testing.T) {
+	id, to, err := GenerateEpoch(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plaintext, _ := write(t, testHeader, 0x10000, big(5, 30))
+	var b bytes.Buffer
+	st, err := Seal(&b, bytes.NewReader(plaintext), to, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := FileKey(st.Header, "s", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, size, err := (&Sealed{Key: "s", Size: st.Bytes, Header: st.Header, FileKey: key}).Open(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := NewReader(p, size, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(uint64(i), 1))
+			for range 20 {
+				e, err := r.Find(tid.OID(rnd.IntN(500)), tid.Max)
+				if err == nil {
+					_, err = r.Load(e)
+				}
+				if err != nil && !errors.Is(err, ErrNotFound) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := r.Check(nil); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -26,7 +26,7 @@ type Tail struct {
 	After     tid.TID   `json:"after"`
 	Upto      tid.TID   `json:"upto"`
 	Asof      time.Time `json:"asof"`                 // the source had nothing beyond Upto then
-	Tip       Hash      `json:"tip,omitempty"`        // of transaction Upto, see Tip; zero if Upto is
+	Tip       Hash      `json:"tip,omitempty"`        // of transaction Upto, see Tip; zero if Upto is, or in a heartbeat after a gap
 	ExactFrom tid.TID   `json:"exact_from,omitempty"` // if not zero, (After, ExactFrom) is a hole
 	MaxOID    tid.OID   `json:"max_oid"`
 	Bytes     int64     `json:"bytes"`            // of the segment object behind the note
@@ -111,7 +111,7 @@ func (t *Tail) check() error {
 		return errors.New("only the first tail has no prev")
 	case t.Upto < t.After || t.Upto > tid.Max:
 		return fmt.Errorf("%v to %v is no range", t.After, t.Upto)
-	case (t.Upto == 0) != (t.Tip == Hash{}):
+	case t.Upto == 0 && t.Tip != Hash{}, !t.Heartbeat() && t.Tip == Hash{}:
 		return errors.New("tip and upto do not fit")
 	case t.ExactFrom != 0 && (t.ExactFrom <= t.After || t.ExactFrom > t.Upto):
 		return fmt.Errorf("exact_from %v is not in (%v, %v]", t.ExactFrom, t.After, t.Upto)
