@@ -59,6 +59,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/admin", "cluster/bootstrap cluster/parttab cluster/check cluster/importing cluster/following"},
 	{"cluster/ctl", "cluster/link cluster/check cluster/importing cluster/following"},
 	{"fsformat", "cluster/txn fsformat/pickle"},
+	{"fsformat/zdump", "cluster/txn"},
 	{"cluster/zeo/wire", "cluster/tid"},
 	{"cluster/zeo/zeoclient", "cluster/zeo/wire cluster/txn"},
 	{"cluster/zeo", "cluster/zeo/wire cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
@@ -72,7 +73,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
 	{"importer/plan", "importer/source importer/merge cluster/storage/adapter"},
 	{"backup/store", ""},
-	{"backup/snapshot", "cluster/txn"},
+	{"backup/snapshot", "cluster/txn fsformat/zdump"},
 	{"backup", "backup/snapshot backup/store"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
@@ -210,7 +211,7 @@ func TestArchitecture(t *testing.T) {
 		known[l.name] = true
 	}
 	named := map[string]bool{}
-	for _, m := range regexp.MustCompile("`((?:cluster|cmd|exporter|fsformat|importer)[a-z/]*)`").FindAllSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("`((?:backup|cluster|cmd|exporter|fsformat|importer)[a-z/]*)`").FindAllSubmatch(text, -1) {
 		name := strings.TrimSuffix(string(m[1]), "/")
 		named[name] = true
 		if _, err := os.Stat(name); err != nil && !known[name] {

@@ -567,12 +567,16 @@ func (w *Writer) resolve(oid tid.OID, pos int64) (h RecordHeader, err error) {
 }
 
 // LoadSerial returns the data that a transaction gave to an object, nil if the
-// object does not exist there. It sees all that was appended.
+// object does not exist there. The error wraps [txn.ErrNotFound] if the transaction has
+// no record of it. It sees all that was appended.
 func (w *Writer) LoadSerial(oid tid.OID, at tid.TID) ([]byte, error) {
 	newest, _ := w.index.Get(oid)
 	pos, err := w.find(oid, at, newest)
-	if err != nil || pos == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if pos == 0 {
+		return nil, fmt.Errorf("object %v has no record of transaction %v: %w", oid, at, txn.ErrNotFound)
 	}
 	h, err := w.resolve(oid, pos)
 	if err != nil || h.DataLen == 0 {

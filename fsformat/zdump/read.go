@@ -31,8 +31,9 @@ const (
 // ErrHashOnly reports a dump without data, from which nothing can be restored.
 var ErrHashOnly = errors.New("the dump has only the digest of the data")
 
-// LoadFunc returns the data of an object in an earlier transaction; nil if it does
-// not exist there.
+// LoadFunc returns the data of an object in an earlier transaction; nil if that
+// transaction deleted it or undid its creation. It returns an error if the transaction
+// has no record of it.
 type LoadFunc func(oid tid.OID, at tid.TID) ([]byte, error)
 
 // Read yields the transactions of a dump. The records of a transaction can be read
@@ -43,42 +44,138 @@ type LoadFunc func(oid tid.OID, at tid.TID) ([]byte, error)
 // the lines they have.
 func Read(in io.Reader, load LoadFunc) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
-		r := reader{r: bufio.NewReaderSize(in, maxLine), load: load}
+		s := NewScanner(in)
+		failed := false
 		for {
-			t, err := r.transaction()
+			t, err := s.Transaction()
 			if err == io.EOF {
 				return
 			}
 			if err != nil {
-				yield(nil, fmt.Errorf("dump: line %d: %w", r.n, err))
+				yield(nil, err)
 				return
 			}
-			if !yield(t, nil) || r.failed {
+			t.Records = func(yield func(*txn.Record, error) bool) {
+				for {
+					rec, err := s.loaded(load)
+					if err != nil {
+						failed = true
+						yield(nil, err)
+						return
+					}
+					if rec == nil || !yield(rec, nil) {
+						return
+					}
+				}
+			}
+			if !yield(t, nil) || failed {
 				return
 			}
-			for !r.ended { // what was not read
-				if _, err := r.record(); err != nil {
-					yield(nil, fmt.Errorf("dump: line %d: %w", r.n, err))
+			for { // what was not read
+				rec, err := s.loaded(load)
+				if err != nil {
+					yield(nil, err)
 					return
+				}
+				if rec == nil {
+					break
 				}
 			}
 		}
 	}
 }
 
-type reader struct {
-	r      *bufio.Reader
-	load   LoadFunc
-	n      int  // of the line
-	ended  bool // the transaction has no more records
-	failed bool // they ended in an error
-	at     tid.TID
-	data   []byte
+// loaded returns the next record with the data that it shares with an earlier one.
+func (s *Scanner) loaded(load LoadFunc) (*txn.Record, error) {
+	rec, err := s.Record()
+	if err != nil || rec == nil || rec.DataTID == 0 {
+		return rec, err
+	}
+	if rec.Data, err = load(rec.OID, rec.DataTID); err != nil {
+		return nil, s.fail(fmt.Errorf("object %v: finding the data of transaction %v: %w", rec.OID, rec.DataTID, err))
+	}
+	return rec, nil
+}
+
+// Scanner reads a dump step by step, without the data that a transaction shares with
+// an earlier one. After an error it returns that error again.
+type Scanner struct {
+	r     *bufio.Reader
+	n     int   // of the line
+	pos   int64 // where the next line begins
+	start int64 // where the last one began
+	inTxn bool  // its records are not all read
+	at    tid.TID
+	data  []byte
+	err   error
+}
+
+// NewScanner returns a scanner of the dump that in gives.
+func NewScanner(in io.Reader) *Scanner {
+	return &Scanner{r: bufio.NewReaderSize(in, maxLine)}
+}
+
+// Resume makes a scanner that has read nothing begin with a line of an object of
+// transaction at.
+func (s *Scanner) Resume(at tid.TID) { s.inTxn, s.at = true, at }
+
+// Transaction returns the head of the next transaction, with nil for its records, or
+// io.EOF. Records that were not read are read over.
+func (s *Scanner) Transaction() (*txn.Transaction, error) {
+	for s.inTxn && s.err == nil {
+		if _, err := s.Record(); err != nil {
+			return nil, err
+		}
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	t, err := s.transaction()
+	if err == io.EOF {
+		return nil, err
+	}
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	s.inTxn, s.at = true, t.TID
+	return t, nil
+}
+
+// Record returns the next record of the transaction, nil at its end. A record whose
+// data are those of an earlier transaction has DataTID, and no data. It is valid until
+// the next call.
+func (s *Scanner) Record() (*txn.Record, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	if !s.inTxn {
+		return nil, nil
+	}
+	rec, err := s.record()
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return rec, nil
+}
+
+// Pos returns where the line of the last record or transaction begins, in bytes of the
+// dump.
+func (s *Scanner) Pos() int64 { return s.start }
+
+// Offset returns how many bytes of the dump were read.
+func (s *Scanner) Offset() int64 { return s.pos }
+
+// Open reports whether the records of the last transaction are not all read.
+func (s *Scanner) Open() bool { return s.inTxn }
+
+func (s *Scanner) fail(err error) error {
+	s.err = fmt.Errorf("dump: line %d: %w", s.n, err)
+	return s.err
 }
 
 // line returns the next line without its LF, valid until the next read.
-func (r *reader) line() (string, error) {
-	b, err := r.r.ReadSlice('\n')
+func (s *Scanner) line() (string, error) {
+	b, err := s.r.ReadSlice('\n')
 	if err == io.EOF && len(b) > 0 {
 		err = io.ErrUnexpectedEOF
 	}
@@ -86,16 +183,18 @@ func (r *reader) line() (string, error) {
 		err = fmt.Errorf("a line longer than %d bytes", maxLine)
 	}
 	if err == nil || err != io.EOF {
-		r.n++
+		s.n++
 	}
+	s.start = s.pos
+	s.pos += int64(len(b))
 	if err != nil {
 		return "", err
 	}
 	return string(b[:len(b)-1]), nil
 }
 
-func (r *reader) transaction() (*txn.Transaction, error) {
-	head, err := r.line()
+func (s *Scanner) transaction() (*txn.Transaction, error) {
+	head, err := s.line()
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +206,7 @@ func (r *reader) transaction() (*txn.Transaction, error) {
 	if t.TID, err = tid.Parse(f[1]); err != nil {
 		return nil, err
 	}
+	start := s.start
 	status, err := unquote(f[2])
 	if err != nil || len(status) != 1 {
 		return nil, fmt.Errorf("%.40q is no status", f[2])
@@ -116,7 +216,7 @@ func (r *reader) transaction() (*txn.Transaction, error) {
 		name string
 		p    *[]byte
 	}{{"user ", &t.User}, {"description ", &t.Description}, {"extension ", &t.Extension}} {
-		l, err := r.line()
+		l, err := s.line()
 		if err != nil {
 			return nil, unexpected(err)
 		}
@@ -128,20 +228,7 @@ func (r *reader) transaction() (*txn.Transaction, error) {
 			return nil, err
 		}
 	}
-	r.ended, r.at = false, t.TID
-	t.Records = func(yield func(*txn.Record, error) bool) {
-		for !r.ended {
-			rec, err := r.record()
-			if err != nil {
-				r.ended, r.failed = true, true
-				yield(nil, fmt.Errorf("dump: line %d: %w", r.n, err))
-				return
-			}
-			if rec != nil && !yield(rec, nil) {
-				return
-			}
-		}
-	}
+	s.start = start
 	return t, nil
 }
 
@@ -153,20 +240,20 @@ func unexpected(err error) error {
 }
 
 // record reads the next record, nil at the end of the transaction.
-func (r *reader) record() (*txn.Record, error) {
-	l, err := r.line()
+func (s *Scanner) record() (*txn.Record, error) {
+	l, err := s.line()
 	if err != nil {
 		return nil, unexpected(err)
 	}
 	if l == "" {
-		r.ended = true
+		s.inTxn = false
 		return nil, nil
 	}
 	f := strings.Split(l, " ")
 	if len(f) < 3 || f[0] != "obj" {
 		return nil, fmt.Errorf("%.60q is no object", l)
 	}
-	rec := &txn.Record{TID: r.at}
+	rec := &txn.Record{TID: s.at}
 	if rec.OID, err = tid.ParseOID(f[1]); err != nil {
 		return nil, err
 	}
@@ -176,19 +263,16 @@ func (r *reader) record() (*txn.Record, error) {
 		if rec.DataTID, err = tid.Parse(f[3]); err != nil {
 			return nil, err
 		}
-		if rec.DataTID >= r.at {
+		if rec.DataTID == 0 {
+			return nil, fmt.Errorf("object %v: its data are those of transaction %v, which cannot be", rec.OID, rec.DataTID)
+		}
+		if rec.DataTID >= s.at {
 			return nil, fmt.Errorf("object %v: its data are those of %v, which is not earlier", rec.OID, rec.DataTID)
-		}
-		if rec.Data, err = r.load(rec.OID, rec.DataTID); err != nil {
-			return nil, fmt.Errorf("object %v: finding the data of transaction %v: %w", rec.OID, rec.DataTID, err)
-		}
-		if rec.Data == nil {
-			return nil, fmt.Errorf("object %v does not exist in transaction %v, from which its data are", rec.OID, rec.DataTID)
 		}
 	case len(f) == 5 && f[4] == "-":
 		return nil, fmt.Errorf("object %v: %w", rec.OID, ErrHashOnly)
 	case len(f) == 4:
-		if rec.Data, err = r.body(f[2], f[3]); err != nil {
+		if rec.Data, err = s.body(f[2], f[3]); err != nil {
 			return nil, fmt.Errorf("object %v: %w", rec.OID, err)
 		}
 	default:
@@ -198,7 +282,7 @@ func (r *reader) record() (*txn.Record, error) {
 }
 
 // body reads data and verifies them.
-func (r *reader) body(size, digest string) ([]byte, error) {
+func (s *Scanner) body(size, digest string) ([]byte, error) {
 	n, err := strconv.ParseUint(size, 10, 48)
 	if err != nil {
 		return nil, fmt.Errorf("%.40q is no size", size)
@@ -221,30 +305,31 @@ func (r *reader) body(size, digest string) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("unknown digest %.40q", name)
 	}
-	if r.data = r.data[:0]; r.data == nil {
-		r.data = []byte{} // empty data are data
+	if s.data = s.data[:0]; s.data == nil {
+		s.data = []byte{} // empty data are data
 	}
 	for left := n; left > 0; {
 		k := min(left, step)
-		at := len(r.data)
-		r.data = append(r.data, make([]byte, k)...)
-		if _, err := io.ReadFull(r.r, r.data[at:]); err != nil {
+		at := len(s.data)
+		s.data = append(s.data, make([]byte, k)...)
+		if _, err := io.ReadFull(s.r, s.data[at:]); err != nil {
 			return nil, unexpected(err)
 		}
 		left -= k
 	}
-	if c, err := r.r.ReadByte(); err != nil || c != '\n' {
+	if c, err := s.r.ReadByte(); err != nil || c != '\n' {
 		return nil, errors.New("its data are not followed by an end of line")
 	}
-	r.n += bytes.Count(r.data, []byte{'\n'}) + 1
+	s.n += bytes.Count(s.data, []byte{'\n'}) + 1
+	s.pos += int64(n) + 1
 	if h == nil {
-		return r.data, nil
+		return s.data, nil
 	}
-	h.Write(r.data)
+	h.Write(s.data)
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
 		return nil, fmt.Errorf("its %s is %s, not %.140s: the data are damaged", name, got, want)
 	}
-	return r.data, nil
+	return s.data, nil
 }
 
 // unquote reverses appendQuoted.

@@ -60,18 +60,29 @@ func NewWriter(w io.Writer, hashOnly bool) *Writer {
 
 // Write writes a transaction.
 func (w *Writer) Write(t *txn.Transaction) error {
-	b := append(w.line[:0], "txn "...)
-	b = append(b, t.TID.String()...)
-	b = appendQuoted(append(b, ' '), []byte{t.Status})
-	b = appendQuoted(append(b, "\nuser "...), t.User)
-	b = appendQuoted(append(b, "\ndescription "...), t.Description)
-	b = appendQuoted(append(b, "\nextension "...), t.Extension)
-	w.line = append(b, '\n')
+	w.line = AppendHead(w.line[:0], t)
 	w.w.Write(w.line) // an error stays until Flush
 	if err := w.records(t); err != nil {
 		return fmt.Errorf("dumping transaction %v: %w", t.TID, err)
 	}
 	return w.w.WriteByte('\n')
+}
+
+// AppendHead appends the lines with which a transaction begins.
+func AppendHead(b []byte, t *txn.Transaction) []byte {
+	b = append(b, "txn "...)
+	b = append(b, t.TID.String()...)
+	b = append(appendQuoted(append(b, ' '), []byte{t.Status}), '\n')
+	return AppendMetadata(b, t)
+}
+
+// AppendMetadata appends those of them that say what a transaction is about: user,
+// description and extension.
+func AppendMetadata(b []byte, t *txn.Transaction) []byte {
+	b = appendQuoted(append(b, "user "...), t.User)
+	b = appendQuoted(append(b, "\ndescription "...), t.Description)
+	b = appendQuoted(append(b, "\nextension "...), t.Extension)
+	return append(b, '\n')
 }
 
 // Flush writes what is buffered.
