@@ -26,3 +26,14 @@ func TestStore(t *testing.T) {
 		},
 	}.Run(t)
 }
+
+// The directory of other keys is no object: it is not deleted, nor missing
+// afterwards.
+func TestDirectoryIsNoObject(t *testing.T) {
+	s := open(t, t.TempDir())
+	storetest.Put(t, s, "l/0001", []byte("x"))
+	if err := s.Delete(t.Context(), []string{"l", "l/0001", "l"}); err != nil {
+		t.Error(err)
+	}
+	storetest.Put(t, s, "l/0002", []byte("x"))
+}

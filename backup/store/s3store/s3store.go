@@ -22,6 +22,7 @@ import (
 	"iter"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -372,21 +373,46 @@ func (s *Store) list(ctx context.Context, opts minio.ListObjectsOptions, f func(
 	return nil
 }
 
-// Versions implements [store.Versioner].
+// Versions implements [store.Versioner]. Servers do not agree in what order the
+// versions of one key come.
 func (s *Store) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
 	return func(yield func(store.Version, error) bool) {
 		opts := minio.ListObjectsOptions{Prefix: s.path(prefix), Recursive: true, WithVersions: true}
-		last := ""
+		var of []store.Version // one key
+		flush := func() bool {
+			slices.SortStableFunc(of, func(a, b store.Version) int {
+				if a.Latest != b.Latest {
+					return map[bool]int{true: -1, false: 1}[a.Latest]
+				}
+				return b.Modified.Compare(a.Modified)
+			})
+			for _, v := range of {
+				if !yield(v, nil) {
+					return false
+				}
+			}
+			of = of[:0]
+			return true
+		}
+		stopped := false
 		err := s.list(ctx, opts, func(o minio.ObjectInfo) (bool, error) {
 			key, ok := strings.CutPrefix(o.Key, s.prefix)
-			if !ok || !strings.HasPrefix(key, prefix) || key < last {
-				return false, fmt.Errorf("%w: %q follows %q", store.ErrLied, o.Key, s.path(last))
+			if !ok || !strings.HasPrefix(key, prefix) || len(of) > 0 && key < of[0].Key {
+				return false, fmt.Errorf("%w: %q is out of order", store.ErrLied, o.Key)
 			}
-			last = key
-			return yield(store.Version{Info: s.info(key, o), Latest: o.IsLatest, Deleted: o.IsDeleteMarker}, nil), nil
+			if len(of) > 0 && key != of[0].Key && !flush() {
+				stopped = true
+				return false, nil
+			}
+			of = append(of, store.Version{Info: s.info(key, o), Latest: o.IsLatest, Deleted: o.IsDeleteMarker})
+			return true, nil
 		})
-		if err != nil {
+		switch {
+		case stopped:
+		case err != nil:
 			yield(store.Version{}, &store.KeyError{Op: "list versions of", Key: prefix, Err: err})
+		default:
+			flush()
 		}
 	}
 }

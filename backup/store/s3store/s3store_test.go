@@ -46,6 +46,6 @@ func suite(t *testing.T, server *storetest.Server, lock, lockIgnored bool) {
 }
 
 func TestMinIO(t *testing.T)     { suite(t, storetest.MinIO(t), true, false) }
-func TestVersityGW(t *testing.T) { suite(t, storetest.VersityGW(t), true, false) }
+func TestVersityGW(t *testing.T) { suite(t, storetest.VersityGW(t), true, true) }
 func TestMoto(t *testing.T)      { suite(t, storetest.Moto(t), true, false) }
 func TestGoFakeS3(t *testing.T)  { suite(t, storetest.GoFakeS3(t), false, true) }
