@@ -373,46 +373,37 @@ func (s *Store) list(ctx context.Context, opts minio.ListObjectsOptions, f func(
 	return nil
 }
 
-// Versions implements [store.Versioner]. Servers do not agree in what order the
-// versions of one key come.
+// Versions implements [store.Versioner]. Servers do not agree on an order: some list
+// deletions apart from the rest, some the oldest first. So all are held in memory.
 func (s *Store) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
 	return func(yield func(store.Version, error) bool) {
 		opts := minio.ListObjectsOptions{Prefix: s.path(prefix), Recursive: true, WithVersions: true}
-		var of []store.Version // one key
-		flush := func() bool {
-			slices.SortStableFunc(of, func(a, b store.Version) int {
-				if a.Latest != b.Latest {
-					return map[bool]int{true: -1, false: 1}[a.Latest]
-				}
-				return b.Modified.Compare(a.Modified)
-			})
-			for _, v := range of {
-				if !yield(v, nil) {
-					return false
-				}
-			}
-			of = of[:0]
-			return true
-		}
-		stopped := false
+		var all []store.Version
 		err := s.list(ctx, opts, func(o minio.ObjectInfo) (bool, error) {
 			key, ok := strings.CutPrefix(o.Key, s.prefix)
-			if !ok || !strings.HasPrefix(key, prefix) || len(of) > 0 && key < of[0].Key {
-				return false, fmt.Errorf("%w: %q is out of order", store.ErrLied, o.Key)
+			if !ok || !strings.HasPrefix(key, prefix) {
+				return false, fmt.Errorf("%w: %q", store.ErrLied, o.Key)
 			}
-			if len(of) > 0 && key != of[0].Key && !flush() {
-				stopped = true
-				return false, nil
-			}
-			of = append(of, store.Version{Info: s.info(key, o), Latest: o.IsLatest, Deleted: o.IsDeleteMarker})
+			all = append(all, store.Version{Info: s.info(key, o), Latest: o.IsLatest, Deleted: o.IsDeleteMarker})
 			return true, nil
 		})
-		switch {
-		case stopped:
-		case err != nil:
+		if err != nil {
 			yield(store.Version{}, &store.KeyError{Op: "list versions of", Key: prefix, Err: err})
-		default:
-			flush()
+			return
+		}
+		slices.SortStableFunc(all, func(a, b store.Version) int {
+			switch {
+			case a.Key != b.Key:
+				return strings.Compare(a.Key, b.Key)
+			case a.Latest != b.Latest:
+				return map[bool]int{true: -1, false: 1}[a.Latest]
+			}
+			return b.Modified.Compare(a.Modified)
+		})
+		for _, v := range all {
+			if !yield(v, nil) {
+				return
+			}
 		}
 	}
 }
