@@ -20,6 +20,8 @@ var (
 	// ErrChecksum reports that the bytes to be stored do not have the hash that
 	// the caller gave. Nothing was stored.
 	ErrChecksum = errors.New("differs from its SHA-256")
+	// ErrChanged reports an object that was replaced while its body was read.
+	ErrChanged = errors.New("changed while it was read")
 	// ErrLied reports an answer that cannot be true, such as another range than
 	// the one asked for. The store must not be trusted; repeating is useless.
 	ErrLied = errors.New("wrong answer of the store")

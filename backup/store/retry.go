@@ -37,7 +37,8 @@ type Retrying struct {
 //
 //   - A create that ends with ErrExists after an attempt whose outcome was unknown
 //     has succeeded if what is stored has the same bytes: it was that attempt.
-//   - A body goes on at the byte reached, if the object is still the same.
+//   - A body goes on at the byte reached; if the object is not the same any more, it
+//     ends with ErrChanged.
 //   - A list goes on after the last key.
 //
 // An error after the last attempt still is a *TemporaryError: a Put may have had
@@ -236,7 +237,7 @@ func (b *resuming) reopen() error {
 		}
 		if info.Size != b.info.Size || info.ETag != b.info.ETag || info.Version != b.info.Version || !info.Modified.Equal(b.info.Modified) {
 			rc.Close()
-			return &KeyError{Op: "read", Key: b.key, Err: errors.New("the object changed while it was read")}
+			return &KeyError{Op: "read", Key: b.key, Err: ErrChanged}
 		}
 		b.body = rc
 		return nil
