@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"golang.org/x/time/rate"
@@ -37,7 +38,7 @@ func wait(ctx context.Context, l *rate.Limiter, n int) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return err
+			return fmt.Errorf("%w: %w", context.DeadlineExceeded, err) // it would be
 		}
 		n -= k
 	}
