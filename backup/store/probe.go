@@ -101,6 +101,9 @@ type probe struct {
 	o   ProbeOptions
 	id  string
 	rep *Report
+
+	mu   sync.Mutex
+	keys []string // of all objects that may be there
 }
 
 // Probe tries on a store what a repository needs, under new keys, and deletes them
@@ -115,9 +118,7 @@ func Probe(ctx context.Context, s Store, o ProbeOptions) (*Report, error) {
 	rand.Read(id)
 	p := &probe{s: s, o: o, id: ProbePrefix + hex.EncodeToString(id), rep: &Report{Time: o.Now().UTC()}}
 	err := p.run(ctx)
-	if e := p.remove(ctx); err == nil {
-		err = e
-	}
+	p.remove(ctx)
 	return p.rep, err
 }
 
@@ -140,6 +141,9 @@ func content(name string, size int) []byte {
 }
 
 func (p *probe) put(ctx context.Context, key string, b []byte, o PutOptions) error {
+	p.mu.Lock()
+	p.keys = append(p.keys, key)
+	p.mu.Unlock()
 	o.SHA256 = sha256.Sum256(b)
 	return p.s.Put(ctx, key, bytes.NewReader(b), int64(len(b)), o)
 }
@@ -174,13 +178,13 @@ func (p *probe) run(ctx context.Context) error {
 		return fmt.Errorf("store a probe object: %w", err)
 	}
 	p.clock()
-	if err := p.create(ctx, key, first); err != nil {
-		return err
-	}
 	if err := p.ranges(ctx, key, first); err != nil {
 		return err
 	}
 	if err := p.lists(ctx); err != nil {
+		return err
+	}
+	if err := p.create(ctx); err != nil {
 		return err
 	}
 	if err := p.race(ctx); err != nil {
@@ -216,7 +220,12 @@ func (p *probe) clock() {
 }
 
 // create tries to create an object again.
-func (p *probe) create(ctx context.Context, key string, first []byte) error {
+func (p *probe) create(ctx context.Context) error {
+	key := p.id + "-once"
+	first := content(key, 2000)
+	if err := p.put(ctx, key, first, PutOptions{Create: true}); err != nil {
+		return fmt.Errorf("store a probe object: %w", err)
+	}
 	problem := ""
 	err := p.put(ctx, key, content("again", 1000), PutOptions{Create: true})
 	switch {
@@ -359,7 +368,7 @@ func (p *probe) lock(ctx context.Context) error {
 		}
 		p.find("object-lock", Missing, err.Error())
 		return nil
-	case r.Mode != p.o.Lock || r.Until.Before(until):
+	case !r.IsZero() && (r.Mode != p.o.Lock || r.Until.Before(until)): // zero: perhaps not allowed to see it
 		p.find("object-lock", Missing, fmt.Sprintf("an object locked (%s) until %s is said to be locked (%s) until %s", p.o.Lock, until.Format(time.RFC3339), r.Mode, r.Until.Format(time.RFC3339)))
 		return nil
 	}
@@ -398,25 +407,21 @@ func (p *probe) getVersion(ctx context.Context, info Info, want []byte) (problem
 	return "", err
 }
 
-// remove deletes what the probe stored, if that is allowed. What is locked stays
-// until prune.
-func (p *probe) remove(ctx context.Context) error {
-	var keys []string
-	for info, err := range p.s.List(ctx, p.id, "") {
-		if err != nil {
-			return fmt.Errorf("list the probe objects: %w", err)
-		}
-		keys = append(keys, info.Key)
-	}
+// remove deletes what the probe stored, if that is allowed: a writer need not have the
+// permission. What is left, locked objects for one, prune deletes.
+func (p *probe) remove(ctx context.Context) {
+	p.mu.Lock()
+	keys := slices.Compact(slices.Sorted(slices.Values(p.keys)))
+	p.mu.Unlock()
 	err := p.s.Delete(ctx, keys)
 	if err == nil {
-		p.rep.Findings = append(p.rep.Findings, Finding{"delete", OK, ""})
-		return nil
-	}
-	if Temporary(err) {
-		return err
+		p.find("delete", Warning, "")
+		return
 	}
 	p.rep.Left = keys
-	p.rep.Findings = append(p.rep.Findings, Finding{"delete", OK, "may not be deleted from this host"})
-	return nil
+	if errors.Is(err, ErrDenied) {
+		p.rep.Findings = append(p.rep.Findings, Finding{"delete", OK, "may not be deleted from this host"})
+		return
+	}
+	p.find("delete", Warning, err.Error())
 }

@@ -117,19 +117,19 @@ func TestErrors(t *testing.T) {
 // A server that cannot be reached, hangs up, is silent or stops in the middle: another
 // try may help. The end of the caller's context is none of these.
 func TestNetwork(t *testing.T) {
-	hang := make(chan struct{})
-	defer close(hang)
+	silent := func(r *http.Request) { // until the client goes away, which is seen once the body is read
+		io.Copy(io.Discard, r.Body)
+		select {
+		case <-time.After(5 * time.Second):
+		case <-r.Context().Done():
+		}
+	}
 	for _, tt := range []struct {
 		name string
 		h    http.HandlerFunc
 	}{
 		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
-		{"silent", func(_ http.ResponseWriter, r *http.Request) {
-			select {
-			case <-hang:
-			case <-r.Context().Done():
-			}
-		}},
+		{"silent", func(_ http.ResponseWriter, r *http.Request) { silent(r) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := answering(t, tt.h)
@@ -166,10 +166,7 @@ func TestNetwork(t *testing.T) {
 		"half a body": func(w http.ResponseWriter, _ *http.Request) { body(w); panic(http.ErrAbortHandler) },
 		"stalls": func(w http.ResponseWriter, r *http.Request) {
 			body(w)
-			select {
-			case <-hang:
-			case <-r.Context().Done():
-			}
+			silent(r)
 		},
 	} {
 		r, _, err := answering(t, h).Get(t.Context(), "a", 0, store.All)
