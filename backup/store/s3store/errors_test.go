@@ -314,3 +314,19 @@ func TestCredentials(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Whatever is accepted means the same when it is written again.
+func FuzzParse(f *testing.F) {
+	f.Add("s3://backups/prod/main?endpoint=s3.example.org:9000&region=eu-1&insecure=1&lookup=path")
+	f.Add("s3://backups?region=eu-1&credentials=instance")
+	f.Add("s3://a:b@backups/x?region=eu-1")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := s3store.Parse(text)
+		if err != nil {
+			return
+		}
+		if again, err := s3store.Parse(c.String()); err != nil || again != c {
+			t.Errorf("%q: %+v is written as %s, read as %+v, %v", text, c, c, again, err)
+		}
+	})
+}
