@@ -21,11 +21,17 @@ import (
 // answering returns a store whose server is h.
 func answering(t *testing.T, h http.HandlerFunc) *s3store.Store {
 	t.Helper()
+	return answeringIn(t, h, time.Minute)
+}
+
+// answeringIn is answering with a timeout.
+func answeringIn(t *testing.T, h http.HandlerFunc, timeout time.Duration) *s3store.Store {
+	t.Helper()
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
 	s, err := s3store.New(s3store.Config{
 		Endpoint: strings.TrimPrefix(server.URL, "http://"), Bucket: "bucket", Insecure: true,
-		Credentials: s3store.Credentials{AccessKey: "access", SecretKey: "secret"}, Timeout: 200 * time.Millisecond,
+		Credentials: s3store.Credentials{AccessKey: "access", SecretKey: "secret"}, Timeout: timeout,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +138,7 @@ func TestNetwork(t *testing.T) {
 		{"silent", func(_ http.ResponseWriter, r *http.Request) { silent(r) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := answering(t, tt.h)
+			s := answeringIn(t, tt.h, 200*time.Millisecond)
 			if err := s.Put(t.Context(), "a", bytes.NewReader(make([]byte, 1<<20)), 1<<20, store.PutOptions{Create: true}); !store.Temporary(err) {
 				t.Errorf("Put: %v", err)
 			}
@@ -169,11 +175,11 @@ func TestNetwork(t *testing.T) {
 			silent(r)
 		},
 	} {
-		r, _, err := answering(t, h).Get(t.Context(), "a", 0, store.All)
+		r, _, err := answeringIn(t, h, time.Second).Get(t.Context(), "a", 0, store.All)
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(300 * time.Millisecond) // a slow reader is not a silent server
+		time.Sleep(1200 * time.Millisecond) // a slow reader is not a silent server
 		b, err := io.ReadAll(r)
 		if len(b) != 500 || !store.Temporary(err) {
 			t.Errorf("%s: %d bytes, %v, want 500 and a *TemporaryError", name, len(b), err)
