@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross install-test-deps
+# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps
+.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -12,6 +12,7 @@ FUZZJOBS ?= 2
 BENCH    ?= .
 COUNT    ?= 6
 PEERS    ?= .peers
+S3       ?= .s3
 LENGTHS  ?= 100MB,400MB
 TIMEOUT  ?= 40m
 
@@ -22,14 +23,11 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
 
 # The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
-# those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some mount
+# those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some run
+# S3 servers: those in the directory NEO_TEST_S3, otherwise in $(S3). Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
-ifdef NEO_TEST_PYTHON
-test: vet
-else
-test: vet $(PEERS)/installed
-endif
+test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed)
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
 
 vet:
@@ -84,4 +82,11 @@ $(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
 	python3 -m venv --clear $(PEERS)/zeo5
 	$(PEERS)/zeo5/bin/python -m pip install --quiet -r .ci/zeo5.txt
 	$(PEERS)/zeo5/bin/python -c 'import ZODB, ZEO._forker, msgpack'
+	touch $@
+
+# The S3 servers of the tests: MinIO, versitygw, moto, s3rver. It takes some minutes
+# the first time. On Debian: apt-get install -y python3-venv npm
+install-s3-servers: $(S3)/installed
+$(S3)/installed: .ci/s3-servers
+	GO=$(GO) .ci/s3-servers $(S3)
 	touch $@

@@ -211,7 +211,7 @@ func TestArchitecture(t *testing.T) {
 		known[l.name] = true
 	}
 	named := map[string]bool{}
-	for _, m := range regexp.MustCompile("`((?:backup|cluster|cmd|exporter|fsformat|importer)[a-z/]*)`").FindAllSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("`((?:backup|cluster|cmd|exporter|fsformat|importer)[a-z0-9/]*)`").FindAllSubmatch(text, -1) {
 		name := strings.TrimSuffix(string(m[1]), "/")
 		named[name] = true
 		if _, err := os.Stat(name); err != nil && !known[name] {
