@@ -1,0 +1,319 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// smallTail is how much of a tail is read at once. Most are smaller as a whole.
+const smallTail = 64 << 10
+
+// State is what a lineage holds. It does not change.
+type State struct {
+	Lineage  snapshot.ID
+	Manifest *snapshot.Manifest
+	Hash     snapshot.Hash // of the object of the manifest
+	Tails    []*StoredTail // those after the manifest, without hole
+}
+
+// StoredTail is a tail as it is stored.
+type StoredTail struct {
+	*snapshot.Tail
+	Key    string
+	Size   int64  // of the object
+	Object []byte // its beginning: note and age header at least; all of a small one
+}
+
+// BrokenError reports a tail that is missing or damaged while there are later ones. What
+// comes after it cannot be used.
+type BrokenError struct {
+	Key  string // of the tail
+	Last int64  // number of the last tail that is there
+	Err  error
+}
+
+func (e *BrokenError) Error() string {
+	return fmt.Sprintf("the chain of tails is broken at %s, the last one has number %d: %v", e.Key, e.Last, e.Err)
+}
+
+// Unwrap returns what is wrong with the tail.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
+// NotExactError is an [ErrNotExact].
+type NotExactError struct {
+	TID           tid.TID
+	Head          tid.TID
+	Before, After tid.TID // the nearest exact TIDs; zero: none
+}
+
+func (e *NotExactError) Error() string {
+	if e.TID > e.Head {
+		return fmt.Sprintf("transaction %v is not restorable: the backup ends with %v", e.TID, e.Head)
+	}
+	return fmt.Sprintf("transaction %v is not restorable: a pack of the source had removed what was current then before it was read; the nearest that are: %v and %v", e.TID, e.Before, e.After)
+}
+
+// Is reports whether target is [ErrNotExact].
+func (e *NotExactError) Is(target error) bool { return target == ErrNotExact }
+
+// Chain returns the place after the last tail: where the next one goes.
+func (s *State) Chain() snapshot.Chain {
+	if n := len(s.Tails); n > 0 {
+		return s.Tails[n-1].Chain()
+	}
+	return s.Manifest.ChainEnd()
+}
+
+// Head returns the greatest TID such that everything up to it is in the repository.
+func (s *State) Head() tid.TID { return s.Chain().Head }
+
+// Tip returns what identifies transaction Head; zero if there is none, or a gap has it.
+func (s *State) Tip() snapshot.Hash {
+	if n := len(s.Tails); n > 0 {
+		return s.Tails[n-1].Tip
+	}
+	return s.Manifest.Tip
+}
+
+// Holes returns all holes, ascending.
+func (s *State) Holes() []snapshot.Hole {
+	holes := s.Manifest.Holes
+	for _, t := range s.Tails {
+		if t.ExactFrom != 0 {
+			holes = snapshot.AddHole(holes, snapshot.Hole{From: t.After, To: t.ExactFrom})
+		}
+	}
+	return holes
+}
+
+// MaxOID returns the greatest object id.
+func (s *State) MaxOID() tid.OID {
+	oid := s.Manifest.MaxOID
+	for _, t := range s.Tails {
+		oid = max(oid, t.MaxOID)
+	}
+	return oid
+}
+
+// HasBlobs reports whether the lineage has blobs, which this version cannot restore.
+func (s *State) HasBlobs() bool {
+	for _, t := range s.Tails {
+		if snapshot.HasBlobs(t.Reserved) {
+			return true
+		}
+	}
+	return snapshot.HasBlobs(s.Manifest.Reserved)
+}
+
+// Exact returns nil if the history can be restored exactly at T: if T is not beyond Head
+// and in no hole. The error is a [*NotExactError].
+func (s *State) Exact(t tid.TID) error {
+	if t > s.Head() {
+		return &NotExactError{TID: t, Head: s.Head(), Before: s.Head()}
+	}
+	if h, in := snapshot.InHole(s.Holes(), t); in {
+		return &NotExactError{TID: t, Head: s.Head(), Before: h.From, After: h.To}
+	}
+	return nil
+}
+
+// State reads the newest manifest of a lineage and the tails after it. known is an
+// earlier state of the lineage, or nil: what it has is not read again.
+//
+// With a [*BrokenError] it returns the state before the break as well.
+func (r *Repository) State(ctx context.Context, lineage snapshot.ID, known *State) (*State, error) {
+	for try := 0; ; try++ {
+		s, err := r.manifest(ctx, lineage, known)
+		if err != nil {
+			return nil, err
+		}
+		err = r.tails(ctx, s, known)
+		// A newer manifest may have taken the place of tails that are deleted meanwhile.
+		if b, ok := errors.AsType[*BrokenError](err); ok && errors.Is(b, store.ErrNotFound) && try < 2 {
+			if next, err := r.manifest(ctx, lineage, s); err == nil && next.Manifest.Seq > s.Manifest.Seq {
+				known = s
+				continue
+			}
+		}
+		if err != nil {
+			if _, ok := errors.AsType[*BrokenError](err); !ok {
+				s = nil
+			}
+		}
+		return s, err
+	}
+}
+
+// manifest returns a state with the newest manifest and without tails.
+func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *State) (*State, error) {
+	var seq int64
+	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindManifest, lineage), "") {
+		if err != nil {
+			return nil, err
+		}
+		if k, err := snapshot.ParseKey(info.Key); err == nil && k.Kind == snapshot.KindManifest {
+			seq = k.N // the newest comes first
+			break
+		}
+	}
+	if known != nil {
+		seq = max(seq, known.Manifest.Seq)
+	}
+	if seq == 0 {
+		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
+	}
+	read := func(seq int64) ([]byte, error) {
+		b, _, err := store.ReadAll(ctx, r.Store, snapshot.ManifestKey(lineage, seq), maxNote)
+		return b, err
+	}
+	var newest, before []byte
+	if known == nil || known.Manifest.Seq < seq {
+		b, err := read(seq)
+		if err != nil {
+			return nil, err
+		}
+		newest = b
+	}
+	for { // a list may be late
+		b, err := read(seq + 1)
+		if errors.Is(err, store.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		newest, before, seq = b, newest, seq+1
+	}
+	if newest == nil {
+		return &State{Lineage: lineage, Manifest: known.Manifest, Hash: known.Hash}, nil
+	}
+	key := snapshot.ManifestKey(lineage, seq)
+	m, err := snapshot.OpenManifest(newest, key, r.Marker.ID, r.Trusted)
+	if err != nil {
+		return nil, err
+	}
+	prev := snapshot.Hash{}
+	switch {
+	case seq == 1:
+	case known != nil && known.Manifest.Seq == seq-1:
+		prev = known.Hash
+	case before != nil:
+		prev = snapshot.Sum(before)
+	default:
+		b, err := read(seq - 1)
+		if errors.Is(err, store.ErrNotFound) {
+			prev = m.Prev // a newer one stands for it: it may be gone
+		} else if err != nil {
+			return nil, err
+		} else {
+			prev = snapshot.Sum(b)
+		}
+	}
+	if m.Prev != prev {
+		return nil, &snapshot.CorruptError{Name: key, Offset: 0, Err: fmt.Errorf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)}
+	}
+	return &State{Lineage: lineage, Manifest: m, Hash: snapshot.Sum(newest)}, nil
+}
+
+// tails reads the tails after the manifest.
+func (r *Repository) tails(ctx context.Context, s, known *State) error {
+	at := s.Manifest.ChainEnd()
+	if known != nil {
+		for _, t := range known.Tails {
+			if t.N > at.N {
+				if t.Follows(at) != nil {
+					break // the manifest knows better
+				}
+				s.Tails = append(s.Tails, t)
+				at = t.Chain()
+			}
+		}
+	}
+	last := at.N
+	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindTail, s.Lineage), snapshot.TailKey(s.Lineage, at.N)) {
+		if err != nil {
+			return err
+		}
+		if k, err := snapshot.ParseKey(info.Key); err == nil && k.Kind == snapshot.KindTail {
+			last = max(last, k.N)
+		}
+	}
+	for {
+		// One more than was listed: a list may be late.
+		first := at.N + 1
+		list := make([]*StoredTail, min(last-first+2, 64))
+		errs := make([]error, len(list))
+		var g errgroup.Group
+		g.SetLimit(16)
+		for i := range list {
+			g.Go(func() error {
+				list[i], errs[i] = r.Tail(ctx, s.Lineage, first+int64(i))
+				return nil
+			})
+		}
+		g.Wait()
+		for i, t := range list {
+			n, err := first+int64(i), errs[i]
+			if err == nil {
+				err = t.Follows(at)
+			}
+			switch {
+			case err == nil:
+				s.Tails = append(s.Tails, t)
+				at, last = t.Chain(), max(last, n)
+			case errors.Is(err, store.ErrNotFound) && n > last:
+				return nil
+			case errors.Is(err, store.ErrNotFound), errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrUntrusted):
+				return &BrokenError{snapshot.TailKey(s.Lineage, n), last, err}
+			default:
+				return err
+			}
+		}
+	}
+}
+
+// Tail reads a tail: its note, and the whole object if it is small.
+func (r *Repository) Tail(ctx context.Context, lineage snapshot.ID, n int64) (*StoredTail, error) {
+	key := snapshot.TailKey(lineage, n)
+	b, info, err := r.read(ctx, key, 0, smallTail)
+	if err != nil {
+		return nil, err
+	}
+	// The age header follows the note.
+	if note, err := snapshot.SplitTail(b, key); err == nil && info.Size > int64(len(b)) && note+4096 > int64(len(b)) {
+		if b, info, err = r.read(ctx, key, 0, note+4096); err != nil {
+			return nil, err
+		}
+	}
+	t, err := snapshot.OpenTail(b, key, r.Marker.ID, r.Trusted)
+	if err != nil {
+		return nil, err
+	}
+	if want := t.NoteSize() + t.Bytes; info.Size != want {
+		return nil, &snapshot.CorruptError{Name: key, Offset: -1, Err: fmt.Errorf("an object of %d bytes, its note says %d", info.Size, want)}
+	}
+	return &StoredTail{Tail: t, Key: key, Size: info.Size, Object: b}, nil
+}
+
+// read returns the bytes [off, off+n) of an object as far as they exist.
+func (r *Repository) read(ctx context.Context, key string, off, n int64) ([]byte, store.Info, error) {
+	body, info, err := r.Store.Get(ctx, key, off, n)
+	if err != nil {
+		return nil, info, err
+	}
+	defer body.Close()
+	var b bytes.Buffer
+	if _, err := io.Copy(&b, body); err != nil {
+		return nil, info, fmt.Errorf("read %s: %w", key, err)
+	}
+	return b.Bytes(), info, nil
+}
