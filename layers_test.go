@@ -80,7 +80,7 @@ var layers = []struct{ name, may string }{
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "backup/backuptest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {

@@ -214,9 +214,9 @@ func (r *Repository) open(ctx context.Context, k *Keys, p *Part, src io.ReaderAt
 		return nil, err
 	}
 	line := *l
-	if line.Meta == 0 {
-		f := s.Footer()
+	if f := s.Footer(); line.Meta == 0 {
 		line.Meta = f.MetaLength()
+		line.MaxOID = min(line.MaxOID, f.MaxOID) // a tail has that of the whole lineage
 	}
 	return s, s.Matches(&line)
 }
