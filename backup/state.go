@@ -59,7 +59,11 @@ func (e *NotExactError) Error() string {
 	if e.TID > e.Head {
 		return fmt.Sprintf("transaction %v is not restorable: the backup ends with %v", e.TID, e.Head)
 	}
-	return fmt.Sprintf("transaction %v is not restorable: a pack of the source had removed what was current then before it was read; the nearest that are: %v and %v", e.TID, e.Before, e.After)
+	nearest := fmt.Sprintf("%v and %v", e.Before, e.After)
+	if e.After == 0 {
+		nearest = fmt.Sprintf("%v, and those that are still to be read", e.Before)
+	}
+	return fmt.Sprintf("transaction %v is not restorable: a pack of the source had removed what was current then before it was read; the nearest that are: %s", e.TID, nearest)
 }
 
 // Is reports whether target is [ErrNotExact].
@@ -121,7 +125,11 @@ func (s *State) Exact(t tid.TID) error {
 		return &NotExactError{TID: t, Head: s.Head(), Before: s.Head()}
 	}
 	if h, in := snapshot.InHole(s.Holes(), t); in {
-		return &NotExactError{TID: t, Head: s.Head(), Before: h.From, After: h.To}
+		e := &NotExactError{TID: t, Head: s.Head(), Before: h.From}
+		if h.To <= e.Head {
+			e.After = h.To
+		}
+		return e
 	}
 	return nil
 }
