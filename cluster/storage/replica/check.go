@@ -45,6 +45,7 @@ const (
 type checker struct {
 	m       *Machine
 	run     int64 // of the orders that come, as the master has announced; 0: it does not want reports
+	losses  int   // how often the master has lost the upstream cluster
 	queue   []checkOrder
 	current *comparison
 	repairs map[int]checkOrder // of cells that the master is going to take out of service
@@ -55,6 +56,7 @@ type checkOrder struct {
 	proto.CheckPartition
 	run    int64
 	source proto.NodeID // of a repair; 0: a check
+	losses int          // when it came
 }
 
 // comparison is the check of one partition.
@@ -75,6 +77,7 @@ type comparison struct {
 	advance func()
 	excused bool
 	again   int // times that all was compared again, after a pack meanwhile
+	lacking lackings
 
 	rows, total int
 	nodes       map[proto.NodeID]bool // that differ
@@ -149,12 +152,12 @@ func (c *checker) told(r *check.Report) {
 	case r.State == check.Begun && r.Partition == check.None:
 		c.run = r.Check
 	case r.State == check.Repair && r.Partition >= 0:
-		c.repairs[r.Partition] = checkOrder{proto.CheckPartition{Partition: r.Partition, Max: r.Max}, r.Check, r.Reference}
+		c.repairs[r.Partition] = checkOrder{CheckPartition: proto.CheckPartition{Partition: r.Partition, Max: r.Max}, run: r.Check, source: r.Reference}
 	}
 }
 
 func (c *checker) order(q *proto.CheckPartition) {
-	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run})
+	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run, losses: c.losses})
 	c.next()
 }
 
@@ -513,11 +516,10 @@ func (c *checker) compare() {
 		return // doubts of this chunk are being settled
 	}
 	if k.ending {
-		if c.restart() {
+		if !k.lacking.asking && c.restart() || c.judgeLacking() {
 			return
 		}
-		c.comparePacks(false)
-		c.end(check.Compared)
+		c.finish()
 		return
 	}
 	if k.rows == 0 && !k.records {
@@ -631,6 +633,7 @@ type doubt struct {
 	item  backend.Key
 	lacks *member
 	until tid.TID // order of the pack; of a deletion Zero
+	lack  *lack   // judged at the end
 }
 
 // judgeAlone compares what the replicas have of a record that the upstream cluster may
@@ -641,10 +644,10 @@ func (c *checker) judgeAlone(i backend.Key) {
 	k.excused = true
 	switch x, has := k.members[0].items[i]; {
 	case k.deletes(i):
-		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, tid.Zero})
+		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, tid.Zero, nil})
 		return
 	case has && !x.Damaged && k.members[0].self:
-		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, k.packed[k.source].V})
+		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, k.packed[k.source].V, nil})
 		return
 	}
 	c.judgeReplicas(i)
@@ -686,6 +689,8 @@ func (c *checker) examined(d doubt, r Record) {
 	case k != d.k || k.round != d.round:
 		return
 	case !slices.Contains(k.members, d.lacks): // lost
+	case d.lack != nil:
+		c.judgeBegun(d, r)
 	case d.until == tid.Zero:
 		c.judgeDeletion(d, r.Before != tid.Zero)
 	case !c.followed(d.until): // what has superseded it may not be here yet
@@ -797,9 +802,9 @@ func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
 			k.excused = true
 			switch {
 			case k.deletes(i):
-				k.doubts = append(k.doubts, doubt{k, k.round, i, m, tid.Zero})
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, tid.Zero, nil})
 			case m.self:
-				k.doubts = append(k.doubts, doubt{k, k.round, i, m, c.packedHere(m)})
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, c.packedHere(m), nil})
 			}
 			continue
 		}
@@ -832,7 +837,22 @@ func (c *checker) differs(i backend.Key, kind check.Kind, m *member) {
 	d := check.Difference{Partition: k.order.Partition, Kind: kind, TID: i.TID, Node: m.id}
 	if k.records {
 		d.OID = proto.Some(i.OID)
+		switch {
+		case k.upstream() == "":
+		case kind == check.Extra:
+			k.lacking.add(k.source, lack{i, d, m})
+			return
+		case kind == check.Missing && !m.self:
+			k.lacking.add(m, lack{i, d, m})
+			return
+		}
 	}
+	c.count(d, m)
+}
+
+// count counts a difference.
+func (c *checker) count(d check.Difference, m *member) {
+	k := c.current
 	k.total++
 	if m.of == "" {
 		k.nodes[m.id] = true
@@ -866,11 +886,11 @@ func (c *checker) delete(i backend.Key) {
 func (c *checker) restart() bool {
 	k := c.current
 	same := func(m *member) bool { return m.pack == k.packed[m] }
-	if k.upstream() == "" || k.total == 0 || k.again == maxAgain || !slices.ContainsFunc(k.members, func(m *member) bool { return !same(m) }) {
+	if k.upstream() == "" || k.total+k.lacking.unknown() == 0 || k.again == maxAgain || !slices.ContainsFunc(k.members, func(m *member) bool { return !same(m) }) {
 		return false
 	}
 	k.again++
-	k.rows, k.total, k.listed, k.found, k.faulty, k.excused, k.notes = 0, 0, 0, nil, false, false, nil
+	k.rows, k.total, k.listed, k.found, k.faulty, k.excused, k.notes, k.lacking = 0, 0, 0, nil, false, false, nil, lackings{}
 	clear(k.nodes)
 	clear(k.packed)
 	k.ending, k.records, k.min = false, false, backend.Key{TID: k.order.Min}
@@ -933,7 +953,7 @@ func (c *checker) release(m *member) {
 // end ends the check of a partition, and begins the next one.
 func (c *checker) end(state check.State) {
 	k := c.current
-	if k.partial {
+	if k.noteUnknown() || k.partial {
 		state = check.Failed
 	}
 	note := ""
@@ -942,7 +962,7 @@ func (c *checker) end(state check.State) {
 			c.m.log(slog.LevelError, "copies differ: "+d.String())
 		}
 	}
-	k.excused = k.excused && slices.ContainsFunc(k.members, func(m *member) bool { return k.packed[m].V != k.packed[k.source].V })
+	k.excused = k.lacking.excused || k.excused && slices.ContainsFunc(k.members, func(m *member) bool { return k.packed[m].V != k.packed[k.source].V })
 	if k.excused {
 		k.notes = append(k.notes, "what a pack may have removed on one side only is not compared")
 	}
