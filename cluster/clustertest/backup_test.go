@@ -87,6 +87,15 @@ func (s *scenario) reads(oid tid.OID) string {
 	return string(data)
 }
 
+// storageLinks changes the links between the storages of both clusters.
+func (s *scenario) storageLinks(change func(a, b string)) {
+	for i := range s.up.plan.Storages {
+		for j := range s.down.plan.Storages {
+			change(s.up.storageHost(i), s.down.storageHost(j))
+		}
+	}
+}
+
 // A new cluster is a backup at once, stays one when all of its nodes are restarted, and is
 // left with nothing lost.
 func TestBackupNormalCase(t *testing.T) {
@@ -128,11 +137,7 @@ func TestBackupNormalCase(t *testing.T) {
 		backupScenario(t, 1, func(s *scenario) {
 			kept := s.put(s.oids...)
 			s.caughtUp()
-			for i := range 2 {
-				for j := range 2 {
-					s.up.net.Delay(s.up.storageHost(i), s.down.storageHost(j), time.Second, time.Second)
-				}
-			}
+			s.storageLinks(func(up, down string) { s.up.net.Delay(up, down, time.Second, time.Second) })
 			s.put(s.oids...)
 			s.put(s.oids...)
 			time.Sleep(1500 * time.Millisecond)
@@ -147,18 +152,12 @@ func TestBackupNormalCase(t *testing.T) {
 	t.Run("upstream is idle", func(t *testing.T) {
 		backupScenario(t, 1, func(s *scenario) {
 			s.caughtUp()
-			for _, host := range []int{0, 1} {
-				s.up.net.Cut(s.up.storageHost(0), s.down.storageHost(host))
-				s.up.net.Cut(s.up.storageHost(1), s.down.storageHost(host))
-			}
+			s.storageLinks(s.up.net.Cut)
 			s.put(s.oids...)
 			time.Sleep(3 * time.Second)
 			s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
 			time.Sleep(3 * time.Second)
-			for _, host := range []int{0, 1} {
-				s.up.net.Heal(s.up.storageHost(0), s.down.storageHost(host))
-				s.up.net.Heal(s.up.storageHost(1), s.down.storageHost(host))
-			}
+			s.storageLinks(s.up.net.Heal)
 			s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
 			s.caughtUp()
 			s.look()
@@ -244,6 +243,57 @@ func TestBackupTid(t *testing.T) {
 		}
 		close(done)
 		<-ended
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
+// What upstream tells before it has told its last transaction, and its pack orders, does not count: a
+// partition that it does not touch may lack what was committed while there was no link.
+func TestBackupEarlyInvalidation(t *testing.T) {
+	backupScenario(t, 1, func(s *scenario) {
+		s.put(s.oids...)
+		s.caughtUp()
+		s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
+		time.Sleep(time.Second)
+		missed := s.put(s.oids...)
+		// From now on what a master tells the other one takes a second: transactions and a pack come
+		// before each of the answers.
+		s.up.net.Delay(s.up.masterHost(), s.down.masterHost(), time.Second, time.Second)
+		s.up.net.Delay(s.down.masterHost(), s.up.masterHost(), time.Second, time.Second)
+		s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
+		states := map[proto.ClusterState]int{}
+		for s.ok() && states[proto.BackingUp] == 0 {
+			s.put(s.oids[0])
+			state, _ := s.backup()
+			states[state]++
+		}
+		// The storages cannot fetch: what the backup is said to have now it would have by hearsay.
+		s.storageLinks(s.up.net.Cut)
+		s.packAll()
+		for range 10 {
+			s.put(s.oids[0])
+			time.Sleep(10 * time.Millisecond)
+		}
+		for range 50 {
+			time.Sleep(100 * time.Millisecond)
+			if state, ids := s.backup(); state != proto.BackingUp || ids.BackupTID.V >= missed {
+				t.Fatalf("%v: the backup is said to have all up to %v, but it lacks %v", state, ids.BackupTID.V, missed)
+			}
+		}
+		if states[proto.StartingBackup] == 0 {
+			t.Error("nothing was committed before the clusters were linked")
+		}
+		s.storageLinks(s.up.net.Heal)
+		s.caughtUp()
+		time.Sleep(time.Minute) // the replicas, too
+		if got, want := s.reads(s.oids[1]), fmt.Sprint("put 2 ", s.oids[1]); got != want {
+			t.Errorf("read %q, want %q", got, want)
+		}
+		if n := s.records(s.oids[1]); n != 2 {
+			t.Errorf("%d records of two copies after a pack", n)
+		}
 		s.look()
 		s.leave()
 		s.down.compareReplicas()
@@ -341,12 +391,7 @@ func TestBackupGapIsNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cl.Close()
-		links := func(change func(a, b string)) {
-			for i := range 4 {
-				change(s.up.storageHost(i%2), s.down.storageHost(i/2))
-			}
-		}
-		links(s.up.net.Cut)
+		s.storageLinks(s.up.net.Cut)
 		for range 3 {
 			s.put(s.oids...)
 		}
@@ -361,7 +406,7 @@ func TestBackupGapIsNotRead(t *testing.T) {
 				order = at
 			}
 		}
-		links(s.up.net.Heal)
+		s.storageLinks(s.up.net.Heal)
 		last := s.looked
 		for at := tid.Zero; at < last && s.up.ctx.Err() == nil; time.Sleep(time.Millisecond / 4) {
 			if at, err = cl.LastTID(s.down.ctx); err != nil {
