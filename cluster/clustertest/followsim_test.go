@@ -43,6 +43,7 @@ type FollowPlan struct {
 	Readers   int
 	Deletions bool
 	Packed    bool // the upstream cluster is packed
+	Watched   bool // its admin monitors the backup
 }
 
 // FollowPlanOf returns the plan of a seed for [SimulateFollowing].
@@ -177,6 +178,9 @@ func simulatePair(t *testing.T, plan FollowPlan, log *slog.Logger, test func(f *
 		f.up = newSimulation(t, plan.Plan, slog.New(f.starts))
 		defer f.up.close()
 		f.up.cluster = "up"
+		if plan.Watched {
+			f.up.monitors = []string{"down"}
+		}
 		f.down = f.up.beside(site{"down", 1}, plan.Backup)
 		defer f.down.close()
 		f.down.upstream = master.Upstream{Cluster: "up", Masters: f.up.masters(), Backup: plan.FromStart}
