@@ -1,6 +1,7 @@
 package master
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -388,11 +389,11 @@ func (m *Machine) chooseLeader(n int) {
 // followerLost gives the partitions of which a storage was primary to others, and has the
 // cells that copied from it copy from another one, also while there is no link upstream.
 func (m *Machine) followerLost(id proto.NodeID) {
-	for k, source := range m.follow.chasing {
+	for _, k := range slices.SortedFunc(maps.Keys(m.follow.chasing), repairCell.compare) {
 		switch p := m.stores[k.id]; {
 		case k.id == id || p == nil:
 			delete(m.follow.chasing, k)
-		case source == id:
+		case m.follow.chasing[k] == id:
 			m.chase(k.partition, p)
 		}
 	}
