@@ -1,12 +1,9 @@
 package simple
 
 import (
-	"bytes"
 	"errors"
-	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,26 +11,9 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/txn"
 )
-
-// lines is a log that is read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // An upstream master of a newer version of the protocol is not followed: the log says
 // so, with its address, once.
@@ -67,8 +47,8 @@ func TestBackupOfNewerProtocol(t *testing.T) {
 		}
 	}()
 	a := l.Addr().(*net.TCPAddr)
-	var log lines
-	down, _ := run(t, Config{Dir: t.TempDir(), Name: "down", Partitions: 4, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	var log testlog.Buffer
+	down, _ := run(t, Config{Dir: t.TempDir(), Name: "down", Partitions: 4, Log: log.Logger(),
 		Upstream: master.Upstream{Cluster: "up", Masters: []proto.Address{{Host: "127.0.0.1", Port: uint16(a.Port)}}, Backup: true}})
 	op := dial(t, down)
 	await(t, op, proto.StartingBackup)
