@@ -25,6 +25,7 @@ const module = "github.com/neozodb/neo"
 // that it names. A package that is not listed may not exist; internal packages
 // and commands take the rule of the directory they are in.
 var layers = []struct{ name, may string }{
+	{"cluster/testlog", ""},
 	{"cluster/tid", ""},
 	{"cluster/txn", "cluster/tid"},
 	{"cluster/msgpack", ""},
@@ -80,7 +81,19 @@ var layers = []struct{ name, may string }{
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "backup/backuptest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{
+	"cluster/testlog",
+	"cluster/txn/txntest",
+	"cluster/clustertest",
+	"cluster/storage/backendtest",
+	"cluster/storage/sqldbtest",
+	"cluster/internal",
+	"backup/store/storetest",
+	"backup/feed/feedtest",
+	"backup/backuptest",
+	"cluster/zeo/zeotest",
+	"cmd/internal/proctest",
+}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {
