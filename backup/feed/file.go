@@ -376,7 +376,7 @@ func (f *File) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Tra
 					}
 				}
 			}
-			if !yield(tr, nil) || tr.TID == upTo {
+			if !yield(tr, nil) {
 				return
 			}
 		}
