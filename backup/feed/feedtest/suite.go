@@ -58,10 +58,11 @@ type rig struct {
 	o     Options
 	model *Memory
 	last  tid.TID
+	rnd   *rand.Rand
 }
 
-func newRig(t *testing.T, o Options, db Database) *rig {
-	return &rig{Database: db, t: t, o: o, model: New("model")}
+func newRig(t *testing.T, o Options, db Database, seed uint64) *rig {
+	return &rig{Database: db, t: t, o: o, model: New("model"), rnd: rand.New(rand.NewPCG(seed, 2))}
 }
 
 // commit commits transactions to both. Those without a TID get one.
@@ -208,7 +209,7 @@ func sameMetadata(t *testing.T, got *txn.Transaction, want *transaction) {
 }
 
 func testEmpty(t *testing.T, db Database) {
-	r := newRig(t, Options{}, db)
+	r := newRig(t, Options{}, db, 1)
 	f := r.open()
 	if s := f.Source(); s.Kind == "" || s.Name == "" || (s.Kind == feed.KindFile) != (s.NP == 0) {
 		t.Errorf("Source = %+v", s)
@@ -231,7 +232,7 @@ func testEmpty(t *testing.T, db Database) {
 }
 
 func testHistory(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
+	r := newRig(t, o, db, 1)
 	r.fill()
 	f := r.open()
 	r.checkHistory(f)
@@ -290,10 +291,9 @@ func (r *rig) checkHistory(f feed.Feed) {
 }
 
 func testRandom(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
-	rnd := rand.New(rand.NewPCG(1, 0))
+	r := newRig(t, o, db, 1)
 	for range 150 {
-		r.commit(r.random(rnd, 30))
+		r.commit(r.random(r.rnd, 30))
 	}
 	r.checkHistory(r.open())
 }
@@ -338,7 +338,7 @@ func (r *rig) random(rnd *rand.Rand, n int) Transaction {
 }
 
 func testWhileReading(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
+	r := newRig(t, o, db, 1)
 	r.fill()
 	f := r.open()
 	upTo := r.lastOf(f)
@@ -394,7 +394,7 @@ func testWhileReading(t *testing.T, o Options, db Database) {
 }
 
 func testContext(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
+	r := newRig(t, o, db, 1)
 	r.fill()
 	f := r.open()
 	last := r.lastOf(f)
@@ -442,7 +442,7 @@ func testContext(t *testing.T, o Options, db Database) {
 }
 
 func testMark(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
+	r := newRig(t, o, db, 1)
 	r.fill()
 	f := r.Open(t)
 	last := r.lastOf(f)
@@ -480,27 +480,42 @@ func (r *rig) extend(f feed.Feed, c *chain, step func(i int)) {
 	var metadata []tid.TID
 	records := map[tid.TID][]txn.Record{}
 	i := 0
-	for tr, err := range f.Read(ctx, c.head, upTo) {
-		if err != nil {
-			t.Fatalf("Read(%v, %v): %v", c.head, upTo, err)
+	// A reader may go on in several steps, whole ranges or not.
+	for after := c.head; after < upTo; {
+		to, stop := upTo, tid.Max
+		if r.rnd.IntN(3) == 0 {
+			to = r.between(after, upTo)
 		}
-		if step != nil {
-			step(i)
+		if r.rnd.IntN(3) == 0 {
+			stop = r.between(after, upTo)
 		}
-		i++
-		metadata = append(metadata, tr.TID)
-		for rec, err := range tr.Records {
+		for tr, err := range f.Read(ctx, after, to) {
 			if err != nil {
-				t.Fatalf("transaction %v: %v", tr.TID, err)
+				t.Fatalf("Read(%v, %v): %v", after, to, err)
 			}
-			if rec.TID != tr.TID {
-				t.Errorf("transaction %v has a record of %v", tr.TID, rec.TID)
+			if step != nil {
+				step(i)
 			}
-			copied := *rec
-			copied.Data = slices.Clone(rec.Data)
-			records[tr.TID] = append(records[tr.TID], copied)
-			c.records = append(c.records, copied)
+			i++
+			metadata = append(metadata, tr.TID)
+			for rec, err := range tr.Records {
+				if err != nil {
+					t.Fatalf("transaction %v: %v", tr.TID, err)
+				}
+				if rec.TID != tr.TID {
+					t.Errorf("transaction %v has a record of %v", tr.TID, rec.TID)
+				}
+				copied := *rec
+				copied.Data = slices.Clone(rec.Data)
+				records[tr.TID] = append(records[tr.TID], copied)
+				c.records = append(c.records, copied)
+			}
+			if tr.TID >= stop {
+				to = tr.TID
+				break
+			}
 		}
+		after = to
 	}
 	packed, err := f.Packed(ctx)
 	if err != nil {
@@ -543,6 +558,17 @@ func (r *rig) extend(f feed.Feed, c *chain, step func(i int)) {
 	}
 	c.head = upTo
 	r.compare(c)
+}
+
+// between returns the TID of a transaction of (after, upTo], or upTo.
+func (r *rig) between(after, upTo tid.TID) tid.TID {
+	list := []tid.TID{upTo}
+	for _, m := range r.model.history {
+		if m.TID > after && m.TID <= upTo {
+			list = append(list, m.TID)
+		}
+	}
+	return list[r.rnd.IntN(len(list))]
 }
 
 // compare compares all objects at all TIDs at which the chain is exact.
@@ -592,7 +618,7 @@ func (r *rig) compare(c *chain) {
 // testDeletions: what was deleted, and packed away with its deletion while the backup did
 // not look, does not rise again.
 func testDeletions(t *testing.T, o Options, db Database) {
-	r := newRig(t, o, db)
+	r := newRig(t, o, db, 1)
 	data := func(s string) []byte { return []byte(s) }
 	r.commit(Transaction{Records: []txn.Record{{OID: 0, Data: data("root")}}})
 	created := r.commit(Transaction{Records: []txn.Record{{OID: 1, Data: data("1")}, {OID: 2, Data: data("2")}, {OID: 3, Data: data("3")},
@@ -640,8 +666,8 @@ func testDeletions(t *testing.T, o Options, db Database) {
 
 // testPacks commits, packs and reads in random order.
 func testPacks(t *testing.T, o Options, db Database, seed uint64) {
-	r := newRig(t, o, db)
-	rnd := rand.New(rand.NewPCG(seed, 2))
+	r := newRig(t, o, db, seed)
+	rnd := r.rnd
 	f := r.open()
 	var c chain
 	pack := func() {
