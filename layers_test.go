@@ -75,12 +75,13 @@ var layers = []struct{ name, may string }{
 	{"backup/store", ""},
 	{"backup/snapshot", "cluster/txn fsformat/zdump"},
 	{"backup", "backup/snapshot backup/store"},
+	{"backup/feed", "backup/snapshot fsformat cluster/client"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "backup/backuptest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "backup/backuptest", "backup/feed/feedtest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {
