@@ -144,7 +144,7 @@ func (c *chain) publishIfDue(ctx context.Context) error {
 		}
 	}
 	now := time.Now()
-	if c.publication == nil && !now.Before(c.notBefore) && due(len(c.tails), c.stored(), now.Sub(c.manifest.Created)) {
+	if c.publication == nil && !now.Before(c.notBefore) && c.w.o.limits.due(len(c.tails), c.stored(), now.Sub(c.manifest.Created)) {
 		c.publish(ctx, "")
 	}
 	return nil

@@ -14,11 +14,8 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-// Limits of a backlog.
-const (
-	uploads  = 4  // segments that are sealed and stored at the same time
-	maxBatch = 16 // segments that a tail of a backlog names
-)
+// uploads is how many segments are sealed and stored at the same time.
+const uploads = 4
 
 // flush stores what the source has after the head, up to target. complete says that target is
 // its last transaction, beyond which it had nothing at asof. It goes on to later transactions while a pack
@@ -156,7 +153,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 			}
 		}
 		rec := snapshot.RecordOf(r, copied)
-		if n := f.seg.Size(); n >= w.cutAt || len(rec.Data) > smallText && n+int64(len(rec.Data)) > w.cutAt {
+		if n := f.seg.Size(); n >= w.cutAt || int64(len(rec.Data)) > w.o.limits.text && n+int64(len(rec.Data)) > w.cutAt {
 			f.text += f.seg.Text() - before
 			before = 0
 			if err := f.close(t.TID, f.tip); err != nil {
@@ -185,7 +182,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 	if overdue {
 		return f.commitReady(f.ctx, 1)
 	}
-	return f.commitReady(f.ctx, maxBatch)
+	return f.commitReady(f.ctx, w.o.limits.batch)
 }
 
 // lost reports whether a transaction is in a gap.
@@ -346,7 +343,7 @@ func exactFrom(after, upto, packed tid.TID, more bool) tid.TID {
 // finish commits all that was read.
 func (f *flushing) finish(ctx context.Context, asof time.Time) error {
 	c, w := f.c, f.c.w
-	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= smallText {
+	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= w.o.limits.text {
 		return f.small(ctx, asof)
 	}
 	if f.seg != nil {

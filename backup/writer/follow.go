@@ -153,7 +153,7 @@ func (w *Writer) patient(ctx context.Context, c *chain, f func() error) error {
 
 // pause waits until a time, the end of a publication or, if feed is set, something new.
 func (w *Writer) pause(ctx context.Context, c *chain, until time.Time, feed bool) error {
-	if d := c.manifest.Created.Add(publishAge); len(c.tails) > 0 && c.publication == nil && d.After(time.Now()) && d.Before(until) {
+	if d := c.manifest.Created.Add(w.o.limits.age); len(c.tails) > 0 && c.publication == nil && d.After(time.Now()) && d.Before(until) {
 		until = d
 	}
 	waiting, cancel := context.WithDeadline(ctx, until)

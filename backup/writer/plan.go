@@ -3,20 +3,29 @@ package writer
 import (
 	"slices"
 	"time"
+
+	"github.com/neozodb/neo/backup/snapshot"
 )
 
-// When a manifest is due, and how segments are merged.
-const (
-	publishTails = 64             // tails, heartbeats too, since the last manifest
-	publishBytes = 8 << 20        // stored in them
-	publishAge   = 24 * time.Hour // of the last manifest, if there is a tail
+// limits say when something is due. Tests have smaller ones.
+type limits struct {
+	// A manifest is due after so many tails, heartbeats too, so many bytes stored in them, or
+	// that time, if there is a tail.
+	tails int
+	bytes int64
+	age   time.Duration
 
-	fanOut = 64 // adjacent segments of a tier that become one of the next
+	fanOut int // adjacent segments of a tier that become one of the next
+	page   int // sealed segments that become a page
 
-	// A flush with more text than this is stored as segments of their own. Less goes behind
-	// the note of the tail.
-	smallText = 8 << 20
-)
+	// A flush with more bytes of text is stored as segments of their own. Less goes behind the
+	// note of the tail.
+	text int64
+	// As many segments of a backlog are named by a tail.
+	batch int
+}
+
+var usual = limits{tails: 64, bytes: 8 << 20, age: 24 * time.Hour, fanOut: 64, page: snapshot.PageSegments, text: 8 << 20, batch: 16}
 
 // Limits of time.
 const (
@@ -30,8 +39,8 @@ const (
 
 // due reports whether a manifest is due: tails since the last one, the bytes stored in
 // them, and its age.
-func due(tails int, bytes int64, age time.Duration) bool {
-	return tails >= publishTails || bytes > publishBytes || tails > 0 && age >= publishAge
+func (l *limits) due(tails int, bytes int64, age time.Duration) bool {
+	return tails >= l.tails || bytes > l.bytes || tails > 0 && age >= l.age
 }
 
 // piece is a line of the history that is not in a page, as the plan sees it.
@@ -59,7 +68,7 @@ func (r run) copied(p []piece) bool { return r.to-r.from > 1 || p[r.from].tail &
 //   - as much as fits into a segment is sealed if all together reach its size,
 //   - those behind tails become one of tier 1,
 //   - and fanOut pieces of a tier become one of the next, with smaller ones between them.
-func merges(p []piece, segmentSize int64) []run {
+func (l *limits) merges(p []piece, segmentSize int64) []run {
 	var list []run
 	for i := 0; i < len(p); {
 		if !p[i].open {
@@ -84,14 +93,14 @@ func merges(p []piece, segmentSize int64) []run {
 			list = append(list, run{i, i + n, 0, true})
 			i += n
 		}
-		list = append(list, open(p, i)...)
+		list = append(list, l.open(p, i)...)
 		break
 	}
 	return list
 }
 
 // open returns what becomes of the pieces from i on, which stay open.
-func open(p []piece, i int) []run {
+func (l *limits) open(p []piece, i int) []run {
 	var list []run
 	for j := i; j < len(p); j++ {
 		if last := len(list) - 1; p[j].tail && last >= 0 && p[list[last].to-1].tail {
@@ -117,7 +126,7 @@ func open(p []piece, i int) []run {
 				last = max(last, first)
 			}
 		}
-		if n >= fanOut {
+		if n >= l.fanOut {
 			r := run{list[first].from, list[last].to, tier + 1, false}
 			list = slices.Replace(list, first, last+1, r)
 			more = true
@@ -144,20 +153,40 @@ func size(p []piece) (sum int64) {
 	return sum
 }
 
-// pages returns where pages begin, of PageSegments lines each, among lines of which some may
-// be in a page: those of sealed segments.
-func pages(pageable []bool, n int) (starts []int) {
-	count := 0
-	for i, ok := range pageable {
-		if count++; !ok {
-			count = 0
+// placed is a line as pages see it.
+type placed struct {
+	pageable  bool // it may be in a page: a sealed segment
+	continues bool // it goes on with a transaction of the line before
+}
+
+// pages returns which lines become pages, as [from, to): of n lines, or of a few less so that none
+// begins within a transaction.
+func pages(lines []placed, n int) (list [][2]int) {
+	for from := 0; from < len(lines); {
+		to := from
+		for to < len(lines) && to-from < n && lines[to].pageable {
+			to++
 		}
-		if count == n {
-			starts = append(starts, i+1-n)
-			count = 0
+		if to-from == n {
+			if to = pageEnd(lines, from, to); to > from {
+				list = append(list, [2]int{from, to})
+				from = to
+				continue
+			}
+		}
+		for from++; from < len(lines) && lines[from].continues; from++ {
 		}
 	}
-	return starts
+	return list
+}
+
+// pageEnd returns the last place up to one where a page from one line on may end; from if there is
+// none.
+func pageEnd(lines []placed, from, to int) int {
+	for to > from && to < len(lines) && lines[to].continues {
+		to--
+	}
+	return to
 }
 
 // mark is a moment by three clocks. A machine that was suspended or moved may have stopped one

@@ -87,7 +87,7 @@ func TestMerges(t *testing.T) {
 		{"nothing is open", "(t) (1) (2)", "0=S 1=S 2=S"},
 	} {
 		in := parsePieces(t, tt.in)
-		if got := formatRuns(in, merges(in, 200)); got != tt.want {
+		if got := formatRuns(in, usual.merges(in, 200)); got != tt.want {
 			t.Errorf("%s: %q becomes %q, want %q", tt.why, tt.in, got, tt.want)
 		}
 	}
@@ -95,21 +95,25 @@ func TestMerges(t *testing.T) {
 
 func TestPages(t *testing.T) {
 	for _, tt := range []struct {
-		lines string // p: may be in a page
-		want  []int
+		lines string // p: may be in a page, c: and continues a transaction
+		want  [][2]int
 	}{
 		{"ppp", nil},
-		{"pppp", []int{0}},
-		{"ppppppppp", []int{0, 4}},
-		{"pp-pppp", []int{3}},
-		{"-ppppp", []int{1}},
+		{"pppp", [][2]int{{0, 4}}},
+		{"ppppppppp", [][2]int{{0, 4}, {4, 8}}},
+		{"pp-pppp", [][2]int{{3, 7}}},
+		{"-ppppp", [][2]int{{1, 5}}},
+		{"pppccc", [][2]int{{0, 2}, {2, 6}}},
+		{"ppppccp", [][2]int{{0, 3}, {3, 7}}},
+		{"pccccppppp", [][2]int{{5, 9}}},
+		{"ppppp-c", [][2]int{{0, 4}}},
 	} {
-		pageable := make([]bool, len(tt.lines))
-		for i := range pageable {
-			pageable[i] = tt.lines[i] == 'p'
+		lines := make([]placed, len(tt.lines))
+		for i := range lines {
+			lines[i] = placed{tt.lines[i] != '-', tt.lines[i] == 'c'}
 		}
-		if got := pages(pageable, 4); !slices.Equal(got, tt.want) {
-			t.Errorf("pages of %s begin at %v, want %v", tt.lines, got, tt.want)
+		if got := pages(lines, 4); !slices.Equal(got, tt.want) {
+			t.Errorf("pages of %s are %v, want %v", tt.lines, got, tt.want)
 		}
 	}
 }
@@ -128,7 +132,7 @@ func TestDue(t *testing.T) {
 		{64, 0, time.Hour, true},
 		{1, 8<<20 + 1, time.Second, true},
 	} {
-		if got := due(tt.tails, tt.bytes, tt.age); got != tt.want {
+		if got := usual.due(tt.tails, tt.bytes, tt.age); got != tt.want {
 			t.Errorf("due(%d, %d, %v) = %v", tt.tails, tt.bytes, tt.age, got)
 		}
 	}
@@ -290,7 +294,7 @@ func simulate(sz sizes, interval time.Duration, perDay float64, days int, sealed
 				now = nextCommit
 			}
 		}
-		if !due(tails, tailBytes, now.Sub(published)) {
+		if !usual.due(tails, tailBytes, now.Sub(published)) {
 			continue
 		}
 		c.publications = append(c.publications, struct {
@@ -299,7 +303,7 @@ func simulate(sz sizes, interval time.Duration, perDay float64, days int, sealed
 			age   time.Duration
 		}{tails, tailBytes, now.Sub(published)})
 		var left []piece
-		for _, r := range merges(pieces, segmentSize) {
+		for _, r := range usual.merges(pieces, segmentSize) {
 			n := size(pieces[r.from:r.to])
 			if r.copied(pieces) {
 				n -= int64(r.to-r.from-1) * base

@@ -222,7 +222,7 @@ func (p *publication) merged(ctx context.Context) ([]line, error) {
 			out, open = append(out, open...), nil
 			return nil
 		}
-		for _, r := range merges(pieces, p.w.o.SegmentSize) {
+		for _, r := range p.w.o.limits.merges(pieces, p.w.o.SegmentSize) {
 			l, err := p.merge(ctx, open[r.from:r.to], r, r.copied(pieces))
 			if err != nil {
 				return err
@@ -348,24 +348,22 @@ func (p *publication) copy(ctx context.Context, seg *snapshot.SegmentWriter, l *
 
 // paged makes pages of sealed lines.
 func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
-	pageable := make([]bool, len(lines))
+	places := make([]placed, len(lines))
 	for i := range lines {
 		s := lines[i].item.Segment
-		pageable[i] = s != nil && !lines[i].open && !lines[i].tail && s.Clip == 0
+		places[i] = placed{s != nil && !lines[i].open && !lines[i].tail && s.Clip == 0, s != nil && s.After == s.Upto}
 	}
 	var out []line
 	at := 0
-	for _, from := range pages(pageable, snapshot.PageSegments) {
-		list := make([]snapshot.Segment, snapshot.PageSegments)
-		for i := range list {
-			list[i] = *lines[from+i].item.Segment
-		}
+	for _, r := range pages(places, p.w.o.limits.page) {
+		from, to := r[0], r[1]
 		// The page of a process that was killed may be old: one with less has another key.
-		for n := len(list); ; n-- {
-			if n == 0 {
-				return nil, fmt.Errorf("no page of the segments from %s on can be used", list[0].Key)
+		for ; to > from; to = pageEnd(places, from, to-1) {
+			list := make([]snapshot.Segment, to-from)
+			for i := range list {
+				list[i] = *lines[from+i].item.Segment
 			}
-			b, page, err := snapshot.NewPage(p.c.id, list[:n])
+			b, page, err := snapshot.NewPage(p.c.id, list)
 			if err != nil {
 				return nil, err
 			}
@@ -378,7 +376,7 @@ func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
 			}
 			out = append(out, lines[at:from]...)
 			out = append(out, line{item: snapshot.Item{Page: &page}})
-			at = from + n
+			at = to
 			break
 		}
 	}

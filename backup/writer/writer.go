@@ -57,6 +57,8 @@ type Options struct {
 
 	Log      *slog.Logger   // default: discard
 	Progress func(Progress) // if set, called often while much is stored, from one goroutine at a time
+
+	limits limits // default: usual
 }
 
 // Progress says how far a writer has come.
@@ -193,6 +195,9 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	}
 	if o.SegmentSize == 0 {
 		o.SegmentSize = 128 << 20
+	}
+	if o.limits == (limits{}) {
+		o.limits = usual
 	}
 	if o.LockShortDays == 0 {
 		o.LockShortDays = 7
