@@ -77,6 +77,7 @@ var layers = []struct{ name, may string }{
 	{"backup/snapshot", "cluster/txn fsformat/zdump"},
 	{"backup", "backup/snapshot backup/store"},
 	{"backup/feed", "backup/snapshot fsformat cluster/client"},
+	{"backup/writer", "backup backup/feed"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }

@@ -26,7 +26,7 @@ type Segment struct {
 	Txns    int64    `json:"txns"`
 	Records int64    `json:"records"`
 	MaxOID  tid.OID  `json:"max_oid"`
-	Meta    int64    `json:"meta"`          // bytes from the directory to the end of the plaintext
+	Meta    int64    `json:"meta"`          // bytes from the directory to the end of the plaintext; 0: not known, only behind a tail
 	KID     KID      `json:"kid,omitempty"` // epoch; 0: not encrypted
 	Header  []byte   `json:"hdr,omitempty"` // of the age file, with the nonce
 }
@@ -60,7 +60,7 @@ func (s *Segment) check(at tid.TID) error {
 		return fmt.Errorf("%s: %v to %v is no range", s.Key, s.After, s.Upto)
 	case s.Clip != 0 && (s.Clip <= s.After || s.Clip >= s.Upto):
 		return fmt.Errorf("%s: clip %v is not within %v to %v", s.Key, s.Clip, s.After, s.Upto)
-	case s.Bytes <= 0 || s.Meta <= 0 || s.Meta > s.Bytes:
+	case s.Bytes <= 0 || s.Meta < 0 || s.Meta > s.Bytes || s.Meta == 0 && k.Kind != KindTail:
 		return fmt.Errorf("%s: %d bytes, of them %d of directory, cannot be", s.Key, s.Bytes, s.Meta)
 	case s.SHA256 == Hash{} || s.Raw == Hash{}:
 		return fmt.Errorf("%s: a hash is missing", s.Key)

@@ -90,10 +90,10 @@ func (s *Reader) Written() (*Written, error) {
 	return &Written{Header: h, Footer: s.f, Size: s.size}, err
 }
 
-// Matches returns an error unless the segment is what a line says.
+// Matches returns an error unless the segment is what a line says. A Meta of 0 says nothing.
 func (s *Reader) Matches(l *Segment) error {
 	f := &s.f
-	if f.Raw != l.Raw || f.Text != l.Text || f.Txns != l.Txns || f.Records != l.Records || f.MaxOID != l.MaxOID || f.MetaLength() != l.Meta {
+	if f.Raw != l.Raw || f.Text != l.Text || f.Txns != l.Txns || f.Records != l.Records || f.MaxOID != l.MaxOID || l.Meta != 0 && f.MetaLength() != l.Meta {
 		return corrupt(s.name, s.size-footerFrame, "the footer is not that of the segment which the manifest names")
 	}
 	return nil

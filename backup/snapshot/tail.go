@@ -27,7 +27,7 @@ type Tail struct {
 	Upto      tid.TID   `json:"upto"`
 	Asof      time.Time `json:"asof"`                 // the source had nothing beyond Upto then
 	Tip       Hash      `json:"tip,omitempty"`        // of transaction Upto, see Tip; zero if Upto is, or in a heartbeat after a gap
-	ExactFrom tid.TID   `json:"exact_from,omitempty"` // if not zero, (After, ExactFrom) is a hole
+	ExactFrom tid.TID   `json:"exact_from,omitempty"` // if not zero, (After, ExactFrom) is a hole; above Upto where more follows
 	MaxOID    tid.OID   `json:"max_oid"`
 	Bytes     int64     `json:"bytes"`            // of the segment object behind the note
 	SHA256    Hash      `json:"sha256,omitempty"` // of that
@@ -113,8 +113,8 @@ func (t *Tail) check() error {
 		return fmt.Errorf("%v to %v is no range", t.After, t.Upto)
 	case t.Upto == 0 && t.Tip != Hash{}, !t.Heartbeat() && t.Tip == Hash{}:
 		return errors.New("tip and upto do not fit")
-	case t.ExactFrom != 0 && (t.ExactFrom <= t.After || t.ExactFrom > t.Upto):
-		return fmt.Errorf("exact_from %v is not in (%v, %v]", t.ExactFrom, t.After, t.Upto)
+	case t.ExactFrom != 0 && (t.Heartbeat() || t.ExactFrom <= t.After || t.ExactFrom > tid.Max):
+		return fmt.Errorf("exact_from %v of what comes after %v", t.ExactFrom, t.After)
 	case t.Bytes > 0 && len(t.Segments) > 0:
 		return errors.New("a segment behind the note, and others listed")
 	case (t.Bytes > 0) != (t.SHA256 != Hash{}) || (t.Bytes > 0) != (t.Raw != Hash{}):

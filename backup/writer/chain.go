@@ -1,0 +1,274 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+)
+
+// chain is a lineage that is added to, as its writer knows it. One goroutine owns it;
+// what is published is a copy.
+type chain struct {
+	w  *Writer
+	id snapshot.ID
+
+	manifest *snapshot.Manifest // newest
+	hash     snapshot.Hash      // of its object
+	tails    []*tail            // after it
+	end      snapshot.Chain     // after the last tail
+	tip      snapshot.Hash
+	asof     time.Time
+
+	acked   mark      // of the last own tail, or before the chain was read
+	tailAt  time.Time // when the last tail was stored, by this process
+	flushed time.Time // when the last flush began
+
+	publication *publication // under way
+	notBefore   time.Time    // of the next publication, after one that was given up
+}
+
+// tail is a tail after the newest manifest.
+type tail struct {
+	*snapshot.Tail
+	lines []snapshot.Segment // what is stored behind it or was before it
+}
+
+func (w *Writer) newChain(s *backup.State, at mark) (*chain, error) {
+	c := &chain{w: w, id: s.Lineage, manifest: s.Manifest, hash: s.Hash, end: s.Chain(), tip: s.Tip(), asof: s.Manifest.Asof, acked: at, tailAt: at.at}
+	for _, t := range s.Tails {
+		lines, err := w.linesOf(t)
+		if err != nil {
+			return nil, err
+		}
+		c.tails = append(c.tails, &tail{t.Tail, lines})
+		c.asof = t.Asof
+	}
+	return c, nil
+}
+
+// linesOf returns the lines of the segments of a tail that was read. Behind an encrypted one
+// the directory cannot be read; its length comes from the spool, or is not known.
+func (w *Writer) linesOf(t *backup.StoredTail) ([]snapshot.Segment, error) {
+	if t.Bytes == 0 {
+		return t.Segments, nil
+	}
+	l := snapshot.Segment{After: t.After, Upto: t.Upto, Bytes: t.Bytes, SHA256: t.SHA256, Raw: t.Raw, Text: t.Text, Txns: t.Txns, Records: t.Records, MaxOID: t.MaxOID, KID: t.KID}
+	l.SetTail(t.Key, t.NoteSize())
+	if t.KID != 0 {
+		h, err := snapshot.HeaderOf(bytes.NewReader(t.Object[t.NoteSize():]), t.Key)
+		if err != nil {
+			return nil, err
+		}
+		l.Header = h
+	}
+	name := pieceName(t.Lineage, &l)
+	if _, ok := w.spool.find(name); ok {
+		r, f, err := w.spool.open(name, &l)
+		if err != nil {
+			w.dropPiece(name, err)
+		} else {
+			footer := r.Footer()
+			l.Meta = footer.MetaLength()
+			f.Close()
+		}
+	}
+	return []snapshot.Segment{l}, nil
+}
+
+// dropPiece gives up a plaintext that cannot be used: its segment stays as it is.
+func (w *Writer) dropPiece(name string, err error) {
+	w.log.Warn("the copy of a segment in the state directory cannot be used; the segment is not merged", "segment", name, "err", err)
+	if err := w.spool.remove(name); err != nil {
+		w.log.Warn("the state directory cannot be written", "err", err)
+	}
+}
+
+// lines yields the lines after the pages and gaps of the manifest, and those of the tails.
+func (c *chain) lines() []*snapshot.Segment {
+	var list []*snapshot.Segment
+	for _, i := range c.manifest.Items {
+		if i.Segment != nil {
+			list = append(list, i.Segment)
+		}
+	}
+	for _, t := range c.tails {
+		for i := range t.lines {
+			list = append(list, &t.lines[i])
+		}
+	}
+	return list
+}
+
+// cleanSpool removes what belongs neither to a line of the lineage nor to the lineage next,
+// that of a rebase.
+func (w *Writer) cleanSpool(next snapshot.ID) error {
+	known := map[string]bool{}
+	for _, l := range w.chain.lines() {
+		known[pieceName(w.chain.id, l)] = true
+	}
+	return w.spool.keep(func(name string) bool {
+		return known[name] || next != snapshot.ID{} && strings.HasPrefix(name, next.String())
+	})
+}
+
+// stored are the bytes of the tails since the manifest, as due counts them.
+func (c *chain) stored() (sum int64) {
+	for _, t := range c.tails {
+		for i := range t.lines {
+			sum += t.lines[i].Bytes
+		}
+	}
+	return sum
+}
+
+// publishIfDue takes over a publication that is done, and begins one that is due.
+func (c *chain) publishIfDue(ctx context.Context) error {
+	if p := c.publication; p != nil {
+		select {
+		case <-p.done:
+			if err := c.settle(); err != nil {
+				return err
+			}
+			if err := c.w.writeMark(ctx, c.end.Head); err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	now := time.Now()
+	if c.publication == nil && !now.Before(c.notBefore) && c.w.o.limits.due(len(c.tails), c.stored(), now.Sub(c.manifest.Created)) {
+		c.publish(ctx, "")
+	}
+	return nil
+}
+
+// quiesce waits for a publication under way.
+func (c *chain) quiesce() error {
+	if c.publication == nil {
+		return nil
+	}
+	<-c.publication.done
+	return c.settle()
+}
+
+// commit signs a tail, whose range and content are set, and creates it as the next one. body is
+// what follows the note. When it returns nil, the tail is acknowledged.
+func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) error {
+	w := c.w
+	t.Repo, t.Lineage, t.N, t.Prev, t.Writer = w.repo.Marker.ID, c.id, c.end.N+1, c.end.Hash, w.name
+	if err := t.Follows(c.end); err != nil {
+		return err
+	}
+	object, err := t.Sign(w.o.Signer)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		note := len(object)
+		object = append(object, make([]byte, body.size)...)
+		if n, err := body.ReadAt(object[note:], 0); int64(n) < body.size {
+			return fmt.Errorf("reading a segment of %d bytes: %w", body.size, err)
+		}
+	}
+	key := snapshot.TailKey(c.id, t.N)
+	err = w.put(ctx, key, bytes.NewReader(object), int64(len(object)), snapshot.Sum(object), short)
+	if errors.Is(err, store.ErrExists) {
+		err = c.isOwn(ctx, key, object)
+	}
+	if err != nil {
+		return err
+	}
+	now := w.mark()
+	if c.acked.stalled(now) {
+		if err := c.reopen(ctx, t); err != nil {
+			return err
+		}
+	}
+	lines := t.Segments
+	if body != nil {
+		lines = nil // the caller knows more
+	}
+	c.tails = append(c.tails, &tail{t, lines})
+	c.end, c.asof, c.acked, c.tailAt = t.Chain(), t.Asof, now, now.at
+	if !t.Heartbeat() {
+		c.tip = t.Tip
+	}
+	w.report(c)
+	return nil
+}
+
+// isOwn returns nil if what is stored as a tail is the object, from an earlier try, else who
+// created it.
+func (c *chain) isOwn(ctx context.Context, key string, object []byte) error {
+	got, info, err := c.w.repo.Store.Get(ctx, key, 0, snapshot.MaxTailNote+int64(len(object)))
+	if err != nil {
+		return err
+	}
+	defer got.Close()
+	b, err := io.ReadAll(got)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if info.Size == int64(len(object)) && bytes.Equal(b, object) {
+		return nil
+	}
+	other, err := snapshot.OpenTail(b, key, c.w.repo.Marker.ID, c.w.repo.Trusted)
+	if err != nil {
+		return fmt.Errorf("%s, which this writer was to create, exists: %w", key, err)
+	}
+	return &FencedError{key, other.Writer, other.Asof}
+}
+
+// reopen makes sure that a tail that was stored after a long time is the last one of its
+// lineage: its number may have been used and deleted meanwhile, so that creating it proves
+// nothing.
+func (c *chain) reopen(ctx context.Context, t *snapshot.Tail) error {
+	w := c.w
+	w.log.Info("the chain of tails is read again, after a long time without one", "since", c.acked.at.Round(0), "tail", t.N)
+	if err := w.checkCurrent(ctx, c); err != nil {
+		return err
+	}
+	s, err := w.repo.State(ctx, c.id, nil)
+	if err != nil {
+		return err
+	}
+	switch end := s.Chain(); {
+	case end == t.Chain():
+		return nil
+	case len(s.Tails) > 0:
+		other := s.Tails[len(s.Tails)-1]
+		return &FencedError{other.Key, other.Writer, other.Asof}
+	default:
+		return &FencedError{snapshot.ManifestKey(c.id, s.Manifest.Seq), s.Manifest.Writer, s.Manifest.Created}
+	}
+}
+
+// checkCurrent returns an ErrDiverged if another lineage took the place of that of the writer.
+func (w *Writer) checkCurrent(ctx context.Context, c *chain) error {
+	note, err := w.repo.Current(ctx)
+	if err != nil {
+		return err
+	}
+	if note.K != w.note.K || note.Lineage != w.note.Lineage {
+		return &DivergedError{Head: c.end.Head, Common: c.end.Head, Err: fmt.Errorf("the repository has lineage %v since %s (%s): restart the writer to add to it", note.Lineage, note.Created.UTC().Format(time.RFC3339), note.Why)}
+	}
+	return nil
+}
+
+// heartbeat stores a tail that says only that the source had nothing new.
+func (c *chain) heartbeat(ctx context.Context, asof time.Time) error {
+	t := &snapshot.Tail{After: c.end.Head, Upto: c.end.Head, Asof: asof, Tip: c.tip}
+	if err := c.commit(ctx, t, nil); err != nil {
+		return err
+	}
+	c.w.count(func(s *Stats) { s.Heartbeats++ })
+	return nil
+}

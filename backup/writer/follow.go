@@ -1,0 +1,190 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// Snapshot stores what the source has up to its last transaction, or the last one up to at
+// unless that is Zero, and publishes a manifest with a label, which may be empty. With at
+// below what is stored already there is nothing to do.
+func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err error) {
+	defer func() { err = w.diverged(ctx, err) }()
+	if err := w.rebaseIfPacked(ctx); err != nil {
+		return err
+	}
+	c := w.chain
+	last, asof, err := w.last(ctx, c)
+	if err != nil {
+		return err
+	}
+	target, complete := last, true
+	if at != tid.Zero && at < last {
+		target, complete = at, false
+	}
+	if target < c.end.Head {
+		if label != "" {
+			return fmt.Errorf("the repository has transactions up to %v already: a snapshot at %v cannot get the label %q; a restore to any time needs no label", c.end.Head, at, label)
+		}
+		return nil
+	}
+	defer c.quiesce()
+	if target > c.end.Head {
+		err = c.flush(ctx, target, asof, complete)
+	} else if complete {
+		c.asof = asof
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.quiesce(); err != nil {
+		return err
+	}
+	return c.publishNow(ctx, label)
+}
+
+// publishNow publishes a manifest of all that is stored.
+func (c *chain) publishNow(ctx context.Context, label string) error {
+	for {
+		seq := c.manifest.Seq
+		p := c.publish(ctx, label)
+		<-p.done
+		if err := c.settle(); err != nil {
+			return err
+		}
+		switch {
+		case p.manifest == nil:
+			return errors.New("the manifest could not be stored in time")
+		case c.manifest.Writer == c.w.name && c.manifest.Label == label && len(c.tails) == 0:
+			return c.w.writeMark(ctx, c.end.Head)
+		case c.manifest.Seq == seq:
+			return fmt.Errorf("manifest %d exists, but is not found", seq+1)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// last asks the source for its last transaction.
+func (w *Writer) last(ctx context.Context, c *chain) (tid.TID, time.Time, error) {
+	last, asof, err := w.o.Feed.Last(ctx)
+	if err != nil {
+		return 0, asof, err
+	}
+	w.count(func(s *Stats) { s.Last = last })
+	if last < c.end.Head {
+		return 0, asof, fmt.Errorf("%w: its last transaction is %v, the repository has %v", feed.ErrChanged, last, c.end.Head)
+	}
+	return last, asof, nil
+}
+
+// Follow stores what the source has and what becomes new, until ctx ends; it returns
+// its error then. What is not stored then, the next writer stores.
+func (w *Writer) Follow(ctx context.Context) (err error) {
+	defer func() { err = w.diverged(ctx, err) }()
+	if err := w.rebaseIfPacked(ctx); err != nil {
+		return err
+	}
+	if _, ok := w.Rebasing(); ok {
+		if err := w.rebase(ctx); err != nil {
+			return err
+		}
+	}
+	return w.follow(ctx, w.chain)
+}
+
+func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		c.quiesce() // what it stored is found by the next start
+	}()
+	p := pace{w.o.Interval, w.o.Heartbeat}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := w.patient(ctx, c, func() error {
+			if err := c.publishIfDue(ctx); err != nil {
+				return err
+			}
+			last, asof, err := w.last(ctx, c)
+			if err != nil {
+				return err
+			}
+			switch a, until := p.next(time.Now(), last > c.end.Head, c.flushed, c.tailAt); a {
+			case flush:
+				return c.flush(ctx, last, asof, true)
+			case beat:
+				return c.heartbeat(ctx, asof)
+			default:
+				c.asof = asof
+				w.report(c)
+				return w.pause(ctx, c, until, a == wait)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// patient calls f again after a while as long as the source is away.
+func (w *Writer) patient(ctx context.Context, c *chain, f func() error) error {
+	for failures := 1; ; failures++ {
+		err := f()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, txn.ErrUnavailable) {
+			return err
+		}
+		pause := min(20*time.Second, 200*time.Millisecond<<min(failures, 10))
+		w.log.Warn("the source cannot be read; it is tried again", "pause", pause, "err", err)
+		if err := w.pause(ctx, c, time.Now().Add(pause), false); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits until a time, the end of a publication or, if feed is set, something new.
+func (w *Writer) pause(ctx context.Context, c *chain, until time.Time, feed bool) error {
+	if d := c.manifest.Created.Add(w.o.limits.age); len(c.tails) > 0 && c.publication == nil && d.After(time.Now()) && d.Before(until) {
+		until = d
+	}
+	waiting, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	ended := make(chan struct{})
+	if p := c.publication; p != nil {
+		go func() {
+			defer close(ended)
+			select {
+			case <-p.done:
+				cancel()
+			case <-waiting.Done():
+			}
+		}()
+	} else {
+		close(ended)
+	}
+	var err error
+	if feed {
+		err = w.o.Feed.Wait(waiting)
+	} else {
+		<-waiting.Done()
+	}
+	stopped := waiting.Err() != nil
+	cancel()
+	<-ended
+	if stopped {
+		err = nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}

@@ -1,0 +1,245 @@
+package writer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+// rebasing is what the state directory keeps of a rebase under way.
+type rebasing struct {
+	Repo    string `json:"repo"`
+	Lineage string `json:"lineage"` // that is filled
+	Parent  string `json:"parent"`  // that it shall replace
+}
+
+func (w *Writer) rebasePath() string { return filepath.Join(w.o.StateDir, "rebase") }
+
+// readRebase returns the lineage that a rebase under way fills, zero if there is none. One that
+// was completed, or overtaken, is forgotten.
+func (w *Writer) readRebase() (snapshot.ID, error) {
+	b, err := os.ReadFile(w.rebasePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return snapshot.ID{}, nil
+	}
+	if err != nil {
+		return snapshot.ID{}, fmt.Errorf("state directory: %w", err)
+	}
+	var r rebasing
+	if err := json.Unmarshal(b, &r); err == nil && r.Repo == w.repo.Marker.ID.String() && r.Parent == w.note.Lineage.String() {
+		if id, err := snapshot.ParseID(r.Lineage); err == nil {
+			return id, nil
+		}
+	}
+	if err := os.Remove(w.rebasePath()); err != nil {
+		return snapshot.ID{}, fmt.Errorf("state directory: %w", err)
+	}
+	return snapshot.ID{}, nil
+}
+
+// Rebasing returns the lineage that an interrupted Rebase was filling, or false. Follow and
+// Rebase go on with it.
+func (w *Writer) Rebasing() (snapshot.ID, bool) { return w.next, w.next != snapshot.ID{} }
+
+// rebaseIfPacked begins a new lineage if the current one cannot go on.
+func (w *Writer) rebaseIfPacked(ctx context.Context) error {
+	if w.packed == nil {
+		return nil
+	}
+	w.log.Warn("a new lineage is filled, since the present one cannot go on", "err", w.packed)
+	return w.rebase(ctx)
+}
+
+// Rebase reads the whole source into a new lineage, which then takes the place of the
+// current one: what packs freed in the source is not in it. Meanwhile the current lineage is
+// followed, as far as the source still allows it. Interrupted, the next Rebase goes on.
+func (w *Writer) Rebase(ctx context.Context) (err error) {
+	defer func() { err = w.diverged(ctx, err) }()
+	return w.rebase(ctx)
+}
+
+func (w *Writer) rebase(ctx context.Context) error {
+	before := w.chain
+	next, err := w.beginRebase(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var followed chan error
+	stop := func() error { return nil }
+	if w.packed == nil {
+		following, end := context.WithCancel(ctx)
+		followed = make(chan error, 1)
+		go func() {
+			err := w.follow(following, before)
+			if following.Err() == nil {
+				cancel(err) // the rebase cannot go on without it
+			}
+			followed <- err
+		}()
+		stop = func() error {
+			end()
+			err := <-followed
+			followed = nil
+			if errors.Is(err, context.Canceled) {
+				return nil
+			}
+			return err
+		}
+	}
+	err = w.fill(ctx, next, stop)
+	if e := next.quiesce(); err == nil {
+		err = e
+	}
+	if followed != nil {
+		if e := stop(); e != nil {
+			err = e
+		}
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	return w.replace(ctx, before, next)
+}
+
+// beginRebase returns the lineage to be filled, that of an interrupted rebase if it still fits.
+func (w *Writer) beginRebase(ctx context.Context) (*chain, error) {
+	at := w.mark()
+	if w.next != (snapshot.ID{}) {
+		s, err := w.repo.State(ctx, w.next, nil)
+		switch {
+		case errors.Is(err, backup.ErrIncomplete):
+			return w.firstManifest(ctx, w.next, at)
+		case err != nil:
+			return nil, err
+		}
+		c, err := w.newChain(s, at)
+		if err != nil {
+			return nil, err
+		}
+		if err := w.fits(ctx, c); err == nil {
+			w.log.Info("a rebase goes on", "lineage", c.id, "head", c.end.Head)
+			return c, nil
+		} else if !errors.Is(err, ErrDiverged) {
+			return nil, err
+		}
+		w.log.Warn("an interrupted rebase cannot go on and is begun again: the source has changed", "lineage", c.id)
+	}
+	id := snapshot.NewID()
+	b, err := json.Marshal(rebasing{w.repo.Marker.ID.String(), id.String(), w.note.Lineage.String()})
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(w.rebasePath(), append(b, '\n')); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	w.next = id
+	w.log.Info("a rebase begins", "lineage", id)
+	return w.firstManifest(ctx, id, at)
+}
+
+// fits returns an ErrDiverged unless what a lineage to be has can be gone on with.
+func (w *Writer) fits(ctx context.Context, c *chain) error {
+	if c.end.Head == tid.Zero {
+		return nil
+	}
+	if err := w.sameHistory(ctx, c); err != nil {
+		return err
+	}
+	packed, err := w.o.Feed.Packed(ctx)
+	if err == nil && w.o.Feed.Source().Kind == feed.KindFile && packed > knownPack(c) {
+		return &DivergedError{Head: c.end.Head, Common: c.end.Head, Err: feed.ErrPacked}
+	}
+	return err
+}
+
+// firstManifest creates the manifest with which a lineage begins.
+func (w *Writer) firstManifest(ctx context.Context, id snapshot.ID, at mark) (*chain, error) {
+	m := &snapshot.Manifest{Repo: w.repo.Marker.ID, Lineage: id, Seq: 1, Created: time.Now(), Writer: w.name, Source: w.o.Feed.Source()}
+	b, err := m.Sign(w.o.Signer)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.put(ctx, snapshot.ManifestKey(id, 1), bytes.NewReader(b), int64(len(b)), snapshot.Sum(b), short); err != nil {
+		return nil, err
+	}
+	return w.newChain(&backup.State{Lineage: id, Manifest: m, Hash: snapshot.Sum(b)}, at)
+}
+
+// fill reads the source into a lineage until it has all that the one before it has, which stop
+// ends.
+func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error {
+	catchUp := func() error {
+		return w.patient(ctx, next, func() error {
+			last, asof, err := w.last(ctx, next)
+			if err != nil || last == next.end.Head {
+				return err
+			}
+			return next.flush(ctx, last, asof, true)
+		})
+	}
+	// The second time there is little left.
+	for range 2 {
+		if err := catchUp(); err != nil {
+			return err
+		}
+	}
+	if err := stop(); err != nil {
+		return err
+	}
+	if err := catchUp(); err != nil {
+		return err
+	}
+	if head := w.chain.end.Head; next.end.Head < head {
+		return &DivergedError{Head: head, Common: next.end.Head, Err: fmt.Errorf("%w: its last transaction is %v", feed.ErrChanged, next.end.Head)}
+	}
+	if err := next.quiesce(); err != nil {
+		return err
+	}
+	return next.publishNow(ctx, "")
+}
+
+// replace makes a lineage that was filled the current one.
+func (w *Writer) replace(ctx context.Context, before, next *chain) error {
+	if err := w.checkCurrent(ctx, before); err != nil {
+		return err
+	}
+	l := &snapshot.Lineage{Repo: w.repo.Marker.ID, K: w.note.K + 1, Lineage: next.id, Parent: before.id, Created: time.Now(), Why: "rebase"}
+	if err := w.repo.NewLineage(ctx, w.o.Signer, l); errors.Is(err, store.ErrExists) {
+		if err := w.checkCurrent(ctx, before); err != nil {
+			return err
+		}
+		return fmt.Errorf("lineage note %d exists, but is not current: %w", l.K, err)
+	} else if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.note, w.chain = l, next
+	w.mu.Unlock()
+	w.packed, w.next = nil, snapshot.ID{}
+	w.report(next)
+	w.log.Info("a new lineage is current", "lineage", l.Lineage, "k", l.K, "head", next.end.Head)
+	if err := os.Remove(w.rebasePath()); err != nil {
+		w.log.Warn("the state directory cannot be written", "err", err) // the next start knows
+	}
+	if err := w.cleanSpool(snapshot.ID{}); err != nil {
+		w.log.Warn("the state directory cannot be written", "err", err)
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+)
+
+// checkSource makes sure that the source continues a lineage.
+func (w *Writer) checkSource(ctx context.Context, c *chain, mark string) error {
+	head := c.end.Head
+	resumed := w.o.Feed.Resume(ctx, mark)
+	if resumed != nil && !differs(resumed) {
+		return resumed
+	}
+	if head == tid.Zero {
+		return nil // whatever the source was: nothing of it is here
+	}
+	source := w.o.Feed.Source()
+	if s := c.manifest.Source; s != source {
+		w.log.Warn("the source has another identity than the one before", "kind", source.Kind, "name", source.Name, "np", source.NP, "before", fmt.Sprintf("%s %s %d", s.Kind, s.Name, s.NP))
+	}
+	if err := w.sameHistory(ctx, c); err != nil {
+		return err
+	}
+	packed, err := w.o.Feed.Packed(ctx)
+	if err != nil {
+		return err
+	}
+	// A pack of a file that no hole tells of came after the file was read.
+	if resumed == nil && source.Kind == feed.KindFile && packed > knownPack(c) {
+		resumed = fmt.Errorf("%w at %v", feed.ErrPacked, packed)
+	}
+	if resumed == nil {
+		return nil
+	}
+	e := &DivergedError{Head: head, Common: head, Err: resumed}
+	if !w.o.RebaseOnPack || errors.Is(resumed, feed.ErrChanged) {
+		return e
+	}
+	w.packed = e
+	return nil
+}
+
+// differs reports whether an error says that the source is not what it was.
+func differs(err error) bool {
+	return errors.Is(err, feed.ErrPacked) || errors.Is(err, feed.ErrReplaced) || errors.Is(err, feed.ErrChanged)
+}
+
+// knownPack returns the greatest pack that holes of a lineage tell of.
+func knownPack(c *chain) (t tid.TID) {
+	for _, h := range c.manifest.Holes {
+		t = max(t, h.To)
+	}
+	for _, e := range c.tails {
+		t = max(t, e.ExactFrom)
+	}
+	return t
+}
+
+// sameHistory returns an ErrDiverged unless the source has the last transaction of a
+// lineage.
+func (w *Writer) sameHistory(ctx context.Context, c *chain) error {
+	head := c.end.Head
+	last, _, err := w.o.Feed.Last(ctx)
+	if err != nil && !errors.Is(err, feed.ErrChanged) {
+		return err
+	}
+	var why error
+	switch {
+	case err != nil:
+		why = err
+	case last == tid.Zero:
+		why = errors.New("the source is empty")
+	case last < head:
+		why = fmt.Errorf("the last transaction of the source is %v", last)
+	case c.tip == snapshot.Hash{}:
+		return nil // it is lost in a gap
+	default:
+		t, err := w.o.Feed.Info(ctx, head)
+		switch {
+		case errors.Is(err, txn.ErrNotFound) && w.o.AssumeSameHistory:
+			w.log.Warn("the source does not have the last transaction of the repository; it is assumed to have the same history", "tid", head)
+			return nil
+		case errors.Is(err, txn.ErrNotFound):
+			why = fmt.Errorf("the source has no transaction %v", head)
+		case err != nil:
+			return err
+		case snapshot.Tip(t) == c.tip:
+			return nil
+		default:
+			why = fmt.Errorf("transaction %v of the source has another user, description or extension", head)
+		}
+	}
+	common, err := w.common(ctx, c)
+	if err != nil {
+		return errors.Join(&DivergedError{Head: head, Err: why}, err)
+	}
+	return &DivergedError{Head: head, Common: common, Err: why}
+}
+
+// common returns the greatest end of a tail or manifest of a lineage, of those that are still
+// stored, whose last transaction the source has too.
+func (w *Writer) common(ctx context.Context, c *chain) (tid.TID, error) {
+	agrees := func(t tid.TID, tip snapshot.Hash) (bool, error) {
+		if t == tid.Zero {
+			return true, nil
+		}
+		got, err := w.o.Feed.Info(ctx, t)
+		if errors.Is(err, txn.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil && snapshot.Tip(got) == tip, err
+	}
+	// Both histories are the same up to some transaction: the last that agrees is searched, among
+	// tails, and before them among manifests.
+	for _, kind := range []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest} {
+		var keys []string
+		for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
+			if err != nil {
+				return 0, err
+			}
+			keys = append(keys, info.Key)
+		}
+		if kind == snapshot.KindManifest { // the newest is first
+			for i, j := 0, len(keys)-1; i < j; i, j = i+1, j-1 {
+				keys[i], keys[j] = keys[j], keys[i]
+			}
+		}
+		ends := make([]tid.TID, len(keys))
+		var failed error
+		n := sort.Search(len(keys), func(i int) bool {
+			end, tip, err := w.endOf(ctx, keys[i])
+			ends[i] = end
+			ok := false
+			if err == nil {
+				ok, err = agrees(end, tip)
+			}
+			if err != nil && failed == nil {
+				failed = err
+			}
+			return !ok
+		})
+		if failed != nil {
+			return 0, failed
+		}
+		if n > 0 {
+			return ends[n-1], nil
+		}
+	}
+	return tid.Zero, nil
+}
+
+// endOf returns the last transaction of a tail or manifest, and what identifies it.
+func (w *Writer) endOf(ctx context.Context, key string) (tid.TID, snapshot.Hash, error) {
+	k, err := snapshot.ParseKey(key)
+	if err != nil {
+		return 0, snapshot.Hash{}, err
+	}
+	if k.Kind == snapshot.KindTail {
+		t, err := w.repo.Tail(ctx, k.Lineage, k.N)
+		if err != nil {
+			return 0, snapshot.Hash{}, err
+		}
+		return t.Upto, t.Tip, nil
+	}
+	b, _, err := store.ReadAll(ctx, w.repo.Store, key, 64<<20)
+	if err != nil {
+		return 0, snapshot.Hash{}, err
+	}
+	m, err := snapshot.OpenManifest(b, key, w.repo.Marker.ID, w.repo.Trusted)
+	if err != nil {
+		return 0, snapshot.Hash{}, err
+	}
+	return m.Head, m.Tip, nil
+}
+
+// diverged makes an error that says that the source changed an ErrDiverged.
+func (w *Writer) diverged(ctx context.Context, err error) error {
+	if err == nil || !differs(err) || errors.Is(err, ErrDiverged) {
+		return err
+	}
+	c := w.chain
+	e := &DivergedError{Head: c.end.Head, Common: c.end.Head, Err: err}
+	if errors.Is(err, feed.ErrChanged) {
+		if e.Common, err = w.common(ctx, c); err != nil {
+			e.Common = tid.Zero
+		}
+	}
+	return e
+}

@@ -1,0 +1,419 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/store/storetest"
+	"github.com/neozodb/neo/cluster/tid"
+)
+
+func both(t *testing.T, f func(t *testing.T, encrypted bool)) {
+	for _, encrypted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("encrypted=%v", encrypted), func(t *testing.T) { f(t, encrypted) })
+	}
+}
+
+// Snapshots of a growing history, with everything that merges: the history is the same, and the
+// manifest stays small.
+func TestSnapshots(t *testing.T) {
+	both(t, func(t *testing.T, encrypted bool) {
+		for seed := *firstSeed; seed < *firstSeed+3; seed++ {
+			w := newWorld(t, seed, encrypted)
+			for i := range 40 {
+				w.change(1 + w.rnd.IntN(5))
+				wr := w.must()
+				if err := wr.Snapshot(t.Context(), 0, fmt.Sprint("run ", i)); err != nil {
+					t.Fatal(err)
+				}
+				if got, want := acked(wr), w.last(); got != want {
+					t.Fatalf("the head is %v, want %v", got, want)
+				}
+				wr.Close()
+			}
+			s := w.check(w.last())
+			if s.Manifest.Label != "run 39" || len(s.Tails) > 0 {
+				t.Errorf("label %q and %d tails after a snapshot", s.Manifest.Label, len(s.Tails))
+			}
+			pages, open, sealed := 0, 0, 0
+			for _, i := range s.Manifest.Items {
+				switch {
+				case i.Page != nil:
+					pages++
+				case i.Segment.Offset() > 0:
+					t.Errorf("line %s refers to a tail, though the spool is complete", i.Segment.Key)
+				case i.Segment.Bytes < w.size/2:
+					open++
+				default:
+					sealed++
+				}
+			}
+			if pages == 0 || open > 12 {
+				t.Errorf("%d pages, %d small segments, %d large ones", pages, open, sealed)
+			}
+		}
+	})
+}
+
+func (w *world) last() tid.TID {
+	last, err := w.feed.Full().LastTID(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return last
+}
+
+// A snapshot at a time has what was committed until then, also between two transactions.
+func TestSnapshotAt(t *testing.T) {
+	w := newWorld(t, 1, true)
+	w.change(10)
+	half := w.last()
+	w.change(10)
+	wr := w.must()
+	if err := wr.Snapshot(t.Context(), half+1, "half"); err != nil {
+		t.Fatal(err)
+	}
+	if s := w.check(half); s.Head() != half || s.Manifest.Label != "half" {
+		t.Errorf("the head is %v, label %q, want %v", s.Head(), s.Manifest.Label, half)
+	}
+	if err := wr.Snapshot(t.Context(), half+1, ""); err != nil {
+		t.Error(err)
+	}
+	if err := wr.Snapshot(t.Context(), half-1, ""); err != nil {
+		t.Error(err)
+	}
+	if err := wr.Snapshot(t.Context(), half-1, "early"); err == nil || !strings.Contains(err.Error(), half.String()) {
+		t.Errorf("a label for what was stored long ago: %v", err)
+	}
+	if err := wr.Snapshot(t.Context(), tid.Max, ""); err != nil {
+		t.Error(err)
+	}
+	w.check(w.last())
+}
+
+// What is committed is acknowledged within an interval, in one tail per interval; an idle
+// source has heartbeats.
+func TestFollow(t *testing.T) {
+	both(t, func(t *testing.T, encrypted bool) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, encrypted)
+			w.change(30)
+			wr := w.must()
+			defer wr.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- wr.Follow(ctx) }()
+			for range 100 {
+				w.change(w.rnd.IntN(3))
+				last := w.last()
+				time.Sleep(time.Duration(w.rnd.IntN(2000)) * time.Millisecond)
+				for _, wait := range []time.Duration{0, time.Second} {
+					time.Sleep(wait)
+					synctest.Wait()
+					if acked(wr) >= last {
+						break
+					}
+				}
+				if acked(wr) < last {
+					t.Fatalf("%v is not acknowledged after more than an interval, only %v", last, acked(wr))
+				}
+			}
+			before := wr.Stats()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			after := wr.Stats()
+			if n := after.Heartbeats - before.Heartbeats; n != 12 {
+				t.Errorf("%d heartbeats in an hour", n)
+			}
+			if age := time.Since(after.Asof); age > 5*time.Minute {
+				t.Errorf("asof is %v old", age)
+			}
+			if after.Flushes > 102 || after.Manifests < after.Flushes/6 || after.Txns == 0 {
+				t.Errorf("stats: %+v", after)
+			}
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			w.check(w.last())
+		})
+	})
+}
+
+// An idle day gives a manifest, though there are few tails.
+func TestDailyManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, true)
+		w.setup = func(o *Options) { o.limits, o.Heartbeat = usual, time.Hour }
+		w.change(3)
+		wr := w.must()
+		defer wr.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- wr.Follow(ctx) }()
+		time.Sleep(72*time.Hour + time.Minute)
+		synctest.Wait()
+		if n := wr.Stats().Manifests; n != 3 {
+			t.Errorf("%d manifests in three days, want 3", n)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// A transaction larger than a segment is cut, committed by one tail, and whole again when it
+// is read; small parts of it are not merged with others.
+func TestCutTransaction(t *testing.T) {
+	both(t, func(t *testing.T, encrypted bool) {
+		w := newWorld(t, 3, encrypted)
+		w.size = 2 << 10
+		for range 12 {
+			w.change(12)
+			wr := w.must()
+			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			wr.Close()
+		}
+		w.check(w.last())
+	})
+}
+
+// The state directory is lost: nothing else is. Segments stay as they are.
+func TestStateLost(t *testing.T) {
+	both(t, func(t *testing.T, encrypted bool) {
+		w := newWorld(t, 4, encrypted)
+		for i := range 20 {
+			w.change(3)
+			wr := w.must()
+			if err := wr.chain.flush(t.Context(), w.last(), time.Now(), true); err != nil {
+				t.Fatal(err)
+			}
+			if i%3 == 0 {
+				if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wr.Close()
+			if i%5 == 1 {
+				w.dir = t.TempDir()
+			}
+			w.check(w.last())
+		}
+	})
+}
+
+// Plaintexts in the spool that a power failure spoiled are found, and not merged.
+func TestSpoolSpoiled(t *testing.T) {
+	w := newWorld(t, 5, true)
+	for i := range 12 {
+		w.change(3)
+		wr := w.must()
+		if err := wr.chain.flush(t.Context(), w.last(), time.Now(), true); err != nil {
+			t.Fatal(err)
+		}
+		list, err := filepath.Glob(filepath.Join(w.dir, "spool", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == 0 {
+			wr.Close()
+			continue // the last one was sealed
+		}
+		name := list[w.rnd.IntN(len(list))]
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch i % 3 {
+		case 0:
+			b[w.rnd.IntN(len(b))] ^= 1 << w.rnd.IntN(8)
+		case 1:
+			b = b[:w.rnd.IntN(len(b))]
+		default:
+			clear(b)
+		}
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 { // in the same process, else in the next one
+			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wr.Close()
+		w.check(w.last())
+	}
+}
+
+// A full disk: what is small is still stored and acknowledged, and manifests are published;
+// once there is room, merges go on.
+func TestDiskFull(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Log("permissions do not stop root: the spool is replaced by a file instead")
+	}
+	w := newWorld(t, 6, true)
+	wr := w.must()
+	defer wr.Close()
+	spool := filepath.Join(w.dir, "spool")
+	step := func() {
+		t.Helper()
+		w.change(1)
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		w.check(w.last())
+	}
+	step()
+	if err := os.Rename(spool, spool+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(spool, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		step()
+	}
+	if err := errors.Join(os.Remove(spool), os.Rename(spool+".away", spool)); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		step()
+	}
+	if n := len(w.check(0).Manifest.Items); n > 12 {
+		t.Errorf("%d lines: nothing was merged", n)
+	}
+}
+
+// A second process cannot use the state directory.
+func TestBusy(t *testing.T) {
+	w := newWorld(t, 1, false)
+	wr := w.must()
+	if _, err := w.open(t.Context(), w.store, w.dir); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second writer: %v", err)
+	}
+	wr.Close()
+	w.must().Close()
+}
+
+// Objects are locked as long as they are to stay.
+func TestLock(t *testing.T) {
+	w := newWorld(t, 1, true)
+	w.setup = func(o *Options) { o.Lock, o.LockDays = store.Governance, 35 }
+	for range 10 {
+		w.change(5)
+		wr := w.must()
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		wr.Close()
+	}
+	seen := map[bool]int{}
+	for info, err := range w.store.List(t.Context(), w.repo.Lineage.String(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := snapshot.ParseKey(info.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.Kind == snapshot.KindManifest && k.N == 1 {
+			continue // of init
+		}
+		r, err := w.store.Retention(t.Context(), info.Key, "")
+		if err != nil || r.Mode != store.Governance {
+			t.Fatalf("%s: retention %+v, %v", info.Key, r, err)
+		}
+		short := time.Until(r.Until) < 8*24*time.Hour
+		seen[short]++
+		if (k.Kind == snapshot.KindTail || k.Kind == snapshot.KindManifest) != short && k.Kind != snapshot.KindSegment {
+			t.Errorf("%s: locked until %v", info.Key, r.Until)
+		}
+	}
+	if seen[true] == 0 || seen[false] == 0 {
+		t.Errorf("locked for long and for short: %v", seen)
+	}
+}
+
+// Whatever fails once, for good or for a while, before or after it had its effect: what was
+// acknowledged is stored, and the next start goes on.
+func TestKilledAtEachCall(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		rebase bool
+	}{{"follow", false}, {"rebase", true}} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s after=%v", tt.name, after), func(t *testing.T) {
+				for n := 1; ; n++ {
+					if !killAt(t, n, after, tt.rebase) {
+						t.Logf("%d calls", n-1)
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+func killAt(t *testing.T, n int, after, rebase bool) bool {
+	w := newWorld(t, uint64(n%3)+10, n%2 == 0)
+	faulty := storetest.DieAt(w.store, n, after)
+	var stored tid.TID
+	run := func() error {
+		wr, err := w.open(t.Context(), faulty, w.dir)
+		if err != nil {
+			return err
+		}
+		defer wr.Close()
+		for i := range 7 {
+			w.change(2 + i)
+			err := wr.Snapshot(t.Context(), 0, "")
+			stored = max(stored, acked(wr))
+			if err != nil {
+				return err
+			}
+		}
+		if rebase {
+			err := wr.Rebase(t.Context())
+			stored = max(stored, acked(wr))
+			if err != nil {
+				return err
+			}
+			w.change(3)
+			err = wr.Snapshot(t.Context(), 0, "")
+			stored = max(stored, acked(wr))
+			return err
+		}
+		return nil
+	}
+	err := run()
+	if err != nil && !errors.Is(err, storetest.ErrFault) {
+		t.Fatalf("call %d: %v", n, err)
+	}
+	w.check(stored)
+	if n%5 == 0 {
+		w.dir = t.TempDir() // the host is lost
+	}
+	w.change(2)
+	wr := w.must()
+	defer wr.Close()
+	if rebase && n%2 == 0 {
+		if err := wr.Rebase(t.Context()); err != nil {
+			t.Fatalf("after call %d: %v", n, err)
+		}
+	}
+	if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatalf("after call %d: %v", n, err)
+	}
+	w.check(w.last())
+	return faulty.Fired() > 0
+}
