@@ -164,9 +164,25 @@ func (s *Reader) Block(i int) ([]Entry, error) {
 // ends at the first error.
 func (s *Reader) Entries() iter.Seq2[Entry, error] { return s.entriesFrom(0) }
 
+// EntriesFrom is Entries from the first revision of an object on.
+func (s *Reader) EntriesFrom(oid tid.OID) iter.Seq2[Entry, error] {
+	want := Entry{OID: oid, TID: tid.Invalid}
+	i := sort.Search(len(s.blocks), func(i int) bool { return s.blocks[i].first.compare(want) > 0 })
+	return func(yield func(Entry, error) bool) {
+		for e, err := range s.entriesFrom(max(i-1, 0)) {
+			if err == nil && e.OID < oid {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 func (s *Reader) entriesFrom(i int) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		for ; i < len(s.blocks); i++ {
+		for i := i; i < len(s.blocks); i++ {
 			list, err := s.Block(i)
 			if err != nil {
 				yield(Entry{}, err)

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"testing"
 
@@ -159,4 +160,48 @@ func TestWalkAfterOfCutTransactions(t *testing.T) {
 	if got, ends := after(t, openSegment(t, b), 0x30); len(got) != 0 || ends != 0 {
 		t.Errorf("%+v, %d ends", got, ends)
 	}
+}
+
+func TestEntriesFrom(t *testing.T) {
+	b, _ := write(t, testHeader, 0x10000, manyEntries(50_000))
+	r := openSegment(t, b)
+	var all []Entry
+	for e, err := range r.Entries() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, e)
+	}
+	if r.Blocks() < 5 {
+		t.Fatalf("%d blocks", r.Blocks())
+	}
+	for _, from := range []tid.OID{0, 1, 7, 999, 1000, 4999, 5000} {
+		i, _ := slices.BinarySearchFunc(all, from, func(e Entry, oid tid.OID) int { return cmp.Compare(e.OID, oid) })
+		seq := r.EntriesFrom(from)
+		for range 2 { // it can be used again
+			n := i
+			for e, err := range seq {
+				if err != nil || e != all[n] {
+					t.Fatalf("from %v: %+v, %v, want %+v", from, e, err, all[n])
+				}
+				n++
+			}
+			if n != len(all) {
+				t.Errorf("from %v: %d entries, want %d", from, n-i, len(all)-i)
+			}
+		}
+	}
+}
+
+// manyEntries is a history of small records.
+func manyEntries(n int) (list []transaction) {
+	for i := range n / 50 {
+		at := tid.TID(0x100 + i)
+		tr := transaction{txn: txn.Transaction{TID: at, Status: ' '}}
+		for j := range 50 {
+			tr.records = append(tr.records, Record{OID: tid.OID((i*50 + j*101) % 5000), TID: at, Data: []byte{byte(i)}})
+		}
+		list = append(list, tr)
+	}
+	return list
 }
