@@ -3,6 +3,7 @@ package reader
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -46,8 +47,19 @@ func newCache(ctx context.Context, limit int64, timeout time.Duration, wg *sync.
 // get returns what load returned for a key, with what it takes in memory, in bytes. Errors are not
 // kept. It returns when ctx ends.
 func (c *cache) get(ctx context.Context, key cacheKey, load func(ctx context.Context) (value any, cost int64, err error)) (any, error) {
+	for {
+		value, joined, err := c.once(ctx, key, load)
+		// What was begun earlier, by another, has ended earlier.
+		if err == nil || !joined || !errors.Is(err, errTimeout) && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return value, err
+		}
+	}
+}
+
+// once is get without another attempt. joined reports whether it was under way.
+func (c *cache) once(ctx context.Context, key cacheKey, load func(ctx context.Context) (value any, cost int64, err error)) (value any, joined bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, context.Cause(ctx)
+		return nil, false, context.Cause(ctx)
 	}
 	c.mu.Lock()
 	i := c.items[key]
@@ -55,7 +67,7 @@ func (c *cache) get(ctx context.Context, key cacheKey, load func(ctx context.Con
 	case i == nil:
 		if err := c.ctx.Err(); err != nil {
 			c.mu.Unlock()
-			return nil, context.Cause(c.ctx)
+			return nil, false, context.Cause(c.ctx)
 		}
 		i = &cached{key: key, done: make(chan struct{})}
 		var loading context.Context
@@ -69,13 +81,15 @@ func (c *cache) get(ctx context.Context, key cacheKey, load func(ctx context.Con
 	case i.element != nil:
 		c.order.MoveToFront(i.element)
 		c.mu.Unlock()
-		return i.value, nil
+		return i.value, true, nil
+	default:
+		joined = true
 	}
 	i.waiters++
 	c.mu.Unlock()
 	select {
 	case <-i.done:
-		return i.value, i.err
+		return i.value, joined, i.err
 	case <-ctx.Done():
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -85,7 +99,7 @@ func (c *cache) get(ctx context.Context, key cacheKey, load func(ctx context.Con
 				delete(c.items, key) // the next one asks anew
 			}
 		}
-		return nil, context.Cause(ctx)
+		return nil, joined, context.Cause(ctx)
 	}
 }
 

@@ -311,7 +311,8 @@ func (d *Database) parts(ctx context.Context, state *backup.State, at tid.TID) (
 // do reads in the current view. It is tried again where that has changed meanwhile: a segment
 // of which another one has taken the place may be deleted.
 func (d *Database) do(ctx context.Context, f func(ctx context.Context, v *view) error) error {
-	limited, cancel := context.WithTimeoutCause(ctx, d.read, errTimeout)
+	// A little longer than one read of the store, whose error says more.
+	limited, cancel := context.WithTimeoutCause(ctx, d.read+d.read/8, errTimeout)
 	defer cancel()
 	for try := 0; ; try++ {
 		v := d.current()

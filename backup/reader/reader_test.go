@@ -11,7 +11,6 @@ import (
 
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/reader"
-	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -47,8 +46,8 @@ func all(t testing.TB, h txn.History) (list []*txn.Transaction) {
 
 // fill writes transactions into a repository, in a random form: tails, segments that tails list,
 // transactions that are cut, merged segments, catalog pages.
-func fill(r *backuptest.Repo, rnd *rand.Rand, list []*txn.Transaction) {
-	segments := 0 // since the last manifest
+// segments is how many there are since the last manifest.
+func fill(r *backuptest.Repo, rnd *rand.Rand, list []*txn.Transaction, segments *int) {
 	for len(list) > 0 {
 		n := min(1+rnd.IntN(12), len(list))
 		switch rnd.IntN(4) {
@@ -57,7 +56,7 @@ func fill(r *backuptest.Repo, rnd *rand.Rand, list []*txn.Transaction) {
 			for c := range slices.Chunk(list[:n], 1+rnd.IntN(n)) {
 				lists = append(lists, c)
 			}
-			segments += len(r.Listed(lists...))
+			*segments += len(r.Listed(lists...))
 		case 1:
 			var records []txn.Record
 			for rec := range list[0].Records {
@@ -67,21 +66,21 @@ func fill(r *backuptest.Repo, rnd *rand.Rand, list []*txn.Transaction) {
 				n = 1
 				i := rnd.IntN(k - 1)
 				j := i + 1 + rnd.IntN(k-i-1)
-				segments += len(r.Cut(list[0], records[:i], records[i:j], records[j:]))
+				*segments += len(r.Cut(list[0], records[:i], records[i:j], records[j:]))
 				break
 			}
 			fallthrough
 		default:
 			r.Tail(list[:n]...)
-			segments++
+			*segments++
 		}
 		list = list[n:]
 		switch k := rnd.IntN(6); {
 		case k == 0:
 			r.Heartbeat()
-		case k < 3 && segments > 1: // merged, one segment alone would be the same
+		case k < 3 && *segments > 1: // merged, one segment alone would be the same
 			r.Manifest(true, k == 2)
-			segments = 0
+			*segments = 0
 		}
 	}
 }
@@ -107,7 +106,7 @@ func TestDatabase(t *testing.T) {
 				txntest.Run(t, func(t *testing.T, h txn.History) txn.Database {
 					r := backuptest.New(t, memstore.New(memstore.Options{}), encrypted)
 					list := all(t, h)
-					fill(r, rand.New(rand.NewPCG(uint64(len(list)), 7)), list)
+					fill(r, rand.New(rand.NewPCG(uint64(len(list)), 7)), list, new(int))
 					o := reader.Options{}
 					switch mode {
 					case "nothing fits":
@@ -178,7 +177,7 @@ func TestAtEveryTransaction(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		list := all(t, txntest.Random(seed, 80, 40))
 		r := backuptest.New(t, memstore.New(memstore.Options{}), seed%2 == 0)
-		fill(r, rnd, list)
+		fill(r, rnd, list, new(int))
 		dir := t.TempDir()
 		for _, tr := range list {
 			o := reader.Options{At: tr.TID}
@@ -211,5 +210,3 @@ func sameOIDs(t testing.TB, got, want txn.Database, from tid.OID) {
 		t.Fatalf("OIDs from %v: %v, want %v", from, g, w)
 	}
 }
-
-var _ store.Store

@@ -1,5 +1,6 @@
 // Package serve is the way of ZEO clients into a backup repository: a [reader.Database]
-// as a storage that [zeo.Server] serves, read-only. What comes into the repository
+// as a storage that [zeo.Server] serves. Clients have to ask for a read-only storage (read-only or
+// read-only-fallback), as with every ZEO server that takes no commits. What comes into the repository
 // meanwhile is announced to the clients, if that is wanted.
 package serve
 
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,9 +103,36 @@ func (s *Storage) Watch(ctx context.Context, w zeo.Watcher) (tid.TID, error) {
 	return s.db.LastTID(ctx)
 }
 
-// Changes implements [zeo.Changer]. It lists few: each costs reading what was changed.
+// Changes implements [zeo.Changer]. It lists few, since each costs reading what was changed, and
+// what can be read: a server must start although an older segment is missing.
 func (s *Storage) Changes(ctx context.Context, after tid.TID, n int) ([]zeo.Change, tid.TID, error) {
-	return s.Reader.Changes(ctx, after, min(n, firstChanges))
+	n = min(n, firstChanges)
+	from, all := s.db.At(), true
+	var list []zeo.Change
+	for t, err := range s.db.Backwards(ctx) {
+		if ctx.Err() != nil {
+			return nil, after, ctx.Err()
+		}
+		if err != nil {
+			s.log.Warn("earlier changes cannot be read: clients that were away have to verify their caches", "tid", from, "err", err)
+			all = false
+			break
+		}
+		if t.TID <= after {
+			break
+		}
+		if len(list) == n {
+			all = false
+			break
+		}
+		list = append(list, zeo.Change{TID: t.TID, OIDs: slices.Clone(t.OIDs)})
+		from = t.TID - 1
+	}
+	if all {
+		from = after
+	}
+	slices.Reverse(list)
+	return list, from, nil
 }
 
 // LoadBefore implements [zeo.Storage]. A store that does not answer is the trouble of this load
