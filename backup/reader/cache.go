@@ -47,12 +47,18 @@ func newCache(ctx context.Context, limit int64, timeout time.Duration, wg *sync.
 // get returns what load returned for a key, with what it takes in memory, in bytes. Errors are not
 // kept. It returns when ctx ends.
 func (c *cache) get(ctx context.Context, key cacheKey, load func(ctx context.Context) (value any, cost int64, err error)) (any, error) {
+	var before error
 	for {
 		value, joined, err := c.once(ctx, key, load)
-		// What was begun earlier, by another, has ended earlier.
-		if err == nil || !joined || !errors.Is(err, errTimeout) && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return value, err
+		switch {
+		case err == nil:
+			return value, nil
+		case ctx.Err() != nil && before != nil:
+			return nil, before // it says more than that time is up
+		case !joined || !errors.Is(err, errTimeout) && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+			return nil, err
 		}
+		before = err // what was begun earlier, by another, has ended earlier
 	}
 }
 
