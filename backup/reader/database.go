@@ -99,6 +99,7 @@ func Open(ctx context.Context, repo *backup.Repository, keys *backup.Keys, state
 		return nil, err
 	}
 	d.files.d = d
+	d.fill.wanted = make(chan struct{}, 1)
 	if o.CacheDir != "" {
 		d.files.dir = filepath.Join(o.CacheDir, state.Lineage.String())
 		if err := os.MkdirAll(d.files.dir, 0o700); err != nil {

@@ -274,6 +274,11 @@ func TestSilentStore(t *testing.T) {
 	if _, err := d.LoadBefore(t.Context(), 1, tid.Max); !errors.Is(err, txn.ErrUnavailable) {
 		t.Errorf("after the timeout: %v", err)
 	}
+	for oid, err := range d.OIDs(t.Context(), tid.Max, 0) {
+		if !errors.Is(err, txn.ErrUnavailable) {
+			t.Errorf("object %v, %v", oid, err)
+		}
+	}
 	s.on.Store(false)
 	if rev, err := d.LoadBefore(t.Context(), 1, tid.Max); string(rev.Data) != "one" || err != nil {
 		t.Errorf("%q, %v", rev.Data, err)
