@@ -167,8 +167,8 @@ var errClosed = errors.New("the database is closed")
 
 // Close ends all reads that are under way.
 func (d *Database) Close() error {
-	d.cancel()
 	d.cache.mu.Lock() // no read begins any more
+	d.cancel()
 	d.cache.mu.Unlock()
 	d.wg.Wait()
 	d.mu.Lock()
