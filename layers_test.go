@@ -78,6 +78,8 @@ var layers = []struct{ name, may string }{
 	{"backup", "backup/snapshot backup/store"},
 	{"backup/feed", "backup/snapshot fsformat cluster/client"},
 	{"backup/writer", "backup backup/feed"},
+	{"backup/restore", "backup exporter cluster/storage/adapter"},
+	{"backup/verify", "backup exporter"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }
