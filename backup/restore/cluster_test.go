@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/store/memstore"
+	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
@@ -210,6 +212,58 @@ func TestClusterAndTables(t *testing.T) {
 	}
 }
 
+// A restore into a cluster that is interrupted, by the repository or by the cluster, goes on where it
+// was.
+func TestClusterInterrupted(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	s := newSample(t, r, 150, true)
+	mem := memstore.New(memstore.Options{})
+	repo := repository(t, mem, r, s.list)
+	cl, _ := run(t, simple.Config{Dir: t.TempDir(), Name: "restored", Partitions: 3})
+	var last tid.TID
+	for n := 3; ; n += 1 + r.IntN(4) {
+		f := storetest.FailAt(mem, n, storetest.Fault{Err: storetest.ErrFault})
+		failing, err := backup.Open(t.Context(), backup.Config{Store: f, Trusted: repo.Trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := source(repo, 0)
+		src.Repo, src.Fetch.Parallel = failing, 1
+		src.Keys = failing.Unlock()
+		if repo.Identity != nil {
+			src.Keys = failing.Unlock(repo.Identity)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		stop := Progress(nil)
+		if n%2 == 0 {
+			stop = func(p Phase, at tid.TID, done, total int64) {
+				if p == Writing && at > last && r.IntN(8) == 0 {
+					cancel()
+				}
+			}
+		}
+		_, err = src.ToCluster(t.Context(), cl, func() exporter.Appender { return cl.NewAppender(ctx, client.AppenderOptions{Window: 8}) }, ClusterOptions{Append: true, Progress: stop})
+		cancel()
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, storetest.ErrFault) && !errors.As(err, new(*exporter.InterruptedError)) {
+			t.Fatal(err)
+		}
+		if last, err = cl.LastTID(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := fsformat.Open(s.path, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for d, err := range exporter.Compare(t.Context(), f, cl, 0, tid.Max, exporter.CompareOptions{AnyStatus: true, AnyOrder: true}, nil) {
+		t.Fatal(d, err)
+	}
+}
+
 // Tables of different nodes may be written by different processes, each interrupted anywhere. No node
 // starts on tables that are not complete.
 func TestTablesInterrupted(t *testing.T) {
@@ -232,6 +286,7 @@ func TestTablesInterrupted(t *testing.T) {
 				}
 				return &failing{Tables: db.(Tables), left: fail, every: r.IntN(2) == 0}, nil
 			}
+			opt.Level = 1 + fail%9 // what is written again is not the same
 			if _, err := src.ToTables(t.Context(), opt); err == nil {
 				break
 			} else if !errors.Is(err, errStopped) {

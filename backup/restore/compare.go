@@ -46,12 +46,6 @@ type group []*snapshot.Segment
 func (g group) after() tid.TID { return g[0].After }
 func (g group) end() tid.TID   { return g[len(g)-1].End() }
 
-// whole reports whether all of the text is used.
-func (g group) whole(at tid.TID) bool {
-	l := g[len(g)-1]
-	return l.Clip == 0 && l.Upto <= at
-}
-
 // groups yields the segments of a state up to a TID.
 func (s *Source) groups(ctx context.Context) iter.Seq2[group, error] {
 	return func(yield func(group, error) bool) {
@@ -116,7 +110,7 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 				return fmt.Errorf("compare %s: %w", t.name, err)
 			}
 		}
-		if !g.whole(s.at()) || !c.same() {
+		if !c.same() {
 			if err := s.compareRecords(ctx, t, g, end); err != nil {
 				return err
 			}
@@ -126,9 +120,6 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 		if progress != nil {
 			progress(Comparing, res.Last, res.Bytes, max(total, res.Bytes))
 		}
-	}
-	if more {
-		return fmt.Errorf("compare %s: %w: transaction %v is in no segment", t.name, ErrDifferent, tr.TID)
 	}
 	last, err := t.last(ctx)
 	if err != nil {
@@ -230,7 +221,7 @@ func (c *cutter) transaction(t *txn.Transaction, records *int64) error {
 	return nil
 }
 
-// same reports whether the text was that of the segments.
+// same reports whether the text was that of the segments, all of it.
 func (c *cutter) same() bool { return !c.bad && c.i == len(c.g) }
 
 // absent makes of the error about a revision without data no error.

@@ -196,6 +196,8 @@ func TestDamage(t *testing.T) {
 	for _, encrypted := range []bool{false, true} {
 		mem, repo, _ := sample(t, encrypted, memstore.Options{})
 		keys := needed(t, repo)
+		state := repo.Now()
+		last := state.Tails[len(state.Tails)-1].Key
 		dir := t.TempDir() // what is the newest, only a host that has seen it knows
 		if found, err := look(t, mem, repo, dir); err != nil || len(found) > 0 {
 			t.Fatal(found, err)
@@ -235,11 +237,21 @@ func TestDamage(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s %s: %v", key, what, err)
 			}
+			var checked []Finding
+			if _, err := Check(t.Context(), repo.Config, CheckOptions{Report: func(f Finding) { checked = append(checked, f) }}); err != nil {
+				t.Fatal(err)
+			}
 			if err := mem.Put(t.Context(), key, bytes.NewReader(whole), int64(len(whole)), store.PutOptions{}); err != nil {
 				t.Fatal(err)
 			}
+			newest := key == last || key == snapshot.ManifestKey(repo.Lineage, state.Manifest.Seq)
+			if i/len(keys) == 0 && !newest || what == "longer" || strings.HasPrefix(what, "cut") {
+				// Without reading segments.
+				found = slices.DeleteFunc(found, func(f Finding) bool { return f.Key == key })
+				found = append(found, checked...)
+			}
 			ok := slices.ContainsFunc(found, func(f Finding) bool {
-				if !f.Warning && f.Kind == Older && what == "missing" && (k.Kind == snapshot.KindManifest || k.Kind == snapshot.KindTail) {
+				if !f.Warning && f.Kind == Older && what == "missing" && newest {
 					return true
 				}
 				if f.Warning || f.Key != key && f.Key != snapshot.Prefix(k.Kind, k.Lineage) {
@@ -275,6 +287,67 @@ func TestAllDamage(t *testing.T) {
 		if !slices.ContainsFunc(found, func(f Finding) bool { return f.Key == key && !f.Warning }) {
 			t.Errorf("%s: not found in %v", key, found)
 		}
+	}
+}
+
+// Notes that a trusted key signed, and that do not follow each other, are found.
+func TestChains(t *testing.T) {
+	mem, repo, _ := sample(t, false, memstore.Options{})
+	state := repo.Now()
+	broken := func(key string) {
+		t.Helper()
+		found, err := look(t, mem, repo, "")
+		if err != nil || !slices.ContainsFunc(found, func(f Finding) bool { return f.Kind == Broken && f.Key == key && !f.Warning }) {
+			t.Errorf("%s: %v, %v", key, found, err)
+		}
+	}
+	// A tail that does not follow the one before.
+	tail := *state.Tails[2].Tail
+	whole := storetest.Get(t, mem, state.Tails[2].Key)
+	n := tail.NoteSize()
+	tail.Prev = snapshot.Sum([]byte("another one"))
+	note, err := tail.Sign(repo.Signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem.Corrupt(state.Tails[2].Key, func(b []byte) []byte { return append(note, b[n:]...) })
+	broken(state.Tails[2].Key)
+	mem.Corrupt(state.Tails[2].Key, func([]byte) []byte { return whole })
+	// A manifest that does not, and one that takes something back.
+	m := *state.Manifest
+	m.Seq, m.Prev = m.Seq+1, snapshot.Sum([]byte("another one"))
+	b, err := m.Sign(repo.Signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo.Put(snapshot.ManifestKey(repo.Lineage, m.Seq), b)
+	broken(snapshot.ManifestKey(repo.Lineage, m.Seq))
+	m.Prev, m.Items = state.Hash, m.Items[:1]
+	m.SumUp()
+	if b, err = m.Sign(repo.Signer); err != nil {
+		t.Fatal(err)
+	}
+	mem.Corrupt(snapshot.ManifestKey(repo.Lineage, m.Seq), func([]byte) []byte { return b })
+	broken(snapshot.ManifestKey(repo.Lineage, m.Seq))
+}
+
+// What copies name is found in each part of a transaction that is cut, and is not taken for
+// missing if its segment cannot be known.
+func TestCopies(t *testing.T) {
+	mem := memstore.New(memstore.Options{})
+	repo := backuptest.New(t, mem, false)
+	cut := backuptest.Txn(20, txn.Record{OID: 1, Data: []byte("one")}, txn.Record{OID: 2, Data: []byte("two")})
+	recs := recordsOf(cut)
+	repo.Tail(backuptest.Txn(10))
+	repo.Cut(cut, recs[:1], recs[1:])
+	key := repo.Tail(backuptest.Txn(30, txn.Record{OID: 3, Data: []byte("three")}))
+	repo.Tail(backuptest.Txn(40, txn.Record{OID: 1, DataTID: 20, Data: []byte("one")}, txn.Record{OID: 2, DataTID: 20, Data: []byte("two")}, txn.Record{OID: 3, DataTID: 30, Data: []byte("three")}))
+	if found, err := look(t, mem, repo, ""); err != nil || len(found) > 0 {
+		t.Fatal(found, err)
+	}
+	mem.Corrupt(key, func(b []byte) []byte { b[50] ^= 1; return b })
+	if found, err := look(t, mem, repo, ""); err != nil || len(found) != 1 || found[0].Key != key {
+		t.Error(found, err)
 	}
 }
 
