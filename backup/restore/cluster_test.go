@@ -140,7 +140,7 @@ func digests(t *testing.T, dir string, nodes, np int) map[int][]string {
 // on the tables serve it, and have the digests of a cluster to which it was copied.
 func TestClusterAndTables(t *testing.T) {
 	const np, nodes, replicas = 5, 3, 1
-	for seed := range max(*seeds/6, 2) {
+	for seed := range max(*seeds/6, 1) {
 		r := rand.New(rand.NewPCG(uint64(seed), 4))
 		s := newSample(t, r, 60, true)
 		repo := repository(t, memstore.New(memstore.Options{}), r, s.list)

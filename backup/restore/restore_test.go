@@ -27,7 +27,7 @@ import (
 	"github.com/neozodb/neo/fsformat"
 )
 
-var seeds = flag.Int("restore.seeds", 12, "random histories to restore")
+var seeds = flag.Int("restore.seeds", 6, "random histories to restore")
 
 // sample is a history: as a Data.fs, and its transactions.
 type sample struct {
@@ -370,7 +370,7 @@ func TestNotRestorable(t *testing.T) {
 // An interrupted restore goes on where it was, wherever it was interrupted, and nothing that was
 // stored wrongly comes into a file.
 func TestFileInterrupted(t *testing.T) {
-	for seed := range max(*seeds/3, 3) {
+	for seed := range max(*seeds/3, 2) {
 		r := rand.New(rand.NewPCG(uint64(seed), 3))
 		s := newSample(t, r, 60, true)
 		mem := memstore.New(memstore.Options{})
@@ -406,7 +406,7 @@ func TestFileInterrupted(t *testing.T) {
 func TestFileDamaged(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	s := newSample(t, r, 40, true)
-	for range max(*seeds*3, 30) {
+	for range max(*seeds*3, 20) {
 		mem := memstore.New(memstore.Options{})
 		repo := repository(t, mem, r, s.list)
 		keys := storetest.Keys(t, mem, "", "")

@@ -11,9 +11,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/snapshot"
@@ -411,20 +413,27 @@ type batch struct {
 	rows  []row
 	bytes int
 	ready chan struct{}
+	size  int64        // of the budget
+	users atomic.Int32 // nodes that have not taken it
 }
 
 const (
 	batchBytes   = 1 << 20
 	batchRows    = 4096
 	batchesAhead = 16
-	commitBytes  = 64 << 20
-	commitEvery  = time.Second
+	// bytesAhead bounds what is read and not written yet. A longer batch, which is one
+	// record, is alone.
+	bytesAhead  = 64 << 20
+	rowBytes    = 256 // of a row without data
+	commitBytes = 64 << 20
+	commitEvery = time.Second
 )
 
 // write reads the history and writes it to all nodes.
 func (w *tables) write(ctx context.Context, res *Result) error {
 	g, ctx := errgroup.WithContext(ctx)
 	packing := make(chan *batch, runtime.GOMAXPROCS(0))
+	budget := semaphore.NewWeighted(bytesAhead)
 	packer := &deflate.Packer{Level: w.o.Level}
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
@@ -438,7 +447,12 @@ func (w *tables) write(ctx context.Context, res *Result) error {
 		n.ahead = make(chan *batch, batchesAhead)
 		n.saved = time.Now()
 		g.Go(func() error {
-			if err := n.run(ctx); err != nil {
+			taken := func(b *batch) {
+				if b.users.Add(-1) == 0 {
+					budget.Release(b.size)
+				}
+			}
+			if err := n.run(ctx, taken); err != nil {
 				return fmt.Errorf("node %d: %w", n.n, err)
 			}
 			return nil
@@ -453,6 +467,11 @@ func (w *tables) write(ctx context.Context, res *Result) error {
 		}()
 		send := func(b *batch) error {
 			b.ready = make(chan struct{})
+			b.size = min(int64(b.bytes+len(b.rows)*rowBytes), bytesAhead)
+			b.users.Store(int32(len(w.nodes)))
+			if err := budget.Acquire(ctx, b.size); err != nil {
+				return err
+			}
 			select {
 			case packing <- b:
 			case <-ctx.Done():
@@ -631,7 +650,7 @@ func lastRecords(r *snapshot.Reader) (lasts, error) {
 }
 
 // run writes what belongs to a node.
-func (n *tablesNode) run(ctx context.Context) error {
+func (n *tablesNode) run(ctx context.Context, taken func(*batch)) error {
 	np := len(n.mine)
 	last := n.done
 	for b := range n.ahead {
@@ -654,6 +673,7 @@ func (n *tablesNode) run(ctx context.Context) error {
 				}
 			}
 		}
+		taken(b)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
