@@ -44,6 +44,9 @@ type Repository struct {
 	LimitUpload   int64 // bytes per second; 0: none
 	LimitDownload int64
 
+	// RebaseOnPack begins a new lineage when a Data.fs was packed, instead of stopping.
+	RebaseOnPack bool
+
 	KeepLineagesDays int64
 	PruneGrace       time.Duration
 	Holds            []Hold

@@ -61,6 +61,7 @@ interval: 2s
 segment_size: 64MiB
 level: default
 limit_upload: 10MiB/s
+on_pack: rebase
 keep_lineages_days: 40
 prune_grace: 2d
 hold:
@@ -121,10 +122,10 @@ func TestFull(t *testing.T) {
 	}
 	if r.Heartbeat != 10*time.Minute || r.Interval != 2*time.Second || r.SegmentSize != 64<<20 || r.Level != snapshot.Default || r.LimitUpload != 10<<20 ||
 		r.KeepLineagesDays != 40 || r.PruneGrace != 48*time.Hour || r.Lock != store.Compliance || r.LockDays != 35 || r.LockShortDays != 7 ||
-		r.MaxRPO != 30*time.Second || r.ProofMaxAge != 8*24*time.Hour || r.RequireRecipients != 2 {
+		r.MaxRPO != 30*time.Second || r.ProofMaxAge != 8*24*time.Hour || r.RequireRecipients != 2 || !r.RebaseOnPack {
 		t.Errorf("got %+v", r)
 	}
-	if s := r.Schedule; !s.Follow || len(s.Jobs) != 3 || s.Jobs[0].Command != "verify" || !slices.Equal(s.Jobs[0].Options, []string{"--read-data=rotate/30"}) || s.Jobs[1].Line != 35 {
+	if s := r.Schedule; !s.Follow || len(s.Jobs) != 3 || s.Jobs[0].Command != "verify" || !slices.Equal(s.Jobs[0].Options, []string{"--read-data=rotate/30"}) || s.Jobs[1].Line != 36 {
 		t.Errorf("schedule %+v", s)
 	} else if next := s.Jobs[1].Times.Next(at); !next.Equal(time.Date(2026, 11, 22, 5, 0, 0, 0, time.UTC)) { // a Sunday
 		t.Errorf("the drill is at %v", next)
@@ -182,6 +183,7 @@ func TestRefused(t *testing.T) {
 		{"size", head + "segment_size: 128\n", `:3: segment_size: "128" is not a size`},
 		{"small size", head + "segment_size: 1MiB\n", `:3: segment_size: "1MiB" is not from 16 MiB to 1024 MiB`},
 		{"level", head + "level: fast\n", `:3: level: "fast" is none of fastest, default, better`},
+		{"on pack", head + "on_pack: yes\n", `:3: on_pack: "yes" is none of stop, rebase`},
 		{"grace", head + "prune_grace: 1h\n", `:3: prune_grace: "1h" is not from 1d to 365d`},
 		{"hold without label", head + "hold:\n  2026-11-20\n", `:4: hold: a hold needs a label`},
 		{"hold that moves", head + "hold: latest x\n", `:3: hold: "latest" is another moment at each start`},

@@ -80,6 +80,12 @@ func (v value) words(do func(word string) error) error {
 	})
 }
 
+// Values of on_pack.
+const (
+	onPackStop   = "stop"
+	onPackRebase = "rebase"
+)
+
 // setting is a key of a repository.
 type setting struct {
 	key string
@@ -130,6 +136,10 @@ var settings = []setting{
 	})},
 	{"limit_upload", rate(func(r *Repository) *int64 { return &r.LimitUpload })},
 	{"limit_download", rate(func(r *Repository) *int64 { return &r.LimitDownload })},
+	{"on_pack", one(func(r *Repository, s string) error {
+		r.RebaseOnPack = s == onPackRebase
+		return oneOf(s, onPackStop, onPackRebase)
+	})},
 	{"keep_lineages_days", number(1, 36500, func(r *Repository, n int64) { r.KeepLineagesDays = n })},
 	{"prune_grace", duration(24*time.Hour, 365*24*time.Hour, func(r *Repository) *time.Duration { return &r.PruneGrace })},
 	{"hold", func(r *Repository, v value) error {

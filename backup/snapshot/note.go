@@ -96,10 +96,14 @@ func roleOf(name string) Role {
 // Verifiers are the keys that are trusted, of any role.
 type Verifiers []note.Verifier
 
-// NewVerifiers reads keys of the form <repository>/<role>+<hash>+<key>.
+// NewVerifiers reads keys of the form <repository>/<role>+<hash>+<key>. One that is there twice
+// counts once.
 func NewVerifiers(keys ...string) (Verifiers, error) {
 	var list Verifiers
-	for _, k := range keys {
+	for i, k := range keys {
+		if slices.Contains(keys[:i], k) {
+			continue // a note would be ambiguous
+		}
 		v, err := note.NewVerifier(k)
 		if err != nil {
 			return nil, fmt.Errorf("%.100q does not verify notes: want <repository>/<role>+<hash>+<key>, as \"init\" prints it", k)
