@@ -25,6 +25,7 @@ const module = "github.com/neozodb/neo"
 // that it names. A package that is not listed may not exist; internal packages
 // and commands take the rule of the directory they are in.
 var layers = []struct{ name, may string }{
+	{"cluster/testlog", ""},
 	{"cluster/tid", ""},
 	{"cluster/txn", "cluster/tid"},
 	{"cluster/msgpack", ""},
@@ -65,24 +66,40 @@ var layers = []struct{ name, may string }{
 	{"cluster/zeo", "cluster/zeo/wire cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
 	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"importer/merge", "cluster/txn fsformat/pickle"},
-	{"importer/source", "importer/config fsformat cluster/zeo/zeoclient cluster/client"},
+	{"backup/store", ""},
+	{"backup/snapshot", "cluster/txn fsformat/zdump"},
+	{"backup", "backup/snapshot backup/store"},
+	{"backup/reader", "backup"},
+	{"backup/serve", "backup/reader cluster/zeo"},
+	{"importer/source", "importer/config fsformat cluster/zeo/zeoclient cluster/client backup/reader"},
 	{"exporter", "fsformat"},
 	{"importer", "exporter cluster/storage/backend cluster/pace cluster/deflate importer/state importer/config importer/merge importer/source fsformat"},
 	{"cluster/storage/adapter", "cluster/storage/sqlitedb importer"},
 	{"cluster/simple", "cluster/master cluster/storage cluster/admin cluster/storage/adapter cluster/ctl"},
 	{"cluster/clustertest", "cluster/simple cluster/client cluster/storage/backendtest cluster/internal"},
 	{"importer/plan", "importer/source importer/merge cluster/storage/adapter"},
-	{"backup/store", ""},
-	{"backup/snapshot", "cluster/txn fsformat/zdump"},
-	{"backup", "backup/snapshot backup/store"},
 	{"backup/feed", "backup/snapshot fsformat cluster/client"},
 	{"backup/writer", "backup backup/feed"},
+	{"backup/restore", "backup exporter cluster/storage/adapter"},
+	{"backup/verify", "backup exporter"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }
 
 // testOnly packages are imported by tests alone.
-var testOnly = []string{"cluster/txn/txntest", "cluster/clustertest", "cluster/storage/backendtest", "cluster/storage/sqldbtest", "cluster/internal", "backup/store/storetest", "backup/backuptest", "backup/feed/feedtest", "cluster/zeo/zeotest", "cmd/internal/proctest"}
+var testOnly = []string{
+	"cluster/testlog",
+	"cluster/txn/txntest",
+	"cluster/clustertest",
+	"cluster/storage/backendtest",
+	"cluster/storage/sqldbtest",
+	"cluster/internal",
+	"backup/store/storetest",
+	"backup/feed/feedtest",
+	"backup/backuptest",
+	"cluster/zeo/zeotest",
+	"cmd/internal/proctest",
+}
 
 // goPackage is what `go list -json` says of a package.
 type goPackage struct {

@@ -89,8 +89,9 @@ func (r *Reader) scan(ctx context.Context, after, upTo tid.TID, c *Checked) iter
 				continue
 			}
 			if h.TID > upTo {
-				// The last transaction, and what else is asked for, may come after it.
-				if tail, err := r.Tail(ctx); err == nil && tail.LastTID <= upTo {
+				// The last transaction, and what else is asked for, may come after it; or it is
+				// one that a server has finished since.
+				if tail, err := r.Tail(ctx); err == nil && tail.LastTID <= upTo && h.Pos < tail.End {
 					yield(nil, r.outOfOrder(h.Pos, h.TID, "its id is above that of the last transaction of the file, %v", tail.LastTID))
 				}
 				return

@@ -186,3 +186,37 @@ func TestOrderWithUndoneTransactions(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A transaction that a server finishes after the last one was found is not out of order.
+func TestFinishedSince(t *testing.T) {
+	b := readFile(t, samples+"02-undo.fs")
+	whole := openSample(t, "02-undo")
+	var heads []Header
+	for tr, err := range whole.Scan(t.Context(), 0, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		heads = append(heads, tr.Head)
+	}
+	last := heads[len(heads)-1]
+	b[last.Pos+16] = statusVoted
+	r, err := NewReader(bytes.NewReader(b), int64(len(b)), "Data.fs", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail, err := r.Tail(t.Context())
+	if err != nil || tail.End != last.Pos {
+		t.Fatalf("Tail = %+v, %v", tail, err)
+	}
+	b[last.Pos+16] = last.Status
+	n := 0
+	for _, err := range r.Transactions(t.Context(), 0, tail.LastTID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != len(heads)-1 {
+		t.Errorf("%d transactions up to the last one that was found, want %d", n, len(heads)-1)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/fsformat"
@@ -48,9 +49,9 @@ func fillBegun(t *testing.T, path, rows string, cut, end tid.TID) {
 }
 
 // openBegun opens a database with a Data.fs as its source.
-func openBegun(t *testing.T, path, source string) (*Backend, *log) {
+func openBegun(t *testing.T, path, source string) (*Backend, *testlog.Buffer) {
 	t.Helper()
-	l := &log{}
+	l := &testlog.Buffer{}
 	b, err := Open(t.Context(), Config{
 		Import: config.Import{
 			Destination: config.Destination{Section: "neo", Compress: -1},

@@ -21,6 +21,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/txn/txntest"
@@ -64,28 +65,10 @@ func openedSQLite(t testing.TB, path string) Native {
 	return created(t, native)
 }
 
-// log collects messages.
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
 // importOf returns an import as a node begins it.
-func importOf(t testing.TB, source txn.Database, native Native) (*Backend, *log) {
+func importOf(t testing.TB, source txn.Database, native Native) (*Backend, *testlog.Buffer) {
 	t.Helper()
-	l := &log{}
+	l := &testlog.Buffer{}
 	b := &Backend{native: native, source: source, log: slog.New(slog.NewTextHandler(l, nil))}
 	var err error
 	if b.end, err = source.LastTID(t.Context()); err != nil {
@@ -106,7 +89,7 @@ func runs(t *testing.T, b *Backend) (ended <-chan error, cancel func()) {
 }
 
 // finishes runs an import to its end.
-func finishes(t *testing.T, b *Backend, l *log) {
+func finishes(t *testing.T, b *Backend, l *testlog.Buffer) {
 	t.Helper()
 	ended, cancel := runs(t, b)
 	defer cancel()
@@ -498,7 +481,7 @@ func (f *faulty) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Revis
 }
 
 // reach waits until an import is in a state.
-func reach(t *testing.T, b *Backend, s importing.State, l *log) importing.Report {
+func reach(t *testing.T, b *Backend, s importing.State, l *testlog.Buffer) importing.Report {
 	t.Helper()
 	for range 10000 {
 		synctest.Wait()

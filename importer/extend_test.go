@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/fsformat"
@@ -24,11 +25,11 @@ type fileImport struct {
 	cfg  Config
 	path string // of the Data.fs
 	next int
-	log  *log
+	log  *testlog.Buffer
 }
 
 func newFileImport(t *testing.T) *fileImport {
-	f := &fileImport{t: t, path: filepath.Join(t.TempDir(), "Data.fs"), log: &log{}}
+	f := &fileImport{t: t, path: filepath.Join(t.TempDir(), "Data.fs"), log: &testlog.Buffer{}}
 	database := filepath.Join(t.TempDir(), "neo.sqlite")
 	f.cfg = Config{
 		Import: config.Import{
@@ -108,7 +109,7 @@ func TestExtend(t *testing.T) {
 	for _, n := range []int{1, 7} {
 		was := tidAt(f.next - 1)
 		f.append(n)
-		f.log.buf.Reset()
+		f.log.Reset()
 		f.run() // not imported, and told
 		if want := "the source has grown since its import ended"; !containsAll(f.log.String(), want, "--extend-import", tidAt(f.next-1).String()) {
 			t.Errorf("no %q in\n%s", want, f.log)

@@ -24,6 +24,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/txn/txntest"
@@ -44,7 +45,7 @@ type wbRig struct {
 	path string // of the source
 	disk *backendtest.Memory
 	db   func() (backend.Backend, error) // opens the native backend
-	log  wbLog
+	log  testlog.Buffer
 
 	history []txn.Transaction // of the source, and what was committed since
 	clock   tid.TID
@@ -58,23 +59,6 @@ type wbRig struct {
 	packer deflate.Packer
 
 	stop func()
-}
-
-type wbLog struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *wbLog) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *wbLog) count(s string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), s)
 }
 
 func wbOK(t testing.TB, err error) {
@@ -454,7 +438,7 @@ func TestWriteBackRandom(t *testing.T) {
 					}
 				}
 				r.same()
-				if n := r.log.count("not ours"); n > 0 {
+				if n := r.log.Count("not ours"); n > 0 {
 					t.Error("it took its own transactions for those of another program")
 				}
 			})
@@ -578,7 +562,7 @@ func TestWriteBackWaitsForPartitions(t *testing.T) {
 		if now != last || behind != 10 || !strings.Contains(note, "partition 3 is not readable") {
 			t.Fatalf("with an outdated partition: %v, %d, %q", now, behind, note)
 		}
-		if n := r.log.count("write-back to the source waits"); n != 1 {
+		if n := r.log.Count("write-back to the source waits"); n != 1 {
 			t.Errorf("that it waits is logged %d times", n)
 		}
 		set(proto.UpToDate)
@@ -654,7 +638,7 @@ func TestWriteBackSinkFails(t *testing.T) {
 		if last != written || behind != 7 || !strings.Contains(note, "injected") || !strings.Contains(note, "Clients are served as before") {
 			t.Errorf("while it fails: %v, %d, %q", last, behind, note)
 		}
-		if n := r.log.count("level=ERROR"); n > 2 { // first that of the flush, then that of the opening
+		if n := r.log.Count("level=ERROR"); n > 2 { // first that of the flush, then that of the opening
 			t.Errorf("%d errors are logged in an hour", n)
 		}
 		if _, err := fsformat.Lock(r.path); !errors.As(err, new(*fsformat.LockedError)) {

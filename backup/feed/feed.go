@@ -70,8 +70,9 @@ type Feed interface {
 
 	// Resume verifies that the source is still what an earlier feed, maybe of another
 	// process, made a mark of. It should be called before anything is read after a transaction that
-	// an earlier feed has read, with the empty mark if there is none. The error is an
-	// [ErrPacked], [ErrReplaced] or [ErrChanged] if not.
+	// an earlier feed has read, with the empty mark if there is none. A mark of another kind
+	// of source counts as none. The error is an [ErrPacked], [ErrReplaced] or
+	// [ErrChanged] if it is not the same.
 	Resume(ctx context.Context, mark string) error
 
 	// Wait returns nil when there may be something after what Last returned last, at

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -376,7 +377,7 @@ func (f *File) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Tra
 					}
 				}
 			}
-			if !yield(tr, nil) || tr.TID == upTo {
+			if !yield(tr, nil) {
 				return
 			}
 		}
@@ -487,17 +488,17 @@ func (f *File) Mark(ctx context.Context, t tid.TID) (string, error) {
 
 // Resume implements [Feed].
 func (f *File) Resume(ctx context.Context, mark string) error {
-	if mark == "" {
+	if !strings.HasPrefix(mark, "Data.fs ") {
 		return ctx.Err()
 	}
 	var p place
 	var id string
-	if _, err := fmt.Sscanf(mark, "Data.fs %s %d %d", &id, &p.pos, &p.status); err != nil {
-		return fmt.Errorf("%s: %w: what is known of it is %q, which is nothing of a file", f.path, ErrChanged, mark)
+	_, err := fmt.Sscanf(mark, "Data.fs %s %d %d", &id, &p.pos, &p.status)
+	if err == nil {
+		p.tid, err = tid.Parse(id)
 	}
-	var err error
-	if p.tid, err = tid.Parse(id); err != nil {
-		return fmt.Errorf("%s: %w: what is known of it is %q: %w", f.path, ErrChanged, mark, err)
+	if err != nil {
+		return fmt.Errorf("%s: the mark %q: %w", f.path, mark, err)
 	}
 	o, done, err := f.use()
 	if err != nil {

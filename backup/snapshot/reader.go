@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -71,6 +72,14 @@ func NewReader(r io.ReaderAt, size int64, name string) (*Reader, error) {
 
 // Name returns the key or path that was given to NewReader.
 func (s *Reader) Name() string { return s.name }
+
+// With returns the same segment, read through another io.ReaderAt. The directory and
+// the frame table, which it shares, are not read again.
+func (s *Reader) With(r io.ReaderAt) *Reader {
+	c := *s
+	c.r = r
+	return &c
+}
 
 // Footer returns what the segment sums up to.
 func (s *Reader) Footer() Footer { return s.f }
@@ -155,9 +164,25 @@ func (s *Reader) Block(i int) ([]Entry, error) {
 // ends at the first error.
 func (s *Reader) Entries() iter.Seq2[Entry, error] { return s.entriesFrom(0) }
 
+// EntriesFrom is Entries from the first revision of an object on.
+func (s *Reader) EntriesFrom(oid tid.OID) iter.Seq2[Entry, error] {
+	want := Entry{OID: oid, TID: tid.Invalid}
+	i := sort.Search(len(s.blocks), func(i int) bool { return s.blocks[i].first.compare(want) > 0 })
+	return func(yield func(Entry, error) bool) {
+		for e, err := range s.entriesFrom(max(i-1, 0)) {
+			if err == nil && e.OID < oid {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 func (s *Reader) entriesFrom(i int) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		for ; i < len(s.blocks); i++ {
+		for i := i; i < len(s.blocks); i++ {
 			list, err := s.Block(i)
 			if err != nil {
 				yield(Entry{}, err)
@@ -437,6 +462,114 @@ func (s *Reader) walk(h *Header, absent []int64, yield func(Event, error) bool) 
 	}
 	if _, err := io.Copy(io.Discard, t); err != nil { // verifies the hash of the text
 		fail(err)
+	}
+}
+
+// FrameBefore returns the first transaction that touches the last frame of which this is
+// before t; Zero if there is no such frame. It reads nothing.
+func (s *Reader) FrameBefore(t tid.TID) tid.TID {
+	i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].tid >= t })
+	if i == 0 {
+		return tid.Zero
+	}
+	return s.frames[i-1].tid
+}
+
+// anchor returns the last frame that begins with the head or a record of a transaction not
+// after t, or with the end of one; 0 if there is none.
+func (s *Reader) anchor(t tid.TID) (int, error) {
+	i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].tid > t })
+	for i = max(i-1, 0); i > 0; i-- {
+		// A cut within a record comes after a whole piece of it.
+		if s.frames[i-1].text < recordPiece {
+			break
+		}
+		// Of such frames most end with a transaction. What is in a record cannot name its own
+		// transaction, whose id is given to it afterwards.
+		b, err := s.frameText(i, nil)
+		if err != nil {
+			return 0, err
+		}
+		if head, err := zdump.NewScanner(bytes.NewReader(b)).Transaction(); err == nil && head.TID == s.frames[i].tid {
+			break
+		}
+	}
+	return i, nil
+}
+
+// WalkAfter yields what Walk does of the transactions after one, as far as this can be
+// known of a part: only the frames that have them are read, and their hashes verified.
+// Of a copy of an earlier revision it is not known whether there is data. In a segment that
+// continues a transaction after t it begins with a record of that.
+func (s *Reader) WalkAfter(t tid.TID) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if t >= s.f.Last {
+			return
+		}
+		i, err := s.anchor(t)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		f := &s.frames[i]
+		first, err := s.frameText(i, nil)
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		x := &text{s: s, next: i + 1, buf: first, rest: first}
+		sc := zdump.NewScanner(x)
+		fail := func(err error) {
+			if x.err != nil && x.err != io.EOF {
+				err = x.err
+			} else {
+				err = corrupt(s.name, f.at, "its text, byte %d: %w", f.pos+sc.Pos(), err)
+			}
+			yield(Event{}, err)
+		}
+		last, open, shown := tid.Zero, false, false
+		if !bytes.HasPrefix(first, []byte("txn ")) {
+			sc.Resume(f.tid)
+			last, open, shown = f.tid, true, f.tid > t
+		}
+		for {
+			if !open {
+				head, err := sc.Transaction()
+				if err == io.EOF {
+					return
+				}
+				if err != nil {
+					fail(err)
+					return
+				}
+				if head.TID <= last || head.TID > s.f.Last {
+					fail(fmt.Errorf("transaction %v after %v in a segment up to %v", head.TID, last, s.f.Last))
+					return
+				}
+				last, open, shown = head.TID, true, head.TID > t
+				if shown && !yield(Event{Txn: head, Pos: f.pos + sc.Pos()}, nil) {
+					return
+				}
+			}
+			if last == s.f.Last && f.pos+sc.Offset() == s.f.Text {
+				return // it is continued
+			}
+			r, err := sc.Record()
+			if err != nil {
+				fail(err)
+				return
+			}
+			e := Event{Pos: f.pos + sc.Pos()}
+			if r == nil {
+				open = false
+			} else {
+				rec := record(r)
+				e.Record = &rec
+			}
+			if shown && !yield(e, nil) {
+				return
+			}
+		}
 	}
 }
 

@@ -164,98 +164,43 @@ func Parse(p *proto.NotifyMonitorInformation) (r *Report, ok bool, err error) {
 	if _, ok := p.Info[Extension]; !ok {
 		return nil, false, nil
 	}
-	d := decoder{p.Info, nil}
+	d := proto.NewFields("report of a check", p.Info)
 	r = &Report{
-		Check: d.int(Extension, math.MinInt64, math.MaxInt64), Partition: int(d.int("partition", None, math.MaxInt32)),
-		State: State(d.int("state", 0, int64(lastState))), Reference: d.node("reference"), Min: tid.TID(d.id("min")), Max: tid.TID(d.id("max")),
-		Rows: int(d.int("rows", 0, math.MaxInt64)), Total: int(d.int("total", 0, math.MaxInt64)), Note: string(d.bytes("note")),
+		Check: d.Int(Extension, math.MinInt64, math.MaxInt64), Partition: int(d.Int("partition", None, math.MaxInt32)),
+		State: State(d.Int("state", 0, int64(lastState))), Reference: d.Node("reference"), Min: d.TID("min"), Max: d.TID("max"),
+		Rows: int(d.Count("rows")), Total: int(d.Count("total")), Note: d.Text("note"),
 	}
 	// Nodes of an earlier version know of no upstream cluster.
-	if _, ok := p.Info["upstream"]; ok {
-		r.Upstream = string(d.bytes("upstream"))
+	if _, ok := d.Lookup("upstream"); ok {
+		r.Upstream = d.Text("upstream")
 	}
-	if v, ok := p.Info["faulty"]; ok {
-		if r.Faulty, ok = v.(bool); !ok {
-			d.wrong("faulty")
-		}
+	if _, ok := d.Lookup("faulty"); ok {
+		r.Faulty = d.Bool("faulty")
 	}
-	for _, v := range d.list("partitions") {
-		r.Partitions = append(r.Partitions, int(d.asInt("partitions", v, 0, math.MaxInt32)))
+	for _, v := range d.List("partitions") {
+		r.Partitions = append(r.Partitions, int(d.IntOf("partitions", v, 0, math.MaxInt32)))
 	}
 	for key, to := range map[string]*[]proto.NodeID{"nodes": &r.Nodes, "stuck": &r.Stuck} {
-		for _, v := range d.list(key) {
-			*to = append(*to, proto.NodeID(d.asInt(key, v, math.MinInt32, math.MaxInt32)))
+		for _, v := range d.List(key) {
+			*to = append(*to, proto.NodeID(d.IntOf(key, v, math.MinInt32, math.MaxInt32)))
 		}
 	}
-	for _, v := range d.list("found") {
+	for _, v := range d.List("found") {
 		row, _ := v.([]proto.Value)
 		if len(row) != 4 {
-			d.wrong("found")
+			d.Wrong("found")
 			break
 		}
 		f := Difference{
-			Partition: r.Partition, Kind: Kind(d.asInt("kind", row[0], 1, int64(lastKind))), TID: tid.TID(d.asID("tid", row[1])),
-			Node: proto.NodeID(d.asInt("node", row[3], math.MinInt32, math.MaxInt32)),
+			Partition: r.Partition, Kind: Kind(d.IntOf("kind", row[0], 1, int64(lastKind))), TID: d.TIDOf("tid", row[1]),
+			Node: proto.NodeID(d.IntOf("node", row[3], math.MinInt32, math.MaxInt32)),
 		}
 		if row[2] != nil {
-			f.OID = proto.Some(tid.OID(d.asID("oid", row[2])))
+			f.OID = proto.Some(tid.OID(d.TIDOf("oid", row[2])))
 		}
 		r.Found = append(r.Found, f)
 	}
-	return r, true, d.err
-}
-
-type decoder struct {
-	info map[string]proto.Value
-	err  error
-}
-
-func (d *decoder) wrong(key string) {
-	if d.err == nil {
-		d.err = fmt.Errorf("report of a check: invalid %s", key)
-	}
-}
-
-func (d *decoder) asInt(key string, v proto.Value, min, max int64) int64 {
-	n, ok := v.(int64)
-	if !ok || n < min || n > max {
-		d.wrong(key)
-		return 0
-	}
-	return n
-}
-
-func (d *decoder) int(key string, min, max int64) int64 { return d.asInt(key, d.info[key], min, max) }
-
-func (d *decoder) node(key string) proto.NodeID {
-	return proto.NodeID(d.int(key, math.MinInt32, math.MaxInt32))
-}
-
-func (d *decoder) asID(key string, v proto.Value) uint64 {
-	b, _ := v.([]byte)
-	if len(b) != 8 {
-		d.wrong(key)
-		return 0
-	}
-	return uint64(tid.FromBytes(b))
-}
-
-func (d *decoder) id(key string) uint64 { return d.asID(key, d.info[key]) }
-
-func (d *decoder) bytes(key string) []byte {
-	b, ok := d.info[key].([]byte)
-	if !ok {
-		d.wrong(key)
-	}
-	return b
-}
-
-func (d *decoder) list(key string) []proto.Value {
-	l, ok := d.info[key].([]proto.Value)
-	if !ok {
-		d.wrong(key)
-	}
-	return l
+	return r, true, d.Err()
 }
 
 // Part is a partition of a check.

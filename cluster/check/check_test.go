@@ -2,11 +2,11 @@ package check
 
 import (
 	"math"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/internal/messagetest"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -19,72 +19,21 @@ var full = Report{
 	Nodes: []proto.NodeID{2, 3}, Stuck: []proto.NodeID{2}, Note: "why", Upstream: "up", Faulty: true,
 }
 
-// wire returns what a receiver gets.
-func wire(t testing.TB, p *proto.NotifyMonitorInformation) *proto.NotifyMonitorInformation {
-	t.Helper()
-	b := proto.Append(nil, 1, p)
-	_, got, _, err := proto.Decode(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got.(*proto.NotifyMonitorInformation)
-}
+var reports = messagetest.Kind[Report]{Extension: Extension, Parse: Parse, Packet: (*Report).Packet,
+	Samples: []Report{full, {Check: -1, Partition: None}}, Optional: []string{"upstream", "faulty"}}
 
-// A report arrives as it was sent.
-func TestReport(t *testing.T) {
-	for _, want := range []Report{full, {Check: -1, Partition: None}} {
-		got, ok, err := Parse(wire(t, want.Packet()))
-		if !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-		if diff := cmp.Diff(&want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-	}
-	if _, ok, err := Parse(&proto.NotifyMonitorInformation{Info: map[string]proto.Value{"ltid": int64(3)}}); ok || err != nil {
-		t.Error("what a backup cluster tells is taken for a report", err)
-	}
-	// Not every value makes sense.
-	for key := range full.Packet().Info {
-		for _, bad := range []proto.Value{nil, int64(math.MinInt64), []byte("x"), 1.5, []proto.Value{[]byte("x")}, []proto.Value{[]proto.Value{int64(1)}}} {
-			p := full.Packet()
-			if reflect.TypeOf(p.Info[key]) == reflect.TypeOf(bad) && (key == "note" || key == "upstream" || key == Extension) {
-				continue
-			}
-			p.Info[key] = bad
-			if _, ok, err := Parse(p); ok && err == nil {
-				t.Errorf("%s: %v is accepted", key, bad)
-			}
-		}
-	}
-}
+// A report arrives as it was sent, and one that makes no sense is refused.
+func TestReport(t *testing.T) { reports.Test(t) }
 
 func FuzzParse(f *testing.F) {
-	f.Add(proto.Append(nil, 1, full.Packet()))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, got, _, err := proto.Decode(b)
-		if err != nil {
-			return
-		}
-		p, ok := got.(*proto.NotifyMonitorInformation)
-		if !ok {
-			return
-		}
-		r, ok, err := Parse(p)
-		if !ok || err != nil {
-			return
-		}
-		var b1 Board
-		b1.Apply(r)
-		b1.Summary()
+	reports.Fuzz(f, func(r *Report) {
+		var b Board
+		b.Apply(r)
+		b.Summary()
 		for _, d := range r.Found {
 			_ = d.String()
 		}
-		again, ok, err := Parse(wire(t, r.Packet()))
-		if !ok || err != nil || !cmp.Equal(r, again) {
-			t.Errorf("%v, %v: %s", ok, err, cmp.Diff(r, again))
-		}
-		for _, rep := range b1.Replay() {
+		for _, rep := range b.Replay() {
 			var b2 Board
 			b2.Apply(rep)
 		}

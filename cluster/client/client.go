@@ -39,6 +39,11 @@ type Config struct {
 
 	ReadOnly bool
 
+	// Backup is the name of what the client makes a backup for, as masters see it. The
+	// client is then read-only, and OnInvalidate is told of transactions without
+	// their objects: the master names partitions to it. Default: none.
+	Backup string
+
 	// CacheSize is the size in bytes of the cache, and of the data of a
 	// transaction that may wait for the answers of storages.
 	// Default: DefaultCacheSize.
@@ -130,6 +135,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	case level < 0 || level > 9:
 		return nil, fmt.Errorf("open cluster %s: compression level %d is not in 1..9", cfg.Cluster, level)
 	}
+	cfg.ReadOnly = cfg.ReadOnly || cfg.Backup != ""
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = DefaultCacheSize
 	}

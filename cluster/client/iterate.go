@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -37,12 +38,24 @@ const (
 // Metadata and records are asked for ahead, many at a time, within fixed memory, and
 // within the budget of ctx if it has one (see [txn.WithReadAhead]).
 func (c *Client) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return c.TransactionsWith(ctx, after, upTo, nil)
+}
+
+// Missing is asked about an object that a transaction names and that has no record there: it was
+// only checked, or a pack has removed the record, before since. The record that it returns
+// is given instead; nil: none.
+type Missing func(t tid.TID, oid tid.OID, since time.Time) (*txn.Record, error)
+
+// TransactionsWith is [Client.Transactions] that asks missing about each object without a
+// record, in the order of the objects, and again in a second iteration of records.
+func (c *Client) TransactionsWith(ctx context.Context, after, upTo tid.TID, missing Missing) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
 		w, err := c.walk(ctx, after, upTo)
 		if err != nil {
 			yield(nil, fmt.Errorf("iterate: %w", err))
 			return
 		}
+		w.missing = missing
 		defer w.end()
 		for {
 			t, err := w.next()
@@ -74,8 +87,9 @@ type walk struct {
 	post int // txns[:post] have all their records asked for
 	left int // transactions consumed
 
-	asking []*link.Conn // with requests that are not sent yet
-	budget *txn.ReadAhead
+	asking  []*link.Conn // with requests that are not sent yet
+	budget  *txn.ReadAhead
+	missing Missing // or nil
 
 	signal chan struct{}
 	mu     sync.Mutex
@@ -110,6 +124,7 @@ type walkSlot struct {
 	data []byte // of obj, decoded
 	held int    // bytes in the budget: a guess until the answer comes
 	err  error
+	at   time.Time // when err came
 }
 
 func (c *Client) walk(ctx context.Context, after, upTo tid.TID) (*walk, error) {
@@ -334,8 +349,12 @@ func (s *walkSlot) answered(ev link.Event) {
 	} else {
 		err = answerError(ev)
 	}
+	var at time.Time
+	if err != nil {
+		at = time.Now()
+	}
 	w.mu.Lock()
-	s.done, s.data, s.err = true, data, err
+	s.done, s.data, s.err, s.at = true, data, err, at
 	w.asked--
 	if ok {
 		s.obj = o
@@ -360,7 +379,7 @@ func (t *walkTxn) take() (*txn.Record, error) {
 		return nil, err
 	}
 	oid := t.info.OIDs[t.taken]
-	obj, data, err := s.obj, s.data, s.err
+	obj, data, err, since := s.obj, s.data, s.err, s.at
 	if obj == nil && err == nil {
 		err = link.ErrClosed
 	}
@@ -371,7 +390,7 @@ func (t *walkTxn) take() (*txn.Record, error) {
 			return nil, err
 		}
 	}
-	return w.record(oid, t.tid, obj, data, err)
+	return w.record(oid, t.tid, obj, data, err, since)
 }
 
 // release makes the slot at the head free for another record.
@@ -390,8 +409,8 @@ func (w *walk) release(s *walkSlot) {
 	w.head++
 }
 
-// record takes a decoded answer, or asks again after an error that may not last.
-func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []byte, err error) (*txn.Record, error) {
+// record takes a decoded answer, or asks again after an error, of a time, that may not last.
+func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []byte, err error, since time.Time) (*txn.Record, error) {
 	if err == nil && (obj.OID != oid || obj.Serial != at) {
 		return nil, fmt.Errorf("asked for object %v at %v, got %v at %v", oid, at, obj.OID, obj.Serial)
 	}
@@ -401,7 +420,7 @@ func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []b
 	switch {
 	case err == nil:
 	case errors.Is(err, txn.ErrNotFound), errors.Is(err, txn.ErrNoSuchObject):
-		return nil, nil
+		return w.absent(oid, at, since)
 	default:
 		type answer struct {
 			obj  *proto.AnswerObject
@@ -413,13 +432,21 @@ func (w *walk) record(oid tid.OID, at tid.TID, obj *proto.AnswerObject, data []b
 		})
 		switch {
 		case errors.Is(err, txn.ErrNotFound), errors.Is(err, txn.ErrNoSuchObject):
-			return nil, nil
+			return w.absent(oid, at, time.Now())
 		case err != nil:
 			return nil, &ObjectError{oid, at, err}
 		}
 		obj, data = a.obj, a.data
 	}
 	return &txn.Record{OID: oid, TID: at, Data: data, DataTID: obj.DataSerial.V}, nil
+}
+
+// absent returns what is to be given for a record that is not there.
+func (w *walk) absent(oid tid.OID, at tid.TID, since time.Time) (*txn.Record, error) {
+	if w.missing == nil {
+		return nil, nil
+	}
+	return w.missing(at, oid, since)
 }
 
 // decodeInPlace is decode for data that is used at once: the result may alias
@@ -458,7 +485,7 @@ func (t *walkTxn) transaction() *txn.Transaction {
 func (t *walkTxn) records(yield func(*txn.Record, error) bool) {
 	if t.drop {
 		for _, oid := range t.info.OIDs[:t.taken] {
-			r, err := t.w.record(oid, t.tid, nil, nil, ErrNoStorage)
+			r, err := t.w.record(oid, t.tid, nil, nil, ErrNoStorage, time.Time{})
 			if err != nil {
 				yield(nil, err)
 				return

@@ -212,6 +212,15 @@ func (c *Client) invalidate(t tid.TID, oids []tid.OID) {
 	c.advance(t)
 }
 
+// invalidateAll applies a commit whose objects are not known.
+func (c *Client) invalidateAll(t tid.TID) {
+	c.cacheMu.Lock()
+	c.cache.clearCurrent()
+	c.loading = map[tid.OID]*loading{} // what they bring may be replaced already
+	c.cacheMu.Unlock()
+	c.invalidate(t, nil)
+}
+
 // advance makes t the last transaction, once all know what it changed.
 func (c *Client) advance(t tid.TID) {
 	c.cacheMu.Lock()

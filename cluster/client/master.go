@@ -149,6 +149,9 @@ func (c *Client) tryMaster() (*view, error) {
 	if c.cfg.ReadOnly {
 		identify.Extra["read_only"] = true
 	}
+	if c.cfg.Backup != "" {
+		identify.Extra["backup"] = []byte(c.cfg.Backup)
+	}
 	found, err := bootstrap.Find(c.ctx, bootstrap.Config{
 		Masters:  c.masters,
 		Identify: identify,
@@ -248,6 +251,21 @@ func (s *session) deliver(ev link.Event) {
 		if ready {
 			s.c.invalidate(p.TID, p.OIDs)
 		}
+	case *proto.InvalidatePartitions:
+		if s.c.cfg.Backup == "" {
+			err = fmt.Errorf("unexpected packet %T", p)
+			break
+		}
+		s.mu.Lock()
+		ready := s.ready
+		s.mu.Unlock()
+		if ready {
+			s.c.invalidateAll(p.TID)
+		}
+	case *proto.NotifyPackSigned:
+		if s.c.cfg.Backup == "" {
+			err = fmt.Errorf("unexpected packet %T", p)
+		} // whoever reads asks, see PackOrders
 	case *proto.NotifyClusterInformation:
 		s.c.log.Info("cluster state", "state", p.State)
 	case *proto.StopOperation:

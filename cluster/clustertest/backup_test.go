@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/ctl"
+	report "github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -25,13 +29,23 @@ type scenario struct {
 	n         int
 }
 
-// backupScenario runs test with an upstream cluster of two storages, and a backup of two
-// that has the given number of copies of each partition beside the first.
-func backupScenario(t *testing.T, copies int, test func(s *scenario)) {
+// scenarioPlan is an upstream cluster of two storages, and a backup of two that has the given
+// number of copies of each partition beside the first.
+func scenarioPlan(copies int) FollowPlan {
 	side := Plan{Seed: 1, Storages: 2, Partitions: 2, Clients: 2, Objects: 4, Delay: 5 * time.Millisecond}
 	plan := FollowPlan{Plan: side, Backup: side, FromStart: true, Fetch: 2, Readers: 1, Packed: true}
 	plan.Backup.Replicas = copies
-	simulatePair(t, plan, scenarioLog(), func(f *following) {
+	return plan
+}
+
+// backupScenario runs test with the clusters of a scenarioPlan.
+func backupScenario(t *testing.T, copies int, test func(s *scenario)) {
+	runScenario(t, scenarioPlan(copies), scenarioLog(), test)
+}
+
+// runScenario runs test when the backup of a plan follows.
+func runScenario(t *testing.T, plan FollowPlan, log *slog.Logger, test func(s *scenario)) {
+	simulatePair(t, plan, log, func(f *following) {
 		s := &scenario{following: f, replicas: &replicas{simulation: f.up}}
 		var err error
 		if s.cl, err = f.up.open(f.up.ctx, 0); err != nil {
@@ -87,6 +101,15 @@ func (s *scenario) reads(oid tid.OID) string {
 	return string(data)
 }
 
+// storageLinks changes the links between the storages of both clusters.
+func (s *scenario) storageLinks(change func(a, b string)) {
+	for i := range s.up.plan.Storages {
+		for j := range s.down.plan.Storages {
+			change(s.up.storageHost(i), s.down.storageHost(j))
+		}
+	}
+}
+
 // A new cluster is a backup at once, stays one when all of its nodes are restarted, and is
 // left with nothing lost.
 func TestBackupNormalCase(t *testing.T) {
@@ -128,11 +151,7 @@ func TestBackupNormalCase(t *testing.T) {
 		backupScenario(t, 1, func(s *scenario) {
 			kept := s.put(s.oids...)
 			s.caughtUp()
-			for i := range 2 {
-				for j := range 2 {
-					s.up.net.Delay(s.up.storageHost(i), s.down.storageHost(j), time.Second, time.Second)
-				}
-			}
+			s.storageLinks(func(up, down string) { s.up.net.Delay(up, down, time.Second, time.Second) })
 			s.put(s.oids...)
 			s.put(s.oids...)
 			time.Sleep(1500 * time.Millisecond)
@@ -147,18 +166,12 @@ func TestBackupNormalCase(t *testing.T) {
 	t.Run("upstream is idle", func(t *testing.T) {
 		backupScenario(t, 1, func(s *scenario) {
 			s.caughtUp()
-			for _, host := range []int{0, 1} {
-				s.up.net.Cut(s.up.storageHost(0), s.down.storageHost(host))
-				s.up.net.Cut(s.up.storageHost(1), s.down.storageHost(host))
-			}
+			s.storageLinks(s.up.net.Cut)
 			s.put(s.oids...)
 			time.Sleep(3 * time.Second)
 			s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
 			time.Sleep(3 * time.Second)
-			for _, host := range []int{0, 1} {
-				s.up.net.Heal(s.up.storageHost(0), s.down.storageHost(host))
-				s.up.net.Heal(s.up.storageHost(1), s.down.storageHost(host))
-			}
+			s.storageLinks(s.up.net.Heal)
 			s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
 			s.caughtUp()
 			s.look()
@@ -244,6 +257,57 @@ func TestBackupTid(t *testing.T) {
 		}
 		close(done)
 		<-ended
+		s.look()
+		s.leave()
+		s.down.compareReplicas()
+	})
+}
+
+// What upstream tells before it has told its last transaction, and its pack orders, does not count: a
+// partition that it does not touch may lack what was committed while there was no link.
+func TestBackupEarlyInvalidation(t *testing.T) {
+	backupScenario(t, 1, func(s *scenario) {
+		s.put(s.oids...)
+		s.caughtUp()
+		s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
+		time.Sleep(time.Second)
+		missed := s.put(s.oids...)
+		// From now on what a master tells the other one takes a second: transactions and a pack come
+		// before each of the answers.
+		s.up.net.Delay(s.up.masterHost(), s.down.masterHost(), time.Second, time.Second)
+		s.up.net.Delay(s.down.masterHost(), s.up.masterHost(), time.Second, time.Second)
+		s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
+		states := map[proto.ClusterState]int{}
+		for s.ok() && states[proto.BackingUp] == 0 {
+			s.put(s.oids[0])
+			state, _ := s.backup()
+			states[state]++
+		}
+		// The storages cannot fetch: what the backup is said to have now it would have by hearsay.
+		s.storageLinks(s.up.net.Cut)
+		s.packAll()
+		for range 10 {
+			s.put(s.oids[0])
+			time.Sleep(10 * time.Millisecond)
+		}
+		for range 50 {
+			time.Sleep(100 * time.Millisecond)
+			if state, ids := s.backup(); state != proto.BackingUp || ids.BackupTID.V >= missed {
+				t.Fatalf("%v: the backup is said to have all up to %v, but it lacks %v", state, ids.BackupTID.V, missed)
+			}
+		}
+		if states[proto.StartingBackup] == 0 {
+			t.Error("nothing was committed before the clusters were linked")
+		}
+		s.storageLinks(s.up.net.Heal)
+		s.caughtUp()
+		time.Sleep(time.Minute) // the replicas, too
+		if got, want := s.reads(s.oids[1]), fmt.Sprint("put 2 ", s.oids[1]); got != want {
+			t.Errorf("read %q, want %q", got, want)
+		}
+		if n := s.records(s.oids[1]); n != 2 {
+			t.Errorf("%d records of two copies after a pack", n)
+		}
 		s.look()
 		s.leave()
 		s.down.compareReplicas()
@@ -341,12 +405,7 @@ func TestBackupGapIsNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer cl.Close()
-		links := func(change func(a, b string)) {
-			for i := range 4 {
-				change(s.up.storageHost(i%2), s.down.storageHost(i/2))
-			}
-		}
-		links(s.up.net.Cut)
+		s.storageLinks(s.up.net.Cut)
 		for range 3 {
 			s.put(s.oids...)
 		}
@@ -361,7 +420,7 @@ func TestBackupGapIsNotRead(t *testing.T) {
 				order = at
 			}
 		}
-		links(s.up.net.Heal)
+		s.storageLinks(s.up.net.Heal)
 		last := s.looked
 		for at := tid.Zero; at < last && s.up.ctx.Err() == nil; time.Sleep(time.Millisecond / 4) {
 			if at, err = cl.LastTID(s.down.ctx); err != nil {
@@ -451,43 +510,250 @@ func TestCreationUndone(t *testing.T) {
 	})
 }
 
-// After a storage of the backup was lost while it fetched, what it had is not fetched by
-// another one from the beginning, and the fetching goes on from the copy that is furthest.
-func TestResumingBackupReplication(t *testing.T) {
-	backupScenario(t, 1, func(s *scenario) {
-		s.caughtUp()
-		for i := range 20 {
-			s.put(s.oids[i%4])
-			if i%7 == 6 {
-				s.down.crash(i%2, 500*time.Millisecond)
+// replicationLog notes what storages of the backup have replicated. It is a handler of the log.
+type replicationLog struct {
+	slog.Handler
+	host string
+	all  *replicationList
+}
+
+type replicationList struct {
+	mu   sync.Mutex
+	list []replicated
+}
+
+// replicated is a line of the log: a storage begins to replicate a partition, or has done so.
+type replicated struct {
+	host, partition, peer string
+	done                  bool
+	after, upTo           tid.TID
+}
+
+func (l replicationLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l replicationLog) WithAttrs(list []slog.Attr) slog.Handler {
+	for _, a := range list {
+		if a.Key == "host" {
+			l.host = a.Value.String()
+		}
+	}
+	l.Handler = l.Handler.WithAttrs(list)
+	return l
+}
+
+func (l replicationLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "replicating" || r.Message == "replicated" {
+		e := replicated{host: l.host, done: r.Message == "replicated"}
+		r.Attrs(func(a slog.Attr) bool {
+			switch a.Key {
+			case "partition":
+				e.partition = a.Value.String()
+			case "peer":
+				e.peer = a.Value.String()
+			case "after":
+				e.after = a.Value.Any().(tid.TID)
+			case "up_to":
+				e.upTo = a.Value.Any().(tid.TID)
 			}
+			return true
+		})
+		l.all.mu.Lock()
+		l.all.list = append(l.all.list, e)
+		l.all.mu.Unlock()
+	}
+	if !l.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+// take returns the lines since the last call.
+func (l *replicationList) take() []replicated {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.list
+	l.list = nil
+	return list
+}
+
+// ofUpstream reports whether the source was a storage of the upstream cluster.
+func (e replicated) ofUpstream() bool { return strings.HasPrefix(e.peer, "10.") }
+
+func names(clusters []proto.Opt[string]) []string {
+	list := []string{}
+	for _, c := range clusters {
+		list = append(list, c.V) // "": the own cluster
+	}
+	return list
+}
+
+// monitored waits until the admin upstream tells this of the backup.
+func (s *scenario) monitored(what, levels, want string) {
+	s.t.Helper()
+	s.until(what, func() (bool, error) {
+		var m *proto.AnswerMonitorInformation
+		err := s.up.operate(func(ctx context.Context, c *ctl.Client) (err error) {
+			m, err = c.Summary(ctx)
+			return err
+		})
+		if err != nil {
+			return false, err
 		}
-		s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
-		s.put(s.oids...)
-		time.Sleep(time.Second)
-		if state, _ := s.backup(); state != proto.StartingBackup {
-			t.Errorf("without upstream: %v", state)
-		}
-		s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
-		s.caughtUp()
-		s.look()
-		s.leave()
-		s.down.compareReplicas()
+		text, _, _ := strings.Cut(m.Summary, "\n    "+report.SummaryPrefix)
+		_, text, _ = strings.Cut(text, "\n\ndown\n    ")
+		got := fmt.Sprintf("warning %s problem %s", names(m.Warning), names(m.Problem))
+		return got == levels && text == want, fmt.Errorf("%s: %s", got, text)
+	})
+}
+
+// After interruptions the backup goes on: the admin upstream tells of each of them, and that it
+// is over; the copy that is furthest leads; and nothing is fetched again.
+func TestResumingBackupReplication(t *testing.T) {
+	t.Run("monitored", func(t *testing.T) {
+		const fine, late, bad = "warning [] problem []", "warning [down] problem []", "warning [] problem [down]"
+		plan := scenarioPlan(1)
+		plan.Watched = true
+		runScenario(t, plan, scenarioLog(), func(s *scenario) {
+			is := func(cells string, at tid.TID, lag string) string {
+				return fmt.Sprintf("BACKINGUP; %s; ltid=%v; lag=%s", cells, at, lag)
+			}
+			const whole, half = "UP_TO_DATE=4", "OUT_OF_DATE=2, UP_TO_DATE=2"
+			t1 := s.put(s.oids...)
+			s.monitored("it follows", fine, is(whole, t1, "0.0"))
+
+			back := make(chan struct{})
+			go func() { s.down.crash(1, time.Minute); close(back) }()
+			s.monitored("a storage is away", bad, is(half+"; DOWN=1", t1, "0.0"))
+			t2 := s.put(s.oids...)
+			s.monitored("the other one follows", bad, is(half+"; DOWN=1", t2, "0.0"))
+			s.down.net.Cut(s.down.storageHost(0), s.down.storageHost(1))
+			<-back
+			s.monitored("it is back, and cannot copy", late, is(half, t2, "0.0"))
+			s.down.net.Heal(s.down.storageHost(0), s.down.storageHost(1))
+			s.monitored("it has what it missed", fine, is(whole, t2, "0.0"))
+
+			s.storageLinks(s.up.net.Cut)
+			t3 := s.put(s.oids...)
+			s.monitored("the storages cannot fetch", late, is(whole, t3-1, "ε"))
+			time.Sleep(10 * time.Second)
+			t4 := s.put(s.oids...)
+			lag := strconv.FormatFloat(t4.Time().Sub((t3 - 1).Time()).Seconds(), 'f', -1, 64)
+			s.monitored("they are late", late, is(whole, t3-1, lag))
+			s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
+			s.monitored("the link upstream is lost", bad, "STARTING_BACKUP; "+whole)
+			s.storageLinks(s.up.net.Heal)
+			s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
+			s.monitored("all goes on", fine, is(whole, t4, "0.0"))
+		})
+	})
+
+	// The storage that has fetched is lost, and none upstream can be reached: what another one has
+	// copied from it already is kept, and the last one copies from there.
+	t.Run("the furthest copy leads", func(t *testing.T) {
+		plan := scenarioPlan(2)
+		plan.Partitions, plan.Backup.Partitions, plan.Backup.Storages = 1, 1, 3
+		plan.Storages = 1
+		var list replicationList
+		runScenario(t, plan, slog.New(replicationLog{Handler: logHandler(), all: &list}), func(s *scenario) {
+			s.put(s.oids...)
+			s.caughtUp()
+			time.Sleep(time.Second) // the replicas, too
+			leader := 0
+			for _, e := range list.take() {
+				if e.ofUpstream() {
+					fmt.Sscanf(e.host, "storage%d", &leader)
+				}
+			}
+			if leader == 0 {
+				t.Fatal("no storage has fetched")
+			}
+			leader-- // they are numbered from 1
+			near, far := (leader+1)%3, (leader+2)%3
+			host := s.down.storageHost
+			s.down.net.Hold(host(leader), host(far))
+			last := s.put(s.oids...)
+			s.caughtUp()
+			time.Sleep(time.Second)
+			s.storageLinks(s.up.net.Cut)
+			list.take()
+			back := make(chan struct{})
+			go func() { s.down.crash(leader, time.Minute); close(back) }()
+			time.Sleep(10 * time.Second)
+			if _, ids := s.backup(); ids.BackupTID.V != last {
+				t.Errorf("without the storage that has fetched the backup has %v, not %v", ids.BackupTID.V, last)
+			}
+			for _, oid := range s.oids {
+				if got, want := s.reads(oid), fmt.Sprint("put 2 ", oid); got != want {
+					t.Errorf("read %q, want %q", got, want)
+				}
+			}
+			copied := false
+			for _, e := range list.take() {
+				if e.ofUpstream() {
+					t.Errorf("%+v although another copy has it", e)
+				}
+				copied = copied || e.done && e.host == fmt.Sprint("storage", far+1) && e.upTo >= last
+			}
+			if !copied {
+				t.Errorf("storage %d has not copied from storage %d", far+1, near+1)
+			}
+			s.storageLinks(s.up.net.Heal)
+			s.down.net.Release(host(leader), host(far))
+			<-back
+			s.put(s.oids...)
+			s.caughtUp()
+			s.look()
+			s.leave()
+			s.down.compareReplicas()
+		})
+	})
+
+	// A storage fetches what follows what it has, also after it was lost.
+	t.Run("nothing is fetched again", func(t *testing.T) {
+		var list replicationList
+		runScenario(t, scenarioPlan(1), slog.New(replicationLog{Handler: logHandler(), all: &list}), func(s *scenario) {
+			s.caughtUp()
+			for i := range 20 {
+				s.put(s.oids[i%4])
+				if i%7 == 6 {
+					s.down.crash(i%2, 500*time.Millisecond)
+				}
+			}
+			s.up.net.Cut(s.up.masterHost(), s.down.masterHost())
+			s.put(s.oids...)
+			time.Sleep(time.Second)
+			if state, _ := s.backup(); state != proto.StartingBackup {
+				t.Errorf("without upstream: %v", state)
+			}
+			s.up.net.Heal(s.up.masterHost(), s.down.masterHost())
+			s.caughtUp()
+			s.look()
+			has := map[string]tid.TID{} // what a cell has replicated
+			for _, e := range list.take() {
+				cell := e.host + " partition " + e.partition
+				switch {
+				case e.done:
+					has[cell] = max(has[cell], e.upTo)
+				case !e.ofUpstream(): // it begins again after what was announced
+					has[cell] = min(has[cell], e.after)
+				case e.after < has[cell]:
+					t.Errorf("%s has all up to %v, and fetches what is after %v again", cell, has[cell], e.after)
+				}
+			}
+			if len(has) != 4 {
+				t.Errorf("what was replicated: %v", has)
+			}
+			s.leave()
+			s.down.compareReplicas()
+		})
 	})
 }
 
 // A backup goes on fetching from another storage when one of the upstream cluster is lost.
 func TestBackupUpstreamStorageDead(t *testing.T) {
-	side := Plan{Seed: 1, Storages: 2, Partitions: 2, Replicas: 1, Clients: 2, Objects: 4, Delay: 5 * time.Millisecond}
-	plan := FollowPlan{Plan: side, Backup: side, FromStart: true, Fetch: 2, Readers: 1}
-	simulatePair(t, plan, scenarioLog(), func(f *following) {
-		s := &scenario{following: f, replicas: &replicas{simulation: f.up}}
-		cl, err := f.up.open(f.up.ctx, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cl.Close()
-		s.cl = cl
+	plan := scenarioPlan(1)
+	plan.Replicas = 1
+	runScenario(t, plan, scenarioLog(), func(s *scenario) {
 		s.caughtUp()
 		for i := range 2 {
 			// The master upstream has it, the backup has not.
@@ -554,17 +820,9 @@ func TestBackupDelayedUnlockTransaction(t *testing.T) {
 
 // The backup follows whichever master of the upstream cluster is primary.
 func TestBackupFromUpstreamWithSecondaryMaster(t *testing.T) {
-	side := Plan{Seed: 1, Storages: 2, Partitions: 2, Clients: 2, Objects: 4, Delay: 5 * time.Millisecond}
-	plan := FollowPlan{Plan: side, Backup: side, FromStart: true, Fetch: 2, Readers: 1}
+	plan := scenarioPlan(0)
 	plan.Masters = 2
-	simulatePair(t, plan, scenarioLog(), func(f *following) {
-		s := &scenario{following: f, replicas: &replicas{simulation: f.up}}
-		cl, err := f.up.open(f.up.ctx, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cl.Close()
-		s.cl = cl
+	runScenario(t, plan, scenarioLog(), func(s *scenario) {
 		for range 3 {
 			s.caughtUp()
 			s.up.crash(s.up.plan.Storages, 20*time.Second) // the other one takes over
@@ -581,9 +839,11 @@ func TestBackupFromUpstreamWithSecondaryMaster(t *testing.T) {
 }
 
 // scenarioLog is the log of scenarios if a seed is given.
-func scenarioLog() *slog.Logger {
+func scenarioLog() *slog.Logger { return slog.New(logHandler()) }
+
+func logHandler() slog.Handler {
 	if *seed == 0 {
-		return nil
+		return slog.DiscardHandler
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	return slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
 }

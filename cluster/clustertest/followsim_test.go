@@ -43,6 +43,7 @@ type FollowPlan struct {
 	Readers   int
 	Deletions bool
 	Packed    bool // the upstream cluster is packed
+	Watched   bool // its admin monitors the backup
 }
 
 // FollowPlanOf returns the plan of a seed for [SimulateFollowing].
@@ -86,13 +87,13 @@ type following struct {
 	read    int
 }
 
-// operations counts how often the backup cluster has begun to recover, and notes packs. It is a handler of
+// operations counts how often the backup cluster has begun to recover, and its masters, and notes packs. It is a handler of
 // the log, so that no state is missed.
 type operations struct {
 	slog.Handler
-	count *atomic.Int64
-	packs *atomic.Uint64 // up to which order packs may have been executed
-	down  bool
+	count, masters *atomic.Int64
+	packs          *atomic.Uint64 // up to which order packs may have been executed
+	down           bool
 }
 
 func (o operations) Enabled(context.Context, slog.Level) bool { return true }
@@ -113,6 +114,9 @@ func (o operations) Handle(ctx context.Context, r slog.Record) error {
 			}
 			return true
 		})
+	}
+	if o.down && r.Message == "playing primary" {
+		o.masters.Add(1)
 	}
 	if o.down && strings.HasPrefix(r.Message, "packs may be executed") {
 		r.Attrs(func(a slog.Attr) bool {
@@ -170,10 +174,13 @@ func simulatePair(t *testing.T, plan FollowPlan, log *slog.Logger, test func(f *
 		if log == nil {
 			log = slog.New(slog.DiscardHandler)
 		}
-		f.starts = operations{log.Handler(), new(atomic.Int64), new(atomic.Uint64), false}
+		f.starts = operations{log.Handler(), new(atomic.Int64), new(atomic.Int64), new(atomic.Uint64), false}
 		f.up = newSimulation(t, plan.Plan, slog.New(f.starts))
 		defer f.up.close()
 		f.up.cluster = "up"
+		if plan.Watched {
+			f.up.monitors = []string{"down"}
+		}
 		f.down = f.up.beside(site{"down", 1}, plan.Backup)
 		defer f.down.close()
 		f.down.upstream = master.Upstream{Cluster: "up", Masters: f.up.masters(), Backup: plan.FromStart}
@@ -696,11 +703,28 @@ func (f *following) caughtUp() {
 }
 
 // leave leaves backup mode, and compares the database with the history of the upstream
-// cluster. Readers are held from then on.
+// cluster. Readers are held from then on. A master that is lost may take the order with it, which is
+// given again then; whatever else is lost meanwhile, the cluster leaves.
 func (f *following) leave() {
 	f.readers.begin()
-	f.order(f.down, proto.StoppingBackup)
-	f.await(f.down, proto.Running)
+	ordered := int64(-1) // to which master
+	f.until(fmt.Sprintf("cluster %s leaves backup mode", f.down.cluster), func() (bool, error) {
+		master := f.starts.masters.Load()
+		state, _, err := f.state(f.down)
+		if err != nil || state == proto.Running || ordered == master || state != proto.StartingBackup && state != proto.BackingUp {
+			return err == nil && state == proto.Running, err
+		}
+		err = f.down.operate(func(ctx context.Context, c *ctl.Client) error {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			_, err := c.SetClusterState(ctx, proto.StoppingBackup)
+			return err
+		})
+		if err == nil {
+			ordered = master
+		}
+		return false, err
+	})
 	f.compare()
 }
 

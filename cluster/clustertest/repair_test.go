@@ -107,7 +107,7 @@ func (s *simulation) steps(i int, calm calm) {
 func (s *simulation) startAdmin() {
 	a, err := admin.New(admin.Config{
 		Cluster: s.cluster, Bind: proto.Address{Host: s.adminHost(), Port: 9999}, Masters: bootstrap.NewMasters(s.masters()...),
-		Network: s.net.Host(s.adminHost()), Log: s.log.With("host", "admin"),
+		Backups: s.monitors, Network: s.net.Host(s.adminHost()), Log: s.log.With("host", "admin"),
 	})
 	if err != nil {
 		s.t.Fatal(err)

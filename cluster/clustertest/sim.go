@@ -101,6 +101,7 @@ type simulation struct {
 	adapt  func(i int, cfg *storage.Config) // nil: storages are as they are
 
 	upstream master.Upstream // that this cluster is a backup of
+	monitors []string        // backups of this cluster that its admin watches
 
 	mu      sync.Mutex
 	nodes   map[string]context.CancelFunc // running nodes by host

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/internal/messagetest"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -28,51 +28,13 @@ var full = []Message{
 	{Topic: Recorded, Stored: Stored{TID: 3, Gap: [2]tid.TID{1, 2}}},
 }
 
-// wire returns what a receiver gets.
-func wire(t testing.TB, p *proto.NotifyMonitorInformation) *proto.NotifyMonitorInformation {
-	t.Helper()
-	_, got, _, err := proto.Decode(proto.Append(nil, 1, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got.(*proto.NotifyMonitorInformation)
-}
+var messages = messagetest.Kind[Message]{Extension: Extension, Parse: Parse, Packet: (*Message).Packet, Samples: full}
 
 // A message arrives as it was sent, and one that makes no sense is refused.
 func TestMessage(t *testing.T) {
-	for _, want := range full {
-		got, ok, err := Parse(wire(t, want.Packet()))
-		if !ok || err != nil {
-			t.Fatalf("%+v: %v, %v", want, ok, err)
-		}
-		if diff := cmp.Diff(&want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		for key := range want.Packet().Info {
-			for _, bad := range []proto.Value{nil, "text", true, int64(math.MaxInt64), int64(math.MinInt64), []byte("x"), []byte("\xff\xff\xff\xff\xff\xff\xff\xff"), 1.5, []proto.Value{int64(1)}} {
-				p := want.Packet()
-				p.Info[key] = bad
-				if m, ok, err := Parse(p); ok && err == nil {
-					again, _, err := Parse(wire(t, m.Packet()))
-					if err != nil || !cmp.Equal(m, again) {
-						t.Errorf("%s: %v is accepted and becomes something else: %v (-first +second):\n%s", key, bad, err, cmp.Diff(m, again))
-					}
-				}
-			}
-			p := want.Packet()
-			delete(p.Info, key)
-			if m, ok, err := Parse(p); key != Extension && (!ok || err == nil) {
-				t.Errorf("a message without %s is accepted: %+v", key, m)
-			}
-		}
-	}
-	for _, other := range []string{"check", "import"} {
-		if _, ok, err := Parse(&proto.NotifyMonitorInformation{Info: map[string]proto.Value{other: int64(1)}}); ok || err != nil {
-			t.Errorf("a message about %s is taken for one about a backup cluster: %v", other, err)
-		}
-	}
+	messages.Test(t)
 	bad := Report{Due: -1, Delay: -1, Rate: -1, Opens: time.Unix(-1, 0)}
-	if m, ok, err := Parse(wire(t, bad.Packet())); !ok || err != nil || m.Report != (Report{}) {
+	if m, ok, err := Parse(messagetest.Wire(t, bad.Packet())); !ok || err != nil || m.Report != (Report{}) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	if !Understands(map[string]proto.Value{Extension: int64(1)}) || Understands(map[string]proto.Value{Extension: "1"}) || Understands(nil) {
@@ -81,28 +43,9 @@ func TestMessage(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, m := range full {
-		f.Add(proto.Append(nil, 1, m.Packet()))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, got, _, err := proto.Decode(b)
-		if err != nil {
-			return
-		}
-		p, ok := got.(*proto.NotifyMonitorInformation)
-		if !ok {
-			return
-		}
-		m, ok, err := Parse(p)
-		if !ok || err != nil {
-			return
-		}
+	messages.Fuzz(f, func(m *Message) {
 		_ = m.Report.String()
 		_ = m.Order.String()
-		again, ok, err := Parse(wire(t, m.Packet()))
-		if !ok || err != nil || !cmp.Equal(m, again) {
-			t.Errorf("%v, %v: %s", ok, err, cmp.Diff(m, again))
-		}
 	})
 }
 

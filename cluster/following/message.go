@@ -1,7 +1,6 @@
 package following
 
 import (
-	"fmt"
 	"math"
 	"time"
 
@@ -117,85 +116,50 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 	if _, ok := p.Info[Extension]; !ok {
 		return nil, false, nil
 	}
-	d := decoder{p.Info, nil}
-	m = &Message{Topic: Topic(d.int(Extension, 0, int64(lastTopic)))}
+	d := fields{proto.NewFields("message about a backup cluster", p.Info)}
+	m = &Message{Topic: Topic(d.Int(Extension, 0, int64(lastTopic)))}
 	switch m.Topic {
 	case Reported:
 		m.Report = Report{
 			Backup: d.tid("backup"), Readable: d.tid("readable"), Upstream: d.tid("upstream"), Bound: d.tid("bound"),
-			Due: time.Duration(d.count("due")), Hold: d.optional("hold"), Delay: time.Duration(d.count("delay")),
-			Closed: d.bool("closed"), Linked: d.bool("linked"), Rate: d.count("rate"),
-			Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}, Note: d.text("note"),
+			Due: time.Duration(d.Count("due")), Hold: d.optional("hold"), Delay: time.Duration(d.Count("delay")),
+			Closed: d.Bool("closed"), Linked: d.Bool("linked"), Rate: d.Count("rate"),
+			Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}, Note: d.Text("note"),
 		}
-		if at := d.count("opens"); at > 0 {
+		if at := d.Count("opens"); at > 0 {
 			m.Report.Opens = time.Unix(0, at).UTC()
 		}
-		m.Cluster = d.text("cluster")
+		m.Cluster = d.Text("cluster")
 	case Ordered:
-		m.Number = d.int("number", math.MinInt64, math.MaxInt64)
-		m.Order = Order{Kind: Kind(d.int("order", 0, int64(lastKind))), TID: d.optional("tid")}
+		m.Number = d.Int("number", math.MinInt64, math.MaxInt64)
+		m.Order = Order{Kind: Kind(d.Int("order", 0, int64(lastKind))), TID: d.optional("tid")}
 	case Answered:
-		m.Number, m.Text = d.int("number", math.MinInt64, math.MaxInt64), d.text("text")
+		m.Number, m.Text = d.Int("number", math.MinInt64, math.MaxInt64), d.Text("text")
 	case Agreed:
-		m.Terms = Terms{Paused: d.bool("paused"), Rate: d.count("rate"), Packs: d.tid("packs"), Hold: d.optional("hold")}
+		m.Terms = Terms{Paused: d.Bool("paused"), Rate: d.Count("rate"), Packs: d.tid("packs"), Hold: d.optional("hold")}
 	case Recorded:
 		m.Stored = Stored{TID: d.tid("tid"), Gap: [2]tid.TID{d.tid("gap_begin"), d.tid("gap_end")}}
 	}
-	return m, true, d.err
+	return m, true, d.Err()
 }
 
-type decoder struct {
-	info map[string]proto.Value
-	err  error
-}
+// fields reads a message.
+type fields struct{ *proto.Fields }
 
-func (d *decoder) wrong(key string) {
-	if d.err == nil {
-		d.err = fmt.Errorf("message about a backup cluster: invalid %s", key)
+// tid reads a transaction id that databases can hold.
+func (f fields) tid(key string) tid.TID {
+	t := f.TID(key)
+	if t > tid.Max {
+		f.Wrong(key)
+		return tid.Zero
 	}
-}
-
-func (d *decoder) int(key string, least, most int64) int64 {
-	n, ok := d.info[key].(int64)
-	if !ok || n < least || n > most {
-		d.wrong(key)
-		return 0
-	}
-	return n
-}
-
-func (d *decoder) count(key string) int64 { return d.int(key, 0, math.MaxInt64) }
-
-func (d *decoder) bool(key string) bool {
-	b, ok := d.info[key].(bool)
-	if !ok {
-		d.wrong(key)
-	}
-	return b
-}
-
-func (d *decoder) tid(key string) tid.TID {
-	b, _ := d.info[key].([]byte)
-	if len(b) != 8 || tid.FromBytes(b) > tid.Max {
-		d.wrong(key)
-		return 0
-	}
-	return tid.FromBytes(b)
+	return t
 }
 
 // optional reads a TID that may be nil, but must be there.
-func (d *decoder) optional(key string) (t proto.Opt[tid.TID]) {
-	v, ok := d.info[key]
-	if ok && v == nil {
+func (f fields) optional(key string) (t proto.Opt[tid.TID]) {
+	if v, ok := f.Lookup(key); ok && v == nil {
 		return t
 	}
-	return proto.Some(d.tid(key))
-}
-
-func (d *decoder) text(key string) string {
-	b, ok := d.info[key].([]byte)
-	if !ok {
-		d.wrong(key)
-	}
-	return string(b)
+	return proto.Some(f.tid(key))
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/neozodb/neo/cluster/internal/messagetest"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -23,77 +23,22 @@ var full = []Message{
 	{Topic: Answered, Number: math.MaxInt64, Text: "no"},
 }
 
-// wire returns what a receiver gets.
-func wire(t testing.TB, p *proto.NotifyMonitorInformation) *proto.NotifyMonitorInformation {
-	t.Helper()
-	_, got, _, err := proto.Decode(proto.Append(nil, 1, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return got.(*proto.NotifyMonitorInformation)
-}
+var messages = messagetest.Kind[Message]{Extension: Extension, Parse: Parse, Packet: (*Message).Packet, Samples: full, Optional: []string{"oid"}}
 
 // A message arrives as it was sent, and one that makes no sense is refused.
 func TestMessage(t *testing.T) {
-	for _, want := range full {
-		got, ok, err := Parse(wire(t, want.Packet()))
-		if !ok || err != nil {
-			t.Fatalf("%+v: %v, %v", want, ok, err)
-		}
-		if diff := cmp.Diff(&want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		for key := range want.Packet().Info {
-			for _, bad := range []proto.Value{nil, "text", int64(math.MaxInt64), int64(math.MinInt64), []byte("x"), math.NaN(), math.Inf(1), -1.5, []proto.Value{int64(1)}} {
-				p := want.Packet()
-				p.Info[key] = bad
-				if m, ok, err := Parse(p); ok && err == nil {
-					again, _, err := Parse(wire(t, m.Packet()))
-					if err != nil || !cmp.Equal(m, again) {
-						t.Errorf("%s: %v is accepted and becomes something else: %v (-first +second):\n%s", key, bad, err, cmp.Diff(m, again))
-					}
-				}
-			}
-			p := want.Packet()
-			delete(p.Info, key)
-			if m, ok, err := Parse(p); key != Extension && key != "oid" && (!ok || err == nil) {
-				t.Errorf("a message without %s is accepted: %+v", key, m)
-			}
-		}
-	}
-	if _, ok, err := Parse(&proto.NotifyMonitorInformation{Info: map[string]proto.Value{"check": int64(3)}}); ok || err != nil {
-		t.Error("a report of a check is taken for one of an import", err)
-	}
+	messages.Test(t)
 	for _, bad := range []Report{{Rate: math.NaN()}, {Rate: math.Inf(1)}, {Rate: -1, Left: -1, Position: -1}} {
-		if m, ok, err := Parse(wire(t, bad.Packet(1))); !ok || err != nil || m.Report != (Report{}) {
+		if m, ok, err := Parse(messagetest.Wire(t, bad.Packet(1))); !ok || err != nil || m.Report != (Report{}) {
 			t.Errorf("%+v: %+v, %v", bad, m, err)
 		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	for _, m := range full {
-		f.Add(proto.Append(nil, 1, m.Packet()))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, got, _, err := proto.Decode(b)
-		if err != nil {
-			return
-		}
-		p, ok := got.(*proto.NotifyMonitorInformation)
-		if !ok {
-			return
-		}
-		m, ok, err := Parse(p)
-		if !ok || err != nil {
-			return
-		}
+	messages.Fuzz(f, func(m *Message) {
 		_ = m.Report.String()
 		_ = m.Order.String()
-		again, ok, err := Parse(wire(t, m.Packet()))
-		if !ok || err != nil || !cmp.Equal(m, again) {
-			t.Errorf("%v, %v: %s", ok, err, cmp.Diff(m, again))
-		}
 	})
 }
 

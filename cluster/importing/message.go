@@ -1,7 +1,6 @@
 package importing
 
 import (
-	"fmt"
 	"math"
 	"time"
 
@@ -98,76 +97,28 @@ func Parse(p *proto.NotifyMonitorInformation) (m *Message, ok bool, err error) {
 	if _, ok := p.Info[Extension]; !ok {
 		return nil, false, nil
 	}
-	d := decoder{p.Info, nil}
-	m = &Message{Topic: Topic(d.int(Extension, 0, int64(lastTopic))), Node: proto.NodeID(d.int("node", math.MinInt32, math.MaxInt32))}
+	d := proto.NewFields("message about an import", p.Info)
+	m = &Message{Topic: Topic(d.Int(Extension, 0, int64(lastTopic))), Node: d.Node("node")}
 	switch m.Topic {
 	case Reported:
 		m.Report = Report{
-			State: State(d.int("state", 0, int64(Done))), Last: d.tid("last"), End: d.tid("end"),
-			Transactions: d.count("transactions"), Records: d.count("records"), Bytes: d.count("bytes"), Position: d.count("position"), Size: d.count("size"),
-			Rate: d.rate(), Left: time.Duration(d.count("left")), Slow: d.text("slow"), Limit: d.count("limit"),
-			Compared: d.tid("compared"), Differences: d.count("differences"), WriteBack: d.tid("write_back"), Behind: d.count("behind"),
-			Twice: d.count("twice"), Blobs: d.count("blobs"), Skipped: d.count("skipped"), Note: d.text("note"),
+			State: State(d.Int("state", 0, int64(Done))), Last: d.TID("last"), End: d.TID("end"),
+			Transactions: d.Count("transactions"), Records: d.Count("records"), Bytes: d.Count("bytes"), Position: d.Count("position"), Size: d.Count("size"),
+			Rate: d.Float("rate"), Left: time.Duration(d.Count("left")), Slow: d.Text("slow"), Limit: d.Count("limit"),
+			Compared: d.TID("compared"), Differences: d.Count("differences"), WriteBack: d.TID("write_back"), Behind: d.Count("behind"),
+			Twice: d.Count("twice"), Blobs: d.Count("blobs"), Skipped: d.Count("skipped"), Note: d.Text("note"),
 		}
-		if at := d.count("compared_at"); at > 0 {
+		if at := d.Count("compared_at"); at > 0 {
 			m.Report.ComparedAt = time.Unix(0, at).UTC()
 		}
 	case Ordered:
-		m.Number = d.int("number", math.MinInt64, math.MaxInt64)
-		m.Order = Order{Kind: Kind(d.int("order", 0, int64(Skip))), Rate: d.count("rate"), TID: d.tid("tid")}
+		m.Number = d.Int("number", math.MinInt64, math.MaxInt64)
+		m.Order = Order{Kind: Kind(d.Int("order", 0, int64(Skip))), Rate: d.Count("rate"), TID: d.TID("tid")}
 		if p.Info["oid"] != nil {
-			m.Order.OID = proto.Some(tid.OID(d.tid("oid")))
+			m.Order.OID = proto.Some(tid.OID(d.TID("oid")))
 		}
 	case Answered:
-		m.Number, m.Text = d.int("number", math.MinInt64, math.MaxInt64), d.text("text")
+		m.Number, m.Text = d.Int("number", math.MinInt64, math.MaxInt64), d.Text("text")
 	}
-	return m, true, d.err
-}
-
-type decoder struct {
-	info map[string]proto.Value
-	err  error
-}
-
-func (d *decoder) wrong(key string) {
-	if d.err == nil {
-		d.err = fmt.Errorf("message about an import: invalid %s", key)
-	}
-}
-
-func (d *decoder) int(key string, least, most int64) int64 {
-	n, ok := d.info[key].(int64)
-	if !ok || n < least || n > most {
-		d.wrong(key)
-		return 0
-	}
-	return n
-}
-
-func (d *decoder) count(key string) int64 { return d.int(key, 0, math.MaxInt64) }
-
-func (d *decoder) rate() float64 {
-	f, ok := d.info["rate"].(float64)
-	if !ok || !(f >= 0 && f <= math.MaxFloat64) {
-		d.wrong("rate")
-		return 0
-	}
-	return f
-}
-
-func (d *decoder) tid(key string) tid.TID {
-	b, _ := d.info[key].([]byte)
-	if len(b) != 8 {
-		d.wrong(key)
-		return 0
-	}
-	return tid.FromBytes(b)
-}
-
-func (d *decoder) text(key string) string {
-	b, ok := d.info[key].([]byte)
-	if !ok {
-		d.wrong(key)
-	}
-	return string(b)
+	return m, true, d.Err()
 }

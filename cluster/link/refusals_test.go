@@ -1,36 +1,14 @@
 package link
 
 import (
-	"bytes"
 	"crypto/tls"
-	"log/slog"
 	"regexp"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/testlog"
 )
-
-// lines is a log.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // Both sides say why there is no connection between them, once for many attempts.
 func TestRefusalsAreLogged(t *testing.T) {
@@ -58,8 +36,8 @@ func TestRefusalsAreLogged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkGoroutines(t)
-			var client, server lines
-			tt.client.Log, tt.server.Log = client.logger(), server.logger()
+			var client, server testlog.Buffer
+			tt.client.Log, tt.server.Log = client.Logger(), server.Logger()
 			tt.server.Deliver = func(Event) {}
 			var conns []*Conn
 			l, err := Listen(t.Context(), proto.Address{Host: "127.0.0.1"}, tt.server, func(c *Conn) { conns = append(conns, c) })
@@ -84,7 +62,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 				<-c.Done()
 			}
 			for side, x := range map[string]struct {
-				log  *lines
+				log  *testlog.Buffer
 				want string
 			}{"client": {&client, tt.clientWant}, "server": {&server, tt.serverWant}} {
 				n := len(regexp.MustCompile(`level=WARN`).FindAllString(x.log.String(), -1))
@@ -102,8 +80,8 @@ func TestPortScanIsNotLogged(t *testing.T) {
 	for name, cfg := range map[string]Config{"plain": {}, "TLS": {TLS: newAuthority(t, "ca").config()}} {
 		t.Run(name, func(t *testing.T) {
 			checkGoroutines(t)
-			var log lines
-			cfg.Log = log.logger()
+			var log testlog.Buffer
+			cfg.Log = log.Logger()
 			ended := make(chan error, 1)
 			cfg.Deliver = func(ev Event) { ended <- ev.Err }
 			l, err := Listen(t.Context(), proto.Address{Host: "127.0.0.1"}, cfg, func(*Conn) {})

@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -28,6 +29,10 @@ type job struct {
 type repairCell struct {
 	partition int
 	id        proto.NodeID
+}
+
+func (c repairCell) compare(o repairCell) int {
+	return cmp.Or(cmp.Compare(c.partition, o.partition), cmp.Compare(c.id, o.id))
 }
 
 // checkReplicas makes one storage per partition compare the readable copies, those of a
@@ -303,12 +308,7 @@ func (m *Machine) repairing(id proto.NodeID) []repairCell {
 			list = append(list, cell)
 		}
 	}
-	slices.SortFunc(list, func(a, b repairCell) int {
-		if a.partition != b.partition {
-			return a.partition - b.partition
-		}
-		return int(a.id) - int(b.id)
-	})
+	slices.SortFunc(list, repairCell.compare)
 	return list
 }
 

@@ -1,6 +1,8 @@
 package master
 
 import (
+	"iter"
+	"maps"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -11,9 +13,9 @@ import (
 // of each partition is primary: it fetches from upstream, and the others from it.
 type follower struct {
 	primary map[int]proto.NodeID
-	spans   map[int][]span // transactions that touch a partition, and that some readable cell lacks
-	touched tid.TID        // last transaction that was handed to touch
-	cells   map[repairCell]*reach
+	spans   map[int][]span     // transactions that touch a partition, and that some readable cell lacks
+	touched tid.TID            // last transaction that was handed to touch
+	cells   [][]*reach         // by partition; a list, since all are looked at again and again
 	moved   bool               // some cell is further than before, or is no longer read
 	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
 	teller  teller
@@ -31,6 +33,7 @@ const maxSpans = 1000
 
 // reach is how far a cell is.
 type reach struct {
+	node        proto.NodeID
 	backup      tid.TID // it has everything up to this
 	replicating tid.TID // it was ordered to replicate up to this
 	asked       tid.TID // the last order that it got
@@ -43,7 +46,7 @@ type reach struct {
 func (r *reach) ordered() tid.TID { return max(r.backup, r.replicating) }
 
 func (f *follower) reset() {
-	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, cells: map[repairCell]*reach{}, chasing: map[repairCell]proto.NodeID{}}
+	*f = follower{primary: map[int]proto.NodeID{}, spans: map[int][]span{}, chasing: map[repairCell]proto.NodeID{}}
 }
 
 // lost forgets what depends on the link to the upstream cluster. What is free stays free:
@@ -52,20 +55,36 @@ func (f *follower) lost() {
 	clear(f.primary)
 	clear(f.spans)
 	f.touched = tid.Zero
-	for _, r := range f.cells {
+	for r := range f.all() {
 		r.replicating, r.incomplete = tid.Zero, tid.Zero
 	}
 }
 
-func (f *follower) cell(n int, id proto.NodeID) *reach {
-	k := repairCell{n, id}
-	if f.cells[k] == nil {
-		if f.cells == nil {
-			f.reset()
+// all yields how far each cell is.
+func (f *follower) all() iter.Seq[*reach] {
+	return func(yield func(*reach) bool) {
+		for _, list := range f.cells {
+			for _, r := range list {
+				if !yield(r) {
+					return
+				}
+			}
 		}
-		f.cells[k] = &reach{}
 	}
-	return f.cells[k]
+}
+
+func (f *follower) cell(n int, id proto.NodeID) *reach {
+	for len(f.cells) <= n {
+		f.cells = append(f.cells, nil)
+	}
+	for _, r := range f.cells[n] {
+		if r.node == id {
+			return r
+		}
+	}
+	r := &reach{node: id}
+	f.cells[n] = append(f.cells[n], r)
+	return r
 }
 
 // changed forgets how far cells are that are not readable any more.
@@ -73,7 +92,9 @@ func (f *follower) changed(changes []proto.CellChange) {
 	f.moved = true
 	for _, c := range changes {
 		if !c.State.Readable() {
-			delete(f.cells, repairCell{c.Partition, c.ID})
+			if c.Partition < len(f.cells) {
+				f.cells[c.Partition] = slices.DeleteFunc(f.cells[c.Partition], func(r *reach) bool { return r.node == c.ID })
+			}
 			delete(f.chasing, repairCell{c.Partition, c.ID})
 		}
 	}
@@ -99,7 +120,8 @@ func (f *follower) last(n int, prev tid.TID) tid.TID {
 }
 
 // reached returns up to which transaction every partition is on its furthest readable
-// cell, or on all readable cells.
+// cell, or on all readable cells. It looks at all cells: after an event it is called once, or
+// twice while a run lasts.
 func (m *Machine) reached(furthest bool) tid.TID {
 	return m.reachedBy(furthest, func(r *reach) tid.TID { return r.backup })
 }
@@ -388,11 +410,11 @@ func (m *Machine) chooseLeader(n int) {
 // followerLost gives the partitions of which a storage was primary to others, and has the
 // cells that copied from it copy from another one, also while there is no link upstream.
 func (m *Machine) followerLost(id proto.NodeID) {
-	for k, source := range m.follow.chasing {
+	for _, k := range slices.SortedFunc(maps.Keys(m.follow.chasing), repairCell.compare) {
 		switch p := m.stores[k.id]; {
 		case k.id == id || p == nil:
 			delete(m.follow.chasing, k)
-		case source == id:
+		case m.follow.chasing[k] == id:
 			m.chase(k.partition, p)
 		}
 	}

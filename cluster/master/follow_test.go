@@ -58,15 +58,20 @@ func newFollowWorld(t *testing.T, seed uint64) *followWorld {
 		m.up.nodes.Put(proto.Node{Type: proto.Storage, ID: proto.NodeID(1 + i), Addr: proto.Address{Host: "up", Port: uint16(1 + i)}, State: proto.NodeRunning})
 	}
 	for i := range nodes {
-		id := proto.NodeID(1 + i)
-		n := m.nodes.Put(proto.Node{Type: proto.Storage, ID: id, Addr: proto.Address{Host: "down", Port: uint16(id)}, State: proto.NodeRunning})
-		p := &peer{conn: ConnID(id), role: member, node: n, ready: uint64(id)}
-		m.peers[p.conn], m.links[n], m.stores[id] = p, p, p
-		m.members = append(m.members, p)
+		w.storage(proto.NodeID(1 + i))
 	}
 	m.state, m.up.known = proto.BackingUp, true
 	m.follow.reset()
 	return w
+}
+
+// storage lets a storage of the backup cluster be ready.
+func (w *followWorld) storage(id proto.NodeID) {
+	m := w.m
+	n := m.nodes.Put(proto.Node{Type: proto.Storage, ID: id, Addr: proto.Address{Host: "down", Port: uint16(id)}, State: proto.NodeRunning})
+	p := &peer{conn: ConnID(id), role: member, node: n, ready: uint64(id)}
+	m.peers[p.conn], m.links[n], m.stores[id] = p, p, p
+	m.members = append(m.members, p)
 }
 
 // take collects the orders that the master has given.
@@ -232,6 +237,91 @@ func TestFollowerIsBounded(t *testing.T) {
 	for p := range w.np {
 		if n := len(w.m.follow.spans[p]); n > maxSpans {
 			t.Errorf("partition %d: %d transactions wait", p, n)
+		}
+	}
+}
+
+// The cells that copied from a lost storage are ordered to copy from another one in the order of
+// their partitions, in each run.
+func TestChasingGoesOnInOrder(t *testing.T) {
+	for range 10 {
+		w := &followWorld{t: t, np: 12}
+		m := NewMachine(time.Unix(1e9, 0), Settings{Cluster: "down", Partitions: w.np, Upstream: Upstream{Cluster: "up"}})
+		w.m = m
+		rows := make([][]proto.Cell, w.np)
+		for p := range rows {
+			rows[p] = []proto.Cell{{ID: 1, State: proto.OutOfDate}, {ID: 2, State: proto.OutOfDate}, {ID: 3, State: proto.UpToDate}}
+		}
+		m.table.Load(proto.Some(uint64(1)), 2, rows)
+		m.state = proto.StartingBackup
+		m.follow.reset()
+		for id := range proto.NodeID(3) {
+			w.storage(id + 1)
+		}
+		for p := range rows {
+			m.follow.chasing[repairCell{p, 2 - proto.NodeID(p%2)}] = 4
+		}
+		m.followerLost(4)
+		w.take()
+		var list []int
+		for _, o := range w.orders {
+			for p := range o.order.Sources {
+				list = append(list, p)
+			}
+		}
+		if len(list) != w.np || !slices.IsSorted(list) {
+			t.Fatalf("ordered for the partitions %v", list)
+		}
+	}
+}
+
+// BenchmarkFollow is what the master of a backup does for one transaction of the upstream cluster, in a
+// table of 1,000 partitions with two copies: it tells the storages, and hears of both copies.
+func BenchmarkFollow(b *testing.B) {
+	const np, nodes = 1000, 4
+	m := NewMachine(time.Unix(1e9, 0), Settings{Cluster: "down", Partitions: np, Upstream: Upstream{Cluster: "up"}})
+	w := &followWorld{m: m, np: np}
+	rows, upRows := make([][]proto.Cell, np), make([][]proto.Cell, np)
+	for p := range rows {
+		for i := range 2 {
+			rows[p] = append(rows[p], proto.Cell{ID: proto.NodeID(1 + (p+i)%nodes), State: proto.UpToDate})
+		}
+		upRows[p] = []proto.Cell{{ID: 1, State: proto.UpToDate}}
+	}
+	m.table.Load(proto.Some(uint64(1)), 1, rows)
+	m.up.table.Load(proto.Some(uint64(1)), 0, upRows)
+	m.up.nodes.Put(proto.Node{Type: proto.Storage, ID: 1, Addr: proto.Address{Host: "up", Port: 1}, State: proto.NodeRunning})
+	for id := range proto.NodeID(nodes) {
+		w.storage(id + 1)
+	}
+	m.up.link = &peer{conn: 100, role: upstreamMaster}
+	m.peers[100] = m.up.link
+	m.state, m.up.known, m.gate.decided = proto.BackingUp, true, true
+	m.follow.reset()
+	now := time.Unix(1e9, 0)
+	step := func(conn ConnID, pkt proto.Packet) (list []followOrder) {
+		now = now.Add(time.Millisecond)
+		for _, e := range m.Step(now, Event{Kind: Received, Conn: conn, Packet: pkt}) {
+			if r, ok := e.Packet.(*proto.Replicate); ok && len(r.Sources) == 1 {
+				list = append(list, followOrder{proto.NodeID(e.Conn), r})
+			}
+		}
+		return list
+	}
+	m.touch(0, 0, 0, func(int) bool { return true })
+	m.out = nil
+	t := tid.TID(0)
+	for b.Loop() {
+		t++
+		for orders := step(100, &proto.InvalidatePartitions{TID: t}); len(orders) > 0; orders = orders[1:] {
+			for p, source := range orders[0].order.Sources {
+				if !source.IsZero() {
+					orders = append(orders, step(ConnID(orders[0].to), &proto.NotifyReplicationDone{Partition: p, TID: orders[0].order.TID})...)
+				}
+			}
+		}
+		if m.follow.told.V != t {
+			b.Fatalf("clients are told of %d, not %d", m.follow.told.V, t)
 		}
 	}
 }

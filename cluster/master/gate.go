@@ -357,7 +357,7 @@ func (m *Machine) setHold(h proto.Opt[tid.TID]) {
 		m.touch(end, end, before.V, func(int) bool { return false })
 		f.touched = touched
 	}
-	for _, r := range f.cells {
+	for r := range f.all() {
 		r.asked, r.incomplete = tid.Zero, tid.Zero // what a hold has kept back is no gap
 		if h.OK && r.replicating > h.V {
 			r.replicating = tid.Zero

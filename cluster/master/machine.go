@@ -63,6 +63,7 @@ type Machine struct {
 
 	startup         startup
 	backup          proto.Opt[tid.TID]
+	leaving         bool               // this process was told to leave backup mode, and that is not done
 	truncate        proto.Opt[tid.TID] // the database is being cut after this
 	orderedTruncate proto.Opt[tid.TID] // this process was told to, and it is not done
 	safePTID        uint64             // least version of a table that has all that was committed, as far as is known

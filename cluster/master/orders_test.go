@@ -43,7 +43,7 @@ func TestOrdersOfState(t *testing.T) {
 		return p
 	}
 	nothing := func(w *followWorld) {
-		for _, r := range w.m.follow.cells {
+		for r := range w.m.follow.all() {
 			r.backup = tid.Zero
 		}
 	}
@@ -83,13 +83,13 @@ func TestOrdersOfState(t *testing.T) {
 				State  proto.ClusterState
 				Backup proto.Opt[tid.TID]
 				PTID   proto.Opt[uint64]
-				Cells  map[repairCell]reach
+				Cells  []reach
 				Served bool
 			}
 			look := func() view {
-				v := view{m.state, m.backup, m.table.PTID(), map[repairCell]reach{}, m.served}
-				for k, r := range m.follow.cells {
-					v.Cells[k] = *r
+				v := view{m.state, m.backup, m.table.PTID(), nil, m.served}
+				for r := range m.follow.all() {
+					v.Cells = append(v.Cells, *r)
 				}
 				return v
 			}

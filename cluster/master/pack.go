@@ -47,8 +47,9 @@ func (k *packs) add(orders []packOrder) {
 	}
 }
 
-// order registers the order of a transaction. It is approved at once unless an
-// older one is not signed.
+// order returns the order of a transaction that is prepared. It is approved at once
+// unless an older one is not signed. It is told when it is committed: until then the
+// transaction may be lost, and a pack cannot be undone.
 func (k *packs) order(id tid.TID, r *proto.PackRequest) *packOrder {
 	o := &packOrder{ID: id, Partial: len(r.OIDs) > 0, OIDs: r.OIDs, Time: r.Time, Approved: proto.Some(true)}
 	for _, older := range k.orders {
@@ -56,7 +57,6 @@ func (k *packs) order(id tid.TID, r *proto.PackRequest) *packOrder {
 			o.Approved = proto.Opt[bool]{}
 		}
 	}
-	k.orders[id] = o
 	return o
 }
 
@@ -98,8 +98,10 @@ func (k *packs) clientLost(p *peer) {
 	k.queries = slices.DeleteFunc(k.queries, func(q *packQuery) bool { return q.peer == p })
 }
 
-// packCommitted announces an order that was approved when it was prepared.
+// packCommitted registers the order of a transaction, and announces it if it was approved
+// when it was prepared.
 func (m *Machine) packCommitted(o *packOrder) {
+	m.pack.orders[o.ID] = o
 	if o.Approved != proto.Some(true) {
 		return
 	}

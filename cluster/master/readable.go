@@ -161,7 +161,10 @@ func (m *Machine) askPacks(from tid.TID, q packQuestion) {
 }
 
 // upstreamPacks takes the orders that upstream tells, and answers the storage that asked.
+// A Python master also tells of orders that are not committed yet, and may be lost with
+// it. These do not count: no storage has begun them, and they are told when they are committed.
 func (m *Machine) upstreamPacks(orders []proto.PackOrder) {
+	orders = slices.DeleteFunc(orders, func(o proto.PackOrder) bool { return o.ID > m.ids.committed })
 	q := &m.up.questions
 	m.pack.add(orders)
 	for _, o := range orders {

@@ -219,6 +219,8 @@ func (s *sim) command(c string) {
 		s.receive(p, s.parseImport(words[2], opts).Packet())
 	case "backup": // a1 backup hold 0x100: an operator orders it
 		s.receive(p, s.parseBackupOrder(words[2:]).Packet(int64(p.nextID)))
+	case "records": // s1 records 0x100: it has recorded that all its readable cells follow up to there
+		s.receive(p, (&following.Stored{TID: s.parseTID(words[2])}).Packet())
 	case "sends":
 		s.receive(p, s.parsePacket(words[2], words[3:]))
 	case "answers":

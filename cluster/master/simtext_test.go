@@ -34,7 +34,7 @@ var packetTypes = func() map[string]reflect.Type {
 		&proto.AskRecovery{}, &proto.AskClusterState{}, &proto.SetClusterState{}, &proto.SetNodeState{}, &proto.AddPendingNodes{},
 		&proto.TweakPartitionTable{}, &proto.SetNumReplicas{}, &proto.Repair{}, &proto.CheckReplicas{}, &proto.Truncate{},
 		&proto.FlushLog{}, &proto.StartOperation{}, &proto.NotifyPartitionCorrupted{},
-		&proto.SendPartitionTable{}, &proto.InvalidatePartitions{}, &proto.AnswerLastTransaction{}, &proto.AnswerCheckTIDRange{}, &proto.AnswerCheckSerialRange{},
+		&proto.SendPartitionTable{}, &proto.InvalidatePartitions{}, &proto.NotifyPackSigned{}, &proto.AnswerLastTransaction{}, &proto.AnswerCheckTIDRange{}, &proto.AnswerCheckSerialRange{},
 	} {
 		t := reflect.TypeOf(p).Elem()
 		types[t.Name()] = t

@@ -72,7 +72,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 	m.ack(p, id, stateChanged)
 	m.seen.forget()
 	m.follow.reset()
-	m.backup = proto.Some(m.ids.committed)
+	m.backup, m.leaving = proto.Some(m.ids.committed), false
 	m.gate.hold, m.gate.decided = proto.Opt[tid.TID]{}, true
 	m.follow.told = proto.Some(m.ids.committed)
 	for n, row := range m.table.Rows() {
@@ -95,6 +95,7 @@ func (m *Machine) startBackup(p *peer, id uint32) *proto.Error {
 // enterBackup starts the operation of a backup, after the verification.
 func (m *Machine) enterBackup() {
 	m.follow.reset()
+	m.follow.moved = true
 	m.seen.forget()
 	m.restoreHold()
 	for n, row := range m.table.Rows() {
@@ -120,6 +121,8 @@ func (m *Machine) tryFollow() {
 	u := &m.up
 	switch {
 	case m.second != nil || m.ended:
+	case m.state == proto.StartingBackup && m.leaving:
+		m.leaveAgain()
 	case m.state == proto.StartingBackup && u.link == nil:
 		m.seekUpstream()
 	case m.state == proto.StartingBackup && u.tabled:
@@ -436,11 +439,27 @@ func (m *Machine) stopBackup() {
 	m.closeUpstream()
 	m.backup = proto.Some(m.keepable())
 	m.closeClients()
+	m.leaving = true
 	m.announce(proto.StoppingBackup)
 	m.answerWithoutUpstream()
 	m.log(slog.LevelInfo, "leaving backup mode", "tid", m.backup.V.String(), "last_tid", m.ids.committed.String())
 	for n := range m.table.NP() {
 		m.chooseLeader(n)
+	}
+}
+
+// leaveAgain repeats the order to leave backup mode after a loss of operation, as soon as the
+// storages have said what they have.
+func (m *Machine) leaveAgain() {
+	m.advanceTold()
+	switch {
+	case !m.follow.told.OK:
+	case m.keepable() == tid.Zero:
+		m.log(slog.LevelError, "leaving backup mode: nothing that is complete is left; the backup goes on")
+		m.leaving = false
+	default:
+		m.stopBackup()
+		m.tryFollow()
 	}
 }
 
@@ -450,7 +469,7 @@ func (m *Machine) leaveBackup() {
 	if t < last {
 		m.log(slog.LevelWarn, "leaving backup mode: the database is truncated", "after", t.String(), "last_tid", last.String())
 	}
-	m.backup = proto.Opt[tid.TID]{}
+	m.backup, m.leaving = proto.Opt[tid.TID]{}, false
 	m.checks.board.Left()
 	m.gate.hold, m.gate.decided = proto.Opt[tid.TID]{}, true // the order to truncate clears it
 	m.stopOperation(proto.Some(t))

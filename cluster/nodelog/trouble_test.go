@@ -10,30 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/neozodb/neo/cluster/testlog"
 )
-
-// told collects what a log says of its own trouble.
-type told struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *told) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(b)
-}
-
-func (w *told) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
-}
-
-func (w *told) logger() *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }
 
 // written makes a log file with many records.
 func written(t *testing.T, path string) {
@@ -94,8 +75,8 @@ func TestDamagedLogIsPutAside(t *testing.T) {
 			if err := os.WriteFile(path, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			var out told
-			l := open(t, Config{Path: path, Trouble: out.logger()})
+			var out testlog.Buffer
+			l := open(t, Config{Path: path, Trouble: out.Logger()})
 			slog.New(l.Node("").Handler()).Info("the node runs")
 			if err := l.Flush(); err != nil {
 				t.Fatal(err)
@@ -120,8 +101,8 @@ func TestDamagedLogIsPutAside(t *testing.T) {
 // Only a file is ever put aside.
 func TestLogIsAFile(t *testing.T) {
 	for _, path := range []string{os.DevNull, t.TempDir()} {
-		var out told
-		l, err := Open(Config{Path: path, Trouble: out.logger()})
+		var out testlog.Buffer
+		l, err := Open(Config{Path: path, Trouble: out.Logger()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,8 +154,8 @@ func TestLogIsNoOtherDatabase(t *testing.T) {
 // A log that fails while the node runs is told at once, and another one begun.
 func TestLogFailsLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "node.log")
-	var out told
-	l := open(t, Config{Path: path, Trouble: out.logger()})
+	var out testlog.Buffer
+	l := open(t, Config{Path: path, Trouble: out.Logger()})
 	log := slog.New(l.Node("").Handler())
 	log.Info("before")
 	if err := l.Flush(); err != nil {
@@ -199,7 +180,7 @@ func TestLogFailsLater(t *testing.T) {
 			}
 		},
 	} {
-		out.b.Reset()
+		out.Reset()
 		away()
 		log.Info("in the next file")
 		if err := l.Flush(); err != nil {
@@ -218,8 +199,8 @@ func TestLogFailsLater(t *testing.T) {
 // kept is written when it can be.
 func TestLogWithoutRoom(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "missing", "node.log")
-	var out told
-	l := open(t, Config{Path: path, Trouble: out.logger()})
+	var out testlog.Buffer
+	l := open(t, Config{Path: path, Trouble: out.Logger()})
 	log := slog.New(l.Node("").Handler())
 	if !strings.Contains(out.String(), "cannot be written") || !strings.Contains(out.String(), path) {
 		t.Errorf("told %q", out.String())
@@ -347,7 +328,7 @@ func TestKilledProcessLeavesItsLog(t *testing.T) {
 	for range 6 {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), killedEnv+"="+path)
-		var stderr told
+		var stderr testlog.Buffer
 		cmd.Stderr = &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)

@@ -1,61 +1,19 @@
 package simple
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"log/slog"
 	"net"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/neozodb/neo/cluster/client"
-	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/txn"
 )
-
-// lines is a log that is read while it is written.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// runBackup runs a backup of a cluster, without to wait.
-func runBackup(t *testing.T, cfg Config) *ctl.Client {
-	t.Helper()
-	c, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return dial(t, c)
-}
 
 // An upstream master of a newer version of the protocol is not followed: the log says
 // so, with its address, once.
@@ -89,9 +47,10 @@ func TestBackupOfNewerProtocol(t *testing.T) {
 		}
 	}()
 	a := l.Addr().(*net.TCPAddr)
-	var log lines
-	op := runBackup(t, Config{Dir: t.TempDir(), Name: "down", Partitions: 4, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	var log testlog.Buffer
+	down, _ := run(t, Config{Dir: t.TempDir(), Name: "down", Partitions: 4, Log: log.Logger(),
 		Upstream: master.Upstream{Cluster: "up", Masters: []proto.Address{{Host: "127.0.0.1", Port: uint16(a.Port)}}, Backup: true}})
+	op := dial(t, down)
 	await(t, op, proto.StartingBackup)
 	for range 4 {
 		select {
@@ -117,37 +76,11 @@ func TestBackupOfNewerProtocol(t *testing.T) {
 // whatever node it asks.
 func TestBackupTakesNoWrites(t *testing.T) {
 	up, _ := start(t, Config{Dir: t.TempDir(), Name: "up", Partitions: 1})
-	cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{up.Master()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	x, err := cl.Begin(t.Context(), client.BeginOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := x.Store(t.Context(), 1, 0, []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	last, err := x.Finish(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{Dir: t.TempDir(), Name: "down", Partitions: 1, Upstream: master.Upstream{Cluster: "up", Masters: []proto.Address{up.Master()}, Backup: true}}
-	if testing.Verbose() {
-		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	op := runBackup(t, cfg)
+	last := store(t, open(t, up, client.Config{}), "x", 1)
+	down, _ := run(t, backupOf(up, Config{Dir: t.TempDir(), Partitions: 1, Upstream: master.Upstream{Backup: true}}))
+	op := dial(t, down)
 	await(t, op, proto.BackingUp)
-	for i := 0; ; i++ {
-		if ids, err := op.LastIDs(t.Context()); err == nil && ids.BackupTID.OK && ids.BackupTID.V >= last {
-			break
-		}
-		if i == 600 {
-			t.Fatal("the backup does not follow")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	awaitBackup(t, op, last)
 	nodes, err := op.Nodes(t.Context(), proto.Opt[proto.NodeType]{})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 )
 
-// start runs a cluster until it is RUNNING. stop stops it and checks its end.
-func start(t *testing.T, cfg Config) (c *Cluster, stop func()) {
+// run runs a cluster, without to wait for it. stop stops it and checks its end.
+func run(t *testing.T, cfg Config) (c *Cluster, stop func()) {
 	t.Helper()
 	c, err := New(cfg)
 	if err != nil {
@@ -24,19 +25,20 @@ func start(t *testing.T, cfg Config) (c *Cluster, stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
-	stopped := false
-	stop = func() {
-		t.Helper()
-		if stopped {
-			return
-		}
-		stopped = true
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	}
+	})
 	t.Cleanup(stop)
+	return c, stop
+}
+
+// start runs a cluster until it is RUNNING.
+func start(t *testing.T, cfg Config) (c *Cluster, stop func()) {
+	t.Helper()
+	c, stop = run(t, cfg)
 	waiting, cancelWait := context.WithTimeout(t.Context(), time.Minute)
 	defer cancelWait()
 	if err := c.WaitRunning(waiting); err != nil {

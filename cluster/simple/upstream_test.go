@@ -15,8 +15,8 @@ import (
 // the error says why.
 func TestPartitions(t *testing.T) {
 	up, _ := start(t, Config{Dir: t.TempDir(), Name: "up", Partitions: 5})
-	nobody := proto.Address{Host: "127.0.0.1", Port: 1}
-	n, err := Partitions(t.Context(), master.Upstream{Cluster: "up", Masters: []proto.Address{nobody, up.Master()}}, link.Config{})
+	unreachable := proto.Address{Host: "127.0.0.1", Port: 1}
+	n, err := Partitions(t.Context(), master.Upstream{Cluster: "up", Masters: []proto.Address{unreachable, up.Master()}}, link.Config{})
 	if n != 5 || err != nil {
 		t.Errorf("%d partitions, %v", n, err)
 	}
@@ -26,7 +26,7 @@ func TestPartitions(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := Partitions(ctx, master.Upstream{Cluster: "up", Masters: []proto.Address{nobody}}, link.Config{}); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	if _, err := Partitions(ctx, master.Upstream{Cluster: "up", Masters: []proto.Address{unreachable}}, link.Config{}); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("without a master: %v", err)
 	}
 }

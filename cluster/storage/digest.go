@@ -42,20 +42,7 @@ func (r *replicator) digest(e *replica.Effect) {
 			ev.PackOrder = proto.Opt[tid.TID]{V: t, OK: ok}
 		}
 		f.worked(work, 0)
-		if f.ctx.Err() != nil {
-			return // the operation has ended
-		}
-		f.post(func() error {
-			switch {
-			case r.n.session != r.s:
-				return nil
-			case errors.Is(err, backend.ErrNotImplemented), errors.Is(err, backend.ErrNonReadable):
-				ev.Refused = true
-			case err != nil:
-				return fmt.Errorf("checking partition %d: %w", partition, err)
-			}
-			return r.tell(ev)
-		})
+		r.tellRead(ev, "checking", partition, err)
 	})
 }
 
@@ -68,20 +55,27 @@ func (r *replicator) listTail(e *replica.Effect) {
 		var err error
 		ev.TIDs, err = r.n.db.TIDs(f.ctx, []int{partition}, 0, n)
 		slices.Reverse(ev.TIDs)
-		if f.ctx.Err() != nil {
-			return // the operation has ended
+		r.tellRead(ev, "last transactions of", partition, err)
+	})
+}
+
+// tellRead has the machine told what was read of a partition on a goroutine of the feeder, or that it
+// cannot be read. Any other error ends the node.
+func (r *replicator) tellRead(ev replica.Event, doing string, partition int, err error) {
+	f := r.s.feeder
+	if f.ctx.Err() != nil {
+		return // the operation has ended
+	}
+	f.post(func() error {
+		switch {
+		case r.n.session != r.s:
+			return nil
+		case errors.Is(err, backend.ErrNotImplemented), errors.Is(err, backend.ErrNonReadable):
+			ev.Refused = true
+		case err != nil:
+			return fmt.Errorf("%s partition %d: %w", doing, partition, err)
 		}
-		f.post(func() error {
-			switch {
-			case r.n.session != r.s:
-				return nil
-			case errors.Is(err, backend.ErrNotImplemented), errors.Is(err, backend.ErrNonReadable):
-				ev.Refused = true
-			case err != nil:
-				return fmt.Errorf("last transactions of partition %d: %w", partition, err)
-			}
-			return r.tell(ev)
-		})
+		return r.tell(ev)
 	})
 }
 

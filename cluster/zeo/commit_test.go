@@ -227,7 +227,7 @@ func TestTransactionTimeout(t *testing.T) {
 		t.Error("the connection is still open")
 	}
 	s.eventually("the lock is free", func() bool { return !s.m.Busy() })
-	if !s.log.contains("transaction timeout") {
+	if !s.log.Contains("transaction timeout") {
 		t.Error("the timeout is not in the log")
 	}
 	d := s.client(false)

@@ -147,7 +147,7 @@ func TestLostStorageEndsWhatWaits(t *testing.T) {
 	if m, err := c.Read(); err == nil {
 		t.Errorf("got %v", m)
 	}
-	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+	s.eventually("the connection has ended", func() bool { return s.log.Contains("msg=disconnected") })
 }
 
 // iterating tells whether an iteration over transactions is under way.
@@ -190,7 +190,7 @@ func TestIterationEndsWithItsConnection(t *testing.T) {
 	}
 	time.Sleep(20 * time.Millisecond) // for the reader to wait as well
 	st.w.Lost()
-	s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+	s.eventually("the connection has ended", func() bool { return s.log.Contains("msg=disconnected") })
 	s.eventually("the iteration has ended", func() bool { return st.under.Load() == 0 })
 }
 
@@ -258,7 +258,7 @@ func TestGoneReader(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
-		s.eventually("the connection has ended", func() bool { return s.log.contains("msg=disconnected") })
+		s.eventually("the connection has ended", func() bool { return s.log.Contains("msg=disconnected") })
 	}
 }
 

@@ -275,5 +275,5 @@ func TestRegisterWhileOutOfService(t *testing.T) {
 	if v, err := c.Call("register", "1", false); err == nil {
 		t.Errorf("registered: %v", v)
 	}
-	s.eventually("the reason is logged", func() bool { return s.log.contains("out of service: no master") })
+	s.eventually("the reason is logged", func() bool { return s.log.Contains("out of service: no master") })
 }

@@ -16,38 +16,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
 
-// logged keeps a log as text.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func (l *logged) contains(s string) bool { return strings.Contains(l.String(), s) }
-
 // served is a server over a storage, for one test.
 type served struct {
 	t    testing.TB
 	addr string
 	m    *zeotest.Memory
-	log  logged
+	log  testlog.Buffer
 }
 
 func serve(t testing.TB, m *zeotest.Memory, change func(*zeo.Config)) *served {
@@ -324,7 +305,7 @@ func TestReadOnly(t *testing.T) {
 	defer c.Close()
 	_, err = c.Call("register", "2", true)
 	wantClass(t, err, "builtins.ValueError")
-	if !s.log.contains("unknown storage: 2") {
+	if !s.log.Contains("unknown storage: 2") {
 		t.Error("the log does not say which storage is unknown")
 	}
 	_, err = c.Call("register", "1", false)
@@ -350,7 +331,7 @@ func TestStuckClientIsDropped(t *testing.T) {
 		stores = append(stores, zeotest.Store{OID: oid, Data: []byte("x")})
 	}
 	slowest := time.Duration(0)
-	for n := 0; !s.log.contains("dropped"); n++ {
+	for n := 0; !s.log.Contains("dropped"); n++ {
 		if n == 2000 {
 			t.Fatal("not dropped")
 		}
@@ -728,7 +709,7 @@ func TestStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
-	s.eventually("the label is in the log", func() bool { return s.log.contains(`msg=disconnected`) && s.log.contains(`label="the label"`) })
+	s.eventually("the label is in the log", func() bool { return s.log.Contains(`msg=disconnected`) && s.log.Contains(`label="the label"`) })
 }
 
 // A client that names itself again has one name.
@@ -741,10 +722,8 @@ func TestLastLabelCounts(t *testing.T) {
 		}
 	}
 	c.Close()
-	s.eventually("the label is in the log", func() bool { return s.log.contains("msg=disconnected") })
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	for line := range strings.Lines(s.log.b.String()) {
+	s.eventually("the label is in the log", func() bool { return s.log.Contains("msg=disconnected") })
+	for line := range strings.Lines(s.log.String()) {
 		if strings.Count(line, "label=") > 1 || strings.Contains(line, "msg=disconnected") && !strings.Contains(line, "label=third") {
 			t.Errorf("in the log: %s", line)
 		}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -190,7 +190,7 @@ func TestBackupOtherHistory(t *testing.T) {
 	t1 := commitAll(t, cl, 0, "first")
 	t2 := commitAll(t, cl, t1, "second")
 	cl.Close()
-	var log safeBuffer
+	var log testlog.Buffer
 	cfg := simple.Config{Log: slog.New(slog.NewTextHandler(&log, nil))}
 	ctl, stop := runBackup(t, dir, up, t2, cfg)
 	stopUp()
@@ -240,22 +240,4 @@ func TestBackupOtherHistory(t *testing.T) {
 	}
 	t3 := commitAll(t, cl, t2, "fifth")
 	runBackup(t, dir, up, t3, simple.Config{})
-}
-
-// safeBuffer is a log that is read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *safeBuffer) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(b)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -385,7 +385,7 @@ func (m *Memory) Resume(ctx context.Context, mark string) error {
 	if err := m.stateLocked(ctx); err != nil {
 		return err
 	}
-	if name, ok := strings.CutPrefix(mark, "memory "); mark != "" && (!ok || name != m.source.Name) {
+	if name, ok := strings.CutPrefix(mark, "memory "); ok && name != m.source.Name {
 		return fmt.Errorf("%w: this is %q, the mark is %q", feed.ErrChanged, m.source.Name, mark)
 	}
 	return nil

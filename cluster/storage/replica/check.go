@@ -45,6 +45,7 @@ const (
 type checker struct {
 	m       *Machine
 	run     int64 // of the orders that come, as the master has announced; 0: it does not want reports
+	losses  int   // how often the master has lost the upstream cluster
 	queue   []checkOrder
 	current *comparison
 	repairs map[int]checkOrder // of cells that the master is going to take out of service
@@ -55,6 +56,7 @@ type checkOrder struct {
 	proto.CheckPartition
 	run    int64
 	source proto.NodeID // of a repair; 0: a check
+	losses int          // when it came
 }
 
 // comparison is the check of one partition.
@@ -75,6 +77,7 @@ type comparison struct {
 	advance func()
 	excused bool
 	again   int // times that all was compared again, after a pack meanwhile
+	lacking lackings
 
 	rows, total int
 	nodes       map[proto.NodeID]bool // that differ
@@ -123,14 +126,6 @@ func (m *member) String() string {
 	return m.id.String()
 }
 
-// upstream returns the cluster that is the reference, "" if there is none.
-func (k *comparison) upstream() string {
-	if k.source == nil {
-		return ""
-	}
-	return k.source.of
-}
-
 // checkable reports whether this node has data of a partition that may be compared.
 func (c *checker) checkable(partition int) bool {
 	if partition < 0 || partition >= c.m.set.Table.NP() {
@@ -149,12 +144,12 @@ func (c *checker) told(r *check.Report) {
 	case r.State == check.Begun && r.Partition == check.None:
 		c.run = r.Check
 	case r.State == check.Repair && r.Partition >= 0:
-		c.repairs[r.Partition] = checkOrder{proto.CheckPartition{Partition: r.Partition, Max: r.Max}, r.Check, r.Reference}
+		c.repairs[r.Partition] = checkOrder{CheckPartition: proto.CheckPartition{Partition: r.Partition, Max: r.Max}, run: r.Check, source: r.Reference}
 	}
 }
 
 func (c *checker) order(q *proto.CheckPartition) {
-	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run})
+	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run, losses: c.losses})
 	c.next()
 }
 
@@ -513,11 +508,10 @@ func (c *checker) compare() {
 		return // doubts of this chunk are being settled
 	}
 	if k.ending {
-		if c.restart() {
+		if !k.lacking.asking && c.restart() || c.judgeLacking() {
 			return
 		}
-		c.comparePacks(false)
-		c.end(check.Compared)
+		c.finish()
 		return
 	}
 	if k.rows == 0 && !k.records {
@@ -583,157 +577,6 @@ func (c *checker) judge(i backend.Key) {
 	c.judgeAmong(i, k.members, k.source)
 }
 
-// removed reports whether a pack may have removed a record of a member that others have:
-// it has executed an order for that time which one of these has not, or the record is a
-// deletion. A replica may also have fetched after another storage of the upstream cluster
-// had executed an order.
-func (c *checker) removed(m *member, i backend.Key) bool {
-	k := c.current
-	if k.deletes(i) {
-		return true
-	}
-	p := c.packedHere(m)
-	if p < i.TID {
-		return false
-	}
-	for _, o := range k.members {
-		if _, has := o.items[i]; has && k.packed[o].V < p {
-			return true
-		}
-	}
-	return false
-}
-
-// deletes reports whether a record is a deletion. One of an object that has nothing before it
-// means nothing: it is kept as long as another replica may need it.
-func (k *comparison) deletes(i backend.Key) bool {
-	for _, o := range k.members {
-		if o.items[i].Absent {
-			return true
-		}
-	}
-	return false
-}
-
-// packedHere returns the last order that may have removed records of a member.
-func (c *checker) packedHere(m *member) tid.TID {
-	p := c.current.packed[m].V
-	if m.of == "" {
-		p = max(p, c.m.lastPack)
-	}
-	return p
-}
-
-// doubt is a record that a pack may have removed, upstream or here.
-type doubt struct {
-	k     *comparison
-	round int
-	item  backend.Key
-	lacks *member
-	until tid.TID // order of the pack; of a deletion Zero
-}
-
-// judgeAlone compares what the replicas have of a record that the upstream cluster may
-// have packed: only what was superseded, or deletes the object, can be gone. Those that
-// have fetched after the pack lack it as well.
-func (c *checker) judgeAlone(i backend.Key) {
-	k := c.current
-	k.excused = true
-	switch x, has := k.members[0].items[i]; {
-	case k.deletes(i):
-		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, tid.Zero})
-		return
-	case has && !x.Damaged && k.members[0].self:
-		k.doubts = append(k.doubts, doubt{k, k.round, i, k.source, k.packed[k.source].V})
-		return
-	}
-	c.judgeReplicas(i)
-}
-
-func (c *checker) judgeReplicas(i backend.Key) {
-	k := c.current
-	c.judgeAmong(i, slices.DeleteFunc(slices.Clone(k.members), func(m *member) bool {
-		_, has := m.items[i]
-		return m == k.source || !has
-	}), nil)
-}
-
-// settleDoubts examines the next record that a pack may have removed, or goes on.
-func (c *checker) settleDoubts() {
-	k := c.current
-	if len(k.doubts) == 0 {
-		advance := k.advance
-		k.advance = nil
-		advance()
-		return
-	}
-	d := k.doubts[0]
-	k.doubts = k.doubts[1:]
-	c.m.do(Effect{Op: Examine, Record: d.item, Until: d.until, Tag: d})
-}
-
-// followed reports whether this node is known to have everything up to a TID of what is
-// compared: what was fetched after a pack upstream may still lack deletions.
-func (c *checker) followed(upTo tid.TID) bool {
-	p := c.m.cells[c.current.order.Partition]
-	return p != nil && p.whole > upTo
-}
-
-// examined takes what is here of an object up to a pack.
-func (c *checker) examined(d doubt, r Record) {
-	k := c.current
-	switch {
-	case k != d.k || k.round != d.round:
-		return
-	case !slices.Contains(k.members, d.lacks): // lost
-	case d.until == tid.Zero:
-		c.judgeDeletion(d, r.Before != tid.Zero)
-	case !c.followed(d.until): // what has superseded it may not be here yet
-		if d.lacks == k.source {
-			c.judgeReplicas(d.item)
-		}
-	case d.lacks != k.source:
-		// A pack removes what something follows.
-		if r.Last != tid.Zero && r.Last < d.item.TID {
-			c.differs(d.item, check.Missing, d.lacks)
-		}
-	case r.Last == d.item.TID: // it was current, and no pack removes that
-		c.extra(d.item)
-	default:
-		c.judgeReplicas(d.item)
-	}
-	c.settleDoubts()
-}
-
-// extra notes that the upstream cluster does not have an item.
-func (c *checker) extra(i backend.Key) {
-	for _, m := range c.current.members {
-		x, has := m.items[i]
-		switch {
-		case has && x.Damaged:
-			c.differs(i, check.Damaged, m)
-		case has:
-			c.differs(i, check.Extra, m)
-		}
-	}
-}
-
-// judgeDeletion decides about a deletion that a member lacks. before: the object has
-// earlier revisions here.
-func (c *checker) judgeDeletion(d doubt, before bool) {
-	k := c.current
-	switch packed := c.packedHere(d.lacks) >= d.item.TID; {
-	case !before: // else it is a difference that something is before it
-	case d.lacks.self:
-		c.differs(d.item, check.Missing, d.lacks)
-	case packed: // with what it deletes
-	case d.lacks == k.source:
-		c.extra(d.item)
-	default:
-		c.differs(d.item, check.Missing, d.lacks)
-	}
-}
-
 // judgeAmong compares what some members have of an item. What a source has is right.
 func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
 	k := c.current
@@ -797,9 +640,9 @@ func (c *checker) judgeAmong(i backend.Key, members []*member, source *member) {
 			k.excused = true
 			switch {
 			case k.deletes(i):
-				k.doubts = append(k.doubts, doubt{k, k.round, i, m, tid.Zero})
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, tid.Zero, nil})
 			case m.self:
-				k.doubts = append(k.doubts, doubt{k, k.round, i, m, c.packedHere(m)})
+				k.doubts = append(k.doubts, doubt{k, k.round, i, m, c.packedHere(m), nil})
 			}
 			continue
 		}
@@ -832,7 +675,22 @@ func (c *checker) differs(i backend.Key, kind check.Kind, m *member) {
 	d := check.Difference{Partition: k.order.Partition, Kind: kind, TID: i.TID, Node: m.id}
 	if k.records {
 		d.OID = proto.Some(i.OID)
+		switch {
+		case k.upstream() == "":
+		case kind == check.Extra:
+			k.lacking.add(k.source, lack{i, d, m})
+			return
+		case kind == check.Missing && !m.self:
+			k.lacking.add(m, lack{i, d, m})
+			return
+		}
 	}
+	c.count(d, m)
+}
+
+// count counts a difference.
+func (c *checker) count(d check.Difference, m *member) {
+	k := c.current
 	k.total++
 	if m.of == "" {
 		k.nodes[m.id] = true
@@ -859,27 +717,6 @@ func (c *checker) delete(i backend.Key) {
 	}
 	c.m.log(slog.LevelWarn, "repair: transaction deleted", "partition", k.order.Partition, "tid", i.TID)
 	c.m.do(Effect{Op: DeleteTransaction, Record: i})
-}
-
-// restart compares a partition with the upstream cluster again, if a member has packed
-// meanwhile and something differs: what the pack has removed may be all of it.
-func (c *checker) restart() bool {
-	k := c.current
-	same := func(m *member) bool { return m.pack == k.packed[m] }
-	if k.upstream() == "" || k.total == 0 || k.again == maxAgain || !slices.ContainsFunc(k.members, func(m *member) bool { return !same(m) }) {
-		return false
-	}
-	k.again++
-	k.rows, k.total, k.listed, k.found, k.faulty, k.excused, k.notes = 0, 0, 0, nil, false, false, nil
-	clear(k.nodes)
-	clear(k.packed)
-	k.ending, k.records, k.min = false, false, backend.Key{TID: k.order.Min}
-	c.m.log(slog.LevelInfo, "packed meanwhile: compared again", "partition", k.order.Partition)
-	for _, m := range k.members {
-		m.done = false
-	}
-	c.ask()
-	return true
 }
 
 // comparePacks notes if members have not executed the same pack orders: then what
@@ -933,7 +770,7 @@ func (c *checker) release(m *member) {
 // end ends the check of a partition, and begins the next one.
 func (c *checker) end(state check.State) {
 	k := c.current
-	if k.partial {
+	if k.noteUnknown() || k.partial {
 		state = check.Failed
 	}
 	note := ""
@@ -942,7 +779,7 @@ func (c *checker) end(state check.State) {
 			c.m.log(slog.LevelError, "copies differ: "+d.String())
 		}
 	}
-	k.excused = k.excused && slices.ContainsFunc(k.members, func(m *member) bool { return k.packed[m].V != k.packed[k.source].V })
+	k.excused = k.lacking.excused || k.excused && slices.ContainsFunc(k.members, func(m *member) bool { return k.packed[m].V != k.packed[k.source].V })
 	if k.excused {
 		k.notes = append(k.notes, "what a pack may have removed on one side only is not compared")
 	}

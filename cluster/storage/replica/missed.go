@@ -266,13 +266,7 @@ func (m *Machine) settledBackup(w settling) {
 			if concerns && (k.upstream || k.done != w.done) {
 				m.log(slog.LevelInfo, "packed upstream: not complete before the order is here", "partition", w.partition,
 					"up_to", upTo, "order", o.ID)
-				later := k.done
-				k.done, k.orders, k.upTo, k.after.V = proto.Opt[tid.TID]{}, nil, 0, k.base // all of them count again
-				if later != w.done {                                                       // it came after the question, perhaps with the order
-					m.settle(w.partition, c, later)
-					return
-				}
-				m.do(Effect{Op: Replicated, Partition: w.partition, TID: max(c.whole, 1) - 1})
+				m.notAnnounced(w)
 				return
 			}
 			continue
@@ -295,6 +289,19 @@ func (m *Machine) settledBackup(w settling) {
 	default:
 		m.announce(w.partition, c)
 	}
+}
+
+// notAnnounced gives up to announce what a cell had to when the orders were asked. All orders
+// count again when it has more.
+func (m *Machine) notAnnounced(w settling) {
+	c, k := w.cell, &w.cell.missed
+	later := k.done
+	k.done, k.orders, k.upTo, k.after.V = proto.Opt[tid.TID]{}, nil, 0, k.base
+	if later != w.done { // it came after the question, perhaps with the order
+		m.settle(w.partition, c, later)
+		return
+	}
+	m.do(Effect{Op: Replicated, Partition: w.partition, TID: max(c.whole, 1) - 1})
 }
 
 // ownOIDs returns the objects of a partition, sorted.

@@ -147,6 +147,8 @@ func (m *Machine) masterAnswered(ev *Event) {
 		m.unfinishedKnown(tag, ev.Packet)
 	case ordersAsked:
 		m.orderKnown(tag, ev.Packet)
+	case packsAsked:
+		m.checks.packsKnown(tag, ev.Packet)
 	}
 }
 
@@ -737,6 +739,7 @@ func (m *Machine) stopBackup() {
 // its master does not say any more what may have been packed there.
 func (m *Machine) upstreamLost() {
 	m.unlinked = true
+	m.checks.losses++
 	for _, c := range m.cells {
 		if k := &c.missed; k.upstream {
 			k.done, k.orders, k.upstream = proto.Opt[tid.TID]{}, nil, false

@@ -5,33 +5,14 @@ import (
 	"testing"
 
 	"github.com/neozodb/neo/cluster/proto"
-	"github.com/neozodb/neo/cluster/storage/backend"
-	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
 // Reads that can do without what is not committed do without it, and see the rest.
 func TestReadCommitted(t *testing.T) {
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "db"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, db)
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, filepath.Join(t.TempDir(), "db"), Options{})
 	const object, early, late = 3, tid.TID(1 << 20), tid.TID(1 << 30)
 	db.ReadCommitted(late - 1)
-	add := func(at tid.TID, text string) {
-		t.Helper()
-		err := db.AddObject(object, at, proto.ObjectData{Checksum: sha(text), Data: []byte(text)}, nothing)
-		if err == nil {
-			err = db.AddTransaction(at, backend.Meta{OIDs: []tid.OID{object}, TTID: at}, nil)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	sees := func(what string, at tid.TID, want bool) {
 		t.Helper()
 		if _, err := db.Transaction(t.Context(), at); (err == nil) != want {
@@ -44,22 +25,18 @@ func TestReadCommitted(t *testing.T) {
 			t.Errorf("%s: the record of %v: %v", what, at, err)
 		}
 	}
-	add(early, "early")
+	mustAdd(t, db, object, early, "early")
 	sees("before the commit", early, false)
-	if err := db.AddObject(object, early+1, proto.ObjectData{}, proto.Some(early)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, db.AddObject(object, early+1, proto.ObjectData{}, proto.Some(early)))
 	if o, err := db.FetchObject(t.Context(), object, early+1); err != nil || string(o.Data) != "early" {
 		t.Errorf("a link to what is not committed: %q, %v", o.Data, err)
 	}
-	add(late, "late")
+	mustAdd(t, db, object, late, "late")
 	sees("before the commit", late, true)
-	if err := db.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, db.Commit())
 	sees("after the commit", early, true)
 	sees("after the commit", late, true)
 	db.ReadCommitted(tid.Zero)
-	add(early+2, "again")
+	mustAdd(t, db, object, early+2, "again")
 	sees("when all is to be seen", early+2, true)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqldb"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -113,6 +114,21 @@ func mustOpen(t *testing.T, path string, o Options) *sqldb.DB {
 		}
 	})
 	return db
+}
+
+// mustOpenSample makes the database of backendtest.PrepareSample.
+func mustOpenSample(t *testing.T, path string, opts Options) *sqldb.DB {
+	t.Helper()
+	db := mustOpen(t, path, opts)
+	must(t, backendtest.PrepareSample(db))
+	return db
+}
+
+// mustAdd adds a transaction that writes one object, and commits nothing.
+func mustAdd(t *testing.T, db *sqldb.DB, oid tid.OID, at tid.TID, data string) {
+	t.Helper()
+	must(t, db.AddObject(oid, at, proto.ObjectData{Checksum: sha(data), Data: []byte(data)}, nothing))
+	must(t, db.AddTransaction(at, backend.Meta{OIDs: []tid.OID{oid}, TTID: at}, nil))
 }
 
 func mustClose(t *testing.T, db *sqldb.DB) {

@@ -41,10 +41,7 @@ func (s *small) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, erro
 // A full disk stops the node, which loses nothing that was committed.
 func TestFullDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db := mustOpen(t, path, Options{})
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, path, Options{})
 	mustClose(t, db)
 	d, err := newDialect(path, nil)
 	if err != nil {
@@ -89,10 +86,7 @@ func TestFullDisk(t *testing.T) {
 
 func TestCorruptData(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db := mustOpen(t, path, Options{})
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, path, Options{})
 	mustClose(t, db)
 	script(t, path, "UPDATE data SET value = X'00' WHERE id >> 48 = 1; DELETE FROM data WHERE id >> 48 = 2")
 	db = mustOpen(t, path, Options{})
@@ -136,10 +130,7 @@ func TestCorruptData(t *testing.T) {
 // the place of what was damaged, for all that refer to it.
 func TestDamagedDataIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db := mustOpen(t, path, Options{Dedup: true})
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, path, Options{Dedup: true})
 	d := proto.ObjectData{Checksum: sha1.Sum([]byte("shared")), Data: []byte("shared")}
 	add := func(oid tid.OID) {
 		t.Helper()
@@ -171,10 +162,7 @@ func TestDamagedDataIsReplaced(t *testing.T) {
 // Damaged pages make an error that names the file, whatever is read.
 func TestDamagedPages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db := mustOpen(t, path, Options{})
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, path, Options{})
 	mustClose(t, db)
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-
-	"github.com/neozodb/neo/cluster/storage/backendtest"
 )
 
 // What a storage keeps is for the one who runs it: the database and all files that
@@ -17,10 +15,7 @@ import (
 func TestDatabaseIsPrivate(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	dir := t.TempDir()
-	db := mustOpen(t, filepath.Join(dir, "s.sqlite"), Options{})
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	mustOpenSample(t, filepath.Join(dir, "s.sqlite"), Options{})
 	n := 0
 	if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {

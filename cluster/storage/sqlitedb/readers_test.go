@@ -1,26 +1,17 @@
 package sqlitedb
 
 import (
-	"context"
 	"path/filepath"
 	"testing"
 
 	"github.com/neozodb/neo/cluster/proto"
-	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/storage/sqldb"
 )
 
 // Connections that have nothing to read do not keep the log from being copied.
 func TestIdleReadersHoldNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	db, err := Open(context.Background(), path, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, db)
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, path, Options{})
 	if _, err := db.GetObject(t.Context(), 1, nothing, nothing); err != nil {
 		t.Fatal(err)
 	}

@@ -4,30 +4,16 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
-	"github.com/neozodb/neo/cluster/storage/backendtest"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
 // What a read waits for, because it wants what is not committed, is counted apart. A read
 // of what is committed waits for nothing.
 func TestWaits(t *testing.T) {
-	db, err := Open(t.Context(), filepath.Join(t.TempDir(), "db"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mustClose(t, db)
-	if err := backendtest.PrepareSample(db); err != nil {
-		t.Fatal(err)
-	}
+	db := mustOpenSample(t, filepath.Join(t.TempDir(), "db"), Options{})
 	const object, at = 3, tid.TID(1 << 20)
-	if err := db.AddObject(object, at, proto.ObjectData{Checksum: sha("x"), Data: []byte("x")}, nothing); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.AddTransaction(at, backend.Meta{OIDs: []tid.OID{object}, TTID: at}, nil); err != nil {
-		t.Fatal(err)
-	}
+	mustAdd(t, db, object, at, "x")
 	var waits backend.Waits
 	ctx := backend.WithWaits(t.Context(), &waits)
 	reads := map[string]func() error{
@@ -45,8 +31,6 @@ func TestWaits(t *testing.T) {
 				t.Errorf("%s: it has waited: %v, committed: %v", name, waited, committed)
 			}
 		}
-		if err := db.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, db.Commit())
 	}
 }
