@@ -552,3 +552,104 @@ func TestToFileOutOfOrderBehindTheCopy(t *testing.T) {
 		}
 	}
 }
+
+// linked is a history without the data that records share with earlier ones.
+type linked struct {
+	slice
+	load func(oid tid.OID, at tid.TID) ([]byte, error)
+}
+
+func (l *linked) Linked(load func(oid tid.OID, at tid.TID) ([]byte, error)) { l.load = load }
+
+func (l *linked) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		for t, err := range l.slice.Transactions(ctx, after, upTo) {
+			if err == nil {
+				records := t.Records
+				t.Records = func(yield func(*txn.Record, error) bool) {
+					for r := range records {
+						var err error
+						if r.DataTID != 0 {
+							r.Data, err = l.load(r.OID, r.DataTID)
+						}
+						if !yield(r, err) || err != nil {
+							return
+						}
+					}
+				}
+			}
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
+}
+
+// A source without the data of links gets them from the file, also when a copy goes on.
+func TestToFileLinked(t *testing.T) {
+	gone := txn.Record{OID: 2, TID: 20}
+	s := slice{txns: []txn.Transaction{
+		transaction(10, record(1, "one"), record(2, "two")),
+		transaction(20, record(1, "more"), gone),
+		transaction(30, txn.Record{OID: 1, DataTID: 10, Data: []byte("one")}, txn.Record{OID: 2, DataTID: 20}),
+		transaction(40, txn.Record{OID: 2, DataTID: 10, Data: []byte("two")}, txn.Record{OID: 1, DataTID: 30, Data: []byte("one")}),
+	}}
+	dir := t.TempDir()
+	whole, other := filepath.Join(dir, "whole.fs"), filepath.Join(dir, "other.fs")
+	if _, err := ToFile(t.Context(), s, whole, FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, upTo := range []tid.TID{20, 30, 40} {
+		l := &linked{slice: s}
+		if _, err := ToFile(t.Context(), l, other, FileOptions{UpTo: upTo}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// A new file is looked at before it gets its name, and does not get it after an error.
+func TestToFileCopied(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out.fs")
+	s := sample(20)
+	called := 0
+	look := func(fail error) func(context.Context, string, tid.TID) error {
+		return func(ctx context.Context, name string, last tid.TID) error {
+			called++
+			if name != path+".part" || last != s.txns[19].TID {
+				t.Errorf("%s up to %v", name, last)
+			}
+			r, err := fsformat.Open(name, fsformat.Options{})
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			if got, err := r.LastTID(ctx); err != nil || got != last {
+				t.Errorf("the file ends with %v (%v), not %v", got, err, last)
+			}
+			return fail
+		}
+	}
+	if _, err := ToFile(t.Context(), s, path, FileOptions{Copied: look(errBroken)}); !errors.Is(err, errBroken) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is there: %v", err)
+	}
+	if _, err := ToFile(t.Context(), s, path, FileOptions{Copied: look(nil)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil || called != 2 {
+		t.Errorf("%v, called %d times", err, called)
+	}
+}

@@ -31,6 +31,10 @@ type FileOptions struct {
 	// is complete. Default: an existing file is brought up to date.
 	Full     bool
 	Progress Progress // default: none
+	// Copied is told the name under which the file is while it is written, when all is
+	// copied and durable. A new file gets its own name only after that, and keeps this
+	// one if the result is an error. Default: none.
+	Copied func(ctx context.Context, name string, last tid.TID) error
 	// Opened is told where the copy begins, Zero for an empty file. Default: none.
 	Opened func(after, upTo tid.TID)
 }
@@ -56,6 +60,9 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 		return tid.Zero, fmt.Errorf("export to %s: %w", path, err)
 	}
 	last := w.LastTID()
+	if c, ok := src.(linker); ok {
+		c.Linked(w.LoadSerial)
+	}
 	if err := checkEnd(ctx, src, name, last, upTo); err != nil {
 		if last == tid.Zero && name != path { // nothing is in it
 			return last, errors.Join(fmt.Errorf("export to %s: %w", path, err), w.Abort(), os.Remove(name))
@@ -77,6 +84,14 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 		}
 		return w.Durable(), errors.Join(fmt.Errorf("export to %s: %w", path, err), flushed, w.Abort())
 	}
+	if opt.Copied != nil {
+		if err := w.Flush(); err != nil {
+			return w.Durable(), errors.Join(fmt.Errorf("export to %s: %w", path, err), w.Abort())
+		}
+		if err := opt.Copied(ctx, name, last); err != nil {
+			return last, errors.Join(fmt.Errorf("export to %s: %w", path, err), w.Abort())
+		}
+	}
 	if err := w.Close(); err != nil {
 		return w.Durable(), fmt.Errorf("export to %s: %w", path, err)
 	}
@@ -87,6 +102,13 @@ func ToFile(ctx context.Context, src txn.History, path string, opt FileOptions) 
 // in it cannot be new in what is copied. See [fsformat.Checked].
 type knower interface {
 	Known(func(tid.OID) bool)
+}
+
+// linker is a source without the data that records share with earlier ones: it asks the
+// destination, which has all that was copied before. load returns nil data for a
+// revision without data.
+type linker interface {
+	Linked(load func(oid tid.OID, at tid.TID) ([]byte, error))
 }
 
 // openWriter also returns the name of the file while it is written.

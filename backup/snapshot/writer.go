@@ -194,19 +194,7 @@ func (s *SegmentWriter) Record(r Record) error {
 	s.add(Entry{OID: r.OID, TID: s.at, Pos: start, Kind: r.Kind})
 	s.f.Records++
 	s.f.MaxOID = max(s.f.MaxOID, r.OID)
-	b := append(s.line[:0], "obj "...)
-	b = append(b, r.OID.String()...)
-	switch {
-	case r.DataTID != 0:
-		b = append(b, " from "...)
-		b = append(b, r.DataTID.String()...)
-		b = append(b, '\n')
-	case r.Kind == NoData:
-		b = append(b, " delete\n"...)
-	default:
-		b = strconv.AppendInt(append(b, ' '), int64(len(r.Data)), 10)
-		b = append(b, " null:00\n"...)
-	}
+	b := AppendRecordHead(s.line[:0], &r)
 	s.line = b
 	s.text(b)
 	if r.Kind == HasData {
@@ -226,6 +214,23 @@ func (s *SegmentWriter) Record(r Record) error {
 		return s.cut()
 	}
 	return nil
+}
+
+// AppendRecordHead appends the line with which the text of a segment has a record. Data
+// and LF follow it if the kind is HasData.
+func AppendRecordHead(b []byte, r *Record) []byte {
+	b = append(b, "obj "...)
+	b = append(b, r.OID.String()...)
+	switch {
+	case r.DataTID != 0:
+		b = append(b, " from "...)
+		b = append(b, r.DataTID.String()...)
+		return append(b, '\n')
+	case r.Kind == NoData:
+		return append(b, " delete\n"...)
+	}
+	b = strconv.AppendInt(append(b, ' '), int64(len(r.Data)), 10)
+	return append(b, " null:00\n"...)
 }
 
 // End ends the transaction.

@@ -27,6 +27,7 @@ type chain struct {
 	tip      snapshot.Hash
 	asof     time.Time
 
+	checked bool      // the lineage was still current when a tail had been stored
 	acked   mark      // of the last own tail, or before the chain was read
 	tailAt  time.Time // when the last tail was stored, by this process
 	flushed time.Time // when the last flush began
@@ -137,7 +138,7 @@ func (c *chain) publishIfDue(ctx context.Context) error {
 			if err := c.settle(); err != nil {
 				return err
 			}
-			if err := c.w.writeMark(ctx, c.end.Head); err != nil {
+			if err := c.w.writeMark(ctx, c); err != nil {
 				return err
 			}
 		default:
@@ -145,6 +146,9 @@ func (c *chain) publishIfDue(ctx context.Context) error {
 	}
 	now := time.Now()
 	if c.publication == nil && !now.Before(c.notBefore) && c.w.o.limits.due(len(c.tails), c.stored(), now.Sub(c.manifest.Created)) {
+		if err := c.stillCurrent(ctx); err != nil {
+			return err
+		}
 		c.publish(ctx, "")
 	}
 	return nil
@@ -188,10 +192,14 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 	}
 	now := w.mark()
 	if c.acked.stalled(now) {
-		if err := c.reopen(ctx, t); err != nil {
-			return err
-		}
+		err = c.reopen(ctx, t)
+	} else if !c.checked {
+		err = c.stillCurrent(ctx) // since the chain was read
 	}
+	if err != nil {
+		return err
+	}
+	c.checked = true
 	lines := t.Segments
 	if body != nil {
 		lines = nil // the caller knows more
@@ -249,6 +257,28 @@ func (c *chain) reopen(ctx context.Context, t *snapshot.Tail) error {
 	default:
 		return &FencedError{snapshot.ManifestKey(c.id, s.Manifest.Seq), s.Manifest.Writer, s.Manifest.Created}
 	}
+}
+
+// stillCurrent returns an ErrDiverged if the lineage after that of the writer exists. A lineage that
+// is filled has no note yet.
+func (c *chain) stillCurrent(ctx context.Context) error {
+	w := c.w
+	if c.id != w.note.Lineage {
+		return nil
+	}
+	key := snapshot.Key{Kind: snapshot.KindLineage, N: w.note.K + 1}.String()
+	body, _, err := w.repo.Store.Get(ctx, key, 0, 0)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	body.Close()
+	if err := w.checkCurrent(ctx, c); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s exists, but is not the current lineage", key)
 }
 
 // checkCurrent returns an ErrDiverged if another lineage took the place of that of the writer.

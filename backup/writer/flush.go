@@ -64,6 +64,11 @@ func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, compl
 	if err := f.finish(ctx, asof); err != nil {
 		return err
 	}
+	if c.w.markOf(c.id) == "" {
+		if err := c.w.writeMark(ctx, c); err != nil {
+			return err
+		}
+	}
 	c.w.count(func(s *Stats) {
 		s.Flushes++
 		s.FlushTime += time.Since(begin)
@@ -314,12 +319,15 @@ func (f *flushing) commit(ctx context.Context, n int, asof time.Time, more bool)
 		lines[i] = q.line
 	}
 	// A tail that comes too late must not name them.
-	ctx, cancel := context.WithDeadline(ctx, oldest.Add(maxUnreferenced))
+	timely, cancel := context.WithDeadline(ctx, oldest.Add(maxUnreferenced))
 	defer cancel()
 	t := &snapshot.Tail{Tip: list[n-1].tip, Asof: asof}
 	t.SetSegments(lines)
 	t.ExactFrom = exactFrom(t.After, t.Upto, list[n-1].exact, more)
-	if err := f.c.commit(ctx, t, nil); err != nil {
+	if err := f.c.commit(timely, t, nil); err != nil {
+		if timely.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%d segments that were stored since %s could not be named by a tail in time; a writer that is started again stores them again: %w", n, oldest.UTC().Format(time.RFC3339), err)
+		}
 		return err
 	}
 	f.queue = f.queue[n:]

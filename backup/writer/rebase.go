@@ -149,7 +149,9 @@ func (w *Writer) beginRebase(ctx context.Context) (*chain, error) {
 	if err := writeFile(w.rebasePath(), append(b, '\n')); err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
+	w.mu.Lock()
 	w.next = id
+	w.mu.Unlock()
 	w.log.Info("a rebase begins", "lineage", id)
 	return w.firstManifest(ctx, id, at)
 }
@@ -159,14 +161,13 @@ func (w *Writer) fits(ctx context.Context, c *chain) error {
 	if c.end.Head == tid.Zero {
 		return nil
 	}
-	if err := w.sameHistory(ctx, c); err != nil {
+	if err := w.o.Feed.Resume(ctx, w.markOf(c.id)); err != nil {
+		if differs(err) {
+			err = &DivergedError{Head: c.end.Head, Common: c.end.Head, Err: err}
+		}
 		return err
 	}
-	packed, err := w.o.Feed.Packed(ctx)
-	if err == nil && w.o.Feed.Source().Kind == feed.KindFile && packed > knownPack(c) {
-		return &DivergedError{Head: c.end.Head, Common: c.end.Head, Err: feed.ErrPacked}
-	}
-	return err
+	return w.sameHistory(ctx, c)
 }
 
 // firstManifest creates the manifest with which a lineage begins.
@@ -206,9 +207,6 @@ func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error
 	if err := catchUp(); err != nil {
 		return err
 	}
-	if head := w.chain.end.Head; next.end.Head < head {
-		return &DivergedError{Head: head, Common: next.end.Head, Err: fmt.Errorf("%w: its last transaction is %v", feed.ErrChanged, next.end.Head)}
-	}
 	if err := next.quiesce(); err != nil {
 		return err
 	}
@@ -220,6 +218,14 @@ func (w *Writer) replace(ctx context.Context, before, next *chain) error {
 	if err := w.checkCurrent(ctx, before); err != nil {
 		return err
 	}
+	// The last tail of the old lineage: another writer that adds to it is stopped, before it
+	// takes for acknowledged what is not in the new one.
+	if err := before.heartbeat(ctx, before.asof); err != nil {
+		return err
+	}
+	if head := before.end.Head; next.end.Head < head {
+		return &DivergedError{Head: head, Common: next.end.Head, Err: fmt.Errorf("%w: its last transaction is %v", feed.ErrChanged, next.end.Head)}
+	}
 	l := &snapshot.Lineage{Repo: w.repo.Marker.ID, K: w.note.K + 1, Lineage: next.id, Parent: before.id, Created: time.Now(), Why: "rebase"}
 	if err := w.repo.NewLineage(ctx, w.o.Signer, l); errors.Is(err, store.ErrExists) {
 		if err := w.checkCurrent(ctx, before); err != nil {
@@ -230,9 +236,9 @@ func (w *Writer) replace(ctx context.Context, before, next *chain) error {
 		return err
 	}
 	w.mu.Lock()
-	w.note, w.chain = l, next
+	w.note, w.chain, w.next = l, next, snapshot.ID{}
 	w.mu.Unlock()
-	w.packed, w.next = nil, snapshot.ID{}
+	w.packed = nil
 	w.report(next)
 	w.log.Info("a new lineage is current", "lineage", l.Lineage, "k", l.K, "head", next.end.Head)
 	if err := os.Remove(w.rebasePath()); err != nil {

@@ -14,9 +14,9 @@ import (
 )
 
 // checkSource makes sure that the source continues a lineage.
-func (w *Writer) checkSource(ctx context.Context, c *chain, mark string) error {
+func (w *Writer) checkSource(ctx context.Context, c *chain) error {
 	head := c.end.Head
-	resumed := w.o.Feed.Resume(ctx, mark)
+	resumed := w.o.Feed.Resume(ctx, w.markOf(c.id))
 	if resumed != nil && !differs(resumed) {
 		return resumed
 	}
@@ -29,14 +29,6 @@ func (w *Writer) checkSource(ctx context.Context, c *chain, mark string) error {
 	}
 	if err := w.sameHistory(ctx, c); err != nil {
 		return err
-	}
-	packed, err := w.o.Feed.Packed(ctx)
-	if err != nil {
-		return err
-	}
-	// A pack of a file that no hole tells of came after the file was read.
-	if resumed == nil && source.Kind == feed.KindFile && packed > knownPack(c) {
-		resumed = fmt.Errorf("%w at %v", feed.ErrPacked, packed)
 	}
 	if resumed == nil {
 		return nil
@@ -52,17 +44,6 @@ func (w *Writer) checkSource(ctx context.Context, c *chain, mark string) error {
 // differs reports whether an error says that the source is not what it was.
 func differs(err error) bool {
 	return errors.Is(err, feed.ErrPacked) || errors.Is(err, feed.ErrReplaced) || errors.Is(err, feed.ErrChanged)
-}
-
-// knownPack returns the greatest pack that holes of a lineage tell of.
-func knownPack(c *chain) (t tid.TID) {
-	for _, h := range c.manifest.Holes {
-		t = max(t, h.To)
-	}
-	for _, e := range c.tails {
-		t = max(t, e.ExactFrom)
-	}
-	return t
 }
 
 // sameHistory returns an ErrDiverged unless the source has the last transaction of a

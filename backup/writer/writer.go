@@ -170,10 +170,11 @@ type Writer struct {
 	mu       sync.Mutex
 	stats    Stats
 	progress Progress
-	spoolErr error // of the last attempt to keep a plaintext
-	marked   string
+	spoolErr error             // of the last attempt to keep a plaintext
+	marks    map[string]string // of the source, by lineage
 
 	telling sync.Mutex // held while Progress is called
+	marking sync.Mutex // held while the marks are written
 }
 
 // Open prepares to add to the current lineage of a repository: it reads where the lineage
@@ -259,11 +260,10 @@ func (w *Writer) open(ctx context.Context) error {
 	if w.chain, err = w.newChain(state, at); err != nil {
 		return err
 	}
-	mark, err := w.readMark()
-	if err != nil {
+	if err := w.readMarks(); err != nil {
 		return err
 	}
-	if err := w.checkSource(ctx, w.chain, mark); err != nil {
+	if err := w.checkSource(ctx, w.chain); err != nil {
 		return err
 	}
 	if w.next, err = w.readRebase(); err != nil {
@@ -457,54 +457,69 @@ func old(key string, stored time.Time) error {
 	return nil
 }
 
-// sourceMark is what the state directory keeps of the source.
-type sourceMark struct {
-	ID   string `json:"repo"`
-	Mark string `json:"mark"`
+// sourceMarks is what the state directory keeps of the source, for each lineage that is written.
+type sourceMarks struct {
+	Repo  string            `json:"repo"`
+	Marks map[string]string `json:"marks"`
 }
 
 func (w *Writer) markPath() string { return filepath.Join(w.o.StateDir, "source") }
 
-// readMark returns what the last writer noted of the source; empty if nothing is known.
-func (w *Writer) readMark() (string, error) {
+// readMarks reads what the last writer noted of the source. It may be nothing.
+func (w *Writer) readMarks() error {
+	w.marks = map[string]string{}
 	b, err := os.ReadFile(w.markPath())
 	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
+		return nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("state directory: %w", err)
+		return fmt.Errorf("state directory: %w", err)
 	}
-	var m sourceMark
-	if err := json.Unmarshal(b, &m); err != nil || m.ID != w.repo.Marker.ID.String() {
+	var m sourceMarks
+	if err := json.Unmarshal(b, &m); err != nil || m.Repo != w.repo.Marker.ID.String() {
 		w.log.Warn("what the state directory says of the source is not of this repository, and is ignored", "file", w.markPath())
-		return "", nil
+		return nil
 	}
-	return m.Mark, nil
+	if m.Marks != nil {
+		w.marks = m.Marks
+	}
+	return nil
 }
 
-// writeMark notes the source up to a transaction, for the next start.
-func (w *Writer) writeMark(ctx context.Context, t tid.TID) error {
-	m, err := w.o.Feed.Mark(ctx, t)
+// markOf returns what is noted of the source for a lineage.
+func (w *Writer) markOf(id snapshot.ID) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.marks[id.String()]
+}
+
+// writeMark notes the source up to the head of a lineage, for the next start.
+func (w *Writer) writeMark(ctx context.Context, c *chain) error {
+	m, err := w.o.Feed.Mark(ctx, c.end.Head)
 	if err != nil {
 		return err
 	}
+	w.marking.Lock()
+	defer w.marking.Unlock()
 	w.mu.Lock()
-	same := m == w.marked
-	w.mu.Unlock()
-	if same {
+	if old, ok := w.marks[c.id.String()]; ok && old == m {
+		w.mu.Unlock()
 		return nil
 	}
-	b, err := json.Marshal(sourceMark{ID: w.repo.Marker.ID.String(), Mark: m})
+	for id := range w.marks {
+		if id != w.note.Lineage.String() && id != w.next.String() {
+			delete(w.marks, id)
+		}
+	}
+	w.marks[c.id.String()] = m
+	b, err := json.Marshal(sourceMarks{w.repo.Marker.ID.String(), w.marks})
+	w.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	if err := writeFile(w.markPath(), append(b, '\n')); err != nil {
 		// The next start can do without.
 		w.log.Warn("the state directory cannot be written", "err", err)
-		return nil
 	}
-	w.mu.Lock()
-	w.marked = m
-	w.mu.Unlock()
 	return nil
 }

@@ -33,6 +33,11 @@ type Source struct {
 	Next    tid.OID             `json:"next_oid"`  // the first number above all of its objects, own numbers
 }
 
+// Restoring is how the row begins while a backup is restored into the database, which
+// is no import: what follows is for the restore alone. The database is not to be used
+// until the row is gone.
+const Restoring = "neobackup "
+
 // State is all sources by the names of their sections.
 type State map[string]Source
 

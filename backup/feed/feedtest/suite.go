@@ -37,17 +37,31 @@ type Options struct {
 
 // Run checks what every [feed.Feed] promises, on empty databases made by create.
 func Run(t *testing.T, o Options, create func(t *testing.T) Database) {
-	t.Run("Empty", func(t *testing.T) { testEmpty(t, create(t)) })
-	t.Run("History", func(t *testing.T) { testHistory(t, o, create(t)) })
-	t.Run("Random", func(t *testing.T) { testRandom(t, o, create(t)) })
-	t.Run("WhileReading", func(t *testing.T) { testWhileReading(t, o, create(t)) })
-	t.Run("Context", func(t *testing.T) { testContext(t, o, create(t)) })
-	t.Run("Mark", func(t *testing.T) { testMark(t, o, create(t)) })
+	for name, test := range map[string]func(*testing.T, Options, Database){
+		"Empty": testEmpty, "History": testHistory, "Random": testRandom, "WhileReading": testWhileReading,
+		"Context": testContext, "Mark": testMark,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, o, create(t))
+		})
+	}
 	if !o.NoPack {
-		t.Run("Deletions", func(t *testing.T) { testDeletions(t, o, create(t)) })
-		for seed := range max(1, o.Seeds) {
-			t.Run(fmt.Sprintf("Packs/%d", seed), func(t *testing.T) { testPacks(t, o, create(t), uint64(seed)) })
-		}
+		RunPacks(t, o, create)
+	}
+}
+
+// RunPacks is the part of [Run] about packs.
+func RunPacks(t *testing.T, o Options, create func(t *testing.T) Database) {
+	t.Run("Deletions", func(t *testing.T) {
+		t.Parallel()
+		testDeletions(t, o, create(t))
+	})
+	for seed := range max(1, o.Seeds) {
+		t.Run(fmt.Sprintf("Packs/%d", seed), func(t *testing.T) {
+			t.Parallel()
+			testPacks(t, o, create(t), uint64(seed))
+		})
 	}
 }
 
@@ -208,8 +222,8 @@ func sameMetadata(t *testing.T, got *txn.Transaction, want *transaction) {
 	}
 }
 
-func testEmpty(t *testing.T, db Database) {
-	r := newRig(t, Options{}, db, 1)
+func testEmpty(t *testing.T, o Options, db Database) {
+	r := newRig(t, o, db, 1)
 	f := r.open()
 	if s := f.Source(); s.Kind == "" || s.Name == "" || (s.Kind == feed.KindFile) != (s.NP == 0) {
 		t.Errorf("Source = %+v", s)

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -16,6 +17,9 @@ func (db *DB) checkImported() error {
 	row, err := db.ImportState()
 	if err != nil || !row.OK {
 		return err
+	}
+	if strings.HasPrefix(row.V, state.Restoring) {
+		return fmt.Errorf("database %s: %w: a backup is being restored into it: run neobackup restore again until it is complete", db.d.Name(), backend.ErrHalfImported)
 	}
 	s, err := state.Parse(row.V)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/importer/state"
 )
 
 // States of an import of two sources whose last transactions are 400 and 401, as the
@@ -90,4 +91,25 @@ func TestUnreadableImportState(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A database into which a backup is being restored is not that of a node, whatever it has,
+// until the row is gone.
+func TestHalfRestored(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := mustOpen(t, path, Options{})
+	must(t, db.SetImportState(proto.Some(state.Restoring+`{"v":1}`)))
+	must(t, db.SetID(3))
+	must(t, db.ChangePartitionTable(1, 0, []proto.CellChange{{Partition: 0, ID: 3, State: proto.OutOfDate}}, true, 0))
+	must(t, db.Close())
+	if db, err := Open(context.Background(), path, Options{}); !errors.Is(err, backend.ErrHalfImported) || !strings.Contains(err.Error(), "neobackup restore") || !strings.Contains(err.Error(), path) {
+		if err == nil {
+			mustClose(t, db)
+		}
+		t.Errorf("error %v, want %v", err, backend.ErrHalfImported)
+	}
+	db = mustOpen(t, path, Options{HalfImported: true})
+	must(t, db.SetImportState(proto.Opt[string]{}))
+	must(t, db.Close())
+	mustClose(t, mustOpen(t, path, Options{}))
 }
