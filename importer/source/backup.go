@@ -312,6 +312,29 @@ func (b *backupSource) Extent(ctx context.Context) (Extent, error) {
 	})
 }
 
+// LastRevision implements [Indexed].
+func (b *backupSource) LastRevision(oid tid.OID) (last tid.TID, known bool) {
+	b.mu.Lock()
+	conn, open := b.conn.(backupConn)
+	b.mu.Unlock()
+	if !open {
+		return tid.Zero, false
+	}
+	return conn.Database.LastRevision(oid)
+}
+
+// DataTID implements [Indexed].
+func (b *backupSource) DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
+	return read(ctx, b.remote, func(ctx context.Context, conn connection) (tid.TID, error) {
+		c := conn.(backupConn)
+		t, err := c.Database.DataTID(ctx, oid, at)
+		c.saw(err)
+		return t, err
+	})
+}
+
+var _ Indexed = (*backupSource)(nil)
+
 // Position implements [Source]. It counts the text of the history.
 func (b *backupSource) Position(t tid.TID) (pos, size int64, ok bool) {
 	b.mu.Lock()
