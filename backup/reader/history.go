@@ -182,7 +182,7 @@ func (d *Database) transactions(ctx context.Context, v *view, after, upTo tid.TI
 		}
 		from, _ := whole.span()
 		resolve := func(oid tid.OID, at tid.TID) ([]byte, error) { return d.dataOf(ctx, v, oid, at) }
-		for t, err := range d.repo.Transactions(ctx, d.keys, v.state, max(after, from), min(upTo, v.at), backup.FetchOptions{Parallel: 4}, resolve) {
+		for t, err := range d.repo.Transactions(ctx, d.keys, v.state, max(after, from), min(upTo, v.at), backup.FetchOptions{Scratch: d.files.dir, Parallel: 4}, resolve) {
 			if !yield(t, err) || err != nil {
 				return
 			}
