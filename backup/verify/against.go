@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/cluster/tid"
@@ -22,11 +23,11 @@ type AgainstOptions struct {
 	// How are differences that do not count: that a source keeps the records of a
 	// transaction in another order, say. Default: none.
 	How exporter.CompareOptions
-	// Packed is up to when the source may have been packed: revisions that were superseded by
-	// then, and deletions, which it lacks and the repository has, are explained by that.
-	// Statuses, the order of records, and links to data that are gone, then do not count.
-	// Default: it was not.
-	Packed tid.TID
+	// Packed, of a source that may have been packed, returns up to when, as far as was read:
+	// it is asked when the source lacks something. Revisions that were superseded by then, and
+	// deletions, which the source lacks and the repository has, are explained by that. The order
+	// of records, and links to data that are gone, then do not count. Default: it was not packed.
+	Packed func(context.Context) (tid.TID, error)
 	// Collected: the pack may have removed objects that were not reachable, as that of a Data.fs
 	// does. That they are in the repository is then a warning.
 	Collected bool
@@ -52,8 +53,8 @@ type AgainstSummary struct {
 // reports all differences with the segment in which they are.
 func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 	r := &reporter{report: o.Report}
-	if o.Packed != tid.Zero {
-		o.How.AnyStatus, o.How.FullData = true, true
+	if o.Packed != nil {
+		o.How.FullData = true
 		if !o.How.AnyOrder {
 			o.How.AnyOrder, o.How.EachRecord = true, true
 		}
@@ -70,7 +71,7 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		return sum, err
 	}
 	look := &lookup{ctx: ctx, repo: o.Repo, keys: o.Keys, parts: parts}
-	p := &packed{upTo: o.Packed, left: map[tid.OID]exporter.Difference{}}
+	p := &packed{ask: o.Packed, left: map[tid.OID]exporter.Difference{}}
 	ours := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 		return p.watch(o.Repo.Transactions(ctx, o.Keys, o.State, after, upTo, o.Fetch, look.load))
 	})
@@ -113,7 +114,7 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		if err != nil {
 			return sum, err
 		}
-		if explained, err := p.explains(&d); err != nil {
+		if explained, err := p.explains(ctx, &d); err != nil {
 			return sum, err
 		} else if explained {
 			sum.Explained++
@@ -122,12 +123,15 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		find(d, false)
 	}
 	for _, d := range p.leftovers() {
+		// A pack that came while the source was read may explain more.
+		last, there, err := look.last(d.OID, p.upTo)
+		if err != nil {
+			return sum, err
+		}
+		if last > d.TID || !there {
+			continue
+		}
 		if d.What == exporter.MissingInFirst {
-			if there, err := look.exists(d.OID, p.upTo); err != nil {
-				return sum, err
-			} else if !there {
-				continue
-			}
 			d.What = "no data in the second"
 		}
 		sum.Explained--
@@ -139,9 +143,10 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 
 // packed tells what the pack of a source explains.
 type packed struct {
-	upTo   tid.TID
-	now    *txn.Transaction // of the repository
-	theirs *txn.Transaction // of the source
+	ask    func(context.Context) (tid.TID, error) // nil: it was not packed
+	upTo   tid.TID                                // as it was answered last
+	now    *txn.Transaction                       // of the repository
+	theirs *txn.Transaction                       // of the source
 	// left are revisions that the source lacks, and that were the last ones of their objects as
 	// far as was read: a pack does not remove what is current at its time.
 	left map[tid.OID]exporter.Difference
@@ -151,12 +156,12 @@ type packed struct {
 func (p *packed) watch(list iter.Seq2[*txn.Transaction, error]) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
 		for t, err := range list {
-			if err == nil && t.TID <= p.upTo {
+			if err == nil && p.ask != nil {
 				p.now = t
 				c, records := *t, t.Records
 				c.Records = func(yield func(*txn.Record, error) bool) {
 					for r, err := range records {
-						if err == nil {
+						if err == nil && r.TID <= p.upTo {
 							delete(p.left, r.OID)
 						}
 						if !yield(r, err) {
@@ -175,11 +180,19 @@ func (p *packed) watch(list iter.Seq2[*txn.Transaction, error]) iter.Seq2[*txn.T
 
 // explains reports whether a pack can be the reason of a difference. What it takes for that,
 // and is not sure of, is among the leftovers in the end.
-func (p *packed) explains(d *exporter.Difference) (bool, error) {
-	if d.TID > p.upTo {
+func (p *packed) explains(ctx context.Context, d *exporter.Difference) (bool, error) {
+	if p.ask == nil {
 		return false, nil
 	}
+	if d.TID > p.upTo {
+		var err error
+		if p.upTo, err = p.ask(ctx); err != nil || d.TID > p.upTo {
+			return false, err
+		}
+	}
 	switch {
+	case !d.Record && strings.HasPrefix(d.What, "status "):
+		return true, nil
 	case d.What == exporter.MissingInSecond && !d.Record:
 		for r, err := range p.now.Records {
 			if err != nil {

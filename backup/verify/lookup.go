@@ -88,23 +88,24 @@ func (l *lookup) find(oid tid.OID, t tid.TID) (*snapshot.Reader, snapshot.Entry,
 	return nil, snapshot.Entry{}, fmt.Errorf("object %v in transaction %v: %w", oid, t, snapshot.ErrNotFound)
 }
 
-// exists reports whether an object exists at a TID.
-func (l *lookup) exists(oid tid.OID, at tid.TID) (bool, error) {
+// last returns the last revision of an object up to a TID, Zero if there is none, and whether it
+// has data.
+func (l *lookup) last(oid tid.OID, at tid.TID) (t tid.TID, exists bool, err error) {
 	_, to := l.at(at)
 	for i := min(to, len(l.parts)) - 1; i >= 0; i-- {
 		r, err := l.reader(i)
 		if err != nil {
-			return false, err
+			return 0, false, err
 		}
 		e, err := r.Find(oid, at+1)
 		if err == nil {
-			return e.Kind != snapshot.NoData, nil
+			return e.TID, e.Kind != snapshot.NoData, nil
 		}
 		if !errors.Is(err, snapshot.ErrNotFound) {
-			return false, err
+			return 0, false, err
 		}
 	}
-	return false, nil
+	return 0, false, nil
 }
 
 // load returns the data of a revision, nil if it has none.
