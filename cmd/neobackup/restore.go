@@ -173,8 +173,8 @@ func (o *restoreOptions) restore(ctx context.Context, s *session, src *restore.S
 	case "file":
 		return src.ToFile(ctx, t.name, restore.FileOptions{Append: o.append, Restart: o.restart, Magic: fsformat.Magic(o.magic), NoVerify: o.noVerify, Progress: progress})
 	case "cluster":
-		c, err := o.openCluster(ctx, s, t.name)
-		if err != nil {
+		var c *client.Client
+		if c, err = o.openCluster(ctx, s, t.name); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, c.Close()) }()
