@@ -390,6 +390,9 @@ func TestClusterChecks(t *testing.T) {
 			if out {
 				sent[fmt.Sprintf("%T", p)]++
 			}
+			if ask, ok := p.(*proto.AskPackOrders); ok && ask.Min == tid.Zero {
+				t.Error("orders from 0 on are asked for: a Python master ends at that")
+			}
 		}}})
 	if err != nil {
 		t.Fatal(err)
