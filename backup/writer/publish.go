@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"time"
 
 	"github.com/neozodb/neo/backup/snapshot"
@@ -328,22 +328,22 @@ func (p *publication) copy(ctx context.Context, seg *snapshot.SegmentWriter, l *
 	if err := ctx.Err(); err != nil {
 		return snapshot.Header{}, err
 	}
+	var h snapshot.Header
 	r, f, err := p.w.spool.open(l.name, l.item.Segment)
-	if err != nil {
-		return snapshot.Header{}, &pieceError{l.name, err}
+	if err == nil {
+		defer f.Close()
+		h, err = r.Header()
 	}
-	defer f.Close()
-	h, err := r.Header()
 	if err == nil {
 		err = seg.Copy(r)
 	}
 	switch {
 	case err == nil:
 		return h, nil
-	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrVersion), errors.Is(err, io.EOF):
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrVersion), errors.Is(err, fs.ErrNotExist):
 		return h, &pieceError{l.name, err}
 	}
-	return h, &localError{err}
+	return h, &localError{err} // it may be readable later
 }
 
 // paged makes pages of sealed lines.

@@ -187,7 +187,7 @@ func (w *Writer) firstManifest(ctx context.Context, id snapshot.ID, at mark) (*c
 // ends.
 func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error {
 	catchUp := func() error {
-		return w.patient(ctx, next, func() error {
+		return w.patient(ctx, func() error {
 			last, asof, err := w.last(ctx, next)
 			if err != nil || last == next.end.Head {
 				return err

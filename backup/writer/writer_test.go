@@ -174,17 +174,47 @@ func TestDailyManifest(t *testing.T) {
 // is read; small parts of it are not merged with others.
 func TestCutTransaction(t *testing.T) {
 	both(t, func(t *testing.T, encrypted bool) {
-		w := newWorld(t, 3, encrypted)
-		w.size = 2 << 10
-		for range 12 {
-			w.change(12)
-			wr := w.must()
-			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
-				t.Fatal(err)
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 3, encrypted)
+			w.size = 2 << 10
+			slow := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+				return storetest.Fault{Delay: time.Duration(w.rnd.IntN(3)) * time.Second}
+			})
+			for range 12 {
+				w.change(12)
+				wr, err := w.open(t.Context(), slow, w.dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.feed.BeforeStep = func(tid.TID) { time.Sleep(time.Second) }
+				if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+					t.Fatal(err)
+				}
+				wr.Close()
 			}
-			wr.Close()
-		}
-		w.check(w.last())
+			w.check(w.last())
+			cut := 0
+			for n := int64(1); ; n++ {
+				tail, err := w.repo.Repository.Tail(t.Context(), w.repo.Lineage, n)
+				if errors.Is(err, store.ErrNotFound) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, l := range tail.Segments {
+					if l.After != l.Upto {
+						continue
+					}
+					if cut++; i == 0 {
+						t.Errorf("tail %d begins within transaction %v", n, l.Upto)
+					}
+				}
+			}
+			if cut == 0 {
+				t.Error("no transaction was cut")
+			}
+		})
 	})
 }
 
@@ -234,7 +264,11 @@ func TestSpoolSpoiled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		switch i % 3 {
+		switch i % 4 {
+		case 3: // the segment of another line
+			if b, err = os.ReadFile(list[w.rnd.IntN(len(list))]); err != nil {
+				t.Fatal(err)
+			}
 		case 0:
 			b[w.rnd.IntN(len(b))] ^= 1 << w.rnd.IntN(8)
 		case 1:
@@ -249,6 +283,9 @@ func TestSpoolSpoiled(t *testing.T) {
 			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if n := wr.Stats().Postponed; n > 0 {
+			t.Error("a spoiled plaintext keeps the others from being merged")
 		}
 		wr.Close()
 		w.check(w.last())
@@ -274,6 +311,7 @@ func TestDiskFull(t *testing.T) {
 		w.check(w.last())
 	}
 	step()
+	step()
 	if err := os.Rename(spool, spool+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +320,9 @@ func TestDiskFull(t *testing.T) {
 	}
 	for range 5 {
 		step()
+	}
+	if wr.Stats().Postponed == 0 {
+		t.Error("nothing was postponed")
 	}
 	if err := errors.Join(os.Remove(spool), os.Rename(spool+".away", spool)); err != nil {
 		t.Fatal(err)
