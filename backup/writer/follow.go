@@ -16,7 +16,7 @@ import (
 // below what is stored already there is nothing to do.
 func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
-	if err := w.rebaseIfPacked(ctx); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	c := w.chain
@@ -47,6 +47,16 @@ func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err er
 		return err
 	}
 	return c.publishNow(ctx, label)
+}
+
+// begin makes the writer ready to add to its lineage, whatever ended the call before.
+func (w *Writer) begin(ctx context.Context) error {
+	if w.chain.uncertain {
+		if err := w.reread(ctx); err != nil {
+			return err
+		}
+	}
+	return w.rebaseIfPacked(ctx)
 }
 
 // publishNow publishes a manifest of all that is stored.
@@ -88,7 +98,7 @@ func (w *Writer) last(ctx context.Context, c *chain) (tid.TID, time.Time, error)
 // its error then. What is not stored then, the next writer stores.
 func (w *Writer) Follow(ctx context.Context) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
-	if err := w.rebaseIfPacked(ctx); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	if _, ok := w.Rebasing(); ok {

@@ -7,14 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 func both(t *testing.T, f func(t *testing.T, encrypted bool)) {
@@ -333,6 +336,84 @@ func TestDiskFull(t *testing.T) {
 	if n := len(w.check(0).Manifest.Items); n > 12 {
 		t.Errorf("%d lines: nothing was merged", n)
 	}
+}
+
+// A call that is stopped while a tail is stored leaves a writer that can go on: it finds out whether
+// that was its own.
+func TestStoppedWhileStoring(t *testing.T) {
+	for _, effect := range []bool{false, true} {
+		w := newWorld(t, 7, true)
+		ctx, cancel := context.WithCancel(t.Context())
+		faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if k, err := snapshot.ParseKey(c.Key); c.Op == "put" && err == nil && k.Kind == snapshot.KindTail && k.N == 3 && ctx.Err() == nil {
+				cancel()
+				return storetest.Fault{Err: storetest.Temporary, After: effect}
+			}
+			return storetest.Fault{}
+		})
+		wr, err := w.open(t.Context(), store.Retry(faulty, store.RetryOptions{}), w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer wr.Close()
+		for err == nil {
+			w.change(1)
+			err = wr.Snapshot(ctx, 0, "")
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		w.change(1)
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Errorf("effect %v: %v", effect, err)
+		}
+		w.check(w.last())
+	}
+}
+
+// A source that is away while a lineage is filled is waited for, with pauses, whatever else ends
+// meanwhile.
+func TestRebaseWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 8, true)
+		w.change(60)
+		ctx, cancel := context.WithCancel(t.Context())
+		counted := &countedFeed{Feed: w.feed, stop: cancel}
+		w.setup = func(o *Options) { o.Feed, o.Heartbeat = counted, time.Hour }
+		wr := w.must()
+		defer wr.Close()
+		if err := wr.Snapshot(ctx, 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		away := false
+		half := w.last() - 20<<26
+		w.feed.BeforeStep = func(at tid.TID) {
+			time.Sleep(time.Second) // manifests are published meanwhile
+			if at > half && !away {
+				away = true
+				w.feed.Fail(fmt.Errorf("the test: %w", txn.ErrUnavailable))
+				time.AfterFunc(time.Hour, func() { w.feed.Fail(nil) })
+			}
+		}
+		if err := wr.Rebase(ctx); err != nil {
+			t.Fatalf("after %d questions: %v", counted.n.Load(), err)
+		}
+		w.check(w.last())
+	})
+}
+
+// countedFeed stops what asks too often.
+type countedFeed struct {
+	feed.Feed
+	n    atomic.Int64
+	stop func()
+}
+
+func (f *countedFeed) Last(ctx context.Context) (tid.TID, time.Time, error) {
+	if f.n.Add(1) > 5000 {
+		f.stop()
+	}
+	return f.Feed.Last(ctx)
 }
 
 // A second process cannot use the state directory.
