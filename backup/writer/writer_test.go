@@ -346,12 +346,12 @@ func TestStoppedWhileStoring(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
 			if k, err := snapshot.ParseKey(c.Key); c.Op == "put" && err == nil && k.Kind == snapshot.KindTail && k.N == 3 && ctx.Err() == nil {
-				cancel()
 				return storetest.Fault{Err: storetest.Temporary, After: effect}
 			}
 			return storetest.Fault{}
 		})
-		wr, err := w.open(t.Context(), store.Retry(faulty, store.RetryOptions{}), w.dir)
+		stop := func(string, string, int, time.Duration, error) { cancel() }
+		wr, err := w.open(t.Context(), store.Retry(faulty, store.RetryOptions{Repeating: stop}), w.dir)
 		if err != nil {
 			t.Fatal(err)
 		}
