@@ -29,6 +29,7 @@ type chain struct {
 
 	uncertain bool      // a tail may have been stored, or not
 	checked   bool      // the lineage was still current when a tail had been stored
+	cutAt     int64     // bytes at which a segment is cut
 	acked     mark      // of the last own tail, or before the chain was read
 	tailAt    time.Time // when the last tail was stored, by this process
 	flushed   time.Time // when the last flush began
@@ -53,6 +54,7 @@ func (w *Writer) newChain(s *backup.State, at mark) (*chain, error) {
 		c.tails = append(c.tails, &tail{t.Tail, lines})
 		c.asof = t.Asof
 	}
+	c.cut()
 	return c, nil
 }
 

@@ -3,7 +3,9 @@ package writer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,26 @@ const uploads = 4
 // its last transaction, beyond which it had nothing at asof. It goes on to later transactions while a pack
 // makes those that were read inexact.
 func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
+	for try := 1; ; try++ {
+		err := c.read(ctx, target, asof, complete)
+		if !errors.Is(err, errOld) || try == 3 {
+			return err
+		}
+		c.w.log.Warn("segments are made again", "err", err)
+		c.cut() // elsewhere
+	}
+}
+
+// cut chooses at which size segments are cut: a little less than the size that they may have. What a
+// process that was killed left stored, and named by nothing, had the same key if it were cut the same
+// way, but would be old.
+func (c *chain) cut() {
+	size := c.w.o.SegmentSize
+	c.cutAt = size - rand.Int64N(size/64+1)
+}
+
+// read is a flush without another try.
+func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
 	begin := time.Now()
 	c.flushed = begin
 	f := &flushing{c: c, at: c.end.Head, tip: c.tip, last: c.tailAt}
@@ -158,7 +180,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 			}
 		}
 		rec := snapshot.RecordOf(r, copied)
-		if n := f.seg.Size(); n >= w.cutAt || int64(len(rec.Data)) > w.o.limits.text && n+int64(len(rec.Data)) > w.cutAt {
+		if n := f.seg.Size(); n >= f.c.cutAt || int64(len(rec.Data)) > w.o.limits.text && n+int64(len(rec.Data)) > f.c.cutAt {
 			f.text += f.seg.Text() - before
 			before = 0
 			if err := f.close(t.TID, f.tip); err != nil {
@@ -179,7 +201,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 	f.text += f.seg.Text() - before
 	f.at, f.tip = t.TID, snapshot.Tip(t)
 	overdue := time.Since(f.last) >= w.o.Heartbeat
-	if f.cont || f.seg.Size() >= w.cutAt || overdue && len(f.queue) == 0 {
+	if f.cont || f.seg.Size() >= f.c.cutAt || overdue && len(f.queue) == 0 {
 		if err := f.close(f.at, f.tip); err != nil {
 			return err
 		}
