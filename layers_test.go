@@ -82,6 +82,7 @@ var layers = []struct{ name, may string }{
 	{"backup/writer", "backup backup/feed"},
 	{"backup/restore", "backup exporter cluster/storage/adapter"},
 	{"backup/verify", "backup exporter"},
+	{"backup/config", "cluster/conf cluster/following backup"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }

@@ -114,8 +114,31 @@ func Open(ctx context.Context, repo *backup.Repository, keys *backup.Keys, state
 	}
 	d.loadRuns(v)
 	d.view = d.withRuns(v)
+	if d.fixed && at < state.Head() {
+		if err := d.last(ctx); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
 	d.startFilling()
 	return d, nil
+}
+
+// last makes the last transaction that is not after Options.At that of the history.
+func (d *Database) last(ctx context.Context) error {
+	at := tid.Zero
+	for t, err := range d.Backwards(ctx) {
+		if err != nil {
+			return fmt.Errorf("the last transaction up to %v: %w", d.view.at, err)
+		}
+		at = t.TID
+		break
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v := *d.view
+	v.at = at
+	d.view = &v
+	return nil
 }
 
 // check returns an error if a state cannot be read at a TID.
@@ -204,13 +227,32 @@ func (d *Database) At() tid.TID { return d.current().at }
 // LastTID implements [txn.History].
 func (d *Database) LastTID(ctx context.Context) (tid.TID, error) { return d.At(), ctx.Err() }
 
-// NextOID returns the first object id above those of the lineage.
-func (d *Database) NextOID() tid.OID {
-	s := d.current().state
-	if s.Head() == 0 {
-		return 0
+// MaxOID returns the greatest object id of the lineage, which may be that of an object which was
+// created after At. ok is false if there is none.
+func (d *Database) MaxOID() (oid tid.OID, ok bool) {
+	v := d.current()
+	for _, s := range v.segs {
+		if ok = s.gap != nil || s.l.Records > 0; ok {
+			break
+		}
 	}
-	return s.MaxOID() + 1
+	return v.state.MaxOID(), ok
+}
+
+// Position returns how much of the history comes before a transaction, and how much it has, in
+// bytes of its text. It counts whole segments.
+func (d *Database) Position(t tid.TID) (pos, size int64) {
+	v := d.current()
+	for _, s := range v.segs {
+		if s.first() > v.at {
+			break
+		}
+		size += s.l.Text
+		if _, end := s.span(); end < t {
+			pos += s.l.Text
+		}
+	}
+	return pos, size
 }
 
 // newView returns the view of a state, without steps.

@@ -2,7 +2,9 @@ package snapshot
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"reflect"
@@ -58,6 +60,28 @@ func NewSigner(private string) (*Signer, error) {
 	return &Signer{s}, nil
 }
 
+// VerifierOf returns the key that verifies what a private key signs.
+func VerifierOf(private string) (string, error) {
+	bad := errors.New("the private key for signing is not of the form PRIVATE+KEY+<name>+<hash>+<key>") // it is not shown
+	if _, err := NewSigner(private); err != nil {
+		return "", err
+	}
+	parts := strings.SplitN(strings.TrimSpace(private), "+", 5)
+	if len(parts) != 5 {
+		return "", bad
+	}
+	// The algorithm (1 is Ed25519) and the seed.
+	b, err := base64.StdEncoding.DecodeString(parts[4])
+	if err != nil || len(b) != 1+ed25519.SeedSize || b[0] != 1 {
+		return "", bad
+	}
+	public, ok := ed25519.NewKeyFromSeed(b[1:]).Public().(ed25519.PublicKey)
+	if !ok {
+		return "", bad
+	}
+	return note.NewEd25519VerifierKey(parts[2], public)
+}
+
 // Name returns the name of the key, <repository>/<role>.
 func (s *Signer) Name() string { return s.s.Name() }
 
@@ -72,10 +96,14 @@ func roleOf(name string) Role {
 // Verifiers are the keys that are trusted, of any role.
 type Verifiers []note.Verifier
 
-// NewVerifiers reads keys of the form <repository>/<role>+<hash>+<key>.
+// NewVerifiers reads keys of the form <repository>/<role>+<hash>+<key>. One that is there twice
+// counts once.
 func NewVerifiers(keys ...string) (Verifiers, error) {
 	var list Verifiers
-	for _, k := range keys {
+	for i, k := range keys {
+		if slices.Contains(keys[:i], k) {
+			continue // a note would be ambiguous
+		}
 		v, err := note.NewVerifier(k)
 		if err != nil {
 			return nil, fmt.Errorf("%.100q does not verify notes: want <repository>/<role>+<hash>+<key>, as \"init\" prints it", k)

@@ -66,12 +66,13 @@ type Mount struct {
 	OID     tid.OID // of the mount point
 }
 
-// Storage is a ZConfig storage section. One of File, ZEO and NEO is set.
+// Storage is a ZConfig storage section. One of File, ZEO, NEO and Backup is set.
 type Storage struct {
-	Text string // as in the file, without comments
-	File *File
-	ZEO  *ZEO
-	NEO  *NEO
+	Text   string // as in the file, without comments
+	File   *File
+	ZEO    *ZEO
+	NEO    *NEO
+	Backup *Backup
 }
 
 // String says in a few words what the storage is, without secrets.
@@ -83,6 +84,8 @@ func (s Storage) String() string {
 		return fmt.Sprintf("storage %s of the ZEO server %s", s.ZEO.Storage, strings.Join(s.ZEO.Servers, " "))
 	case s.NEO != nil:
 		return fmt.Sprintf("cluster %s of the masters %s", s.NEO.Name, s.NEO.Masters)
+	case s.Backup != nil:
+		return "backup repository " + s.Backup.URL
 	}
 	return "no storage"
 }
@@ -111,4 +114,15 @@ type NEO struct {
 	Name          string
 	Masters       string // separated by spaces
 	CA, Cert, Key string // all or none; ~ is expanded
+}
+
+// Backup is <neobackup>: a backup repository.
+type Backup struct {
+	URL          string
+	VerifyKeys   []string // that are trusted
+	IdentityFile string   // "": the repository is not encrypted; ~ is expanded
+	Lineage      string   // 32 hexadecimal digits; "": the current one
+	At           tid.TID  // the last transaction; 0: the last one that is there
+	StateDir     string   // for the index; "": in memory; ~ is expanded
+	CacheSize    int64    // bytes; 0: the default
 }

@@ -82,6 +82,21 @@ func TestParse(t *testing.T) {
 			Destination: Destination{Section: "neo", Adapter: "MySQL", Database: "db", Compress: -1},
 			Sources:     []Source{{Section: "root", DatabaseName: "root", Storage: Storage{NEO: &NEO{Name: "db", Masters: "m1:1 m2", CA: "a", Cert: "b", Key: "c"}}}},
 		}, []string{"importer.conf:6: %import other is ignored", "importer.conf:13: logfile"}},
+		{"backup, least", single("<neobackup>\nurl file:///backup\nverify-keys a/writer+1+x\n</neobackup>"), Import{
+			Destination: Destination{Section: "neo", Adapter: "MySQL", Database: "db", Compress: -1},
+			Sources:     []Source{{Section: "root", DatabaseName: "root", Storage: Storage{Backup: &Backup{URL: "file:///backup", VerifyKeys: []string{"a/writer+1+x"}}}}},
+		}, nil},
+		{"backup", single("<neobackup>\nurl s3://b/p?endpoint=h:1&region=eu%%20x\nverify-keys a/writer+1+x/=  b/writer+2+y\nidentity-file ~/id\nlineage 00112233445566778899aabbccddeeff\n" +
+			"at 03f1a2b3c4d5e6f7\nstate-dir ~/state\ncache-size 64 MB\n</neobackup>"), Import{
+			Destination: Destination{Section: "neo", Adapter: "MySQL", Database: "db", Compress: -1},
+			Sources: []Source{{Section: "root", DatabaseName: "root", Storage: Storage{Backup: &Backup{URL: "s3://b/p?endpoint=h:1&region=eu%20x", VerifyKeys: []string{"a/writer+1+x/=", "b/writer+2+y"},
+				IdentityFile: "/home/x/id", Lineage: "00112233445566778899aabbccddeeff", At: 0x03f1a2b3c4d5e6f7, StateDir: "/home/x/state", CacheSize: 64 << 20}}}},
+		}, nil},
+		{"backup at a time", single("<neobackup>\nurl file:///backup\nverify-keys k\nat 2026-11-20T10:00:00Z\n</neobackup>"), Import{
+			Destination: Destination{Section: "neo", Adapter: "MySQL", Database: "db", Compress: -1},
+			Sources: []Source{{Section: "root", DatabaseName: "root", Storage: Storage{Backup: &Backup{URL: "file:///backup", VerifyKeys: []string{"k"},
+				At: tid.FromTime(time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC))}}}},
+		}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := parse(tt.text)
@@ -168,6 +183,15 @@ func TestParseRefuses(t *testing.T) {
 		{"writeback of several", "[neo]\ndatabase: d\nwriteback: true\n" + source("root", "/a", "foo: 1") + source("foo", "/b", "oid: 1"), 3, "can not forward new transactions to splitted DB"},
 		{"writeback, read-only", "[neo]\ndatabase: d\nwriteback: true\n" + source("root", "/a\n read-only on"), 8, "with writeback (line 3) the source is written to"},
 		{"writeback to a server", strings.Replace(zeo("server h:1"), "database: db", "database: db\nwriteback: true", 1), 3, "writeback to the storage 1 of the ZEO server h:1 is not possible: only a Data.fs"},
+		{"writeback to a backup", strings.Replace(single("<neobackup>\nurl file:///b\nverify-keys k\n</neobackup>"), "database: db", "database: db\nwriteback: true", 1), 3, "writeback to the backup repository file:///b is not possible: only neobackup adds"},
+		{"backup without url", single("<neobackup>\nverify-keys k\n</neobackup>"), 5, "<neobackup> has no url"},
+		{"backup without trust", single("<neobackup>\nurl file:///b\n</neobackup>"), 5, "<neobackup> has no verify-keys"},
+		{"lineage", single("<neobackup>\nlineage 0011\n</neobackup>"), 6, "is not the id of a lineage"},
+		{"at", single("<neobackup>\nat yesterday\n</neobackup>"), 6, "neither a TID"},
+		{"at 0", single("<neobackup>\nat tid:0\n</neobackup>"), 6, "neither a TID"},
+		{"cache-size", single("<neobackup>\nurl file:///b\nverify-keys k\ncache-size 0\n</neobackup>"), 8, "no size"},
+		{"cache-size too large", single("<neobackup>\ncache-size 9999999999999GB\n</neobackup>"), 6, "not a size"},
+		{"a key of neobackup.conf", single("<neobackup>\nstate_dir /x\n</neobackup>"), 6, `did you mean "state-dir"?`},
 		{"a reference", first("adapter: %(x)s"), 3, "not set"},
 
 		{"no storage", "[neo]\ndatabase: d\n[root]\noid: 0\n", 3, "[root] has no storage"},
@@ -301,6 +325,7 @@ func TestStorageString(t *testing.T) {
 	for text, want := range map[string]string{
 		"<filestorage>\npath /a/Data.fs\n</filestorage>":                                     "Data.fs /a/Data.fs",
 		"<zeoclient>\nserver h:1\nserver 2\nusername joe\npassword secret\n</zeoclient>":     "storage 1 of the ZEO server h:1 127.0.0.1:2",
+		"<neobackup>\nurl s3://b/p\nverify-keys k\nidentity-file secret\n</neobackup>":       "backup repository s3://b/p",
 		"<NEOStorage>\nname db\nmaster_nodes a:1 b\nca x\ncert y\nkey secret\n</NEOStorage>": "cluster db of the masters a:1 b",
 	} {
 		imp, err := parse(single(text))

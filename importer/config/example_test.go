@@ -68,10 +68,10 @@ func TestExample(t *testing.T) {
 	}{
 		"as it is":  {text, 1, func(i Import) bool { return i.Destination.Adapter == "SQLite" && i.Sources[0].Storage.File != nil }},
 		"writeback": {uncomment(text, writeBack), 1, func(i Import) bool { return i.Destination.WriteBack }},
-		"all but that": {uncomment(text, func(l string) bool { return !writeBack(l) }), 3, func(i Import) bool {
-			return i.Destination.Engine != "" && i.Sources[1].Storage.ZEO != nil && i.Sources[2].Storage.NEO != nil
+		"all but that": {uncomment(text, func(l string) bool { return !writeBack(l) }), 4, func(i Import) bool {
+			return i.Destination.Engine != "" && i.Sources[1].Storage.ZEO != nil && i.Sources[2].Storage.NEO != nil && i.Sources[3].Storage.Backup != nil
 		}},
-		"a MySQL server": {uncomment(text, func(l string) bool { return !writeBack(l) && !strings.HasPrefix(l, "engine") }), 3, func(i Import) bool { return i.Destination.Adapter == "MySQL" }},
+		"a MySQL server": {uncomment(text, func(l string) bool { return !writeBack(l) && !strings.HasPrefix(l, "engine") }), 4, func(i Import) bool { return i.Destination.Adapter == "MySQL" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			imp, err := parse(tt.text)

@@ -123,7 +123,9 @@ func (r *reader) read() error {
 		if len(r.imp.Sources) > 1 {
 			return r.errorf(line, "can not forward new transactions to splitted DB: writeback is possible with a single source, and there are %d", len(r.imp.Sources))
 		}
-		if s := r.imp.Sources[0].Storage; s.File == nil {
+		if s := r.imp.Sources[0].Storage; s.Backup != nil {
+			return r.errorf(line, "writeback to the %v is not possible: only neobackup adds to a repository, and what follows this cluster may go on with it. Set writeback to false", s)
+		} else if s.File == nil {
 			return r.errorf(line, "writeback to the %v is not possible: only a Data.fs can be kept from all other writers for as long as new transactions are written to it. "+
 				"Stop the server and name its file in a <filestorage>, or set writeback to false", s)
 		}

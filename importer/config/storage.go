@@ -1,8 +1,10 @@
 package config
 
 import (
+	"encoding/hex"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/tid"
 )
 
 // keyRule is what is known of a key of a kind of section.
@@ -57,6 +60,15 @@ var kinds = map[string]map[string]keyRule{
 		"logfile":               {unused: "the node has its own log"},
 		"dynamic_master_list":   {unused: "master_nodes must have all masters"},
 		"ignore-wrong-checksum": {check: flag, unused: "a damaged record is reported, and left out only by order"},
+	},
+	"neobackup": {
+		"url":           {check: notEmpty},
+		"verify-keys":   {check: notEmpty},
+		"identity-file": {check: notEmpty},
+		"lineage":       {check: lineage},
+		"at":            {check: moment},
+		"state-dir":     {check: notEmpty},
+		"cache-size":    {check: size},
 	},
 }
 
@@ -140,17 +152,52 @@ func integer(v string) error {
 
 // size checks a number of bytes like 20MB.
 func size(v string) error {
-	digits := strings.ToLower(v)
-	for _, suffix := range []string{"kb", "mb", "gb"} {
+	_, err := parseSize(v)
+	return err
+}
+
+func parseSize(v string) (int64, error) {
+	digits, shift := strings.ToLower(v), 0
+	for i, suffix := range []string{"kb", "mb", "gb"} {
 		if d, ok := strings.CutSuffix(digits, suffix); ok {
-			digits = strings.TrimSpace(d)
+			digits, shift = strings.TrimSpace(d), 10*(i+1)
 			break
 		}
 	}
-	if _, err := strconv.ParseInt(digits, 10, 64); err != nil {
-		return fmt.Errorf("%q is not a size like 20MB", v)
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%q is not a size like 20MB", v)
+	}
+	return n << shift, nil
+}
+
+// lineage checks the id of a lineage of a backup repository.
+func lineage(v string) error {
+	if b, err := hex.DecodeString(v); err != nil || len(b) != 16 || strings.ToLower(v) != v {
+		return fmt.Errorf("%q is not the id of a lineage: want 32 hexadecimal digits, as \"neobackup list --lineages\" shows them", v)
 	}
 	return nil
+}
+
+func moment(v string) error {
+	_, err := parseMoment(v)
+	return err
+}
+
+// parseMoment reads a TID, or a time: the greatest TID that is not after it.
+func parseMoment(v string) (tid.TID, error) {
+	if t, err := tid.Parse(v); err == nil && len(v) == 16 && t > 0 && t <= tid.Max {
+		return t, nil
+	}
+	if at, err := time.Parse(time.RFC3339, v); err == nil {
+		return tid.FromTime(at), nil
+	}
+	if t, err := conf.ParseTID(v); err == nil && t.IsTime {
+		return tid.FromTime(t.Time), nil
+	} else if err == nil && t.ID > 0 && t.ID <= uint64(tid.Max) {
+		return tid.TID(t.ID), nil
+	}
+	return 0, fmt.Errorf("%q is neither a TID (16 hexadecimal digits or tid:<integer>) nor a time like 2026-11-20T10:00:00Z or a UNIX timestamp", v)
 }
 
 // values are the settings of a section, checked.
@@ -272,10 +319,12 @@ func (z *zparser) storage(s *zsection) (st Storage, readOnly int, err error) {
 		return z.zeo(s)
 	case "neostorage":
 		return z.neo(s)
+	case "neobackup":
+		return z.backup(s)
 	}
-	const supported = "<filestorage>, <blobstorage> around one, <zeoclient>, <clientstorage> and <NEOStorage> are"
+	const supported = "<filestorage>, <blobstorage> around one, <zeoclient>, <clientstorage>, <NEOStorage> and <neobackup> are"
 	way, known := others[s.kind]
-	if hint := didYouMean(s.kind, []string{"filestorage", "blobstorage", "zeoclient", "clientstorage", "NEOStorage"}); !known && hint != "" {
+	if hint := didYouMean(s.kind, []string{"filestorage", "blobstorage", "zeoclient", "clientstorage", "NEOStorage", "neobackup"}); !known && hint != "" {
 		return Storage{}, 0, z.errorf(s.line, "<%s> is not known: %s%s", s.written, supported, hint)
 	}
 	if !known {
@@ -439,6 +488,39 @@ func (z *zparser) neo(s *zsection) (Storage, int, error) {
 		}
 	}
 	return Storage{NEO: n}, v.readOnly(), nil
+}
+
+func (z *zparser) backup(s *zsection) (Storage, int, error) {
+	none := func(err error) (Storage, int, error) { return Storage{}, 0, err }
+	v, err := z.values(s)
+	if err != nil {
+		return none(err)
+	}
+	if err := z.only(s, ""); err != nil {
+		return none(err)
+	}
+	b := &Backup{}
+	if b.URL, err = v.need("url"); err != nil {
+		return none(err)
+	}
+	keys, err := v.need("verify-keys")
+	if err != nil {
+		return none(err)
+	}
+	b.VerifyKeys = strings.Fields(keys)
+	if err := v.paths(map[string]*string{"identity-file": &b.IdentityFile, "state-dir": &b.StateDir}); err != nil {
+		return none(err)
+	}
+	b.Lineage, _ = v.get("lineage")
+	if at, line := v.get("at"); line > 0 {
+		b.At, _ = parseMoment(at) // checked
+	}
+	if text, line := v.get("cache-size"); line > 0 {
+		if b.CacheSize, _ = parseSize(text); b.CacheSize <= 0 {
+			return none(z.errorf(line, "cache-size: %q is no size", text))
+		}
+	}
+	return Storage{Backup: b}, 0, nil
 }
 
 // parseServer reads the address of a ZEO server: host:port, a port alone, or the path

@@ -184,6 +184,21 @@ func storageText(st Storage) string {
 		key("cert", st.NEO.Cert)
 		key("key", st.NEO.Key)
 		b.WriteString("</NEOStorage>")
+	case st.Backup != nil:
+		k := st.Backup
+		b.WriteString("<neobackup>\n")
+		key("url", k.URL)
+		key("verify-keys", strings.Join(k.VerifyKeys, " "))
+		key("identity-file", k.IdentityFile)
+		key("lineage", k.Lineage)
+		if k.At != 0 {
+			key("at", k.At.String())
+		}
+		key("state-dir", k.StateDir)
+		if k.CacheSize != 0 {
+			key("cache-size", fmt.Sprint(k.CacheSize))
+		}
+		b.WriteString("</neobackup>")
 	}
 	return b.String()
 }

@@ -1,5 +1,5 @@
 // Package source opens what is imported: a Data.fs, a storage of a ZEO server, another
-// cluster.
+// cluster, a backup repository.
 //
 // Nothing is ever written to a source. What is read of one that is on another machine
 // waits while it cannot be reached, and an iteration goes on where it was cut.
@@ -120,6 +120,8 @@ func Open(ctx context.Context, section string, s config.Storage, opt Options) (S
 		src, err = openZEO(ctx, section, s.ZEO, opt)
 	case s.NEO != nil:
 		src, err = openNEO(ctx, section, s.NEO, opt)
+	case s.Backup != nil:
+		src, err = openBackup(ctx, section, s.Backup, opt)
 	default:
 		err = errors.New("it has no storage")
 	}

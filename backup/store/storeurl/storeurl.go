@@ -38,9 +38,24 @@ func Open(text string, getenv func(string) string) (store.Store, error) {
 		}
 		return opened(filestore.Open(dir))
 	}
-	// Not the text: it may have a password.
-	return nil, errors.New("URL of a store: it begins with s3://bucket/prefix or file:///path")
+	return nil, errForm
 }
+
+// Check returns what is wrong with a URL, without opening anything.
+func Check(text string) (err error) {
+	switch scheme, _, _ := strings.Cut(text, ":"); scheme {
+	case "s3":
+		_, err = s3store.Parse(text)
+	case "file":
+		_, err = directory(text)
+	default:
+		err = errForm
+	}
+	return err
+}
+
+// errForm has not the text: it may have a password.
+var errForm = errors.New("URL of a store: it begins with s3://bucket/prefix or file:///path")
 
 // opened avoids a store that is not nil but has no value.
 func opened[S store.Store](s S, err error) (store.Store, error) {

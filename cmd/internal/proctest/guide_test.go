@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/neozodb/neo/backup/store/storetest"
 )
 
 // The commands of docs/import.md migrate a Data.fs, in their order and in one shell.
@@ -26,18 +28,72 @@ func TestBackupGuide(t *testing.T) {
 		`(?m)^The cluster is RUNNING\.$`, `(?m)^The cluster follows the new one\.$`, `(?m)^The cluster is RUNNING with all transactions\.$`)
 }
 
-// followGuide runs the commands of a file in docs, in one shell, and returns what they
-// print. Paths of databases lead into a directory with a Data.fs, and each address becomes
-// one with a free port. neoctl finds the admin, if that is not empty, without being told.
-func followGuide(t testing.TB, guide, admin string, addrs ...string) string {
+// The commands of docs/backup.md back up a Data.fs and a cluster, restore them after everything
+// was lost, and without us.
+func TestSnapshotGuide(t *testing.T) {
+	t.Parallel()
+	s3 := storetest.GoFakeS3(t)
+	g := guide{
+		file: "backup.md", addrs: []string{"127.0.0.1:10000", "127.0.0.1:9999", "127.0.0.1:11000", "127.0.0.1:9998", "127.0.0.1:8100"},
+		replace: []string{
+			"s3://backups/", "s3://" + s3.Bucket(t, false) + "/", "endpoint=s3.example.org&region=eu-1", "endpoint=" + s3.Endpoint + "&insecure=1",
+			"S3_ACCESS_KEY=backup", "S3_ACCESS_KEY=" + s3.AccessKey, "S3_SECRET_KEY=secret", "S3_SECRET_KEY=" + s3.SecretKey,
+		},
+	}
+	if age := agePath(); age != "" {
+		g.path = filepath.Dir(age)
+	} else {
+		g.without = "age -d"
+	}
+	out := g.follow(t)
+	says(t, "the guide", out, `Repository site is ready`, `334 transactions more`, `exact +yes`, `read again and equal`, `following neo://site@`,
+		`epoch 0001 of .*: opened`, `found: 0 faults, 0 warnings`, `requests +\d+ PUT a day`, `serving site at 040660ee3597d844`, `0 transactions more`)
+}
+
+// agePath returns the program age, "" if it is not installed: where the S3 servers are.
+func agePath() string {
+	if path, err := exec.LookPath("age"); err == nil {
+		return path
+	}
+	for _, dir := range []string{os.Getenv("NEO_TEST_S3"), "../../../.s3"} {
+		if path, err := filepath.Abs(filepath.Join(dir, "bin", "age")); err == nil && dir != "" {
+			if _, err := os.Stat(path); err == nil {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// followGuide runs the commands of a file in docs, see guide. neoctl finds the admin, if that is
+// not empty, without being told.
+func followGuide(t testing.TB, file, admin string, addrs ...string) string {
+	t.Helper()
+	return guide{file: file, admin: admin, addrs: addrs}.follow(t)
+}
+
+// guide is a file in docs whose commands are run.
+type guide struct {
+	file    string
+	admin   string   // address for neoctl; "" : commands say it
+	addrs   []string // each becomes one with a free port
+	replace []string // more pairs of old and new text
+	path    string   // directory of more programs
+	without string   // blocks with this text are left out; "": none
+}
+
+// follow runs the commands, in one shell, and returns what they print. Paths of databases
+// lead into a directory with a Data.fs.
+func (g guide) follow(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "Data.fs"), read(t, samples+"/site.fs"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	replace := []string{"/var/lib/zope", dir, "/var/lib/neo", dir}
-	for _, addr := range addrs {
-		replace = append(replace, addr, fmt.Sprintf("127.0.0.1:%d", FreePort(t)))
+	replace := append([]string{"/var/lib/zope", dir, "/var/lib/neo", dir}, g.replace...)
+	for _, addr := range g.addrs {
+		port := FreePort(t)
+		replace = append(replace, addr, fmt.Sprintf("127.0.0.1:%d", port), strings.Replace(addr, ":", "/", 1), fmt.Sprintf("127.0.0.1/%d", port))
 	}
 	contrib, err := filepath.Abs("../../../contrib")
 	if err != nil {
@@ -45,21 +101,23 @@ func followGuide(t testing.TB, guide, admin string, addrs ...string) string {
 	}
 	replace = append(replace, "contrib", contrib)
 	script := "set -euxo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
-	if admin != "" {
-		script += "neoctl() { command neoctl -a " + admin + " \"$@\"; }\n"
+	if g.admin != "" {
+		script += "neoctl() { command neoctl -a " + g.admin + " \"$@\"; }\n"
 	}
-	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(read(t, "../../../docs/"+guide)), -1)
+	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllStringSubmatch(string(read(t, "../../../docs/"+g.file)), -1)
 	if len(blocks) < 6 {
 		t.Fatalf("%d blocks of commands in the guide", len(blocks))
 	}
 	for _, b := range blocks {
-		script += b[1]
+		if g.without == "" || !strings.Contains(b[1], g.without) {
+			script += b[1]
+		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", strings.NewReplacer(replace...).Replace(script))
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(Bin(t, "neoctl"))+":"+os.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(Bin(t, "neoctl"))+":"+os.Getenv("PATH")+":"+g.path, "XDG_STATE_HOME="+filepath.Join(dir, "state"))
 	cmd.SysProcAttr = childAttr()
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+type costOptions struct {
+	common
+	prices  string
+	commits float64
+}
+
+func newCostCommand(env *cli.Env) *cobra.Command {
+	var o costOptions
+	cmd := &cobra.Command{
+		Use:   "cost",
+		Short: "Forecast requests, bytes and their price",
+		Long: `Forecast what "follow" asks of the store with the configured interval, what is stored and how that
+grows, and what a restore and a new lineage (rebase) would cost. Commits are those of the last
+week, or --commits-per-day.
+
+Prices are in USD: per million requests ("put", "get", "list"), per GB and month ("storage"), per GB that is
+read ("egress"). --prices names a file of JSON with some of them; the default is about that of AWS S3:
+
+  ` + defaultPriceText + exitStatus,
+		Example: "  neobackup cost\n  neobackup cost --set interval=10s --commits-per-day 400000",
+		Args:    cobra.NoArgs,
+		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {
+			return runCost(ctx, env, &o, s)
+		})),
+	}
+	cli.Path(cmd.Flags(), &o.prices, "prices", "", "", "file of JSON with prices")
+	cmd.Flags().Float64Var(&o.commits, "commits-per-day", 0, "transactions per day (default: as in the last week)")
+	o.addFlags(cmd)
+	return cmd
+}
+
+// prices are in USD.
+type prices struct {
+	Put     float64 `json:"put"`  // per million
+	Get     float64 `json:"get"`  // per million
+	List    float64 `json:"list"` // per million
+	Storage float64 `json:"storage"`
+	Egress  float64 `json:"egress"`
+}
+
+const defaultPriceText = `{"put":5,"get":0.4,"list":5,"storage":0.023,"egress":0.09}`
+
+func readPrices(path string) (prices, error) {
+	var p prices
+	if err := json.Unmarshal([]byte(defaultPriceText), &p); err != nil || path == "" {
+		return p, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return p, wrong(err)
+	}
+	defer f.Close() // only read
+	d := json.NewDecoder(io.LimitReader(f, 1<<20))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return p, wrong(fmt.Errorf("%s: %w: want %s", path, err, defaultPriceText))
+	}
+	for _, v := range []float64{p.Put, p.Get, p.List, p.Storage, p.Egress} {
+		if v < 0 {
+			return p, wrong(fmt.Errorf("%s: a negative price", path))
+		}
+	}
+	return p, nil
+}
+
+// load is what the history was like lately.
+type load struct {
+	Txns   float64 // per day
+	Stored float64 // bytes per day, once stored
+}
+
+// forecast is what following costs.
+type forecast struct {
+	CommitsPerDay   float64 `json:"commits_per_day"`
+	PutsPerDay      float64 `json:"puts_per_day"`
+	ManifestsPerDay float64 `json:"manifests_per_day"`
+	UploadPerDay    float64 `json:"upload_bytes_per_day"`
+	Growth          float64 `json:"stored_bytes_per_month"`
+	Stored          int64   `json:"stored_bytes"`
+	RequestsUSD     float64 `json:"requests_usd_per_month"`
+	StorageUSD      float64 `json:"storage_usd_per_month"`
+
+	RestoreGets  float64 `json:"restore_gets"`
+	RestoreBytes int64   `json:"restore_bytes"`
+	RestoreUSD   float64 `json:"restore_usd"`
+
+	RebasePuts  float64 `json:"rebase_puts"`
+	RebaseBytes int64   `json:"rebase_bytes"`
+	RebaseUSD   float64 `json:"rebase_usd"` // requests, and storage of both lineages for keep_lineages_days
+}
+
+const (
+	perManifest = 64 // tails
+	daySeconds  = 24 * 60 * 60
+	monthDays   = 30
+)
+
+// estimate is a forecast by arithmetic: a flush is one PUT, in each interval in which something was
+// committed. 64 of them are merged into one segment, 64 of those into another, and each
+// merge of tails publishes a manifest.
+func estimate(l load, set *config.Repository, stored, objects int64, p prices) forecast {
+	intervals := daySeconds / set.Interval.Seconds()
+	tails := intervals * (1 - math.Exp(-l.Txns/intervals))
+	// An idle source gets heartbeats: in the time without flushes.
+	beats := daySeconds / set.Heartbeat.Seconds() * math.Exp(-tails*set.Heartbeat.Seconds()/daySeconds)
+	tails += beats
+	manifests := max(tails/perManifest, 1)
+	merged := tails / perManifest * (1 + 1.0/64 + 1.0/(64*64))
+	seals := l.Stored / float64(set.SegmentSize)
+	f := forecast{CommitsPerDay: l.Txns, ManifestsPerDay: manifests, PutsPerDay: tails + manifests + merged + seals, Stored: stored, Growth: l.Stored * monthDays}
+	// Each byte is stored in a tail, in two tiers and when it is sealed; a manifest has 155 kB at most.
+	line := 660 * float64(min(objects, 190))
+	f.UploadPerDay = 4*l.Stored + manifests*line
+	f.RequestsUSD = f.PutsPerDay * monthDays * p.Put / 1e6
+	f.StorageUSD = (float64(stored) + f.Growth) / 1e9 * p.Storage
+	f.RestoreGets, f.RestoreBytes = float64(objects)+10, stored
+	f.RestoreUSD = f.RestoreGets*p.Get/1e6 + float64(stored)/1e9*p.Egress
+	f.RebasePuts, f.RebaseBytes = math.Ceil(float64(stored)/float64(set.SegmentSize))+10, stored
+	f.RebaseUSD = f.RebasePuts*p.Put/1e6 + float64(stored)/1e9*p.Storage*float64(set.KeepLineagesDays)/monthDays
+	return f
+}
+
+func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) error {
+	p, err := readPrices(o.prices)
+	if err != nil {
+		return err
+	}
+	at, err := s.place(ctx, "")
+	if err != nil {
+		return err
+	}
+	s.warn(at)
+	head := at.state.Head()
+	if head == tid.Zero && o.commits == 0 {
+		return hint(errors.New("nothing was backed up yet: there is nothing to conclude from"), "give --commits-per-day, or run snapshot first")
+	}
+	const days = 7
+	week := tid.FromTime(o.now().AddDate(0, 0, -days))
+	var l load
+	var stored, objects, txns int64
+	for part, err := range s.Parts(ctx, at.state, tid.Zero, head) {
+		if err != nil {
+			return err
+		}
+		seg := part.Segment
+		if seg == nil {
+			continue
+		}
+		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
+		if share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time()); share > 0 {
+			l.Txns += share * float64(seg.Txns) / days
+			l.Stored += share * float64(seg.Bytes) / days
+		}
+	}
+	if o.commits > 0 {
+		if txns > 0 {
+			l.Stored = float64(stored) / float64(txns) * o.commits
+		}
+		l.Txns = o.commits
+	}
+	f := estimate(l, s.set, stored, objects, p)
+	if o.json {
+		return o.line(env.Stdout, struct {
+			V        int    `json:"v"`
+			Interval string `json:"interval"`
+			Prices   prices `json:"prices"`
+			forecast
+		}{1, config.FormatDuration(s.set.Interval), p, f})
+	}
+	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "interval\t%s, %.0f commits a day\n", config.FormatDuration(s.set.Interval), f.CommitsPerDay)
+	fmt.Fprintf(w, "requests\t%.0f PUT a day, of them %.0f manifests\t%.2f USD a month\n", f.PutsPerDay, f.ManifestsPerDay, f.RequestsUSD)
+	fmt.Fprintf(w, "upload\t%s a day\n", size(int64(f.UploadPerDay)))
+	fmt.Fprintf(w, "stored\t%s, %s more a month\t%.2f USD a month\n", size(f.Stored), size(int64(f.Growth)), f.StorageUSD)
+	fmt.Fprintf(w, "a restore\t%.0f GET, %s\t%.2f USD\n", f.RestoreGets, size(f.RestoreBytes), f.RestoreUSD)
+	fmt.Fprintf(w, "a rebase\t%.0f PUT, %s, two lineages for %d days\t%.2f USD\n", f.RebasePuts, size(f.RebaseBytes), s.set.KeepLineagesDays, f.RebaseUSD)
+	return w.Flush()
+}
+
+// shareAfter returns which part of the time from a to b is after t.
+func shareAfter(a, b, t time.Time) float64 {
+	switch {
+	case !b.After(t):
+		return 0
+	case !a.Before(t):
+		return 1
+	}
+	return b.Sub(t).Seconds() / b.Sub(a).Seconds()
+}

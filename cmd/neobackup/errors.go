@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"filippo.io/age"
+
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/restore"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/writer"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// failure is what an error means to a script and to an operator.
+type failure struct {
+	Code    string `json:"code"`
+	Exit    int    `json:"exit"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// hinted is an error that knows what to do next.
+type hinted struct {
+	err  error
+	hint string
+}
+
+func (e *hinted) Error() string { return e.err.Error() }
+func (e *hinted) Unwrap() error { return e.err }
+
+func hint(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+// errEncryption reports a repository that is encrypted and should not be, or the reverse.
+var errEncryption = errors.New("encryption is not as configured")
+
+// errOld reports a backup or a proof that is too old.
+var errOld = errors.New("too old")
+
+// errDamage is the end of a command that has printed what is damaged.
+var errDamage = errors.New("damage was found")
+
+// is returns whether an error is one of these.
+func is(err error, targets ...error) bool {
+	for _, t := range targets {
+		if errors.Is(err, t) {
+			return true
+		}
+	}
+	return false
+}
+
+func as[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// classify returns what an error means. It is the only place that knows exit codes.
+func classify(ctx context.Context, err error) failure {
+	f := failure{Code: "failed", Exit: 1, Message: err.Error()}
+	set := func(code string, exit int, hint string) { f.Code, f.Exit, f.Hint = code, exit, hint }
+	exit, isExit := errors.AsType[*cli.Exit](err)
+	switch {
+	case isExit && exit.Code == 2:
+		set("usage", 2, "")
+	case isExit:
+		set("failed", exit.Code, "")
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		set("interrupted", 1, "")
+	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret):
+		set("configuration", 2, "")
+	case is(err, backup.ErrNoRepository):
+		set("no_repository", 2, "check the URL; neobackup init URL makes a repository")
+	case is(err, backup.ErrRepository):
+		set("repository_exists", 2, "give another URL, or use the repository: neobackup info -r URL")
+	case as[*backup.NotEmptyError](err):
+		set("not_empty", 2, "a repository has a prefix or a directory of its own: give another URL")
+	case is(err, snapshot.ErrVersion):
+		set("version", 2, "use a newer neobackup; nothing was written")
+	case is(err, backup.ErrNotExact):
+		set("not_exact", 8, notExactHint(err))
+	case is(err, errEncryption):
+		set("encryption", 4, "encryption is fixed for the life of a repository: change recipients in the configuration, or make another repository")
+	case is(err, backup.ErrKeys), as[*age.NoIdentityMatchError](err):
+		set("keys", 4, "give the identity of one of the recipients: --identity FILE or NEOBACKUP_IDENTITY")
+	case is(err, snapshot.ErrUntrusted):
+		set("untrusted", 4, "trust a key only if you know whose it is: verify_keys in the configuration, or --verify-key; init has printed it")
+	case is(err, writer.ErrFenced):
+		set("fenced", 6, "one writer at a time: stop the other one, then start this again; nothing that was acknowledged is lost")
+	case is(err, writer.ErrBusy):
+		set("busy", 6, "another neobackup of this host has the state directory: stop it, or let it do its work")
+	case is(err, feed.ErrPacked, feed.ErrReplaced):
+		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; on_pack: rebase in the configuration does so by itself")
+	case is(err, writer.ErrDiverged, feed.ErrChanged):
+		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
+	case is(err, errDamage):
+		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
+	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
+		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
+	case as[*store.UnsuitableError](err):
+		set("unsuitable", 5, "backups need a store with these guarantees: see docs/backup.md, Stores")
+	case is(err, store.ErrDenied), as[*store.LockedError](err):
+		set("denied", 5, "give the credentials the permission: see docs/backup.md, Stores")
+	case is(err, writer.ErrClock):
+		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
+	case is(err, store.ErrLied):
+		set("unsuitable", 5, "the store must not be trusted: neobackup check --store says more")
+	case is(err, errOld):
+		set("old", 9, "neobackup info says since when; is the writer running, and does it reach source and store?")
+	case is(err, restore.ErrNotEmpty):
+		set("target", 1, "")
+	case store.Temporary(err):
+		set("store", 1, "the store does not answer: check the URL and the network, then run it again")
+	}
+	if h, ok := errors.AsType[*hinted](err); ok {
+		f.Hint = h.hint
+	}
+	return f
+}
+
+func notExactHint(err error) string {
+	e, ok := errors.AsType[*backup.NotExactError](err)
+	if !ok {
+		return ""
+	}
+	switch {
+	case e.Before != 0 && e.After != 0 && e.After <= e.Head:
+		return fmt.Sprintf("the nearest moments that are: %v (%s) and %v (%s)", e.Before, when(e.Before), e.After, when(e.After))
+	case e.Before != 0:
+		return fmt.Sprintf("the nearest moment that is: %v (%s), or --at latest", e.Before, when(e.Before))
+	case e.After != 0 && e.After <= e.Head:
+		return fmt.Sprintf("the nearest moment that is: %v (%s)", e.After, when(e.After))
+	}
+	return "nothing is restorable yet: the first backup is not complete"
+}
+
+// report tells an error and returns one with its exit code.
+func (o *common) report(ctx context.Context, env *cli.Env, err error) error {
+	if err == nil {
+		return nil
+	}
+	if exit, ok := errors.AsType[*cli.Exit](err); ok && exit.Err == nil {
+		return err // all is said
+	}
+	f := classify(ctx, err)
+	if o.json {
+		o.line(env.Stdout, map[string]any{"v": 1, "error": f})
+		return &cli.Exit{Code: f.Exit}
+	}
+	if f.Code == "usage" || f.Code == "interrupted" {
+		return err // cli tells them
+	}
+	fmt.Fprintf(env.Stderr, "error: %s\n", f.Message)
+	if f.Hint != "" {
+		fmt.Fprintf(env.Stderr, "hint: %s\n", f.Hint)
+	}
+	return &cli.Exit{Code: f.Exit}
+}

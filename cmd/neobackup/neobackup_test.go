@@ -1,0 +1,544 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+const samples = "../../testdata/fs/"
+
+// world is a directory with a source, a repository and what init has made.
+type world struct {
+	t    *testing.T
+	dir  string
+	env  map[string]string
+	conf string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, dir: dir, conf: filepath.Join(dir, "neobackup.conf")}
+	w.env = map[string]string{"NEOBACKUP_CONFIG": w.conf, "XDG_STATE_HOME": filepath.Join(dir, "state")}
+	return w
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *world) read(name string) string {
+	w.t.Helper()
+	b, err := os.ReadFile(w.path(name))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (w *world) write(name, content string, mode os.FileMode) string {
+	w.t.Helper()
+	path := w.path(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// run runs neobackup and returns what it prints and its exit code.
+func (w *world) run(args ...string) (stdout, stderr string, code int) {
+	w.t.Helper()
+	var out, errs bytes.Buffer
+	env := &cli.Env{Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+	code = cli.Run(w.t.Context(), env, newCommand)
+	return out.String(), errs.String(), code
+}
+
+// want runs neobackup, which has to end with an exit code, and returns what it prints.
+func (w *world) want(code int, args ...string) (stdout, stderr string) {
+	w.t.Helper()
+	stdout, stderr, got := w.run(args...)
+	if got != code {
+		w.t.Fatalf("neobackup %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), got, code, stdout, stderr)
+	}
+	return stdout, stderr
+}
+
+func (w *world) says(text string, parts ...string) {
+	w.t.Helper()
+	for _, p := range parts {
+		if !regexp.MustCompile(p).MatchString(text) {
+			w.t.Errorf("%s\nhas no %q", text, p)
+		}
+	}
+}
+
+// prepare makes two identities, and a repository of a copy of a sample.
+func (w *world) prepare(sample string, more ...string) {
+	w.t.Helper()
+	b, err := os.ReadFile(samples + sample)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.write("Data.fs", string(b), 0o600)
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	args := []string{"init", "file://" + w.path("repo"), "-f", w.conf, "--name", "prod", "--source", "file://" + w.path("Data.fs")}
+	for _, name := range []string{"op1.txt", "op2.txt"} {
+		out, _ := w.want(0, "key", "generate", w.path(name))
+		args = append(args, "--recipient", strings.TrimSpace(out))
+	}
+	w.want(0, append(args, more...)...)
+}
+
+// keys returns the names of the stored objects whose names match.
+func (w *world) keys(pattern string) []string {
+	w.t.Helper()
+	var list []string
+	err := filepath.WalkDir(w.path("repo"), func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			if key, _ := filepath.Rel(w.path("repo"), path); regexp.MustCompile(pattern).MatchString(key) {
+				list = append(list, key)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// What init makes is all that snapshot and restore need.
+func TestFirstBackup(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	for name, mode := range map[string]os.FileMode{"op1.txt": 0o600, "prod-writer.key": 0o600, "neobackup.conf": 0o644} {
+		if st, err := os.Stat(w.path(name)); err != nil || st.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", name, st, err)
+		}
+	}
+	out, _ := w.want(0, "info")
+	w.says(out, `status +nothing was backed up yet`, `repository +prod, encrypted, file://`)
+	out, _ = w.want(0, "snapshot", "--label", "first")
+	w.says(out, `prod has everything up to 040660ee3597d844 .*: 334 transactions more`)
+	out, _ = w.want(0, "snapshot")
+	w.says(out, `: 0 transactions more`)
+	out, _ = w.want(0, "info")
+	w.says(out, `status +ok`, `head +040660ee3597d844  2026-01-22`, `restorable +everything up to 040660ee3597d844`, `contents +334 transactions, 2142 records`, `store tried`)
+	out, _ = w.want(0, "list")
+	w.says(out, `^prod  ok  2026-01-22 16:14:12`)
+	out, _ = w.want(0, "list", "--lineages")
+	w.says(out, `^1 [0-9a-f]{32} init  ok`)
+	out, _ = w.want(0, "key", "check", "-i", w.path("op1.txt"))
+	w.says(out, `epoch 0001 of .*: opened; 2 recipients`)
+	out, _ = w.want(0, "check")
+	w.says(out, `found +0 faults, 0 warnings`)
+	out, _ = w.want(0, "verify", "-i", w.path("op2.txt"))
+	w.says(out, `334 transactions, 2142 records`, `found: 0 faults`)
+	out, _ = w.want(0, "verify", "--against", "-i", w.path("op2.txt"))
+	w.says(out, `334 transactions compared`, `found: 0 faults`)
+	out, _ = w.want(0, "cost")
+	w.says(out, `requests +\d+ PUT a day`)
+	out, _ = w.want(0, "restore", "--plan", "-i", w.path("op2.txt"), w.path("x.fs"))
+	w.says(out, `exact +yes`, `epoch 0001 .*opened by the identity`)
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op2.txt")
+	out, _ = w.want(0, "restore", w.path("x.fs"))
+	w.says(out, `read again and equal`)
+	if w.read("x.fs") != w.read("Data.fs") {
+		t.Error("the restored file differs")
+	}
+	// The beginning of it at an earlier moment.
+	w.want(0, "restore", "--at", "040660a461511a11", w.path("y.fs"))
+	if y := w.read("y.fs"); !strings.HasPrefix(w.read("Data.fs"), y) || len(y) == 0 {
+		t.Error("what was restored of an earlier time is not the beginning")
+	}
+	w.want(0, "restore", "--append", w.path("y.fs"))
+	if w.read("y.fs") != w.read("Data.fs") {
+		t.Error("the appended file differs")
+	}
+}
+
+// Everything can be said on the command line.
+func TestWithoutFile(t *testing.T) {
+	w := newWorld(t)
+	w.env["NEOBACKUP_CONFIG"] = ""
+	w.write("Data.fs", string(must(os.ReadFile(samples+"site.fs"))), 0o600)
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	url := "file://" + w.path("repo")
+	out, _ := w.want(0, "init", url, "--no-encryption", "--sign-key", w.path("w.key"))
+	w.says(out, `whoever can read the store can read`, `Next: neobackup snapshot -r 'file://.*' --set sign_key=`)
+	verifier := regexp.MustCompile(`repo/writer\+\S+`).FindString(out)
+	w.want(0, "snapshot", "-r", url, "--set", "sign_key="+w.path("w.key"), "--source", w.path("Data.fs"))
+	w.want(0, "restore", "-r", url, "--verify-key", verifier, w.path("x.fs"))
+	if w.read("x.fs") != w.read("Data.fs") {
+		t.Error("the restored file differs")
+	}
+	if _, err := os.Stat(filepath.Join(w.path("state"), "neobackup")); err != nil {
+		t.Errorf("state directory: %v", err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// log and dump print what neofs prints of the source.
+func TestHistoryAsNeofs(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	out, _ := w.want(0, "log", "-n", "2")
+	if want := "040660ee3597d844 2026-01-22 16:14:12.560893 user \"/ eve\" description \"undo: start a draft\" size 147\n" +
+		"040660a461511a11 2026-01-22 15:00:22.808625 user \"/ eve\" description \"start a draft\" size 457\n"; out != want {
+		t.Errorf("log: %s", out)
+	}
+	all, _ := w.want(0, "log", "--records")
+	forward, _ := w.want(0, "log", "--records", "-F")
+	if !strings.HasPrefix(all, "040660ee3597d844 ") || !strings.HasPrefix(forward, "0405ff6000000000 ") || len(all) != len(forward) {
+		t.Errorf("%d bytes of log, %d forward", len(all), len(forward))
+	}
+	some, _ := w.want(0, "log", "2026-01-20..2026-01-21")
+	if n := strings.Count(some, "\n"); n == 0 || n != strings.Count(some, " 2026-01-20 ") {
+		t.Errorf("log of a day: %s", some)
+	}
+	dump, _ := w.want(0, "dump", "2026-01-20..")
+	if !strings.HasPrefix(dump, "txn 0406") || !strings.Contains(dump, " from ") {
+		t.Errorf("dump: %.200s", dump)
+	}
+}
+
+// Each wrong use and each kind of fault has its exit code, names what is wrong, and says what to do.
+func TestExitCodes(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	config := w.read("neobackup.conf")
+	empty := w.path("empty")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.write("foreign/a", "x", 0o600)
+	w.write("foreign/b", "x", 0o600)
+	w.write("foreign/c", "x", 0o600)
+	w.write("foreign/d", "x", 0o600)
+	other := strings.TrimSpace(first(w.want(0, "key", "generate", w.path("other.txt"))))
+	open := w.write("open.txt", w.read("other.txt"), 0o644)
+	bad := func(name, old, new string) string { return w.write(name, strings.Replace(config, old, new, 1), 0o644) }
+	_, otherKey, err := snapshot.GenerateKey("prod", snapshot.Writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		code int
+		args string
+		want string
+	}{
+		{"no command", 2, "snapsho", `unknown command`},
+		{"no repository given", 2, "info -f ''", `value is empty`},
+		{"unknown key", 2, "info -f " + bad("c1", "source:", "sourc:"), `c1:\d+: unknown key "sourc" in \[repository prod\]; did you mean "source"\?`},
+		{"recipient", 2, "info -f " + bad("c2", "age1", "age2"), `c2:4: recipients: `},
+		{"unknown name", 2, "info -r prd", `there is no \[repository prd\]; did you mean "prod"\?`},
+		{"open identity", 2, "verify -i " + open, `open.txt is not a file of secrets: others than its owner have access`},
+		{"no identity in it", 2, "verify -i " + w.conf, `not a file of secrets`},
+		{"no directory", 2, "info -r file://" + w.path("none") + " --verify-key " + otherKey, `(?s)no such file.*hint: a directory is not made`},
+		{"no repository", 2, "info -r file://" + empty + " --verify-key " + otherKey, `(?s)not a backup repository.*hint: .*neobackup init`},
+		{"foreign objects", 2, "init file://" + w.path("foreign") + " --no-encryption --sign-key " + w.path("n.key"), `not empty: it has a, b, c\n`},
+		{"a repository", 2, "init file://" + w.path("repo") + " --no-encryption --sign-key " + w.path("n.key"), `a backup repository is there already`},
+		{"existing file", 2, "init file://" + empty + " --no-encryption -f " + w.conf, `neobackup.conf exists: write a \[repository NAME\]`},
+		{"for whom", 2, "init file://" + empty, `Give --recipient for each operator`},
+		{"one recipient", 2, "init file://" + empty + " --recipient " + other, `--single-recipient`},
+		{"both", 2, "init file://" + empty + " --no-encryption --recipient " + other, `either recipients or`},
+		{"name", 2, "init file://" + empty + " --no-encryption --name A", `cannot be the name`},
+		{"moment", 2, "restore --at tomorrow " + w.path("x"), `want latest, a TID`},
+		{"nothing to fail for", 2, "info --fail", `max_rpo or proof_max_age`},
+		{"no source", 2, "verify --against --read-data=1/2", `either`},
+		{"share", 2, "verify --read-data=3/2", `--read-data: `},
+		{"range", 2, "log 2026", `is no range`},
+		{"tables", 2, "restore sqlite:" + w.path("t"), `tables need --cluster`},
+		{"target", 2, "restore zeo://h", `a target is`},
+		{"where", 2, "serve", `Give -b`},
+		{"set", 2, "info --set intervall=1s", `did you mean "interval"`},
+		{"wrong identity", 4, "verify --against -i " + w.path("other.txt"), `(?s)epoch 0001: no identity opens it.*encrypted to age1.*hint: give the identity`},
+		{"wrong identity restores nothing", 4, "restore -i " + w.path("other.txt") + " " + w.path("x"), `no identity opens it`},
+		{"untrusted", 4, "info -f " + bad("c3", "verify_keys: ", "#") + " --verify-key " + otherKey + " --set sign_key=" + w.path("none"), `(?s)no trusted signature.*hint: trust a key only`},
+		{"not exact", 8, "restore --at 2030-01-01 " + w.path("x"), `(?s)not restorable.*hint: the nearest moment that is: 040660ee3597d844`},
+		{"too old a moment", 2, "restore --at tid:0 " + w.path("x"), `nothing is that old`},
+		{"existing target", 1, "restore " + w.path("Data.fs"), `not empty`},
+		{"late", 9, "info --fail --set max_rpo=1s --set heartbeat=1s --set state_dir=" + w.path("s2"), `too old`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := *w
+			w.t = t
+			args := strings.Fields(tt.args)
+			for i := range args {
+				args[i] = strings.Trim(args[i], "'")
+			}
+			if tt.name == "late" {
+				time.Sleep(3100 * time.Millisecond) // times in notes are whole seconds
+			}
+			_, stderr := w.want(tt.code, args...)
+			w.says(stderr, tt.want)
+			if tt.code == 2 && tt.name == "no command" {
+				return
+			}
+			// The same as a document.
+			stdout, _, code := w.run(append(args, "--json")...)
+			if code != tt.code {
+				t.Errorf("with --json: exit code %d", code)
+			}
+			if tt.name == "no repository given" || tt.name == "late" {
+				return // cobra's own; info has its document
+			}
+			var doc struct {
+				V     int
+				Error failure
+			}
+			if err := json.Unmarshal([]byte(stdout), &doc); err != nil || doc.V != 1 || doc.Error.Exit != tt.code || doc.Error.Code == "" || doc.Error.Message == "" {
+				t.Errorf("document %s: %v", stdout, err)
+			}
+		})
+	}
+	for _, name := range []string{"x", "x.part", "n.key"} {
+		if _, err := os.Stat(w.path(name)); err == nil {
+			t.Errorf("%s was made by a command that was refused", name)
+		}
+	}
+}
+
+func first(a, _ string) string { return a }
+
+// An encryption that is not as configured is refused.
+func TestEncryptionMismatch(t *testing.T) {
+	w := newWorld(t)
+	w.env["NEOBACKUP_CONFIG"] = ""
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.want(0, "init", "file://"+w.path("repo"), "--no-encryption", "-f", w.conf)
+	to := strings.TrimSpace(first(w.want(0, "key", "generate", w.path("op.txt"))))
+	_, stderr := w.want(4, "snapshot", "-f", w.conf, "--set", "recipients="+to, "--source", w.path("Data.fs"))
+	w.says(stderr, `encryption is not as configured`)
+}
+
+// Damage is found, named, and exit code 3; what is before it can be restored.
+func TestDamage(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot", "--at", "2026-01-15")
+	out, _ := w.want(0, "restore", w.path("early.fs"))
+	early := regexp.MustCompile("up to ([0-9a-f]{16})").FindStringSubmatch(out)[1]
+	w.want(0, "snapshot")
+	segments := w.keys(`/s/`)
+	last := segments[len(segments)-1]
+	path := filepath.Join(w.path("repo"), last)
+	whole := string(must(os.ReadFile(path)))
+	spoil := func(content string) {
+		t.Helper()
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flipped := []byte(whole)
+	flipped[len(flipped)/2] ^= 1
+	spoil(string(flipped))
+	out, stderr := w.want(3, "verify")
+	w.says(out+stderr, regexp.QuoteMeta(last), `(?m)^damaged: `, `error: damage was found`)
+	out, _ = w.want(3, "verify", "--json")
+	var doc struct {
+		V        int
+		Findings []struct{ Kind, Key string }
+	}
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || doc.V != 1 || len(doc.Findings) == 0 || doc.Findings[0].Key != last {
+		t.Errorf("%s: %v", out, err)
+	}
+	_, stderr = w.want(3, "restore", w.path("x.fs"))
+	w.says(stderr, regexp.QuoteMeta(last))
+	spoil(whole[:len(whole)-1])
+	out, _ = w.want(3, "check")
+	w.says(out, regexp.QuoteMeta(last))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = w.want(3, "check")
+	w.says(out, regexp.QuoteMeta(last), "missing")
+	w.want(3, "restore", w.path("x.fs"), "--restart")
+	if _, err := os.Stat(w.path("x.fs")); err == nil {
+		t.Error("a restore of damaged data has a name")
+	}
+	// The time before is untouched.
+	w.want(0, "restore", "--at", early, w.path("y.fs"))
+	if w.read("y.fs") != w.read("early.fs") {
+		t.Error("the time before differs")
+	}
+}
+
+// A source that is not the one that was backed up ends the writer with 7; a state directory in
+// use with 6.
+func TestWrongSource(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	b := w.read("Data.fs")
+	w.write("Other.fs", string(must(os.ReadFile(samples+"01-basic.fs"))), 0o600)
+	_, stderr := w.want(7, "snapshot", "--source", w.path("Other.fs"))
+	w.says(stderr, `differ`, `hint: `)
+	w.write("Data.fs", b[:len(b)/2], 0o600)
+	_, stderr = w.want(7, "snapshot")
+	w.says(stderr, `hint: `)
+}
+
+// The probe is repeated by a writer when the last one is a week old, and by check --store.
+func TestProbe(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	files := must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", probeFile)))
+	if len(files) != 1 {
+		t.Fatalf("%d results of a probe", len(files))
+	}
+	before := must(os.ReadFile(files[0]))
+	w.want(0, "snapshot")
+	if !bytes.Equal(must(os.ReadFile(files[0])), before) {
+		t.Error("tried again at once")
+	}
+	var p probed
+	if err := json.Unmarshal(before, &p); err != nil {
+		t.Fatal(err)
+	}
+	p.Report.Time = p.Report.Time.Add(-8 * 24 * time.Hour)
+	old := must(json.Marshal(p))
+	if err := os.WriteFile(files[0], old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.want(0, "info")
+	if !bytes.Equal(must(os.ReadFile(files[0])), old) {
+		t.Error("a reader tries the store")
+	}
+	w.want(0, "snapshot")
+	if bytes.Equal(must(os.ReadFile(files[0])), old) {
+		t.Error("not tried again after eight days")
+	}
+	if keys := w.keys("^probe/"); len(keys) > 0 {
+		t.Errorf("the probe left %q", keys)
+	}
+	out, _ := w.want(0, "check", "--store")
+	w.says(out, `(?m)^ok +create-once`)
+}
+
+// Moments are found from what is stored.
+func TestAt(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	_, stderr := w.want(8, "restore", w.path("x.fs"))
+	w.says(stderr, `no transaction yet`)
+	w.want(0, "snapshot")
+	now := time.Now().UTC()
+	for at, want := range map[string]tid.TID{
+		"latest":           0x040660ee3597d844,
+		"040660a461511a11": 0x040660a461511a11,
+		fmt.Sprintf("tid:%d", 0x040660a461511a11): 0x040660a461511a11,
+		// There was nothing between the last transaction and the snapshot.
+		now.Add(-time.Minute).Format(time.RFC3339): 0x040660ee3597d844,
+		"yesterday": 0x040660ee3597d844,
+	} {
+		out, _ := w.want(0, "restore", "--plan", "--json", "--at", at, w.path("x.fs"))
+		var doc struct {
+			V     int
+			At    string
+			Exact bool
+		}
+		if err := json.Unmarshal([]byte(out), &doc); err != nil || doc.At != want.String() || !doc.Exact || doc.V != 1 {
+			t.Errorf("--at %s: %s, %v", at, out, err)
+		}
+	}
+	w.want(8, "restore", "--plan", "--at", now.AddDate(0, 0, 1).Format(time.RFC3339), w.path("x.fs"))
+}
+
+// A document has its ids as text and its keys in order.
+func TestJSON(t *testing.T) {
+	type inner struct {
+		T tid.TID `json:"t"`
+	}
+	var b strings.Builder
+	o := &common{}
+	doc := struct {
+		V int `json:"v"`
+		*inner
+		ID   snapshot.ID `json:"id"`
+		None *inner      `json:"none,omitempty"`
+		List []inner     `json:"list"`
+		Any  any         `json:"any"`
+		When time.Time   `json:"when"`
+		skip int
+	}{V: 1, inner: &inner{255}, List: []inner{{1}}, Any: map[string]any{"z": nil, "v": tid.OID(2), "a": []byte("x")}, When: time.Unix(0, 0).UTC()}
+	if err := o.line(&b, doc); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"v":1,"t":"00000000000000ff","id":"00000000000000000000000000000000","list":[{"t":"0000000000000001"}],"any":{"v":"0000000000000002","a":"eA==","z":null},"when":"1970-01-01T00:00:00Z"}` + "\n"
+	if b.String() != want {
+		t.Errorf("got %swant %s", b.String(), want)
+	}
+}
+
+// The forecast has the numbers of the specification's simulation, about.
+func TestEstimate(t *testing.T) {
+	p, err := readPrices("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		interval  string
+		perDay    float64
+		puts      float64
+		manifests float64
+	}{
+		{"1s", 5 * 86400, 88564, 1341},
+		{"1s", 3 * 1440, 4301, 65},
+		{"10s", 5 * 86400, 8910, 135},
+		{"10s", 3 * 1440, 3529, 53},
+		{"60s", 3 * 1440, 1417, 21},
+		{"1s", 0, 292, 4},
+	} {
+		set := config.New()
+		if err := set.Set("interval", tt.interval); err != nil {
+			t.Fatal(err)
+		}
+		f := estimate(load{Txns: tt.perDay, Stored: tt.perDay * 2000}, set, 1<<30, 100, p)
+		if f.PutsPerDay < tt.puts*0.9 || f.PutsPerDay > tt.puts*1.1 || f.ManifestsPerDay < tt.manifests*0.8 || f.ManifestsPerDay > tt.manifests*1.3 {
+			t.Errorf("%s, %.0f commits a day: %.0f PUT, %.0f manifests, want %.0f and %.0f", tt.interval, tt.perDay, f.PutsPerDay, f.ManifestsPerDay, tt.puts, tt.manifests)
+		}
+	}
+}

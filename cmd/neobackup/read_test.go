@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/zeo/zeoclient"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+)
+
+// cat shows what neofs shows of the source, now and earlier; diff lists what changed.
+func TestCat(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	r, err := fsformat.Open(w.path("Data.fs"), fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := r.UseIndex(t.Context(), "", nil); err != nil {
+		t.Fatal(err)
+	}
+	rev, err := r.LoadBefore(t.Context(), 0, tid.Max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := w.want(0, "cat", "--raw", "0")
+	if out != string(rev.Data) {
+		t.Errorf("cat of the root: %q", out)
+	}
+	out, _ = w.want(0, "cat", "0")
+	w.says(out, `object 0000000000000000 of transaction `+rev.Serial.String(), `PersistentMapping`)
+	first, err := r.LoadBefore(t.Context(), 0, rev.Serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ = w.want(0, "cat", "--raw", "--at", first.Serial.String(), "0")
+	if out != string(first.Data) {
+		t.Errorf("cat of the root before: %q", out)
+	}
+	out, _ = w.want(0, "cat", "--history", "0")
+	infos, err := r.Revisions(t.Context(), 0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != len(infos) || !strings.HasPrefix(lines[0], rev.Serial.String()) {
+		t.Errorf("history: %s, want %d lines", out, len(infos))
+	}
+	out, _ = w.want(0, "cat", "--json", "0")
+	var doc struct {
+		V        int
+		OID, TID string
+		Data     []byte
+	}
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || doc.V != 1 || doc.TID != rev.Serial.String() || !bytes.Equal(doc.Data, rev.Data) {
+		t.Errorf("document %s: %v", out, err)
+	}
+	out, _ = w.want(1, "cat", "ffff")
+	if out != "" {
+		t.Errorf("an object that is not there: %s", out)
+	}
+	out, _ = w.want(0, "diff", "040660a461511a11..latest")
+	want := map[tid.OID]bool{}
+	for tr, err := range r.Transactions(t.Context(), 0x040660a461511a11, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rec, err := range tr.Records {
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[rec.OID] = true
+		}
+	}
+	if n := strings.Count(out, "\n"); n != len(want) {
+		t.Errorf("diff: %s, want %d objects", out, len(want))
+	}
+	w.want(0, "diff", "latest..latest")
+}
+
+// serve shows the backup to ZEO clients, and with --follow what is added.
+func TestServe(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot", "--at", "2026-01-15")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out, errs bytes.Buffer
+	env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+	ready := make(chan net.Addr, 1)
+	o := &serveOptions{at: "latest", bind: []string{"127.0.0.1:0"}, follow: true, refresh: 100 * time.Millisecond, ready: func(list []net.Addr) { ready <- list[0] }}
+	o.now = time.Now
+	done := make(chan error, 1)
+	go func() { done <- runServe(ctx, env, o) }()
+	var addr net.Addr
+	select {
+	case addr = <-ready:
+	case err := <-done:
+		t.Fatal(err)
+	}
+	c, err := zeoclient.Dial(t.Context(), zeoclient.Config{Addr: addr.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	before, err := c.LastTID(t.Context())
+	if err != nil || before == 0 {
+		t.Fatalf("last transaction %v, %v", before, err)
+	}
+	w.want(0, "snapshot")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		last, err := c.LastTID(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last == 0x040660ee3597d844 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("what was added is not shown: %v\n%s", last, errs.String())
+		}
+	}
+	rev, err := c.LoadBefore(t.Context(), 0, tid.Max)
+	if err != nil || len(rev.Data) == 0 {
+		t.Errorf("root %v, %v", rev, err)
+	}
+	cancel()
+	if err := <-done; err != nil && ctx.Err() == nil {
+		t.Error(err)
+	}
+}
+
+// A state that is older than the one that this host has seen is told, by check as well.
+func TestOlderState(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot", "--at", "2026-01-15")
+	w.want(0, "info")
+	old := w.keys(`/m/|/t/`)
+	w.want(0, "snapshot")
+	w.want(0, "info")
+	for _, key := range w.keys(`/m/|/t/`) {
+		if !slices.Contains(old, key) {
+			if err := os.Remove(filepath.Join(w.path("repo"), key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out, _ := w.want(3, "info")
+	w.says(out, `status +newer objects were removed`)
+	out, _ = w.want(3, "check")
+	w.says(out, `older: `)
+	_, stderr := w.want(0, "restore", w.path("x.fs"))
+	w.says(stderr, `warning: newer objects were removed`)
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/writer"
+	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// writing are the options of commands that add to a repository.
+type writing struct {
+	common
+	cli.PeerTimeout
+	source string
+	same   bool
+	rebase bool // the command is rebase
+}
+
+func (o *writing) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	cli.Text(fs, &o.source, "source", "", "", "what is backed up: file:///path/Data.fs or neo://CLUSTER@MASTER:PORT")
+	cli.Flag(fs, &o.same, "assume-same-history", "", "go on although the source lacks the last transaction of the repository, which a pack of a Data.fs dropped: only if nothing else has changed")
+	cli.InFull(fs, "assume-same-history")
+	o.common.addFlags(cmd)
+	o.addTimeout(fs)
+}
+
+func (o *writing) addTimeout(fs *pflag.FlagSet) { o.PeerTimeout.AddFlags(fs) }
+
+type snapshotOptions struct {
+	writing
+	at    string
+	label string
+}
+
+func newSnapshotCommand(env *cli.Env) *cobra.Command {
+	var o snapshotOptions
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Store what is new in the source, once",
+		Long: `Store what the source has and the repository lacks, up to the last transaction that the
+source has now, or the last one up to --at T, and end. The first time that is everything; a run that was interrupted
+goes on where it was. The source goes on being used meanwhile.` + exitStatus,
+		Example: "  neobackup snapshot\n  neobackup snapshot --label 'before the upgrade'",
+		Args:    cobra.NoArgs,
+		RunE:    o.command(env, func(ctx context.Context, _ []string) error { return runSnapshot(ctx, env, &o) }),
+	}
+	cli.Text(cmd.Flags(), &o.at, "at", "", "", "T: store no later transaction")
+	cli.Text(cmd.Flags(), &o.label, "label", "", "", "words for the manifest, which info does not need: to find it again")
+	o.addFlags(cmd)
+	return cmd
+}
+
+func newFollowCommand(env *cli.Env) *cobra.Command {
+	var o writing
+	cmd := &cobra.Command{
+		Use:   "follow",
+		Short: "Store each transaction as it is committed",
+		Long: `Store what the repository lacks, and then each transaction soon after it is committed, until
+SIGINT or SIGTERM. What is new is looked for every interval (1 s unless set). If the source or the store cannot be
+reached, follow waits for them. It may be killed at any time: what was acknowledged is in the repository,
+and the next start goes on after it.
+
+Another writer of the same repository ends it (exit status 6), and a source that is not the one that was
+backed up (7): a service manager should not restart it then.` + exitStatus,
+		Example: "  neobackup follow\n  neobackup follow -r prod --set interval=10s",
+		Args:    cobra.NoArgs,
+		RunE:    o.command(env, func(ctx context.Context, _ []string) error { return runFollow(ctx, env, &o) }),
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+type rebaseOptions struct {
+	writing
+	confirm bool
+}
+
+func newRebaseCommand(env *cli.Env) *cobra.Command {
+	var o rebaseOptions
+	cmd := &cobra.Command{
+		Use:   "rebase",
+		Short: "Read the whole source into a new lineage",
+		Long: `Read the whole source into a new lineage, which then takes the place of the current one: after a pack of
+a Data.fs, which cannot be followed, or to get rid of what packs have freed. The old lineage can be
+restored for keep_lineages_days still. Until the new one is complete, the old one is followed, where the source
+still allows it; an interrupted rebase goes on when it is run again, also by follow.
+
+Without --confirm, the command says what would be read and stored.` + exitStatus,
+		Example: "  neobackup rebase\n  neobackup rebase --confirm",
+		Args:    cobra.NoArgs,
+		RunE:    o.command(env, func(ctx context.Context, _ []string) error { return runRebase(ctx, env, &o) }),
+	}
+	cli.Flag(cmd.Flags(), &o.confirm, "confirm", "", "do it")
+	o.addFlags(cmd)
+	return cmd
+}
+
+func runRebase(ctx context.Context, env *cli.Env, o *rebaseOptions) error {
+	if !o.confirm {
+		return o.use(ctx, env, attempts, func(s *session) error {
+			p, err := s.place(ctx, "")
+			if err != nil {
+				return err
+			}
+			sum, err := s.summarize(ctx, p, true)
+			if err != nil {
+				return err
+			}
+			if o.json {
+				return o.line(env.Stdout, map[string]any{"v": 1, "repository": s.Marker.Name, "stored_bytes": sum.StoredBytes, "text_bytes": sum.TextBytes, "source_bytes": sum.SourceBytes, "confirmed": false})
+			}
+			source := ""
+			if sum.SourceBytes > 0 {
+				source = fmt.Sprintf(" (now %s)", size(sum.SourceBytes))
+			}
+			_, err = fmt.Fprintf(env.Stdout, "A rebase reads the whole source%s and stores it again, at most about %s; for %d days both lineages are kept.\nNothing was done: --confirm does it. neobackup cost says what it costs.\n",
+				source, size(sum.StoredBytes), s.set.KeepLineagesDays)
+			return err
+		})
+	}
+	o.rebase = true
+	start := time.Now()
+	return o.write(ctx, env, attempts, func(s *session, w *writer.Writer) error {
+		if err := w.Rebase(ctx); err != nil {
+			return err
+		}
+		return s.printTaken(w.Stats(), time.Since(start))
+	})
+}
+
+// openFeed opens the source of a repository.
+func (o *writing) openFeed(ctx context.Context, set *config.Repository, name string, log *cli.Log) (feed.Feed, error) {
+	src := set.Source
+	switch {
+	case src.IsZero():
+		return nil, cli.Usagef("what is to be backed up? Give --source file:///path/Data.fs or neo://CLUSTER@MASTER:PORT, or write source into the configuration file")
+	case src.File != "":
+		f, err := feed.OpenFile(ctx, src.File, feed.FileOptions{Poll: set.Interval, Log: log.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("source %s: %w", src.File, err)
+		}
+		return f, nil
+	}
+	masters, err := conf.ResolveAll(ctx, src.Masters)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", src, err)
+	}
+	cfg, err := o.clientConfig(set, log)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Cluster = src.Cluster
+	for _, a := range masters {
+		cfg.Masters = append(cfg.Masters, proto.Address(a))
+	}
+	f, err := feed.OpenCluster(ctx, feed.ClusterOptions{Client: cfg, Repository: name, Poll: set.Interval, Log: log.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", src, err)
+	}
+	return f, nil
+}
+
+// clientConfig returns how a cluster is reached, but for its address.
+func (o *writing) clientConfig(set *config.Repository, log *cli.Log) (client.Config, error) {
+	t := cli.TLS{CA: set.CA, Cert: set.Cert, Key: set.Key}
+	tls, err := t.TLSConfig()
+	if err != nil {
+		return client.Config{}, wrong(err)
+	}
+	cfg := client.Config{ReadOnly: true, CacheSize: 1 << 20, TLS: tls}
+	if cfg.PeerTimeout, err = o.PeerTimeout.Limit(); err != nil {
+		return cfg, err
+	}
+	links := log.LinkConfig(tls)
+	cfg.Log, cfg.Record, cfg.FlushLog = links.Log, links.Record, log.FlushFile
+	return cfg, nil
+}
+
+// write opens the writer of a repository and calls do.
+func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func(s *session, w *writer.Writer) error) error {
+	if o.source != "" {
+		o.sets = append(o.sets, "source="+o.source)
+	}
+	return o.use(ctx, env, attempts, func(s *session) (err error) {
+		defer s.log.Crashed()
+		signals, stop := context.WithCancel(ctx)
+		wait := s.log.HandleSignals(signals, func(io.Writer) {})
+		defer wait()
+		defer stop()
+
+		signer, _, err := s.set.Signer(snapshot.Writer)
+		if err != nil {
+			return wrong(err)
+		}
+		dir, err := s.stateDir()
+		if err != nil {
+			return err
+		}
+		if err := s.probeIfOld(ctx, dir); err != nil {
+			return err
+		}
+		f, err := o.openFeed(ctx, s.set, s.Marker.Name, s.log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		var bar *progress
+		w, err := writer.Open(ctx, writer.Options{
+			Repo: s.Repository, Signer: signer, Feed: f, StateDir: dir, Recipients: s.set.Recipients,
+			Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
+			Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
+			RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
+			Progress: func(p writer.Progress) {
+				if bar == nil {
+					bar = o.progress(env, "storing", "transactions", 0)
+				}
+				bar.set(p.Txns, p.Text, 0)
+			},
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, w.Close()) }()
+		defer func() {
+			if bar != nil {
+				bar.done()
+			}
+		}()
+		return do(s, w)
+	})
+}
+
+// probeIfOld tries the store if that was not done lately.
+func (s *session) probeIfOld(ctx context.Context, dir string) error {
+	if p := lastProbe(dir, s.set); p != nil && s.o.now().Sub(p.Report.Time) < probeAge && p.Report.Err(s.set.URL) == nil {
+		return nil
+	}
+	rep, err := s.o.probe(ctx, s.Store, s.set, dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range rep.Findings {
+		if f.Severity == store.Warning {
+			s.log.Warn("the store", "check", f.Check, "detail", f.Detail)
+		}
+	}
+	return nil
+}
+
+func runSnapshot(ctx context.Context, env *cli.Env, o *snapshotOptions) error {
+	at := tid.Zero
+	if o.at != "" {
+		m, err := config.ParseMoment(o.at, o.now())
+		if err != nil {
+			return cli.Usagef("--at: %w", err)
+		}
+		at = m.TID // Zero: latest
+	}
+	start := time.Now()
+	return o.write(ctx, env, attempts, func(s *session, w *writer.Writer) error {
+		if err := w.Snapshot(ctx, at, o.label); err != nil {
+			return err
+		}
+		return s.printTaken(w.Stats(), time.Since(start))
+	})
+}
+
+// printTaken says what a writer has stored.
+func (s *session) printTaken(st writer.Stats, took time.Duration) (err error) {
+	o, w := s.o, s.env.Stdout
+	switch {
+	case o.json:
+		err = o.line(w, map[string]any{
+			"v": 1, "repository": s.Marker.Name, "lineage": st.Lineage, "head": pointOf(st.Head, o.now()), "transactions": st.Txns, "records": st.Records,
+			"text_bytes": st.Text, "stored_bytes": st.Stored, "objects": st.Objects, "manifest": st.Manifest, "seconds": took.Seconds(),
+		})
+	case o.quiet:
+	case st.Head == tid.Zero:
+		_, err = fmt.Fprintf(w, "%s: the source has no transaction\n", s.Marker.Name)
+	default:
+		_, err = fmt.Fprintf(w, "%s has everything up to %v (%s): %d transactions more, %s of text\n", s.Marker.Name, st.Head, when(st.Head), st.Txns, size(st.Text))
+	}
+	return err
+}
+
+func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
+	start := time.Now()
+	// A store that is away for long must not end it.
+	return cli.Stopped(ctx, o.write(ctx, env, 0, func(s *session, w *writer.Writer) error {
+		o.say(env, "following %s into %s", s.set.Source, s.set.URL)
+		if err := w.Follow(ctx); cli.Stopped(ctx, err) != nil {
+			return err
+		}
+		return s.printTaken(w.Stats(), time.Since(start))
+	}))
+}
