@@ -51,11 +51,20 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64, encrypted bool) *world {
 	t.Helper()
-	w := &world{t: t, store: memstore.New(memstore.Options{}), feed: feedtest.New("prod"), dir: t.TempDir(), rnd: newRand(seed, 0), encrypted: encrypted, size: 6 << 10, log: slog.New(slog.DiscardHandler)}
+	m := memstore.New(memstore.Options{})
+	w := newWorldIn(t, seed, encrypted, m)
+	w.store = m
+	return w
+}
+
+// newWorldIn makes a world whose repository is in any store.
+func newWorldIn(t *testing.T, seed uint64, encrypted bool, s store.Store) *world {
+	t.Helper()
+	w := &world{t: t, feed: feedtest.New("prod"), dir: t.TempDir(), rnd: newRand(seed, 0), encrypted: encrypted, size: 6 << 10, log: slog.New(slog.DiscardHandler)}
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	w.repo = backuptest.New(t, w.store, encrypted)
+	w.repo = backuptest.New(t, s, encrypted)
 	return w
 }
 
