@@ -25,11 +25,18 @@ const uploads = 4
 func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
 	for try := 1; ; try++ {
 		err := c.read(ctx, target, asof, complete)
-		if !errors.Is(err, errOld) || try == 3 {
+		_, full := errors.AsType[*roomError](err)
+		switch {
+		case full && c.cutAt > inMemory/2:
+			c.w.log.Error("segments are made small, in memory", "err", err)
+			c.cutAt = inMemory / 2
+			defer c.cut()
+		case errors.Is(err, errOld) && try < 3:
+			c.w.log.Warn("segments are made again", "err", err)
+			c.cut() // elsewhere
+		default:
 			return err
 		}
-		c.w.log.Warn("segments are made again", "err", err)
-		c.cut() // elsewhere
 	}
 }
 

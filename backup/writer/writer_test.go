@@ -416,6 +416,57 @@ func (f *countedFeed) Last(ctx context.Context) (tid.TID, time.Time, error) {
 	return f.Feed.Last(ctx)
 }
 
+// A full disk and a large backlog: it is stored in small segments.
+func TestDiskFullBacklog(t *testing.T) {
+	w := newWorld(t, 9, true)
+	w.size = 128 << 20
+	w.setup = func(o *Options) { o.limits = usual }
+	wr := w.must()
+	defer wr.Close()
+	spool := filepath.Join(w.dir, "spool")
+	if err := errors.Join(os.Remove(spool), os.WriteFile(spool, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		data := make([]byte, 1<<20)
+		for j := range data {
+			data[j] = byte(w.rnd.Uint32())
+		}
+		w.feed.Put(tid.OID(i), string(data))
+	}
+	if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.check(w.last()).Manifest.Items); n < 4 || wr.chain.cutAt < 100<<20 {
+		t.Errorf("%d segments, the next is cut at %d", n, wr.chain.cutAt)
+	}
+}
+
+// A source that is empty has heartbeats, and later a history.
+func TestEmptySource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10, true)
+		wr := w.must()
+		defer wr.Close()
+		if err := wr.Snapshot(t.Context(), 0, "empty"); err != nil {
+			t.Fatal(err)
+		}
+		w.check(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- wr.Follow(ctx) }()
+		time.Sleep(time.Hour)
+		w.change(3)
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if s := wr.Stats(); s.Heartbeats < 11 || s.Head != w.last() {
+			t.Errorf("%+v", s)
+		}
+		w.check(w.last())
+	})
+}
+
 // A second process cannot use the state directory.
 func TestBusy(t *testing.T) {
 	w := newWorld(t, 1, false)
