@@ -30,22 +30,23 @@ func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, compl
 		case full && c.cutAt > inMemory/2:
 			c.w.log.Error("segments are made small, in memory", "err", err)
 			c.cutAt = inMemory / 2
-			defer c.cut()
-		case errors.Is(err, errOld) && try < 3:
-			c.w.log.Warn("segments are made again", "err", err)
-			c.cut() // elsewhere
+			defer c.cut(64)
+		case errors.Is(err, errOld) && try < 5:
+			c.w.log.Warn("segments are made again, and cut elsewhere", "err", err)
+			c.cut(2)
+			defer c.cut(64)
 		default:
 			return err
 		}
 	}
 }
 
-// cut chooses at which size segments are cut: a little less than the size that they may have. What a
-// process that was killed left stored, and named by nothing, had the same key if it were cut the same
-// way, but would be old.
-func (c *chain) cut() {
+// cut chooses at which size segments are cut: less than they may have by up to a part. What a process
+// that was killed left stored, and named by nothing, had the same key if it were cut the same way, but
+// may be old.
+func (c *chain) cut(part int64) {
 	size := c.w.o.SegmentSize
-	c.cutAt = size - rand.Int64N(size/64+1)
+	c.cutAt = size - rand.Int64N(size/part+1)
 }
 
 // read is a flush without another try.
