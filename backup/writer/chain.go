@@ -54,7 +54,7 @@ func (w *Writer) newChain(s *backup.State, at mark) (*chain, error) {
 		c.tails = append(c.tails, &tail{t.Tail, lines})
 		c.asof = t.Asof
 	}
-	c.cut(64)
+	c.cut()
 	return c, nil
 }
 

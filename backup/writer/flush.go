@@ -30,23 +30,30 @@ func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, compl
 		case full && c.cutAt > inMemory/2:
 			c.w.log.Error("segments are made small, in memory", "err", err)
 			c.cutAt = inMemory / 2
-			defer c.cut(64)
-		case errors.Is(err, errOld) && try < 5:
+			defer c.cut()
+		case errors.Is(err, errOld) && try < 10:
 			c.w.log.Warn("segments are made again, and cut elsewhere", "err", err)
-			c.cut(2)
-			defer c.cut(64)
+			old, _ := errors.AsType[*oldError](err)
+			c.cutAt = old.size/8 + rand.Int64N(old.size)*3/4
+			defer c.cut()
 		default:
 			return err
 		}
 	}
 }
 
-// cut chooses at which size segments are cut: less than they may have by up to a part. What a process
-// that was killed left stored, and named by nothing, had the same key if it were cut the same way, but
-// may be old.
-func (c *chain) cut(part int64) {
-	size := c.w.o.SegmentSize
-	c.cutAt = size - rand.Int64N(size/part+1)
+// cut lets segments have the size that they may have.
+func (c *chain) cut() { c.cutAt = c.w.o.SegmentSize }
+
+// salted returns a TID from which on a segment after one is exact, as it is from packed on. What a
+// process that was killed left stored, and named by nothing, must not be named any more once it is
+// old. Without encryption the same content has the same key, so what this process stores says what
+// is true a little differently.
+func (w *Writer) salted(packed, after tid.TID) tid.TID {
+	if w.to != nil || packed >= after {
+		return packed
+	}
+	return packed + tid.TID(rand.Uint64N(uint64(after-packed)))
 }
 
 // read is a flush without another try.
@@ -244,7 +251,7 @@ func (f *flushing) begin(after tid.TID, continues bool) error {
 
 // end ends the segment under construction.
 func (f *flushing) end(upto, packed tid.TID) (*snapshot.Written, *scratch, error) {
-	written, err := f.seg.Close(upto, packed)
+	written, err := f.seg.Close(upto, f.c.w.salted(packed, f.start))
 	buf := f.buf
 	f.seg, f.buf = nil, nil
 	if err != nil {
@@ -340,7 +347,7 @@ func (f *flushing) commit(ctx context.Context, n int, asof time.Time, more bool)
 	lines := make([]snapshot.Segment, n)
 	oldest := list[0].stored
 	for i, q := range list {
-		if err := old(q.line.Key, q.stored); err != nil {
+		if err := old(q.line.Key, q.line.Bytes, q.stored); err != nil {
 			return err
 		}
 		if q.stored.Before(oldest) {

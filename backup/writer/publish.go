@@ -290,7 +290,7 @@ func (p *publication) merge(ctx context.Context, in []line, r run, copied bool) 
 		}
 		txns, records, text = txns+s.Txns, records+s.Records, text+s.Text
 	}
-	written, err := seg.Close(in[len(in)-1].item.Segment.Upto, exact)
+	written, err := seg.Close(in[len(in)-1].item.Segment.Upto, w.salted(exact, after))
 	if err != nil {
 		return line{}, &localError{err}
 	}
@@ -310,7 +310,7 @@ func (p *publication) merge(ctx context.Context, in []line, r run, copied bool) 
 	if err != nil {
 		return line{}, err
 	}
-	if err := old(s.Key, stored); err != nil {
+	if err := old(s.Key, s.Bytes, stored); err != nil {
 		return line{}, &localError{err}
 	}
 	if l.open {
@@ -371,7 +371,7 @@ func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
 			if err != nil {
 				return nil, err
 			}
-			if old(page.Key, stored) != nil {
+			if old(page.Key, int64(len(b)), stored) != nil {
 				continue
 			}
 			out = append(out, lines[at:from]...)

@@ -443,13 +443,25 @@ func equal(r io.Reader, body io.ReaderAt, size int64) (bool, error) {
 	return true, nil
 }
 
-// errOld reports an object that must not be referred to any more.
-var errOld = errors.New("it may be about to be deleted, and is not used")
+// errOld reports an object that must not be referred to any more: an [*oldError].
+var errOld = errors.New("it is too old to be named")
+
+type oldError struct {
+	key  string
+	size int64 // bytes
+	age  time.Duration
+}
+
+func (e *oldError) Error() string {
+	return fmt.Sprintf("%s was stored %v ago and is named by nothing yet: it may be about to be deleted, and is not used", e.key, e.age.Round(time.Second))
+}
+
+func (e *oldError) Is(target error) bool { return target == errOld }
 
 // old returns an errOld if an object was stored too long ago.
-func old(key string, stored time.Time) error {
+func old(key string, size int64, stored time.Time) error {
 	if age := time.Since(stored); age >= maxUnreferenced {
-		return fmt.Errorf("%s was stored %v ago and is named by nothing yet: %w", key, age.Round(time.Second), errOld)
+		return &oldError{key, size, age}
 	}
 	return nil
 }
