@@ -109,9 +109,9 @@ func classify(ctx context.Context, err error) failure {
 	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
 		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
 	case as[*store.UnsuitableError](err):
-		set("unsuitable", 5, "backups need a store with these guarantees: see docs/backup.md, Stores")
+		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
 	case is(err, store.ErrDenied), as[*store.LockedError](err):
-		set("denied", 5, "give the credentials the permission: see docs/backup.md, Stores")
+		set("denied", 5, "check the credentials, and give them the permission: a writer puts, gets and lists below the prefix")
 	case is(err, writer.ErrClock):
 		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
 	case is(err, store.ErrLied):

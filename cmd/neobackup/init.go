@@ -143,6 +143,16 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	case n == 1 && !o.single:
 		return cli.Usagef("one recipient: if that identity is lost, so is the backup. Give a second --recipient, the identity of which is kept elsewhere, or --single-recipient")
 	}
+	if set.SignKey != "" && !filepath.IsAbs(set.SignKey) {
+		// The configuration is for other directories too.
+		path, err := filepath.Abs(set.SignKey)
+		if err == nil {
+			err = set.Set("sign_key", path)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if set.SignKey == "" {
 		dir := "."
 		if path := file; path != "" || set.Name != "" && o.config != "" {

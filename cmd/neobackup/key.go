@@ -65,7 +65,7 @@ func newKeyCheckCommand(env *cli.Env) *cobra.Command {
 		identityOptions
 	}
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [options]",
 		Short: "Try whether identities open the repository",
 		Long: `Try whether the identities given open each epoch of the repository: what is stored with the
 key of an epoch can be read by those who open it.` + exitStatus,

@@ -290,6 +290,7 @@ func TestExitCodes(t *testing.T) {
 		{"wrong identity restores nothing", 4, "restore -i " + w.path("other.txt") + " " + w.path("x"), `no identity opens it`},
 		{"untrusted", 4, "info -f " + bad("c3", "verify_keys: ", "#") + " --verify-key " + otherKey + " --set sign_key=" + w.path("none"), `(?s)no trusted signature.*hint: trust a key only`},
 		{"not exact", 8, "restore --at 2030-01-01 " + w.path("x"), `(?s)not restorable.*hint: the nearest moment that is: 040660ee3597d844`},
+		{"before the first", 8, "restore --at 1926-01-20 " + w.path("x"), `nothing was committed until .*; the first transaction of the repository is 0405ff6000000000`},
 		{"too old a moment", 2, "restore --at tid:0 " + w.path("x"), `nothing is that old`},
 		{"existing target", 1, "restore " + w.path("Data.fs"), `not empty`},
 		{"late", 9, "info --fail --set max_rpo=1s --set heartbeat=1s --set state_dir=" + w.path("s2"), `too old`},

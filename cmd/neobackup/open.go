@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,10 +142,12 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 	}
 	count := store.Count(store.Limit(bare, set.LimitUpload, set.LimitDownload))
 	return store.Retry(count, store.RetryOptions{Attempts: attempts, Repeating: func(op, key string, attempt int, pause time.Duration, err error) {
-		log.Warn("the store fails, repeating", "op", op, "key", key, "attempt", attempt, "pause", pause, "err", err)
-		if attempt == 3 {
-			o.say(env, "the store fails, trying again: %v", err)
+		// One that fails now and then is no news, one that goes on failing not each time.
+		level := slog.LevelInfo
+		if attempt >= 4 && attempt&(attempt-1) == 0 {
+			level = slog.LevelWarn
 		}
+		log.Log(context.Background(), level, "the store fails, trying again", "op", op, "key", key, "attempt", attempt, "pause", pause.Round(time.Millisecond), "err", err)
 	}}), count, nil
 }
 
@@ -385,6 +388,28 @@ func (p *place) at(text string, now time.Time) (tid.TID, error) {
 		err = fmt.Errorf("%s: %w", m, err)
 	}
 	return t, err
+}
+
+// notBefore returns an error if nothing was committed yet at a TID: a year that is wrong must not
+// restore an empty database.
+func (s *session) notBefore(ctx context.Context, p *place, keys *backup.Keys, at tid.TID) error {
+	for part, err := range s.Parts(ctx, p.state, tid.Zero, p.state.Head()) {
+		if err != nil {
+			return err
+		}
+		if part.Gap != nil || part.Segment.Txns == 0 {
+			continue
+		}
+		r, err := s.OpenPart(ctx, keys, part)
+		if err != nil {
+			return err
+		}
+		if first := r.Footer().First; at < first {
+			return hint(fmt.Errorf("%w: nothing was committed until %v (%s); the first transaction of the repository is %v (%s)", backup.ErrNotExact, at, when(at), first, when(first)), "give a later --at T")
+		}
+		return nil
+	}
+	return nil
 }
 
 // parseRange reads FROM..TO, and returns it as (after, upTo].
