@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/exporter"
 )
 
 // failure is what an error means to a script and to an operator.
@@ -120,6 +121,14 @@ func classify(ctx context.Context, err error) failure {
 		set("old", 9, "neobackup info says since when; is the writer running, and does it reach source and store?")
 	case is(err, restore.ErrNotEmpty):
 		set("target", 1, "")
+	case is(err, restore.ErrForeign):
+		set("target", 1, "another restore has begun there: go on with that one, or discard what it left with --restart")
+	case as[*exporter.NotPrefixError](err):
+		set("target", 1, "--append is for the beginning of the same history: restore to another target")
+	case is(err, restore.ErrSpace):
+		set("space", 1, "free some, or restore elsewhere; --scratch names a directory for what is being read")
+	case as[*exporter.InterruptedError](err):
+		set("interrupted", 1, "run it again with --append: it goes on after what is there")
 	case store.Temporary(err):
 		set("store", 1, "the store does not answer: check the URL and the network, then run it again")
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/snapshot"
@@ -403,6 +406,65 @@ func TestDamage(t *testing.T) {
 	if w.read("y.fs") != w.read("early.fs") {
 		t.Error("the time before differs")
 	}
+}
+
+// Notes that are of a newer version, changed, or removed are each told as what they are.
+func TestNotes(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot", "--at", "2026-01-15")
+	w.want(0, "snapshot")
+	change := func(key string, change func(b []byte) []byte) (restore func()) {
+		t.Helper()
+		path := filepath.Join(w.path("repo"), key)
+		b := must(os.ReadFile(path))
+		if err := errors.Join(os.Chmod(path, 0o600), os.WriteFile(path, change(slices.Clone(b)), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	manifest := w.keys(`/m/`)[0] // the newest
+	for _, tt := range []struct {
+		name, key string
+		change    func(b []byte) []byte
+		code      int
+		want      string
+	}{
+		{"newer version", snapshot.MarkerKey, func(b []byte) []byte {
+			signer := must(note.NewSigner(lastLine(w.read("prod-writer.key"))))
+			text, _, _ := bytes.Cut(b, []byte("\n\n"))
+			return must(note.Sign(&note.Note{Text: strings.Replace(string(text), `"v":1`, `"v":2`, 1) + "\n"}, signer))
+		}, 2, `version 2.* 1`},
+		{"changed manifest", manifest, func(b []byte) []byte { return bytes.Replace(b, []byte(`"txns":`), []byte(`"txns":1`), 1) }, 3, regexp.QuoteMeta(manifest)},
+		{"truncated manifest", manifest, func(b []byte) []byte { return b[:len(b)/2] }, 3, regexp.QuoteMeta(manifest)},
+		{"marker of another", snapshot.MarkerKey, func(b []byte) []byte { return []byte("hello") }, 3, snapshot.MarkerKey},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			back := change(tt.key, tt.change)
+			defer back()
+			for _, args := range [][]string{{"info"}, {"snapshot"}, {"restore", w.path("x.fs")}, {"check"}} {
+				out, stderr := w.want(tt.code, args...)
+				w.says(out+stderr, tt.want)
+			}
+		})
+	}
+	w.want(0, "check")
+	if err := os.Remove(filepath.Join(w.path("repo"), "keys/0001.0001")); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := w.want(3, "check")
+	w.says(out, `missing: keys/0001.0001`)
+	w.want(3, "restore", w.path("x.fs"))
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
 }
 
 // A source that is not the one that was backed up ends the writer with 7; a state directory in

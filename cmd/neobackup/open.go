@@ -128,6 +128,7 @@ type session struct {
 	set   *config.Repository
 	log   *cli.Log
 	count *store.Counted
+	tried store.Stats // what the probe asked of the store
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -176,7 +177,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if len(set.Recipients) > 0 && !r.Encrypted() {
 		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there can be read by anyone", set.URL, errEncryption)
 	}
-	return &session{r, o, env, set, log, count}, nil
+	return &session{Repository: r, o: o, env: env, set: set, log: log, count: count}, nil
 }
 
 // with opens the repository that is meant and calls do.
@@ -198,7 +199,7 @@ func (o *common) use(ctx context.Context, env *cli.Env, attempts int, do func(s 
 		return err
 	}
 	if o.stats {
-		defer func() { o.printStats(env, s.count.Stats()) }()
+		defer func() { o.printStats(env, s.count.Stats(), s.tried) }()
 	}
 	return do(s)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -31,10 +32,11 @@ type writing struct {
 	same   bool
 	rebase bool // the command is rebase
 
-	follows  bool // the command is follow
-	mu       sync.Mutex
-	bar      *progress
-	caughtUp bool // the bar is not shown any more
+	follows   bool // the command is follow
+	fromStart bool // the repository was empty
+	mu        sync.Mutex
+	bar       *progress
+	caughtUp  bool // the bar is not shown any more
 }
 
 func (o *writing) addFlags(cmd *cobra.Command) {
@@ -232,19 +234,22 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 			Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
 			Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
 			RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
-			Progress: o.shown(env),
+			Progress: o.shown(env, s.set.Source),
 		})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, w.Close()) }()
 		defer o.done()
+		o.fromStart = w.Stats().Head == tid.Zero
 		return do(s, w)
 	})
 }
 
 // shown returns what shows the progress of a writer. One that follows shows it until it has caught up.
-func (o *writing) shown(env *cli.Env) func(writer.Progress) {
+func (o *writing) shown(env *cli.Env, source config.Source) func(writer.Progress) {
+	first := true
+	var total int64 // not known, but for a file from its beginning
 	return func(p writer.Progress) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -254,7 +259,13 @@ func (o *writing) shown(env *cli.Env) func(writer.Progress) {
 		if o.bar == nil {
 			o.bar = o.progress(env, "storing", "transactions", 0)
 		}
-		o.bar.set(p.Txns, p.Text, 0)
+		if first && p.Txns > 0 && source.File != "" {
+			first = false
+			if st, err := os.Stat(source.File); err == nil && o.fromStart {
+				total = st.Size() // the text of a Data.fs is about as long
+			}
+		}
+		o.bar.set(p.Txns, p.Text, total)
 		if o.follows && p.TID >= p.Target {
 			o.caughtUp = true
 			o.bar.done()
@@ -278,7 +289,13 @@ func (s *session) probeIfOld(ctx context.Context, dir string) error {
 	if p := lastProbe(dir, s.set); p != nil && s.o.now().Sub(p.Report.Time) < probeAge && p.Report.Err(s.set.URL) == nil {
 		return nil
 	}
+	before := s.count.Stats()
 	rep, err := s.o.probe(ctx, s.Store, s.set, dir)
+	after := s.count.Stats()
+	s.tried = store.Stats{
+		Puts: after.Puts - before.Puts, Gets: after.Gets - before.Gets, Lists: after.Lists - before.Lists, Deletes: after.Deletes - before.Deletes,
+		Failed: after.Failed - before.Failed, Sent: after.Sent - before.Sent, Received: after.Received - before.Received,
+	}
 	if err != nil {
 		return err
 	}
