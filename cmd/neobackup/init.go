@@ -143,6 +143,13 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	case n == 1 && !o.single:
 		return cli.Usagef("one recipient: if that identity is lost, so is the backup. Give a second --recipient, the identity of which is kept elsewhere, or --single-recipient")
 	}
+	var lacking []string // keys that the section should have
+	if set.SignKey == "" {
+		lacking = append(lacking, "sign_key")
+	}
+	if len(set.VerifyKeys) == 0 {
+		lacking = append(lacking, "verify_keys")
+	}
 	if set.SignKey != "" && !filepath.IsAbs(set.SignKey) {
 		// The configuration is for other directories too.
 		path, err := filepath.Abs(set.SignKey)
@@ -221,6 +228,12 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	if file != "" {
 		if err := writeFile(file, []byte(section), 0o644, false); err != nil {
 			return fmt.Errorf("the repository is ready, but its configuration was not written: %w; it is\n%s", err, section)
+		}
+	}
+	if set.Name != "" {
+		section = ""
+		for _, key := range lacking {
+			section += key + ": " + map[string]string{"sign_key": set.SignKey, "verify_keys": verifier}[key] + "\n"
 		}
 	}
 	return printInit(env, o, set, r, rep, verifier, made, section, file)
@@ -326,6 +339,8 @@ func printInit(env *cli.Env, o *initOptions, set *config.Repository, r *backup.R
 		fmt.Fprintf(w, "The configuration is in %s.\n", file)
 	} else if set.Name == "" {
 		fmt.Fprintf(w, "For the configuration file:\n\n%s\n", section)
+	} else if section != "" {
+		fmt.Fprintf(w, "Write into [repository %s]:\n\n%s\n", set.Name, section)
 	}
 	next := "neobackup snapshot"
 	switch {

@@ -203,6 +203,39 @@ func TestWithoutFile(t *testing.T) {
 	}
 }
 
+// A section that is there already is used, and what init has made is to be written into it.
+func TestInitBySection(t *testing.T) {
+	w := newWorld(t)
+	w.write("Data.fs", string(must(os.ReadFile(samples+"site.fs"))), 0o600)
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	section := "[repository site]\nurl: file://" + w.path("repo") + "\nsource: file://" + w.path("Data.fs") + "\n"
+	w.write("neobackup.conf", section, 0o600)
+	out, _ := w.want(0, "init", "site", "--no-encryption", "-f", w.conf)
+	w.says(out, `Write into \[repository site\]:\n\nsign_key: .*/site-writer.key\nverify_keys: site/writer\+`, `Next: neobackup snapshot -f .* -r site`)
+	more := regexp.MustCompile(`(?m)^(sign_key|verify_keys): .*\n`).FindAllString(out, -1)
+	w.write("neobackup.conf", section+strings.Join(more, ""), 0o600)
+	_, stderr := w.want(0, "snapshot")
+	w.says(stderr, `(?m)^storing: 334 transactions, 1\.1 MB in `)
+	_, stderr = w.want(2, "init", "site", "--no-encryption")
+	w.says(stderr, `a backup repository is there already`)
+}
+
+// Progress is in lines of JSON with --json.
+func TestProgress(t *testing.T) {
+	var out, errs bytes.Buffer
+	env := &cli.Env{Stdout: &out, Stderr: &errs}
+	p := (&common{json: true}).progress(env, "storing", "transactions", 0)
+	p.set(1, 2, 3)
+	p.shown = p.shown.Add(-progressEvery)
+	p.set(4, 5, 6)
+	p.done()
+	if want := `{"bytes":5,"items":4,"progress":"storing","total_bytes":6}` + "\n"; errs.String() != want || out.Len() > 0 {
+		t.Errorf("got %s%s, want %s", out.String(), errs.String(), want)
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
