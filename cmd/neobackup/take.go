@@ -224,6 +224,9 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 		if err := s.probeIfOld(ctx, dir); err != nil {
 			return err
 		}
+		if err := s.notOlder(ctx, dir); err != nil {
+			return err
+		}
 		f, err := o.openFeed(ctx, s.set, s.Marker.Name, s.log)
 		if err != nil {
 			return err
@@ -244,6 +247,17 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 		o.fromStart = w.Stats().Head == tid.Zero
 		return do(s, w)
 	})
+}
+
+// notOlder refuses a repository from which what this host has seen was removed: a writer would use
+// its numbers again.
+func (s *session) notOlder(ctx context.Context, dir string) error {
+	p, err := s.place(ctx, "")
+	if err != nil || p.older == nil {
+		return err
+	}
+	return hint(fmt.Errorf("%w: newer objects were removed from the repository, or the store shows an old state: %w", errDamage, p.older),
+		"find out who did that, and bring them back, for instance from older versions of the bucket. To go on with what is left, remove seen.json in %s", dir)
 }
 
 // shown returns what shows the progress of a writer. One that follows shows it until it has caught up.
