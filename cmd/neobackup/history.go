@@ -365,7 +365,7 @@ func newDiffCommand(env *cli.Env) *cobra.Command {
 		Use:   "diff [options] T1..T2",
 		Short: "List the objects that differ between two moments",
 		Long: `List the objects that are not the same at T1 and T2: new, changed or gone, with the last
-transaction that made it so and who made that.` + exitStatus,
+transaction that made it so, its user and its description.` + exitStatus,
 		Example: "  neobackup diff 'yesterday 18:00..latest'",
 		Args:    cobra.ExactArgs(1),
 		RunE:    o.command(env, func(ctx context.Context, args []string) error { return runDiff(ctx, env, &o, args[0]) }),

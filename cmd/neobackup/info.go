@@ -32,7 +32,7 @@ func newInfoCommand(env *cli.Env) *cobra.Command {
 		Use:   "info [options]",
 		Short: "Say what is in a repository, and how old that is",
 		Long: `Say what a repository is: its newest transaction (head), what can be restored, since when the
-writer has known of nothing newer (up to date), who writes, when a restore was last proved by a drill, and sizes.
+writer has known of nothing newer (up to date), the writer, the last proof of a restore by a drill, and sizes.
 
 With --fail, exit status 9 says that the backup is older than max_rpo and heartbeat allow
 together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,

@@ -55,10 +55,10 @@ An init that was interrupted can be run again.` + exitStatus,
 	fs := cmd.Flags()
 	cli.Text(fs, &o.name, "name", "", "", "name of the repository, 1 to 32 of a-z, 0-9 and - (default: that of the section, or the last part of URL)")
 	cli.Text(fs, &o.source, "source", "", "", "what is backed up: file:///path/Data.fs or neo://CLUSTER@MASTER:PORT")
-	cli.Texts(fs, &o.recipients, "recipient", "", "age1...: who can read the backup; repeatable")
+	cli.Texts(fs, &o.recipients, "recipient", "", "age1...: an operator to whom the backup is encrypted; repeatable")
 	cli.Path(fs, &o.signKey, "sign-key", "", "", "file of the key of the writer, made if it does not exist (default: NAME-writer.key beside the configuration file)")
-	cli.Flag(fs, &o.single, "single-recipient", "", "one recipient is enough: whoever loses the identity has no backup")
-	cli.Flag(fs, &o.plain, "no-encryption", "", "store everything so that whoever can read the store can read it")
+	cli.Flag(fs, &o.single, "single-recipient", "", "one recipient is enough: if its identity is lost, so is the backup")
+	cli.Flag(fs, &o.plain, "no-encryption", "", "store everything as it is, for stores that only the operators can read")
 	o.addFlags(cmd)
 	return cmd
 }
@@ -325,14 +325,14 @@ func printInit(env *cli.Env, o *initOptions, set *config.Repository, r *backup.R
 	fmt.Fprintf(w, "Keep, and not only on this machine:\n\n")
 	for i, to := range recipients {
 		if i == 0 {
-			fmt.Fprintf(w, "  The identities of the recipients, offline, each with its operator. Without one of them\n  the backup cannot be read, by nobody. The writer does not need them: none belongs on this host.\n")
+			fmt.Fprintf(w, "  The identities of the recipients, offline, each with its operator. Without one of them\n  the backup cannot be read. The writer does not need them: none belongs on this host.\n")
 		}
 		fmt.Fprintf(w, "    %s\n", to)
 	}
 	if len(recipients) == 0 {
-		fmt.Fprintf(w, "  Nothing to decrypt: whoever can read the store can read the backup.\n")
+		fmt.Fprintf(w, "  Not encrypted: all that can read the store can read the backup.\n")
 	}
-	fmt.Fprintf(w, "  The key of the writer, on this host; without it nothing can be added, and who has it can\n  sign false backups:\n    %s\n", set.SignKey)
+	fmt.Fprintf(w, "  The key of the writer, on this host; without it nothing can be added, and a thief of it\n  can sign false backups:\n    %s\n", set.SignKey)
 	fmt.Fprintf(w, "  The key that verifies, which is no secret, on every host that restores:\n    %s\n", verifier)
 	fmt.Fprintf(w, "  The URL and the credentials of the store:\n    %s\n\n", set.URL)
 	if file != "" {

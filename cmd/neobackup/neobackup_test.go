@@ -191,7 +191,7 @@ func TestWithoutFile(t *testing.T) {
 	}
 	url := "file://" + w.path("repo")
 	out, _ := w.want(0, "init", url, "--no-encryption", "--sign-key", w.path("w.key"))
-	w.says(out, `whoever can read the store can read`, `Next: neobackup snapshot -r 'file://.*' --set sign_key=`)
+	w.says(out, `Not encrypted: `, `Next: neobackup snapshot -r 'file://.*' --set sign_key=`)
 	verifier := regexp.MustCompile(`repo/writer\+\S+`).FindString(out)
 	w.want(0, "snapshot", "-r", url, "--set", "sign_key="+w.path("w.key"), "--source", w.path("Data.fs"))
 	w.want(0, "restore", "-r", url, "--verify-key", verifier, w.path("x.fs"))
@@ -220,6 +220,26 @@ func TestInitBySection(t *testing.T) {
 	w.says(stderr, `(?m)^storing: 334 transactions, 1\.1 MB in `)
 	_, stderr = w.want(2, "init", "site", "--no-encryption")
 	w.says(stderr, `a backup repository is there already`)
+}
+
+// Each command says what it does, gives an example, and ends with the exit codes.
+func TestHelp(t *testing.T) {
+	w := newWorld(t)
+	var names func(prefix []string)
+	names = func(prefix []string) {
+		out, _ := w.want(0, append(prefix, "--help")...)
+		w.says(out, `Exit status: 0 done; 1 failed`)
+		if !strings.Contains(out, "Available Commands:") {
+			w.says(out, `\[options\]|FILE`, `(?m)^  neobackup `+strings.Join(prefix, " "), `Examples:`)
+			return
+		}
+		for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+) {2,}[A-Z]`).FindAllStringSubmatch(out, -1) {
+			if m[1] != "help" && m[1] != "completion" {
+				names(append(slices.Clone(prefix), m[1]))
+			}
+		}
+	}
+	names(nil)
 }
 
 // Progress is in lines of JSON with --json.

@@ -117,7 +117,7 @@ func (o *common) apply(s *config.Repository, url string) error {
 	return nil
 }
 
-// attempts of a call to a store by a command that somebody waits for: about a minute.
+// attempts of a call to a store by a command that ends by itself: about half a minute.
 const attempts = 9
 
 // session is an open repository with its settings.
@@ -175,7 +175,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
 	if len(set.Recipients) > 0 && !r.Encrypted() {
-		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there can be read by anyone", set.URL, errEncryption)
+		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there is not encrypted", set.URL, errEncryption)
 	}
 	return &session{Repository: r, o: o, env: env, set: set, log: log, count: count}, nil
 }
