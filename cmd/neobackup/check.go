@@ -25,7 +25,7 @@ type checkOptions struct {
 func newCheckCommand(env *cli.Env) *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [options]",
 		Short: "Look whether everything is there",
 		Long: `List all objects of a repository and read all notes: whether everything that is needed is there with
 its size, all signatures and chains are right, and nothing is older than what this host has seen before.
@@ -231,7 +231,7 @@ type verifyOptions struct {
 func newVerifyCommand(env *cli.Env) *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify",
+		Use:   "verify [options]",
 		Short: "Read the data, and compare them with the source",
 		Long: `Read what is stored and verify all that can be verified: hashes, encryption, compression, the order
 of transactions, that indexes and data say the same, that all earlier revisions that an undo refers to are there.

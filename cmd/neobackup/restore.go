@@ -147,7 +147,9 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 		if o.plan {
 			return printPlan(ctx, env, o, s, src)
 		}
-		src.Fetch.Parallel = 8
+		if err := s.notBefore(ctx, p, keys, src.At); err != nil {
+			return err
+		}
 		bar := o.progress(env, "restoring", "", 0)
 		phase := restore.Writing
 		progress := func(ph restore.Phase, _ tid.TID, done, total int64) {
