@@ -519,6 +519,30 @@ func TestLinesOfSegments(t *testing.T) {
 	if _, err := tail.Sign(signer(t, Writer)); err != nil || tail.Text != w.Footer.Text {
 		t.Errorf("%+v, %v", tail, err)
 	}
+	// An intermediate tail of a backlog may end before anything is exact.
+	tail.ExactFrom = 0x60
+	if b, err := tail.Sign(signer(t, Writer)); err != nil {
+		t.Error(err)
+	} else if got, err := OpenTail(b, TailKey(testLineage, 1), testRepo, trusted(t)); err != nil || got.ExactFrom != 0x60 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	tail.ExactFrom = 0
+	if _, err := tail.Sign(signer(t, Writer)); err != nil {
+		t.Error(err)
+	}
+	// How long the directory is need not be known of what is behind a tail.
+	unknown := l
+	unknown.Meta = 0
+	if err := openSegment(t, b).Matches(&unknown); err != nil {
+		t.Error(err)
+	}
+	if err := unknown.check(unknown.After); err == nil {
+		t.Error("a segment of its own without the length of its directory")
+	}
+	unknown.SetTail(TailKey(testLineage, 1), 1000)
+	if err := unknown.check(unknown.After); err != nil {
+		t.Error(err)
+	}
 	m := Manifest{Repo: testRepo, Lineage: testLineage, Seq: 1, Tail: 1, Chain: tail.Hash(), Created: testTime, Writer: "w", Source: Source{Kind: "file"},
 		Tip: tail.Tip, Items: []Item{{Segment: &l}}}
 	m.SumUp()

@@ -27,10 +27,12 @@ type chain struct {
 	tip      snapshot.Hash
 	asof     time.Time
 
-	checked bool      // the lineage was still current when a tail had been stored
-	acked   mark      // of the last own tail, or before the chain was read
-	tailAt  time.Time // when the last tail was stored, by this process
-	flushed time.Time // when the last flush began
+	uncertain bool      // a tail may have been stored, or not
+	checked   bool      // the lineage was still current when a tail had been stored
+	cutAt     int64     // bytes at which a segment is cut
+	acked     mark      // of the last own tail, or before the chain was read
+	tailAt    time.Time // when the last tail was stored, by this process
+	flushed   time.Time // when the last flush began
 
 	publication *publication // under way
 	notBefore   time.Time    // of the next publication, after one that was given up
@@ -52,6 +54,7 @@ func (w *Writer) newChain(s *backup.State, at mark) (*chain, error) {
 		c.tails = append(c.tails, &tail{t.Tail, lines})
 		c.asof = t.Asof
 	}
+	c.cut()
 	return c, nil
 }
 
@@ -188,6 +191,7 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 		err = c.isOwn(ctx, key, object)
 	}
 	if err != nil {
+		c.uncertain = true
 		return err
 	}
 	now := w.mark()
@@ -248,15 +252,19 @@ func (c *chain) reopen(ctx context.Context, t *snapshot.Tail) error {
 	if err != nil {
 		return err
 	}
-	switch end := s.Chain(); {
-	case end == t.Chain():
-		return nil
-	case len(s.Tails) > 0:
-		other := s.Tails[len(s.Tails)-1]
-		return &FencedError{other.Key, other.Writer, other.Asof}
-	default:
-		return &FencedError{snapshot.ManifestKey(c.id, s.Manifest.Seq), s.Manifest.Writer, s.Manifest.Created}
+	if s.Chain() != t.Chain() {
+		return takenOver(s)
 	}
+	return nil
+}
+
+// takenOver returns the error that another writer has added to a lineage last.
+func takenOver(s *backup.State) error {
+	if n := len(s.Tails); n > 0 {
+		other := s.Tails[n-1]
+		return &FencedError{other.Key, other.Writer, other.Asof}
+	}
+	return &FencedError{snapshot.ManifestKey(s.Lineage, s.Manifest.Seq), s.Manifest.Writer, s.Manifest.Created}
 }
 
 // stillCurrent returns an ErrDiverged if the lineage after that of the writer exists. A lineage that

@@ -19,7 +19,7 @@ import (
 // other one has worked. What either acknowledged is in the current lineage, and one of them
 // ends as fenced, or both can go on.
 func TestTwoWriters(t *testing.T) {
-	for _, how := range []string{"snapshot", "snapshots", "rebase"} {
+	for _, how := range []string{"snapshot", "snapshots", "tails", "rebase"} {
 		t.Run(how, func(t *testing.T) {
 			fenced := 0
 			for n := 1; ; n++ {
@@ -54,9 +54,12 @@ func stopAt(t *testing.T, n int, how string) (bool, error) {
 			if how != "rebase" {
 				w.change(3)
 			}
-			if how == "rebase" && i == 0 {
+			switch {
+			case how == "rebase" && i == 0:
 				err = wr.Rebase(t.Context())
-			} else {
+			case how == "tails":
+				err = wr.chain.flush(t.Context(), w.last(), time.Now(), true)
+			default:
 				err = wr.Snapshot(t.Context(), 0, "other")
 			}
 			if err != nil {
@@ -83,7 +86,12 @@ func stopAt(t *testing.T, n int, how string) (bool, error) {
 		defer wr.Close()
 		for i := range 4 {
 			w.change(1 + i)
-			err := wr.Snapshot(t.Context(), 0, "")
+			var err error
+			if how == "tails" {
+				err = wr.chain.flush(t.Context(), w.last(), time.Now(), true)
+			} else {
+				err = wr.Snapshot(t.Context(), 0, "")
+			}
 			stored = max(stored, acked(wr))
 			if err != nil {
 				return err

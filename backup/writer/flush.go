@@ -3,7 +3,9 @@ package writer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,41 @@ const uploads = 4
 // its last transaction, beyond which it had nothing at asof. It goes on to later transactions while a pack
 // makes those that were read inexact.
 func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
+	for try := 1; ; try++ {
+		err := c.read(ctx, target, asof, complete)
+		_, full := errors.AsType[*roomError](err)
+		switch {
+		case full && c.cutAt > inMemory/2:
+			c.w.log.Error("segments are made small, in memory", "err", err)
+			c.cutAt = inMemory / 2
+			defer c.cut()
+		case errors.Is(err, errOld) && try < 10:
+			c.w.log.Warn("segments are made again, and cut elsewhere", "err", err)
+			old, _ := errors.AsType[*oldError](err)
+			c.cutAt = old.size/8 + rand.Int64N(old.size)*3/4
+			defer c.cut()
+		default:
+			return err
+		}
+	}
+}
+
+// cut lets segments have the size that they may have.
+func (c *chain) cut() { c.cutAt = c.w.o.SegmentSize }
+
+// salted returns a TID from which on a segment after one is exact, as it is from packed on. What a
+// process that was killed left stored, and named by nothing, must not be named any more once it is
+// old. Without encryption the same content has the same key, so what this process stores says what
+// is true a little differently.
+func (w *Writer) salted(packed, after tid.TID) tid.TID {
+	if w.to != nil || packed >= after {
+		return packed
+	}
+	return packed + tid.TID(rand.Uint64N(uint64(after-packed)))
+}
+
+// read is a flush without another try.
+func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
 	begin := time.Now()
 	c.flushed = begin
 	f := &flushing{c: c, at: c.end.Head, tip: c.tip, last: c.tailAt}
@@ -158,7 +195,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 			}
 		}
 		rec := snapshot.RecordOf(r, copied)
-		if n := f.seg.Size(); n >= w.cutAt || int64(len(rec.Data)) > w.o.limits.text && n+int64(len(rec.Data)) > w.cutAt {
+		if n := f.seg.Size(); n >= f.c.cutAt || int64(len(rec.Data)) > w.o.limits.text && n+int64(len(rec.Data)) > f.c.cutAt {
 			f.text += f.seg.Text() - before
 			before = 0
 			if err := f.close(t.TID, f.tip); err != nil {
@@ -179,7 +216,7 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 	f.text += f.seg.Text() - before
 	f.at, f.tip = t.TID, snapshot.Tip(t)
 	overdue := time.Since(f.last) >= w.o.Heartbeat
-	if f.cont || f.seg.Size() >= w.cutAt || overdue && len(f.queue) == 0 {
+	if f.cont || f.seg.Size() >= f.c.cutAt || overdue && len(f.queue) == 0 {
 		if err := f.close(f.at, f.tip); err != nil {
 			return err
 		}
@@ -214,7 +251,7 @@ func (f *flushing) begin(after tid.TID, continues bool) error {
 
 // end ends the segment under construction.
 func (f *flushing) end(upto, packed tid.TID) (*snapshot.Written, *scratch, error) {
-	written, err := f.seg.Close(upto, packed)
+	written, err := f.seg.Close(upto, f.c.w.salted(packed, f.start))
 	buf := f.buf
 	f.seg, f.buf = nil, nil
 	if err != nil {
@@ -310,7 +347,7 @@ func (f *flushing) commit(ctx context.Context, n int, asof time.Time, more bool)
 	lines := make([]snapshot.Segment, n)
 	oldest := list[0].stored
 	for i, q := range list {
-		if err := old(q.line.Key, q.stored); err != nil {
+		if err := old(q.line.Key, q.line.Bytes, q.stored); err != nil {
 			return err
 		}
 		if q.stored.Before(oldest) {

@@ -16,7 +16,7 @@ import (
 // below what is stored already there is nothing to do.
 func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
-	if err := w.rebaseIfPacked(ctx); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	c := w.chain
@@ -47,6 +47,16 @@ func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err er
 		return err
 	}
 	return c.publishNow(ctx, label)
+}
+
+// begin makes the writer ready to add to its lineage, whatever ended the call before.
+func (w *Writer) begin(ctx context.Context) error {
+	if w.chain.uncertain {
+		if err := w.reread(ctx); err != nil {
+			return err
+		}
+	}
+	return w.rebaseIfPacked(ctx)
 }
 
 // publishNow publishes a manifest of all that is stored.
@@ -88,7 +98,7 @@ func (w *Writer) last(ctx context.Context, c *chain) (tid.TID, time.Time, error)
 // its error then. What is not stored then, the next writer stores.
 func (w *Writer) Follow(ctx context.Context) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
-	if err := w.rebaseIfPacked(ctx); err != nil {
+	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	if _, ok := w.Rebasing(); ok {
@@ -110,7 +120,7 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := w.patient(ctx, c, func() error {
+		err := w.patient(ctx, func() error {
 			if err := c.publishIfDue(ctx); err != nil {
 				return err
 			}
@@ -123,10 +133,12 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 				return c.flush(ctx, last, asof, true)
 			case beat:
 				return c.heartbeat(ctx, asof)
+			case early:
+				return sleep(ctx, until)
 			default:
 				c.asof = asof
 				w.report(c)
-				return w.pause(ctx, c, until, a == wait)
+				return w.pause(ctx, c, until)
 			}
 		})
 		if err != nil {
@@ -136,7 +148,7 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 }
 
 // patient calls f again after a while as long as the source is away.
-func (w *Writer) patient(ctx context.Context, c *chain, f func() error) error {
+func (w *Writer) patient(ctx context.Context, f func() error) error {
 	for failures := 1; ; failures++ {
 		err := f()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, txn.ErrUnavailable) {
@@ -144,19 +156,19 @@ func (w *Writer) patient(ctx context.Context, c *chain, f func() error) error {
 		}
 		pause := min(20*time.Second, 200*time.Millisecond<<min(failures, 10))
 		w.log.Warn("the source cannot be read; it is tried again", "pause", pause, "err", err)
-		if err := w.pause(ctx, c, time.Now().Add(pause), false); err != nil {
+		if err := sleep(ctx, time.Now().Add(pause)); err != nil {
 			return err
 		}
 	}
 }
 
-// pause waits until a time, the end of a publication or, if feed is set, something new.
-func (w *Writer) pause(ctx context.Context, c *chain, until time.Time, feed bool) error {
+// pause waits until something new may be there, a publication ends, or something is due: at
+// a time, or a manifest because of the age of the last one.
+func (w *Writer) pause(ctx context.Context, c *chain, until time.Time) error {
 	if d := c.manifest.Created.Add(w.o.limits.age); len(c.tails) > 0 && c.publication == nil && d.After(time.Now()) && d.Before(until) {
 		until = d
 	}
 	waiting, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
 	ended := make(chan struct{})
 	if p := c.publication; p != nil {
 		go func() {
@@ -170,20 +182,23 @@ func (w *Writer) pause(ctx context.Context, c *chain, until time.Time, feed bool
 	} else {
 		close(ended)
 	}
-	var err error
-	if feed {
-		err = w.o.Feed.Wait(waiting)
-	} else {
-		<-waiting.Done()
+	err := w.o.Feed.Wait(waiting)
+	if waiting.Err() != nil {
+		err = ctx.Err()
 	}
-	stopped := waiting.Err() != nil
 	cancel()
 	<-ended
-	if stopped {
-		err = nil
-	}
-	if ctx.Err() != nil {
+	return err
+}
+
+// sleep waits until a time.
+func sleep(ctx context.Context, until time.Time) error {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return err
 }

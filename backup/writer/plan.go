@@ -213,7 +213,7 @@ type action uint8
 
 const (
 	wait  action = iota // until the time that next returns, or something new is there
-	sleep               // until that time: something is there, but it is too early
+	early               // until that time: something is there, but it is too early
 	flush
 	beat
 )
@@ -228,7 +228,7 @@ func (p pace) next(now time.Time, pending bool, flushed, tail time.Time) (action
 	case !now.Before(beatAt) && !pending:
 		return beat, now
 	case pending:
-		return sleep, at
+		return early, at
 	}
 	return wait, beatAt
 }

@@ -150,7 +150,7 @@ func TestPace(t *testing.T) {
 		at            time.Duration
 	}{
 		{"at once after idleness", 100 * time.Second, true, 0, 0, flush, 100 * time.Second},
-		{"too early", 1500 * time.Millisecond, true, time.Second, time.Second, sleep, 2 * time.Second},
+		{"too early", 1500 * time.Millisecond, true, time.Second, time.Second, early, 2 * time.Second},
 		{"after the interval", 2 * time.Second, true, time.Second, time.Second, flush, 2 * time.Second},
 		{"nothing new", 2 * time.Second, false, time.Second, time.Second, wait, 301 * time.Second},
 		{"nothing new for long", 301 * time.Second, false, time.Second, time.Second, beat, 301 * time.Second},

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"time"
 
 	"github.com/neozodb/neo/backup/snapshot"
@@ -290,7 +290,7 @@ func (p *publication) merge(ctx context.Context, in []line, r run, copied bool) 
 		}
 		txns, records, text = txns+s.Txns, records+s.Records, text+s.Text
 	}
-	written, err := seg.Close(in[len(in)-1].item.Segment.Upto, exact)
+	written, err := seg.Close(in[len(in)-1].item.Segment.Upto, w.salted(exact, after))
 	if err != nil {
 		return line{}, &localError{err}
 	}
@@ -310,7 +310,7 @@ func (p *publication) merge(ctx context.Context, in []line, r run, copied bool) 
 	if err != nil {
 		return line{}, err
 	}
-	if err := old(s.Key, stored); err != nil {
+	if err := old(s.Key, s.Bytes, stored); err != nil {
 		return line{}, &localError{err}
 	}
 	if l.open {
@@ -328,22 +328,22 @@ func (p *publication) copy(ctx context.Context, seg *snapshot.SegmentWriter, l *
 	if err := ctx.Err(); err != nil {
 		return snapshot.Header{}, err
 	}
+	var h snapshot.Header
 	r, f, err := p.w.spool.open(l.name, l.item.Segment)
-	if err != nil {
-		return snapshot.Header{}, &pieceError{l.name, err}
+	if err == nil {
+		defer f.Close()
+		h, err = r.Header()
 	}
-	defer f.Close()
-	h, err := r.Header()
 	if err == nil {
 		err = seg.Copy(r)
 	}
 	switch {
 	case err == nil:
 		return h, nil
-	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrVersion), errors.Is(err, io.EOF):
+	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, snapshot.ErrVersion), errors.Is(err, fs.ErrNotExist):
 		return h, &pieceError{l.name, err}
 	}
-	return h, &localError{err}
+	return h, &localError{err} // it may be readable later
 }
 
 // paged makes pages of sealed lines.
@@ -371,7 +371,7 @@ func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
 			if err != nil {
 				return nil, err
 			}
-			if old(page.Key, stored) != nil {
+			if old(page.Key, int64(len(b)), stored) != nil {
 				continue
 			}
 			out = append(out, lines[at:from]...)

@@ -169,10 +169,10 @@ func TestRandom(t *testing.T) {
 }
 
 func random(t *testing.T, seed uint64) {
-	rnd := rand.New(rand.NewPCG(seed, 1))
+	rnd := newRand(seed, 1)
 	w := newWorld(t, seed, rnd.IntN(2) == 0)
 	w.packed = rnd.IntN(2) == 0
-	w.size = 1<<10 + rnd.Int64N(16<<10)
+	w.size = 4<<10 + rnd.Int64N(16<<10)
 	w.setup = func(o *Options) {
 		o.Interval = time.Duration(1+rnd.IntN(3000)) * time.Millisecond
 		o.Heartbeat = time.Duration(1+rnd.IntN(300)) * time.Second

@@ -67,6 +67,11 @@ func (w *Writer) rebaseIfPacked(ctx context.Context) error {
 // followed, as far as the source still allows it. Interrupted, the next Rebase goes on.
 func (w *Writer) Rebase(ctx context.Context) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
+	if w.chain.uncertain {
+		if err := w.reread(ctx); err != nil {
+			return err
+		}
+	}
 	return w.rebase(ctx)
 }
 
@@ -115,7 +120,7 @@ func (w *Writer) rebase(ctx context.Context) error {
 		}
 		return err
 	}
-	return w.replace(ctx, before, next)
+	return w.replace(ctx, w.chain, next)
 }
 
 // beginRebase returns the lineage to be filled, that of an interrupted rebase if it still fits.
@@ -187,7 +192,7 @@ func (w *Writer) firstManifest(ctx context.Context, id snapshot.ID, at mark) (*c
 // ends.
 func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error {
 	catchUp := func() error {
-		return w.patient(ctx, next, func() error {
+		return w.patient(ctx, func() error {
 			last, asof, err := w.last(ctx, next)
 			if err != nil || last == next.end.Head {
 				return err
@@ -204,6 +209,9 @@ func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error
 	if err := stop(); err != nil {
 		return err
 	}
+	if err := w.reread(ctx); err != nil {
+		return err
+	}
 	if err := catchUp(); err != nil {
 		return err
 	}
@@ -211,6 +219,32 @@ func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error
 		return err
 	}
 	return next.publishNow(ctx, "")
+}
+
+// reread reads where the lineage of the writer ends, after what added to it was stopped: whether
+// the last tail was stored need not be known.
+func (w *Writer) reread(ctx context.Context) error {
+	at := w.mark()
+	before := w.chain
+	s, err := w.repo.State(ctx, before.id, nil)
+	if err != nil {
+		return err
+	}
+	end := s.Chain()
+	if n := len(s.Tails); n > 0 && end.N == before.end.N+1 && s.Tails[n-1].Writer == w.name && s.Tails[n-1].Follows(before.end) == nil {
+		w.log.Debug("the last tail was stored", "tail", end.N)
+	} else if end != before.end {
+		return takenOver(s)
+	}
+	c, err := w.newChain(s, at)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.chain = c
+	w.mu.Unlock()
+	w.report(c)
+	return nil
 }
 
 // replace makes a lineage that was filled the current one.

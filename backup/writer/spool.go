@@ -30,23 +30,33 @@ func (s *scratch) WriteAt(p []byte, off int64) (int, error) {
 	if s.f == nil && end > inMemory {
 		f, err := os.CreateTemp(s.dir, "tmp-*")
 		if err != nil {
-			return 0, err
+			return 0, &roomError{err}
 		}
 		s.f = f
 		if _, err := f.WriteAt(s.mem, 0); err != nil {
-			return 0, err
+			return 0, &roomError{err}
 		}
 		s.mem = nil
 	}
 	s.size = max(s.size, end)
 	if s.f != nil {
-		return s.f.WriteAt(p, off)
+		n, err := s.f.WriteAt(p, off)
+		if err != nil {
+			err = &roomError{err}
+		}
+		return n, err
 	}
 	if more := end - int64(len(s.mem)); more > 0 {
 		s.mem = append(s.mem, make([]byte, more)...)
 	}
 	return copy(s.mem[off:], p), nil
 }
+
+// roomError is an error of a file under construction.
+type roomError struct{ err error }
+
+func (e *roomError) Error() string { return "state directory: " + e.err.Error() }
+func (e *roomError) Unwrap() error { return e.err }
 
 // Write implements io.Writer: it appends.
 func (s *scratch) Write(p []byte) (int, error) { return s.WriteAt(p, s.size) }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,12 +51,37 @@ type world struct {
 
 func newWorld(t *testing.T, seed uint64, encrypted bool) *world {
 	t.Helper()
-	w := &world{t: t, store: memstore.New(memstore.Options{}), feed: feedtest.New("prod"), dir: t.TempDir(), rnd: rand.New(rand.NewPCG(seed, 0)), encrypted: encrypted, size: 6 << 10, log: slog.New(slog.DiscardHandler)}
+	m := memstore.New(memstore.Options{})
+	w := newWorldIn(t, seed, encrypted, m)
+	w.store = m
+	return w
+}
+
+// newWorldIn makes a world whose repository is in any store.
+func newWorldIn(t *testing.T, seed uint64, encrypted bool, s store.Store) *world {
+	t.Helper()
+	w := &world{t: t, feed: feedtest.New("prod"), dir: t.TempDir(), rnd: newRand(seed, 0), encrypted: encrypted, size: 6 << 10, log: slog.New(slog.DiscardHandler)}
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	w.repo = backuptest.New(t, w.store, encrypted)
+	w.repo = backuptest.New(t, s, encrypted)
 	return w
+}
+
+// newRand returns random numbers for several goroutines.
+func newRand(seed, stream uint64) *rand.Rand {
+	return rand.New(&lockedSource{source: rand.NewPCG(seed, stream)})
+}
+
+type lockedSource struct {
+	mu     sync.Mutex
+	source rand.Source
+}
+
+func (s *lockedSource) Uint64() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.source.Uint64()
 }
 
 // open opens a writer whose calls go to s, which is a way to the store of the world.

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -160,7 +159,6 @@ type Writer struct {
 	spool *spool
 	kid   snapshot.KID
 	to    snapshot.Recipient // of the epoch; nil without encryption
-	cutAt int64              // bytes at which a segment is cut
 
 	note   *snapshot.Lineage // of the chain
 	chain  *chain
@@ -210,9 +208,6 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 		return nil, fmt.Errorf("interval %v, heartbeat %v, segment size %d, lock %q for %d and %d days: out of range", o.Interval, o.Heartbeat, o.SegmentSize, o.Lock, o.LockDays, o.LockShortDays)
 	}
 	w := &Writer{o: o, repo: o.Repo, log: o.Log, name: writerName()}
-	// What a process that was killed left stored and named by nothing might be cut the same
-	// way, so that it got the same key, but would be old. It is cut elsewhere.
-	w.cutAt = o.SegmentSize - mathrand.Int64N(o.SegmentSize/64+1)
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -448,11 +443,25 @@ func equal(r io.Reader, body io.ReaderAt, size int64) (bool, error) {
 	return true, nil
 }
 
-// old returns an error if an object that was stored at a time must not be referred to any
-// more.
-func old(key string, stored time.Time) error {
+// errOld reports an object that must not be referred to any more: an [*oldError].
+var errOld = errors.New("it is too old to be named")
+
+type oldError struct {
+	key  string
+	size int64 // bytes
+	age  time.Duration
+}
+
+func (e *oldError) Error() string {
+	return fmt.Sprintf("%s was stored %v ago and is named by nothing yet: it may be about to be deleted, and is not used", e.key, e.age.Round(time.Second))
+}
+
+func (e *oldError) Is(target error) bool { return target == errOld }
+
+// old returns an errOld if an object was stored too long ago.
+func old(key string, size int64, stored time.Time) error {
 	if age := time.Since(stored); age >= maxUnreferenced {
-		return fmt.Errorf("%s was stored %v ago and is named by nothing yet: it may be about to be deleted, and is not used", key, age.Round(time.Second))
+		return &oldError{key, size, age}
 	}
 	return nil
 }

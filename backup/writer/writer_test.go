@@ -7,14 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 func both(t *testing.T, f func(t *testing.T, encrypted bool)) {
@@ -174,17 +177,47 @@ func TestDailyManifest(t *testing.T) {
 // is read; small parts of it are not merged with others.
 func TestCutTransaction(t *testing.T) {
 	both(t, func(t *testing.T, encrypted bool) {
-		w := newWorld(t, 3, encrypted)
-		w.size = 2 << 10
-		for range 12 {
-			w.change(12)
-			wr := w.must()
-			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
-				t.Fatal(err)
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 3, encrypted)
+			w.size = 2 << 10
+			slow := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+				return storetest.Fault{Delay: time.Duration(w.rnd.IntN(3)) * time.Second}
+			})
+			for range 12 {
+				w.change(12)
+				wr, err := w.open(t.Context(), slow, w.dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				w.feed.BeforeStep = func(tid.TID) { time.Sleep(time.Second) }
+				if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+					t.Fatal(err)
+				}
+				wr.Close()
 			}
-			wr.Close()
-		}
-		w.check(w.last())
+			w.check(w.last())
+			cut := 0
+			for n := int64(1); ; n++ {
+				tail, err := w.repo.Repository.Tail(t.Context(), w.repo.Lineage, n)
+				if errors.Is(err, store.ErrNotFound) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, l := range tail.Segments {
+					if l.After != l.Upto {
+						continue
+					}
+					if cut++; i == 0 {
+						t.Errorf("tail %d begins within transaction %v", n, l.Upto)
+					}
+				}
+			}
+			if cut == 0 {
+				t.Error("no transaction was cut")
+			}
+		})
 	})
 }
 
@@ -234,7 +267,11 @@ func TestSpoolSpoiled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		switch i % 3 {
+		switch i % 4 {
+		case 3: // the segment of another line
+			if b, err = os.ReadFile(list[w.rnd.IntN(len(list))]); err != nil {
+				t.Fatal(err)
+			}
 		case 0:
 			b[w.rnd.IntN(len(b))] ^= 1 << w.rnd.IntN(8)
 		case 1:
@@ -249,6 +286,9 @@ func TestSpoolSpoiled(t *testing.T) {
 			if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if n := wr.Stats().Postponed; n > 0 {
+			t.Error("a spoiled plaintext keeps the others from being merged")
 		}
 		wr.Close()
 		w.check(w.last())
@@ -274,6 +314,7 @@ func TestDiskFull(t *testing.T) {
 		w.check(w.last())
 	}
 	step()
+	step()
 	if err := os.Rename(spool, spool+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +323,9 @@ func TestDiskFull(t *testing.T) {
 	}
 	for range 5 {
 		step()
+	}
+	if wr.Stats().Postponed == 0 {
+		t.Error("nothing was postponed")
 	}
 	if err := errors.Join(os.Remove(spool), os.Rename(spool+".away", spool)); err != nil {
 		t.Fatal(err)
@@ -292,6 +336,135 @@ func TestDiskFull(t *testing.T) {
 	if n := len(w.check(0).Manifest.Items); n > 12 {
 		t.Errorf("%d lines: nothing was merged", n)
 	}
+}
+
+// A call that is stopped while a tail is stored leaves a writer that can go on: it finds out whether
+// that was its own.
+func TestStoppedWhileStoring(t *testing.T) {
+	for _, effect := range []bool{false, true} {
+		w := newWorld(t, 7, true)
+		ctx, cancel := context.WithCancel(t.Context())
+		faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if k, err := snapshot.ParseKey(c.Key); c.Op == "put" && err == nil && k.Kind == snapshot.KindTail && k.N == 3 && ctx.Err() == nil {
+				return storetest.Fault{Err: storetest.Temporary, After: effect}
+			}
+			return storetest.Fault{}
+		})
+		stop := func(string, string, int, time.Duration, error) { cancel() }
+		wr, err := w.open(t.Context(), store.Retry(faulty, store.RetryOptions{Repeating: stop}), w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer wr.Close()
+		for err == nil {
+			w.change(1)
+			err = wr.Snapshot(ctx, 0, "")
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		w.change(1)
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Errorf("effect %v: %v", effect, err)
+		}
+		w.check(w.last())
+	}
+}
+
+// A source that is away while a lineage is filled is waited for, with pauses, whatever else ends
+// meanwhile.
+func TestRebaseWhileAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 8, true)
+		w.change(60)
+		ctx, cancel := context.WithCancel(t.Context())
+		counted := &countedFeed{Feed: w.feed, stop: cancel}
+		w.setup = func(o *Options) { o.Feed, o.Heartbeat = counted, time.Hour }
+		wr := w.must()
+		defer wr.Close()
+		if err := wr.Snapshot(ctx, 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		away := false
+		half := w.last() - 20<<26
+		w.feed.BeforeStep = func(at tid.TID) {
+			time.Sleep(time.Second) // manifests are published meanwhile
+			if at > half && !away {
+				away = true
+				w.feed.Fail(fmt.Errorf("the test: %w", txn.ErrUnavailable))
+				time.AfterFunc(time.Hour, func() { w.feed.Fail(nil) })
+			}
+		}
+		if err := wr.Rebase(ctx); err != nil {
+			t.Fatalf("after %d questions: %v", counted.n.Load(), err)
+		}
+		w.check(w.last())
+	})
+}
+
+// countedFeed stops what asks too often.
+type countedFeed struct {
+	feed.Feed
+	n    atomic.Int64
+	stop func()
+}
+
+func (f *countedFeed) Last(ctx context.Context) (tid.TID, time.Time, error) {
+	if f.n.Add(1) > 5000 {
+		f.stop()
+	}
+	return f.Feed.Last(ctx)
+}
+
+// A full disk and a large backlog: it is stored in small segments.
+func TestDiskFullBacklog(t *testing.T) {
+	w := newWorld(t, 9, true)
+	w.size = 128 << 20
+	w.setup = func(o *Options) { o.limits = usual }
+	wr := w.must()
+	defer wr.Close()
+	spool := filepath.Join(w.dir, "spool")
+	if err := errors.Join(os.Remove(spool), os.WriteFile(spool, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		data := make([]byte, 1<<20)
+		for j := range data {
+			data[j] = byte(w.rnd.Uint32())
+		}
+		w.feed.Put(tid.OID(i), string(data))
+	}
+	if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.check(w.last()).Manifest.Items); n < 4 || wr.chain.cutAt < 100<<20 {
+		t.Errorf("%d segments, the next is cut at %d", n, wr.chain.cutAt)
+	}
+}
+
+// A source that is empty has heartbeats, and later a history.
+func TestEmptySource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10, true)
+		wr := w.must()
+		defer wr.Close()
+		if err := wr.Snapshot(t.Context(), 0, "empty"); err != nil {
+			t.Fatal(err)
+		}
+		w.check(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- wr.Follow(ctx) }()
+		time.Sleep(time.Hour)
+		w.change(3)
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if s := wr.Stats(); s.Heartbeats < 11 || s.Head != w.last() {
+			t.Errorf("%+v", s)
+		}
+		w.check(w.last())
+	})
 }
 
 // A second process cannot use the state directory.

@@ -1,0 +1,149 @@
+package writer
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/backuptest"
+	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/store/memstore"
+	"github.com/neozodb/neo/backup/store/storetest"
+	"github.com/neozodb/neo/backup/store/storeurl"
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/fsformat"
+)
+
+// A Data.fs that is packed between two snapshots, and while a writer has it open.
+func TestFilePacked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	replace := func(name string) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join("../../testdata/fs", name+".fs"))
+		if err == nil {
+			err = os.WriteFile(path+".pack", b, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(path+".pack", path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace("05-before-pack")
+	repo := backuptest.New(t, memstore.New(memstore.Options{}), true)
+	dir := t.TempDir()
+	open := func(rebase bool) (*Writer, error) {
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return Open(t.Context(), Options{Repo: repo.Repository, Signer: repo.Signer, Feed: f, StateDir: dir, RebaseOnPack: rebase, SegmentSize: 4 << 10, limits: few})
+	}
+	check := func(lineages int) {
+		t.Helper()
+		list, err := repo.Lineages(t.Context())
+		if err != nil || len(list) != lineages {
+			t.Fatalf("%d lineages, %v, want %d", len(list), err, lineages)
+		}
+		s, err := repo.State(t.Context(), list[len(list)-1].Lineage, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := collect(t, repo.Transactions(t.Context(), repo.Keys, s, 0, s.Head(), backup.FetchOptions{Scratch: dir}, nil))
+		r, err := fsformat.Open(path, fsformat.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		want := collect(t, r.Transactions(t.Context(), 0, tid.Max))
+		if len(got) != len(want) {
+			t.Fatalf("%d transactions, the file has %d", len(got), len(want))
+		}
+		for i := range got {
+			if g, w := got[i].String(), want[i].String(); g != w {
+				t.Errorf("transaction\n%s\nwant\n%s", g, w)
+			}
+		}
+	}
+	w, err := open(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	check(1)
+	replace("05-packed")
+	refused := func(err error) {
+		t.Helper()
+		if !errors.Is(err, ErrDiverged) || !errors.Is(err, feed.ErrPacked) || !strings.Contains(err.Error(), "rebase") {
+			t.Errorf("got %v, want an ErrDiverged because of a pack", err)
+		}
+	}
+	refused(w.Snapshot(t.Context(), 0, ""))
+	refused(w.Follow(t.Context()))
+	w.Close()
+	_, err = open(false)
+	refused(err)
+	if w, err = open(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	check(2)
+	if w, err = open(false); err != nil { // the mark is that of the packed file
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	check(2)
+}
+
+// The main way on real servers.
+func TestServers(t *testing.T) {
+	for name, start := range map[string]func(testing.TB) *storetest.Server{
+		"MinIO": storetest.MinIO, "versitygw": storetest.VersityGW, "moto": storetest.Moto, "gofakes3": storetest.GoFakeS3,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := start(t)
+			env := map[string]string{}
+			for _, s := range server.Env() {
+				k, v, _ := strings.Cut(s, "=")
+				env[k] = v
+			}
+			s, err := storeurl.Open(server.URL(server.Bucket(t, false), "some/prefix"), func(k string) string { return env[k] })
+			if err != nil {
+				t.Fatal(err)
+			}
+			s = store.Retry(s, store.RetryOptions{})
+			w := newWorldIn(t, 1, true, s)
+			for i := range 6 {
+				w.change(8)
+				wr, err := w.open(t.Context(), s, w.dir)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 4 {
+					err = wr.Rebase(t.Context())
+				} else {
+					err = wr.Snapshot(t.Context(), 0, "")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				wr.Close()
+			}
+			w.check(w.last())
+		})
+	}
+}
