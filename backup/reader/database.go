@@ -32,7 +32,8 @@ type Options struct {
 
 	// CacheDir is a directory for the index of the segments, which is made if it does not
 	// exist. What is in it may be deleted at any time, and used by several at once. Object ids,
-	// transaction ids and places are there in clear text, for the owner alone; data are not.
+	// transaction ids and places are there in clear text, for the owner alone; data at most as
+	// they are stored.
 	// Default: the index is kept in memory, as far as CacheSize allows.
 	CacheDir string
 

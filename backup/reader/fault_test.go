@@ -181,7 +181,8 @@ func TestPruned(t *testing.T) {
 	for _, filled := range []bool{false, true} {
 		s := memstore.New(memstore.Options{})
 		r := backuptest.New(t, s, true)
-		list := all(t, txntest.Random(8, 100, 30))
+		// More than what is read with the directory.
+		list := large(rand.New(rand.NewPCG(8, 8)), 0, 100, func(i, j int) tid.OID { return tid.OID((i*5 + j) % 43) })
 		keys := r.Listed(list[:30], list[30:60])
 		d := open(t, r, reader.Options{CacheSize: 1, CacheDir: t.TempDir()})
 		if filled {

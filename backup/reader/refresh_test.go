@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/reader"
@@ -108,9 +109,11 @@ func TestLoadsAndAnnouncements(t *testing.T) {
 			r.Manifest(true, false)
 		}
 		err := d.Refresh(t.Context(), func(changes []reader.Change, last tid.TID, complete bool) {
+			time.Sleep(time.Millisecond) // while which no load may show it
 			for _, c := range changes {
 				announced.Store(uint64(c.TID))
 			}
+			time.Sleep(time.Millisecond) // while which none may be older
 		})
 		if err != nil {
 			t.Fatal(err)
