@@ -236,11 +236,11 @@ func (b *follower) await(t *testing.T, want tid.TID) {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for range 3000 {
+	for range 15000 {
 		if done() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 	}
 	t.Fatalf("it takes too long until %s", what)
 }
