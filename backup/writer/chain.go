@@ -217,8 +217,8 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 	return nil
 }
 
-// isOwn returns nil if what is stored as a tail is the object, from an earlier try, else who
-// created it.
+// isOwn returns nil if what is stored as a tail is the object, from an earlier try, else the
+// writer that created it, in the error.
 func (c *chain) isOwn(ctx context.Context, key string, object []byte) error {
 	got, info, err := c.w.repo.Store.Get(ctx, key, 0, snapshot.MaxTailNote+int64(len(object)))
 	if err != nil {
