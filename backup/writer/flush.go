@@ -74,6 +74,9 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 		if cause := context.Cause(f.ctx); err != nil && cause != nil {
 			return cause // of an upload, or of the caller
 		}
+		if err != nil && c.uncertain {
+			return err // of a tail that may have been stored
+		}
 		if err != nil {
 			// What is stored completely counts.
 			return cmp.Or(f.commitReady(ctx, 1), err)
