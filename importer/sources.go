@@ -14,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/importer/source"
 )
 
 // linked is implemented by a source that finds the record of one object in a transaction
@@ -132,6 +133,9 @@ func ask[T any](ctx context.Context, s *sources, quick bool, f func(ctx context.
 			return v, nil
 		case ctx.Err() != nil:
 			return none, ctx.Err()
+		case errors.Is(err, source.ErrClosed):
+			// All is imported: the answer is in the tables, for whatever asks again.
+			return none, fmt.Errorf("the import has ended meanwhile: %w: %w", backend.ErrNonReadable, err)
 		case absent(err) || !unreachable(err):
 			return v, err
 		}

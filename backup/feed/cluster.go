@@ -207,11 +207,7 @@ func (f *Cluster) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.
 			}
 			return
 		}
-		last, err := steady(ctx, func() (tid.TID, error) { return f.c.AskLastTID(ctx) })
-		if err == nil && last < upTo {
-			err = f.truncated(last, upTo) // what is left would be taken for all there is
-		}
-		if err != nil {
+		if err := f.reaches(ctx, upTo); err != nil {
 			yield(nil, err)
 			return
 		}
@@ -235,11 +231,25 @@ func (f *Cluster) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.
 			f.mu.Unlock()
 		}
 		run.end(upTo)
-		// What was read across a change of masters is of one history.
-		if err := f.check(ctx, false); err != nil {
+		// What was read across a change of masters is of one history, and complete.
+		err := f.reaches(ctx, upTo)
+		if err == nil {
+			err = f.check(ctx, false)
+		}
+		if err != nil {
 			yield(nil, err)
 		}
 	}
+}
+
+// reaches verifies that the cluster has a history up to a transaction: otherwise what is left would
+// be taken for all there is.
+func (f *Cluster) reaches(ctx context.Context, upTo tid.TID) error {
+	last, err := steady(ctx, func() (tid.TID, error) { return f.c.AskLastTID(ctx) })
+	if err == nil && last < upTo {
+		err = f.truncated(last, upTo)
+	}
+	return err
 }
 
 // Packed implements [Feed].

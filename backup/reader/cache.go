@@ -136,15 +136,6 @@ func (c *cache) has(key cacheKey) bool {
 	return i != nil && i.element != nil
 }
 
-// forget drops something.
-func (c *cache) forget(key cacheKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := c.items[key]; i != nil && i.element != nil {
-		c.removeLocked(i)
-	}
-}
-
 func (c *cache) removeLocked(i *cached) {
 	c.order.Remove(i.element)
 	delete(c.items, i.key)

@@ -99,6 +99,7 @@ func Open(ctx context.Context, repo *backup.Repository, keys *backup.Keys, state
 		return nil, err
 	}
 	d.files.d = d
+	d.fill.wanted = make(chan struct{}, 1)
 	if o.CacheDir != "" {
 		d.files.dir = filepath.Join(o.CacheDir, state.Lineage.String())
 		if err := os.MkdirAll(d.files.dir, 0o700); err != nil {
@@ -166,8 +167,8 @@ var errClosed = errors.New("the database is closed")
 
 // Close ends all reads that are under way.
 func (d *Database) Close() error {
-	d.cancel()
 	d.cache.mu.Lock() // no read begins any more
+	d.cancel()
 	d.cache.mu.Unlock()
 	d.wg.Wait()
 	d.mu.Lock()
@@ -356,27 +357,31 @@ func (d *Database) do(ctx context.Context, f func(ctx context.Context, v *view) 
 	// A little longer than one read of the store, whose error says more.
 	limited, cancel := context.WithTimeoutCause(ctx, d.read+d.read/8, errTimeout)
 	defer cancel()
-	for try := 0; ; try++ {
+	for try := 0; ; {
 		v := d.current()
 		err := f(limited, v)
 		if err == nil {
 			return nil
 		}
-		again, ok := d.again(limited, v, err)
-		if !ok || try == 3 {
+		again, ok := d.again(limited, v, err, &try)
+		if !ok {
 			return d.failed(ctx, again)
 		}
 	}
 }
 
+// mostTries is how often a read is tried again because the repository has changed.
+const mostTries = 3
+
 // again reports whether a read that failed is to be tried with another view. If not, the error is
-// the one to return.
-func (d *Database) again(ctx context.Context, v *view, err error) (error, bool) {
+// the one to return. It counts the tries.
+func (d *Database) again(ctx context.Context, v *view, err error, try *int) (error, bool) {
 	if r, ok := errors.AsType[*runError](err); ok {
-		d.dropRun(r)
+		d.dropRun(r) // no more often than there are runs
 		return err, true
 	}
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) && *try < mostTries {
+		*try++
 		changed, e := d.reopen(ctx, v)
 		if e != nil {
 			return errors.Join(err, e), false

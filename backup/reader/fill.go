@@ -33,7 +33,9 @@ type filler struct {
 	mu     sync.Mutex
 	active bool
 	again  bool          // the view has changed meanwhile
-	done   chan struct{} // closed when it has ended
+	done   chan struct{} // closed when it has ended, or failed for the moment
+	err    error         // of that
+	wanted chan struct{} // ends the pause after a failure
 
 	bad  map[*segment]bool // of which the index cannot be read; told once
 	used atomic.Int64      // bytes of runs in memory
@@ -68,7 +70,8 @@ func (d *Database) startFilling() {
 }
 
 // Filled waits until the index of each segment is on this machine, as far as there is room for it
-// and the segment can be read. Without it reads need more requests.
+// and the segment can be read. Without it reads need more requests. The error is an
+// [*UnavailableError] if the store does not answer in time.
 func (d *Database) Filled(ctx context.Context) error {
 	f := &d.fill
 	for {
@@ -79,9 +82,19 @@ func (d *Database) Filled(ctx context.Context) error {
 			return ctx.Err()
 		}
 		select {
+		case f.wanted <- struct{}{}:
+		default:
+		}
+		select {
 		case <-done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		f.mu.Lock()
+		active, err := f.active, f.err
+		f.mu.Unlock()
+		if active && err != nil {
+			return d.failed(ctx, err)
 		}
 	}
 }
@@ -93,8 +106,14 @@ func (d *Database) fillAll() {
 		err := d.fillOnce()
 		if err != nil && d.ctx.Err() == nil {
 			d.log.Warn("the index cannot be read ahead, trying again", "err", err)
+			f.mu.Lock()
+			f.err = err
+			close(f.done)
+			f.done = make(chan struct{})
+			f.mu.Unlock()
 			select {
 			case <-time.After(fillPause):
+			case <-f.wanted:
 			case <-d.ctx.Done():
 			}
 		}
@@ -105,7 +124,7 @@ func (d *Database) fillAll() {
 			f.mu.Unlock()
 			return
 		}
-		f.again = false
+		f.again, f.err = false, nil
 		f.mu.Unlock()
 	}
 }

@@ -122,29 +122,25 @@ func (d *Database) infos(ctx context.Context, v *view, after, upTo tid.TID) iter
 // right.
 func (d *Database) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
-		for try := 0; ; try++ {
+		for try := 0; ; {
 			v := d.current()
-			given := false
 			again := false
 			for t, err := range d.transactions(ctx, v, after, upTo) {
 				if err != nil {
 					var e error
-					if e, again = d.again(ctx, v, err); again && try < 3 {
+					if e, again = d.again(ctx, v, err, &try); again {
 						break
 					}
 					yield(nil, d.failed(ctx, e))
 					return
 				}
-				after, given = t.TID, true
+				after, try = t.TID, 0
 				if !yield(t, nil) {
 					return
 				}
 			}
 			if !again {
 				return
-			}
-			if given {
-				try = 0
 			}
 		}
 	}
@@ -186,7 +182,7 @@ func (d *Database) transactions(ctx context.Context, v *view, after, upTo tid.TI
 		}
 		from, _ := whole.span()
 		resolve := func(oid tid.OID, at tid.TID) ([]byte, error) { return d.dataOf(ctx, v, oid, at) }
-		for t, err := range d.repo.Transactions(ctx, d.keys, v.state, max(after, from), min(upTo, v.at), backup.FetchOptions{Parallel: 4}, resolve) {
+		for t, err := range d.repo.Transactions(ctx, d.keys, v.state, max(after, from), min(upTo, v.at), backup.FetchOptions{Scratch: d.files.dir, Parallel: 4}, resolve) {
 			if !yield(t, err) || err != nil {
 				return
 			}
@@ -266,13 +262,13 @@ func (k *kept) each(yield func(*txn.Record, error) bool) {
 func (d *Database) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
 	return func(yield func(*txn.Info, error) bool) {
 		last := d.At()
-		for try := 0; ; try++ {
+		for try := 0; ; {
 			v := d.current()
 			again := false
 			for info, err := range d.backwards(ctx, v, last) {
 				if err != nil {
 					var e error
-					if e, again = d.again(ctx, v, err); again && try < 3 {
+					if e, again = d.again(ctx, v, err, &try); again {
 						break
 					}
 					yield(nil, d.failed(ctx, e))
@@ -376,10 +372,9 @@ func (d *Database) goesOn(ctx context.Context, s *segment) (oids []tid.OID, err 
 // if that can be.
 func (d *Database) OIDs(ctx context.Context, at tid.TID, from tid.OID) iter.Seq2[tid.OID, error] {
 	return func(yield func(tid.OID, error) bool) {
-		for try := 0; ; try++ {
+		for try := 0; ; {
 			err := d.Filled(ctx)
 			v := d.current()
-			again := false
 			if err == nil {
 				for oid, e := range d.oids(ctx, v, at, from) {
 					if err = e; err != nil {
@@ -394,8 +389,9 @@ func (d *Database) OIDs(ctx context.Context, at tid.TID, from tid.OID) iter.Seq2
 			if err == nil {
 				return
 			}
-			if err, again = d.again(ctx, v, err); !again || try == 3 {
-				yield(0, d.failed(ctx, err))
+			again, ok := d.again(ctx, v, err, &try)
+			if !ok {
+				yield(0, d.failed(ctx, again))
 				return
 			}
 		}

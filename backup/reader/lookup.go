@@ -195,13 +195,22 @@ func (d *Database) load(ctx context.Context, v *view, h hit) ([]byte, error) {
 	}
 }
 
-// record reads a revision where it lies.
+// record reads a revision where it lies. Frames are kept as text: what lies beside the revision is
+// often asked for next.
 func (d *Database) record(ctx context.Context, h hit) (*snapshot.Record, error) {
-	r, err := h.s.reader(ctx)
+	o, err := h.s.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return r.Load(h.Entry)
+	key := cacheKey{of: h.s, off: o.r.FrameStart(h.Pos), n: -1}
+	text, err := d.cache.get(ctx, key, func(ctx context.Context) (any, int64, error) {
+		text, err := o.r.With(&direct{ctx, h.s, o}).Frame(h.Entry)
+		return text, int64(cap(text)) + 256, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return o.r.With(&direct{ctx, h.s, o}).LoadFrom(h.Entry, text.([]byte))
 }
 
 // about adds the object to an error that has no answer about it.
@@ -315,6 +324,25 @@ func (d *Database) DataTID(ctx context.Context, oid tid.OID, at tid.TID) (from t
 		return err
 	})
 	return from, about(err, oid, "at", at)
+}
+
+// LastRevision returns the last transaction that changed an object, be it by a deletion: Zero if
+// there is none. known is false as long as the store has to be asked for it.
+func (d *Database) LastRevision(oid tid.OID) (last tid.TID, known bool) {
+	v := d.current()
+	for i := range v.steps {
+		if s := &v.steps[i]; !s.local() && s.first() <= v.at {
+			return tid.Zero, false
+		}
+	}
+	h, ok, err := d.find(d.ctx, v, oid, v.at+1)
+	switch {
+	case err != nil:
+		return tid.Zero, false
+	case !ok:
+		return tid.Zero, true
+	}
+	return h.TID, true
 }
 
 // Revisions implements [txn.Database].

@@ -188,9 +188,32 @@ func TestAtEveryTransaction(t *testing.T) {
 			want := until(t, list, tr.TID)
 			sameLoads(t, d, want, rnd, list, 60)
 			sameOIDs(t, d, want, tid.OID(rnd.IntN(50)))
+			if tr == list[len(list)-1] {
+				sameLinks(t, d, list, true)
+			}
 			if err := d.Close(); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// sameLinks compares what is told of records without their data.
+func sameLinks(t testing.TB, d *reader.Database, list []*txn.Transaction, filled bool) {
+	t.Helper()
+	last := map[tid.OID]tid.TID{}
+	for _, tr := range list {
+		for r := range tr.Records {
+			last[r.OID] = tr.TID
+			if from, err := d.DataTID(t.Context(), r.OID, tr.TID); from != r.DataTID || err != nil {
+				t.Fatalf("DataTID(%v, %v) = %v, %v, want %v", r.OID, tr.TID, from, err, r.DataTID)
+			}
+		}
+	}
+	for oid := range tid.OID(50) {
+		got, known := d.LastRevision(oid)
+		if known && got != last[oid] || filled && !known {
+			t.Fatalf("LastRevision(%v) = %v, %v, want %v", oid, got, known, last[oid])
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"slices"
 	"sort"
@@ -39,6 +40,8 @@ const (
 	runTrailer = 8 + 8 + sha256.Size + len(runMagic)
 	runBlock   = 32 << 10 // of entries, before compression
 	maxTable   = 1 << 30
+	// maxRunEntry is the greatest length of an entry.
+	maxRunEntry = 3*binary.MaxVarintLen64 + 8
 )
 
 var errRun = errors.New("damaged index file")
@@ -49,7 +52,7 @@ type located struct {
 	segment int // number in the run
 }
 
-// before orders as an index does: ascending by oid, descending by tid.
+// order orders as an index does: ascending by oid, descending by tid.
 func order(a, b snapshot.Entry) int {
 	if c := cmp.Compare(a.OID, b.OID); c != 0 {
 		return c
@@ -57,18 +60,27 @@ func order(a, b snapshot.Entry) int {
 	return cmp.Compare(b.TID, a.TID)
 }
 
-// codec returns what compresses and decompresses blocks.
-var codec = sync.OnceValues(func() (*zstd.Encoder, *zstd.Decoder) {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(true), zstd.WithWindowSize(64<<10))
+// encoder compresses blocks and tables.
+var encoder = sync.OnceValue(func() *zstd.Encoder {
+	return must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(true), zstd.WithWindowSize(64<<10)))
+})
+
+// tables decompresses tables, whose hash is right.
+var tables = sync.OnceValue(func() *zstd.Decoder {
+	return must(zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxTable), zstd.WithDecoderConcurrency(0)))
+})
+
+// blocks decompresses blocks, into the room that it is given.
+var blocks = sync.OnceValue(func() *zstd.Decoder {
+	return must(zstd.NewReader(nil, zstd.WithDecodeAllCapLimit(true), zstd.WithDecoderConcurrency(0)))
+})
+
+func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err) // the options are constant
 	}
-	d, err := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxTable), zstd.WithDecoderConcurrency(0))
-	if err != nil {
-		panic(err)
-	}
-	return e, d
-})
+	return v
+}
 
 // runWriter writes a run.
 type runWriter struct {
@@ -123,8 +135,7 @@ func (w *runWriter) flush() error {
 	if w.n == 0 {
 		return nil
 	}
-	enc, _ := codec()
-	w.out = enc.EncodeAll(w.buf, w.out[:0])
+	w.out = encoder().EncodeAll(w.buf, w.out[:0])
 	w.blocks = append(w.blocks, runBlockAt{w.first, w.off, int64(len(w.out))})
 	w.buf, w.n = w.buf[:0], 0
 	return w.write(w.out)
@@ -147,8 +158,7 @@ func (w *runWriter) close(of []segmentID) error {
 		b = d.first.OID.Append(b)
 		b = d.first.TID.Append(b)
 	}
-	enc, _ := codec()
-	b = enc.EncodeAll(b, nil)
+	b = encoder().EncodeAll(b, nil)
 	sum := sha256.Sum256(b)
 	at := w.off
 	if err := w.write(b); err != nil {
@@ -195,8 +205,7 @@ func openRun(src io.ReaderAt, size int64, path string) (*run, error) {
 	if sum := sha256.Sum256(b); !bytes.Equal(sum[:], t[16:16+sha256.Size]) {
 		return bad("its table has another hash")
 	}
-	_, dec := codec()
-	b, err := dec.DecodeAll(b, nil)
+	b, err := tables().DecodeAll(b, nil)
 	if err != nil {
 		return bad("its table: %v", err)
 	}
@@ -220,13 +229,13 @@ func openRun(src io.ReaderAt, size int64, path string) (*run, error) {
 		r.of = append(r.of, segmentID{snapshot.Hash(b[:sha256.Size]), tid.FromBytes(b[sha256.Size:])})
 		b = b[sha256.Size+8:]
 	}
-	blocks, ok := count(17)
+	total, ok := count(17)
 	if !ok {
 		return bad("its table is cut")
 	}
-	r.blocks = make([]runBlockAt, 0, blocks)
+	r.blocks = make([]runBlockAt, 0, total)
 	off := int64(len(runMagic))
-	for range blocks {
+	for range total {
 		v, n := binary.Uvarint(b)
 		if n <= 0 || len(b) < n+16 || v == 0 || v > at-uint64(off) {
 			return bad("its table is cut")
@@ -273,41 +282,52 @@ func (r *run) block(i int) ([]located, error) {
 	if _, err := r.src.ReadAt(b, d.at); err != nil {
 		return nil, fmt.Errorf("%w %s: block %d: %w", errRun, r.path, i, err)
 	}
-	_, dec := codec()
-	b, err := dec.DecodeAll(b, make([]byte, 0, runBlock+64))
+	b, err := blocks().DecodeAll(b, make([]byte, 0, runBlock+maxRunEntry))
 	if err != nil {
 		return nil, fmt.Errorf("%w %s: block %d: %w", errRun, r.path, i, err)
 	}
+	list, err := parseEntries(b, len(r.of))
+	if err != nil {
+		return nil, fmt.Errorf("%w %s: block %d: %w", errRun, r.path, i, err)
+	}
+	if order(list[0].Entry, d.first) != 0 {
+		return nil, fmt.Errorf("%w %s: block %d begins with another entry than the table says", errRun, r.path, i)
+	}
+	return list, nil
+}
+
+// parseEntries reads the entries of a block of a run of so many segments. There is at least one.
+func parseEntries(b []byte, segments int) ([]located, error) {
 	list := make([]located, 0, len(b)/12)
 	for len(b) > 0 {
 		var e located
 		oid, n := binary.Uvarint(b)
 		if n <= 0 || len(b) < n+8 {
-			return nil, fmt.Errorf("%w %s: block %d is cut", errRun, r.path, i)
+			return nil, fmt.Errorf("entry %d is cut", len(list))
 		}
 		e.OID, e.TID = tid.OID(oid), tid.FromBytes(b[n:])
 		b = b[n+8:]
 		segment, n := binary.Uvarint(b)
-		if n <= 0 || segment >= uint64(len(r.of)) {
-			return nil, fmt.Errorf("%w %s: block %d names segment %d of %d", errRun, r.path, i, segment, len(r.of))
+		if n <= 0 || segment >= uint64(segments) {
+			return nil, fmt.Errorf("entry %d names segment %d of %d", len(list), segment, segments)
 		}
 		b = b[n:]
 		v, n := binary.Uvarint(b)
-		if n <= 0 {
-			return nil, fmt.Errorf("%w %s: block %d is cut", errRun, r.path, i)
+		if n <= 0 || v&3 > uint64(snapshot.Copied) || v > math.MaxInt64 {
+			return nil, fmt.Errorf("entry %d is cut", len(list))
 		}
 		b = b[n:]
 		e.segment, e.Pos, e.Kind = int(segment), int64(v>>2), snapshot.EntryKind(v&3)
 		if len(list) > 0 {
 			prev := list[len(list)-1].Entry
 			if e.OID += prev.OID; e.OID < prev.OID || order(prev, e.Entry) >= 0 {
-				return nil, fmt.Errorf("%w %s: block %d is out of order", errRun, r.path, i)
+				return nil, fmt.Errorf("entry %d is out of order", len(list))
 			}
 		}
 		list = append(list, e)
 	}
-	if len(list) == 0 || order(list[0].Entry, d.first) != 0 {
-		return nil, fmt.Errorf("%w %s: block %d begins with another entry than the table says", errRun, r.path, i)
+	if len(list) == 0 {
+		return nil, errors.New("it has no entry")
 	}
 	return list, nil
 }

@@ -337,7 +337,7 @@ type cachedReader struct {
 func (r *cachedReader) ReadAt(b []byte, off int64) (int, error) {
 	n := int64(len(b))
 	if r.s.object != nil {
-		return int(n), r.s.fetch(r.ctx, r.o, b, off)
+		return (&direct{r.ctx, r.s, r.o}).ReadAt(b, off)
 	}
 	v, err := r.s.d.cache.get(r.ctx, cacheKey{r.s, off, n}, func(ctx context.Context) (any, int64, error) {
 		b := make([]byte, n)
@@ -348,6 +348,20 @@ func (r *cachedReader) ReadAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	return copy(b, v.([]byte)), nil
+}
+
+// direct reads the plaintext of a segment as it is asked for.
+type direct struct {
+	ctx context.Context
+	s   *segment
+	o   *opened
+}
+
+func (r *direct) ReadAt(b []byte, off int64) (int, error) {
+	if err := r.s.fetch(r.ctx, r.o, b, off); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // window reads the plaintext of a segment ahead, for what is read in order. It has one user.

@@ -64,7 +64,7 @@ func (s *Source) ToCluster(ctx context.Context, dst txn.Database, appender func(
 		Progress: func(last tid.TID, t, r, b int64) {
 			res.Last, res.Txns, records, text = last, t, r, b
 			if o.Progress != nil {
-				o.Progress(Writing, last, b, plan.Text)
+				o.Progress(Writing, last, textOf(t, r, b, plan.Text), plan.Text)
 			}
 		},
 	})

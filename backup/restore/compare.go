@@ -77,6 +77,14 @@ func (s *Source) groups(ctx context.Context) iter.Seq2[group, error] {
 	}
 }
 
+// tellEvery is after how many bytes progress is told.
+const tellEvery = 4 << 20
+
+// textOf is about how much dump text there is of what was copied.
+func textOf(txns, records, bytes, total int64) int64 {
+	return min(bytes+34*records+62*txns, total)
+}
+
 // compare reads a target and compares it with what the repository says: of each segment
 // the digest of its text, which the target's text must have. Where that differs, or
 // where only a part of a segment was restored, the segment is read and compared record
@@ -91,6 +99,14 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 		return fmt.Errorf("compare %s: %w", t.name, err)
 	}
 	var c cutter
+	told := int64(0)
+	tell := func(done int64) {
+		if progress != nil {
+			told = done
+			progress(Comparing, res.Last, done, max(total, done))
+		}
+	}
+	tell(0)
 	for g, err := range s.groups(ctx) {
 		if err != nil {
 			return err
@@ -106,6 +122,9 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 			if err := c.transaction(tr, &res.Records); err != nil {
 				return fmt.Errorf("compare %s: transaction %v: %w", t.name, tr.TID, err)
 			}
+			if done := res.Bytes + c.n; done-told >= tellEvery {
+				tell(done)
+			}
 			if tr, err, more = next(); err != nil {
 				return fmt.Errorf("compare %s: %w", t.name, err)
 			}
@@ -117,9 +136,7 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 		}
 		res.Segments += int64(len(g))
 		res.Bytes += c.n
-		if progress != nil {
-			progress(Comparing, res.Last, res.Bytes, max(total, res.Bytes))
-		}
+		tell(res.Bytes)
 	}
 	last, err := t.last(ctx)
 	if err != nil {

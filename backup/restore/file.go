@@ -59,7 +59,7 @@ func (s *Source) ToFile(ctx context.Context, path string, o FileOptions) (*Resul
 		Progress: func(last tid.TID, t, r, b int64) {
 			res.Txns, records, text = t, r, b
 			if o.Progress != nil {
-				o.Progress(Writing, last, b, plan.Text)
+				o.Progress(Writing, last, textOf(t, r, b, plan.Text), plan.Text)
 			}
 		},
 		Copied: func(ctx context.Context, name string, last tid.TID) error {

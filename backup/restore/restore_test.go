@@ -553,3 +553,18 @@ func changed(t testing.TB, list []*txn.Transaction, i int, kind string) (memory,
 	c.Records = txn.Slice(recs)
 	return m, true
 }
+
+// A repository without transactions gives an empty Data.fs, and empty tables.
+func TestEmpty(t *testing.T) {
+	repo := backuptest.New(t, memstore.New(memstore.Options{}), true)
+	repo.Heartbeat()
+	path := filepath.Join(t.TempDir(), "out.fs")
+	res, err := source(repo, 0).ToFile(t.Context(), path, FileOptions{})
+	if err != nil || res.Last != 0 || !res.Compared || string(read(t, path)) != "FS30" {
+		t.Errorf("%+v, %v", res, err)
+	}
+	res, err = source(repo, 0).ToTables(t.Context(), TablesOptions{Cluster: "c", Partitions: 2, Nodes: 1, Dir: t.TempDir()})
+	if err != nil || res.Last != 0 || !res.Compared {
+		t.Errorf("%+v, %v", res, err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -778,25 +779,31 @@ func (s *rowSum) transaction(t tid.TID, m *backend.Meta) {
 func (w *tables) verify(ctx context.Context, res *Result) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(runtime.GOMAXPROCS(0), 2))
+	var m sync.Mutex
+	parts, all := int64(0), int64(len(w.nodes)*w.o.Partitions)
+	tell := func(n int64) { // that so many more partitions of nodes are read
+		m.Lock()
+		defer m.Unlock()
+		if parts += n; w.o.Progress != nil {
+			w.o.Progress(Comparing, res.Last, res.Bytes*parts/all, res.Bytes)
+		}
+	}
+	tell(0)
 	for _, n := range w.nodes {
 		g.Go(func() error {
-			if err := n.verify(ctx); err != nil {
+			if err := n.verify(ctx, tell); err != nil {
 				return fmt.Errorf("node %d: %w", n.n, err)
 			}
 			return nil
 		})
 	}
-	err := g.Wait()
-	if err == nil && w.o.Progress != nil {
-		w.o.Progress(Comparing, res.Last, res.Bytes, max(w.plan.Text, res.Bytes))
-	}
-	return err
+	return g.Wait()
 }
 
 // readAtOnce is how many rows are read at once.
 const readAtOnce = 1000
 
-func (n *tablesNode) verify(ctx context.Context) error {
+func (n *tablesNode) verify(ctx context.Context, tell func(int64)) error {
 	got := make([]rowSum, len(n.w.parts))
 	part := func(t tid.TID) (*rowSum, error) {
 		i, _ := slices.BinarySearch(n.w.parts, t) // of parts with the same end, the first
@@ -847,6 +854,7 @@ func (n *tablesNode) verify(ctx context.Context) error {
 				break
 			}
 		}
+		tell(1)
 	}
 	// A transaction that is cut counts for the first of its parts.
 	want := make([]rowSum, len(got))

@@ -311,16 +311,43 @@ func (t *text) Read(p []byte) (int, error) {
 // text at its end: what was read is right only if the reader came to io.EOF.
 func (s *Reader) Text() io.Reader { return &text{s: s, raw: sha256.New()} }
 
+// FrameStart returns where the frame begins, in the text, that a place of it is in.
+func (s *Reader) FrameStart(pos int64) int64 {
+	if len(s.frames) == 0 {
+		return 0
+	}
+	return s.frames[s.frameAt(pos)].pos
+}
+
+func (s *Reader) frameAt(pos int64) int {
+	return max(sort.Search(len(s.frames), func(i int) bool { return s.frames[i].pos > pos })-1, 0)
+}
+
 // Load reads the revision of an entry.
 func (s *Reader) Load(e Entry) (*Record, error) {
+	first, err := s.Frame(e)
+	if err != nil {
+		return nil, err
+	}
+	return s.LoadFrom(e, first)
+}
+
+// Frame returns the text of the frame in which an entry is, or begins.
+func (s *Reader) Frame(e Entry) ([]byte, error) {
 	if e.Pos < 0 || e.Pos >= s.f.Text {
 		return nil, corrupt(s.name, -1, "object %v in transaction %v: no text at %d", e.OID, e.TID, e.Pos)
 	}
-	i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].pos > e.Pos }) - 1
-	t := &text{s: s, next: i}
-	if _, err := io.CopyN(io.Discard, t, e.Pos-s.frames[i].pos); err != nil {
-		return nil, err // the frame is there: an error of reading
+	return s.frameText(s.frameAt(e.Pos), nil)
+}
+
+// LoadFrom is Load with what Frame returned for an entry of the same frame.
+func (s *Reader) LoadFrom(e Entry, first []byte) (*Record, error) {
+	i := s.frameAt(e.Pos)
+	at := e.Pos - s.FrameStart(e.Pos)
+	if at < 0 || at >= int64(len(first)) {
+		return nil, corrupt(s.name, -1, "object %v in transaction %v: no text at %d", e.OID, e.TID, e.Pos)
 	}
+	t := &text{s: s, next: i + 1, rest: first[at:]}
 	sc := zdump.NewScanner(t)
 	sc.Resume(e.TID)
 	r, err := sc.Record()

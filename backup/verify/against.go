@@ -1,8 +1,12 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"iter"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/cluster/tid"
@@ -19,10 +23,14 @@ type AgainstOptions struct {
 	// How are differences that do not count: that a source keeps the records of a
 	// transaction in another order, say. Default: none.
 	How exporter.CompareOptions
-	// Packed is up to when the source may have been packed: what it lacks there, and the
-	// repository has, is explained by that; statuses, the order of records, and links to
-	// data that are gone, then do not count. Default: it was not.
-	Packed tid.TID
+	// Packed, of a source that may have been packed, returns up to when, as far as was read:
+	// it is asked when the source lacks something. Revisions that were superseded by then, and
+	// deletions, which the source lacks and the repository has, are explained by that. The order
+	// of records, and links to data that are gone, then do not count. Default: it was not packed.
+	Packed func(context.Context) (tid.TID, error)
+	// Collected: the pack may have removed objects that were not reachable, as that of a Data.fs
+	// does. That they are in the repository is then a warning.
+	Collected bool
 	// After and UpTo bound what is compared. Default: all that the repository has.
 	After, UpTo tid.TID
 	Fetch       backup.FetchOptions
@@ -45,8 +53,8 @@ type AgainstSummary struct {
 // reports all differences with the segment in which they are.
 func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 	r := &reporter{report: o.Report}
-	if o.Packed != tid.Zero {
-		o.How.AnyStatus, o.How.FullData = true, true
+	if o.Packed != nil {
+		o.How.FullData = true
 		if !o.How.AnyOrder {
 			o.How.AnyOrder, o.How.EachRecord = true, true
 		}
@@ -63,24 +71,21 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		return sum, err
 	}
 	look := &lookup{ctx: ctx, repo: o.Repo, keys: o.Keys, parts: parts}
+	p := &packed{ask: o.Packed, left: map[tid.OID]exporter.Difference{}}
 	ours := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
-		return o.Repo.Transactions(ctx, o.Keys, o.State, after, upTo, o.Fetch, look.load)
+		return p.watch(o.Repo.Transactions(ctx, o.Keys, o.State, after, upTo, o.Fetch, look.load))
 	})
-	progress := func(last tid.TID, txns, records, bytes int64) {
-		sum.Txns, sum.Records, sum.Bytes = txns, records, bytes
-		if o.Progress != nil {
-			o.Progress(last, txns, records, bytes)
+	theirs := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+		return func(yield func(*txn.Transaction, error) bool) {
+			for t, err := range o.Source.Transactions(ctx, after, upTo) {
+				if p.theirs = t; !yield(t, err) {
+					return
+				}
+			}
 		}
-	}
-	for d, err := range exporter.Compare(ctx, ours, o.Source, sum.After, sum.UpTo, o.How, progress) {
-		if err != nil {
-			return sum, err
-		}
-		if d.TID <= o.Packed && d.What == exporter.MissingInSecond {
-			sum.Explained++
-			continue
-		}
-		f := Finding{Kind: Different}
+	})
+	find := func(d exporter.Difference, warning bool) {
+		f := Finding{Kind: Different, Warning: warning}
 		switch d.What {
 		case exporter.MissingInFirst:
 			d.What = "missing in the repository"
@@ -99,8 +104,143 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		}
 		r.add(f)
 	}
+	progress := func(last tid.TID, txns, records, bytes int64) {
+		sum.Txns, sum.Records, sum.Bytes = txns, records, bytes
+		if o.Progress != nil {
+			o.Progress(last, txns, records, bytes)
+		}
+	}
+	for d, err := range exporter.Compare(ctx, ours, theirs, sum.After, sum.UpTo, o.How, progress) {
+		if err != nil {
+			return sum, err
+		}
+		if explained, err := p.explains(ctx, &d); err != nil {
+			return sum, err
+		} else if explained {
+			sum.Explained++
+			continue
+		}
+		find(d, false)
+	}
+	for _, d := range p.leftovers() {
+		// A pack that came while the source was read may explain more.
+		last, there, err := look.last(d.OID, p.upTo)
+		if err != nil {
+			return sum, err
+		}
+		if last > d.TID || !there {
+			continue
+		}
+		if d.What == exporter.MissingInFirst {
+			d.What = "no data in the second"
+		}
+		sum.Explained--
+		find(d, o.Collected)
+	}
 	sum.Damage, sum.Warnings = r.damage, r.warnings
 	return sum, ctx.Err()
+}
+
+// packed tells what the pack of a source explains.
+type packed struct {
+	ask    func(context.Context) (tid.TID, error) // nil: it was not packed
+	upTo   tid.TID                                // as it was answered last
+	now    *txn.Transaction                       // of the repository
+	theirs *txn.Transaction                       // of the source
+	// left are revisions that the source lacks, and that were the last ones of their objects as
+	// far as was read: a pack does not remove what is current at its time.
+	left map[tid.OID]exporter.Difference
+}
+
+// watch yields the history of the repository.
+func (p *packed) watch(list iter.Seq2[*txn.Transaction, error]) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		for t, err := range list {
+			if err == nil && p.ask != nil {
+				p.now = t
+				c, records := *t, t.Records
+				c.Records = func(yield func(*txn.Record, error) bool) {
+					for r, err := range records {
+						if err == nil && r.TID <= p.upTo {
+							delete(p.left, r.OID)
+						}
+						if !yield(r, err) {
+							return
+						}
+					}
+				}
+				t = &c
+			}
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
+}
+
+// explains reports whether a pack can be the reason of a difference. What it takes for that,
+// and is not sure of, is among the leftovers in the end.
+func (p *packed) explains(ctx context.Context, d *exporter.Difference) (bool, error) {
+	if p.ask == nil {
+		return false, nil
+	}
+	if d.TID > p.upTo {
+		var err error
+		if p.upTo, err = p.ask(ctx); err != nil || d.TID > p.upTo {
+			return false, err
+		}
+	}
+	switch {
+	case !d.Record && strings.HasPrefix(d.What, "status "):
+		return true, nil
+	case d.What == exporter.MissingInSecond && !d.Record:
+		for r, err := range p.now.Records {
+			if err != nil {
+				return false, err
+			}
+			if delete(p.left, r.OID); r.Data != nil {
+				p.left[r.OID] = exporter.Difference{TID: d.TID, Record: true, OID: r.OID, What: exporter.MissingInSecond}
+			}
+		}
+		return true, nil
+	case d.What == exporter.MissingInSecond:
+		for r, err := range p.now.Records {
+			if err != nil {
+				return false, err
+			}
+			if r.OID == d.OID && r.Data != nil {
+				p.left[d.OID] = *d
+			} else if r.OID == d.OID {
+				delete(p.left, d.OID)
+			}
+		}
+		return true, nil
+	case d.Record && d.First != nil && d.Second != nil && d.Second.Absent && !d.First.Absent:
+		// A feed has the deletion of a packed object in each transaction that changed it.
+		p.left[d.OID] = *d
+		return true, nil
+	case d.What == exporter.MissingInFirst && d.Record:
+		for r, err := range p.theirs.Records {
+			if err != nil {
+				return false, err
+			}
+			if r.OID == d.OID && r.Data != nil {
+				return false, nil
+			}
+		}
+		p.left[d.OID] = *d
+		return true, nil
+	}
+	return false, nil
+}
+
+// leftovers returns what a pack does not explain.
+func (p *packed) leftovers() []exporter.Difference {
+	list := slices.Collect(maps.Values(p.left))
+	slices.SortFunc(list, func(a, b exporter.Difference) int {
+		return cmp.Or(cmp.Compare(a.TID, b.TID), cmp.Compare(a.OID, b.OID))
+	})
+	return list
 }
 
 // source is a function as an [exporter.Source].

@@ -88,6 +88,26 @@ func (l *lookup) find(oid tid.OID, t tid.TID) (*snapshot.Reader, snapshot.Entry,
 	return nil, snapshot.Entry{}, fmt.Errorf("object %v in transaction %v: %w", oid, t, snapshot.ErrNotFound)
 }
 
+// last returns the last revision of an object up to a TID, Zero if there is none, and whether it
+// has data.
+func (l *lookup) last(oid tid.OID, at tid.TID) (t tid.TID, exists bool, err error) {
+	_, to := l.at(at)
+	for i := min(to, len(l.parts)) - 1; i >= 0; i-- {
+		r, err := l.reader(i)
+		if err != nil {
+			return 0, false, err
+		}
+		e, err := r.Find(oid, at+1)
+		if err == nil {
+			return e.TID, e.Kind != snapshot.NoData, nil
+		}
+		if !errors.Is(err, snapshot.ErrNotFound) {
+			return 0, false, err
+		}
+	}
+	return 0, false, nil
+}
+
 // load returns the data of a revision, nil if it has none.
 func (l *lookup) load(oid tid.OID, t tid.TID) ([]byte, error) {
 	for {

@@ -81,11 +81,14 @@ type reading struct {
 
 // link is a record that copies an earlier revision.
 type link struct {
-	oid      tid.OID
-	tid, to  tid.TID
-	absent   bool // it says that that has no data
-	part     int  // that it is in
-	to0, to1 int  // parts in which the revision can be
+	oid     tid.OID
+	tid, to tid.TID
+	absent  bool // it says that that has no data
+	// anyKind: a later record of the object in the same transaction counts, or may be. The index
+	// says whether a copy has data, and has only that one.
+	anyKind    bool
+	part       int // that it is in
+	from, upTo int // parts in which the revision can be
 }
 
 // maxLinks is how many links wait.
@@ -171,67 +174,86 @@ func (r *reading) part(ctx context.Context, i int) error {
 		return r.damaged(ctx, i, nil, err)
 	}
 	defer f.Close()
+	h, err := f.Header()
+	if err != nil {
+		return err // of what was just read
+	}
 	var links []link
+	var at tid.TID
+	latest := map[tid.OID]int{} // the last one of each object in transaction at
 	err = f.Check(func(rec *snapshot.Record) error {
+		if rec.TID != at {
+			at = rec.TID
+			clear(latest)
+		}
+		if j, ok := latest[rec.OID]; ok {
+			links[j].anyKind = true
+		}
 		if rec.DataTID == tid.Zero {
 			return nil
 		}
-		l := link{oid: rec.OID, tid: rec.TID, to: rec.DataTID, absent: rec.Kind == snapshot.NoData, part: i}
-		l.to0, l.to1 = r.look.at(l.to)
-		if l.to0 <= i && i < l.to1 { // here, or in another part of the same transaction
-			e, err := f.Find(l.oid, l.to+1)
-			if err == nil && e.TID == l.to {
-				return r.linked(&l, e.Kind)
-			}
-			if err != nil && !errors.Is(err, snapshot.ErrNotFound) {
-				return err
-			}
-			if l.to1-l.to0 == 1 {
-				return r.dangling(&l)
-			}
-		}
-		links = append(links, l)
+		latest[rec.OID] = len(links)
+		links = append(links, link{oid: rec.OID, tid: rec.TID, to: rec.DataTID, absent: rec.Kind == snapshot.NoData, part: i,
+			anyKind: h.Continued && rec.TID == h.Upto})
 		return nil
 	})
 	if err != nil {
 		return r.damaged(ctx, i, f.Reader, err)
+	}
+	others := links[:0]
+	copies := int64(len(links))
+	for _, l := range links {
+		l.from, l.upTo = r.look.at(l.to)
+		if l.from > i || i >= l.upTo {
+			others = append(others, l)
+			continue
+		}
+		e, err := f.Find(l.oid, l.to+1)
+		switch {
+		case err == nil && e.TID == l.to:
+			r.linked(&l, e.Kind)
+		case err != nil && !errors.Is(err, snapshot.ErrNotFound):
+			return err // it was just read
+		case l.upTo-l.from > 1:
+			others = append(others, l) // in another part of the transaction
+		default:
+			r.dangling(&l)
+		}
 	}
 	r.m.Lock()
 	defer r.m.Unlock()
 	foot := f.Footer()
 	r.sum.Txns += foot.Txns
 	r.sum.Records += foot.Records
-	r.sum.Copies += int64(len(links))
-	r.links = append(r.links, links...)
+	r.sum.Copies += copies
+	r.links = append(r.links, others...)
 	return nil
 }
 
 // linked compares a copy with the revision that it names.
-func (r *reading) linked(l *link, kind snapshot.EntryKind) error {
-	if (kind == snapshot.NoData) != l.absent {
+func (r *reading) linked(l *link, kind snapshot.EntryKind) {
+	if (kind == snapshot.NoData) != l.absent && !l.anyKind {
 		p := r.parts[l.part]
 		after, upto := p.Range()
 		r.add(Finding{Kind: Damaged, Key: p.Segment.Key, After: after, Upto: upto, OIDs: []tid.OID{l.oid}, Objects: 1,
 			Text: fmt.Sprintf("object %v in transaction %v copies the revision of %v, and they do not agree whether there are data", l.oid, l.tid, l.to)})
 	}
-	return nil
 }
 
 // dangling reports a copy of a revision that is not there.
-func (r *reading) dangling(l *link) error {
+func (r *reading) dangling(l *link) {
 	p := r.parts[l.part]
 	after, upto := p.Range()
 	r.add(Finding{Kind: Damaged, Key: p.Segment.Key, After: after, Upto: upto, OIDs: []tid.OID{l.oid}, Objects: 1,
 		Text: fmt.Sprintf("object %v in transaction %v copies the revision of %v, which is not in the backup", l.oid, l.tid, l.to)})
-	return nil
 }
 
 // follow looks for the revisions that copies name in other segments. Those in segments that are
 // damaged are reported with these.
 func (r *reading) follow(ctx context.Context) error {
 	slices.SortFunc(r.links, func(a, b link) int {
-		if a.to0 != b.to0 {
-			return a.to0 - b.to0
+		if a.from != b.from {
+			return a.from - b.from
 		}
 		if a.oid < b.oid {
 			return -1
@@ -242,7 +264,7 @@ func (r *reading) follow(ctx context.Context) error {
 	for i := range r.links {
 		l := &r.links[i]
 		skip := false
-		for p := l.to0; p < l.to1; p++ {
+		for p := l.from; p < l.upTo; p++ {
 			skip = skip || r.bad[p] || r.parts[p].Gap != nil
 		}
 		if skip {
@@ -251,14 +273,15 @@ func (r *reading) follow(ctx context.Context) error {
 		_, e, err := r.look.find(l.oid, l.to)
 		switch {
 		case err == nil:
-			err = r.linked(l, e.Kind)
+			r.linked(l, e.Kind)
 		case errors.Is(err, snapshot.ErrNotFound):
-			err = r.dangling(l)
+			r.dangling(l)
+			err = nil
 		case errors.Is(err, backup.ErrKeys):
 			err = nil // nothing can be opened
 		default:
 			if _, ok := kindOf(err); ok { // not in the share, and damaged
-				err = r.damaged(ctx, l.to1-1, nil, err)
+				err = r.damaged(ctx, l.upTo-1, nil, err)
 			}
 		}
 		if err != nil {

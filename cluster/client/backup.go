@@ -78,7 +78,8 @@ func (c *Client) Partitions(ctx context.Context) (int, error) {
 // storage executes an order only after the master can tell of it.
 func (c *Client) PackOrders(ctx context.Context, from tid.TID) ([]proto.PackOrder, error) {
 	a, err := steady(ctx, func() (*proto.AnswerPackOrders, error) {
-		return askMaster[*proto.AnswerPackOrders](ctx, c, &proto.AskPackOrders{Min: from})
+		// A master of the Python implementation ends at the question for those from 0 on.
+		return askMaster[*proto.AnswerPackOrders](ctx, c, &proto.AskPackOrders{Min: max(from, 1)})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pack orders: %w", err)

@@ -47,7 +47,7 @@ func (c *Client) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq
 type Missing func(t tid.TID, oid tid.OID, since time.Time) (*txn.Record, error)
 
 // TransactionsWith is [Client.Transactions] that asks missing about each object without a
-// record, in the order of the objects, and again in a second iteration of records.
+// record, in the order of the objects. It may be asked again in another iteration of the records.
 func (c *Client) TransactionsWith(ctx context.Context, after, upTo tid.TID, missing Missing) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
 		w, err := c.walk(ctx, after, upTo)

@@ -73,7 +73,7 @@ var notices = []struct {
 	{&proto.NotifyReady{}, []string{masterFromStorage}, nil},
 	{&proto.ValidateTransaction{TTID: 5, TID: 5}, []string{storageFromMaster}, nil},
 	{&proto.InvalidateObjects{TID: 5, OIDs: []tid.OID{1}}, []string{clientFromMaster}, nil},
-	// To the master of a backup cluster alone, which is no client of ours.
+	// To the master of a backup cluster, and to a client with Config.Backup.
 	{&proto.InvalidatePartitions{TID: 5}, nil, nil},
 	// Of a transaction that is locked, which every commit shows.
 	{&proto.NotifyUnlockInformation{TTID: 5}, nil, nil},

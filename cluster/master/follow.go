@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -20,6 +21,10 @@ type follower struct {
 	told    proto.Opt[tid.TID] // what clients may see, which does not go back; absent: not known yet
 	teller  teller
 	allowed tid.TID // greatest pack order that storages may execute
+	// before is the last transaction that storages had when the cluster started: clients may
+	// have been told of it. since is when it began to follow.
+	before tid.TID
+	since  time.Time
 	// chasing are the cells that are about to become readable, and from where they copy
 	// what they lack.
 	chasing map[repairCell]proto.NodeID

@@ -110,6 +110,10 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 				m.refuseAs(proto.NotReady, p, id, r, "it is not known yet what the backup has")
 				return
 			}
+			if m.goesBack() {
+				m.refuseAs(proto.NotReady, p, id, r, "clients may have seen more of the backup before it was started again: up to %v, and it is known to have all up to %v", m.follow.before, m.follow.told.V)
+				return
+			}
 			break
 		}
 		if m.state != proto.Running && (m.state != proto.Stopping || len(m.txns.pending) == 0) {

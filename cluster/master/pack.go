@@ -144,8 +144,8 @@ func (m *Machine) packCompleted(p *peer, id tid.TID) {
 	}
 }
 
-// updatePacks forgets the orders that are completed everywhere, and answers
-// those who wait for them.
+// updatePacks forgets the orders that are completed everywhere, except those that a
+// question under way is going to be answered with, and answers those who wait for them.
 func (m *Machine) updatePacks() {
 	k := &m.pack
 	done := m.packDone()
@@ -153,7 +153,7 @@ func (m *Machine) updatePacks() {
 		return
 	}
 	for id := range k.orders {
-		if id <= done.V {
+		if id <= done.V && !slices.ContainsFunc(k.queries, func(q *packQuery) bool { return id >= q.min }) {
 			delete(k.orders, id)
 		}
 	}

@@ -3,6 +3,7 @@ package master
 import (
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/proto"
@@ -68,6 +69,19 @@ func (m *Machine) advanceTold() {
 		m.gate.reports.changed = true
 		m.allowPacks()
 	}
+}
+
+// maxHidden is how long clients wait at most for what they may have seen before a start.
+const maxHidden = 10 * time.Second
+
+// goesBack reports whether clients might be shown less than before the cluster was started. A
+// cell that nothing touches is told how far it is, and may forget it when its storage or the
+// master is killed, until the upstream cluster has told it again. What clients saw last
+// is a transaction, and its own cells still have it. They wait for that unless
+// it cannot come now.
+func (m *Machine) goesBack() bool {
+	f := &m.follow
+	return f.told.V < f.before && !m.gate.hold.OK && m.open() && m.now.Sub(f.since) < maxHidden
 }
 
 // recorded takes what a storage has recorded of how far it follows.

@@ -54,6 +54,7 @@ func (m *Machine) reset() {
 	m.starting = 0
 	for _, p := range m.stores {
 		p.starting, p.ready = false, 0
+		p.stored = proto.Opt[following.Stored]{} // it is told again, after what it is ahead of that
 	}
 }
 

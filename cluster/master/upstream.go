@@ -98,6 +98,7 @@ func (m *Machine) enterBackup() {
 	m.follow.moved = true
 	m.seen.forget()
 	m.restoreHold()
+	m.follow.before = m.upToHold(m.ids.committed)
 	for n, row := range m.table.Rows() {
 		for _, c := range row {
 			info := m.rec.info[m.stores[c.ID]]
@@ -135,6 +136,7 @@ func (m *Machine) tryFollow() {
 			return
 		}
 		m.announce(proto.BackingUp)
+		m.follow.since = m.now
 		m.ask(u.link, &proto.AskLastTransaction{})
 		m.askPacks(m.packsFrom(), packQuestion{})
 	case m.state == proto.StoppingBackup && m.reached(false) >= m.backup.V:

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/verify"
@@ -24,7 +25,7 @@ type checkOptions struct {
 func newCheckCommand(env *cli.Env) *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [options]",
 		Short: "Look whether everything is there",
 		Long: `List all objects of a repository and read all notes: whether everything that is needed is there with
 its size, all signatures and chains are right, and nothing is older than what this host has seen before.
@@ -230,7 +231,7 @@ type verifyOptions struct {
 func newVerifyCommand(env *cli.Env) *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify",
+		Use:   "verify [options]",
 		Short: "Read the data, and compare them with the source",
 		Long: `Read what is stored and verify all that can be verified: hashes, encryption, compression, the order
 of transactions, that indexes and data say the same, that all earlier revisions that an undo refers to are there.
@@ -326,13 +327,9 @@ func (o *verifyOptions) compare(ctx context.Context, env *cli.Env, s *session, p
 	if last < p.state.Head() {
 		f.report(verify.Finding{Kind: verify.Different, Text: fmt.Sprintf("the source ends with %v, the repository with %v: it was truncated or restored, or is another database", last, p.state.Head())})
 	}
-	packed, err := src.Packed(ctx)
-	if err != nil {
-		return err
-	}
 	bar := o.progress(env, "comparing", "transactions", 0)
 	sum, err := verify.Against(ctx, verify.AgainstOptions{
-		Repo: s.Repository, Keys: keys, State: p.state, Source: verify.FromFeed(src), Packed: packed, UpTo: last, Fetch: backup.FetchOptions{Scratch: o.scratch}, Report: f.report,
+		Repo: s.Repository, Keys: keys, State: p.state, Source: verify.FromFeed(src), Packed: src.Packed, Collected: src.Source().Kind == feed.KindFile, UpTo: last, Fetch: backup.FetchOptions{Scratch: o.scratch}, Report: f.report,
 		Progress: func(_ tid.TID, txns, _, bytes int64) { bar.set(txns, bytes, 0) },
 	})
 	bar.done()

@@ -87,8 +87,10 @@ func (o *common) addFlags(cmd *cobra.Command) {
 	o.Logging.AddFlags(fs)
 }
 
-// printStats prints what was asked of a store.
-func (o *common) printStats(env *cli.Env, st store.Stats) {
+// printStats prints what was asked of a store, without what a probe did.
+func (o *common) printStats(env *cli.Env, st, probe store.Stats) {
+	st.Puts, st.Gets, st.Lists, st.Deletes, st.Failed = st.Puts-probe.Puts, st.Gets-probe.Gets, st.Lists-probe.Lists, st.Deletes-probe.Deletes, st.Failed-probe.Failed
+	st.Sent, st.Received = st.Sent-probe.Sent, st.Received-probe.Received
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	if o.json {
@@ -98,7 +100,7 @@ func (o *common) printStats(env *cli.Env, st store.Stats) {
 		}})
 		return
 	}
-	fmt.Fprintf(env.Stderr, "store: %d PUT, %d GET, %d LIST, %d failed; %s sent, %s received; memory: %s\n", st.Puts, st.Gets, st.Lists, st.Failed, size(st.Sent), size(st.Received), size(int64(m.Sys)))
+	fmt.Fprintf(env.Stderr, "store: %d PUT, %d GET, %d LIST, %d of them with an error; %s sent, %s received; memory: %s\n", st.Puts, st.Gets, st.Lists, st.Failed, size(st.Sent), size(st.Received), size(int64(m.Sys)))
 }
 
 // command returns the RunE of a command: it does what do does, and tells its error.

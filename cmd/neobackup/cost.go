@@ -27,7 +27,7 @@ type costOptions struct {
 func newCostCommand(env *cli.Env) *cobra.Command {
 	var o costOptions
 	cmd := &cobra.Command{
-		Use:   "cost",
+		Use:   "cost [options]",
 		Short: "Forecast requests, bytes and their price",
 		Long: `Forecast what "follow" asks of the store with the configured interval, what is stored and how that
 grows, and what a restore and a new lineage (rebase) would cost. Commits are those of the last

@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/exporter"
 )
 
 // failure is what an error means to a script and to an operator.
@@ -109,9 +110,9 @@ func classify(ctx context.Context, err error) failure {
 	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
 		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
 	case as[*store.UnsuitableError](err):
-		set("unsuitable", 5, "backups need a store with these guarantees: see docs/backup.md, Stores")
+		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
 	case is(err, store.ErrDenied), as[*store.LockedError](err):
-		set("denied", 5, "give the credentials the permission: see docs/backup.md, Stores")
+		set("denied", 5, "check the credentials, and give them the permission: a writer puts, gets and lists below the prefix")
 	case is(err, writer.ErrClock):
 		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
 	case is(err, store.ErrLied):
@@ -120,6 +121,14 @@ func classify(ctx context.Context, err error) failure {
 		set("old", 9, "neobackup info says since when; is the writer running, and does it reach source and store?")
 	case is(err, restore.ErrNotEmpty):
 		set("target", 1, "")
+	case is(err, restore.ErrForeign):
+		set("target", 1, "another restore has begun there: go on with that one, or discard what it left with --restart")
+	case as[*exporter.NotPrefixError](err):
+		set("target", 1, "--append is for the beginning of the same history: restore to another target")
+	case is(err, restore.ErrSpace):
+		set("space", 1, "free some, or restore elsewhere; --scratch names a directory for what is being read")
+	case as[*exporter.InterruptedError](err):
+		set("interrupted", 1, "run it again with --append: it goes on after what is there")
 	case store.Temporary(err):
 		set("store", 1, "the store does not answer: check the URL and the network, then run it again")
 	}

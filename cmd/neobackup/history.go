@@ -72,7 +72,7 @@ type catOptions struct {
 func newCatCommand(env *cli.Env) *cobra.Command {
 	var o catOptions
 	cmd := &cobra.Command{
-		Use:   "cat OID",
+		Use:   "cat [options] OID",
 		Short: "Show an object",
 		Long: `Show an object as it is in the backup, or as it was at --at T: its class and its state. Nothing
 of the database is executed. An OID is up to 16 hexadecimal digits; 0 is the root. Only what is
@@ -180,7 +180,7 @@ type logOptions struct {
 func newLogCommand(env *cli.Env) *cobra.Command {
 	var o logOptions
 	cmd := &cobra.Command{
-		Use:   "log [RANGE]",
+		Use:   "log [options] [RANGE]",
 		Short: "List transactions, the newest first",
 		Long: `List transactions, the newest first: when, by whom, what for, how large in a Data.fs. With
 --records also what each one stored: data with their class and size, "from" the transaction whose data an
@@ -362,10 +362,10 @@ func className(s *pickle.Scanner, data []byte) string {
 func newDiffCommand(env *cli.Env) *cobra.Command {
 	var o reading
 	cmd := &cobra.Command{
-		Use:   "diff T1..T2",
+		Use:   "diff [options] T1..T2",
 		Short: "List the objects that differ between two moments",
 		Long: `List the objects that are not the same at T1 and T2: new, changed or gone, with the last
-transaction that made it so and who made that.` + exitStatus,
+transaction that made it so, its user and its description.` + exitStatus,
 		Example: "  neobackup diff 'yesterday 18:00..latest'",
 		Args:    cobra.ExactArgs(1),
 		RunE:    o.command(env, func(ctx context.Context, args []string) error { return runDiff(ctx, env, &o, args[0]) }),
@@ -457,7 +457,7 @@ type dumpOptions struct {
 func newDumpCommand(env *cli.Env) *cobra.Command {
 	var o dumpOptions
 	cmd := &cobra.Command{
-		Use:   "dump [RANGE]",
+		Use:   "dump [options] [RANGE]",
 		Short: "Write transactions with all their data as text",
 		Long: `Write transactions with all their data to the standard output, in the format of zodbtools
 ("zodb dump"). "neofs restore" makes a Data.fs of it.` + exitStatus,

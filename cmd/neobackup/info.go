@@ -29,10 +29,10 @@ type infoOptions struct {
 func newInfoCommand(env *cli.Env) *cobra.Command {
 	var o infoOptions
 	cmd := &cobra.Command{
-		Use:   "info",
+		Use:   "info [options]",
 		Short: "Say what is in a repository, and how old that is",
 		Long: `Say what a repository is: its newest transaction (head), what can be restored, since when the
-writer has known of nothing newer (up to date), who writes, when a restore was last proved by a drill, and sizes.
+writer has known of nothing newer (up to date), the writer, the last proof of a restore by a drill, and sizes.
 
 With --fail, exit status 9 says that the backup is older than max_rpo and heartbeat allow
 together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,
@@ -341,8 +341,6 @@ func printInfo(env *cli.Env, sum *summary) error {
 	}
 	if sum.Proof != nil {
 		line("proved", "until %v, by the drill of %s, %s", sum.Proof.TID, sum.Proof.Time.Format("2006-01-02 15:04"), seconds(sum.Proof.AgeSeconds))
-	} else {
-		line("proved", "not yet: no drill")
 	}
 	line("writer", "%s", sum.Writer)
 	source := fmt.Sprintf("%s %s", sum.Source.Kind, sum.Source.Name)
@@ -374,7 +372,7 @@ type listOptions struct {
 func newListCommand(env *cli.Env) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
-		Use:   "list",
+		Use:   "list [options]",
 		Short: "List repositories, or the lineages of one",
 		Long: `List the repositories of the configuration file, or the one that -r names, one on each
 line: name, status, the time of the newest transaction, since when nothing newer is known, stored bytes, place.

@@ -55,10 +55,10 @@ An init that was interrupted can be run again.` + exitStatus,
 	fs := cmd.Flags()
 	cli.Text(fs, &o.name, "name", "", "", "name of the repository, 1 to 32 of a-z, 0-9 and - (default: that of the section, or the last part of URL)")
 	cli.Text(fs, &o.source, "source", "", "", "what is backed up: file:///path/Data.fs or neo://CLUSTER@MASTER:PORT")
-	cli.Texts(fs, &o.recipients, "recipient", "", "age1...: who can read the backup; repeatable")
+	cli.Texts(fs, &o.recipients, "recipient", "", "age1...: an operator to whom the backup is encrypted; repeatable")
 	cli.Path(fs, &o.signKey, "sign-key", "", "", "file of the key of the writer, made if it does not exist (default: NAME-writer.key beside the configuration file)")
-	cli.Flag(fs, &o.single, "single-recipient", "", "one recipient is enough: whoever loses the identity has no backup")
-	cli.Flag(fs, &o.plain, "no-encryption", "", "store everything so that whoever can read the store can read it")
+	cli.Flag(fs, &o.single, "single-recipient", "", "one recipient is enough: if its identity is lost, so is the backup")
+	cli.Flag(fs, &o.plain, "no-encryption", "", "store everything as it is, for stores that only the operators can read")
 	o.addFlags(cmd)
 	return cmd
 }
@@ -143,6 +143,23 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	case n == 1 && !o.single:
 		return cli.Usagef("one recipient: if that identity is lost, so is the backup. Give a second --recipient, the identity of which is kept elsewhere, or --single-recipient")
 	}
+	var lacking []string // keys that the section should have
+	if set.SignKey == "" {
+		lacking = append(lacking, "sign_key")
+	}
+	if len(set.VerifyKeys) == 0 {
+		lacking = append(lacking, "verify_keys")
+	}
+	if set.SignKey != "" && !filepath.IsAbs(set.SignKey) {
+		// The configuration is for other directories too.
+		path, err := filepath.Abs(set.SignKey)
+		if err == nil {
+			err = set.Set("sign_key", path)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if set.SignKey == "" {
 		dir := "."
 		if path := file; path != "" || set.Name != "" && o.config != "" {
@@ -211,6 +228,12 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	if file != "" {
 		if err := writeFile(file, []byte(section), 0o644, false); err != nil {
 			return fmt.Errorf("the repository is ready, but its configuration was not written: %w; it is\n%s", err, section)
+		}
+	}
+	if set.Name != "" {
+		section = ""
+		for _, key := range lacking {
+			section += key + ": " + map[string]string{"sign_key": set.SignKey, "verify_keys": verifier}[key] + "\n"
 		}
 	}
 	return printInit(env, o, set, r, rep, verifier, made, section, file)
@@ -302,20 +325,22 @@ func printInit(env *cli.Env, o *initOptions, set *config.Repository, r *backup.R
 	fmt.Fprintf(w, "Keep, and not only on this machine:\n\n")
 	for i, to := range recipients {
 		if i == 0 {
-			fmt.Fprintf(w, "  The identities of the recipients, offline, each with its operator. Without one of them\n  the backup cannot be read, by nobody. The writer does not need them: none belongs on this host.\n")
+			fmt.Fprintf(w, "  The identities of the recipients, offline, each with its operator. Without one of them\n  the backup cannot be read. The writer does not need them: none belongs on this host.\n")
 		}
 		fmt.Fprintf(w, "    %s\n", to)
 	}
 	if len(recipients) == 0 {
-		fmt.Fprintf(w, "  Nothing to decrypt: whoever can read the store can read the backup.\n")
+		fmt.Fprintf(w, "  Not encrypted: all that can read the store can read the backup.\n")
 	}
-	fmt.Fprintf(w, "  The key of the writer, on this host; without it nothing can be added, and who has it can\n  sign false backups:\n    %s\n", set.SignKey)
+	fmt.Fprintf(w, "  The key of the writer, on this host; without it nothing can be added, and a thief of it\n  can sign false backups:\n    %s\n", set.SignKey)
 	fmt.Fprintf(w, "  The key that verifies, which is no secret, on every host that restores:\n    %s\n", verifier)
 	fmt.Fprintf(w, "  The URL and the credentials of the store:\n    %s\n\n", set.URL)
 	if file != "" {
 		fmt.Fprintf(w, "The configuration is in %s.\n", file)
 	} else if set.Name == "" {
 		fmt.Fprintf(w, "For the configuration file:\n\n%s\n", section)
+	} else if section != "" {
+		fmt.Fprintf(w, "Write into [repository %s]:\n\n%s\n", set.Name, section)
 	}
 	next := "neobackup snapshot"
 	switch {

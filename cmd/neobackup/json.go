@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -114,6 +115,9 @@ func appendFields(b []byte, v reflect.Value, comma bool) ([]byte, bool, error) {
 }
 
 func marshal(b []byte, x any) ([]byte, error) {
-	text, err := json.Marshal(x)
-	return append(b, text...), err
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false) // URLs are to be read
+	err := e.Encode(x)
+	return append(b, bytes.TrimSuffix(text.Bytes(), []byte{'\n'})...), err
 }

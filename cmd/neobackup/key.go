@@ -65,10 +65,10 @@ func newKeyCheckCommand(env *cli.Env) *cobra.Command {
 		identityOptions
 	}
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [options]",
 		Short: "Try whether identities open the repository",
-		Long: `Try whether the identities given open each epoch of the repository: what is stored with the
-key of an epoch can be read by those who open it.` + exitStatus,
+		Long: `Try whether the identities given open each epoch of the repository: the key of an epoch decrypts what was
+stored with it.` + exitStatus,
 		Example: "  neobackup key check --identity operator.txt",
 		Args:    cobra.NoArgs,
 		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {

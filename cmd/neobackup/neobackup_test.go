@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/snapshot"
@@ -188,7 +191,7 @@ func TestWithoutFile(t *testing.T) {
 	}
 	url := "file://" + w.path("repo")
 	out, _ := w.want(0, "init", url, "--no-encryption", "--sign-key", w.path("w.key"))
-	w.says(out, `whoever can read the store can read`, `Next: neobackup snapshot -r 'file://.*' --set sign_key=`)
+	w.says(out, `Not encrypted: `, `Next: neobackup snapshot -r 'file://.*' --set sign_key=`)
 	verifier := regexp.MustCompile(`repo/writer\+\S+`).FindString(out)
 	w.want(0, "snapshot", "-r", url, "--set", "sign_key="+w.path("w.key"), "--source", w.path("Data.fs"))
 	w.want(0, "restore", "-r", url, "--verify-key", verifier, w.path("x.fs"))
@@ -197,6 +200,59 @@ func TestWithoutFile(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(w.path("state"), "neobackup")); err != nil {
 		t.Errorf("state directory: %v", err)
+	}
+}
+
+// A section that is there already is used, and what init has made is to be written into it.
+func TestInitBySection(t *testing.T) {
+	w := newWorld(t)
+	w.write("Data.fs", string(must(os.ReadFile(samples+"site.fs"))), 0o600)
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	section := "[repository site]\nurl: file://" + w.path("repo") + "\nsource: file://" + w.path("Data.fs") + "\n"
+	w.write("neobackup.conf", section, 0o600)
+	out, _ := w.want(0, "init", "site", "--no-encryption", "-f", w.conf)
+	w.says(out, `Write into \[repository site\]:\n\nsign_key: .*/site-writer.key\nverify_keys: site/writer\+`, `Next: neobackup snapshot -f .* -r site`)
+	more := regexp.MustCompile(`(?m)^(sign_key|verify_keys): .*\n`).FindAllString(out, -1)
+	w.write("neobackup.conf", section+strings.Join(more, ""), 0o600)
+	_, stderr := w.want(0, "snapshot")
+	w.says(stderr, `(?m)^storing: 334 transactions, 1\.1 MB in `)
+	_, stderr = w.want(2, "init", "site", "--no-encryption")
+	w.says(stderr, `a backup repository is there already`)
+}
+
+// Each command says what it does, gives an example, and ends with the exit codes.
+func TestHelp(t *testing.T) {
+	w := newWorld(t)
+	var names func(prefix []string)
+	names = func(prefix []string) {
+		out, _ := w.want(0, append(prefix, "--help")...)
+		w.says(out, `Exit status: 0 done; 1 failed`)
+		if !strings.Contains(out, "Available Commands:") {
+			w.says(out, `\[options\]|FILE`, `(?m)^  neobackup `+strings.Join(prefix, " "), `Examples:`)
+			return
+		}
+		for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+) {2,}[A-Z]`).FindAllStringSubmatch(out, -1) {
+			if m[1] != "help" && m[1] != "completion" {
+				names(append(slices.Clone(prefix), m[1]))
+			}
+		}
+	}
+	names(nil)
+}
+
+// Progress is in lines of JSON with --json.
+func TestProgress(t *testing.T) {
+	var out, errs bytes.Buffer
+	env := &cli.Env{Stdout: &out, Stderr: &errs}
+	p := (&common{json: true}).progress(env, "storing", "transactions", 0)
+	p.set(1, 2, 3)
+	p.shown = p.shown.Add(-progressEvery)
+	p.set(4, 5, 6)
+	p.done()
+	if want := `{"bytes":5,"items":4,"progress":"storing","total_bytes":6}` + "\n"; errs.String() != want || out.Len() > 0 {
+		t.Errorf("got %s%s, want %s", out.String(), errs.String(), want)
 	}
 }
 
@@ -290,6 +346,7 @@ func TestExitCodes(t *testing.T) {
 		{"wrong identity restores nothing", 4, "restore -i " + w.path("other.txt") + " " + w.path("x"), `no identity opens it`},
 		{"untrusted", 4, "info -f " + bad("c3", "verify_keys: ", "#") + " --verify-key " + otherKey + " --set sign_key=" + w.path("none"), `(?s)no trusted signature.*hint: trust a key only`},
 		{"not exact", 8, "restore --at 2030-01-01 " + w.path("x"), `(?s)not restorable.*hint: the nearest moment that is: 040660ee3597d844`},
+		{"before the first", 8, "restore --at 1926-01-20 " + w.path("x"), `nothing was committed until .*; the first transaction of the repository is 0405ff6000000000`},
 		{"too old a moment", 2, "restore --at tid:0 " + w.path("x"), `nothing is that old`},
 		{"existing target", 1, "restore " + w.path("Data.fs"), `not empty`},
 		{"late", 9, "info --fail --set max_rpo=1s --set heartbeat=1s --set state_dir=" + w.path("s2"), `too old`},
@@ -402,6 +459,65 @@ func TestDamage(t *testing.T) {
 	if w.read("y.fs") != w.read("early.fs") {
 		t.Error("the time before differs")
 	}
+}
+
+// Notes that are of a newer version, changed, or removed are each told as what they are.
+func TestNotes(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot", "--at", "2026-01-15")
+	w.want(0, "snapshot")
+	change := func(key string, change func(b []byte) []byte) (restore func()) {
+		t.Helper()
+		path := filepath.Join(w.path("repo"), key)
+		b := must(os.ReadFile(path))
+		if err := errors.Join(os.Chmod(path, 0o600), os.WriteFile(path, change(slices.Clone(b)), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	manifest := w.keys(`/m/`)[0] // the newest
+	for _, tt := range []struct {
+		name, key string
+		change    func(b []byte) []byte
+		code      int
+		want      string
+	}{
+		{"newer version", snapshot.MarkerKey, func(b []byte) []byte {
+			signer := must(note.NewSigner(lastLine(w.read("prod-writer.key"))))
+			text, _, _ := bytes.Cut(b, []byte("\n\n"))
+			return must(note.Sign(&note.Note{Text: strings.Replace(string(text), `"v":1`, `"v":2`, 1) + "\n"}, signer))
+		}, 2, `version 2.* 1`},
+		{"changed manifest", manifest, func(b []byte) []byte { return bytes.Replace(b, []byte(`"txns":`), []byte(`"txns":1`), 1) }, 3, regexp.QuoteMeta(manifest)},
+		{"truncated manifest", manifest, func(b []byte) []byte { return b[:len(b)/2] }, 3, regexp.QuoteMeta(manifest)},
+		{"marker of another", snapshot.MarkerKey, func(b []byte) []byte { return []byte("hello") }, 3, snapshot.MarkerKey},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			back := change(tt.key, tt.change)
+			defer back()
+			for _, args := range [][]string{{"info"}, {"snapshot"}, {"restore", w.path("x.fs")}, {"check"}} {
+				out, stderr := w.want(tt.code, args...)
+				w.says(out+stderr, tt.want)
+			}
+		})
+	}
+	w.want(0, "check")
+	if err := os.Remove(filepath.Join(w.path("repo"), "keys/0001.0001")); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := w.want(3, "check")
+	w.says(out, `missing: keys/0001.0001`)
+	w.want(3, "restore", w.path("x.fs"))
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
 }
 
 // A source that is not the one that was backed up ends the writer with 7; a state directory in

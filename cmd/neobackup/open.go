@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -116,7 +117,7 @@ func (o *common) apply(s *config.Repository, url string) error {
 	return nil
 }
 
-// attempts of a call to a store by a command that somebody waits for: about a minute.
+// attempts of a call to a store by a command that ends by itself: about half a minute.
 const attempts = 9
 
 // session is an open repository with its settings.
@@ -127,6 +128,7 @@ type session struct {
 	set   *config.Repository
 	log   *cli.Log
 	count *store.Counted
+	tried store.Stats // what the probe asked of the store
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -141,10 +143,12 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 	}
 	count := store.Count(store.Limit(bare, set.LimitUpload, set.LimitDownload))
 	return store.Retry(count, store.RetryOptions{Attempts: attempts, Repeating: func(op, key string, attempt int, pause time.Duration, err error) {
-		log.Warn("the store fails, repeating", "op", op, "key", key, "attempt", attempt, "pause", pause, "err", err)
-		if attempt == 3 {
-			o.say(env, "the store fails, trying again: %v", err)
+		// One that fails now and then is no news, one that goes on failing not each time.
+		level := slog.LevelInfo
+		if attempt >= 4 && attempt&(attempt-1) == 0 {
+			level = slog.LevelWarn
 		}
+		log.Log(context.Background(), level, "the store fails, trying again", "op", op, "key", key, "attempt", attempt, "pause", pause.Round(time.Millisecond), "err", err)
 	}}), count, nil
 }
 
@@ -171,9 +175,9 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
 	if len(set.Recipients) > 0 && !r.Encrypted() {
-		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there can be read by anyone", set.URL, errEncryption)
+		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there is not encrypted", set.URL, errEncryption)
 	}
-	return &session{r, o, env, set, log, count}, nil
+	return &session{Repository: r, o: o, env: env, set: set, log: log, count: count}, nil
 }
 
 // with opens the repository that is meant and calls do.
@@ -195,7 +199,7 @@ func (o *common) use(ctx context.Context, env *cli.Env, attempts int, do func(s 
 		return err
 	}
 	if o.stats {
-		defer func() { o.printStats(env, s.count.Stats()) }()
+		defer func() { o.printStats(env, s.count.Stats(), s.tried) }()
 	}
 	return do(s)
 }
@@ -385,6 +389,28 @@ func (p *place) at(text string, now time.Time) (tid.TID, error) {
 		err = fmt.Errorf("%s: %w", m, err)
 	}
 	return t, err
+}
+
+// notBefore returns an error if nothing was committed yet at a TID: a year that is wrong must not
+// restore an empty database.
+func (s *session) notBefore(ctx context.Context, p *place, keys *backup.Keys, at tid.TID) error {
+	for part, err := range s.Parts(ctx, p.state, tid.Zero, p.state.Head()) {
+		if err != nil {
+			return err
+		}
+		if part.Gap != nil || part.Segment.Txns == 0 {
+			continue
+		}
+		r, err := s.OpenPart(ctx, keys, part)
+		if err != nil {
+			return err
+		}
+		if first := r.Footer().First; at < first {
+			return hint(fmt.Errorf("%w: nothing was committed until %v (%s); the first transaction of the repository is %v (%s)", backup.ErrNotExact, at, when(at), first, when(first)), "give a later --at T")
+		}
+		return nil
+	}
+	return nil
 }
 
 // parseRange reads FROM..TO, and returns it as (after, upTo].

@@ -166,4 +166,14 @@ func TestOlderState(t *testing.T) {
 	w.says(out, `older: `)
 	_, stderr := w.want(0, "restore", w.path("x.fs"))
 	w.says(stderr, `warning: newer objects were removed`)
+	// A writer does not go on unless it is told to.
+	_, stderr = w.want(3, "snapshot")
+	w.says(stderr, `newer objects were removed`, `hint: .*remove seen.json in `)
+	for _, f := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.want(0, "snapshot")
+	w.want(0, "check")
 }

@@ -147,7 +147,9 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 		if o.plan {
 			return printPlan(ctx, env, o, s, src)
 		}
-		src.Fetch.Parallel = 8
+		if err := s.notBefore(ctx, p, keys, src.At); err != nil {
+			return err
+		}
 		bar := o.progress(env, "restoring", "", 0)
 		phase := restore.Writing
 		progress := func(ph restore.Phase, _ tid.TID, done, total int64) {
@@ -173,8 +175,8 @@ func (o *restoreOptions) restore(ctx context.Context, s *session, src *restore.S
 	case "file":
 		return src.ToFile(ctx, t.name, restore.FileOptions{Append: o.append, Restart: o.restart, Magic: fsformat.Magic(o.magic), NoVerify: o.noVerify, Progress: progress})
 	case "cluster":
-		c, err := o.openCluster(ctx, s, t.name)
-		if err != nil {
+		var c *client.Client
+		if c, err = o.openCluster(ctx, s, t.name); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, c.Close()) }()

@@ -32,7 +32,7 @@ type serveOptions struct {
 func newServeCommand(env *cli.Env) *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
-		Use:   "serve -b HOST:PORT",
+		Use:   "serve -b HOST:PORT [options]",
 		Short: "Serve the backup to ZEO clients, read-only, without restoring it",
 		Long: `Serve what is in the repository to ZEO clients, as it was at --at T, without restoring it: the first
 object is there about a second after the start. The name of the storage is 1. Clients cannot write. What they read is fetched from the store when
@@ -86,6 +86,9 @@ func runServe(ctx context.Context, env *cli.Env, o *serveOptions) error {
 		}
 		at, err := p.at(o.at, o.now())
 		if err != nil {
+			return err
+		}
+		if err := s.notBefore(ctx, p, keys, at); err != nil {
 			return err
 		}
 		opt := serve.Options{Log: s.log.Logger}

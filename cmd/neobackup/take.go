@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,6 +31,12 @@ type writing struct {
 	source string
 	same   bool
 	rebase bool // the command is rebase
+
+	follows   bool // the command is follow
+	fromStart bool // the repository was empty
+	mu        sync.Mutex
+	bar       *progress
+	caughtUp  bool // the bar is not shown any more
 }
 
 func (o *writing) addFlags(cmd *cobra.Command) {
@@ -51,7 +59,7 @@ type snapshotOptions struct {
 func newSnapshotCommand(env *cli.Env) *cobra.Command {
 	var o snapshotOptions
 	cmd := &cobra.Command{
-		Use:   "snapshot",
+		Use:   "snapshot [options]",
 		Short: "Store what is new in the source, once",
 		Long: `Store what the source has and the repository lacks, up to the last transaction that the
 source has now, or the last one up to --at T, and end. The first time that is everything; a run that was interrupted
@@ -69,7 +77,7 @@ goes on where it was. The source goes on being used meanwhile.` + exitStatus,
 func newFollowCommand(env *cli.Env) *cobra.Command {
 	var o writing
 	cmd := &cobra.Command{
-		Use:   "follow",
+		Use:   "follow [options]",
 		Short: "Store each transaction as it is committed",
 		Long: `Store what the repository lacks, and then each transaction soon after it is committed, until
 SIGINT or SIGTERM. What is new is looked for every interval (1 s unless set). If the source or the store cannot be
@@ -94,11 +102,11 @@ type rebaseOptions struct {
 func newRebaseCommand(env *cli.Env) *cobra.Command {
 	var o rebaseOptions
 	cmd := &cobra.Command{
-		Use:   "rebase",
+		Use:   "rebase [options]",
 		Short: "Read the whole source into a new lineage",
 		Long: `Read the whole source into a new lineage, which then takes the place of the current one: after a pack of
-a Data.fs, which cannot be followed, or to get rid of what packs have freed. The old lineage can be
-restored for keep_lineages_days still. Until the new one is complete, the old one is followed, where the source
+a Data.fs, which cannot be followed, or to get rid of what packs have freed. The old lineage stays, and can be
+restored with --lineage. Until the new one is complete, the old one is followed, where the source
 still allows it; an interrupted rebase goes on when it is run again, also by follow.
 
 Without --confirm, the command says what would be read and stored.` + exitStatus,
@@ -129,8 +137,8 @@ func runRebase(ctx context.Context, env *cli.Env, o *rebaseOptions) error {
 			if sum.SourceBytes > 0 {
 				source = fmt.Sprintf(" (now %s)", size(sum.SourceBytes))
 			}
-			_, err = fmt.Fprintf(env.Stdout, "A rebase reads the whole source%s and stores it again, at most about %s; for %d days both lineages are kept.\nNothing was done: --confirm does it. neobackup cost says what it costs.\n",
-				source, size(sum.StoredBytes), s.set.KeepLineagesDays)
+			_, err = fmt.Fprintf(env.Stdout, "A rebase reads the whole source%s and stores it again, at most about %s; both lineages stay.\nNothing was done: --confirm does it. neobackup cost says what it costs.\n",
+				source, size(sum.StoredBytes))
 			return err
 		})
 	}
@@ -140,6 +148,7 @@ func runRebase(ctx context.Context, env *cli.Env, o *rebaseOptions) error {
 		if err := w.Rebase(ctx); err != nil {
 			return err
 		}
+		o.done()
 		return s.printTaken(w.Stats(), time.Since(start))
 	})
 }
@@ -215,35 +224,78 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 		if err := s.probeIfOld(ctx, dir); err != nil {
 			return err
 		}
+		if err := s.notOlder(ctx, dir); err != nil {
+			return err
+		}
 		f, err := o.openFeed(ctx, s.set, s.Marker.Name, s.log)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
-		var bar *progress
 		w, err := writer.Open(ctx, writer.Options{
 			Repo: s.Repository, Signer: signer, Feed: f, StateDir: dir, Recipients: s.set.Recipients,
 			Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
 			Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
 			RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
-			Progress: func(p writer.Progress) {
-				if bar == nil {
-					bar = o.progress(env, "storing", "transactions", 0)
-				}
-				bar.set(p.Txns, p.Text, 0)
-			},
+			Progress: o.shown(env, s.set.Source),
 		})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, w.Close()) }()
-		defer func() {
-			if bar != nil {
-				bar.done()
-			}
-		}()
+		defer o.done()
+		o.fromStart = w.Stats().Head == tid.Zero
 		return do(s, w)
 	})
+}
+
+// notOlder refuses a repository from which what this host has seen was removed: a writer would use
+// its numbers again.
+func (s *session) notOlder(ctx context.Context, dir string) error {
+	p, err := s.place(ctx, "")
+	if err != nil || p.older == nil {
+		return err
+	}
+	return hint(fmt.Errorf("%w: newer objects were removed from the repository, or the store shows an old state: %w", errDamage, p.older),
+		"find out how that came, and bring them back, for instance from older versions of the bucket. To go on with what is left, remove seen.json in %s", dir)
+}
+
+// shown returns what shows the progress of a writer. One that follows shows it until it has caught up.
+func (o *writing) shown(env *cli.Env, source config.Source) func(writer.Progress) {
+	first := true
+	var total int64 // not known, but for a file from its beginning
+	return func(p writer.Progress) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.caughtUp {
+			return
+		}
+		if o.bar == nil {
+			o.bar = o.progress(env, "storing", "transactions", 0)
+		}
+		if first && p.Txns > 0 && source.File != "" {
+			first = false
+			if st, err := os.Stat(source.File); err == nil && o.fromStart {
+				total = st.Size() // the text of a Data.fs is about as long
+			}
+		}
+		o.bar.set(p.Txns, p.Text, total)
+		if o.follows && p.TID >= p.Target {
+			o.caughtUp = true
+			o.bar.done()
+			o.say(env, "up to date: everything up to %v (%s) is stored", p.TID, when(p.TID))
+		}
+	}
+}
+
+// done ends the progress.
+func (o *writing) done() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.bar != nil && !o.caughtUp {
+		o.bar.done()
+	}
+	o.caughtUp = true
 }
 
 // probeIfOld tries the store if that was not done lately.
@@ -251,7 +303,13 @@ func (s *session) probeIfOld(ctx context.Context, dir string) error {
 	if p := lastProbe(dir, s.set); p != nil && s.o.now().Sub(p.Report.Time) < probeAge && p.Report.Err(s.set.URL) == nil {
 		return nil
 	}
+	before := s.count.Stats()
 	rep, err := s.o.probe(ctx, s.Store, s.set, dir)
+	after := s.count.Stats()
+	s.tried = store.Stats{
+		Puts: after.Puts - before.Puts, Gets: after.Gets - before.Gets, Lists: after.Lists - before.Lists, Deletes: after.Deletes - before.Deletes,
+		Failed: after.Failed - before.Failed, Sent: after.Sent - before.Sent, Received: after.Received - before.Received,
+	}
 	if err != nil {
 		return err
 	}
@@ -277,6 +335,7 @@ func runSnapshot(ctx context.Context, env *cli.Env, o *snapshotOptions) error {
 		if err := w.Snapshot(ctx, at, o.label); err != nil {
 			return err
 		}
+		o.done()
 		return s.printTaken(w.Stats(), time.Since(start))
 	})
 }
@@ -304,6 +363,7 @@ func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
 	// A store that is away for long must not end it.
 	return cli.Stopped(ctx, o.write(ctx, env, 0, func(s *session, w *writer.Writer) error {
 		o.say(env, "following %s into %s", s.set.Source, s.set.URL)
+		o.follows = true
 		if err := w.Follow(ctx); cli.Stopped(ctx, err) != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"time"
@@ -41,7 +42,10 @@ type backupSource struct {
 
 // backupConn is a [connection]: a repository that is open is not lost, a store that does not
 // answer is an error of the read.
-type backupConn struct{ *reader.Database }
+type backupConn struct {
+	*reader.Database
+	b *backupSource
+}
 
 func (backupConn) serves(context.Context) error { return nil }
 
@@ -51,11 +55,63 @@ func (backupConn) Err() error { return nil }
 
 func (c backupConn) close() { c.Database.Close() }
 
-// openStore opens the store of a repository; tests replace it.
-var openStore = storeurl.Open
+// saw notes whether the store answers.
+func (c backupConn) saw(err error) {
+	if errors.Is(err, txn.ErrUnavailable) {
+		c.b.away(err)
+	} else if err == nil {
+		c.b.away(nil)
+	}
+}
+
+func (c backupConn) LoadBefore(ctx context.Context, oid tid.OID, before tid.TID) (txn.Revision, error) {
+	r, err := c.Database.LoadBefore(ctx, oid, before)
+	c.saw(err)
+	return r, err
+}
+
+func (c backupConn) LoadAt(ctx context.Context, oid tid.OID, at tid.TID) (txn.Revision, error) {
+	r, err := c.Database.LoadAt(ctx, oid, at)
+	c.saw(err)
+	return r, err
+}
+
+func (c backupConn) Revisions(ctx context.Context, oid tid.OID, n int) ([]txn.Info, error) {
+	list, err := c.Database.Revisions(ctx, oid, n)
+	c.saw(err)
+	return list, err
+}
+
+func (c backupConn) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return watched(c, c.Database.Transactions(ctx, after, upTo))
+}
+
+func (c backupConn) Backwards(ctx context.Context) iter.Seq2[*txn.Info, error] {
+	return watched(c, c.Database.Backwards(ctx))
+}
+
+func (c backupConn) OIDs(ctx context.Context, at tid.TID, from tid.OID) iter.Seq2[tid.OID, error] {
+	return watched(c, c.Database.OIDs(ctx, at, from))
+}
+
+// watched tells what becomes of an iteration.
+func watched[T any](c backupConn, seq iter.Seq2[T, error]) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		begun := false
+		for v, err := range seq {
+			if !begun || err != nil {
+				c.saw(err)
+				begun = true
+			}
+			if !yield(v, err) {
+				return
+			}
+		}
+	}
+}
 
 func openBackup(ctx context.Context, section string, cfg *config.Backup, opt Options) (Source, error) {
-	s, err := openStore(cfg.URL, os.Getenv)
+	s, err := storeurl.Open(cfg.URL, os.Getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +135,7 @@ func (b *backupSource) dial(ctx context.Context) (connection, error) {
 	d, err := b.database(limited)
 	switch {
 	case err == nil:
-		return backupConn{d}, nil
+		return backupConn{d, b}, nil
 	case store.Temporary(err) || limited.Err() != nil:
 		return nil, fmt.Errorf("%s: %w: %w", b.what, txn.ErrUnavailable, err)
 	}
@@ -255,6 +311,29 @@ func (b *backupSource) Extent(ctx context.Context) (Extent, error) {
 		return e, nil
 	})
 }
+
+// LastRevision implements [Indexed].
+func (b *backupSource) LastRevision(oid tid.OID) (last tid.TID, known bool) {
+	b.mu.Lock()
+	conn, open := b.conn.(backupConn)
+	b.mu.Unlock()
+	if !open {
+		return tid.Zero, false
+	}
+	return conn.Database.LastRevision(oid)
+}
+
+// DataTID implements [Indexed].
+func (b *backupSource) DataTID(ctx context.Context, oid tid.OID, at tid.TID) (tid.TID, error) {
+	return read(ctx, b.remote, func(ctx context.Context, conn connection) (tid.TID, error) {
+		c := conn.(backupConn)
+		t, err := c.Database.DataTID(ctx, oid, at)
+		c.saw(err)
+		return t, err
+	})
+}
+
+var _ Indexed = (*backupSource)(nil)
 
 // Position implements [Source]. It counts the text of the history.
 func (b *backupSource) Position(t tid.TID) (pos, size int64, ok bool) {

@@ -88,7 +88,9 @@ func (r *remote) open(ctx context.Context, lazy bool, final func(error) bool) er
 	return nil
 }
 
-var errClosed = errors.New("the source is closed")
+// ErrClosed reports a read that was under way when a source was closed, or began later. Where it
+// waited for a server it is a [txn.ErrUnavailable] as well.
+var ErrClosed = errors.New("the source is closed")
 
 // Close ends the connection. Reads under way fail.
 func (r *remote) Close() error {
@@ -308,7 +310,7 @@ func (w *wait) sleep(d time.Duration) error {
 }
 
 func (w *wait) closed() error {
-	return fmt.Errorf("source %s: %w: %w", w.r.section, txn.ErrUnavailable, errClosed)
+	return fmt.Errorf("source %s: %w: %w", w.r.section, txn.ErrUnavailable, ErrClosed)
 }
 
 // unavailable is the error of impatience. err is what the server said last, if anything.

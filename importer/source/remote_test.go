@@ -209,11 +209,11 @@ func TestClosed(t *testing.T) {
 		if err := errors.Join(r.Close(), r.Close()); err != nil {
 			t.Error(err)
 		}
-		if _, err := r.LoadBefore(t.Context(), 0, tid.Max); !errors.Is(err, txn.ErrUnavailable) || !errors.Is(err, errClosed) {
+		if _, err := r.LoadBefore(t.Context(), 0, tid.Max); !errors.Is(err, txn.ErrUnavailable) || !errors.Is(err, ErrClosed) {
 			t.Errorf("load: %v", err)
 		}
 		for _, err := range r.OIDs(t.Context(), tid.Max, 0) {
-			if !errors.Is(err, errClosed) {
+			if !errors.Is(err, ErrClosed) {
 				t.Errorf("objects: %v", err)
 			}
 		}

@@ -45,7 +45,12 @@ var kinds = []struct {
 	{"ReadOnlyZEO", func(t *testing.T, history txn.History) *origin { return zeoOrigin(t, history, true) }},
 	{"PythonZEO", pythonOrigin},
 	{"NEO", neoOrigin},
+	{"BackupFile", func(t *testing.T, history txn.History) *origin { return backupOrigin(t, history, t.TempDir()) }},
+	{"BackupS3", func(t *testing.T, history txn.History) *origin { return backupOrigin(t, history, "") }},
 }
+
+// onServer reports whether a kind of source is on a server, which can be stopped.
+func onServer(kind string) bool { return !strings.HasSuffix(kind, "File") }
 
 func each(t *testing.T, history txn.History, yield func(tr *txn.Transaction) error) {
 	t.Helper()

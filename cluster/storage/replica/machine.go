@@ -243,6 +243,7 @@ func (m *Machine) event(ev *Event) {
 		m.stopBackup()
 	case UpstreamLost:
 		m.upstreamLost()
+		m.endComparison()
 	case PackAllowed:
 		m.allow(ev.PackOrder.V)
 	case BackupOrdered:

@@ -736,14 +736,26 @@ func (m *Machine) stopBackup() {
 }
 
 // upstreamLost forgets what is not announced yet of what came from the upstream cluster:
-// its master does not say any more what may have been packed there.
+// its master does not say any more what may have been packed there. A cell that was to be
+// compared for packs is not, and will be.
 func (m *Machine) upstreamLost() {
 	m.unlinked = true
 	m.checks.losses++
 	for _, c := range m.cells {
 		if k := &c.missed; k.upstream {
+			if len(k.orders) > 0 {
+				k.after.V = k.base
+			}
 			k.done, k.orders, k.upstream = proto.Opt[tid.TID]{}, nil, false
 		}
+	}
+}
+
+// endComparison ends a comparison for packs that upstreamLost has given up.
+func (m *Machine) endComparison() {
+	if f := m.current; f != nil && f.pass != passFetch && len(f.cell.missed.orders) == 0 {
+		m.current = nil
+		m.goOn()
 	}
 }
 

@@ -34,7 +34,7 @@ func TestSnapshotGuide(t *testing.T) {
 	t.Parallel()
 	s3 := storetest.GoFakeS3(t)
 	g := guide{
-		file: "backup.md", addrs: []string{"127.0.0.1:10000", "127.0.0.1:9999", "127.0.0.1:11000", "127.0.0.1:9998", "127.0.0.1:8100"},
+		file: "backup.md", addrs: []string{"127.0.0.1:10000", "127.0.0.1:9999", "127.0.0.1:11000", "127.0.0.1:9998", "127.0.0.1:12000", "127.0.0.1:9997", "127.0.0.1:8100"},
 		replace: []string{
 			"s3://backups/", "s3://" + s3.Bucket(t, false) + "/", "endpoint=s3.example.org&region=eu-1", "endpoint=" + s3.Endpoint + "&insecure=1",
 			"S3_ACCESS_KEY=backup", "S3_ACCESS_KEY=" + s3.AccessKey, "S3_SECRET_KEY=secret", "S3_SECRET_KEY=" + s3.SecretKey,
@@ -100,7 +100,7 @@ func (g guide) follow(t testing.TB) string {
 		t.Fatal(err)
 	}
 	replace = append(replace, "contrib", contrib)
-	script := "set -euxo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
+	script := "PS4='+$SECONDS '\nset -euxo pipefail\ntrap 'kill $(jobs -p)' EXIT\n"
 	if g.admin != "" {
 		script += "neoctl() { command neoctl -a " + g.admin + " \"$@\"; }\n"
 	}

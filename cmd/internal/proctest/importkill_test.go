@@ -268,10 +268,15 @@ func startSimpleImport(t testing.TB, path string) *importingCluster {
 
 // startClusterImport starts a cluster whose storage imports a Data.fs.
 func startClusterImport(t testing.TB, path string, writeBack bool) *importingCluster {
+	return startImportOf(t, fmt.Sprintf("<filestorage>\n    path %s\n  </filestorage>", path), writeBack)
+}
+
+// startImportOf starts a cluster whose storage imports what a section of importer.conf says.
+func startImportOf(t testing.TB, storage string, writeBack bool) *importingCluster {
 	dir := t.TempDir()
 	c := &importingCluster{Cluster: &Cluster{Name: "imports", Dir: dir, Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), Admin: fmt.Sprintf("127.0.0.1:%d", FreePort(t))}}
 	conf, db := filepath.Join(dir, "importer.conf"), filepath.Join(dir, "db.sqlite")
-	text := fmt.Sprintf("[neo]\nadapter: SQLite\ndatabase: %s\nwriteback: %v\n[root]\nstorage:\n  <filestorage>\n    path %s\n  </filestorage>\n", db, writeBack, path)
+	text := fmt.Sprintf("[neo]\nadapter: SQLite\ndatabase: %s\nwriteback: %v\n[root]\nstorage:\n  %s\n", db, writeBack, storage)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -377,6 +382,21 @@ func testImportKilled(t *testing.T, file *imported, round int, r *rand.Rand) {
 	} else {
 		c = startClusterImport(t, path, writeBack)
 	}
+	c.killed(t, file, round, r, simple, func(db []clustertest.Stored) {
+		if writeBack {
+			sameHistory(t, "written back", readFile(t, path), db)
+			if round == 1 {
+				t.Run("Python", func(t *testing.T) { python(t, readEverything, path) })
+			}
+		} else if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
+			t.Errorf("the source was changed: %v", err)
+		}
+	})
+}
+
+// killed kills what imports while clients work, and verifies what became of all. stopped is called
+// with the history once it has ended.
+func (c *importingCluster) killed(t *testing.T, file *imported, round int, r *rand.Rand, simple bool, stopped func(db []clustertest.Stored)) {
 	var killed []string
 	kill := func(longest time.Duration, ask bool) {
 		time.Sleep(time.Duration(r.Int64N(int64(longest))))
@@ -441,14 +461,7 @@ func testImportKilled(t *testing.T, file *imported, round int, r *rand.Rand) {
 	if err := c.program.Stop(t); err != nil {
 		t.Errorf("%s: %v", c.program.Name, err)
 	}
-	if writeBack {
-		sameHistory(t, "written back", readFile(t, path), db)
-		if round == 1 {
-			t.Run("Python", func(t *testing.T) { python(t, readEverything, path) })
-		}
-	} else if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
-		t.Errorf("the source was changed: %v", err)
-	}
+	stopped(db)
 	c.native()
 	sameHistory(t, "without the importer", c.dump(t), db)
 	t.Logf("killed: %q; %d transactions acknowledged of %d attempted, %d reads", killed, w.acknowledged(), len(seen.Attempts)-len(file.history), len(seen.Reads))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +83,8 @@ func (r *repository) head(t testing.TB) tid.TID {
 	}
 	return at
 }
+
+func first(a, _ string) string { return a }
 
 // A restored Data.fs is what an export of the source is, whatever is in it.
 func TestSnapshotOfFiles(t *testing.T) {
@@ -159,6 +162,30 @@ func TestFollowKilled(t *testing.T) {
 	// And the cluster can be followed again from where it is.
 	says(t, "snapshot", r.run(t, "snapshot"), `: 0 transactions more`)
 	t.Logf("%d rounds, %d transactions", *snapshotRounds, w.acknowledged())
+}
+
+// A cluster with TLS is backed up, and restored into another one while that runs.
+func TestSnapshotOfCluster(t *testing.T) {
+	t.Parallel()
+	tls := certificates(t)
+	c := StartCluster(t, Options{Storages: 2, Replicas: 1, TLS: tls})
+	must(t, "neomigrate", append([]string{"-q", "-c", c.Name, samples + "/site.fs", c.Masters}, tls...)...)
+	r := newRepository(t, "neo://"+c.Name+"@"+c.Masters, "", "--set", "ca="+tls[1], "--set", "cert="+tls[3], "--set", "key="+tls[5])
+	says(t, "snapshot", r.run(t, "snapshot", "--json"), `"transactions":334`)
+	says(t, "verify", r.run(t, "verify", "--against", "--identity", r.identity), `334 transactions compared`, `found: 0 faults`)
+	sameBytes(t, r.restore(t), read(t, samples+"/site.fs"))
+
+	to := StartCluster(t, Options{Name: "restored", Storages: 2, Partitions: 6})
+	target := "neo://" + to.Name + "@" + to.Masters
+	r.run(t, "restore", "--at", "2026-01-15", "--identity", r.identity, target)
+	refused(t, 1, []string{`not empty`}, "neobackup", "restore", "-f", r.conf, "--identity", r.identity, target)
+	r.run(t, "restore", "--append", "--identity", r.identity, target)
+	out := filepath.Join(t.TempDir(), "out.fs")
+	to.export(t, out)
+	sameBytes(t, out, read(t, samples+"/site.fs"))
+	// The restored cluster is a source of the same repository.
+	conf := write(t, "plain.conf", regexp.MustCompile(`(?m)^(ca|cert|key): .*\n`).ReplaceAll(read(t, r.conf), nil))
+	says(t, "snapshot", first(must(t, "neobackup", "snapshot", "-f", conf, "--source", target)), `: 0 transactions more`)
 }
 
 // Of two writers one goes on, wherever they run.

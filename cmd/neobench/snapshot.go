@@ -1,0 +1,390 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/spf13/cobra"
+
+	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/fsformat"
+)
+
+func newSnapshot(env *cli.Env) *cobra.Command {
+	c := comparison{out: env.Stdout}
+	size, minio := "200MB", ""
+	cmd := &cobra.Command{
+		Use:   "snapshot",
+		Short: "Measure snapshots beside repozo and restic",
+		Long: `Measure snapshots beside repozo and restic.
+
+A Data.fs is stored for the first time, again after 1 % more was appended, and restored: by
+neobackup, encrypted, in a directory and, with --minio, on an S3 server; by repozo, of the ZODB
+of --python, compressed; and by restic, if it is installed. Figures are the time, the time
+of the processors for each MB of the Data.fs, what is stored, and the peak memory.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if c.size, err = parseSize(size); err != nil {
+				return cli.Usagef("--size: %w", err)
+			}
+			return c.in(func() error { return c.snapshots(cmd.Context(), minio) })
+		},
+	}
+	cmd.Flags().StringVar(&c.bin, "bin", "bin", "directory of the built programs")
+	cmd.Flags().StringVar(&c.python, "python", "python3", "Python with ZODB")
+	cmd.Flags().StringVar(&minio, "minio", "", "program of a MinIO server; default: not measured")
+	cmd.Flags().StringVar(&size, "size", size, "size of the Data.fs")
+	return cmd
+}
+
+// keeper is a way to keep backups of a Data.fs.
+type keeper struct {
+	name             string
+	first, next, out func(ctx context.Context) *exec.Cmd // out writes restored
+	stored           func() (int64, error)               // bytes
+}
+
+// spent is what a program needed.
+type spent struct {
+	elapsed, cpu time.Duration
+	memory       int64 // bytes at the peak
+}
+
+// snapshots measures all ways, one after the other, on files of their own.
+func (c *comparison) snapshots(ctx context.Context, minio string) error {
+	data := filepath.Join(c.dir, "Data.fs")
+	if err := generate(data, c.size, 1); err != nil {
+		return err
+	}
+	floor, err := copyFile(data, data+".floor")
+	if err != nil {
+		return err
+	}
+	c.line("copy of the Data.fs and fsync on this disk", float64(c.size)/1e6/floor.Seconds(), "MB/s", 0)
+	restored := filepath.Join(c.dir, "restored.fs")
+	keepers := []func(string) (*keeper, error){
+		func(dir string) (*keeper, error) {
+			repo := filepath.Join(dir, "repository")
+			k, err := c.neobackup(ctx, dir, "file://"+repo, data, restored)
+			if k != nil {
+				k.stored = func() (int64, error) { return sizeOf(repo) }
+			}
+			return k, err
+		},
+		func(dir string) (*keeper, error) { return c.repozo(dir, data, restored), nil },
+		func(dir string) (*keeper, error) { return c.restic(ctx, dir, data, restored) },
+	}
+	if minio != "" {
+		s, err := c.startMinIO(ctx, minio)
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		keepers = append(keepers, func(dir string) (*keeper, error) {
+			k, err := c.neobackup(ctx, dir, s.url, data, restored)
+			if k != nil {
+				k.name, k.stored = "neobackup, MinIO", s.stored
+			}
+			return k, err
+		})
+	}
+	whole, err := os.ReadFile(data)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%-20s %-10s %9s %9s %10s %10s\n", "", "", "MB/s", "seconds", "CPU ms/MB", "peak MB")
+	for i, make := range keepers {
+		if err := os.WriteFile(data, whole, 0o600); err != nil {
+			return err
+		}
+		dir := filepath.Join(c.dir, fmt.Sprint("keeper", i))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		k, err := make(dir)
+		if err == nil && k != nil {
+			err = c.keep(ctx, k, data, restored)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep measures one way.
+func (c *comparison) keep(ctx context.Context, k *keeper, data, restored string) error {
+	row := func(what string, size int64, s spent) {
+		mb := float64(size) / 1e6
+		fmt.Fprintf(c.out, "%-20s %-10s %9.1f %9.2f %10.1f %10.0f\n", k.name, what, mb/s.elapsed.Seconds(), s.elapsed.Seconds(), float64(s.cpu.Milliseconds())/mb, float64(s.memory)/1e6)
+	}
+	s, err := c.spend(k.first(ctx))
+	if err != nil {
+		return err
+	}
+	row("first", c.size, s)
+	first, err := k.stored()
+	if err != nil {
+		return err
+	}
+	grown, err := grow(data, c.size/100)
+	if err != nil {
+		return err
+	}
+	if s, err = c.spend(k.next(ctx)); err != nil {
+		return err
+	}
+	row("1 % more", grown, s)
+	second, err := k.stored()
+	if err != nil {
+		return err
+	}
+	if s, err = c.spend(k.out(ctx)); err != nil {
+		return err
+	}
+	row("restore", c.size+grown, s)
+	if err := equalFiles(data, restored); err != nil {
+		return fmt.Errorf("%s: %w", k.name, err)
+	}
+	if err := os.Remove(restored); err != nil {
+		return err
+	}
+	mb := float64(c.size) / 1e6
+	fmt.Fprintf(c.out, "%-20s stored %.1f MB (%.2f of the Data.fs), then %.2f MB for %.2f MB\n", k.name, float64(first)/1e6, float64(first)/1e6/mb, float64(second-first)/1e6, float64(grown)/1e6)
+	return nil
+}
+
+// spend runs a program.
+func (c *comparison) spend(cmd *exec.Cmd) (s spent, err error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	begun := time.Now()
+	if err := cmd.Start(); err != nil {
+		return s, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		s.memory = max(s.memory, peakMemory(cmd.Process.Pid))
+		select {
+		case err := <-done:
+			if err != nil {
+				return s, fmt.Errorf("%s: %w\n%s", cmd, err, out.String())
+			}
+			s.elapsed = time.Since(begun)
+			s.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+			return s, nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// neobackup makes a repository.
+func (c *comparison) neobackup(ctx context.Context, dir, url, data, restored string) (*keeper, error) {
+	identity := filepath.Join(dir, "identity.txt")
+	program := filepath.Join(c.bin, "neobackup")
+	recipient, err := exec.CommandContext(ctx, program, "key", "generate", identity).Output()
+	if err != nil {
+		return nil, fmt.Errorf("neobackup key generate: %w", err)
+	}
+	if len(url) > 7 && url[:7] == "file://" {
+		if err := os.Mkdir(url[7:], 0o700); err != nil {
+			return nil, err
+		}
+	}
+	conf := filepath.Join(dir, "neobackup.conf")
+	state := "state_dir=" + filepath.Join(dir, "state")
+	run := func(ctx context.Context, args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, program, append(args, "-q", "-f", conf, "--set", state)...)
+	}
+	if err := quiet(run(ctx, "init", url, "--name", "bench", "--source", "file://"+data, "--recipient", string(bytes.TrimSpace(recipient)), "--single-recipient")); err != nil {
+		return nil, err
+	}
+	snapshot := func(ctx context.Context) *exec.Cmd { return run(ctx, "snapshot") }
+	return &keeper{
+		name: "neobackup, directory", first: snapshot, next: snapshot,
+		out: func(ctx context.Context) *exec.Cmd { return run(ctx, "restore", "--identity", identity, restored) },
+	}, nil
+}
+
+// repozo is the tool of ZODB.
+func (c *comparison) repozo(dir, data, restored string) *keeper {
+	run := func(args ...string) func(context.Context) *exec.Cmd {
+		return func(ctx context.Context) *exec.Cmd {
+			return exec.CommandContext(ctx, c.python, append([]string{"-m", "ZODB.scripts.repozo", "-r", dir}, args...)...)
+		}
+	}
+	return &keeper{
+		name: "repozo -z", first: run("-B", "-F", "-z", "-f", data), next: run("-B", "-Q", "-z", "-f", data),
+		out: run("-R", "-o", restored), stored: func() (int64, error) { return sizeOf(dir) },
+	}
+}
+
+// restic makes a repository of restic, nil if it is not installed.
+func (c *comparison) restic(ctx context.Context, dir, data, restored string) (*keeper, error) {
+	program, err := exec.LookPath("restic")
+	if err != nil {
+		return nil, nil
+	}
+	repo := filepath.Join(dir, "repository")
+	run := func(args ...string) func(context.Context) *exec.Cmd {
+		return func(ctx context.Context) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, program, append([]string{"-q", "--no-cache", "-r", repo}, args...)...)
+			cmd.Env = append(os.Environ(), "RESTIC_PASSWORD=bench")
+			cmd.Dir = filepath.Dir(data)
+			return cmd
+		}
+	}
+	if err := quiet(run("init")(ctx)); err != nil {
+		return nil, err
+	}
+	backup := run("backup", filepath.Base(data))
+	return &keeper{
+		name: "restic", first: backup, next: backup,
+		out: func(ctx context.Context) *exec.Cmd {
+			// It restores below a directory; the file is then where the others have it.
+			cmd := run("dump", "--target", restored, "latest", "/"+filepath.Base(data))(ctx)
+			return cmd
+		},
+		stored: func() (int64, error) { return sizeOf(repo) },
+	}, nil
+}
+
+// sizeOf returns how many bytes the files in a directory have.
+func sizeOf(dir string) (sum int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		sum += info.Size()
+		return err
+	})
+	return sum, err
+}
+
+// grow appends transactions of about size bytes to a Data.fs, and returns by how much it grew.
+func grow(data string, size int64) (int64, error) {
+	extra := data + ".more"
+	if err := generate(extra, size, 2); err != nil {
+		return 0, err
+	}
+	r, err := fsformat.Open(extra, fsformat.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	info, err := os.Stat(data)
+	if err != nil {
+		return 0, err
+	}
+	w, err := fsformat.OpenAppend(context.Background(), data, fsformat.WriterOptions{NoSync: true})
+	if err != nil {
+		return 0, err
+	}
+	id := w.LastTID()
+	for t, err := range r.Transactions(context.Background(), tid.Zero, tid.Max) {
+		if err != nil {
+			return 0, errors.Join(err, w.Close())
+		}
+		id++
+		moved := *t
+		moved.TID = id
+		var records []txn.Record
+		for rec, err := range t.Records {
+			if err != nil {
+				return 0, errors.Join(err, w.Close())
+			}
+			records = append(records, txn.Record{OID: rec.OID, TID: id, Data: bytes.Clone(rec.Data)})
+		}
+		moved.Records = txn.Slice(records)
+		if err := w.Append(&moved); err != nil {
+			return 0, errors.Join(err, w.Close())
+		}
+	}
+	if err := w.Close(); err != nil {
+		return 0, err
+	}
+	after, err := os.Stat(data)
+	if err != nil {
+		return 0, err
+	}
+	return after.Size() - info.Size(), os.Remove(extra)
+}
+
+// equalFiles returns an error unless two files have the same bytes.
+func equalFiles(a, b string) error { return quiet(exec.Command("cmp", a, b)) }
+
+// minioServer is a MinIO server with one bucket.
+type minioServer struct {
+	cmd *exec.Cmd
+	dir string
+	url string
+	cl  *minio.Client
+}
+
+// startMinIO starts a server, and gives its credentials to all programs.
+func (c *comparison) startMinIO(ctx context.Context, program string) (*minioServer, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	address := l.Addr().String()
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	const user, secret = "benchbench", "benchbenchbench"
+	s := &minioServer{dir: filepath.Join(c.dir, "minio"), url: "s3://bench/repository?endpoint=" + address + "&insecure=1"}
+	s.cmd = exec.CommandContext(ctx, program, "server", "--quiet", "--address", address, s.dir)
+	s.cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+user, "MINIO_ROOT_PASSWORD="+secret, "MINIO_BROWSER=off")
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := waitPort(ctx, address); err != nil {
+		s.stop()
+		return nil, err
+	}
+	if s.cl, err = minio.New(address, &minio.Options{Creds: credentials.NewStaticV4(user, secret, "")}); err != nil {
+		s.stop()
+		return nil, err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if err = s.cl.MakeBucket(ctx, "bench", minio.MakeBucketOptions{}); err == nil || time.Now().After(deadline) {
+			break
+		}
+	}
+	if err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, errors.Join(os.Setenv("NEOBACKUP_S3_ACCESS_KEY", user), os.Setenv("NEOBACKUP_S3_SECRET_KEY", secret))
+}
+
+// stored returns the sizes of all objects.
+func (s *minioServer) stored() (sum int64, err error) {
+	for o := range s.cl.ListObjects(context.Background(), "bench", minio.ListObjectsOptions{Recursive: true}) {
+		if o.Err != nil {
+			return 0, o.Err
+		}
+		sum += o.Size
+	}
+	return sum, nil
+}
+
+func (s *minioServer) stop() {
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.cmd.Wait()
+}
