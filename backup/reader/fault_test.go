@@ -62,7 +62,7 @@ func TestBitFlips(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(1, 1))
 		state := r.Now()
 		failures := 0
-		for range 300 {
+		for range 60 * *rounds {
 			s.key = keys[rnd.IntN(2)]
 			_, info, err := s.Wrapped.Get(t.Context(), s.key, 0, 0)
 			if err != nil {
@@ -94,7 +94,7 @@ func TestBitFlips(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if failures < 300 {
+		if failures < 60 {
 			t.Errorf("%d failures only", failures)
 		}
 	}
@@ -331,7 +331,7 @@ func TestIndexFiles(t *testing.T) {
 		}
 		return paths
 	}
-	for round := range 12 {
+	for round := range 4 + 4**rounds {
 		d, err := reader.Open(t.Context(), r.Repository, r.Keys, r.Now(), reader.Options{CacheDir: dir})
 		if err != nil {
 			t.Fatal(err)

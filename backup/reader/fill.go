@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	fillAtOnce = 4 // segments of which the index is read
+	fillAtOnce = 3 // segments of which the index is read, each with up to three times largestRead
 	fanIn      = 8 // runs that become one
 	// fillPause is how long filling waits after a store that did not answer.
 	fillPause = 10 * time.Second

@@ -28,9 +28,9 @@ func oids(t *txn.Transaction) (list []tid.OID) {
 // After each Refresh the database has exactly what the repository has, whatever became of the
 // segments, and the announcements have all that changed.
 func TestRefresh(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3 + *rounds) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
-		list := all(t, txntest.Random(seed+10, 150, 40))
+		list := all(t, txntest.Random(seed+10, 80, 40))
 		r := backuptest.New(t, memstore.New(memstore.Options{}), seed%2 == 0)
 		o := reader.Options{}
 		if seed > 1 {
@@ -102,7 +102,7 @@ func TestLoadsAndAnnouncements(t *testing.T) {
 			}
 		})
 	}
-	for i := 1; i < 200; i++ {
+	for i := 1; i < 100; i++ {
 		r.Tail(backuptest.Txn(at(i), txn.Record{OID: 1, Data: []byte{byte(i)}}))
 		if i%50 == 0 {
 			r.Manifest(true, false)

@@ -21,7 +21,7 @@ const (
 	// long the directory is: behind a tail.
 	unknownMeta = 64 << 10
 	// largestRead is the greatest range that is asked for at once.
-	largestRead = 16 << 20
+	largestRead = 8 << 20
 	// sealedChunk is what an age file is read by.
 	sealedChunk = 64 << 10
 )

@@ -118,10 +118,10 @@ func TestStoreThatFails(t *testing.T) {
 	keys := r.Listed([]*txn.Transaction{backuptest.Txn(0x10, object(0, "root"), object(1, "one"))}, []*txn.Transaction{backuptest.Txn(0x20, object(2, "two"))})
 	r.Manifest(false, false)
 	f.key.Store(keys[0])
-	addr := start(t, r, reader.Options{ReadTimeout: 50 * time.Millisecond}, serve.Options{})
+	addr := start(t, r, reader.Options{ReadTimeout: 400 * time.Millisecond}, serve.Options{})
 	c, other := dial(t, addr), dial(t, addr)
 	for range 3 {
-		if _, _, _, err := c.LoadBefore(1, tid.Max); err == nil || !strings.Contains(err.Error(), "StorageError") || !strings.Contains(err.Error(), "503") {
+		if _, _, _, err := c.LoadBefore(1, tid.Max); err == nil || !strings.Contains(err.Error(), "StorageError") || !strings.Contains(err.Error(), keys[0]) {
 			t.Fatalf("%v", err)
 		}
 		if data, _, _, err := other.LoadBefore(2, tid.Max); string(data) != "two" || err != nil {
