@@ -93,7 +93,7 @@ func OpenCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
 	return f, nil
 }
 
-// tell wakes those who wait.
+// tell wakes the calls of Wait.
 func (f *Cluster) tell(reset bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -26,7 +26,7 @@ type cluster struct {
 	serials map[tid.OID]tid.TID
 }
 
-func newCluster(t *testing.T, cfg simple.Config) *cluster {
+func newCluster(t testing.TB, cfg simple.Config) *cluster {
 	t.Helper()
 	cfg.Dir, cfg.Name = t.TempDir(), "test"
 	s := run(t, cfg)
@@ -36,7 +36,7 @@ func newCluster(t *testing.T, cfg simple.Config) *cluster {
 	return clientOf(t, s.Name(), s.Master())
 }
 
-func run(t *testing.T, cfg simple.Config) *simple.Cluster {
+func run(t testing.TB, cfg simple.Config) *simple.Cluster {
 	t.Helper()
 	s, err := simple.New(cfg)
 	if err != nil {
@@ -54,7 +54,7 @@ func run(t *testing.T, cfg simple.Config) *simple.Cluster {
 	return s
 }
 
-func clientOf(t *testing.T, name string, masters ...proto.Address) *cluster {
+func clientOf(t testing.TB, name string, masters ...proto.Address) *cluster {
 	t.Helper()
 	c, err := client.Open(t.Context(), client.Config{Cluster: name, Masters: masters})
 	if err != nil {
@@ -125,7 +125,7 @@ func (d *cluster) Open(t *testing.T) feed.Feed {
 	return d.open(t)
 }
 
-func (d *cluster) open(t *testing.T) *feed.Cluster {
+func (d *cluster) open(t testing.TB) *feed.Cluster {
 	t.Helper()
 	f, err := feed.OpenCluster(t.Context(), feed.ClusterOptions{
 		Client: client.Config{Cluster: d.name, Masters: d.masters}, Repository: "prod", Poll: 10 * time.Millisecond,
@@ -236,11 +236,11 @@ func (b *follower) await(t *testing.T, want tid.TID) {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for range 3000 {
+	for range 15000 {
 		if done() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 	}
 	t.Fatalf("it takes too long until %s", what)
 }

@@ -19,7 +19,7 @@ import (
 // that it reads.
 const Version = 1
 
-// Role says who signs a note.
+// Role is the part that a signer of notes has.
 type Role string
 
 // The roles.

@@ -217,8 +217,8 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 	return nil
 }
 
-// isOwn returns nil if what is stored as a tail is the object, from an earlier try, else who
-// created it.
+// isOwn returns nil if what is stored as a tail is the object, from an earlier try, else the
+// writer that created it, in the error.
 func (c *chain) isOwn(ctx context.Context, key string, object []byte) error {
 	got, info, err := c.w.repo.Store.Get(ctx, key, 0, snapshot.MaxTailNote+int64(len(object)))
 	if err != nil {
@@ -248,7 +248,7 @@ func (c *chain) reopen(ctx context.Context, t *snapshot.Tail) error {
 	if err := w.checkCurrent(ctx, c); err != nil {
 		return err
 	}
-	s, err := w.repo.State(ctx, c.id, nil)
+	s, err := w.repo.State(ctx, c.id, c.known())
 	if err != nil {
 		return err
 	}
@@ -256,6 +256,12 @@ func (c *chain) reopen(ctx context.Context, t *snapshot.Tail) error {
 		return takenOver(s)
 	}
 	return nil
+}
+
+// known returns what is known of the lineage without its tails, so that a list that is late does
+// not matter.
+func (c *chain) known() *backup.State {
+	return &backup.State{Lineage: c.id, Manifest: c.manifest, Hash: c.hash}
 }
 
 // takenOver returns the error that another writer has added to a lineage last.

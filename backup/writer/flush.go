@@ -74,6 +74,9 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 		if cause := context.Cause(f.ctx); err != nil && cause != nil {
 			return cause // of an upload, or of the caller
 		}
+		if err != nil && c.uncertain {
+			return err // of a tail that may have been stored
+		}
 		if err != nil {
 			// What is stored completely counts.
 			return cmp.Or(f.commitReady(ctx, 1), err)
@@ -93,8 +96,9 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 			break
 		}
 		c.w.log.Info("the source was packed: reading goes on to what the pack left exact", "pack", f.packed, "read", target, "last", last)
-		target, f.packed = last, 0
+		target = last
 	}
+	f.whole = true
 	if !complete {
 		asof = asofOf(c.asof, f.at.Time(), asof)
 	}
@@ -129,7 +133,8 @@ type flushing struct {
 
 	queue  []*queued // segments that no tail names yet
 	last   time.Time // when the last tail was stored
-	packed tid.TID   // what all is exact from, once it is read
+	packed tid.TID   // what all is exact from, once it is whole
+	whole  bool      // all was read
 	future bool      // a transaction was from the future
 
 	records int64 // not reported as progress yet
@@ -265,7 +270,7 @@ func (f *flushing) end(upto, packed tid.TID) (*snapshot.Written, *scratch, error
 func (f *flushing) close(upto tid.TID, tip snapshot.Hash) error {
 	w := f.c.w
 	packed := f.packed
-	if packed == 0 {
+	if !f.whole { // more may be removed before it is read
 		var err error
 		if packed, err = w.o.Feed.Packed(f.ctx); err != nil {
 			return err

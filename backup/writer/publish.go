@@ -195,7 +195,7 @@ func (p *publication) try(ctx context.Context) error {
 // compaction, or that of a writer which was fenced later. All say the same of the tails that
 // they sum up.
 func (p *publication) adopt(ctx context.Context) error {
-	s, err := p.w.repo.State(ctx, p.c.id, nil)
+	s, err := p.w.repo.State(ctx, p.c.id, p.c.known())
 	if err != nil {
 		return err
 	}

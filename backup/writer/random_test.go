@@ -52,7 +52,7 @@ func TestFaults(t *testing.T) {
 
 func faultAt(t *testing.T, n int, fault storetest.Fault, storm time.Duration, fatal bool) bool {
 	w := newWorld(t, uint64(n%2)+50, n%2 == 0)
-	w.setup = func(o *Options) { o.Heartbeat = time.Minute }
+	w.setup = func(o *Options) { o.Heartbeat = 10 * time.Minute }
 	var until time.Time
 	faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
 		if c.N == n {

@@ -226,7 +226,7 @@ func (w *Writer) fill(ctx context.Context, next *chain, stop func() error) error
 func (w *Writer) reread(ctx context.Context) error {
 	at := w.mark()
 	before := w.chain
-	s, err := w.repo.State(ctx, before.id, nil)
+	s, err := w.repo.State(ctx, before.id, before.known())
 	if err != nil {
 		return err
 	}

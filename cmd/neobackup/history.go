@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"path/filepath"
@@ -62,6 +63,30 @@ func (s *session) database(ctx context.Context, p *place, keys *backup.Keys, at 
 // copied stands for the data of records that copy an earlier revision which has some: only that
 // is asked for here.
 func copied(tid.OID, tid.TID) ([]byte, error) { return []byte{}, nil }
+
+// scan yields the transactions of a range. Of a part of the history only that is read; of all of it,
+// whole segments.
+func (s *session) scan(ctx context.Context, p *place, keys *backup.Keys, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	head := p.state.Head()
+	upTo = min(upTo, head)
+	whole := s.Transactions(ctx, keys, p.state, after, upTo, backup.FetchOptions{}, copied)
+	if after == tid.Zero && upTo == head {
+		return whole
+	}
+	return func(yield func(*txn.Transaction, error) bool) {
+		db, err := s.database(ctx, p, keys, head)
+		if errors.Is(err, backup.ErrNotExact) {
+			whole(yield) // to look at, it need not be exact
+			return
+		}
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer db.Close() // only read
+		db.Transactions(ctx, after, upTo)(yield)
+	}
+}
 
 type catOptions struct {
 	reading
@@ -186,7 +211,7 @@ func newLogCommand(env *cli.Env) *cobra.Command {
 --records also what each one stored: data with their class and size, "from" the transaction whose data an
 undo brought back, or "gone" for an object that was deleted or whose creation was undone.
 
-The segments of the range are read whole: give a RANGE, or a number with -n.` + exitStatus,
+What is listed is read with its data: give a number with -n, or a RANGE.` + exitStatus,
 		Example: "  neobackup log -n 3\n  neobackup log --records 'yesterday..'",
 		Args:    cobra.MaximumNArgs(1),
 		RunE:    o.command(env, func(ctx context.Context, args []string) error { return runLog(ctx, env, &o, args) }),
@@ -207,7 +232,7 @@ func runLog(ctx context.Context, env *cli.Env, o *logOptions, args []string) err
 		upTo := min(upTo, p.state.Head())
 		l := logger{env: env, o: o}
 		if o.forward {
-			for t, err := range s.Transactions(ctx, keys, p.state, after, upTo, backup.FetchOptions{}, copied) {
+			for t, err := range s.scan(ctx, p, keys, after, upTo) {
 				if err != nil {
 					return err
 				}
@@ -224,50 +249,89 @@ func runLog(ctx context.Context, env *cli.Env, o *logOptions, args []string) err
 			}
 			return nil
 		}
-		// A segment can only be read forward: one after the other, from the last.
-		var ends []tid.TID
-		for part, err := range s.Parts(ctx, p.state, after, upTo) {
+		return l.backwards(ctx, s, p, keys, after, upTo)
+	})
+}
+
+// backwards prints the newest transaction first. A segment, or a part of one, can only be read
+// forward: they are read one after the other, from the last.
+func (l *logger) backwards(ctx context.Context, s *session, p *place, keys *backup.Keys, after, upTo tid.TID) error {
+	ends, err := l.ends(ctx, s, p, keys, after, upTo)
+	if err != nil {
+		return err
+	}
+	for i := len(ends) - 1; i >= 0; i-- {
+		from := after
+		if i > 0 {
+			from = max(after, ends[i-1])
+		}
+		var texts [][]byte
+		for t, err := range s.scan(ctx, p, keys, from, min(ends[i], upTo)) {
 			if err != nil {
 				return err
 			}
-			_, end := part.Range()
-			if n := len(ends); n == 0 || ends[n-1] < end {
-				ends = append(ends, end)
+			text, err := l.transaction(t)
+			if err != nil {
+				return err
+			}
+			if texts = append(texts, text); l.o.count > 0 && len(texts) > l.o.count {
+				texts = slices.Delete(texts, 0, 1)
 			}
 		}
-		for i := len(ends) - 1; i >= 0; i-- {
-			from := after
-			if i > 0 {
-				from = max(after, ends[i-1])
+		slices.Reverse(texts)
+		for _, text := range texts {
+			if _, err := l.env.Stdout.Write(text); err != nil {
+				return err
 			}
-			var texts [][]byte
-			for t, err := range s.Transactions(ctx, keys, p.state, from, min(ends[i], upTo), backup.FetchOptions{Parallel: 1}, copied) {
-				if err != nil {
-					return err
-				}
-				text, err := l.transaction(t)
-				if err != nil {
-					return err
-				}
-				texts = append(texts, text)
-				if o.count > 0 && len(texts) > o.count {
-					texts = slices.Delete(texts, 0, 1)
-				}
-			}
-			slices.Reverse(texts)
-			for _, text := range texts {
-				if _, err := env.Stdout.Write(text); err != nil {
-					return err
-				}
-				if o.count > 0 {
-					if o.count--; o.count == 0 {
-						return nil
-					}
+			if l.o.count > 0 {
+				if l.o.count--; l.o.count == 0 {
+					return nil
 				}
 			}
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// fewTransactions is how many are looked for one by one, from the end.
+const fewTransactions = 10_000
+
+// ends returns where pieces of the history end that are read one after the other: one piece with
+// a few transactions, or segments.
+func (l *logger) ends(ctx context.Context, s *session, p *place, keys *backup.Keys, after, upTo tid.TID) ([]tid.TID, error) {
+	if n := l.o.count; n > 0 && n <= fewTransactions && upTo == p.state.Head() && upTo > after {
+		db, err := s.database(ctx, p, keys, upTo)
+		if err == nil {
+			defer db.Close() // only read
+			first := upTo
+			for info, err := range db.Backwards(ctx) {
+				if err != nil {
+					return nil, err
+				}
+				if info.TID <= after {
+					break
+				}
+				if first = info.TID; n == 1 {
+					break
+				}
+				n--
+			}
+			return []tid.TID{first - 1, upTo}, nil
+		}
+		if !errors.Is(err, backup.ErrNotExact) {
+			return nil, err
+		}
+	}
+	var ends []tid.TID
+	for part, err := range s.Parts(ctx, p.state, after, upTo) {
+		if err != nil {
+			return nil, err
+		}
+		if _, end := part.Range(); len(ends) == 0 || ends[len(ends)-1] < end {
+			ends = append(ends, end)
+		}
+	}
+	return ends, nil
 }
 
 // logger makes the text of transactions.
@@ -396,7 +460,12 @@ func runDiff(ctx context.Context, env *cli.Env, o *reading, arg string) error {
 		}
 		changes := map[tid.OID]tid.TID{} // the last one of each object
 		users := map[tid.TID]string{}
-		for t, err := range s.Transactions(ctx, keys, p.state, t1, t2, backup.FetchOptions{}, copied) {
+		db, err := s.database(ctx, p, keys, t2)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, db.Close()) }()
+		for t, err := range db.Transactions(ctx, t1, t2) {
 			if err != nil {
 				return err
 			}
@@ -408,11 +477,6 @@ func runDiff(ctx context.Context, env *cli.Env, o *reading, arg string) error {
 			}
 			users[t.TID] = fmt.Sprintf("user %q description %q", t.User, t.Description)
 		}
-		db, err := s.database(ctx, p, keys, t2)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, db.Close()) }()
 		var scanner pickle.Scanner
 		for _, oid := range slices.Sorted(maps.Keys(changes)) {
 			last := changes[oid]
@@ -480,7 +544,7 @@ func runDump(ctx context.Context, env *cli.Env, o *dumpOptions, args []string) e
 	}
 	return o.view(ctx, env, func(s *session, p *place, keys *backup.Keys) error {
 		w := zdump.NewWriter(env.Stdout, o.hashOnly)
-		for t, err := range s.Transactions(ctx, keys, p.state, after, min(upTo, p.state.Head()), backup.FetchOptions{}, copied) {
+		for t, err := range s.scan(ctx, p, keys, after, upTo) {
 			if err != nil {
 				return err
 			}

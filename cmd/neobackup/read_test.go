@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -176,4 +177,49 @@ func TestOlderState(t *testing.T) {
 	}
 	w.want(0, "snapshot")
 	w.want(0, "check")
+}
+
+// Parts of the history are those of the whole, however they are read.
+func TestLogParts(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	for _, at := range []string{"2026-01-10", "2026-01-15", "latest"} { // three segments
+		w.want(0, "snapshot", "--at", at)
+	}
+	all, _ := w.want(0, "log", "--records")
+	var texts []string // of each transaction, newest first
+	for line := range strings.Lines(all) {
+		if strings.HasPrefix(line, " ") {
+			texts[len(texts)-1] += line
+		} else {
+			texts = append(texts, line)
+		}
+	}
+	if len(texts) != 334 {
+		t.Fatalf("%d transactions", len(texts))
+	}
+	for _, n := range []int{1, 2, 100, 333, 334, 400} {
+		if out, _ := w.want(0, "log", "--records", "-n", strconv.Itoa(n)); out != strings.Join(texts[:min(n, 334)], "") {
+			t.Errorf("log -n %d differs", n)
+		}
+	}
+	from, to := texts[250][:16], texts[50][:16]
+	if out, _ := w.want(0, "log", "--records", from+".."+to); out != strings.Join(texts[50:251], "") {
+		t.Error("log of a range differs")
+	}
+	if out, _ := w.want(0, "log", "--records", "-n", "3", from+".."+to); out != strings.Join(texts[50:53], "") {
+		t.Error("log -n 3 of a range differs")
+	}
+	slices.Reverse(texts)
+	if out, _ := w.want(0, "log", "--records", "-F", from+".."+to); out != strings.Join(texts[333-250:334-50], "") {
+		t.Error("log -F of a range differs")
+	}
+	whole, _ := w.want(0, "dump")
+	part1, _ := w.want(0, "dump", ".."+to)
+	next, _ := w.want(0, "log", "-F", "-n", "2", to+"..")
+	part2, _ := w.want(0, "dump", strings.Split(next, "\n")[1][:16]+"..")
+	if part1+part2 != whole {
+		t.Errorf("parts of the dump have %d and %d bytes, the whole %d", len(part1), len(part2), len(whole))
+	}
 }

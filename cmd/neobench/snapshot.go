@@ -33,7 +33,7 @@ func newSnapshot(env *cli.Env) *cobra.Command {
 
 A Data.fs is stored for the first time, again after 1 % more was appended, and restored: by
 neobackup, encrypted, in a directory and, with --minio, on an S3 server; by repozo, of the ZODB
-of --python, compressed; and by restic, if it is installed. Figures are the time, the time
+of --python, compressed, a smaller one; and by restic, if it is installed. Figures are the time, the time
 of the processors for each MB of the Data.fs, what is stored, and the peak memory.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -53,8 +53,10 @@ of the processors for each MB of the Data.fs, what is stored, and the peak memor
 // keeper is a way to keep backups of a Data.fs.
 type keeper struct {
 	name             string
-	first, next, out func(ctx context.Context) *exec.Cmd // out writes restored
-	stored           func() (int64, error)               // bytes
+	first, next, out func(ctx context.Context) *exec.Cmd
+	restored         string                // file that out writes
+	stored           func() (int64, error) // bytes
+	size             int64                 // of the Data.fs; 0: as wanted
 }
 
 // spent is what a program needed.
@@ -85,7 +87,7 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 			return k, err
 		},
 		func(dir string) (*keeper, error) { return c.repozo(dir, data, restored), nil },
-		func(dir string) (*keeper, error) { return c.restic(ctx, dir, data, restored) },
+		func(dir string) (*keeper, error) { return c.restic(ctx, dir, data) },
 	}
 	if minio != "" {
 		s, err := c.startMinIO(ctx, minio)
@@ -101,24 +103,30 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 			return k, err
 		})
 	}
-	whole, err := os.ReadFile(data)
-	if err != nil {
-		return err
-	}
 	fmt.Fprintf(c.out, "%-20s %-10s %9s %9s %10s %10s\n", "", "", "MB/s", "seconds", "CPU ms/MB", "peak MB")
 	for i, make := range keepers {
-		if err := os.WriteFile(data, whole, 0o600); err != nil {
-			return err
-		}
 		dir := filepath.Join(c.dir, fmt.Sprint("keeper", i))
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
 		k, err := make(dir)
-		if err == nil && k != nil {
-			err = c.keep(ctx, k, data, restored)
-		}
 		if err != nil {
+			return err
+		}
+		if k == nil {
+			continue
+		}
+		size := c.size
+		if k.size != 0 {
+			size = min(size, k.size)
+		}
+		if err := errors.Join(os.Remove(data), os.Remove(data+".index")); err != nil {
+			return err
+		}
+		if err := generate(data, size, 1); err != nil {
+			return err
+		}
+		if err := c.keep(ctx, k, data, size); err != nil {
 			return err
 		}
 	}
@@ -126,7 +134,7 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 }
 
 // keep measures one way.
-func (c *comparison) keep(ctx context.Context, k *keeper, data, restored string) error {
+func (c *comparison) keep(ctx context.Context, k *keeper, data string, size int64) error {
 	row := func(what string, size int64, s spent) {
 		mb := float64(size) / 1e6
 		fmt.Fprintf(c.out, "%-20s %-10s %9.1f %9.2f %10.1f %10.0f\n", k.name, what, mb/s.elapsed.Seconds(), s.elapsed.Seconds(), float64(s.cpu.Milliseconds())/mb, float64(s.memory)/1e6)
@@ -135,12 +143,12 @@ func (c *comparison) keep(ctx context.Context, k *keeper, data, restored string)
 	if err != nil {
 		return err
 	}
-	row("first", c.size, s)
+	row("first", size, s)
 	first, err := k.stored()
 	if err != nil {
 		return err
 	}
-	grown, err := grow(data, c.size/100)
+	grown, err := grow(data, size/100)
 	if err != nil {
 		return err
 	}
@@ -155,14 +163,14 @@ func (c *comparison) keep(ctx context.Context, k *keeper, data, restored string)
 	if s, err = c.spend(k.out(ctx)); err != nil {
 		return err
 	}
-	row("restore", c.size+grown, s)
-	if err := equalFiles(data, restored); err != nil {
+	row("restore", size+grown, s)
+	if err := equalFiles(data, k.restored); err != nil {
 		return fmt.Errorf("%s: %w", k.name, err)
 	}
-	if err := os.Remove(restored); err != nil {
+	if err := os.Remove(k.restored); err != nil {
 		return err
 	}
-	mb := float64(c.size) / 1e6
+	mb := float64(size) / 1e6
 	fmt.Fprintf(c.out, "%-20s stored %.1f MB (%.2f of the Data.fs), then %.2f MB for %.2f MB\n", k.name, float64(first)/1e6, float64(first)/1e6/mb, float64(second-first)/1e6, float64(grown)/1e6)
 	return nil
 }
@@ -215,7 +223,7 @@ func (c *comparison) neobackup(ctx context.Context, dir, url, data, restored str
 	}
 	snapshot := func(ctx context.Context) *exec.Cmd { return run(ctx, "snapshot") }
 	return &keeper{
-		name: "neobackup, directory", first: snapshot, next: snapshot,
+		name: "neobackup, directory", first: snapshot, next: snapshot, restored: restored,
 		out: func(ctx context.Context) *exec.Cmd { return run(ctx, "restore", "--identity", identity, restored) },
 	}, nil
 }
@@ -229,12 +237,12 @@ func (c *comparison) repozo(dir, data, restored string) *keeper {
 	}
 	return &keeper{
 		name: "repozo -z", first: run("-B", "-F", "-z", "-f", data), next: run("-B", "-Q", "-z", "-f", data),
-		out: run("-R", "-o", restored), stored: func() (int64, error) { return sizeOf(dir) },
+		out: run("-R", "-o", restored), restored: restored, size: 20e6, stored: func() (int64, error) { return sizeOf(dir) },
 	}
 }
 
 // restic makes a repository of restic, nil if it is not installed.
-func (c *comparison) restic(ctx context.Context, dir, data, restored string) (*keeper, error) {
+func (c *comparison) restic(ctx context.Context, dir, data string) (*keeper, error) {
 	program, err := exec.LookPath("restic")
 	if err != nil {
 		return nil, nil
@@ -252,14 +260,10 @@ func (c *comparison) restic(ctx context.Context, dir, data, restored string) (*k
 		return nil, err
 	}
 	backup := run("backup", filepath.Base(data))
+	out := filepath.Join(dir, "out")
 	return &keeper{
-		name: "restic", first: backup, next: backup,
-		out: func(ctx context.Context) *exec.Cmd {
-			// It restores below a directory; the file is then where the others have it.
-			cmd := run("dump", "--target", restored, "latest", "/"+filepath.Base(data))(ctx)
-			return cmd
-		},
-		stored: func() (int64, error) { return sizeOf(repo) },
+		name: "restic", first: backup, next: backup, out: run("restore", "latest", "--target", out),
+		restored: filepath.Join(out, filepath.Base(data)), stored: func() (int64, error) { return sizeOf(repo) },
 	}, nil
 }
 

@@ -558,7 +558,7 @@ func (s *Store) ProbeStore(ctx context.Context, key string) []store.Finding {
 		}
 		switch {
 		case err == nil:
-			f.Detail = "a wrong secret key is accepted: everybody who reaches the server can read and delete"
+			f.Detail = "a wrong secret key is accepted: any client that reaches the server can read and delete"
 		case errors.Is(err, store.ErrDenied):
 			f.Severity = store.OK
 		default:
