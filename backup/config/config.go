@@ -44,7 +44,8 @@ type Repository struct {
 	LimitUpload   int64 // bytes per second; 0: none
 	LimitDownload int64
 
-	// RebaseOnPack begins a new lineage when a Data.fs was packed, instead of stopping.
+	// RebaseOnPack begins a new lineage when a Data.fs was packed, instead of stopping; it is
+	// the default, so that a file that is packed every week goes on being backed up.
 	RebaseOnPack bool
 
 	KeepLineagesDays int64
@@ -135,7 +136,7 @@ type Metrics struct {
 // New returns a repository without section, with all defaults.
 func New() *Repository {
 	return &Repository{
-		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Level: snapshot.Fastest,
+		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Level: snapshot.Fastest, RebaseOnPack: true,
 		KeepLineagesDays: 35, PruneGrace: 24 * time.Hour, LockShortDays: 7, values: map[string]value{},
 	}
 }

@@ -61,7 +61,7 @@ interval: 2s
 segment_size: 64MiB
 level: default
 limit_upload: 10MiB/s
-on_pack: rebase
+on_pack: stop
 keep_lineages_days: 40
 prune_grace: 2d
 hold:
@@ -122,7 +122,7 @@ func TestFull(t *testing.T) {
 	}
 	if r.Heartbeat != 10*time.Minute || r.Interval != 2*time.Second || r.SegmentSize != 64<<20 || r.Level != snapshot.Default || r.LimitUpload != 10<<20 ||
 		r.KeepLineagesDays != 40 || r.PruneGrace != 48*time.Hour || r.Lock != store.Compliance || r.LockDays != 35 || r.LockShortDays != 7 ||
-		r.MaxRPO != 30*time.Second || r.ProofMaxAge != 8*24*time.Hour || r.RequireRecipients != 2 || !r.RebaseOnPack {
+		r.MaxRPO != 30*time.Second || r.ProofMaxAge != 8*24*time.Hour || r.RequireRecipients != 2 || r.RebaseOnPack {
 		t.Errorf("got %+v", r)
 	}
 	if s := r.Schedule; !s.Follow || len(s.Jobs) != 3 || s.Jobs[0].Command != "verify" || !slices.Equal(s.Jobs[0].Options, []string{"--read-data=rotate/30"}) || s.Jobs[1].Line != 36 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -34,7 +37,10 @@ func newSnapshot(env *cli.Env) *cobra.Command {
 A Data.fs is stored for the first time, again after 1 % more was appended, and restored: by
 neobackup, encrypted, in a directory and, with --minio, on an S3 server; by repozo, of the ZODB
 of --python, compressed, a smaller one; and by restic, if it is installed. Figures are the time, the time
-of the processors for each MB of the Data.fs, what is stored, and the peak memory.`,
+of the processors for each MB of the Data.fs, what is stored, and the peak memory.
+
+Then a cluster is followed into a directory, with five commits a second: how long after a
+commit it is in the repository, and what that costs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if c.size, err = parseSize(size); err != nil {
@@ -80,7 +86,7 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 	keepers := []func(string) (*keeper, error){
 		func(dir string) (*keeper, error) {
 			repo := filepath.Join(dir, "repository")
-			k, err := c.neobackup(ctx, dir, "file://"+repo, data, restored)
+			k, err := c.neobackup(ctx, dir, "file://"+repo, "file://"+data, restored)
 			if k != nil {
 				k.stored = func() (int64, error) { return sizeOf(repo) }
 			}
@@ -96,7 +102,7 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 		}
 		defer s.stop()
 		keepers = append(keepers, func(dir string) (*keeper, error) {
-			k, err := c.neobackup(ctx, dir, s.url, data, restored)
+			k, err := c.neobackup(ctx, dir, s.url, "file://"+data, restored)
 			if k != nil {
 				k.name, k.stored = "neobackup, MinIO", s.stored
 			}
@@ -130,7 +136,120 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 			return err
 		}
 	}
+	return c.following(ctx)
+}
+
+const (
+	followFor   = 30 * time.Second
+	followPause = 200 * time.Millisecond // between two commits
+)
+
+// following measures how long after a commit it is in a repository. Tails stay, so what was
+// acknowledged when can be read afterwards.
+func (c *comparison) following(ctx context.Context) error {
+	r, err := c.start(ctx, "followed", nil, 1)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	g, err := r.target(ctx)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(c.dir, "followed")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	repo := filepath.Join(dir, "repository")
+	k, err := c.neobackup(ctx, dir, "file://"+repo, "neo://followed@"+r.masters, "")
+	if err != nil {
+		return err
+	}
+	if err := quiet(k.first(ctx)); err != nil {
+		return err
+	}
+	follow := k.first(ctx)
+	follow.Args[1] = "follow"
+	var complaints bytes.Buffer
+	follow.Stderr = &complaints
+	if err := follow.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		follow.Process.Kill()
+		follow.Wait()
+	}()
+	limited, cancel := context.WithTimeout(ctx, followFor)
+	defer cancel()
+	list, elapsed, err := g.commitFor(limited, 1, followPause)
+	if err != nil {
+		return err
+	}
+	busy := cpuTime([]*exec.Cmd{follow})
+	memory := peakMemory(follow.Process.Pid)
+	var tails []tail
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if tails, err = tailsOf(repo); err != nil {
+			return err
+		}
+		if n := len(tails); n > 0 && tails[n-1].upto >= list[len(list)-1].tid {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("neobackup follow does not reach the last transaction\n%s", complaints.String())
+		}
+	}
+	lags := &figures{}
+	i, used := 0, map[tid.TID]bool{}
+	for _, t := range list {
+		for tails[i].upto < t.tid {
+			i++
+		}
+		used[tails[i].upto] = true
+		lags.latencies = append(lags.latencies, max(0, tails[i].at.Sub(t.at)))
+	}
+	slices.Sort(lags.latencies)
+	fmt.Fprintf(c.out, "follow, %.1f commits/s: in the repository after %v (median), %v (longest); %.0f tails a minute; %.1f %% of a processor; peak %.0f MB\n",
+		float64(len(list))/elapsed.Seconds(), lags.quantile(.5).Round(time.Millisecond), lags.quantile(1).Round(time.Millisecond),
+		float64(len(used))/elapsed.Minutes(), 100*busy.Seconds()/elapsed.Seconds(), float64(memory)/1e6)
 	return nil
+}
+
+// tail is a step of the log of a repository: what it acknowledged, and when.
+type tail struct {
+	upto tid.TID
+	at   time.Time
+}
+
+var uptoForm = regexp.MustCompile(`"upto":"([0-9a-f]{16})"`)
+
+// tailsOf returns the tails in a directory, ascending.
+func tailsOf(repo string) (list []tail, err error) {
+	paths, err := filepath.Glob(filepath.Join(repo, "*", "t", "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		m := uptoForm.FindSubmatch(b)
+		if m == nil {
+			return nil, fmt.Errorf("%s is no tail", path)
+		}
+		upto, err := tid.Parse(string(m[1]))
+		if err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, tail{upto, info.ModTime()})
+	}
+	slices.SortFunc(list, func(a, b tail) int { return cmp.Compare(a.upto, b.upto) })
+	return list, nil
 }
 
 // keep measures one way.
@@ -201,7 +320,7 @@ func (c *comparison) spend(cmd *exec.Cmd) (s spent, err error) {
 }
 
 // neobackup makes a repository.
-func (c *comparison) neobackup(ctx context.Context, dir, url, data, restored string) (*keeper, error) {
+func (c *comparison) neobackup(ctx context.Context, dir, url, source, restored string) (*keeper, error) {
 	identity := filepath.Join(dir, "identity.txt")
 	program := filepath.Join(c.bin, "neobackup")
 	recipient, err := exec.CommandContext(ctx, program, "key", "generate", identity).Output()
@@ -218,7 +337,7 @@ func (c *comparison) neobackup(ctx context.Context, dir, url, data, restored str
 	run := func(ctx context.Context, args ...string) *exec.Cmd {
 		return exec.CommandContext(ctx, program, append(args, "-q", "-f", conf, "--set", state)...)
 	}
-	if err := quiet(run(ctx, "init", url, "--name", "bench", "--source", "file://"+data, "--recipient", string(bytes.TrimSpace(recipient)), "--single-recipient")); err != nil {
+	if err := quiet(run(ctx, "init", url, "--name", "bench", "--source", source, "--recipient", string(bytes.TrimSpace(recipient)), "--single-recipient")); err != nil {
 		return nil, err
 	}
 	snapshot := func(ctx context.Context) *exec.Cmd { return run(ctx, "snapshot") }
