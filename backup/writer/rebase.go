@@ -172,7 +172,7 @@ func (w *Writer) fits(ctx context.Context, c *chain) error {
 		}
 		return err
 	}
-	return w.sameHistory(ctx, c)
+	return w.sameHistory(ctx, c, nil)
 }
 
 // firstManifest creates the manifest with which a lineage begins.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/neozodb/neo/backup/feed"
@@ -27,7 +28,7 @@ func (w *Writer) checkSource(ctx context.Context, c *chain) error {
 	if s := c.manifest.Source; s != source {
 		w.log.Warn("the source has another identity than the one before", "kind", source.Kind, "name", source.Name, "np", source.NP, "before", fmt.Sprintf("%s %s %d", s.Kind, s.Name, s.NP))
 	}
-	if err := w.sameHistory(ctx, c); err != nil {
+	if err := w.sameHistory(ctx, c, resumed); err != nil {
 		return err
 	}
 	if resumed == nil {
@@ -47,8 +48,9 @@ func differs(err error) bool {
 }
 
 // sameHistory returns an ErrDiverged unless the source has the last transaction of a
-// lineage.
-func (w *Writer) sameHistory(ctx context.Context, c *chain) error {
+// lineage. If that may have gone with a pack, of which resumed tells, another one will do: the
+// source is then read into a new lineage.
+func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error {
 	head := c.end.Head
 	last, _, err := w.o.Feed.Last(ctx)
 	if err != nil && !errors.Is(err, feed.ErrChanged) {
@@ -70,6 +72,16 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain) error {
 		case errors.Is(err, txn.ErrNotFound) && w.o.AssumeSameHistory:
 			w.log.Warn("the source does not have the last transaction of the repository; it is assumed to have the same history", "tid", head)
 			return nil
+		case errors.Is(err, txn.ErrNotFound) && w.o.RebaseOnPack && differs(resumed) && !errors.Is(resumed, feed.ErrChanged):
+			known, err := w.shared(ctx, c)
+			if err != nil {
+				return err
+			}
+			if known != tid.Zero {
+				w.log.Warn("the pack removed the last transaction of the repository from the source, which has an earlier one", "tid", head, "earlier", known)
+				return nil
+			}
+			why = fmt.Errorf("%w; it has no transaction %v, nor any other that is known of the repository: if it is the same database all the same, say so by --assume-same-history", resumed, head)
 		case errors.Is(err, txn.ErrNotFound):
 			why = fmt.Errorf("the source has no transaction %v", head)
 		case err != nil:
@@ -134,6 +146,44 @@ func (w *Writer) common(ctx context.Context, c *chain) (tid.TID, error) {
 		}
 		if n > 0 {
 			return ends[n-1], nil
+		}
+	}
+	return tid.Zero, nil
+}
+
+// maxShared is how many tails, and how many manifests, are looked at for a transaction that the
+// source has too.
+const maxShared = 1000
+
+// shared returns a transaction at the end of a tail or manifest that the source has too, Zero if
+// it has none of the newest ones. A pack leaves some of them, and removes others.
+func (w *Writer) shared(ctx context.Context, c *chain) (tid.TID, error) {
+	for _, kind := range []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest} {
+		var keys []string
+		for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
+			if err != nil {
+				return 0, err
+			}
+			keys = append(keys, info.Key)
+		}
+		if kind == snapshot.KindTail { // the newest is last
+			slices.Reverse(keys)
+		}
+		for _, key := range keys[:min(len(keys), maxShared)] {
+			end, tip, err := w.endOf(ctx, key)
+			if err != nil {
+				return 0, err
+			}
+			if end == tid.Zero {
+				continue
+			}
+			t, err := w.o.Feed.Info(ctx, end)
+			if err == nil && snapshot.Tip(t) == tip {
+				return end, nil
+			}
+			if err != nil && !errors.Is(err, txn.ErrNotFound) {
+				return 0, err
+			}
 		}
 	}
 	return tid.Zero, nil

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/backup/store/storeurl"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/fsformat"
 )
 
@@ -146,4 +147,90 @@ func TestServers(t *testing.T) {
 			w.check(w.last())
 		})
 	}
+}
+
+// A pack up to now can remove the last transaction of the repository. An earlier one that is still
+// there shows that it is the same database; without any, the operator has to say so.
+func TestFilePackedBeyondHead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	write := func(list ...*txn.Transaction) {
+		t.Helper()
+		w, err := fsformat.Create(path+".pack", fsformat.WriterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range list {
+			if err := w.Append(x); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".pack", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := func(id tid.TID, status byte, oid tid.OID) *txn.Transaction {
+		x := backuptest.Txn(id, txn.Record{OID: oid, Data: []byte("\x80\x03cm\nC\nq\x00.\x80\x03}q\x01.")})
+		x.Status = status
+		return x
+	}
+	const one, two, three = 0x03f0000000000001, 0x03f0000100000002, 0x03f0000200000003
+	write(of(one, txn.Committed, 1))
+	repo := backuptest.New(t, memstore.New(memstore.Options{}), true)
+	dir := t.TempDir()
+	take := func(o Options) error {
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		o.Repo, o.Signer, o.Feed, o.StateDir, o.limits = repo.Repository, repo.Signer, f, dir, few
+		w, err := Open(t.Context(), o)
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		return w.Snapshot(t.Context(), 0, "")
+	}
+	if err := take(Options{RebaseOnPack: true}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := fsformat.OpenAppend(t.Context(), path, fsformat.WriterOptions{})
+	if err == nil {
+		err = errors.Join(r.Append(of(two, txn.Committed, 2)), r.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := take(Options{RebaseOnPack: true}); err != nil {
+		t.Fatal(err)
+	}
+	lineages := func(want int) {
+		t.Helper()
+		list, err := repo.Lineages(t.Context())
+		if err != nil || len(list) != want {
+			t.Fatalf("%d lineages, %v, want %d", len(list), err, want)
+		}
+	}
+	lineages(1)
+	write(of(one, txn.Packed, 1), of(three, txn.Packed, 2))
+	if err := take(Options{}); !errors.Is(err, ErrDiverged) {
+		t.Errorf("without rebase: %v", err)
+	}
+	if err := take(Options{RebaseOnPack: true}); err != nil {
+		t.Fatal(err)
+	}
+	lineages(2)
+	const four = 0x03f0000300000004
+	write(of(four, txn.Packed, 2))
+	if err := take(Options{RebaseOnPack: true}); !errors.Is(err, ErrDiverged) || !strings.Contains(err.Error(), "--assume-same-history") {
+		t.Errorf("nothing in common: %v", err)
+	}
+	lineages(2)
+	if err := take(Options{RebaseOnPack: true, AssumeSameHistory: true}); err != nil {
+		t.Fatal(err)
+	}
+	lineages(3)
 }
