@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,15 +54,15 @@ func TestFaults(t *testing.T) {
 func faultAt(t *testing.T, n int, fault storetest.Fault, storm time.Duration, fatal bool) bool {
 	w := newWorld(t, uint64(n%2)+50, n%2 == 0)
 	w.setup = func(o *Options) { o.Heartbeat = 10 * time.Minute }
-	var until time.Time
+	var until atomic.Int64 // the end of the storm; calls come from several goroutines
 	faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
 		if c.N == n {
-			until = time.Now().Add(storm)
+			until.Store(time.Now().Add(storm).UnixNano())
 		}
 		if c.Op == "put" && fault.Flip {
 			return storetest.Fault{} // see TestFlippedInStore
 		}
-		if c.N == n || time.Now().Before(until) {
+		if c.N == n || time.Now().UnixNano() < until.Load() {
 			return fault
 		}
 		return storetest.Fault{}
@@ -103,10 +104,10 @@ func faultAt(t *testing.T, n int, fault storetest.Fault, storm time.Duration, fa
 func TestFlippedInStore(t *testing.T) {
 	for n := 1; ; n++ {
 		w := newWorld(t, 60, n%2 == 0)
-		puts := 0
+		var puts atomic.Int64
 		faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
 			if c.Op == "put" {
-				if puts++; puts == n {
+				if puts.Add(1) == int64(n) {
 					return storetest.Fault{Flip: true}
 				}
 			}
@@ -151,7 +152,7 @@ func TestFlippedInStore(t *testing.T) {
 				i++
 			}
 		}
-		if puts < n {
+		if puts.Load() < int64(n) {
 			return
 		}
 	}
