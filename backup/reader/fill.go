@@ -32,14 +32,19 @@ const (
 type filler struct {
 	mu     sync.Mutex
 	active bool
-	again  bool          // the view has changed meanwhile
-	done   chan struct{} // closed when it has ended, or failed for the moment
-	err    error         // of that
+	again  bool // the view has changed meanwhile
+	now    *attempt
 	wanted chan struct{} // ends the pause after a failure
 
 	bad  map[*segment]bool // of which the index cannot be read; told once
 	used atomic.Int64      // bytes of runs in memory
 	full bool              // there is no room for more
+}
+
+// attempt is one of those to read all that is missing.
+type attempt struct {
+	done chan struct{} // closed when it has ended, or failed for the moment
+	err  error         // of that
 }
 
 // background runs f until Close.
@@ -62,10 +67,10 @@ func (d *Database) startFilling() {
 		f.again = true
 		return
 	}
-	f.active, f.done = true, make(chan struct{})
+	f.active, f.now = true, &attempt{done: make(chan struct{})}
 	if !d.background(d.fillAll) {
 		f.active = false
-		close(f.done)
+		close(f.now.done)
 	}
 }
 
@@ -76,7 +81,7 @@ func (d *Database) Filled(ctx context.Context) error {
 	f := &d.fill
 	for {
 		f.mu.Lock()
-		active, done := f.active, f.done
+		active, now := f.active, f.now
 		f.mu.Unlock()
 		if !active {
 			return ctx.Err()
@@ -86,15 +91,12 @@ func (d *Database) Filled(ctx context.Context) error {
 		default:
 		}
 		select {
-		case <-done:
+		case <-now.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		f.mu.Lock()
-		active, err := f.active, f.err
-		f.mu.Unlock()
-		if active && err != nil {
-			return d.failed(ctx, err)
+		if now.err != nil {
+			return d.failed(ctx, now.err)
 		}
 	}
 }
@@ -106,10 +108,14 @@ func (d *Database) fillAll() {
 		err := d.fillOnce()
 		if err != nil && d.ctx.Err() == nil {
 			d.log.Warn("the index cannot be read ahead, trying again", "err", err)
+			select {
+			case <-f.wanted: // by those that learn of this failure
+			default:
+			}
 			f.mu.Lock()
-			f.err = err
-			close(f.done)
-			f.done = make(chan struct{})
+			f.now.err = err
+			close(f.now.done)
+			f.now = &attempt{done: make(chan struct{})}
 			f.mu.Unlock()
 			select {
 			case <-time.After(fillPause):
@@ -120,11 +126,11 @@ func (d *Database) fillAll() {
 		f.mu.Lock()
 		if d.ctx.Err() != nil || err == nil && !f.again {
 			f.active = false
-			close(f.done)
+			close(f.now.done)
 			f.mu.Unlock()
 			return
 		}
-		f.again, f.err = false, nil
+		f.again = false
 		f.mu.Unlock()
 	}
 }
