@@ -236,14 +236,23 @@ func (d *Database) fillSegment(ctx context.Context, s *segment, mu *sync.Mutex) 
 		}
 	}
 	r, err := d.writeRun([]segmentID{s.id()}, entries)
+	mu.Lock()
+	if err == nil && r.path == "" && d.fill.used.Add(r.size) > d.limit/2 { // others were faster
+		d.fill.used.Add(-r.size)
+		err = errNoRoom
+	}
+	full = errors.Is(err, errNoRoom)
+	if full && !d.fill.full {
+		d.fill.full = true
+		d.log.Warn("the index can neither be kept in a directory nor in the memory given to it: reads need more requests until the next start", "path", d.files.dir, "bytes", d.limit)
+	}
+	mu.Unlock()
+	if full {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	mu.Lock()
-	if r.path == "" {
-		d.fill.used.Add(r.size)
-	}
-	mu.Unlock()
 	d.useRuns([]*run{r}, nil)
 	return nil
 }
@@ -277,14 +286,29 @@ func (d *Database) writeRun(of []segmentID, entries iter.Seq2[located, error]) (
 		d.warnFiles(err)
 		path = ""
 	}
-	var b bytes.Buffer
+	b := bounded{left: d.limit/2 - d.fill.used.Load()}
 	if err := fill(&b); err != nil {
 		if e, ok := errors.AsType[*readError](err); ok {
 			return nil, e.err
 		}
 		return nil, err
 	}
-	return openRun(bytes.NewReader(bytes.Clone(b.Bytes())), int64(b.Len()), path)
+	return openRun(bytes.NewReader(bytes.Clone(b.b.Bytes())), int64(b.b.Len()), path)
+}
+
+var errNoRoom = errors.New("no room for the index in memory")
+
+// bounded is a buffer with a limit.
+type bounded struct {
+	b    bytes.Buffer
+	left int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, errNoRoom
+	}
+	return b.b.Write(p)
 }
 
 // readError is an error of what a run is made of.
