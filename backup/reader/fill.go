@@ -173,7 +173,11 @@ func (d *Database) fillOnce() error {
 	}
 	for d.files.dir != "" && d.ctx.Err() == nil {
 		if merged, err := d.mergeOnce(); err != nil {
-			d.warnFiles(err)
+			if damaged, ok := errors.AsType[*runError](err); ok {
+				d.dropRun(damaged) // filling begins again
+			} else {
+				d.warnFiles(err)
+			}
 			break
 		} else if !merged {
 			break
@@ -549,7 +553,7 @@ func (d *Database) mergeOnce() (bool, error) {
 		for j := range v.steps[i : i+fanIn] {
 			r := v.steps[i+j].run
 			base = append(base, len(of))
-			lists = append(lists, r.entries(0))
+			lists = append(lists, d.entries(d.ctx, &v.steps[i+j], 0))
 			of = append(of, r.of...)
 			instead = append(instead, r)
 		}
