@@ -108,16 +108,21 @@ func (r *Repo) Plain(after tid.TID, exactFrom tid.TID, txns []*txn.Transaction) 
 	w, err := snapshot.NewSegmentWriter(&b, snapshot.Header{Repo: r.Marker.ID, Lineage: r.Lineage, After: after}, snapshot.WriterOptions{Concurrency: 1})
 	r.must(err)
 	for _, t := range txns {
-		r.must(w.Begin(t))
-		for rec, err := range t.Records {
-			r.must(err)
-			r.must(w.Record(snapshot.RecordOf(rec, true)))
-		}
-		r.must(w.End())
+		r.add(w, t)
 	}
 	written, err := w.Close(txns[len(txns)-1].TID, exactFrom)
 	r.must(err)
 	return b.Bytes(), written
+}
+
+func (r *Repo) add(w *snapshot.SegmentWriter, t *txn.Transaction) {
+	r.t.Helper()
+	r.must(w.Begin(t))
+	for rec, err := range t.Records {
+		r.must(err)
+		r.must(w.Record(snapshot.RecordOf(rec, true)))
+	}
+	r.must(w.End())
 }
 
 // seal returns what is stored of a segment.
@@ -219,6 +224,12 @@ func (r *Repo) list(lines []snapshot.Segment) []string {
 // lists them.
 func (r *Repo) Cut(t *txn.Transaction, lists ...[]txn.Record) []string {
 	r.t.Helper()
+	return r.CutAfter(nil, t, lists...)
+}
+
+// CutAfter is Cut, with earlier transactions in the first segment.
+func (r *Repo) CutAfter(before []*txn.Transaction, t *txn.Transaction, lists ...[]txn.Record) []string {
+	r.t.Helper()
 	var lines []snapshot.Segment
 	for i, records := range lists {
 		var b snapshot.Buffer
@@ -229,6 +240,9 @@ func (r *Repo) Cut(t *txn.Transaction, lists ...[]txn.Record) []string {
 		w, err := snapshot.NewSegmentWriter(&b, h, snapshot.WriterOptions{Concurrency: 1})
 		r.must(err)
 		if i == 0 {
+			for _, t := range before {
+				r.add(w, t)
+			}
 			r.must(w.Begin(t))
 		}
 		for _, rec := range records {

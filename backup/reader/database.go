@@ -377,6 +377,9 @@ const mostTries = 3
 // again reports whether a read that failed is to be tried with another view. If not, the error is
 // the one to return. It counts the tries.
 func (d *Database) again(ctx context.Context, v *view, err error, try *int) (error, bool) {
+	if d.ctx.Err() != nil {
+		return err, false // it is closed
+	}
 	if r, ok := errors.AsType[*runError](err); ok {
 		d.dropRun(r) // no more often than there are runs
 		return err, true

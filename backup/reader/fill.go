@@ -32,14 +32,19 @@ const (
 type filler struct {
 	mu     sync.Mutex
 	active bool
-	again  bool          // the view has changed meanwhile
-	done   chan struct{} // closed when it has ended, or failed for the moment
-	err    error         // of that
+	again  bool // the view has changed meanwhile
+	now    *attempt
 	wanted chan struct{} // ends the pause after a failure
 
 	bad  map[*segment]bool // of which the index cannot be read; told once
 	used atomic.Int64      // bytes of runs in memory
 	full bool              // there is no room for more
+}
+
+// attempt is one of those to read all that is missing.
+type attempt struct {
+	done chan struct{} // closed when it has ended, or failed for the moment
+	err  error         // of that
 }
 
 // background runs f until Close.
@@ -62,10 +67,10 @@ func (d *Database) startFilling() {
 		f.again = true
 		return
 	}
-	f.active, f.done = true, make(chan struct{})
+	f.active, f.now = true, &attempt{done: make(chan struct{})}
 	if !d.background(d.fillAll) {
 		f.active = false
-		close(f.done)
+		close(f.now.done)
 	}
 }
 
@@ -76,7 +81,7 @@ func (d *Database) Filled(ctx context.Context) error {
 	f := &d.fill
 	for {
 		f.mu.Lock()
-		active, done := f.active, f.done
+		active, now := f.active, f.now
 		f.mu.Unlock()
 		if !active {
 			return ctx.Err()
@@ -86,15 +91,12 @@ func (d *Database) Filled(ctx context.Context) error {
 		default:
 		}
 		select {
-		case <-done:
+		case <-now.done:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		f.mu.Lock()
-		active, err := f.active, f.err
-		f.mu.Unlock()
-		if active && err != nil {
-			return d.failed(ctx, err)
+		if now.err != nil {
+			return d.failed(ctx, now.err)
 		}
 	}
 }
@@ -106,10 +108,14 @@ func (d *Database) fillAll() {
 		err := d.fillOnce()
 		if err != nil && d.ctx.Err() == nil {
 			d.log.Warn("the index cannot be read ahead, trying again", "err", err)
+			select {
+			case <-f.wanted: // by those that learn of this failure
+			default:
+			}
 			f.mu.Lock()
-			f.err = err
-			close(f.done)
-			f.done = make(chan struct{})
+			f.now.err = err
+			close(f.now.done)
+			f.now = &attempt{done: make(chan struct{})}
 			f.mu.Unlock()
 			select {
 			case <-time.After(fillPause):
@@ -120,11 +126,11 @@ func (d *Database) fillAll() {
 		f.mu.Lock()
 		if d.ctx.Err() != nil || err == nil && !f.again {
 			f.active = false
-			close(f.done)
+			close(f.now.done)
 			f.mu.Unlock()
 			return
 		}
-		f.again, f.err = false, nil
+		f.again = false
 		f.mu.Unlock()
 	}
 }
@@ -167,7 +173,11 @@ func (d *Database) fillOnce() error {
 	}
 	for d.files.dir != "" && d.ctx.Err() == nil {
 		if merged, err := d.mergeOnce(); err != nil {
-			d.warnFiles(err)
+			if damaged, ok := errors.AsType[*runError](err); ok {
+				d.dropRun(damaged) // filling begins again
+			} else {
+				d.warnFiles(err)
+			}
 			break
 		} else if !merged {
 			break
@@ -230,14 +240,23 @@ func (d *Database) fillSegment(ctx context.Context, s *segment, mu *sync.Mutex) 
 		}
 	}
 	r, err := d.writeRun([]segmentID{s.id()}, entries)
+	mu.Lock()
+	if err == nil && r.path == "" && d.fill.used.Add(r.size) > d.limit/2 { // others were faster
+		d.fill.used.Add(-r.size)
+		err = errNoRoom
+	}
+	full = errors.Is(err, errNoRoom)
+	if full && !d.fill.full {
+		d.fill.full = true
+		d.log.Warn("the index can neither be kept in a directory nor in the memory given to it: reads need more requests until the next start", "path", d.files.dir, "bytes", d.limit)
+	}
+	mu.Unlock()
+	if full {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	mu.Lock()
-	if r.path == "" {
-		d.fill.used.Add(r.size)
-	}
-	mu.Unlock()
 	d.useRuns([]*run{r}, nil)
 	return nil
 }
@@ -271,14 +290,29 @@ func (d *Database) writeRun(of []segmentID, entries iter.Seq2[located, error]) (
 		d.warnFiles(err)
 		path = ""
 	}
-	var b bytes.Buffer
+	b := bounded{left: d.limit/2 - d.fill.used.Load()}
 	if err := fill(&b); err != nil {
 		if e, ok := errors.AsType[*readError](err); ok {
 			return nil, e.err
 		}
 		return nil, err
 	}
-	return openRun(bytes.NewReader(bytes.Clone(b.Bytes())), int64(b.Len()), path)
+	return openRun(bytes.NewReader(bytes.Clone(b.b.Bytes())), int64(b.b.Len()), path)
+}
+
+var errNoRoom = errors.New("no room for the index in memory")
+
+// bounded is a buffer with a limit.
+type bounded struct {
+	b    bytes.Buffer
+	left int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, errNoRoom
+	}
+	return b.b.Write(p)
 }
 
 // readError is an error of what a run is made of.
@@ -519,7 +553,7 @@ func (d *Database) mergeOnce() (bool, error) {
 		for j := range v.steps[i : i+fanIn] {
 			r := v.steps[i+j].run
 			base = append(base, len(of))
-			lists = append(lists, r.entries(0))
+			lists = append(lists, d.entries(d.ctx, &v.steps[i+j], 0))
 			of = append(of, r.of...)
 			instead = append(instead, r)
 		}

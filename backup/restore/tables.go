@@ -544,6 +544,7 @@ func (w *tables) read(ctx context.Context, res *Result, send func(*batch) error)
 		part := len(w.parts)
 		end := min(f.Part.Segment.End(), w.s.at())
 		w.parts = append(w.parts, end)
+		cutNext := h.Continued
 		for ev, err := range f.Walk() {
 			if err != nil {
 				return err
@@ -551,7 +552,8 @@ func (w *tables) read(ctx context.Context, res *Result, send func(*batch) error)
 			switch {
 			case ev.Txn != nil:
 				if ev.Txn.TID > end {
-					goto next // the rest is not used
+					cutNext = false
+					goto next // the rest is not used, nor the end of its last transaction
 				}
 				t, oids = ev.Txn, nil
 				res.Last = t.TID
@@ -586,7 +588,7 @@ func (w *tables) read(ctx context.Context, res *Result, send func(*batch) error)
 			}
 		}
 	next:
-		cut = h.Continued
+		cut = cutNext
 		res.Segments++
 		f := f.Footer()
 		res.Bytes += f.Text

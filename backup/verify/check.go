@@ -324,6 +324,7 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 	var prev snapshot.Hash
 	var before *snapshot.Manifest
 	var newest *snapshot.Manifest
+	last := list[0].N - 1 // of the manifest before
 	for chunk := range slices.Chunk(list, 64) {
 		var keys []string
 		for _, k := range chunk {
@@ -335,13 +336,13 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 		}
 		for i, b := range objects {
 			key, seq := keys[i], chunk[i].N
-			if i > 0 && seq != chunk[i-1].N+1 {
-				for n := chunk[i-1].N + 1; n < seq && n < chunk[i-1].N+100; n++ {
+			if seq != last+1 {
+				for n := last + 1; n < seq && n < last+100; n++ {
 					c.add(Finding{Kind: Missing, Warning: true, Key: snapshot.ManifestKey(l.Lineage, n), Text: "an older and a newer manifest are there, this one is not"})
 				}
 				before, prev = nil, snapshot.Hash{}
 			}
-			newest = nil
+			newest, last = nil, seq
 			if b == nil {
 				before, prev = nil, snapshot.Hash{}
 				continue
@@ -360,8 +361,7 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 			newest, before, prev = m, m, snapshot.Sum(b)
 		}
 	}
-	last := list[len(list)-1]
-	c.needed[last.String()] = true
+	c.needed[list[len(list)-1].String()] = true
 	if newest == nil {
 		return nil, snapshot.Chain{}, nil // reported
 	}

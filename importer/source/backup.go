@@ -243,7 +243,7 @@ func (b *backupSource) lineage(ctx context.Context, repo *backup.Repository) (sn
 			return snapshot.ID{}, fmt.Errorf("%s, which says with which lineage the import began: %w; set lineage instead of it", path, err)
 		}
 	}
-	if want == "" {
+	if want == "" && !b.again {
 		l, err := repo.Current(ctx)
 		if err != nil {
 			return snapshot.ID{}, err
@@ -253,6 +253,13 @@ func (b *backupSource) lineage(ctx context.Context, repo *backup.Repository) (sn
 	list, err := repo.Lineages(ctx)
 	if err != nil {
 		return snapshot.ID{}, err
+	}
+	if want == "" {
+		// A lineage read from a packed source lacks deletions that were not imported yet.
+		if len(list) != 1 {
+			return snapshot.ID{}, fmt.Errorf("the repository has %d lineages, and it is not known with which of them the import began: set lineage to that one (the log of the first start has it; \"neobackup list --lineages\" shows all)", len(list))
+		}
+		return list[0].Lineage, nil
 	}
 	for _, l := range list {
 		if l.Lineage.String() == want {

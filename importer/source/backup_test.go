@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/backuptest"
@@ -288,5 +289,36 @@ func TestBackupLineageIsRemembered(t *testing.T) {
 	}
 	if got := last(false); got != list[9].TID {
 		t.Errorf("a new import takes all up to %v", got)
+	}
+}
+
+// An import of which it is not known with which of several lineages it began does not go on with
+// another one.
+func TestBackupLineageIsNotGuessed(t *testing.T) {
+	list := transactions(t, txntest.Random(2, 60, 10))
+	r, c := repository(t, "file://"+t.TempDir())
+	r.Listed(list[:30])
+	r.Manifest(false, false)
+	c.StateDir = ""
+	last := func() (tid.TID, error) {
+		t.Helper()
+		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: true, Patience: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		return s.LastTID(t.Context())
+	}
+	if got, err := last(); got != list[29].TID || err != nil {
+		t.Fatal(got, err)
+	}
+	began := r.Lineage.String()
+	fork(t, r, list[9])
+	if got, err := last(); err == nil || !strings.Contains(err.Error(), "set lineage") {
+		t.Errorf("%v, %v", got, err)
+	}
+	c.Lineage = began
+	if got, err := last(); got != list[29].TID || err != nil {
+		t.Error(got, err)
 	}
 }
