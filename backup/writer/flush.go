@@ -105,6 +105,7 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 	if err := f.finish(ctx, asof); err != nil {
 		return err
 	}
+	f.tell(f.at, target, 0)
 	if c.w.markOf(c.id) == "" {
 		if err := c.w.writeMark(ctx, c); err != nil {
 			return err
@@ -167,7 +168,7 @@ func (f *flushing) read(target tid.TID) error {
 		if err := f.ctx.Err(); err != nil {
 			return context.Cause(f.ctx)
 		}
-		f.tell(t.TID, target)
+		f.tell(t.TID, target, 1)
 	}
 	return nil
 }
@@ -460,8 +461,8 @@ func (w *Writer) counted(t *snapshot.Tail) {
 	})
 }
 
-// tell reports progress after a transaction.
-func (f *flushing) tell(at, target tid.TID) {
+// tell reports progress, after txns more transactions.
+func (f *flushing) tell(at, target tid.TID, txns int64) {
 	w := f.c.w
 	if w.o.Progress == nil {
 		return
@@ -470,8 +471,8 @@ func (f *flushing) tell(at, target tid.TID) {
 	defer w.telling.Unlock()
 	w.mu.Lock()
 	p := &w.progress
-	p.Lineage, p.TID, p.Target = f.c.id, at, target
-	p.Txns++
+	p.Lineage, p.TID, p.Target, p.Head = f.c.id, at, target, f.c.end.Head
+	p.Txns += txns
 	p.Records += f.records
 	f.records = 0
 	p.Text += f.text
