@@ -102,7 +102,7 @@ func classify(ctx context.Context, err error) failure {
 	case is(err, writer.ErrBusy):
 		set("busy", 6, "another neobackup of this host has the state directory: stop it, or let it do its work")
 	case is(err, feed.ErrPacked, feed.ErrReplaced):
-		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run with on_pack: rebase in the configuration")
+		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run unless on_pack is stop in the configuration")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
 		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
 	case is(err, errDamage):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -656,5 +657,70 @@ func TestEstimate(t *testing.T) {
 		if f.PutsPerDay < tt.puts*0.9 || f.PutsPerDay > tt.puts*1.1 || f.ManifestsPerDay < tt.manifests*0.8 || f.ManifestsPerDay > tt.manifests*1.3 {
 			t.Errorf("%s, %.0f commits a day: %.0f PUT, %.0f manifests, want %.0f and %.0f", tt.interval, tt.perDay, f.PutsPerDay, f.ManifestsPerDay, tt.puts, tt.manifests)
 		}
+	}
+}
+
+// A backup that was never begun is too old for --fail.
+func TestInfoFailEmpty(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "info")
+	out, stderr := w.want(9, "info", "--fail", "--set", "max_rpo=1h")
+	w.says(out+stderr, `status +nothing was backed up yet`, `error: prod: too old: nothing was backed up yet`)
+	w.want(9, "info", "--fail", "--json", "--set", "max_rpo=1h")
+	w.want(0, "snapshot")
+	w.want(0, "info", "--fail", "--set", "max_rpo=1h")
+}
+
+// A Data.fs that is packed while it is followed goes on in a new lineage, unless that is not wanted.
+func TestFollowPacked(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		w := newWorld(t)
+		w.prepare("05-before-pack.fs")
+		args := []string{"follow", "--set", "interval=100ms"}
+		if stop {
+			args = append(args, "--set", "on_pack=stop")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var out, errs bytes.Buffer
+		env := &cli.Env{Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+		done := make(chan int, 1)
+		go func() { done <- cli.Run(ctx, env, newCommand) }()
+		ended := -1
+		until := func(ok func() bool) {
+			for !ok() && ended < 0 {
+				select {
+				case ended = <-done:
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}
+		until(func() bool { return len(w.keys(`/t/`)) > 0 })
+		w.write("packed.fs", string(must(os.ReadFile(samples+"05-packed.fs"))), 0o600)
+		if err := os.Rename(w.path("packed.fs"), w.path("Data.fs")); err != nil {
+			t.Fatal(err)
+		}
+		until(func() bool { return len(w.keys(`^l/`)) > 1 })
+		cancel()
+		if ended < 0 {
+			ended = <-done
+		}
+		want := 1 // of a context that ends by itself
+		if stop {
+			want = 7
+		}
+		if ended != want {
+			t.Fatalf("on_pack=stop: %v: exit code %d, want %d\n%s%s", stop, ended, want, &out, &errs)
+		}
+		if stop {
+			continue
+		}
+		w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+		w.want(0, "restore", w.path("x.fs"))
+		w.want(0, "restore", "--lineage", "1", w.path("y.fs"))
+		if w.read("y.fs") != string(must(os.ReadFile(samples+"05-before-pack.fs"))) {
+			t.Error("the old lineage differs")
+		}
+		w.want(0, "verify", "--against")
 	}
 }

@@ -313,6 +313,9 @@ type place struct {
 	older   error               // nil unless this host has seen a newer state
 }
 
+// damaged reports whether something is missing that was there.
+func (p *place) damaged() bool { return p.broken != nil || p.older != nil }
+
 // place reads what a lineage holds.
 func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 	l, err := s.lineage(ctx, lineage)

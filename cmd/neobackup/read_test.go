@@ -163,9 +163,14 @@ func TestOlderState(t *testing.T) {
 	}
 	out, _ := w.want(3, "info")
 	w.says(out, `status +newer objects were removed`)
+	_, stderr := w.want(3, "info", "-q")
+	w.says(stderr, `error: prod: damage was found: newer objects were removed`)
+	out, stderr = w.want(3, "list")
+	w.says(out, `prod +older`)
+	w.says(stderr, `error: damage was found: lineage 1: newer objects were removed`)
 	out, _ = w.want(3, "check")
 	w.says(out, `older: `)
-	_, stderr := w.want(0, "restore", w.path("x.fs"))
+	_, stderr = w.want(0, "restore", w.path("x.fs"))
 	w.says(stderr, `warning: newer objects were removed`)
 	// A writer does not go on unless it is told to.
 	_, stderr = w.want(3, "snapshot")
