@@ -234,3 +234,59 @@ func TestFilePackedBeyondHead(t *testing.T) {
 	}
 	lineages(3)
 }
+
+// A pack beyond the head is found too by a writer that has lost its state directory: it begins a
+// new lineage as any other.
+func TestFilePackedStateLost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	repo := backuptest.New(t, memstore.New(memstore.Options{}), true)
+	sample := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join("../../testdata/fs", name+".fs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	open := func(content []byte, o Options) (*Writer, error) {
+		t.Helper()
+		err := errors.Join(os.WriteFile(path+".pack", content, 0o600), os.Rename(path+".pack", path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		o.Repo, o.Signer, o.Feed, o.StateDir, o.limits = repo.Repository, repo.Signer, f, t.TempDir(), few
+		return Open(t.Context(), o)
+	}
+	// The head is a transaction that the pack keeps, with one after it that it keeps as well.
+	packed, err := fsformat.Open("../../testdata/fs/05-packed.fs", fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	history := collect(t, packed.Transactions(t.Context(), 0, tid.Max))
+	w, err := open(sample("05-before-pack"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), history[0].TID, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if _, err := open(sample("05-packed"), Options{}); !errors.Is(err, ErrDiverged) || !errors.Is(err, feed.ErrPacked) {
+		t.Errorf("without rebase: %v", err)
+	}
+	if w, err = open(sample("05-packed"), Options{RebaseOnPack: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if head := w.Stats().Head; head != history[len(history)-1].TID || w.Lineage().K != 2 {
+		t.Errorf("head %v in lineage %d", head, w.Lineage().K)
+	}
+}
