@@ -376,6 +376,11 @@ func (f *flushing) commit(ctx context.Context, n int, asof time.Time, more bool)
 	f.queue = f.queue[n:]
 	f.last = time.Now()
 	f.c.w.counted(t)
+	if f.c.w.markOf(f.c.id) == "" { // without it a pack of earlier times cannot be told from a later one
+		if err := f.c.w.writeMark(f.caller, f.c); err != nil {
+			return err
+		}
+	}
 	return f.c.publishIfDue(f.caller)
 }
 

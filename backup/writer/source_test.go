@@ -1,15 +1,18 @@
 package writer
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/store/storetest"
@@ -288,5 +291,74 @@ func TestFilePackedStateLost(t *testing.T) {
 	}
 	if head := w.Stats().Head; head != history[len(history)-1].TID || w.Lineage().K != 2 {
 		t.Errorf("head %v in lineage %d", head, w.Lineage().K)
+	}
+}
+
+// A first backup of a file that was packed before, killed after its first tail, goes on where it was.
+func TestFirstBackupOfPackedFileKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	fs, err := fsformat.Create(path, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := newRand(1, 0)
+	var last tid.TID
+	for i := range 12 {
+		data := make([]byte, 8<<10)
+		for j := range data {
+			data[j] = byte(rnd.Uint32())
+		}
+		last = tid.TID(0x03f0000000000001 + i<<32)
+		x := backuptest.Txn(last, txn.Record{OID: tid.OID(i), Data: data})
+		x.Status = txn.Packed
+		if err := fs.Append(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m := memstore.New(memstore.Options{})
+	repo := backuptest.New(t, m, true)
+	dir := t.TempDir()
+	open := func(s store.Store) *Writer {
+		t.Helper()
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		r, err := backup.Open(t.Context(), backup.Config{Store: s, Trusted: repo.Trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := Open(t.Context(), Options{Repo: r, Signer: repo.Signer, Feed: f, StateDir: dir, SegmentSize: 4 << 10, limits: few})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	var dead atomic.Bool
+	w := open(storetest.NewFaulty(m, func(_ context.Context, c storetest.Call) storetest.Fault {
+		k, err := snapshot.ParseKey(c.Key)
+		if c.Op != "put" || err != nil || !dead.Load() && k.Kind != snapshot.KindTail {
+			return storetest.Fault{}
+		}
+		if dead.Swap(true) {
+			return storetest.Fault{Err: errors.New("killed")}
+		}
+		return storetest.Fault{}
+	}))
+	if err := w.Snapshot(t.Context(), 0, ""); err == nil || w.Stats().Head == 0 || w.Stats().Head >= last {
+		t.Fatalf("head %v, %v", w.Stats().Head, err)
+	}
+	w.Close()
+	w = open(m)
+	defer w.Close()
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if w.Stats().Head != last || w.Lineage().K != 1 {
+		t.Errorf("head %v in lineage %d", w.Stats().Head, w.Lineage().K)
 	}
 }
