@@ -27,6 +27,8 @@ func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, compl
 		err := c.read(ctx, target, asof, complete)
 		_, full := errors.AsType[*roomError](err)
 		switch {
+		case c.uncertain:
+			return err // its number may be used
 		case full && c.cutAt > inMemory/2:
 			c.w.log.Error("segments are made small, in memory", "err", err)
 			c.cutAt = inMemory / 2
@@ -227,10 +229,11 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 			return err
 		}
 	}
+	// That an upload fails must not leave a tail of unknown fate.
 	if overdue {
-		return f.commitReady(f.ctx, 1)
+		return f.commitReady(f.caller, 1)
 	}
-	return f.commitReady(f.ctx, w.o.limits.batch)
+	return f.commitReady(f.caller, w.o.limits.batch)
 }
 
 // lost reports whether a transaction is in a gap.
