@@ -17,7 +17,9 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -722,5 +724,15 @@ func TestFollowPacked(t *testing.T) {
 			t.Error("the old lineage differs")
 		}
 		w.want(0, "verify", "--against")
+	}
+}
+
+// A packed file that is not known to be the same database gets another hint than one that is.
+func TestHintOfPack(t *testing.T) {
+	for common, want := range map[tid.TID]string{2: "rebase --confirm", 0: "--assume-same-history"} {
+		f := classify(t.Context(), &writer.DivergedError{Head: 2, Common: common, Err: feed.ErrPacked})
+		if f.Exit != 7 || !strings.Contains(f.Hint, want) {
+			t.Errorf("common %v: %+v", common, f)
+		}
 	}
 }
