@@ -736,3 +736,39 @@ func TestHintOfPack(t *testing.T) {
 		}
 	}
 }
+
+// What a command prints is printed, or the command has failed.
+func TestStdoutFull(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	for _, args := range []string{"info", "list", "list --lineages", "check", "check --store", "verify", "verify --against", "key check", "cat 0", "cat --history 0", "log", "diff 2026-01-15..latest", "dump", "cost", "rebase", "snapshot"} {
+		var errs bytes.Buffer
+		env := &cli.Env{Args: strings.Fields(args), Stdin: strings.NewReader(""), Stdout: full{}, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+		if code := cli.Run(t.Context(), env, newCommand); code != 1 || !strings.Contains(errs.String(), "the output is full") {
+			t.Errorf("%s: exit code %d\n%s", args, code, &errs)
+		}
+	}
+}
+
+// full is an output that takes nothing.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("the output is full") }
+
+// An init that cannot have a state directory makes no repository.
+func TestInitStateDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.write("file", "", 0o600)
+	w.env["XDG_STATE_HOME"] = w.path("file")
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"init", "file://" + w.path("repo"), "-f", w.conf, "--name", "prod", "--no-encryption"}
+	_, stderr := w.want(1, args...)
+	w.says(stderr, "state directory: ")
+	delete(w.env, "XDG_STATE_HOME")
+	w.env["STATE_DIRECTORY"] = w.path("state")
+	w.want(0, args...)
+}
