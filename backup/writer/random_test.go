@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,8 +54,11 @@ func TestFaults(t *testing.T) {
 func faultAt(t *testing.T, n int, fault storetest.Fault, storm time.Duration, fatal bool) bool {
 	w := newWorld(t, uint64(n%2)+50, n%2 == 0)
 	w.setup = func(o *Options) { o.Heartbeat = 10 * time.Minute }
+	var mu sync.Mutex // several calls run at once
 	var until time.Time
 	faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+		mu.Lock()
+		defer mu.Unlock()
 		if c.N == n {
 			until = time.Now().Add(storm)
 		}
