@@ -457,3 +457,21 @@ func TestInitInterrupted(t *testing.T) {
 		t.Errorf("no repository: %v", err)
 	}
 }
+
+// A TID in a hole is refused with what can be restored, and no transaction is invented for that.
+func TestNotExactError(t *testing.T) {
+	for _, tt := range []struct {
+		before, after tid.TID
+		want          string
+	}{
+		{2, 9, "the nearest that are: 0000000000000002 and 0000000000000009"},
+		{0, 9, "the first that is: 0000000000000009"},
+		{2, 0, "the nearest that are: 0000000000000002, and those that are still to be read"},
+		{0, 0, "none is yet, those that are still to be read will be"},
+	} {
+		e := &backup.NotExactError{TID: 5, Head: 10, Before: tt.before, After: tt.after}
+		if s := e.Error(); !strings.HasSuffix(s, "; "+tt.want) {
+			t.Errorf("got %q, want %q", s, tt.want)
+		}
+	}
+}

@@ -59,11 +59,18 @@ func (e *NotExactError) Error() string {
 	if e.TID > e.Head {
 		return fmt.Sprintf("transaction %v is not restorable: the backup ends with %v", e.TID, e.Head)
 	}
-	nearest := fmt.Sprintf("%v and %v", e.Before, e.After)
-	if e.After == 0 {
-		nearest = fmt.Sprintf("%v, and those that are still to be read", e.Before)
+	var nearest string
+	switch {
+	case e.Before == 0 && e.After == 0:
+		nearest = "none is yet, those that are still to be read will be"
+	case e.Before == 0:
+		nearest = fmt.Sprintf("the first that is: %v", e.After)
+	case e.After == 0:
+		nearest = fmt.Sprintf("the nearest that are: %v, and those that are still to be read", e.Before)
+	default:
+		nearest = fmt.Sprintf("the nearest that are: %v and %v", e.Before, e.After)
 	}
-	return fmt.Sprintf("transaction %v is not restorable: a pack of the source had removed what was current then before it was read; the nearest that are: %s", e.TID, nearest)
+	return fmt.Sprintf("transaction %v is not restorable: a pack of the source had removed what was current then before it was read; %s", e.TID, nearest)
 }
 
 // Is reports whether target is [ErrNotExact].

@@ -213,6 +213,9 @@ func (f *File) refresh(ctx context.Context) error {
 	if _, ok := errors.AsType[*fsformat.MagicError](err); ok {
 		return fmt.Errorf("%w by something else: %w", ErrReplaced, err)
 	}
+	if errors.Is(err, fs.ErrNotExist) { // not mounted, or about to be restored
+		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
+	}
 	return err
 }
 
@@ -228,6 +231,9 @@ func (f *File) differs(o *opened) (bool, error) {
 // explain says why the file does not go on after what it was.
 func (f *File) explain(ctx context.Context, old *opened) error {
 	now, err := f.open(func() (*fsformat.Reader, error) { return fsformat.Open(f.path, fsformat.Options{}) }, ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return err // for a moment of a pack
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w by something else: %w", f.path, ErrReplaced, err)
 	}

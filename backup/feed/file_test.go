@@ -268,8 +268,17 @@ func TestFileChanged(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.Last(t.Context()); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Last of a file that was removed: %v", err)
+	for i, ask := range []func() error{func() error { _, _, err := f.Last(t.Context()); return err }, func() error { return f.Wait(t.Context()) }} {
+		if err := ask(); !errors.Is(err, fs.ErrNotExist) || !errors.Is(err, txn.ErrUnavailable) {
+			t.Errorf("a file that was removed: question %d: %v", i, err)
+		}
+	}
+	replace(t, path, whole)
+	if last, _, err := f.Last(t.Context()); err != nil || last != all[len(all)-1] {
+		t.Errorf("Last of a file that is there again: %v, %v", last, err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := feed.OpenFile(t.Context(), path, feed.FileOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("OpenFile without a file: %v", err)

@@ -201,6 +201,7 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 		err = c.stillCurrent(ctx) // since the chain was read
 	}
 	if err != nil {
+		c.uncertain = true // it is stored
 		return err
 	}
 	c.checked = true

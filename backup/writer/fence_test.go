@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -371,3 +372,35 @@ func (f *packedFeed) Resume(_ context.Context, mark string) error {
 }
 
 func (f *packedFeed) Mark(context.Context, tid.TID) (string, error) { return "after the pack", nil }
+
+// A writer whose tail was stored, but that could not look then whether its lineage is current, is not
+// its own rival when it goes on.
+func TestNotFencedByItself(t *testing.T) {
+	for _, backlog := range []bool{false, true} {
+		w := newWorld(t, 3, true)
+		w.change(3)
+		var fail, failed atomic.Bool
+		faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if k, err := snapshot.ParseKey(c.Key); fail.Load() && c.Op == "get" && err == nil && k.Kind == snapshot.KindLineage && !failed.Swap(true) {
+				return storetest.Fault{Err: store.ErrDenied}
+			}
+			return storetest.Fault{}
+		})
+		wr, err := w.open(t.Context(), faulty, w.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer wr.Close()
+		if backlog {
+			w.change(200)
+		}
+		fail.Store(true)
+		if err := wr.Snapshot(t.Context(), 0, ""); !errors.Is(err, store.ErrDenied) {
+			t.Errorf("backlog %v: got %v, want what the store says", backlog, err)
+		}
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Errorf("backlog %v: %v", backlog, err)
+		}
+		w.check(w.last())
+	}
+}

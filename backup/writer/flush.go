@@ -27,6 +27,8 @@ func (c *chain) flush(ctx context.Context, target tid.TID, asof time.Time, compl
 		err := c.read(ctx, target, asof, complete)
 		_, full := errors.AsType[*roomError](err)
 		switch {
+		case c.uncertain:
+			return err // its number may be used
 		case full && c.cutAt > inMemory/2:
 			c.w.log.Error("segments are made small, in memory", "err", err)
 			c.cutAt = inMemory / 2
@@ -105,6 +107,7 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 	if err := f.finish(ctx, asof); err != nil {
 		return err
 	}
+	f.tell(f.at, target, 0)
 	if c.w.markOf(c.id) == "" {
 		if err := c.w.writeMark(ctx, c); err != nil {
 			return err
@@ -167,7 +170,7 @@ func (f *flushing) read(target tid.TID) error {
 		if err := f.ctx.Err(); err != nil {
 			return context.Cause(f.ctx)
 		}
-		f.tell(t.TID, target)
+		f.tell(t.TID, target, 1)
 	}
 	return nil
 }
@@ -226,10 +229,11 @@ func (f *flushing) transaction(t *txn.Transaction) error {
 			return err
 		}
 	}
+	// That an upload fails must not leave a tail of unknown fate.
 	if overdue {
-		return f.commitReady(f.ctx, 1)
+		return f.commitReady(f.caller, 1)
 	}
-	return f.commitReady(f.ctx, w.o.limits.batch)
+	return f.commitReady(f.caller, w.o.limits.batch)
 }
 
 // lost reports whether a transaction is in a gap.
@@ -375,6 +379,11 @@ func (f *flushing) commit(ctx context.Context, n int, asof time.Time, more bool)
 	f.queue = f.queue[n:]
 	f.last = time.Now()
 	f.c.w.counted(t)
+	if f.c.w.markOf(f.c.id) == "" { // without it a pack of earlier times cannot be told from a later one
+		if err := f.c.w.writeMark(f.caller, f.c); err != nil {
+			return err
+		}
+	}
 	return f.c.publishIfDue(f.caller)
 }
 
@@ -460,8 +469,8 @@ func (w *Writer) counted(t *snapshot.Tail) {
 	})
 }
 
-// tell reports progress after a transaction.
-func (f *flushing) tell(at, target tid.TID) {
+// tell reports progress, after txns more transactions.
+func (f *flushing) tell(at, target tid.TID, txns int64) {
 	w := f.c.w
 	if w.o.Progress == nil {
 		return
@@ -470,8 +479,8 @@ func (f *flushing) tell(at, target tid.TID) {
 	defer w.telling.Unlock()
 	w.mu.Lock()
 	p := &w.progress
-	p.Lineage, p.TID, p.Target = f.c.id, at, target
-	p.Txns++
+	p.Lineage, p.TID, p.Target, p.Head = f.c.id, at, target, f.c.end.Head
+	p.Txns += txns
 	p.Records += f.records
 	f.records = 0
 	p.Text += f.text

@@ -25,6 +25,11 @@ func (w *Writer) checkSource(ctx context.Context, c *chain) error {
 		return nil // whatever the source was: nothing of it is here
 	}
 	source := w.o.Feed.Source()
+	if resumed == nil && source.Kind == feed.KindFile && w.markOf(c.id) == "" {
+		if resumed = w.begins(ctx, head); resumed != nil && !differs(resumed) {
+			return resumed
+		}
+	}
 	if s := c.manifest.Source; s != source {
 		w.log.Warn("the source has another identity than the one before", "kind", source.Kind, "name", source.Name, "np", source.NP, "before", fmt.Sprintf("%s %s %d", s.Kind, s.Name, s.NP))
 	}
@@ -39,6 +44,19 @@ func (w *Writer) checkSource(ctx context.Context, c *chain) error {
 		return e
 	}
 	w.packed = e
+	return nil
+}
+
+// begins reads the first transaction of a file after one, of which there is no mark: whether a pack
+// went beyond that shows in it.
+func (w *Writer) begins(ctx context.Context, after tid.TID) error {
+	last, _, err := w.o.Feed.Last(ctx)
+	if err != nil {
+		return err
+	}
+	for _, err := range w.o.Feed.Read(ctx, after, last) {
+		return err
+	}
 	return nil
 }
 

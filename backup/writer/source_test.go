@@ -1,15 +1,18 @@
 package writer
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/store/storetest"
@@ -233,4 +236,129 @@ func TestFilePackedBeyondHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	lineages(3)
+}
+
+// A pack beyond the head is found too by a writer that has lost its state directory: it begins a
+// new lineage as any other.
+func TestFilePackedStateLost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	repo := backuptest.New(t, memstore.New(memstore.Options{}), true)
+	sample := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join("../../testdata/fs", name+".fs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	open := func(content []byte, o Options) (*Writer, error) {
+		t.Helper()
+		err := errors.Join(os.WriteFile(path+".pack", content, 0o600), os.Rename(path+".pack", path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		o.Repo, o.Signer, o.Feed, o.StateDir, o.limits = repo.Repository, repo.Signer, f, t.TempDir(), few
+		return Open(t.Context(), o)
+	}
+	// The head is a transaction that the pack keeps, with one after it that it keeps as well.
+	packed, err := fsformat.Open("../../testdata/fs/05-packed.fs", fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	history := collect(t, packed.Transactions(t.Context(), 0, tid.Max))
+	w, err := open(sample("05-before-pack"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Snapshot(t.Context(), history[0].TID, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if _, err := open(sample("05-packed"), Options{}); !errors.Is(err, ErrDiverged) || !errors.Is(err, feed.ErrPacked) {
+		t.Errorf("without rebase: %v", err)
+	}
+	if w, err = open(sample("05-packed"), Options{RebaseOnPack: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if head := w.Stats().Head; head != history[len(history)-1].TID || w.Lineage().K != 2 {
+		t.Errorf("head %v in lineage %d", head, w.Lineage().K)
+	}
+}
+
+// A first backup of a file that was packed before, killed after its first tail, goes on where it was.
+func TestFirstBackupOfPackedFileKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	fs, err := fsformat.Create(path, fsformat.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := newRand(1, 0)
+	var last tid.TID
+	for i := range 12 {
+		data := make([]byte, 8<<10)
+		for j := range data {
+			data[j] = byte(rnd.Uint32())
+		}
+		last = tid.TID(0x03f0000000000001 + i<<32)
+		x := backuptest.Txn(last, txn.Record{OID: tid.OID(i), Data: data})
+		x.Status = txn.Packed
+		if err := fs.Append(x); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m := memstore.New(memstore.Options{})
+	repo := backuptest.New(t, m, true)
+	dir := t.TempDir()
+	open := func(s store.Store) *Writer {
+		t.Helper()
+		f, err := feed.OpenFile(t.Context(), path, feed.FileOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		r, err := backup.Open(t.Context(), backup.Config{Store: s, Trusted: repo.Trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := Open(t.Context(), Options{Repo: r, Signer: repo.Signer, Feed: f, StateDir: dir, SegmentSize: 4 << 10, limits: few})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	var dead atomic.Bool
+	w := open(storetest.NewFaulty(m, func(_ context.Context, c storetest.Call) storetest.Fault {
+		k, err := snapshot.ParseKey(c.Key)
+		if c.Op != "put" || err != nil || !dead.Load() && k.Kind != snapshot.KindTail {
+			return storetest.Fault{}
+		}
+		if dead.Swap(true) {
+			return storetest.Fault{Err: errors.New("killed")}
+		}
+		return storetest.Fault{}
+	}))
+	if err := w.Snapshot(t.Context(), 0, ""); err == nil || w.Stats().Head == 0 || w.Stats().Head >= last {
+		t.Fatalf("head %v, %v", w.Stats().Head, err)
+	}
+	w.Close()
+	w = open(m)
+	defer w.Close()
+	if err := w.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if w.Stats().Head != last || w.Lineage().K != 1 {
+		t.Errorf("head %v in lineage %d", w.Stats().Head, w.Lineage().K)
+	}
 }

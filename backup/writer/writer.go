@@ -65,6 +65,7 @@ type Progress struct {
 	Lineage snapshot.ID
 	TID     tid.TID // that was read
 	Target  tid.TID // last transaction of the source
+	Head    tid.TID // everything up to it is acknowledged
 	Txns    int64   // since the writer was opened, as are all that follow
 	Records int64
 	Text    int64 // bytes of text

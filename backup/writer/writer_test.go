@@ -590,3 +590,28 @@ func killAt(t *testing.T, n int, after, rebase bool) bool {
 	w.check(w.last())
 	return faulty.Fired() > 0
 }
+
+// Progress tells of a head only when it is acknowledged.
+func TestProgressHead(t *testing.T) {
+	w := newWorld(t, 11, true)
+	var wr *Writer
+	var told []Progress
+	w.setup = func(o *Options) {
+		o.Progress = func(p Progress) {
+			if head := wr.Stats().Head; p.Head != head {
+				t.Errorf("head %v, %v is acknowledged", p.Head, head)
+			}
+			told = append(told, p)
+		}
+	}
+	w.feed.Put(1, "data")
+	w.feed.Put(2, "data")
+	wr = w.must()
+	defer wr.Close()
+	if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(told); n != 3 || told[1].Head != 0 || told[1].TID != w.last() || told[2].Head != w.last() || told[2].Txns != 2 {
+		t.Errorf("told %+v", told)
+	}
+}

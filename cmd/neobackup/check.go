@@ -203,13 +203,13 @@ func runCheckStore(ctx context.Context, env *cli.Env, o *checkOptions) (err erro
 			return nil
 		}
 		if !o.quiet {
-			printProbe(env, rep)
+			err = errors.Join(err, printProbe(env, rep))
 		}
 	}
 	return err
 }
 
-func printProbe(env *cli.Env, rep *store.Report) {
+func printProbe(env *cli.Env, rep *store.Report) error {
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	for _, f := range rep.Findings {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Severity, f.Check, f.Detail)
@@ -217,7 +217,7 @@ func printProbe(env *cli.Env, rep *store.Report) {
 	if len(rep.Left) > 0 {
 		fmt.Fprintf(w, "left\t%d objects under probe/ could not be deleted\n", len(rep.Left))
 	}
-	w.Flush() // an error of the standard output shows in the next line
+	return w.Flush()
 }
 
 type verifyOptions struct {
@@ -301,7 +301,9 @@ func runVerify(ctx context.Context, env *cli.Env, o *verifyOptions) error {
 			if sum.Unopened > 0 {
 				fmt.Fprintf(env.Stdout, "of %d of them only the SHA-256 was verified: %s\n", sum.Unopened, sum.Why)
 			}
-			fmt.Fprintf(env.Stdout, "found: %d faults, %d warnings\n", sum.Damage, sum.Warnings)
+			if _, err := fmt.Fprintf(env.Stdout, "found: %d faults, %d warnings\n", sum.Damage, sum.Warnings); err != nil {
+				return errors.Join(err, f.end(ctx))
+			}
 		}
 		return f.end(ctx)
 	})
@@ -351,7 +353,9 @@ func (o *verifyOptions) compare(ctx context.Context, env *cli.Env, s *session, p
 	}
 	if !o.quiet {
 		fmt.Fprintf(env.Stdout, "%d transactions compared up to %v, %d records; %d differences are explained by packs\n", sum.Txns, sum.UpTo, sum.Records, sum.Explained)
-		fmt.Fprintf(env.Stdout, "found: %d faults, %d warnings\n", sum.Damage, sum.Warnings)
+		if _, err := fmt.Fprintf(env.Stdout, "found: %d faults, %d warnings\n", sum.Damage, sum.Warnings); err != nil {
+			return errors.Join(err, f.end(ctx))
+		}
 	}
 	return f.end(ctx)
 }

@@ -67,6 +67,12 @@ func as[E error](err error) bool {
 	return ok
 }
 
+// strange reports a source that is not known to have the head of the repository.
+func strange(err error) bool {
+	d, ok := errors.AsType[*writer.DivergedError](err)
+	return ok && d.Common != d.Head
+}
+
 // classify returns what an error means. It is the only place that knows exit codes.
 func classify(ctx context.Context, err error) failure {
 	f := failure{Code: "failed", Exit: 1, Message: err.Error()}
@@ -101,8 +107,10 @@ func classify(ctx context.Context, err error) failure {
 		set("fenced", 6, "one writer at a time: stop the other one, then start this again; nothing that was acknowledged is lost")
 	case is(err, writer.ErrBusy):
 		set("busy", 6, "another neobackup of this host has the state directory: stop it, or let it do its work")
+	case is(err, feed.ErrPacked, feed.ErrReplaced) && strange(err):
+		set("diverged", 7, "if it is the same database all the same, run this again with --assume-same-history, once; if not, init makes another repository for it, and this one stays restorable")
 	case is(err, feed.ErrPacked, feed.ErrReplaced):
-		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run with on_pack: rebase in the configuration")
+		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run unless on_pack is stop in the configuration")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
 		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
 	case is(err, errDamage):

@@ -190,7 +190,9 @@ func catHistory(ctx context.Context, env *cli.Env, o *catOptions, db *reader.Dat
 		if r.Gone {
 			what = "gone"
 		}
-		fmt.Fprintf(env.Stdout, "%v %s %s\n", r.TID, r.TID.Time().Format("2006-01-02 15:04:05.000000"), what)
+		if _, err := fmt.Fprintf(env.Stdout, "%v %s %s\n", r.TID, r.TID.Time().Format("2006-01-02 15:04:05.000000"), what); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -34,8 +34,8 @@ func newInfoCommand(env *cli.Env) *cobra.Command {
 		Long: `Say what a repository is: its newest transaction (head), what can be restored, since when the
 writer has known of nothing newer (up to date), the writer, the last proof of a restore by a drill, and sizes.
 
-With --fail, exit status 9 says that the backup is older than max_rpo and heartbeat allow
-together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,
+With --fail, exit status 9 says that nothing was backed up yet, that the backup is older than max_rpo and
+heartbeat allow together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,
 		Example: "  neobackup info\n  neobackup info --fail -q || mail -s 'backup is late' ops@example.org < /dev/null",
 		Args:    cobra.NoArgs,
 		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {
@@ -43,7 +43,7 @@ together, or that the last proof is older than proof_max_age: for monitoring, fr
 		})),
 	}
 	cli.Text(cmd.Flags(), &o.lineage, "lineage", "", "", "another lineage than the current one: its number or the beginning of its id")
-	cli.Flag(cmd.Flags(), &o.fail, "fail", "", "exit status 9 if the backup or its proof is too old")
+	cli.Flag(cmd.Flags(), &o.fail, "fail", "", "exit status 9 if the backup or its proof is too old, or there is none")
 	o.addFlags(cmd)
 	return cmd
 }
@@ -280,9 +280,11 @@ func runInfo(ctx context.Context, env *cli.Env, o *infoOptions, s *session) erro
 		}
 	}
 	switch {
-	case p.broken != nil || p.older != nil:
+	case p.damaged() && o.quiet && !o.json:
+		return fmt.Errorf("%s: %w: %s", sum.Repository, errDamage, sum.Text)
+	case p.damaged():
 		return &cli.Exit{Code: classify(ctx, errDamage).Exit}
-	case o.fail && (sum.Status == "late" || sum.Status == "unproven"):
+	case o.fail && (sum.Status == "late" || sum.Status == "unproven" || sum.Status == "empty"):
 		if o.json {
 			return &cli.Exit{Code: classify(ctx, errOld).Exit}
 		}
@@ -434,13 +436,15 @@ func runList(ctx context.Context, env *cli.Env, o *listOptions) (err error) {
 	var errs []error
 	for _, set := range sets {
 		err := o.listOne(ctx, env, set, log, row)
-		if err != nil && len(sets) > 1 { // one that cannot be reached must not hide the others
+		if err != nil && len(sets) > 1 && !errors.Is(err, errDamage) { // one that cannot be reached must not hide the others
 			f := classify(ctx, err)
 			if o.json {
 				o.line(env.Stdout, map[string]any{"v": 1, "repository": set.Name, "url": set.URL, "error": f})
 			} else {
 				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t%s\n", set.Name, f.Code, set.URL)
 			}
+		}
+		if err != nil && len(sets) > 1 {
 			err = fmt.Errorf("%s: %w", set.Name, err)
 		}
 		errs = append(errs, err)
@@ -461,6 +465,7 @@ func (o *listOptions) listOne(ctx context.Context, env *cli.Env, set *config.Rep
 	if !o.lineages {
 		lineages = []*snapshot.Lineage{current}
 	}
+	var errs []error
 	for _, l := range lineages {
 		p, err := s.place(ctx, fmt.Sprint(l.K))
 		if err != nil {
@@ -479,6 +484,9 @@ func (o *listOptions) listOne(ctx context.Context, env *cli.Env, set *config.Rep
 		if err := row(name, sum); err != nil {
 			return err
 		}
+		if p.damaged() {
+			errs = append(errs, fmt.Errorf("%w: lineage %d: %s", errDamage, l.K, sum.Text))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

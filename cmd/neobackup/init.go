@@ -196,6 +196,16 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 			fmt.Fprintf(env.Stderr, "warning: %s: %s\n", f.Check, f.Detail)
 		}
 	}
+	// What could fail after the repository is there is tried before.
+	if above := set.StateDir; above == "" {
+		above, err = defaultStateDir(env)
+		if err == nil {
+			err = os.MkdirAll(above, 0o700)
+		}
+		if err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+	}
 	signer, verifier, made, err := writerKey(set, name)
 	if err != nil {
 		return err

@@ -118,7 +118,9 @@ func runKeyCheck(ctx context.Context, env *cli.Env, o *common, ids *identityOpti
 		return o.line(env.Stdout, map[string]any{"v": 1, "encryption": s.Marker.Encryption, "epochs": list})
 	}
 	for _, e := range list {
-		fmt.Fprintf(env.Stdout, "epoch %s of %s: opened; %d recipients\n", e.KID, e.Created.Format("2006-01-02"), len(e.Recipients))
+		if _, err := fmt.Fprintf(env.Stdout, "epoch %s of %s: opened; %d recipients\n", e.KID, e.Created.Format("2006-01-02"), len(e.Recipients)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +17,9 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -657,4 +660,115 @@ func TestEstimate(t *testing.T) {
 			t.Errorf("%s, %.0f commits a day: %.0f PUT, %.0f manifests, want %.0f and %.0f", tt.interval, tt.perDay, f.PutsPerDay, f.ManifestsPerDay, tt.puts, tt.manifests)
 		}
 	}
+}
+
+// A backup that was never begun is too old for --fail.
+func TestInfoFailEmpty(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "info")
+	out, stderr := w.want(9, "info", "--fail", "--set", "max_rpo=1h")
+	w.says(out+stderr, `status +nothing was backed up yet`, `error: prod: too old: nothing was backed up yet`)
+	w.want(9, "info", "--fail", "--json", "--set", "max_rpo=1h")
+	w.want(0, "snapshot")
+	w.want(0, "info", "--fail", "--set", "max_rpo=1h")
+}
+
+// A Data.fs that is packed while it is followed goes on in a new lineage, unless that is not wanted.
+func TestFollowPacked(t *testing.T) {
+	for _, stop := range []bool{false, true} {
+		w := newWorld(t)
+		w.prepare("05-before-pack.fs")
+		args := []string{"follow", "--set", "interval=100ms"}
+		if stop {
+			args = append(args, "--set", "on_pack=stop")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var out, errs bytes.Buffer
+		env := &cli.Env{Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+		done := make(chan int, 1)
+		go func() { done <- cli.Run(ctx, env, newCommand) }()
+		ended := -1
+		until := func(ok func() bool) {
+			for !ok() && ended < 0 {
+				select {
+				case ended = <-done:
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}
+		until(func() bool { return len(w.keys(`/t/`)) > 0 })
+		w.write("packed.fs", string(must(os.ReadFile(samples+"05-packed.fs"))), 0o600)
+		if err := os.Rename(w.path("packed.fs"), w.path("Data.fs")); err != nil {
+			t.Fatal(err)
+		}
+		until(func() bool { return len(w.keys(`^l/`)) > 1 })
+		cancel()
+		if ended < 0 {
+			ended = <-done
+		}
+		want := 1 // of a context that ends by itself
+		if stop {
+			want = 7
+		}
+		if ended != want {
+			t.Fatalf("on_pack=stop: %v: exit code %d, want %d\n%s%s", stop, ended, want, &out, &errs)
+		}
+		if stop {
+			continue
+		}
+		w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+		w.want(0, "restore", w.path("x.fs"))
+		w.want(0, "restore", "--lineage", "1", w.path("y.fs"))
+		if w.read("y.fs") != string(must(os.ReadFile(samples+"05-before-pack.fs"))) {
+			t.Error("the old lineage differs")
+		}
+		w.want(0, "verify", "--against")
+	}
+}
+
+// A packed file that is not known to be the same database gets another hint than one that is.
+func TestHintOfPack(t *testing.T) {
+	for common, want := range map[tid.TID]string{2: "rebase --confirm", 0: "--assume-same-history"} {
+		f := classify(t.Context(), &writer.DivergedError{Head: 2, Common: common, Err: feed.ErrPacked})
+		if f.Exit != 7 || !strings.Contains(f.Hint, want) {
+			t.Errorf("common %v: %+v", common, f)
+		}
+	}
+}
+
+// What a command prints is printed, or the command has failed.
+func TestStdoutFull(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.want(0, "snapshot")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	for _, args := range []string{"info", "list", "list --lineages", "check", "check --store", "verify", "verify --against", "key check", "cat 0", "cat --history 0", "log", "diff 2026-01-15..latest", "dump", "cost", "rebase", "snapshot"} {
+		var errs bytes.Buffer
+		env := &cli.Env{Args: strings.Fields(args), Stdin: strings.NewReader(""), Stdout: full{}, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+		if code := cli.Run(t.Context(), env, newCommand); code != 1 || !strings.Contains(errs.String(), "the output is full") {
+			t.Errorf("%s: exit code %d\n%s", args, code, &errs)
+		}
+	}
+}
+
+// full is an output that takes nothing.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("the output is full") }
+
+// An init that cannot have a state directory makes no repository.
+func TestInitStateDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.write("file", "", 0o600)
+	w.env["XDG_STATE_HOME"] = w.path("file")
+	if err := os.Mkdir(w.path("repo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"init", "file://" + w.path("repo"), "-f", w.conf, "--name", "prod", "--no-encryption"}
+	_, stderr := w.want(1, args...)
+	w.says(stderr, "state directory: ")
+	delete(w.env, "XDG_STATE_HOME")
+	w.env["STATE_DIRECTORY"] = w.path("state")
+	w.want(0, args...)
 }

@@ -313,6 +313,9 @@ type place struct {
 	older   error               // nil unless this host has seen a newer state
 }
 
+// damaged reports whether something is missing that was there.
+func (p *place) damaged() bool { return p.broken != nil || p.older != nil }
+
 // place reads what a lineage holds.
 func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 	l, err := s.lineage(ctx, lineage)
@@ -339,14 +342,20 @@ func (s *session) seen(p *place) error {
 		return nil
 	}
 	seen, err := verify.LoadSeen(dir, s.Marker.ID)
+	if errors.Is(err, fs.ErrPermission) { // it is that of the writer, which is another user
+		s.log.Warn("what this host has seen before is not known", "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if p.older = seen.Compare(p.state); p.older == nil && p.broken == nil {
 		seen.Update(p.state)
-		err = seen.Save(dir)
+		if err := seen.Save(dir); err != nil { // a full disk must not keep anything from being restored
+			s.log.Warn("what was seen is not kept for the next time", "err", err)
+		}
 	}
-	return err
+	return nil
 }
 
 // warn tells of a state that is not the newest one: what comes after it is not used.

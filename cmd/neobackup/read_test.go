@@ -163,9 +163,14 @@ func TestOlderState(t *testing.T) {
 	}
 	out, _ := w.want(3, "info")
 	w.says(out, `status +newer objects were removed`)
+	_, stderr := w.want(3, "info", "-q")
+	w.says(stderr, `error: prod: damage was found: newer objects were removed`)
+	out, stderr = w.want(3, "list")
+	w.says(out, `prod +older`)
+	w.says(stderr, `error: damage was found: lineage 1: newer objects were removed`)
 	out, _ = w.want(3, "check")
 	w.says(out, `older: `)
-	_, stderr := w.want(0, "restore", w.path("x.fs"))
+	_, stderr = w.want(0, "restore", w.path("x.fs"))
 	w.says(stderr, `warning: newer objects were removed`)
 	// A writer does not go on unless it is told to.
 	_, stderr = w.want(3, "snapshot")
@@ -177,6 +182,22 @@ func TestOlderState(t *testing.T) {
 	}
 	w.want(0, "snapshot")
 	w.want(0, "check")
+}
+
+// A state directory that cannot be written keeps nothing from being restored.
+func TestStateDirectoryReadOnly(t *testing.T) {
+	const dir = "/proc/self" // not writable for root either
+	if _, err := os.Stat(dir); err != nil {
+		t.Skip(err)
+	}
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
+	w.want(0, "snapshot")
+	for _, args := range [][]string{{"info"}, {"restore", w.path("x.fs")}} {
+		_, stderr := w.want(0, append(args, "--set", "state_dir="+dir)...)
+		w.says(stderr, `WARNING .*what was seen is not kept for the next time .*/proc/self`)
+	}
 }
 
 // Parts of the history are those of the whole, however they are read.

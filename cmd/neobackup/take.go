@@ -227,26 +227,42 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 		if err := s.notOlder(ctx, dir); err != nil {
 			return err
 		}
-		f, err := o.openFeed(ctx, s.set, s.Marker.Name, s.log)
-		if err != nil {
-			return err
+		for {
+			err := o.writeOnce(ctx, env, s, signer, dir, do)
+			if !o.follows || !s.set.RebaseOnPack || !is(err, feed.ErrPacked, feed.ErrReplaced) || as[*openError](err) {
+				return err
+			}
+			s.log.Warn("the source is opened again", "err", err)
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		w, err := writer.Open(ctx, writer.Options{
-			Repo: s.Repository, Signer: signer, Feed: f, StateDir: dir, Recipients: s.set.Recipients,
-			Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
-			Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
-			RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
-			Progress: o.shown(env, s.set.Source),
-		})
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, w.Close()) }()
-		defer o.done()
-		o.fromStart = w.Stats().Head == tid.Zero
-		return do(s, w)
 	})
+}
+
+// openError is an error before anything was written.
+type openError struct{ error }
+
+func (e *openError) Unwrap() error { return e.error }
+
+// writeOnce opens the source and the writer, and calls do.
+func (o *writing) writeOnce(ctx context.Context, env *cli.Env, s *session, signer *snapshot.Signer, dir string, do func(s *session, w *writer.Writer) error) (err error) {
+	f, err := o.openFeed(ctx, s.set, s.Marker.Name, s.log)
+	if err != nil {
+		return &openError{err}
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w, err := writer.Open(ctx, writer.Options{
+		Repo: s.Repository, Signer: signer, Feed: f, StateDir: dir, Recipients: s.set.Recipients,
+		Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
+		Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
+		RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
+		Progress: o.shown(env, s.set.Source),
+	})
+	if err != nil {
+		return &openError{err}
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	defer o.done()
+	o.fromStart = w.Stats().Head == tid.Zero
+	return do(s, w)
 }
 
 // notOlder refuses a repository from which what this host has seen was removed: a writer would use
@@ -280,10 +296,10 @@ func (o *writing) shown(env *cli.Env, source config.Source) func(writer.Progress
 			}
 		}
 		o.bar.set(p.Txns, p.Text, total)
-		if o.follows && p.TID >= p.Target {
+		if o.follows && p.Head >= p.Target {
 			o.caughtUp = true
 			o.bar.done()
-			o.say(env, "up to date: everything up to %v (%s) is stored", p.TID, when(p.TID))
+			o.say(env, "up to date: everything up to %v (%s) is stored", p.Head, when(p.Head))
 		}
 	}
 }
