@@ -112,6 +112,10 @@ func (m *Machine) lowerKept() {
 
 // allowPacks lets storages execute the orders that every cell of the cluster is beyond, as
 // it is recorded: whatever is lost now, the cluster is not left at a time before them.
+//
+// A storage also learns from it that its gap is behind the cluster, and does not join it with the
+// next one. After a start that is found again from what is recorded, since the order at which the
+// gap ends may be executed and forgotten: the joined gap would begin before packs that were executed.
 func (m *Machine) allowPacks() {
 	if m.state != proto.BackingUp && m.state != proto.StartingBackup {
 		return
@@ -126,7 +130,13 @@ func (m *Machine) allowPacks() {
 			upTo = min(upTo, p.stored.V.TID)
 		}
 	}
+	upTo = m.outOfGaps(upTo) // there the cluster would be left
 	allowed := m.follow.allowed
+	for _, id := range m.table.ReadableNodes() {
+		if end := m.stores[id].stored.V.Gap[1]; end <= upTo {
+			allowed = max(allowed, end)
+		}
+	}
 	for id, o := range m.pack.orders {
 		if o.Approved == proto.Some(true) && id <= upTo {
 			allowed = max(allowed, id)

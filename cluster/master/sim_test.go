@@ -219,8 +219,12 @@ func (s *sim) command(c string) {
 		s.receive(p, s.parseImport(words[2], opts).Packet())
 	case "backup": // a1 backup hold 0x100: an operator orders it
 		s.receive(p, s.parseBackupOrder(words[2:]).Packet(int64(p.nextID)))
-	case "records": // s1 records 0x100: it has recorded that all its readable cells follow up to there
-		s.receive(p, (&following.Stored{TID: s.parseTID(words[2])}).Packet())
+	case "records": // s1 records 0x300 gap=0x100-0x200: it has recorded that all its readable cells follow up to there, and what is not all there
+		stored := following.Stored{TID: s.parseTID(words[2])}
+		if first, end, ok := strings.Cut(opts["gap"], "-"); ok {
+			stored.Gap = [2]tid.TID{s.parseTID(first), s.parseTID(end)}
+		}
+		s.receive(p, stored.Packet())
 	case "sends":
 		s.receive(p, s.parsePacket(words[2], words[3:]))
 	case "answers":

@@ -411,7 +411,11 @@ func (s *sim) formatFollowing(m *following.Message) string {
 	}
 	switch m.Topic {
 	case following.Agreed:
-		return fmt.Sprintf("Terms %s rate=%d paused=%v", hold, m.Terms.Rate, m.Terms.Paused)
+		packs := ""
+		if p := m.Terms.Packs; p > 0 {
+			packs = " packs=" + id(p)
+		}
+		return fmt.Sprintf("Terms %s rate=%d paused=%v%s", hold, m.Terms.Rate, m.Terms.Paused, packs)
 	case following.Answered:
 		return fmt.Sprintf("Backup answered number=%d text=%q", m.Number, m.Text)
 	case following.Reported:

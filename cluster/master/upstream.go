@@ -128,7 +128,8 @@ func (m *Machine) tryFollow() {
 		m.seekUpstream()
 	case m.state == proto.StartingBackup && u.tabled:
 		for _, id := range m.table.ReadableNodes() {
-			if p := m.stores[id]; p == nil || p.ready == 0 {
+			// What it has recorded tells which gaps are behind the cluster: see allowPacks.
+			if p := m.stores[id]; p == nil || p.ready == 0 || p.follows && !p.stored.OK {
 				return
 			}
 		}

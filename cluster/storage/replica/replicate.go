@@ -255,7 +255,7 @@ func (m *Machine) storeBackup() {
 	m.commit()
 	m.backup = proto.Some(t)
 	m.do(Effect{Op: ShowBackup, TID: t})
-	if m.lastPack > m.allowed {
+	if max(m.lastPack, m.gap[1]) > m.allowed {
 		m.tellStored()
 	}
 }
