@@ -276,6 +276,9 @@ func runVerify(ctx context.Context, env *cli.Env, o *verifyOptions) error {
 		if p.broken != nil {
 			f.report(verify.Finding{Kind: verify.Broken, Key: p.broken.Key, Text: p.broken.Error(), Err: p.broken})
 		}
+		if p.older != nil {
+			f.report(verify.Finding{Kind: verify.Older, Text: p.older.Error(), Err: p.older})
+		}
 		if o.against != "" {
 			return o.compare(ctx, env, s, p, keys, f)
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -170,8 +171,11 @@ func TestOlderState(t *testing.T) {
 	w.says(stderr, `error: damage was found: lineage 1: newer objects were removed`)
 	out, _ = w.want(3, "check")
 	w.says(out, `older: `)
-	_, stderr = w.want(0, "restore", w.path("x.fs"))
-	w.says(stderr, `warning: newer objects were removed`)
+	_, stderr = w.want(3, "restore", w.path("x.fs"))
+	w.says(stderr, `warning: newer objects were removed`, `the latest moment cannot be restored`, `hint: --at [0-9a-f]{16} `)
+	w.want(0, "restore", "--at", regexp.MustCompile(`--at ([0-9a-f]{16})`).FindStringSubmatch(stderr)[1], w.path("x.fs"))
+	out, _ = w.want(3, "verify")
+	w.says(out, `older: `)
 	// A writer does not go on unless it is told to.
 	_, stderr = w.want(3, "snapshot")
 	w.says(stderr, `newer objects were removed`, `hint: .*remove seen.json in `)

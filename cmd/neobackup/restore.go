@@ -150,6 +150,11 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 		if err := s.notBefore(ctx, p, keys, src.At); err != nil {
 			return err
 		}
+		// What comes later is missing: the last moment that is there must not be taken for the last one.
+		if m, err := config.ParseMoment(o.at, o.now()); err == nil && m.Latest && (p.older != nil || p.broken != nil) {
+			return hint(fmt.Errorf("%w: the latest moment cannot be restored, what came after %v (%s) is missing", errDamage, src.At, when(src.At)),
+				"--at %v restores what is there", src.At)
+		}
 		bar := o.progress(env, "restoring", "", 0)
 		phase := restore.Writing
 		progress := func(ph restore.Phase, _ tid.TID, done, total int64) {
