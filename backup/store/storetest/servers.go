@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -204,12 +205,62 @@ func VersityGW(t testing.TB) *Server {
 }
 
 // Moto starts moto, which insists on Content-MD5 for locked objects as AWS does, and
-// accepts any secret key.
+// accepts any secret key. It serves requests in several threads but is not made for that: of
+// several writers that create one object at the same time two may succeed, and others fail. So it
+// gets one request after the other.
 func Moto(t testing.TB) *Server {
 	t.Helper()
-	return start(t, "moto", program(t, "moto/bin/moto_server"), "testadmin", "testsecret", nil,
+	s := start(t, "moto", program(t, "moto/bin/moto_server"), "testadmin", "testsecret", nil,
 		func(host, port string, _ func(string) string) []string { return []string{"-H", host, "-p", port} })
+	front := httptest.NewServer(&oneByOne{to: s.Endpoint})
+	t.Cleanup(front.Close)
+	s.Endpoint = strings.TrimPrefix(front.URL, "http://")
+	return s
 }
+
+// oneByOne passes requests on to a server, one at a time. What the client does with the answer
+// keeps no other one waiting.
+type oneByOne struct {
+	to string // host:port
+	mu sync.Mutex
+}
+
+// ServeHTTP implements http.Handler.
+func (o *oneByOne) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return // the client has gone
+	}
+	answer, content, err := o.pass(req, body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	for name, values := range answer.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(answer.StatusCode)
+	w.Write(content)
+}
+
+// pass returns the answer to a request.
+func (o *oneByOne) pass(req *http.Request, body []byte) (*http.Response, []byte, error) {
+	out := req.Clone(context.WithoutCancel(req.Context()))
+	out.RequestURI, out.URL.Scheme, out.URL.Host = "", "http", o.to
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	answer, err := plain.RoundTrip(out)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer answer.Body.Close()
+	content, err := io.ReadAll(answer.Body)
+	return answer, content, err
+}
+
+// plain takes answers as they are.
+var plain = &http.Transport{DisableCompression: true}
 
 // S3rver starts s3rver, a store that must be refused: it ignores conditions.
 func S3rver(t testing.TB) *Server {
