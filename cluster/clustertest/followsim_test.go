@@ -545,6 +545,9 @@ func (f *following) prefix(db []Stored, upTo tid.TID, packing bool) error {
 			}
 			records[oid][db[i].TID] = true
 			k := slices.IndexFunc(f.history.data[oid], func(r pastRevision) bool { return r.at == db[i].TID })
+			if k < 0 && data == nil && f.deletedByPack(oid, db[i].TID) {
+				continue
+			}
 			if k < 0 {
 				return fmt.Errorf("the backup has %v in %v (%q), upstream has not", oid, db[i].TID, db[i].Mark)
 			}
@@ -593,6 +596,22 @@ func (f *following) prefix(db []Stored, upTo tid.TID, packing bool) error {
 		}
 	}
 	return nil
+}
+
+// deletedByPack reports whether a deletion may be that of an object which was deleted and packed
+// upstream: the backup has it at the time of the pack. A transaction of that id that has only
+// checked the object then seems to have deleted it.
+func (f *following) deletedByPack(oid tid.OID, at tid.TID) bool {
+	if !slices.ContainsFunc(f.packs, func(p followPack) bool { return p.time == at }) {
+		return false
+	}
+	var last pastRevision
+	for _, rev := range f.history.data[oid] {
+		if rev.at <= at {
+			last = rev
+		}
+	}
+	return last.at != 0 && last.data == nil
 }
 
 // disturb cuts links and crashes nodes until done.
