@@ -723,13 +723,27 @@ func (f *following) caughtUp() {
 
 // leave leaves backup mode, and compares the database with the history of the upstream
 // cluster. Readers are held from then on. A master that is lost may take the order with it, which is
-// given again then; whatever else is lost meanwhile, the cluster leaves.
+// given again then; whatever else is lost meanwhile, the cluster leaves. If it has reached some
+// storages only, the cluster waits for an explicit start, which repeats it.
 func (f *following) leave() {
 	f.readers.begin()
 	ordered := int64(-1) // to which master
+	waiting := time.Now()
 	f.until(fmt.Sprintf("cluster %s leaves backup mode", f.down.cluster), func() (bool, error) {
 		master := f.starts.masters.Load()
 		state, _, err := f.state(f.down)
+		switch {
+		case err != nil || state != proto.Recovering:
+			waiting = time.Now()
+		case time.Since(waiting) > 30*time.Second:
+			err = f.down.operate(func(ctx context.Context, c *ctl.Client) error {
+				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				defer cancel()
+				_, err := c.SetClusterState(ctx, proto.Verifying)
+				return err
+			})
+			return false, err
+		}
 		if err != nil || state == proto.Running || ordered == master || state != proto.StartingBackup && state != proto.BackingUp {
 			return err == nil && state == proto.Running, err
 		}
