@@ -81,16 +81,21 @@ func (r *Repository) Parts(ctx context.Context, s *State, after, upTo tid.TID) i
 			if !touches(t.After, t.Upto, after, upTo) {
 				continue
 			}
-			p, err := t.part()
-			if !yield(p, err) || err != nil {
+			l, err := t.Line()
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if !yield(&Part{Segment: l, tail: t}, nil) {
 				return
 			}
 		}
 	}
 }
 
-// part returns the segment behind a tail.
-func (t *StoredTail) part() (*Part, error) {
+// Line returns the line of the segment behind the note, without the length of its directory, which
+// only the segment tells.
+func (t *StoredTail) Line() (*snapshot.Segment, error) {
 	l := &snapshot.Segment{After: t.After, Upto: t.Upto, Bytes: t.Bytes, SHA256: t.SHA256, Raw: t.Raw, Text: t.Text, Txns: t.Txns, Records: t.Records, MaxOID: t.MaxOID, KID: t.KID}
 	l.SetTail(t.Key, t.NoteSize())
 	if t.KID != 0 {
@@ -100,7 +105,7 @@ func (t *StoredTail) part() (*Part, error) {
 		}
 		l.Header = h
 	}
-	return &Part{Segment: l, tail: t}, nil
+	return l, nil
 }
 
 // readPages reads the catalog pages that have something in (after, upTo].

@@ -64,18 +64,13 @@ func (w *Writer) linesOf(t *backup.StoredTail) ([]snapshot.Segment, error) {
 	if t.Bytes == 0 {
 		return t.Segments, nil
 	}
-	l := snapshot.Segment{After: t.After, Upto: t.Upto, Bytes: t.Bytes, SHA256: t.SHA256, Raw: t.Raw, Text: t.Text, Txns: t.Txns, Records: t.Records, MaxOID: t.MaxOID, KID: t.KID}
-	l.SetTail(t.Key, t.NoteSize())
-	if t.KID != 0 {
-		h, err := snapshot.HeaderOf(bytes.NewReader(t.Object[t.NoteSize():]), t.Key)
-		if err != nil {
-			return nil, err
-		}
-		l.Header = h
+	l, err := t.Line()
+	if err != nil {
+		return nil, err
 	}
-	name := pieceName(t.Lineage, &l)
+	name := pieceName(t.Lineage, l)
 	if _, ok := w.spool.find(name); ok {
-		r, f, err := w.spool.open(name, &l)
+		r, f, err := w.spool.open(name, l)
 		if err != nil {
 			w.dropPiece(name, err)
 		} else {
@@ -84,7 +79,7 @@ func (w *Writer) linesOf(t *backup.StoredTail) ([]snapshot.Segment, error) {
 			f.Close()
 		}
 	}
-	return []snapshot.Segment{l}, nil
+	return []snapshot.Segment{*l}, nil
 }
 
 // dropPiece gives up a plaintext that cannot be used: its segment stays as it is.
