@@ -120,44 +120,22 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error
 // common returns the greatest end of a tail or manifest of a lineage, of those that are still
 // stored, whose last transaction the source has too.
 func (w *Writer) common(ctx context.Context, c *chain) (tid.TID, error) {
-	agrees := func(t tid.TID, tip snapshot.Hash) (bool, error) {
-		if t == tid.Zero {
-			return true, nil
-		}
-		got, err := w.o.Feed.Info(ctx, t)
-		if errors.Is(err, txn.ErrNotFound) {
-			return false, nil
-		}
-		return err == nil && snapshot.Tip(got) == tip, err
-	}
 	// Both histories are the same up to some transaction: the last that agrees is searched, among
 	// tails, and before them among manifests.
-	for _, kind := range []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest} {
-		var keys []string
-		for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
-			if err != nil {
-				return 0, err
-			}
-			keys = append(keys, info.Key)
-		}
-		if kind == snapshot.KindManifest { // the newest is first
-			for i, j := 0, len(keys)-1; i < j; i, j = i+1, j-1 {
-				keys[i], keys[j] = keys[j], keys[i]
-			}
+	for _, kind := range steps {
+		keys, err := w.keys(ctx, c, kind)
+		if err != nil {
+			return 0, err
 		}
 		ends := make([]tid.TID, len(keys))
 		var failed error
 		n := sort.Search(len(keys), func(i int) bool {
-			end, tip, err := w.endOf(ctx, keys[i])
+			end, has, err := w.agrees(ctx, keys[i])
 			ends[i] = end
-			ok := false
-			if err == nil {
-				ok, err = agrees(end, tip)
-			}
 			if err != nil && failed == nil {
 				failed = err
 			}
-			return !ok
+			return !has && end != tid.Zero
 		})
 		if failed != nil {
 			return 0, failed
@@ -176,35 +154,50 @@ const maxShared = 1000
 // shared returns a transaction at the end of a tail or manifest that the source has too, Zero if
 // it has none of the newest ones. A pack leaves some of them, and removes others.
 func (w *Writer) shared(ctx context.Context, c *chain) (tid.TID, error) {
-	for _, kind := range []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest} {
-		var keys []string
-		for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
-			if err != nil {
-				return 0, err
-			}
-			keys = append(keys, info.Key)
+	for _, kind := range steps {
+		keys, err := w.keys(ctx, c, kind)
+		if err != nil {
+			return 0, err
 		}
-		if kind == snapshot.KindTail { // the newest is last
-			slices.Reverse(keys)
-		}
-		for _, key := range keys[:min(len(keys), maxShared)] {
-			end, tip, err := w.endOf(ctx, key)
-			if err != nil {
-				return 0, err
-			}
-			if end == tid.Zero {
-				continue
-			}
-			t, err := w.o.Feed.Info(ctx, end)
-			if err == nil && snapshot.Tip(t) == tip {
-				return end, nil
-			}
-			if err != nil && !errors.Is(err, txn.ErrNotFound) {
-				return 0, err
+		for _, key := range slices.Backward(keys[max(0, len(keys)-maxShared):]) {
+			if end, has, err := w.agrees(ctx, key); err != nil || has {
+				return end, err
 			}
 		}
 	}
 	return tid.Zero, nil
+}
+
+// steps are the kinds of notes that end with a transaction which they identify.
+var steps = []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest}
+
+// keys returns the keys of the notes of a kind that are still stored, the oldest first.
+func (w *Writer) keys(ctx context.Context, c *chain, kind snapshot.Kind) ([]string, error) {
+	var keys []string
+	for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, info.Key)
+	}
+	if kind == snapshot.KindManifest { // lists have the newest first
+		slices.Reverse(keys)
+	}
+	return keys, nil
+}
+
+// agrees returns the last transaction of a tail or manifest, Zero if it has none, and whether the
+// source has it too.
+func (w *Writer) agrees(ctx context.Context, key string) (end tid.TID, has bool, err error) {
+	end, tip, err := w.endOf(ctx, key)
+	if err != nil || end == tid.Zero {
+		return end, false, err
+	}
+	t, err := w.o.Feed.Info(ctx, end)
+	if errors.Is(err, txn.ErrNotFound) {
+		return end, false, nil
+	}
+	return end, err == nil && snapshot.Tip(t) == tip, err
 }
 
 // endOf returns the last transaction of a tail or manifest, and what identifies it.
