@@ -297,6 +297,15 @@ func (v values) blobs() (dir string, err error) {
 	return dir, err
 }
 
+// leaf returns the values of a section that has no sections.
+func (z *zparser) leaf(s *zsection) (values, error) {
+	v, err := z.values(s)
+	if err != nil {
+		return v, err
+	}
+	return v, z.only(s, "")
+}
+
 // only refuses sections in a section, except those of a kind.
 func (z *zparser) only(s *zsection, kind string) error {
 	for _, inner := range s.sections {
@@ -335,11 +344,8 @@ func (z *zparser) storage(s *zsection) (st Storage, readOnly int, err error) {
 
 func (z *zparser) file(s *zsection) (Storage, int, error) {
 	none := func(err error) (Storage, int, error) { return Storage{}, 0, err }
-	v, err := z.values(s)
+	v, err := z.leaf(s)
 	if err != nil {
-		return none(err)
-	}
-	if err := z.only(s, ""); err != nil {
 		return none(err)
 	}
 	if _, err := v.need("path"); err != nil {
@@ -434,11 +440,8 @@ func (z *zparser) zeo(s *zsection) (Storage, int, error) {
 }
 
 func (z *zparser) ssl(s *zsection, c *ZEO) error {
-	v, err := z.values(s)
+	v, err := z.leaf(s)
 	if err != nil {
-		return err
-	}
-	if err := z.only(s, ""); err != nil {
 		return err
 	}
 	if _, err := v.need("certificate"); err != nil {
@@ -458,11 +461,8 @@ func (z *zparser) ssl(s *zsection, c *ZEO) error {
 
 func (z *zparser) neo(s *zsection) (Storage, int, error) {
 	none := func(err error) (Storage, int, error) { return Storage{}, 0, err }
-	v, err := z.values(s)
+	v, err := z.leaf(s)
 	if err != nil {
-		return none(err)
-	}
-	if err := z.only(s, ""); err != nil {
 		return none(err)
 	}
 	n := &NEO{}
@@ -492,11 +492,8 @@ func (z *zparser) neo(s *zsection) (Storage, int, error) {
 
 func (z *zparser) backup(s *zsection) (Storage, int, error) {
 	none := func(err error) (Storage, int, error) { return Storage{}, 0, err }
-	v, err := z.values(s)
+	v, err := z.leaf(s)
 	if err != nil {
-		return none(err)
-	}
-	if err := z.only(s, ""); err != nil {
 		return none(err)
 	}
 	b := &Backup{}
