@@ -69,6 +69,7 @@ var layers = []struct{ name, may string }{
 	{"backup/store", ""},
 	{"backup/snapshot", "cluster/txn fsformat/zdump"},
 	{"backup", "backup/snapshot backup/store"},
+	{"backup/backuptest", "backup fsformat"},
 	{"backup/reader", "backup"},
 	{"backup/serve", "backup/reader cluster/zeo"},
 	{"importer/source", "importer/config fsformat cluster/zeo/zeoclient cluster/client backup/reader"},

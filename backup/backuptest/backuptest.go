@@ -4,6 +4,8 @@ package backuptest
 
 import (
 	"bytes"
+	"context"
+	"iter"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
+	"github.com/neozodb/neo/fsformat"
 )
 
 // Writer is what the notes of the tests name as their writer.
@@ -332,4 +335,56 @@ func Txn(id tid.TID, records ...txn.Record) *txn.Transaction {
 		records[i].TID = id
 	}
 	return &txn.Transaction{TID: id, Status: txn.Committed, User: []byte("user"), Description: []byte("tests"), Records: txn.Slice(records)}
+}
+
+// History is a history in memory.
+type History []*txn.Transaction
+
+// Transactions implements [txn.History].
+func (h History) Transactions(_ context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		for _, t := range h {
+			if t.TID > after && t.TID <= upTo && !yield(t, nil) {
+				return
+			}
+		}
+	}
+}
+
+// LastTID implements [txn.History].
+func (h History) LastTID(context.Context) (tid.TID, error) {
+	if len(h) == 0 {
+		return tid.Zero, nil
+	}
+	return h[len(h)-1].TID, nil
+}
+
+// ReadFile reads a Data.fs into memory.
+func ReadFile(t testing.TB, path string) History {
+	t.Helper()
+	f, err := fsformat.Open(path, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var list History
+	for tr, err := range f.Transactions(t.Context(), 0, tid.Max) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := *tr
+		c.User, c.Description, c.Extension = bytes.Clone(tr.User), bytes.Clone(tr.Description), bytes.Clone(tr.Extension)
+		var records []txn.Record
+		for rec, err := range tr.Records {
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := *rec
+			r.Data = bytes.Clone(rec.Data) // what is empty stays so, and is not nil
+			records = append(records, r)
+		}
+		c.Records = txn.Slice(records)
+		list = append(list, &c)
+	}
+	return list
 }

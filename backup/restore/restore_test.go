@@ -2,12 +2,10 @@ package restore
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -89,38 +87,8 @@ func newSample(t testing.TB, r *rand.Rand, n int, twice bool) *sample {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.list = transactions(t, s.path)
+	s.list = backuptest.ReadFile(t, s.path)
 	return s
-}
-
-// transactions reads a Data.fs into memory.
-func transactions(t testing.TB, path string) []*txn.Transaction {
-	t.Helper()
-	f, err := fsformat.Open(path, fsformat.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var list []*txn.Transaction
-	for tr, err := range f.Transactions(t.Context(), 0, tid.Max) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := *tr
-		c.User, c.Description, c.Extension = bytes.Clone(tr.User), bytes.Clone(tr.Description), bytes.Clone(tr.Extension)
-		var records []txn.Record
-		for rec, err := range tr.Records {
-			if err != nil {
-				t.Fatal(err)
-			}
-			rec := *rec
-			rec.Data = bytes.Clone(rec.Data)
-			records = append(records, rec)
-		}
-		c.Records = txn.Slice(records)
-		list = append(list, &c)
-	}
-	return list
 }
 
 func records(t testing.TB, tr *txn.Transaction) []txn.Record {
@@ -471,54 +439,42 @@ func TestCompare(t *testing.T) {
 						continue
 					}
 					src := source(repo, at)
-					err := src.compare(t.Context(), target{name: "target", Source: list, last: list.LastTID, load: list.load}, &Result{}, 0, nil)
+					err := src.compare(t.Context(), target{name: "target", Source: list, last: list.LastTID, load: load(list)}, &Result{}, 0, nil)
 					if !errors.Is(err, ErrDifferent) {
 						t.Fatalf("form %d, at %v, transaction %d %s: %v", form, at, i, kind, err)
 					}
 				}
 			}
-			list := memory(s.list)
+			list := backuptest.History(s.list)
 			if at != 0 {
 				list = list[:38]
 			}
-			if err := source(repo, at).compare(t.Context(), target{name: "target", Source: list, last: list.LastTID, load: list.load}, &Result{}, 0, nil); err != nil {
+			if err := source(repo, at).compare(t.Context(), target{name: "target", Source: list, last: list.LastTID, load: load(list)}, &Result{}, 0, nil); err != nil {
 				t.Errorf("the same: %v", err)
 			}
 		}
 	}
 }
 
-// memory is a history in memory.
-type memory []*txn.Transaction
-
-func (m memory) Transactions(_ context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
-	return func(yield func(*txn.Transaction, error) bool) {
-		for _, t := range m {
-			if t.TID > after && t.TID <= upTo && !yield(t, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (m memory) LastTID(context.Context) (tid.TID, error) { return m[len(m)-1].TID, nil }
-
-func (m memory) load(oid tid.OID, at tid.TID) (data []byte, err error) {
-	for _, t := range m {
-		if t.TID == at {
-			for r := range t.Records {
-				if r.OID == oid {
-					data = r.Data
+// load returns a record of a history, the last one of a transaction that has several.
+func load(list backuptest.History) func(oid tid.OID, at tid.TID) ([]byte, error) {
+	return func(oid tid.OID, at tid.TID) (data []byte, err error) {
+		for _, t := range list {
+			if t.TID == at {
+				for r := range t.Records {
+					if r.OID == oid {
+						data = r.Data
+					}
 				}
 			}
 		}
+		return data, nil
 	}
-	return data, nil
 }
 
 // changed returns a history with another transaction i.
-func changed(t testing.TB, list []*txn.Transaction, i int, kind string) (memory, bool) {
-	m := slices.Clone(memory(list))
+func changed(t testing.TB, list []*txn.Transaction, i int, kind string) (backuptest.History, bool) {
+	m := slices.Clone(backuptest.History(list))
 	c := *list[i]
 	m[i] = &c
 	recs := slices.Clone(records(t, &c))

@@ -55,7 +55,7 @@ func TestSamples(t *testing.T) {
 			}
 			defer f.Close()
 			dir := t.TempDir()
-			list := transactions(t, path)
+			list := backuptest.ReadFile(t, path)
 			for i, tr := range list {
 				if i%3 == 1 {
 					snapshotOf(t, repo, f, dir, tr.TID)

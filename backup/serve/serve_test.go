@@ -1,7 +1,6 @@
 package serve_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo/zeotest"
-	"github.com/neozodb/neo/fsformat"
 )
 
 // start serves a repository and returns the address.
@@ -183,30 +181,7 @@ func TestPython(t *testing.T) {
 	if !out.Scan() || out.Text() != "done" {
 		t.Fatalf("%q, %v", out.Text(), out.Err())
 	}
-	f, err := fsformat.Open(path, fsformat.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var list []*txn.Transaction
-	for tr, err := range f.Transactions(t.Context(), 0, tid.Max) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := *tr
-		c.User, c.Description, c.Extension = bytes.Clone(tr.User), bytes.Clone(tr.Description), bytes.Clone(tr.Extension)
-		var records []txn.Record
-		for rec, err := range tr.Records {
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := *rec
-			r.Data = bytes.Clone(rec.Data)
-			records = append(records, r)
-		}
-		c.Records = txn.Slice(records)
-		list = append(list, &c)
-	}
+	list := backuptest.ReadFile(t, path)
 	half := len(list) - 15
 	r := backuptest.New(t, memstore.New(memstore.Options{}), true)
 	r.Listed(list[:5], list[5:9])

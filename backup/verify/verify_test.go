@@ -65,19 +65,6 @@ func history(r *rand.Rand, n int) []*txn.Transaction {
 	return list
 }
 
-// memory is a history in memory.
-type memory []*txn.Transaction
-
-func (m memory) Transactions(_ context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
-	return func(yield func(*txn.Transaction, error) bool) {
-		for _, t := range m {
-			if t.TID > after && t.TID <= upTo && !yield(t, nil) {
-				return
-			}
-		}
-	}
-}
-
 func recordsOf(t *txn.Transaction) []txn.Record {
 	var list []txn.Record
 	for r := range t.Records {
@@ -87,7 +74,7 @@ func recordsOf(t *txn.Transaction) []txn.Record {
 }
 
 // sample is a repository with pages, sealed, merged and open segments, tails of all kinds.
-func sample(t testing.TB, encrypted bool, o memstore.Options) (*memstore.Store, *backuptest.Repo, memory) {
+func sample(t testing.TB, encrypted bool, o memstore.Options) (*memstore.Store, *backuptest.Repo, backuptest.History) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(1, 1))
 	list := history(r, 60)
@@ -782,7 +769,7 @@ func TestAgainst(t *testing.T) {
 			newest[rec.OID] = tr.TID
 		}
 	}
-	var packed memory
+	var packed backuptest.History
 	removed, deleted := int64(0), int64(0)
 	var current *txn.Record
 	for _, tr := range list {

@@ -1,7 +1,6 @@
 package proctest
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,47 +11,19 @@ import (
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store/filestore"
 	"github.com/neozodb/neo/cluster/clustertest"
-	"github.com/neozodb/neo/cluster/tid"
-	"github.com/neozodb/neo/cluster/txn"
-	"github.com/neozodb/neo/fsformat"
 )
 
 // backupOf makes an encrypted backup repository of a Data.fs, and returns the section of
 // importer.conf for it.
 func backupOf(t *testing.T, path string, rnd *rand.Rand) (section, dir string) {
 	t.Helper()
-	f, err := fsformat.Open(path, fsformat.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	dir = t.TempDir()
 	s, err := filestore.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := backuptest.New(t, s, true)
-	var list []*txn.Transaction
-	for tr, err := range f.Transactions(t.Context(), 0, tid.Max) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := *tr
-		c.User, c.Description, c.Extension = bytes.Clone(tr.User), bytes.Clone(tr.Description), bytes.Clone(tr.Extension)
-		var records []txn.Record
-		for rec, err := range tr.Records {
-			if err != nil {
-				t.Fatal(err)
-			}
-			k := *rec
-			if rec.Data != nil {
-				k.Data = append([]byte{}, rec.Data...)
-			}
-			records = append(records, k)
-		}
-		c.Records = txn.Slice(records)
-		list = append(list, &c)
-	}
+	list := backuptest.ReadFile(t, path)
 	for len(list) > 0 {
 		n := min(1+rnd.IntN(1+len(list)/3), len(list))
 		if rnd.IntN(2) == 0 {
