@@ -265,7 +265,7 @@ func (s *session) deliver(ev link.Event) {
 	case *proto.NotifyPackSigned:
 		if s.c.cfg.Backup == "" {
 			err = fmt.Errorf("unexpected packet %T", p)
-		} // whoever reads asks, see PackOrders
+		} // the backup asks for the orders, see PackOrders
 	case *proto.NotifyClusterInformation:
 		s.c.log.Info("cluster state", "state", p.State)
 	case *proto.StopOperation:
