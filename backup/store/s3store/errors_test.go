@@ -336,3 +336,28 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A deletion that was refused while the object was locked says so, although the time has come when
+// the lock is asked for.
+func TestLockEndsMeanwhile(t *testing.T) {
+	until := time.Date(2026, 11, 29, 12, 0, 1, 0, time.UTC)
+	s := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		date := until.Add(-time.Second)
+		if r.Method == http.MethodHead {
+			date = until.Add(time.Second)
+			w.Header().Set("X-Amz-Object-Lock-Mode", "GOVERNANCE")
+			w.Header().Set("X-Amz-Object-Lock-Retain-Until-Date", until.Format(time.RFC3339))
+			w.Header().Set("Last-Modified", until.Add(-time.Hour).Format(http.TimeFormat))
+			w.Header().Set("ETag", `"1"`)
+			w.Header().Set("Content-Length", "1")
+		}
+		w.Header().Set("Date", date.Format(http.TimeFormat))
+		if r.Method == http.MethodPost {
+			io.WriteString(w, `<DeleteResult><Error><Key>a</Key><Code>AccessDenied</Code></Error></DeleteResult>`)
+		}
+	})
+	err := s.Delete(t.Context(), []string{"a"})
+	if l, ok := errors.AsType[*store.LockedError](err); !ok || !l.Until.Equal(until) {
+		t.Errorf("Delete: %v, want a *LockedError until %v", err, until)
+	}
+}

@@ -452,8 +452,12 @@ func (s *Store) removeBatch(ctx context.Context, objects []minio.ObjectInfo) (er
 		open[removed{o.Key, o.VersionID}] = true
 	}
 	close(ch)
-	var failed error // of the request
+	var failed error   // of the request
+	var then time.Time // of the answer, by the clock of the store
 	for r := range s.core.RemoveObjectsWithResult(c.ctx, s.c.Bucket, ch, minio.RemoveObjectsOptions{}) {
+		if then.IsZero() {
+			then = s.Date()
+		}
 		if r.ObjectName == "" {
 			failed = r.Err
 			continue
@@ -464,7 +468,7 @@ func (s *Store) removeBatch(ctx context.Context, objects []minio.ObjectInfo) (er
 		}
 		delete(open, o)
 		if r.Err != nil {
-			if err := s.notRemoved(ctx, c, o, r.Err); err != nil {
+			if err := s.notRemoved(ctx, c, o, then, r.Err); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -488,15 +492,16 @@ func (s *Store) removeBatch(ctx context.Context, objects []minio.ObjectInfo) (er
 
 // notRemoved returns the error of an object that could not be deleted, nil if it
 // does not exist. Servers refuse to delete what is locked in different ways: with
-// 400 or with 403, which also stands for a missing permission.
-func (s *Store) notRemoved(ctx context.Context, c *call, o removed, err error) error {
+// 400 or with 403, which also stands for a missing permission. What counts is whether it
+// was locked when the store refused: that may be over by now.
+func (s *Store) notRemoved(ctx context.Context, c *call, o removed, then time.Time, err error) error {
 	err = c.classify(err)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	key := strings.TrimPrefix(o.key, s.prefix)
 	if !store.Temporary(err) && ctx.Err() == nil {
-		if r, e := s.Retention(ctx, key, o.version); e == nil && r.Until.After(s.Date()) {
+		if r, e := s.Retention(ctx, key, o.version); e == nil && r.Until.After(then) {
 			return &store.LockedError{Key: key, Version: o.version, Until: r.Until, Err: err}
 		}
 	}
