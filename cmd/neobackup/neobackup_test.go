@@ -206,6 +206,50 @@ func TestWithoutFile(t *testing.T) {
 	}
 }
 
+// An init that ended after the repository was there, and before it had said so, can be run again: the
+// configuration is written. That of others, or one that is in use, stays what it is.
+func TestInitAgain(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	conf := w.read("neobackup.conf")
+	recipients := regexp.MustCompile(`age1\w+`).FindAllString(conf, -1)
+	again := func(code int, more ...string) (stdout, stderr string) {
+		t.Helper()
+		if err := os.Remove(w.conf); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		args := append([]string{"init", "file://" + w.path("repo"), "-f", w.conf, "--source", "file://" + w.path("Data.fs")}, more...)
+		return w.want(code, args...)
+	}
+	same := []string{"--name", "prod", "--recipient", recipients[0], "--recipient", recipients[1]}
+	objects := w.keys("")
+	out, _ := again(0, same...)
+	w.says(out, `Repository prod is ready`, `The configuration is in `)
+	if w.read("neobackup.conf") != conf {
+		t.Errorf("the configuration is\n%s\nwant\n%s", w.read("neobackup.conf"), conf)
+	}
+	if now := w.keys(""); !slices.Equal(now, objects) {
+		t.Errorf("the repository has %v, had %v", now, objects)
+	}
+	other := strings.TrimSpace(first(w.want(0, "key", "generate", w.path("op3.txt"))))
+	for _, args := range [][]string{
+		{"--name", "prod", "--recipient", recipients[0], "--recipient", other},
+		{"--name", "prod", "--no-encryption"},
+		{"--name", "prod", "--recipient", recipients[0], "--recipient", recipients[1], "--sign-key", w.path("other.key")},
+		{"--name", "other", "--recipient", recipients[0], "--recipient", recipients[1], "--sign-key", w.path("prod-writer.key")},
+	} {
+		_, stderr := again(2, args...)
+		w.says(stderr, `a backup repository is there already`)
+		if _, err := os.Stat(w.path("other.key")); err == nil {
+			t.Error("a key was made for a repository that is there")
+		}
+	}
+	w.write("neobackup.conf", conf, 0o600)
+	w.want(0, "snapshot")
+	_, stderr := again(2, same...)
+	w.says(stderr, `a backup repository is there already`)
+}
+
 // A section that is there already is used, and what init has made is to be written into it.
 func TestInitBySection(t *testing.T) {
 	w := newWorld(t)
@@ -350,7 +394,6 @@ func TestExitCodes(t *testing.T) {
 		{"magic", 2, "restore --magic FS99 " + w.path("x"), `want FS30 or FS21`},
 		{"magic of tables", 2, "restore --magic FS30 --cluster c --partitions 2 sqlite:" + w.path("t"), `--magic is for`},
 		{"TLS with a file", 2, "restore --ca ca.crt " + w.path("x"), `are for a cluster`},
-		{"append and restart", 2, "restore --append --restart " + w.path("x"), `either`},
 		{"refresh", 2, "serve -b 0 --refresh 5s", `--refresh is for --follow`},
 		{"count", 2, "log -n -3", `at least 1`},
 		{"no count", 2, "log -n 0", `at least 1`},

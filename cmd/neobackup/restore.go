@@ -141,8 +141,6 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 		return cli.Usagef("a database has the tables of one node: give --node I")
 	case o.append && tables:
 		return cli.Usagef("--append is for a Data.fs or a cluster; tables go on by themselves after an interruption")
-	case o.restart && o.append:
-		return cli.Usagef("either --append or --restart")
 	case o.restart && t.kind != "file":
 		return cli.Usagef("--restart is for a Data.fs; remove the databases instead")
 	}
