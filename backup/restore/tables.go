@@ -205,8 +205,8 @@ type tablesNode struct {
 	done tid.TID
 	// begun: an earlier call began to write it. complete: it also ended that.
 	begun, complete bool
-	at              tid.TID // of that call
-	sums []rowSum // what the repository has, by part
+	at              tid.TID  // of that call
+	sums            []rowSum // what the repository has, by part
 
 	ahead chan *batch
 	bytes int64 // since the last commit

@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -783,6 +784,40 @@ func TestFollowPacked(t *testing.T) {
 			t.Error("the old lineage differs")
 		}
 		w.want(0, "verify", "--against")
+	}
+}
+
+// A writer that follows notes what it has stored while it does: after a crash, the next start knows that it has to be there.
+func TestFollowNotesWhatItStores(t *testing.T) {
+	defer func(d time.Duration) { seenEvery = d }(seenEvery)
+	seenEvery = 20 * time.Millisecond
+	w := newWorld(t)
+	w.prepare("site.fs")
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	env := &cli.Env{Args: []string{"follow"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+	done := make(chan int, 1)
+	go func() { done <- cli.Run(ctx, env, newCommand) }()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		tails := int64(len(w.keys(`/t/`)))
+		for _, path := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
+			var seen verify.Seen
+			if err := json.Unmarshal(must(os.ReadFile(path)), &seen); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range seen.Lineages {
+				if tails > 0 && m.Tail == tails && m.Head > 0 {
+					return
+				}
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d tails are stored, and not noted", tails)
+		}
 	}
 }
 
