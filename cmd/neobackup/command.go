@@ -49,6 +49,7 @@ stderr, as JSON too.` + exitStatus,
 	cmd.AddCommand(
 		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
 		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
+		newPruneCommand(env), newForgetCommand(env), newExtendLocksCommand(env), newPolicyCommand(env),
 	)
 	return cmd
 }
