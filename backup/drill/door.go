@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/backup/reader"
 	"github.com/neozodb/neo/backup/serve"
+	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo/zeoclient"
@@ -16,6 +17,9 @@ import (
 
 // rootOID is the object that all others are reached from.
 const rootOID tid.OID = 0
+
+// maxFrame is the greatest answer of the door: that with the largest object a backup has.
+const maxFrame = snapshot.MaxRecord + 1<<20
 
 // door is the repository as "neobackup serve" shows it, and a client of it.
 type door struct {
@@ -40,7 +44,7 @@ func (d *run) openDoor(ctx context.Context) (_ *door, err error) {
 	serving, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go func() { s.served <- serve.Serve(serving, s.db, []net.Listener{l}, serve.Options{Log: d.o.Log}) }()
 	addr := l.Addr().String()
-	s.client, err = zeoclient.Dial(ctx, zeoclient.Config{Addr: addr, Dial: func(ctx context.Context) (net.Conn, error) { return nw.Dial(ctx, addr) }})
+	s.client, err = zeoclient.Dial(ctx, zeoclient.Config{Addr: addr, MaxFrame: maxFrame, Dial: func(ctx context.Context) (net.Conn, error) { return nw.Dial(ctx, addr) }})
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}

@@ -82,6 +82,10 @@ type Options struct {
 	// has seen, say.
 	Check func(*backup.State) error
 
+	// AcceptOlder goes on although newer objects are missing than what was found before: what is
+	// lost is known. The next drill knows only what this one has found.
+	AcceptOlder bool
+
 	// Lock and LockDays are the retention of the proof. Default: none.
 	Lock     store.Mode
 	LockDays int
@@ -242,6 +246,7 @@ func (d *run) open(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	d.opened = time.Since(d.start)
 	d.res = &Result{Repository: d.repo.Marker.Name, K: d.lineage.K, Source: "not compared"}
 	d.proof = &snapshot.Proof{
 		Repo: d.repo.Marker.ID, Lineage: d.lineage.Lineage, Mode: string(d.o.Mode), Compared: snapshot.Compared{Source: noSource}, Epochs: []snapshot.KID{},
@@ -291,8 +296,9 @@ func (d *run) work(ctx context.Context) error {
 
 // look reads the state of the lineage, as a stranger.
 func (d *run) look(ctx context.Context) (err error) {
+	start := time.Now()
 	d.state, err = d.repo.State(ctx, d.lineage.Lineage, nil)
-	d.opened = time.Since(d.start)
+	d.opened += time.Since(start)
 	if d.state != nil {
 		at := d.state.Chain()
 		d.proof.Seq, d.proof.Manifest, d.proof.Tail, d.proof.Chain = d.state.Manifest.Seq, d.state.Hash, at.N, at.Hash
@@ -305,13 +311,16 @@ func (d *run) look(ctx context.Context) (err error) {
 	if d.proofs, err = d.repo.Proofs(ctx, d.lineage.Lineage); err != nil {
 		return err
 	}
-	if err := d.older(); err != nil {
-		return fmt.Errorf("%w: newer objects were removed, or the store shows an old state: %w", ErrDamaged, err)
+	err = d.older()
+	if err == nil && d.o.Check != nil {
+		err = d.o.Check(d.state)
 	}
-	if d.o.Check != nil {
-		if err := d.o.Check(d.state); err != nil {
-			return fmt.Errorf("%w: newer objects were removed, or the store shows an old state: %w", ErrDamaged, err)
-		}
+	switch {
+	case err == nil:
+	case d.o.AcceptOlder:
+		d.warn("newer objects were removed, which is accepted: %v", err)
+	default:
+		return fmt.Errorf("%w: newer objects were removed, or the store shows an old state: %w", ErrDamaged, err)
 	}
 	return nil
 }
@@ -334,18 +343,20 @@ func (d *run) guess(ctx context.Context) {
 	}
 }
 
-// older returns an error if what an earlier drill has proved is newer than what is there.
+// older returns an error if what the last successful drill has found is newer than what is there.
 func (d *run) older() error {
 	for _, p := range d.proofs {
-		at := d.state.Chain()
-		switch {
-		case p.Result != snapshot.ResultOK:
+		if p.Result != snapshot.ResultOK {
+			continue
+		}
+		switch at := d.state.Chain(); {
 		case p.Seq > d.state.Manifest.Seq, p.Tail > at.N, p.TID > at.Head:
 			return fmt.Errorf("the drill of %s found manifest %d and tail %d, and transaction %v; now manifest %d and tail %d are the last ones, and transaction %v",
 				p.Time.Format(time.RFC3339), p.Seq, p.Tail, p.TID, d.state.Manifest.Seq, at.N, at.Head)
 		case p.Seq == d.state.Manifest.Seq && p.Manifest != d.state.Hash:
 			return fmt.Errorf("manifest %d is not the one that the drill of %s found", p.Seq, p.Time.Format(time.RFC3339))
 		}
+		return nil
 	}
 	return nil
 }
@@ -370,21 +381,22 @@ func (d *run) explain(err error) error {
 const leastFree = 256 << 10
 
 // close ends what was opened, and removes what was restored.
-func (d *run) close() (err error) {
+func (d *run) close() error {
+	var errs []error // of what was only read
 	if d.door != nil {
-		err = d.door.close()
+		errs = append(errs, d.door.close())
 	}
 	if d.target != nil {
-		err = errors.Join(err, d.target.close())
+		errs = append(errs, d.target.close())
 	}
-	if d.scratch == nil {
-		return err
+	if err := errors.Join(errs...); err != nil {
+		d.o.Log.Warn("closing what was restored", "err", err)
 	}
 	if d.o.Keep {
 		d.res.Kept = d.scratch.dir
-		return errors.Join(err, d.scratch.keep())
+		return d.scratch.keep()
 	}
-	return errors.Join(err, d.scratch.remove())
+	return d.scratch.remove()
 }
 
 // path is a name in the directory of the drill.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/restore"
-	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/proto"
@@ -231,7 +230,7 @@ func (d *run) readAll(ctx context.Context) error {
 		return fmt.Errorf("%d segments: %w (%s)", sum.Unopened, backup.ErrKeys, sum.Why)
 	case sum.Read != want || sum.Segments != want:
 		return fmt.Errorf("%w: %d segments were read of %d", ErrDamaged, sum.Read, want)
-	case snapshot.HasBlobs(d.state.Manifest.Reserved):
+	case d.state.HasBlobs():
 		return restore.ErrBlobs
 	}
 	d.compared(sum.Read, sum.Txns, sum.Records, text)

@@ -31,6 +31,7 @@ type drillOptions struct {
 	signKey  string
 	noSource bool
 	keep     bool
+	older    bool
 }
 
 func newDrillCommand(env *cli.Env) *cobra.Command {
@@ -69,6 +70,7 @@ proven. Whether the drill was successful is the exit status too.` + exitStatus,
 	cli.Path(fs, &o.scratch, "scratch", "", "", "directory with room for what is restored (default: that of [drill NAME])")
 	cli.Path(fs, &o.signKey, "sign-key", "", "", "file with the key that signs the proof (default: that of [drill NAME])")
 	cli.Flag(fs, &o.noSource, "no-source", "", "do not compare with the source")
+	cli.Flag(fs, &o.older, "accept-older", "", "go on although newer objects are missing than what was found before, once it is known why")
 	cli.Flag(fs, &o.keep, "keep", "", "do not remove what was restored")
 	o.reading.addFlags(cmd)
 	o.PeerTimeout.AddFlags(fs)
@@ -122,7 +124,7 @@ func (o *drillOptions) options(ctx context.Context, s *session) (drill.Options, 
 	section := "[drill " + s.set.Name + "]"
 	opt := drill.Options{
 		Store: s.Store, Trusted: s.Trusted, Mode: drill.Mode(d.Mode), Scratch: d.Scratch, Keep: o.keep, Lock: s.set.Lock, LockDays: int(s.set.LockDays),
-		Now: o.now, Log: s.log.Logger, Check: s.notSeenNewer,
+		Now: o.now, Log: s.log.Logger, Check: s.notSeenNewer, AcceptOlder: o.older,
 	}
 	if o.mode != "" {
 		opt.Mode = drill.Mode(o.mode)
