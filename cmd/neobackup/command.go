@@ -47,9 +47,27 @@ on each line, and {"v":1,"error":{"code":...,"message":...,"hint":...}} if it fa
 stderr, as JSON too.` + exitStatus,
 	}
 	cmd.AddCommand(
-		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
-		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
-		newPruneCommand(env), newForgetCommand(env), newExtendLocksCommand(env), newPolicyCommand(env),
+		newInitCommand(env),
+		newSnapshotCommand(env),
+		newFollowCommand(env),
+		newInfoCommand(env),
+		newListCommand(env),
+		newCheckCommand(env),
+		newVerifyCommand(env),
+		newRestoreCommand(env),
+		newServeCommand(env),
+		newCatCommand(env),
+		newLogCommand(env),
+		newDiffCommand(env),
+		newDumpCommand(env),
+		newRebaseCommand(env),
+		newCostCommand(env),
+		newKeyCommand(env),
+		newPruneCommand(env),
+		newForgetCommand(env),
+		newExtendLocksCommand(env),
+		newPolicyCommand(env),
+		newDrillCommand(env),
 	)
 	return cmd
 }

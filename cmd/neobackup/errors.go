@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/keeper"
 	"github.com/neozodb/neo/backup/restore"
@@ -86,7 +87,7 @@ func classify(ctx context.Context, err error) failure {
 		set("failed", exit.Code, "")
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		set("interrupted", 1, "")
-	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret):
+	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret, drill.ErrSetup):
 		set("configuration", 2, "")
 	case is(err, backup.ErrNoRepository):
 		set("no_repository", 2, "check the URL; neobackup init URL makes a repository")
@@ -116,7 +117,7 @@ func classify(ctx context.Context, err error) failure {
 		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
 	case is(err, errDamage):
 		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
-	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
+	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent, drill.ErrDamaged):
 		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
 	case as[*store.UnsuitableError](err):
 		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
