@@ -2,12 +2,10 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/neozodb/neo/backup/snapshot"
-	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 )
@@ -155,52 +153,4 @@ func (r *Repository) lastOf(ctx context.Context, k *Keys, p *Part, upTo tid.TID)
 		last = &t
 	}
 	return last, nil
-}
-
-// Doomed returns the objects that deletion lists in force name, each with the key of a list:
-// they may be gone soon, and nothing that is not referred to already may refer to them. A list
-// that was cancelled names nothing.
-func (r *Repository) Doomed(ctx context.Context) (map[string]string, error) {
-	doomed := map[string]string{}
-	var lists []snapshot.Key
-	voids := map[string]bool{}
-	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindDoom, snapshot.ID{}), "") {
-		if err != nil {
-			return nil, err
-		}
-		switch k, err := snapshot.ParseKey(info.Key); {
-		case err != nil:
-		case k.Kind == snapshot.KindDoom:
-			lists = append(lists, k)
-		case k.Kind == snapshot.KindVoid:
-			v := &snapshot.Void{}
-			if err := r.note(ctx, info.Key, v); err == nil {
-				voids[v.List] = true
-			} else if !errors.Is(err, snapshot.ErrUntrusted) && !errors.Is(err, snapshot.ErrCorrupt) {
-				return nil, err
-			}
-		}
-	}
-	for _, k := range lists {
-		key := k.String()
-		if voids[key] {
-			continue
-		}
-		b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
-		if err != nil {
-			return nil, err
-		}
-		d, err := snapshot.OpenDoom(b, key, r.Marker.ID, r.Trusted)
-		if errors.Is(err, snapshot.ErrUntrusted) || errors.Is(err, snapshot.ErrCorrupt) {
-			r.Log.Warn("a list of objects to be deleted does not verify: no keeper follows it", "key", key, "err", err)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range d.Objects {
-			doomed[o.Key] = key
-		}
-	}
-	return doomed, nil
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sort"
 	"time"
 
@@ -17,7 +16,8 @@ import (
 )
 
 // ForkOptions say what a new lineage has of the current one. Of Options, Repo, Signer and
-// StateDir are required. Without Feed, nothing is compared with the source.
+// StateDir are required. With Feed, At must be the last transaction that repository and source
+// share; without, nothing is compared, and At is required.
 type ForkOptions struct {
 	Options
 
@@ -27,9 +27,7 @@ type ForkOptions struct {
 	// Keys, if they open the repository, make it possible to take any transaction, and to find
 	// the last shared one. Without them only the ends of tails and manifests are known.
 	Keys *backup.Keys
-	// Anyway takes another transaction than the last shared one.
-	Anyway bool
-	Why    string // what the operator says; it is kept in the note of the lineage
+	Why  string // what the operator says; it is kept in the note of the lineage
 }
 
 // Errors of a fork, for errors.Is.
@@ -38,7 +36,7 @@ var (
 	ErrNothingToFork = errors.New("the source continues the repository: there is nothing to fork")
 	// ErrNotCommon reports a transaction that is not known to be the last one that repository and
 	// source share.
-	ErrNotCommon = errors.New("not the last transaction that repository and source share")
+	ErrNotCommon = errors.New("a fork goes on from the last transaction that repository and source share")
 	// ErrDoomed reports an object that a keeper is about to delete.
 	ErrDoomed = errors.New("about to be deleted")
 )
@@ -94,24 +92,27 @@ func (f *Fork) plan(ctx context.Context) error {
 		return err
 	}
 	at := f.o.At
-	if at == tid.Zero {
+	switch {
+	case at == tid.Zero && w.o.Feed == nil:
+		return errors.New("a fork without a source needs a transaction to end with")
+	case at == tid.Zero:
 		at = f.Common
 	}
 	if at == tid.Zero {
-		return fmt.Errorf("%w: none is known to be shared: is it another database? A fork needs a transaction to end with", ErrNotCommon)
+		return fmt.Errorf("%w: none is known: is it another database?", ErrNotCommon)
 	}
 	tip, err := f.tip(ctx, state, at)
 	if err != nil {
 		return err
 	}
-	if w.o.Feed != nil && f.At != f.Common && !f.o.Anyway {
+	if w.o.Feed != nil && f.At != f.Common {
 		switch {
 		case f.Common == tid.Zero:
-			return fmt.Errorf("%w: transaction %v: none is known to be shared: is it another database?", ErrNotCommon, f.At)
+			return fmt.Errorf("%w: transaction %v; none is known: is it another database?", ErrNotCommon, f.At)
 		case !f.Known:
-			return fmt.Errorf("%w: transaction %v: the last one that is known to be shared without reading what is stored is %v", ErrNotCommon, f.At, f.Common)
+			return fmt.Errorf("%w, of which transaction %v is not known; %v is: without an identity only the ends of tails and manifests are", ErrNotCommon, f.At, f.Common)
 		}
-		return fmt.Errorf("%w: transaction %v, but %v", ErrNotCommon, f.At, f.Common)
+		return fmt.Errorf("%w, which is %v, not %v", ErrNotCommon, f.Common, f.At)
 	}
 	if f.manifest, err = w.repo.Fork(ctx, state, snapshot.NewID(), f.At, tip); err != nil {
 		return err
@@ -147,11 +148,8 @@ func (f *Fork) common(ctx context.Context, state *backup.State) error {
 	err := w.sameHistory(ctx, c, nil)
 	d, ok := errors.AsType[*DivergedError](err)
 	switch {
-	case err == nil && !f.o.Anyway:
-		return ErrNothingToFork
 	case err == nil:
-		f.Common, f.Known = c.end.Head, true
-		return nil
+		return ErrNothingToFork
 	case !ok:
 		return err
 	}
@@ -160,10 +158,6 @@ func (f *Fork) common(ctx context.Context, state *backup.State) error {
 		return nil
 	}
 	at, err := w.lastShared(ctx, state, f.o.Keys)
-	if errors.Is(err, backup.ErrKeys) && w.repo.Encrypted() {
-		w.log.Warn("the last transaction that is shared is only known from notes", "err", err)
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -286,26 +280,23 @@ func (f *Fork) tip(ctx context.Context, s *backup.State, at tid.TID) (snapshot.H
 // alive makes sure that no keeper is about to delete what the new lineage refers to: it was not
 // needed when that was decided, if the newest manifest of the parent does not name it.
 func (f *Fork) alive(ctx context.Context, s *backup.State) error {
-	doomed, err := f.w.repo.Doomed(ctx)
-	if err != nil || len(doomed) == 0 {
-		return err
+	used := map[string]bool{}
+	for _, key := range backup.References(f.manifest) {
+		used[key] = true
 	}
-	keys := backup.References(f.manifest)
 	for p, err := range f.w.repo.Parts(ctx, s, tid.Zero, f.At) {
 		if err != nil {
 			return err
 		}
 		if p.Segment != nil {
-			keys = append(keys, p.Segment.Key)
+			used[p.Segment.Key] = true
 		}
 	}
-	slices.Sort(keys)
-	for _, key := range slices.Compact(keys) {
-		if list, ok := doomed[key]; ok {
-			return fmt.Errorf("%s is %w, as %s says: neobackup prune --undo cancels that", key, ErrDoomed, list)
-		}
+	doomed, err := f.w.repo.Doomed(ctx, func(key string) bool { return used[key] })
+	for key, list := range doomed {
+		return fmt.Errorf("%s is %w, as %s says: neobackup prune --undo cancels that", key, ErrDoomed, list)
 	}
-	return nil
+	return err
 }
 
 // Begin stores the new lineage, which is the current one from then on. The parent gets a last tail

@@ -48,6 +48,7 @@ stderr, as JSON too.` + exitStatus,
 	cmd.AddCommand(
 		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
 		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
+		newForkCommand(env),
 	)
 	return cmd
 }
