@@ -239,28 +239,34 @@ func (f *Fork) tip(ctx context.Context, s *backup.State, at tid.TID) (snapshot.H
 	if at == s.Head() {
 		return s.Tip(), nil
 	}
-	for _, kind := range steps {
-		keys, err := w.keys(ctx, c, kind)
-		if err != nil {
-			return snapshot.Hash{}, err
+	ancestors, err := w.ancestors(ctx, c)
+	if err != nil {
+		return snapshot.Hash{}, err
+	}
+	for _, a := range ancestors {
+		if at > a.upTo {
+			break
 		}
-		var found snapshot.Hash
-		var failed error
-		sort.Search(len(keys), func(i int) bool {
-			end, tip, err := w.endOf(ctx, keys[i])
+		for _, kind := range steps {
+			keys, err := w.keys(ctx, a.id, kind)
 			if err != nil {
-				failed = err
+				return snapshot.Hash{}, err
 			}
-			if end == at {
-				found = tip
+			var found snapshot.Hash
+			var failed error
+			sort.Search(len(keys), func(i int) bool {
+				end, tip, err := w.endOf(ctx, keys[i])
+				if err != nil {
+					failed = err
+				}
+				if end == at {
+					found = tip
+				}
+				return end >= at
+			})
+			if found != (snapshot.Hash{}) || failed != nil {
+				return found, failed
 			}
-			return end >= at
-		})
-		if found != (snapshot.Hash{}) {
-			return found, nil
-		}
-		if failed != nil {
-			return found, failed
 		}
 	}
 	if f.o.Keys == nil {
