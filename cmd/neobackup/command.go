@@ -68,6 +68,7 @@ stderr, as JSON too.` + exitStatus,
 		newExtendLocksCommand(env),
 		newPolicyCommand(env),
 		newDrillCommand(env),
+		newForkCommand(env),
 	)
 	return cmd
 }
