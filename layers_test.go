@@ -84,6 +84,7 @@ var layers = []struct{ name, may string }{
 	{"backup/restore", "backup exporter cluster/storage/adapter"},
 	{"backup/verify", "backup exporter"},
 	{"backup/config", "cluster/conf cluster/following backup"},
+	{"backup/daemon", "backup/config backup/writer"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }

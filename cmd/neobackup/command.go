@@ -47,7 +47,7 @@ stderr, as JSON too.` + exitStatus,
 	}
 	cmd.AddCommand(
 		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
-		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
+		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env), newDaemonCommand(env),
 	)
 	return cmd
 }
@@ -72,7 +72,8 @@ type common struct {
 	quiet  bool
 	stats  bool
 
-	now func() time.Time // for tests; default: time.Now
+	now   func() time.Time // for tests; default: time.Now
+	hooks *hooks           // of the daemon that runs the command; nil: none does
 }
 
 func (o *common) addFlags(cmd *cobra.Command) {
@@ -109,6 +110,7 @@ func (o *common) command(env *cli.Env, do func(ctx context.Context, args []strin
 		if o.now == nil {
 			o.now = time.Now
 		}
+		o.hooks = hooksOf(cmd.Context())
 		return o.report(cmd.Context(), env, do(cmd.Context(), args))
 	}
 }
