@@ -183,7 +183,27 @@ func (r *Repository) Getenv(getenv func(string) string, file string, others ...s
 func (d *Drill) Identities() ([]age.Identity, error) {
 	list, err := ReadIdentities(d.Identity)
 	if err != nil {
-		return nil, &placeError{fmt.Sprintf("%s:%d: identity", d.file, d.lines["identity"]), err}
+		return nil, &placeError{d.place("identity"), err}
 	}
 	return list, nil
+}
+
+// Signer reads the key with which the drill signs its proofs.
+func (d *Drill) Signer() (*snapshot.Signer, error) {
+	s, _, err := ReadSigner(d.SignKey)
+	if err == nil && s.Role() != snapshot.Driver {
+		err = fmt.Errorf("%s has the key %s, want one of the role %s", d.SignKey, s.Name(), snapshot.Driver)
+	}
+	if err != nil {
+		return nil, &placeError{d.place("sign_key"), err}
+	}
+	return s, nil
+}
+
+// place says where a key was set.
+func (d *Drill) place(key string) string {
+	if line, ok := d.lines[key]; ok {
+		return fmt.Sprintf("%s:%d: %s", d.file, line, key)
+	}
+	return key
 }
