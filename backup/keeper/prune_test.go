@@ -12,11 +12,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // usual are the settings of most tests.
@@ -88,6 +91,21 @@ func TestTwoSteps(t *testing.T) {
 		}
 		if n := len(w.lineages()); n != 1 {
 			w.t.Errorf("%d lineages are left", n)
+		}
+		// Notes go before what they lead to, the oldest first.
+		at, last := 0, snapshot.Key{}
+		for _, key := range g.order {
+			k, err := snapshot.ParseKey(key)
+			w.must(err)
+			if i := slices.Index(phases, k.Kind); i < at {
+				w.t.Errorf("%s goes after %v", key, last)
+			} else {
+				at = i
+			}
+			if k.Kind == snapshot.KindManifest && last.Kind == k.Kind && last.Lineage == k.Lineage && last.N > k.N {
+				w.t.Errorf("manifest %d goes after %d", k.N, last.N)
+			}
+			last = k
 		}
 		for key := range w.keys() {
 			if k, _ := snapshot.ParseKey(key); k.Lineage != (snapshot.ID{}) && k.Lineage != w.current().Lineage {
@@ -624,6 +642,65 @@ func TestForgetUndo(t *testing.T) {
 			w.t.Error("the lineage is gone")
 		}
 		w.compare(w.state(first.Lineage))
+	})
+}
+
+// Catalog pages, the segments in them, and what reserved lines name are needed.
+func TestPages(t *testing.T) {
+	bubble(t, 2, func(w *world) {
+		_, _, err := w.keeper(w.mem, usual).Publish(w.t.Context())
+		w.must(err)
+		n := tid.TID(0x03d2000000000000)
+		add := func() *txn.Transaction {
+			n++
+			return backuptest.Txn(n, txn.Record{OID: 1, Data: []byte(n.String())})
+		}
+		for range 5 {
+			w.repo.Listed([]*txn.Transaction{add()}, []*txn.Transaction{add(), add()})
+			w.repo.Tail(add())
+			w.repo.Manifest(true, false)
+		}
+		w.repo.Manifest(false, true)
+		w.repo.Tail(add())
+		w.repo.Heartbeat()
+		s := w.repo.Now()
+		if s.Manifest.Items[0].Page == nil {
+			w.t.Fatal("no page")
+		}
+		m := *s.Manifest
+		m.Seq, m.Prev = m.Seq+1, s.Hash
+		for _, l := range []string{`{"run":"` + s.Lineage.String() + `/x/1-2"}`, `{"blob":"` + s.Lineage.String() + `/b/ab"}`} {
+			m.Reserved = append(m.Reserved, snapshot.Reserved{Kind: l[2:strings.Index(l, `":`)], Key: l[strings.Index(l, `":"`)+3 : len(l)-2], Line: l})
+		}
+		for _, r := range m.Reserved {
+			w.repo.Put(r.Key, []byte("of a later version"))
+		}
+		b, err := m.Sign(w.repo.Signer)
+		w.must(err)
+		w.repo.Put(snapshot.ManifestKey(m.Lineage, m.Seq), b)
+		k := w.keeper(w.guard(), usual)
+		deleted := int64(0)
+		for range 4 {
+			time.Sleep(25 * time.Hour)
+			deleted += w.confirmed(k).Deleted.Objects
+		}
+		if deleted < 15 {
+			w.t.Errorf("%d objects are deleted", deleted)
+		}
+		have := w.keys()
+		for _, r := range m.Reserved {
+			if _, ok := have[r.Key]; !ok {
+				w.t.Errorf("%s is gone", r.Key)
+			}
+		}
+		count := 0
+		for _, err := range w.repo.Transactions(w.t.Context(), w.repo.Keys, w.repo.Now(), 0, n, backup.FetchOptions{Scratch: w.dir}, nil) {
+			w.must(err)
+			count++
+		}
+		if count != 21 {
+			w.t.Errorf("%d transactions are left", count)
+		}
 	})
 }
 

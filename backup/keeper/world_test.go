@@ -237,6 +237,7 @@ type guard struct {
 	w       *world
 	mu      sync.Mutex
 	deleted map[string]bool
+	order   []string // of deletions
 }
 
 func (w *world) guard() *guard {
@@ -278,6 +279,7 @@ func (g *guard) check(keys []string) {
 			g.w.t.Errorf("%s is deleted, and no doom list announced it a day ago", key)
 		}
 		g.deleted[key] = true
+		g.order = append(g.order, key)
 	}
 }
 
