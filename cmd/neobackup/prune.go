@@ -12,24 +12,23 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/keeper"
-	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
 // keeper returns the keeper of a repository, as its section says. Without the key of a keeper it only looks.
 func (s *session) keeper() (*keeper.Keeper, error) {
 	o := keeper.Options{Repo: s.Repository, Settings: keeperSettings(s.set), Lock: s.set.Lock, LockShortDays: s.set.LockShortDays, Log: s.log.Logger, Now: s.o.now}
-	dir, err := s.stateDir()
-	if err != nil {
-		return nil, err
+	o.Check = func(state *backup.State) error {
+		p := &place{state: state}
+		if err := s.seen(p); err != nil {
+			return err
+		}
+		return p.older
 	}
-	seen, err := verify.LoadSeen(dir, s.Marker.ID)
-	if err != nil {
-		return nil, err
-	}
-	o.Check = seen.Compare
+	var err error
 	if s.set.KeeperKey != "" || s.set.SignKey != "" {
 		if o.Signer, err = s.set.KeeperSigner(); err != nil && s.set.KeeperKey != "" {
 			return nil, wrong(err)
