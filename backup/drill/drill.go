@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -363,12 +364,15 @@ func (d *run) older() error {
 
 // explain says what to do about an error, where that is not known elsewhere.
 func (d *run) explain(err error) error {
+	is := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+	}
 	free := restore.Free(d.o.Scratch)
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || free >= 0 && free < leastFree
 	switch {
-	case errors.Is(err, restore.ErrSpace):
+	case is(restore.ErrSpace):
 		return fmt.Errorf("scratch directory %s: %w", d.o.Scratch, err)
-	case full:
+	case is(syscall.ENOSPC, syscall.EDQUOT),
+		free >= 0 && free < leastFree && !is(snapshot.ErrCorrupt, snapshot.ErrUntrusted, backup.ErrIncomplete, backup.ErrKeys, backup.ErrNotExact, restore.ErrDifferent, ErrDamaged, store.ErrNotFound):
 		return fmt.Errorf("scratch directory %s: %w: %w", d.o.Scratch, restore.ErrSpace, err)
 	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, backup.ErrIncomplete):
 		return fmt.Errorf("%w: %w", backup.ErrIncomplete, err)
