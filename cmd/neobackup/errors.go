@@ -11,6 +11,7 @@ import (
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/keeper"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -122,7 +123,15 @@ func classify(ctx context.Context, err error) failure {
 		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
 	case is(err, store.ErrDenied), as[*store.LockedError](err):
 		set("denied", 5, "check the credentials, and give them the permission: a writer puts, gets and lists below the prefix")
-	case is(err, writer.ErrClock):
+	case is(err, keeper.ErrNoKey):
+		set("configuration", 2, "neobackup key sign keeper FILE makes one; keeper_key in the configuration names it, and verify_keys on every host has the key that it prints")
+	case is(err, keeper.ErrRefused):
+		set("refused", 1, "neobackup prune says of each lineage why it stays")
+	case is(err, keeper.ErrCancelled):
+		set("cancelled", 1, "neobackup prune shows what is announced now")
+	case is(err, keeper.ErrNoLocks), is(err, errors.ErrUnsupported):
+		set("no_locks", 5, "lock and lock_days in the configuration ask for locks, in a bucket that was made with object lock")
+	case is(err, writer.ErrClock, keeper.ErrClock):
 		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
 	case is(err, store.ErrLied):
 		set("unsuitable", 5, "the store must not be trusted: neobackup check --store says more")
