@@ -136,7 +136,7 @@ func (o *drillOptions) options(ctx context.Context, s *session) (drill.Options, 
 		opt.Scratch = os.TempDir()
 	}
 	if opt.Scratch == "" {
-		return opt, wrong(hint(fmt.Errorf("%s: where is there room for what is restored? There is no scratch", section),
+		return opt, wrong(hint(fmt.Errorf("%s: there is no scratch directory for what is restored", section),
 			"give --scratch DIRECTORY, or write scratch: DIRECTORY into %s: it is restored there for its owner alone, and removed again", section))
 	}
 	var err error
