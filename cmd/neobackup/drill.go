@@ -275,10 +275,16 @@ func printDrill(env *cli.Env, res *drill.Result, p *snapshot.Proof, c snapshot.C
 		line("FAILED", "%s until %v  %s, %s", res.Repository, p.TID, when(p.TID), what)
 	}
 	line("mode", "%s", p.Mode)
-	line("compared", "%d segments, %d transactions, %d records, %s of text", c.Segments, c.Txns, c.Records, size(c.Bytes))
-	line("source", "%s", res.Source)
-	line("objects", "%d of %d byte by byte; of %d references, %d lead to no object", res.Objects, res.Existing, res.References, res.Dangling)
-	line("first read", "%v", time.Duration(p.FirstReadMS)*time.Millisecond)
+	if c.Segments > 0 {
+		line("compared", "%d segments, %d transactions, %d records, %s of text", c.Segments, c.Txns, c.Records, size(c.Bytes))
+		line("source", "%s", res.Source)
+	}
+	if res.Objects > 0 {
+		line("objects", "%d of %d byte by byte; of %d references, %d lead to no object", res.Objects, res.Existing, res.References, res.Dangling)
+	}
+	if p.FirstReadMS > 0 {
+		line("first read", "%v", time.Duration(p.FirstReadMS)*time.Millisecond)
+	}
 	if len(p.Epochs) > 0 {
 		var list []string
 		for _, kid := range p.Epochs {

@@ -59,6 +59,10 @@ func TestDrill(t *testing.T) {
 		doc.Compared.Segments == 0 || doc.Compared.Source != "digest" || doc.Objects == 0 || doc.Dangling == nil || doc.FirstRead == nil || doc.Gets == nil || len(doc.Epochs) != 1 || doc.Key == "" {
 		t.Errorf("document %s: %v", out, err)
 	}
+	out, _ = w.want(0, "info")
+	w.says(out, `proven +until 040660ee3597d844  .*\(file\)\n +and at `+doc.TID+`  .*\(cluster\)`)
+	out, _ = w.want(0, "list")
+	w.says(out, `^prod  ok  2026-01-22 16:14:12  \d+s ago  2026-01-22 16:14:12  `)
 	out, _ = w.want(0, "drill", "--mode", "read", "--at", "2026-01-15", "--no-source", "--keep")
 	w.says(out, `a moment`, `mode +read`, `source +not compared`, `kept +`+w.path("scratch")+`/neobackup-kept-`)
 	if out, _ := w.want(0, "drill", "-q", "--at", "latest"); out != "" {
