@@ -284,7 +284,7 @@ func (d *run) work(ctx context.Context) error {
 	if err := d.choose(ctx); err != nil {
 		return d.explain(err)
 	}
-	for _, step := range []func(context.Context) error{d.firstRead, d.openEpochs, d.restoreAll, d.compareObjects, d.compareSource} {
+	for _, step := range []func(context.Context) error{d.firstRead, d.openEpochs, d.restoreAll, d.compareObjects, d.compareSource, d.untouched} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -360,6 +360,19 @@ func (d *run) older() error {
 		return nil
 	}
 	return nil
+}
+
+// untouched returns an error if older versions of objects had to be read: what is there now does not
+// restore without them.
+func (d *run) untouched(context.Context) error {
+	list := d.repo.Tampered()
+	if len(list) == 0 {
+		return nil
+	}
+	for _, t := range list {
+		d.report(verify.Finding{Kind: verify.Overwritten, Key: t.Key, Text: t.String()})
+	}
+	return d.found(false)
 }
 
 // explain says what to do about an error, where that is not known elsewhere.

@@ -35,7 +35,12 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, mem: memstore.New(memstore.Options{}), list: backuptest.ReadFile(t, sampleFile)}
+	return newWorldIn(t, memstore.Options{})
+}
+
+func newWorldIn(t testing.TB, o memstore.Options) *world {
+	t.Helper()
+	w := &world{t: t, mem: memstore.New(o), list: backuptest.ReadFile(t, sampleFile)}
 	w.repo = backuptest.New(t, w.mem, true)
 	l := w.list
 	w.paged = w.repo.Listed(l[:90], l[90:160])
@@ -282,4 +287,18 @@ var errBroken = errors.New("broken")
 func as[E error](err error) bool {
 	_, ok := errors.AsType[E](err)
 	return ok
+}
+
+// An object that was overwritten in a store that keeps versions can be restored, and a drill that had to
+// read an older version has failed all the same.
+func TestTampered(t *testing.T) {
+	for _, mode := range []Mode{File, Read} {
+		w := newWorldIn(t, memstore.Options{Versioned: true})
+		w.o.Mode, w.o.Source = mode, nil
+		w.flip(w.segments()[0], 5000)
+		res, err := w.run(t.Context(), w.o)
+		if !errors.Is(err, ErrDamaged) || res.Key == "" || !as[*FindingsError](err) || res.Found != 1 || res.Findings[0].Key != w.segments()[0] {
+			t.Errorf("%s: %v, %+v", mode, err, res)
+		}
+	}
 }

@@ -123,7 +123,7 @@ func (o *drillOptions) options(ctx context.Context, s *session) (drill.Options, 
 	}
 	section := "[drill " + s.set.Name + "]"
 	opt := drill.Options{
-		Store: s.Store, Trusted: s.Trusted, Mode: drill.Mode(d.Mode), Scratch: d.Scratch, Keep: o.keep, Lock: s.set.Lock, LockDays: int(s.set.LockDays),
+		Store: s.Bare(), Trusted: s.Trusted, Mode: drill.Mode(d.Mode), Scratch: d.Scratch, Keep: o.keep, Lock: s.set.Lock, LockDays: int(s.set.LockDays),
 		Now: o.now, Log: s.log.Logger, Check: s.notSeenNewer, AcceptOlder: o.older,
 	}
 	if o.mode != "" {
