@@ -51,7 +51,7 @@ func newWorldIn(t testing.TB, o memstore.Options) *world {
 	w.tails = append(w.tails, w.repo.Tail(l[260:300]...), w.repo.Tail(l[300:320]...), w.repo.Heartbeat(), w.repo.Tail(l[320:]...))
 	w.o = Options{
 		Store: w.mem, Trusted: w.repo.Trusted, Identities: []age.Identity{w.repo.Identity}, Signer: w.repo.Driver,
-		Scratch: t.TempDir(), Rand: rand.New(rand.NewPCG(1, 2)),
+		Sample: 100, Scratch: t.TempDir(), Rand: rand.New(rand.NewPCG(1, 2)),
 		Source: func(ctx context.Context) (feed.Feed, error) {
 			return feed.OpenFile(ctx, sampleFile, feed.FileOptions{})
 		},
@@ -106,7 +106,7 @@ func TestPasses(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWorld(t)
 			o := w.o
-			o.Mode = mode
+			o.Mode, o.Sample = mode, 0
 			res, err := w.run(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
