@@ -74,7 +74,7 @@ func lies(t testing.TB, list backuptest.History) map[string]backuptest.History {
 		return recs
 	})
 	return map[string]backuptest.History{
-		"a byte of an old revision": byteIn(40),
+		"a byte of an old revision": byteIn(40), // which is the last one of its object
 		"a byte of the last one":    byteIn(len(list) - 1),
 		"metadata":                  meta,
 		"no last transaction":       list[:len(list)-1],
@@ -138,6 +138,16 @@ func TestComparisonThatLies(t *testing.T) {
 		o.compare = func(context.Context, *run, *target) (*restore.Result, error) { res := all; return &res, nil }
 		if res, err := w.run(t.Context(), o); !errors.Is(err, restore.ErrDifferent) || res.Key == "" {
 			t.Errorf("%s: %v", name, err)
+		}
+		// What concerns the present is found without a source too.
+		switch name {
+		case "a byte of an old revision", "a record is missing", "no last transaction", "nothing":
+			if o.Source = nil; name != "a byte of an old revision" {
+				o.Sample = 3 // that an object is missing is seen in the list
+			}
+			if res, err := w.run(t.Context(), o); !errors.Is(err, restore.ErrDifferent) || res.Key == "" {
+				t.Errorf("%s, without the source: %v", name, err)
+			}
 		}
 	}
 	for name, change := range map[string]func(*restore.Result){
