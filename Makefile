@@ -56,6 +56,7 @@ nightly: vet $(PEERS)/installed
 	$(GO) test ./cmd/internal/proctest -run 'TestKill$$' -crash-rounds 1000 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestImportKilled -import-rounds 100 -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestFollowKilled -snapshot-rounds 500 -timeout 1h
+	$(GO) test ./backup/keeper -run TestYears -seeds 300 -steps 200 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
 	$(GO) test ./cmd/internal/proctest -run TestBackupChaos -backup-minutes 10 -timeout 1h -v
 	.ci/fuzz 600s $(FUZZJOBS)

@@ -66,7 +66,7 @@ func TestPrune(t *testing.T) {
 	out, _ = w.want(0, "policy")
 	w.says(out, "none is in force", "keep_lineages_days: 35")
 	out, _ = w.want(0, "policy", "--publish")
-	w.says(out, "policy +1, of", "old lineages +35 days", "grace +24 hours", "changed +keep_lineages_days: 0 → 35")
+	w.says(out, "policy +1, of", "old lineages +35 days", "grace +24 hours", "changed +keep_lineages_days: none → 35")
 	out, _ = w.want(0, "policy", "--publish")
 	w.says(out, "Nothing differs")
 	w.age(40 * 24 * time.Hour)
@@ -205,8 +205,8 @@ func TestHold(t *testing.T) {
 	if strings.Contains(out, "Delete") || strings.Contains(out, "if-none-match") {
 		t.Errorf("permissions of a writer:\n%s", out)
 	}
-	out, _ = w.want(0, "policy", "--iam", "writer", "-r", "s3://backups/site")
+	out, _ = w.want(0, "policy", "--iam", "writer", "-r", "s3://backups/site?region=eu-1")
 	w.says(out, `"s3:if-none-match"`)
-	out, _ = w.want(0, "policy", "--bucket", "-r", "s3://backups/site")
+	out, _ = w.want(0, "policy", "--bucket", "-r", "s3://backups/site?region=eu-1")
 	w.says(out, `"NoncurrentDays": 35`, `"Prefix": "site/"`)
 }
