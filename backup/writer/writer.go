@@ -140,7 +140,8 @@ type Stats struct {
 	LineageBytes int64 // of the segments of the lineage, as stored
 
 	Manifest int64 // number of the newest
-	Tails    int64 // since it
+	Tail     int64 // number of the newest
+	Tails    int64 // since the manifest
 	Open     int   // segments that are not sealed, as of the newest manifest
 
 	Spool int64 // bytes of plaintext that are kept
@@ -189,8 +190,24 @@ type Writer struct {
 // Close. The error is an ErrBusy, ErrDiverged or ErrClock, or that of the repository or
 // the source.
 func Open(ctx context.Context, o Options) (*Writer, error) {
-	if o.Repo == nil || o.Signer == nil || o.Feed == nil || o.StateDir == "" {
-		return nil, errors.New("a writer needs a repository, a signing key, a source and a state directory")
+	if o.Feed == nil {
+		return nil, errors.New("a writer needs a source")
+	}
+	w, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.open(ctx); err != nil {
+		w.lock.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepare returns a writer that has its state directory, and has read nothing yet.
+func prepare(o Options) (*Writer, error) {
+	if o.Repo == nil || o.Signer == nil || o.StateDir == "" {
+		return nil, errors.New("a writer needs a repository, a signing key and a state directory")
 	}
 	if o.Signer.Role() != snapshot.Writer {
 		return nil, fmt.Errorf("key %s signs as %s, want %s", o.Signer.Name(), o.Signer.Role(), snapshot.Writer)
@@ -224,10 +241,6 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	if w.lock, err = lockFile(filepath.Join(o.StateDir, "lock")); err != nil {
 		return nil, err
 	}
-	if err := w.open(ctx); err != nil {
-		w.lock.Close()
-		return nil, err
-	}
 	return w, nil
 }
 
@@ -242,15 +255,35 @@ func writerName() string {
 }
 
 func (w *Writer) open(ctx context.Context) error {
+	if err := w.openLineage(ctx); err != nil {
+		return err
+	}
+	if err := w.openEpoch(ctx); err != nil {
+		return err
+	}
+	if err := w.checkSource(ctx, w.chain); err != nil {
+		return err
+	}
+	next, err := w.readRebase()
+	if err != nil {
+		return err
+	}
+	w.next = next
+	if err := w.cleanSpool(w.next); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	w.report(w.chain)
+	return nil
+}
+
+// openLineage reads where the current lineage ends, and what the state directory has of it.
+func (w *Writer) openLineage(ctx context.Context) error {
 	at := w.mark()
 	note, err := w.repo.Current(ctx)
 	if err != nil {
 		return err
 	}
 	if err := w.checkClock(); err != nil {
-		return err
-	}
-	if err := w.openEpoch(ctx); err != nil {
 		return err
 	}
 	if w.spool, err = openSpool(filepath.Join(w.o.StateDir, "spool")); err != nil {
@@ -264,20 +297,7 @@ func (w *Writer) open(ctx context.Context) error {
 	if w.chain, err = w.newChain(state, at); err != nil {
 		return err
 	}
-	if err := w.readMarks(); err != nil {
-		return err
-	}
-	if err := w.checkSource(ctx, w.chain); err != nil {
-		return err
-	}
-	if w.next, err = w.readRebase(); err != nil {
-		return err
-	}
-	if err := w.cleanSpool(w.next); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	w.report(w.chain)
-	return nil
+	return w.readMarks()
 }
 
 // checkClock compares the clock of this host with that of the store.
@@ -365,7 +385,7 @@ func (w *Writer) report(c *chain) {
 		return // a rebase that is not current yet
 	}
 	w.stats.Lineage, w.stats.Head, w.stats.Asof = c.id, c.end.Head, c.asof
-	w.stats.Manifest, w.stats.Tails = c.manifest.Seq, int64(len(c.tails))
+	w.stats.Manifest, w.stats.Tail, w.stats.Tails = c.manifest.Seq, c.end.N, int64(len(c.tails))
 	w.stats.Open, w.stats.LineageBytes = 0, c.manifest.Stored
 	for _, t := range c.tails {
 		for i := range t.lines {
