@@ -165,7 +165,7 @@ type repo struct {
 	slowAt     time.Time
 	sight      *Sight
 	sightErr   error
-	sightFrom  time.Time // since when nothing was seen: the start, or the last look that saw something
+	sightFrom  time.Time           // since when nothing was seen: the start, or the last look that saw something
 	proof      *backup.StoredProof // newest that stands
 	unproof    *backup.StoredProof // of a drill that has failed since
 	proofKnown bool

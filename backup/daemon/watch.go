@@ -173,7 +173,7 @@ func (p *proofs) look(ctx context.Context, lineage snapshot.ID) (newest, failed 
 	if err != nil {
 		return nil, nil, err
 	}
-	if newest, err = p.repo.Proven(ctx, lineage); err != nil {
+	if newest, err = p.repo.ProvenBy(ctx, list); err != nil {
 		return nil, nil, err
 	}
 	if len(list) > 0 && list[0].Result != snapshot.ResultOK {
