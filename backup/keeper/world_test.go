@@ -38,26 +38,28 @@ var (
 type world struct {
 	t     *testing.T
 	mem   *memstore.Store
-	store store.Store // of the keepers
 	skew  time.Duration
 	repo  *backuptest.Repo
 	feed  *feedtest.Memory
 	dir   string
+	noted map[snapshot.ID]bool // lineages that have or had a note
 	rnd   *rand.Rand
 	log   *slog.Logger
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, feed: feedtest.New("prod"), dir: t.TempDir(), rnd: rand.New(rand.NewPCG(seed, 7)), log: slog.New(slog.DiscardHandler)}
+	w := &world{t: t, feed: feedtest.New("prod"), dir: t.TempDir(), noted: map[snapshot.ID]bool{}, rnd: rand.New(rand.NewPCG(seed, 7)), log: slog.New(slog.DiscardHandler)}
 	if *verbose {
 		w.log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	w.mem = memstore.New(memstore.Options{Now: w.now})
-	w.store = w.mem
 	w.repo = backuptest.New(t, w.mem, seed%2 == 0)
 	return w
 }
+
+// newRepo makes another repository, in the store that the world has now.
+func newRepo(w *world) *backuptest.Repo { return backuptest.New(w.t, w.mem, false) }
 
 // now is the time of the store.
 func (w *world) now() time.Time { return time.Now().Add(w.skew) }
@@ -82,7 +84,7 @@ func (w *world) must(err error) {
 // write calls do with a writer.
 func (w *world) write(do func(wr *writer.Writer) error) {
 	w.t.Helper()
-	wr, err := writer.Open(w.t.Context(), writer.Options{Repo: w.repo.Repository, Signer: w.repo.Signer, Feed: w.feed.Reopen(), StateDir: w.dir, SegmentSize: 64 << 10, Log: w.log})
+	wr, err := writer.Open(w.t.Context(), writer.Options{Repo: w.repo.Repository, Signer: w.repo.Signer, Feed: w.feed.Reopen(), StateDir: w.dir, SegmentSize: 1 << 20, Log: w.log})
 	w.must(err)
 	w.must(errors.Join(do(wr), wr.Close()))
 }
@@ -291,8 +293,8 @@ func (w *world) announced(have map[string]store.Info) map[string]bool {
 			continue
 		}
 		d, err := w.repo.Doom(w.t.Context(), key)
-		if errors.Is(err, store.ErrNotFound) {
-			continue // the other keeper was faster
+		if errors.Is(err, store.ErrNotFound) || errors.Is(err, snapshot.ErrCorrupt) {
+			continue // the other keeper was faster, or it was stored damaged
 		}
 		w.must(err)
 		for _, o := range d.Objects {
@@ -334,7 +336,7 @@ func (w *world) protected(have map[string]store.Info) map[string]string {
 		case snapshot.KindLineage:
 			n := &snapshot.Lineage{}
 			if err := read(n); err == nil {
-				notes[n.K] = n
+				notes[n.K], w.noted[n.Lineage] = n, true
 			} else if !errors.Is(err, store.ErrNotFound) {
 				w.must(err)
 			}
@@ -346,7 +348,7 @@ func (w *world) protected(have map[string]store.Info) map[string]string {
 		case snapshot.KindDoom:
 			if _, void := have[key+".void"]; !void {
 				d, err := w.repo.Doom(ctx, key)
-				if errors.Is(err, store.ErrNotFound) {
+				if errors.Is(err, store.ErrNotFound) || errors.Is(err, snapshot.ErrCorrupt) {
 					continue
 				}
 				w.must(err)
@@ -422,8 +424,7 @@ func (w *world) protected(have map[string]store.Info) map[string]string {
 	for key, info := range have {
 		k, err := snapshot.ParseKey(key)
 		w.must(err)
-		noted := slices.ContainsFunc(ks, func(x int64) bool { return notes[x].Lineage == k.Lineage })
-		if k.Lineage != (snapshot.ID{}) && !noted && w.now().Sub(info.Modified) < 7*24*time.Hour {
+		if k.Lineage != (snapshot.ID{}) && !w.noted[k.Lineage] && w.now().Sub(info.Modified) < 7*24*time.Hour {
 			for other := range have {
 				if strings.HasPrefix(other, k.Lineage.String()) {
 					m[other] = "a lineage is being filled"

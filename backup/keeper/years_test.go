@@ -28,7 +28,6 @@ func TestYears(t *testing.T) {
 func years(t *testing.T, seed uint64) {
 	w := newWorld(t, seed)
 	g := w.guard()
-	w.store = g
 	settings := [2]Settings{{KeepLineagesDays: 35, PruneGraceHours: 24}, {KeepLineagesDays: 60, PruneGraceHours: 72}}
 	keepers := func() (list [2]*Keeper) {
 		for i := range list {
