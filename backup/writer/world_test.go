@@ -47,6 +47,7 @@ type world struct {
 	packed    bool  // the history that is stored may lack what packs removed
 	forked    bool  // segments may have more than is used of them
 	size      int64 // of segments
+	least     int   // bytes of a record
 	setup     func(*Options)
 }
 
@@ -132,7 +133,7 @@ func (w *world) change(n int) {
 			case w.rnd.IntN(5) == 0 && len(old) > 0:
 				r.DataTID = old[w.rnd.IntN(len(old))]
 			default:
-				r.Data = make([]byte, w.rnd.IntN(size))
+				r.Data = make([]byte, w.rnd.IntN(size)+w.least)
 				for i := range r.Data {
 					r.Data[i] = byte(w.rnd.Uint32())
 				}
