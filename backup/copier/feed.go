@@ -2,7 +2,6 @@ package copier
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"sync"
@@ -246,6 +245,3 @@ func (f *Feed) Stops() (list []tid.TID) {
 	}
 	return list
 }
-
-// errNotCopy reports a repository that is to become a copy, and is something else.
-var errNotCopy = errors.New("it is no copy of this repository")

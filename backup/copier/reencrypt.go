@@ -41,7 +41,7 @@ func Reencrypt(ctx context.Context, o ReencryptOptions) (writer.Stats, error) {
 		return writer.Stats{}, err
 	}
 	if s.Head() > tid.Zero && s.Manifest.Source.Kind != KindCopy {
-		return writer.Stats{}, fmt.Errorf("%w, but a backup of the %s %s", errNotCopy, s.Manifest.Source.Kind, s.Manifest.Source.Name)
+		return writer.Stats{}, fmt.Errorf("%w, and no copy of this one: a backup of the %s %s", ErrOther, s.Manifest.Source.Kind, s.Manifest.Source.Name)
 	}
 	for _, i := range s.Manifest.Items {
 		if i.Gap != nil {

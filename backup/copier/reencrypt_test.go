@@ -356,7 +356,7 @@ func TestReencryptRefused(t *testing.T) {
 	p.change(4)
 	p.snapshot()
 	p.to.Tail(backuptest.Txn(5, txn.Record{OID: 1, Data: []byte("x")}))
-	if err := p.copy(p.store, nil); !errors.Is(err, errNotCopy) {
+	if err := p.copy(p.store, nil); !errors.Is(err, ErrOther) {
 		t.Errorf("another backup: %v", err)
 	}
 	o := ReencryptOptions{From: p.from.Repository, Keys: p.from.Keys, Writer: writer.Options{Repo: p.from.Repository, Signer: p.from.Signer, StateDir: p.dirTo}}
