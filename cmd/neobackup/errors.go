@@ -102,6 +102,8 @@ func classify(ctx context.Context, err error) failure {
 		set("not_exact", 8, notExactHint(err))
 	case is(err, errEncryption):
 		set("encryption", 4, "encryption is fixed for the life of a repository: change recipients in the configuration, or make another repository")
+	case is(err, backup.ErrTest):
+		set("keys", 4, "give the file with the identity of the recipient; nothing is used that it does not open")
 	case is(err, backup.ErrKeys), as[*age.NoIdentityMatchError](err):
 		set("keys", 4, "give the identity of one of the recipients: --identity FILE or NEOBACKUP_IDENTITY")
 	case is(err, snapshot.ErrUntrusted):
