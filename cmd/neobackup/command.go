@@ -70,6 +70,7 @@ stderr, as JSON too.` + exitStatus,
 		newDrillCommand(env),
 		newForkCommand(env),
 		newCopyCommand(env),
+		newDaemonCommand(env),
 	)
 	return cmd
 }
@@ -96,6 +97,7 @@ type common struct {
 
 	now     func() time.Time       // for tests; default: time.Now
 	changed func(name string) bool // whether an option was given
+	hooks   *hooks                 // of the daemon that runs the command; nil: none does
 }
 
 // given reports whether one of these options was given.
@@ -138,6 +140,7 @@ func (o *common) command(env *cli.Env, do func(ctx context.Context, args []strin
 		if o.now == nil {
 			o.now = time.Now
 		}
+		o.hooks = hooksOf(cmd.Context())
 		return o.report(cmd.Context(), env, do(cmd.Context(), args))
 	}
 }
