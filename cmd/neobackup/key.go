@@ -26,6 +26,7 @@ open it, and encrypt its keys to other operators.` + exitStatus,
 		newKeySignCommand(env),
 		newKeyListCommand(env),
 		newKeyRotateCommand(env),
+		newKeyEpochCommand(env),
 	)
 	return cmd
 }
