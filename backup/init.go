@@ -167,7 +167,9 @@ func SameRecipients(e *snapshot.Epoch, recipients []snapshot.Recipient) bool {
 func (r *Repository) NewEpoch(ctx context.Context, signer *snapshot.Signer, recipients []snapshot.Recipient) (*snapshot.Epoch, error) {
 	newKey := r.EpochKey
 	if newKey == nil {
-		newKey = func(_ context.Context, to []snapshot.Recipient) (string, []byte, error) { return snapshot.NewEpochKey(to) }
+		newKey = func(_ context.Context, to []snapshot.Recipient) (string, []byte, error) {
+			return snapshot.NewEpochKey(to)
+		}
 	}
 	recipient, wrap, err := newKey(ctx, recipients)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-var seeds = flag.Int("copier.seeds", 12, "random histories to copy")
+var seeds = flag.Int("copier.seeds", 6, "random histories to copy")
 
 // world is a repository that grows, and a place for copies of it.
 type world struct {
@@ -38,7 +38,8 @@ type world struct {
 	list []*txn.Transaction // of the current lineage
 	dir  string
 
-	head    tid.TID // of the copy
+	mu      sync.Mutex // held by what is called by stores
+	head    tid.TID    // of the copy
 	lineage snapshot.ID
 	proofs  int
 	gaps    bool // the copy may have tails that do not follow on each other
@@ -233,6 +234,8 @@ func (w *world) adopts() bool {
 func (w *world) watched() store.Store {
 	return storetest.NewFaulty(w.to, func(_ context.Context, c storetest.Call) storetest.Fault {
 		if c.Op == "put" {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			w.gaps = w.adopts()
 			w.valid()
 			w.gaps = false
@@ -406,18 +409,15 @@ func TestCopyMeanwhile(t *testing.T) {
 	for seed := range uint64(*seeds) {
 		w := newWorld(t, seed)
 		w.grow(12)
-		var mu sync.Mutex
-		inside, changes := false, 0
+		changes := 0
 		from := storetest.NewFaulty(w.from, func(_ context.Context, c storetest.Call) storetest.Fault {
-			mu.Lock()
-			defer mu.Unlock()
-			if !inside && changes < 6 && w.rnd.IntN(8) == 0 {
-				inside = true
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if changes < 6 && w.rnd.IntN(8) == 0 {
 				changes++
 				w.repo.Tail(w.more(1)...)
 				w.repo.Manifest(true, w.rnd.IntN(2) == 0)
 				w.prune()
-				inside = false
 			}
 			return storetest.Fault{}
 		})
