@@ -32,6 +32,7 @@ type Repository struct {
 	Recipients        []snapshot.Recipient
 	RequireRecipients int    // how many there must be at least
 	SignKey           string // file
+	KeeperKey         string // file with the key of the role keeper; "": SignKey may be it
 	VerifyKeys        []string
 	Source            Source
 	CA, Cert, Key     string // PEM files for the links to a cluster, or none

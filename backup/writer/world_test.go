@@ -46,6 +46,7 @@ type world struct {
 	encrypted bool
 	packed    bool  // the history that is stored may lack what packs removed
 	size      int64 // of segments
+	least     int   // bytes of a record
 	setup     func(*Options)
 }
 
@@ -131,7 +132,7 @@ func (w *world) change(n int) {
 			case w.rnd.IntN(5) == 0 && len(old) > 0:
 				r.DataTID = old[w.rnd.IntN(len(old))]
 			default:
-				r.Data = make([]byte, w.rnd.IntN(size))
+				r.Data = make([]byte, w.rnd.IntN(size)+w.least)
 				for i := range r.Data {
 					r.Data[i] = byte(w.rnd.Uint32())
 				}

@@ -133,7 +133,8 @@ type Stats struct {
 	Last    tid.TID   // of the source, when it was last asked
 
 	Manifest int64 // number of the newest
-	Tails    int64 // since it
+	Tail     int64 // number of the newest
+	Tails    int64 // since the manifest
 	Open     int   // segments that are not sealed, as of the newest manifest
 
 	Spool int64 // bytes of plaintext that are kept
@@ -351,7 +352,7 @@ func (w *Writer) report(c *chain) {
 		return // a rebase that is not current yet
 	}
 	w.stats.Lineage, w.stats.Head, w.stats.Asof = c.id, c.end.Head, c.asof
-	w.stats.Manifest, w.stats.Tails = c.manifest.Seq, int64(len(c.tails))
+	w.stats.Manifest, w.stats.Tail, w.stats.Tails = c.manifest.Seq, c.end.N, int64(len(c.tails))
 	w.stats.Open = 0
 	for _, i := range c.manifest.Items {
 		if i.Segment != nil {

@@ -39,15 +39,21 @@ read ("egress"). --prices names a file of JSON with some of them; the default is
   ` + defaultPriceText + exitStatus,
 		Example: "  neobackup cost\n  neobackup cost --set interval=10s --commits-per-day 400000",
 		Args:    cobra.NoArgs,
-		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {
-			return runCost(ctx, env, &o, s)
-		})),
+		RunE: o.command(env, func(ctx context.Context, args []string) error {
+			if o.given("commits-per-day") && !(o.commits > 0 && o.commits <= mostCommits) {
+				return cli.Usagef("--commits-per-day %v: want more than 0, and at most %v", o.commits, float64(mostCommits))
+			}
+			return o.with(env, func(ctx context.Context, s *session) error { return runCost(ctx, env, &o, s) })(ctx, args)
+		}),
 	}
 	cli.Path(cmd.Flags(), &o.prices, "prices", "", "", "file of JSON with prices")
 	cmd.Flags().Float64Var(&o.commits, "commits-per-day", 0, "transactions per day (default: as in the last week)")
 	o.addFlags(cmd)
 	return cmd
 }
+
+// mostCommits is more than any database has in a day.
+const mostCommits = 1e9
 
 // prices are in USD.
 type prices struct {

@@ -9,7 +9,9 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/keeper"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -85,7 +87,7 @@ func classify(ctx context.Context, err error) failure {
 		set("failed", exit.Code, "")
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		set("interrupted", 1, "")
-	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret):
+	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret, drill.ErrSetup):
 		set("configuration", 2, "")
 	case is(err, backup.ErrNoRepository):
 		set("no_repository", 2, "check the URL; neobackup init URL makes a repository")
@@ -115,13 +117,21 @@ func classify(ctx context.Context, err error) failure {
 		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
 	case is(err, errDamage):
 		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
-	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
+	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent, drill.ErrDamaged):
 		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
 	case as[*store.UnsuitableError](err):
 		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
 	case is(err, store.ErrDenied), as[*store.LockedError](err):
 		set("denied", 5, "check the credentials, and give them the permission: a writer puts, gets and lists below the prefix")
-	case is(err, writer.ErrClock):
+	case is(err, keeper.ErrNoKey):
+		set("configuration", 2, "neobackup key sign keeper FILE makes one; keeper_key in the configuration names it, and verify_keys on every host has the key that it prints")
+	case is(err, keeper.ErrRefused):
+		set("refused", 1, "neobackup prune says of each lineage why it stays")
+	case is(err, keeper.ErrCancelled):
+		set("cancelled", 1, "neobackup prune shows what is announced now")
+	case is(err, keeper.ErrNoLocks), is(err, errors.ErrUnsupported):
+		set("no_locks", 5, "lock and lock_days in the configuration ask for locks, in a bucket that was made with object lock")
+	case is(err, writer.ErrClock, keeper.ErrClock):
 		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
 	case is(err, store.ErrLied):
 		set("unsuitable", 5, "the store must not be trusted: neobackup check --store says more")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -122,10 +123,20 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 	}
 	tables := t.kind == "sqlite" || t.kind == "mysql"
 	switch {
+	case o.magic != string(fsformat.FS30) && o.magic != string(fsformat.FS21):
+		return cli.Usagef("--magic %s: want %s or %s", o.magic, fsformat.FS30, fsformat.FS21)
+	case t.kind != "file" && o.given("magic"):
+		return cli.Usagef("--magic is for a Data.fs")
+	case t.kind != "cluster" && o.TLS != cli.TLS{}:
+		return cli.Usagef("--ca, --cert and --key are for a cluster: neo://CLUSTER@MASTER:PORT")
 	case tables && (o.cluster == "" || o.partitions < 1):
 		return cli.Usagef("tables need --cluster NAME and --partitions N: those of the cluster that will use them")
-	case !tables && (o.cluster != "" || o.partitions != 0 || o.replicas != 0 || len(o.node) > 0):
-		return cli.Usagef("--cluster, --partitions, --replicas and --node are for tables: sqlite:DIRECTORY or mysql:DATABASE")
+	case !tables && o.given("cluster", "partitions", "replicas", "nodes", "node"):
+		return cli.Usagef("--cluster, --partitions, --replicas, --nodes and --node are for tables: sqlite:DIRECTORY or mysql:DATABASE")
+	case tables && (o.nodes < 1 || o.replicas < 0 || o.replicas >= o.nodes):
+		return cli.Usagef("%d nodes with %d replicas: want at least one node more than replicas", o.nodes, o.replicas)
+	case tables && slices.ContainsFunc(o.node, func(n int) bool { return n < 1 || n > o.nodes }):
+		return cli.Usagef("--node: want 1 to %d, the number of --nodes", o.nodes)
 	case t.kind == "mysql" && len(o.node) != 1:
 		return cli.Usagef("a database has the tables of one node: give --node I")
 	case o.append && tables:

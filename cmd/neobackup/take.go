@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
@@ -260,9 +261,49 @@ func (o *writing) writeOnce(ctx context.Context, env *cli.Env, s *session, signe
 		return &openError{err}
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
+	defer s.noteSeen(ctx, w, dir)()
 	defer o.done()
 	o.fromStart = w.Stats().Head == tid.Zero
 	return do(s, w)
+}
+
+// seenEvery is how often a writer notes for the next start what it has stored.
+var seenEvery = time.Minute
+
+// noteSeen notes what the writer stores, now and then until the function that it returns is called: otherwise
+// the next start would not know that newer objects than those of this start have to be there.
+func (s *session) noteSeen(ctx context.Context, w *writer.Writer, dir string) (end func()) {
+	note := func() {
+		seen, err := verify.LoadSeen(dir, s.Marker.ID)
+		if err == nil {
+			st := w.Stats()
+			seen.Note(st.Lineage, st.Manifest, st.Tail, st.Head)
+			err = seen.Save(dir)
+		}
+		if err != nil { // a full disk must not end a backup
+			s.log.Warn("what was stored is not noted for the next start", "err", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(seenEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				note()
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		note()
+	}
 }
 
 // notOlder refuses a repository from which what this host has seen was removed: a writer would use

@@ -239,7 +239,9 @@ func (b *backupSource) lineage(ctx context.Context, repo *backup.Repository) (sn
 		switch {
 		case err == nil && known.Repository == repo.Marker.ID.String():
 			want = known.Lineage
-		case err != nil && !errors.Is(err, os.ErrNotExist):
+		case err == nil:
+			return snapshot.ID{}, fmt.Errorf("the import began with repository %s, as %s says, url is that of repository %s: give the url of that one, or set lineage if this is a copy of it", known.Repository, path, repo.Marker.ID)
+		case !errors.Is(err, os.ErrNotExist):
 			return snapshot.ID{}, fmt.Errorf("%s, which says with which lineage the import began: %w; set lineage instead of it", path, err)
 		}
 	}
