@@ -59,6 +59,9 @@ func (p *Plan) Apply(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	e, d := p.e, p.d
+	if e.o.Signer == nil {
+		return nil, errors.New("a manifest is signed with the key of the writer, which was not given")
+	}
 	res := &Result{Head: p.Head}
 	// What was stored earlier may be doomed before it is named.
 	ctx, cancel := context.WithTimeout(ctx, maxUnreferenced)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/neozodb/neo/backup"
@@ -33,13 +34,13 @@ var (
 	ErrDoomed = errors.New("a prune is about to delete it")
 )
 
-// Options say what is repaired, and with what. Repo, Signer and Lineage are required, a zero field else takes
-// its default.
+// Options say what is repaired, and with what. Repo and Lineage are required, and Signer to apply a plan; a zero field
+// else takes its default.
 type Options struct {
 	Repo    *backup.Repository
-	Signer  *snapshot.Signer // of the writer
 	Lineage snapshot.ID
-	Keys    *backup.Keys // default: what is encrypted cannot be opened
+	Signer  *snapshot.Signer // of the writer
+	Keys    *backup.Keys     // default: what is encrypted cannot be opened
 
 	From   *backup.Repository // another copy of the same repository; default: none
 	Source feed.Feed          // what was backed up; default: none
@@ -218,10 +219,10 @@ type engine struct {
 }
 
 func newEngine(ctx context.Context, o Options) (*engine, error) {
-	if o.Repo == nil || o.Signer == nil || o.Lineage == (snapshot.ID{}) {
-		return nil, errors.New("a repair needs a repository, a lineage and a signing key")
+	if o.Repo == nil || o.Lineage == (snapshot.ID{}) {
+		return nil, errors.New("a repair needs a repository and a lineage")
 	}
-	if o.Signer.Role() != snapshot.Writer {
+	if o.Signer != nil && o.Signer.Role() != snapshot.Writer {
 		return nil, fmt.Errorf("key %s signs as %s, want %s", o.Signer.Name(), o.Signer.Role(), snapshot.Writer)
 	}
 	if o.Keys == nil {
@@ -249,9 +250,7 @@ func newEngine(ctx context.Context, o Options) (*engine, error) {
 	if err := e.openEpoch(ctx); err != nil {
 		return nil, err
 	}
-	var err error
-	e.doomed, err = e.doomLists(ctx)
-	return e, err
+	return e, e.readDoomed(ctx)
 }
 
 func writerName() string {
@@ -288,50 +287,31 @@ func wrong(err error) bool {
 	return errors.Is(err, snapshot.ErrCorrupt) || errors.Is(err, snapshot.ErrUntrusted) || errors.Is(err, store.ErrNotFound) || errors.Is(err, backup.ErrIncomplete)
 }
 
-// doomLists returns the keys that a doom list names which was not cancelled.
-func (e *engine) doomLists(ctx context.Context) (map[string]string, error) {
-	lists, void := []string{}, map[string]bool{}
-	for info, err := range e.repo.Store.List(ctx, snapshot.Prefix(snapshot.KindDoom, snapshot.ID{}), "") {
-		if err != nil {
-			return nil, err
-		}
-		k, err := snapshot.ParseKey(info.Key)
-		switch {
-		case err != nil:
-		case k.Kind == snapshot.KindDoom:
-			lists = append(lists, info.Key)
-		case k.Kind == snapshot.KindVoid:
-			v := &snapshot.Void{}
-			b, _, err := store.ReadAll(ctx, e.repo.Store, info.Key, 64<<20)
-			if err == nil {
-				err = snapshot.Open(b, info.Key, e.repo.Marker.ID, v, e.repo.Trusted)
-			}
-			if err != nil && !wrong(err) {
-				return nil, err
-			}
-			k.Kind = snapshot.KindDoom
-			void[k.String()] = err == nil
-		}
+// readDoomed finds what doom lists name. One that does not verify is carried out by no keeper: it must not prevent
+// a repair.
+func (e *engine) readDoomed(ctx context.Context) error {
+	lists, err := e.repo.DoomLists(ctx)
+	if err != nil {
+		return err
 	}
-	doomed := map[string]string{}
-	for _, key := range lists {
-		if void[key] {
+	e.doomed = map[string]string{}
+	for _, l := range lists {
+		if l.Void {
 			continue
 		}
-		b, _, err := store.ReadAll(ctx, e.repo.Store, key, 64<<20)
-		if err == nil {
-			var d *snapshot.Doom
-			if d, err = snapshot.OpenDoom(b, key, e.repo.Marker.ID, e.repo.Trusted); err == nil {
-				for _, o := range d.Objects {
-					doomed[o.Key] = key
-				}
-			}
+		d, err := e.repo.Doom(ctx, l.Key)
+		if wrong(err) {
+			e.log.Warn("a doom list is ignored", "key", l.Key, "err", err)
+			continue
 		}
-		if err != nil && !wrong(err) {
-			return nil, err
+		if err != nil {
+			return err
+		}
+		for _, o := range d.Objects {
+			e.doomed[o.Key] = l.Key
 		}
 	}
-	return doomed, nil
+	return nil
 }
 
 // storeNow returns the time of the store, as well as it is known.
@@ -340,4 +320,9 @@ func (e *engine) storeNow() time.Time {
 		return t
 	}
 	return time.Now()
+}
+
+// Damage reports whether the plan is about something that is wrong, and not only about merges.
+func (p *Plan) Damage() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Means != Merged })
 }

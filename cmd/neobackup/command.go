@@ -68,6 +68,9 @@ stderr, as JSON too.` + exitStatus,
 		newExtendLocksCommand(env),
 		newPolicyCommand(env),
 		newDrillCommand(env),
+		newRepairCommand(env),
+		newRecoverCommand(env),
+		newCompactCommand(env),
 	)
 	return cmd
 }
