@@ -1051,10 +1051,15 @@ func (e *engine) fillEnd(ctx context.Context, p *Plan, d *draft, pool *pool, x *
 	switch {
 	case last > x.after:
 		n, err := e.missing(ctx, p, d, pool, x, x.after, last)
-		if err == nil && len(n) > 0 && n[0].make != nil {
-			d.head, d.end.Head = last, last
+		if err != nil || slices.ContainsFunc(n, func(x *entry) bool { return x.make == nil }) {
+			return n, err
 		}
-		return n, err
+		t, err := e.o.Source.Info(ctx, last)
+		if err != nil {
+			return nil, err
+		}
+		d.head, d.end.Head, d.tip = last, last, snapshot.Tip(t)
+		return n, nil
 	case last == x.after:
 		s.Means, s.Detail = Listed, fmt.Sprintf("the source has nothing after %v", x.after)
 	case e.o.AcceptGaps:

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 
@@ -66,8 +67,12 @@ func (e *engine) candidates(ctx context.Context) (*pool, error) {
 	return p, ctx.Err()
 }
 
-// add adds lines that follow each other, in groups that end with whole transactions.
+// add adds lines that follow each other, in groups that end with whole transactions. What another copy of the repository has,
+// may be in the repository too.
 func (p *pool) add(lines []snapshot.Segment, signed bool, from store.Store) {
+	if from != nil {
+		p.add(lines, signed, nil)
+	}
 	for i := 0; i < len(lines); {
 		n := i + 1
 		for n < len(lines) && lines[n].After == lines[n].Upto && lines[n].After == lines[i].Upto {
@@ -96,25 +101,33 @@ func sameLines(a, b []snapshot.Segment) bool {
 // signedNotes adds what manifests and tails of a repository name that verify.
 func (e *engine) signedNotes(ctx context.Context, p *pool, r *backup.Repository, from store.Store) error {
 	n := 0
-	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindManifest, e.id), "") {
+	for info, err := range r.Bare().List(ctx, snapshot.Prefix(snapshot.KindManifest, e.id), "") {
 		if err != nil {
 			return err
 		}
 		if n++; n > maxManifests {
 			break
 		}
-		b, _, err := store.ReadAll(ctx, r.Store, info.Key, 64<<20)
-		var m *snapshot.Manifest
-		if err == nil {
-			m, err = snapshot.OpenManifest(b, info.Key, e.repo.Marker.ID, e.repo.Trusted)
+		if err := e.signedManifest(ctx, p, r, from, info, false); err != nil {
+			return err
 		}
-		if wrong(err) {
-			continue
+	}
+	// Those that were overwritten or deleted, where the store keeps them.
+	n = 0
+	for v, err := range store.Versions(ctx, r.Bare(), snapshot.Prefix(snapshot.KindManifest, e.id)) {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, store.ErrDenied) {
+			break
 		}
 		if err != nil {
 			return err
 		}
-		if err := e.named(ctx, p, r, m, from); err != nil {
+		if v.Deleted || v.Latest || v.Version == "" {
+			continue
+		}
+		if n++; n > maxManifests {
+			break
+		}
+		if err := e.signedManifest(ctx, p, r, from, v.Info, true); err != nil {
 			return err
 		}
 	}
@@ -138,6 +151,36 @@ func (e *engine) signedNotes(ctx context.Context, p *pool, r *backup.Repository,
 		}
 	}
 	return ctx.Err()
+}
+
+// signedManifest adds what a manifest names, the newest or a version of it, if it verifies.
+func (e *engine) signedManifest(ctx context.Context, p *pool, r *backup.Repository, from store.Store, info store.Info, version bool) error {
+	var body io.ReadCloser
+	var err error
+	if version {
+		body, _, err = store.GetVersion(ctx, r.Bare(), info.Key, info.Version, 0, 64<<20)
+	} else {
+		body, _, err = r.Bare().Get(ctx, info.Key, 0, 64<<20)
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	b, err := io.ReadAll(body)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", info.Key, err)
+	}
+	m, err := snapshot.OpenManifest(b, info.Key, e.repo.Marker.ID, e.repo.Trusted)
+	if wrong(err) || errors.Is(err, snapshot.ErrVersion) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.named(ctx, p, r, m, from)
 }
 
 // tail adds the segments of a tail.

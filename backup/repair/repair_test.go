@@ -2,7 +2,6 @@ package repair
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,7 +22,10 @@ import (
 	"github.com/neozodb/neo/cluster/txn"
 )
 
-var seeds = flag.Int("repair.seeds", 20, "random combinations of damages")
+var (
+	seeds = flag.Int("repair.seeds", 12, "random combinations of damages")
+	all   = flag.Bool("repair.all", false, "damage all classes of bytes of all objects, not some")
+)
 
 // history returns n transactions with data, deletions and copies of earlier revisions.
 func history(r *rand.Rand, n int) []*txn.Transaction {
@@ -87,6 +89,8 @@ type world struct {
 	list   backuptest.History
 	source *feedtest.Memory
 	copy   *memstore.Store
+
+	options memstore.Options
 }
 
 func newWorld(t *testing.T, encrypted bool, o memstore.Options) *world {
@@ -134,7 +138,7 @@ func newWorld(t *testing.T, encrypted bool, o memstore.Options) *world {
 func unpruned(t *testing.T, encrypted bool, o memstore.Options) *world {
 	t.Helper()
 	list := history(rand.New(rand.NewPCG(1, 1)), 60)
-	w := &world{t: t, mem: memstore.New(o), list: list, source: sourceOf(list)}
+	w := &world{t: t, options: o, mem: memstore.New(o), list: list, source: sourceOf(list)}
 	w.repo = backuptest.New(t, w.mem, encrypted)
 	repo := w.repo
 	repo.Tail(list[:5]...)
@@ -160,6 +164,23 @@ func unpruned(t *testing.T, encrypted bool, o memstore.Options) *world {
 		w.must(w.copy.Put(t.Context(), info.Key, bytes.NewReader(b), int64(len(b)), store.PutOptions{Create: true}))
 	}
 	return w
+}
+
+// clone returns the world with another store of the same objects, of which nothing was damaged.
+func (w *world) clone(t *testing.T) *world {
+	t.Helper()
+	c := *w
+	c.t, c.mem = t, memstore.New(w.options)
+	for key, b := range w.objects() {
+		w.must(c.mem.Put(t.Context(), key, bytes.NewReader(b), int64(len(b)), store.PutOptions{Create: true}))
+	}
+	repo := *w.repo
+	var err error
+	repo.Repository, err = backup.Open(t.Context(), backup.Config{Store: c.mem, Trusted: w.repo.Trusted})
+	w.must(err)
+	repo.Keys = c.unlock(repo.Repository)
+	c.repo = &repo
+	return &c
 }
 
 func (w *world) must(err error) {
@@ -417,12 +438,16 @@ func TestSegments(t *testing.T) {
 		"deleted":     func(w *world, key string) { w.delete(key) },
 	}
 	for _, encrypted := range []bool{false, true} {
+		proto := newWorld(t, encrypted, memstore.Options{})
 		for name, damage := range damages {
 			for _, means := range []Means{Copy, Source} {
 				t.Run(fmt.Sprintf("%s/%v/encrypted=%v", name, means, encrypted), func(t *testing.T) {
-					n := len(newWorld(t, encrypted, memstore.Options{}).segments())
+					n := len(proto.segments())
 					for i := range n {
-						w := newWorld(t, encrypted, memstore.Options{})
+						if !*all && (i+len(name)+len(means))%3 != 0 {
+							continue
+						}
+						w := proto.clone(t)
 						l := w.segments()[i]
 						damage(w, l.Key)
 						last := name == "deleted" && i == n-1 // only a host that has seen it knows
@@ -459,4 +484,104 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-var _ = context.Background
+// All objects of a repository that are needed, with the classes of their bytes.
+func (w *world) needed() (keys []string) {
+	w.t.Helper()
+	s := w.repo.Now()
+	keys = append(keys, snapshot.ManifestKey(w.repo.Lineage, s.Manifest.Seq))
+	for _, i := range s.Manifest.Items {
+		if i.Page != nil {
+			keys = append(keys, i.Page.Key)
+		}
+	}
+	for _, t := range s.Tails {
+		keys = append(keys, t.Key)
+	}
+	for _, l := range w.segments() {
+		keys = append(keys, l.Key)
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// fix repairs or recovers, whatever is needed.
+func (w *world) fix(set func(*Options)) *Plan {
+	w.t.Helper()
+	p, err := Repair(w.t.Context(), w.with(set))
+	if errors.Is(err, ErrNoManifest) {
+		p, err = Recover(w.t.Context(), w.with(set))
+	}
+	w.must(err)
+	w.apply(p)
+	return p
+}
+
+// Each class of bytes of each object: the note, its signature, the age header, the header, frames, index, directory, frame table and
+// footer of a segment. What is damaged is made whole from a copy, and from the source.
+func TestBytes(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		proto := newWorld(t, encrypted, memstore.Options{})
+		adopted := map[string]int{} // tails of which only what is behind the note counts
+		for _, i := range proto.repo.Now().Manifest.Items {
+			if i.Segment != nil && i.Segment.Offset() > 0 {
+				adopted[i.Segment.Key] = int(i.Segment.Offset())
+			}
+		}
+		for _, means := range []Means{Copy, Source} {
+			t.Run(fmt.Sprintf("%v/encrypted=%v", means, encrypted), func(t *testing.T) {
+				n := len(proto.needed())
+				for i := range n {
+					b := len(proto.get(proto.needed()[i]))
+					at := []int{0, 20, 90, b / 3, b * 2 / 3, b - 250, b - 100, b - 1} // of segments: header, frames, index, directory and table, footer
+					k, err := snapshot.ParseKey(proto.needed()[i])
+					proto.must(err)
+					if k.Kind != snapshot.KindSegment && k.Kind != snapshot.KindTail {
+						at = []int{b / 2, b - 10}
+					} else if k.Kind == snapshot.KindSegment && testing.Short() {
+						at = at[:3]
+					}
+					if k.Kind == snapshot.KindTail {
+						if note, err := snapshot.SplitTail(proto.get(proto.needed()[i]), ""); err == nil {
+							at = append(at, int(note)-10, int(note)+10)
+						}
+					}
+					if !*all { // others in each means and form
+						some := rand.New(rand.NewPCG(uint64(i), uint64(len(means))))
+						some.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
+						at = at[:1]
+					}
+					for _, at := range at {
+						w := proto.clone(t)
+						key := w.needed()[i]
+						size := len(w.get(key))
+						if at = max(0, min(at, size-1)); at < adopted[key] {
+							continue
+						}
+						beat := slices.ContainsFunc(w.repo.Now().Tails, func(t *backup.StoredTail) bool { return t.Key == key && t.Heartbeat() })
+						w.flip(key, at)
+						if list := w.found(); !slices.ContainsFunc(list, func(f verify.Finding) bool { return f.Key == key }) {
+							t.Errorf("%s byte %d is not found: %v", key, at, list)
+						}
+						set := w.fromCopy
+						if means == Source {
+							set = w.fromSource
+						}
+						if k.Kind == snapshot.KindPage || beat {
+							set = nil // nothing is lost
+						} else {
+							w.refuses(nil)
+						}
+						p := w.fix(set)
+						w.whole()
+						if t.Failed() {
+							for _, s := range p.Steps {
+								t.Log(s)
+							}
+							t.Fatalf("object %d of %d: %s, byte %d of %d", i, n, key, at, size)
+						}
+					}
+				}
+			})
+		}
+	}
+}
