@@ -181,7 +181,11 @@ func (r *reading) part(ctx context.Context, i int) error {
 	var links []link
 	var at tid.TID
 	latest := map[tid.OID]int{} // the last one of each object in transaction at
+	end := p.Segment.End()
 	err = f.Check(func(rec *snapshot.Record) error {
+		if rec.TID > end {
+			return nil // it is another history that has it
+		}
 		if rec.TID != at {
 			at = rec.TID
 			clear(latest)

@@ -71,6 +71,8 @@ stderr, as JSON too.` + exitStatus,
 		newRepairCommand(env),
 		newRecoverCommand(env),
 		newCompactCommand(env),
+		newForkCommand(env),
+		newDaemonCommand(env),
 	)
 	return cmd
 }
@@ -97,6 +99,7 @@ type common struct {
 
 	now     func() time.Time       // for tests; default: time.Now
 	changed func(name string) bool // whether an option was given
+	hooks   *hooks                 // of the daemon that runs the command; nil: none does
 }
 
 // given reports whether one of these options was given.
@@ -139,6 +142,7 @@ func (o *common) command(env *cli.Env, do func(ctx context.Context, args []strin
 		if o.now == nil {
 			o.now = time.Now
 		}
+		o.hooks = hooksOf(cmd.Context())
 		return o.report(cmd.Context(), env, do(cmd.Context(), args))
 	}
 }

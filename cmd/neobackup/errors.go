@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/keeper"
@@ -81,7 +82,12 @@ func classify(ctx context.Context, err error) failure {
 	f := failure{Code: "failed", Exit: 1, Message: err.Error()}
 	set := func(code string, exit int, hint string) { f.Code, f.Exit, f.Hint = code, exit, hint }
 	exit, isExit := errors.AsType[*cli.Exit](err)
+	stopped, isStopped := errors.AsType[*daemon.StoppedError](err)
 	switch {
+	case isStopped:
+		set(stopped.Outcome.Code, stopped.Outcome.Exit, stopped.Outcome.Hint)
+	case errors.Is(err, daemon.ErrBusy):
+		set("busy", 6, "one daemon on a host looks after a repository: stop the other one")
 	case isExit && exit.Code == 2:
 		set("usage", 2, "")
 	case isExit:
@@ -114,8 +120,14 @@ func classify(ctx context.Context, err error) failure {
 		set("diverged", 7, "if it is the same database all the same, run this again with --assume-same-history, once; if not, init makes another repository for it, and this one stays restorable")
 	case is(err, feed.ErrPacked, feed.ErrReplaced):
 		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run unless on_pack is stop in the configuration")
+	case is(err, writer.ErrNothingToFork):
+		set("nothing_to_fork", 1, "to begin a lineage at an earlier moment all the same: --at T --no-source")
+	case is(err, writer.ErrNotCommon):
+		set("diverged", 7, "--identity FILE finds the last transaction that both have; --at T --no-source takes another one")
+	case is(err, writer.ErrDoomed):
+		set("doomed", 1, "run neobackup prune --undo where the keeper is, then this again")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
-		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
+		set("diverged", 7, divergedHint(err))
 	case is(err, repair.ErrNoManifest):
 		set("damage", 3, "neobackup recover puts the history together from what is stored; if only the keys are wrong, verify_keys in the configuration is the cause")
 	case is(err, repair.ErrNotNeeded):
@@ -167,6 +179,17 @@ func classify(ctx context.Context, err error) failure {
 		f.Hint = h.hint
 	}
 	return f
+}
+
+func divergedHint(err error) string {
+	d, ok := errors.AsType[*writer.DivergedError](err)
+	switch {
+	case ok && d.Common != 0 && d.Common < d.Head:
+		return fmt.Sprintf("check that the source is the right one; if it is, neobackup fork --at %v begins a lineage that goes on from there, or, with --identity FILE, from the last transaction that both have; what the repository has beyond stays restorable", d.Common)
+	case ok && d.Common == 0:
+		return "check that the source is the right one; if it was restored from this repository, neobackup fork --identity FILE finds what both have; if it is another database, init makes another repository for it, and this one stays restorable"
+	}
+	return "check that the source is the right one; if it is, start the writer again: neobackup fork then begins a lineage that goes on from what both have"
 }
 
 func notExactHint(err error) string {
