@@ -25,6 +25,7 @@ type entry struct {
 	lost        *snapshot.Page    // the page that is not, of which nothing is known
 	tail        int64             // number of the tail of which it is; 0: of the manifest
 	open        bool              // upto is not known
+	again       bool              // it copies what is gone: it is read again, with data
 
 	err error // what is wrong with it
 
@@ -153,7 +154,19 @@ func (d *draft) addTail(e *engine, p *Plan, t *backup.StoredTail) error {
 	return nil
 }
 
+// after returns the entries after a TID.
+func (d *draft) after(t tid.TID) []*entry {
+	i := slices.IndexFunc(d.entries, func(x *entry) bool { return x.after >= t })
+	if i < 0 {
+		return nil
+	}
+	return d.entries[i:]
+}
+
 func problem(err error) string {
+	if err == nil {
+		return ""
+	}
 	if c, ok := errors.AsType[*snapshot.CorruptError](err); ok {
 		return fmt.Sprintf("%s is damaged: %v", c.Name, c.Err)
 	}
@@ -339,7 +352,7 @@ func (e *engine) decide(ctx context.Context, p *Plan, d *draft) error {
 		}
 		group := d.entries[i:n]
 		i = n
-		bad := slices.ContainsFunc(group, func(x *entry) bool { return x.err != nil })
+		bad := slices.ContainsFunc(group, func(x *entry) bool { return x.err != nil || x.again })
 		if !bad {
 			out = append(out, group...)
 			continue
@@ -351,8 +364,10 @@ func (e *engine) decide(ctx context.Context, p *Plan, d *draft) error {
 		var err error
 		if group[0].line == nil {
 			fixed, err = e.fill(ctx, p, d, group[0])
+		} else if slices.ContainsFunc(group, func(x *entry) bool { return x.again }) {
+			fixed, err = e.withData(ctx, p, d, group, d.entries[i:])
 		} else {
-			fixed, err = e.mend(ctx, p, d, group)
+			fixed, err = e.mend(ctx, p, d, group, d.entries[i:])
 		}
 		if err != nil {
 			return err
@@ -398,8 +413,79 @@ func stepOf(x *entry) Step {
 	return s
 }
 
+// withData reads a range again that copies revisions which are gone: the source has their data.
+func (e *engine) withData(ctx context.Context, p *Plan, d *draft, group, later []*entry) ([]*entry, error) {
+	after, upto := group[0].after, group[len(group)-1].upto
+	x, hole, err := e.reduced(ctx, d, after, upto, later)
+	if err != nil && !errors.Is(err, errExact) {
+		return nil, err
+	}
+	s := stepOf(group[0])
+	s.Upto, s.Means = upto, Again
+	s.Problem = fmt.Sprintf("%s copies revisions of objects that the source does not have any more", group[0].line.Key)
+	if hole.To > hole.From {
+		s.Means, s.Detail = Reduced, fmt.Sprintf("moments between %v and %v cannot be restored any more", hole.From, hole.To)
+	}
+	p.step(s)
+	for _, g := range group {
+		x.olds = append(x.olds, g.line.Key)
+	}
+	x.tail = group[0].tail
+	return []*entry{x}, nil
+}
+
+// dangling marks the entries that copy revisions of (after, upto] which are not in the segments that take its place.
+func (e *engine) dangling(ctx context.Context, later []*entry, after, upto tid.TID, list []made) error {
+	type revision struct {
+		oid tid.OID
+		at  tid.TID
+	}
+	have := map[revision]bool{}
+	for _, m := range list {
+		r, err := snapshot.NewReader(m.plain, m.Size, "segment made again")
+		if err != nil {
+			return err
+		}
+		for x, err := range r.Entries() {
+			if err != nil {
+				return err
+			}
+			have[revision{x.OID, x.TID}] = true
+		}
+	}
+	for _, x := range later {
+		if x.line == nil || x.err != nil || x.again {
+			continue
+		}
+		t, err := e.fetch(ctx, e.repo.Store, x.line)
+		if wrong(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r, err := e.open(ctx, x.line, t)
+		if err == nil {
+			for ev, e := range r.Walk() {
+				if err = e; err != nil {
+					break
+				}
+				if rec := ev.Record; rec != nil && rec.DataTID > after && rec.DataTID <= upto && !have[revision{rec.OID, rec.DataTID}] {
+					x.again = true
+					break
+				}
+			}
+		}
+		t.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mend finds the means for segments of which everything is known: one, or those of a transaction that is cut.
-func (e *engine) mend(ctx context.Context, p *Plan, d *draft, group []*entry) ([]*entry, error) {
+func (e *engine) mend(ctx context.Context, p *Plan, d *draft, group, later []*entry) ([]*entry, error) {
 	var left []*entry
 	first := len(p.Steps)
 	for _, x := range group {
@@ -490,7 +576,7 @@ func (e *engine) mend(ctx context.Context, p *Plan, d *draft, group []*entry) ([
 	}
 	// What a packed source still has.
 	if e.sameAs && !e.file {
-		x, hole, err := e.reduced(ctx, d, after, upto)
+		x, hole, err := e.reduced(ctx, d, after, upto, later)
 		if err != nil && !errors.Is(err, errExact) {
 			return nil, err
 		}
@@ -687,36 +773,49 @@ func (e *engine) storeNew(ctx context.Context, m made) (snapshot.Segment, error)
 // errExact reports a source that was not packed, so that there is no reason for it to have less.
 var errExact = errors.New("the source was not packed since")
 
-// reduced reads a range from a packed source.
-func (e *engine) reduced(ctx context.Context, d *draft, after, upto tid.TID) (*entry, snapshot.Hole, error) {
+// reduced reads a range from a packed source. The error is an errExact, beside the entry, if that does not make a hole.
+func (e *engine) reduced(ctx context.Context, d *draft, after, upto tid.TID, later []*entry) (*entry, snapshot.Hole, error) {
 	var hole snapshot.Hole
-	build := func(ctx context.Context) ([]made, snapshot.Hash, tid.TID, error) {
-		return e.build(ctx, e.id, after, upto, nil, func(after, packed tid.TID) tid.TID { return packed })
-	}
-	list, tip, packed, err := build(ctx)
+	x, packed, list, err := e.readRange(ctx, d, after, upto)
 	if err != nil {
 		return nil, hole, err
 	}
-	closeAll(list)
+	defer closeAll(list)
 	if packed <= after {
-		return nil, hole, errExact
+		return x, hole, errExact
+	}
+	if err := e.dangling(ctx, later, after, upto, list); err != nil {
+		return nil, hole, err
 	}
 	hole = snapshot.Hole{From: after, To: packed}
 	d.m.Holes = snapshot.AddHole(d.m.Holes, hole)
-	if upto == d.head {
+	x.hole = hole
+	return x, hole, nil
+}
+
+// readRange reads a range from the source. What it would store is read again when it is stored.
+func (e *engine) readRange(ctx context.Context, d *draft, after, upto tid.TID) (*entry, tid.TID, []made, error) {
+	build := func(ctx context.Context) ([]made, snapshot.Hash, tid.TID, error) {
+		return e.build(ctx, e.id, after, upto, nil, func(_, packed tid.TID) tid.TID { return packed })
+	}
+	list, tip, packed, err := build(ctx)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	if upto >= d.head {
 		d.tip = tip
 	}
-	return &entry{after: after, upto: upto, hole: hole, make: func(ctx context.Context) ([]snapshot.Item, error) {
+	return &entry{after: after, upto: upto, tip: tip, make: func(ctx context.Context) ([]snapshot.Item, error) {
 		list, _, now, err := build(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer closeAll(list)
-		if now != packed {
+		if max(now, after) != max(packed, after) {
 			return nil, fmt.Errorf("%w: the source was packed up to %v", ErrChanged, now)
 		}
 		return e.storeAll(ctx, list)
-	}}, hole, nil
+	}}, packed, list, nil
 }
 
 func (e *engine) storeAll(ctx context.Context, list []made) ([]snapshot.Item, error) {
@@ -870,7 +969,14 @@ func (e *engine) missing(ctx context.Context, p *Plan, d *draft, pool *pool, x *
 		return nil, why
 	}
 	if why == nil {
-		n, packed, err := e.reread(ctx, d, after, upto)
+		n, packed, list, err := e.readRange(ctx, d, after, upto)
+		if err != nil {
+			return nil, err
+		}
+		if packed > after && !e.file {
+			err = e.dangling(ctx, d.after(upto), after, upto, list)
+		}
+		closeAll(list)
 		if err != nil {
 			return nil, err
 		}
@@ -979,32 +1085,6 @@ func (e *engine) foundSame(p *Plan, d *draft, x *entry, c *candidate) []*entry {
 	s.After, s.Upto, s.Means, s.Detail = c.after, c.upto, Compared, c.lines[0].Key
 	p.step(s)
 	return e.entriesOf(d, x, []*candidate{c})
-}
-
-// reread reads a range of which nothing is known from the source.
-func (e *engine) reread(ctx context.Context, d *draft, after, upto tid.TID) (*entry, tid.TID, error) {
-	build := func(ctx context.Context) ([]made, snapshot.Hash, tid.TID, error) {
-		return e.build(ctx, e.id, after, upto, nil, func(_, packed tid.TID) tid.TID { return packed })
-	}
-	list, tip, packed, err := build(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	closeAll(list)
-	if upto >= d.head {
-		d.tip = tip
-	}
-	return &entry{after: after, upto: upto, tip: tip, make: func(ctx context.Context) ([]snapshot.Item, error) {
-		list, _, now, err := build(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer closeAll(list)
-		if max(now, after) != max(packed, after) {
-			return nil, fmt.Errorf("%w: the source was packed up to %v", ErrChanged, now)
-		}
-		return e.storeAll(ctx, list)
-	}}, packed, nil
 }
 
 // fillEnd finds what the last tails had, of which nothing tells where it ends.
