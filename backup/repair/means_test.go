@@ -665,3 +665,44 @@ func TestWriterGoesOn(t *testing.T) {
 		w.whole()
 	}
 }
+
+// A writer goes on after a catalog page was overwritten and repaired: it makes no page with the same lines again, whose key is
+// taken.
+func TestWriterAfterPage(t *testing.T) {
+	mem := memstore.New(memstore.Options{})
+	w := &world{t: t, mem: mem, source: feedtest.New("prod"), repo: backuptest.New(t, mem, true)}
+	take := func(n int) {
+		t.Helper()
+		for range n {
+			data := make([]byte, 3000)
+			for i := range data {
+				data[i] = byte(rand.Uint32())
+			}
+			w.source.Put(1, string(data))
+		}
+		repo, err := backup.Open(t.Context(), backup.Config{Store: mem, Trusted: w.repo.Trusted})
+		w.must(err)
+		wr, err := writer.Open(t.Context(), writer.Options{Repo: repo, Signer: w.repo.Signer, Feed: w.source.Reopen(), StateDir: t.TempDir(), SegmentSize: 2 << 10})
+		w.must(err)
+		w.must(wr.Snapshot(t.Context(), 0, ""))
+		w.must(wr.Close())
+		w.list = nil
+		for tr, err := range w.source.Full().Transactions(t.Context(), 0, tid.Max) {
+			w.must(err)
+			w.list = append(w.list, tr)
+		}
+	}
+	take(70)
+	page := w.repo.Now().Manifest.Items[0].Page
+	if page == nil || page.N < 64 {
+		t.Fatalf("no page: %+v", w.repo.Now().Manifest.Items[0])
+	}
+	w.overwrite(page.Key, []byte("spoiled"))
+	w.needs(w.repair(nil), page.Key, Listed)
+	w.whole()
+	take(1)
+	w.whole()
+	if again := w.repo.Now().Manifest.Items[0].Page; again == nil || again.Key == page.Key {
+		t.Errorf("the page is %+v", again)
+	}
+}
