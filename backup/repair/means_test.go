@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/feed/feedtest"
+	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/verify"
@@ -704,5 +707,136 @@ func TestWriterAfterPage(t *testing.T) {
 	w.whole()
 	if again := w.repo.Now().Manifest.Items[0].Page; again == nil || again.Key == page.Key {
 		t.Errorf("the page is %+v", again)
+	}
+}
+
+// A restore of a moment after a gap has to be asked for. What is in the gap is missing, all else is there, and what may have
+// changed in it is listed.
+func TestRestoreWithGap(t *testing.T) {
+	proto := newWorld(t, true, memstore.Options{})
+	for _, l := range proto.segments()[:8] {
+		w := proto.clone(t)
+		w.delete(l.Key)
+		w.repair(func(o *Options) { o.AcceptGaps = true })
+		r, keys := w.open()
+		s, err := r.State(t.Context(), w.repo.Lineage, nil)
+		w.must(err)
+		var gap snapshot.Gap
+		for part, err := range r.Parts(t.Context(), s, 0, tid.Max) {
+			w.must(err)
+			if part.Gap != nil {
+				gap = *part.Gap
+			}
+		}
+		src := &restore.Source{Repo: r, Keys: keys, State: s, Fetch: backup.FetchOptions{Scratch: t.TempDir()}}
+		path := filepath.Join(t.TempDir(), "out.fs")
+		if _, err := src.ToFile(t.Context(), path, restore.FileOptions{}); !errors.Is(err, backup.ErrIncomplete) {
+			t.Errorf("without more: %v", err)
+		}
+		src.AllowGaps = true
+		res, err := src.ToFile(t.Context(), path, restore.FileOptions{})
+		w.must(err)
+		got := backuptest.ReadFile(t, path)
+		var want []*txn.Transaction
+		lost := map[tid.OID]map[tid.TID]bool{} // copies of what is lost
+		newest := map[tid.OID]tid.TID{}
+		for _, tr := range w.list {
+			if tr.TID > gap.After && tr.TID <= gap.Upto {
+				for _, rec := range recordsOf(tr) {
+					if lost[rec.OID] == nil {
+						lost[rec.OID] = map[tid.TID]bool{}
+					}
+					lost[rec.OID][tr.TID] = true
+				}
+				continue
+			}
+			want = append(want, tr)
+			for _, rec := range recordsOf(tr) {
+				newest[rec.OID] = tr.TID
+			}
+		}
+		if !res.Compared || len(got) != len(want) {
+			t.Fatalf("%+v, %d transactions, want %d", res, len(got), len(want))
+		}
+		unknown := map[string]bool{}
+		for i, tr := range want {
+			g, x := recordsOf(got[i]), recordsOf(tr)
+			if got[i].TID != tr.TID || len(g) != len(x) {
+				t.Fatalf("transaction %v with %d records, want %v with %d", got[i].TID, len(g), tr.TID, len(x))
+			}
+			for j := range x {
+				data := x[j].Data
+				if x[j].DataTID != 0 && lost[x[j].OID][x[j].DataTID] {
+					data = nil
+					lost[x[j].OID][tr.TID] = true
+					if newest[x[j].OID] == tr.TID {
+						unknown[x[j].OID.String()] = true
+					}
+				}
+				if !bytes.Equal(g[j].Data, data) || (g[j].Data == nil) != (data == nil) {
+					t.Errorf("object %v in transaction %v: %d bytes, want %d", x[j].OID, tr.TID, len(g[j].Data), len(data))
+				}
+			}
+		}
+		for oid, at := range newest {
+			if at <= gap.After {
+				unknown[oid.String()] = true
+			}
+		}
+		b, err := os.ReadFile(path + ".unknown")
+		w.must(err)
+		for _, line := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+			if oid, _, _ := strings.Cut(line, " "); oid != "#" {
+				if !unknown[oid] {
+					t.Errorf("listed: %s", line)
+				}
+				delete(unknown, oid)
+			}
+		}
+		if len(unknown) > 0 {
+			t.Errorf("not listed: %v", unknown)
+		}
+		if before := gap.After; before > 0 { // a moment before it is restored as ever
+			src := &restore.Source{Repo: r, Keys: keys, State: s, At: before}
+			_, err := src.ToFile(t.Context(), filepath.Join(t.TempDir(), "before.fs"), restore.FileOptions{})
+			w.must(err)
+		}
+	}
+}
+
+// After repairs of different kinds, a restore at any moment writes the same bytes as one of the undamaged repository.
+func TestRestoreAfterRepair(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		proto := newWorld(t, encrypted, memstore.Options{})
+		file := func(w *world, at tid.TID) []byte {
+			t.Helper()
+			r, keys := w.open()
+			s, err := r.State(t.Context(), w.repo.Lineage, nil)
+			w.must(err)
+			path := filepath.Join(t.TempDir(), "out.fs")
+			_, err = (&restore.Source{Repo: r, Keys: keys, State: s, At: at}).ToFile(t.Context(), path, restore.FileOptions{})
+			w.must(err)
+			b, err := os.ReadFile(path)
+			w.must(err)
+			return b
+		}
+		w := proto.clone(t)
+		for i, l := range w.segments() {
+			switch i % 3 {
+			case 0:
+				w.flip(l.Key, -100)
+			case 1:
+				w.delete(l.Key)
+			}
+		}
+		w.overwrite(snapshot.ManifestKey(w.repo.Lineage, proto.repo.Now().Manifest.Seq), []byte("spoiled"))
+		w.fix(w.fromSource)
+		w.whole()
+		for range 20 {
+			at := proto.list[rand.IntN(len(proto.list))].TID
+			if !bytes.Equal(file(w, at), file(proto, at)) {
+				t.Errorf("the files at %v differ", at)
+			}
+		}
 	}
 }
