@@ -440,8 +440,8 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 	var prev snapshot.Hash
 	var before *snapshot.Manifest
 	var newest *snapshot.Manifest
-	var superseded *Finding // of the manifest before
-	last := list[0] - 1     // of that
+	var superseded []Finding // of the manifests before
+	last := list[0] - 1      // of the one before
 	for chunk := range slices.Chunk(list, 64) {
 		var keys []string
 		for _, seq := range chunk {
@@ -468,12 +468,11 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 			}
 			m, err := snapshot.OpenManifest(b, key, c.repo, c.cfg.Trusted)
 			if err != nil {
-				c.later(superseded, nil)
 				kind, ok := kindOf(err)
 				if !ok {
 					kind = Damaged
 				}
-				superseded = &Finding{Kind: kind, Key: key, Err: err}
+				superseded = append(superseded, Finding{Kind: kind, Key: key, Err: err})
 				before, prev = nil, snapshot.Sum(b)
 				continue
 			}
@@ -497,17 +496,16 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 	return newest, newest.ChainEnd(), nil
 }
 
-// later reports what was found in a manifest. A later one that names it as it is, damaged, takes its place: only
-// a repair writes that.
-func (c *checker) later(f *Finding, named func() bool) {
-	if f == nil {
-		return
+// later reports what was found in manifests before one, or before a hole. One that names the last of them as it is,
+// damaged, takes their place: only a repair writes that.
+func (c *checker) later(list []Finding, named func() bool) {
+	for _, f := range list {
+		if named != nil && named() {
+			f.Warning = true
+			f.Text = f.Err.Error() + "; a later manifest takes its place"
+		}
+		c.add(f)
 	}
-	if named != nil && named() {
-		f.Warning = true
-		f.Text = f.Err.Error() + "; a later manifest takes its place"
-	}
-	c.add(*f)
 }
 
 // item checks what a line of a manifest refers to.
