@@ -47,8 +47,8 @@ type Options struct {
 
 	// AcceptGaps makes a gap of what cannot be repaired: what is in it is lost, and a restore of a later moment must accept that too.
 	AcceptGaps bool
-	// AcceptUnsigned uses segments that no signed note names and that were not compared with the source. Whoever
-	// knows the public recipient can have made them.
+	// AcceptUnsigned uses segments that no signed note names and that were not compared with the source. The public
+	// recipient is all that it takes to make such ones.
 	AcceptUnsigned bool
 	// Quick looks only whether objects are there and have the right size. Default: all bytes are read.
 	Quick bool

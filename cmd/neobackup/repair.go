@@ -85,7 +85,7 @@ func newRecoverCommand(env *cli.Env) *cobra.Command {
 		Long: `Put the history of a lineage together from what is stored, when its newest manifest is damaged or forged: first from
 segments that signed notes name (older manifests, tails), then from those that catalog pages list, and from what else is
 there. Without --confirm, only the plan is printed: where the history ends, holes, gaps, and the segments that no signed
-note names. Anyone who knows the public recipient can have made these: they are used if the source has the
+note names. The public recipient is all that it takes to make such ones: they are used if the source has the
 same content (--against), or if you accept them (--accept-unsigned).
 
 First make sure that verify_keys is right: with a wrong key no manifest verifies either. A bucket that keeps versions
