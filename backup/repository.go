@@ -113,6 +113,8 @@ func (r *Repository) Lineages(ctx context.Context) ([]*snapshot.Lineage, error) 
 
 // Current returns the note of the current lineage.
 func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
+	firstKey := snapshot.Key{Kind: snapshot.KindLineage, N: 1}.String()
+	first := r.ahead(ctx, firstKey) // most have no other
 	keys, err := list(ctx, r.Store, snapshot.KindLineage, snapshot.ID{})
 	if err != nil {
 		return nil, err
@@ -120,8 +122,16 @@ func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("%w: it has no lineage", ErrIncomplete)
 	}
+	key, read := keys[len(keys)-1].String(), first
+	if key != firstKey {
+		read = r.ahead(ctx, key)
+	}
+	b, err := read.wait()
+	if err != nil {
+		return nil, err
+	}
 	l := &snapshot.Lineage{}
-	return l, r.note(ctx, keys[len(keys)-1].String(), l)
+	return l, snapshot.Open(b, key, r.Marker.ID, l, r.Trusted)
 }
 
 // Epochs returns the notes of all epochs, ascending.

@@ -496,6 +496,9 @@ func (c *comparison) startMinIO(ctx context.Context, program string) (*minioServ
 	return s, errors.Join(os.Setenv("NEOBACKUP_S3_ACCESS_KEY", user), os.Setenv("NEOBACKUP_S3_SECRET_KEY", secret))
 }
 
+// address returns where the server listens.
+func (s *minioServer) address() string { return s.cl.EndpointURL().Host }
+
 // stored returns the sizes of all objects.
 func (s *minioServer) stored() (sum int64, err error) {
 	for o := range s.cl.ListObjects(context.Background(), "bench", minio.ListObjectsOptions{Recursive: true}) {
