@@ -39,6 +39,10 @@ neobackup, encrypted, in a directory and, with --minio, on an S3 server; by repo
 of --python, compressed, a smaller one; and by restic, if it is installed. Figures are the time, the time
 of the processors for each MB of the Data.fs, what is stored, and the peak memory.
 
+Then the same change of a small and of a large Data.fs; and a running cluster: what a snapshot
+of it takes, and what that costs its clients. If litestream is installed, it stores the database
+of the storage, too.
+
 Then a cluster is followed into a directory, with five commits a second: how long after a
 commit it is in the repository, and what that costs.`,
 		Args: cobra.NoArgs,
@@ -136,7 +140,15 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 			return err
 		}
 	}
-	return c.following(ctx)
+	if err := os.Remove(data); err != nil {
+		return err
+	}
+	for _, more := range []func(context.Context) error{c.increments, c.ofCluster, c.following} {
+		if err := more(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -254,10 +266,7 @@ func tailsOf(repo string) (list []tail, err error) {
 
 // keep measures one way.
 func (c *comparison) keep(ctx context.Context, k *keeper, data string, size int64) error {
-	row := func(what string, size int64, s spent) {
-		mb := float64(size) / 1e6
-		fmt.Fprintf(c.out, "%-20s %-10s %9.1f %9.2f %10.1f %10.0f\n", k.name, what, mb/s.elapsed.Seconds(), s.elapsed.Seconds(), float64(s.cpu.Milliseconds())/mb, float64(s.memory)/1e6)
-	}
+	row := func(what string, size int64, s spent) { c.row(k.name, what, size, s) }
 	s, err := c.spend(k.first(ctx))
 	if err != nil {
 		return err
