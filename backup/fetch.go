@@ -46,6 +46,13 @@ func (r *Repository) Fetch(ctx context.Context, k *Keys, p *Part, scratch string
 		return f, nil
 	}
 	src, err := r.download(ctx, p, scratch, f)
+	if again, e := r.Rescue(ctx, p.Segment, err); e != nil {
+		err = e
+	} else if again {
+		f.Close()
+		f.file, p = nil, p.stored()
+		src, err = r.download(ctx, p, scratch, f)
+	}
 	if err == nil {
 		f.Reader, err = r.open(ctx, k, p, src, false)
 	}

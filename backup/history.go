@@ -84,7 +84,8 @@ func (h *history) events(parts iter.Seq2[*Fetched, error]) iter.Seq2[event, erro
 			end := f.Part.Segment.End()
 			for e, err := range f.Walk() {
 				if err == nil && e.Txn != nil && e.Txn.TID > end {
-					break // the rest is not used
+					continued = false
+					break // the rest is not used, nor are other segments of the last transaction
 				}
 				if !yield(event{e, f}, err) || err != nil {
 					return

@@ -223,6 +223,16 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 	}
 	key := snapshot.ManifestKey(lineage, seq)
 	m, err := snapshot.OpenManifest(newest, key, r.Marker.ID, r.Trusted)
+	if again, e := r.rescueBytes(ctx, key, err, maxNote, func(b []byte) bool {
+		_, err := snapshot.OpenManifest(b, key, r.Marker.ID, r.Trusted)
+		return err == nil
+	}); e != nil {
+		return nil, e
+	} else if again {
+		if newest, err = read(seq); err == nil {
+			m, err = snapshot.OpenManifest(newest, key, r.Marker.ID, r.Trusted)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +254,15 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 		}
 	}
 	if m.Prev != prev {
-		return nil, &snapshot.CorruptError{Name: key, Offset: 0, Err: fmt.Errorf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)}
+		err := &snapshot.CorruptError{Name: key, Offset: 0, Err: fmt.Errorf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)}
+		// It may be the one before that is not what it was.
+		again, e := r.rescueBytes(ctx, snapshot.ManifestKey(lineage, seq-1), err, maxNote, func(b []byte) bool { return snapshot.Sum(b) == m.Prev })
+		if e != nil {
+			return nil, e
+		}
+		if !again {
+			return nil, err
+		}
 	}
 	return &State{Lineage: lineage, Manifest: m, Hash: snapshot.Sum(newest)}, nil
 }
@@ -308,6 +326,18 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 			if err == nil {
 				err = t.Follows(at)
 			}
+			if err != nil && n <= last {
+				// Of what is there an earlier version may be the one that follows.
+				again, e := r.rescueTail(ctx, s.Lineage, n, err, func(t *snapshot.Tail) error { return t.Follows(at) })
+				if e != nil {
+					return e
+				}
+				if again {
+					if t, err = r.Tail(ctx, s.Lineage, n); err == nil {
+						err = t.Follows(at)
+					}
+				}
+			}
 			switch {
 			case err == nil:
 				s.Tails = append(s.Tails, t)
@@ -323,8 +353,53 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 	}
 }
 
-// Tail reads a tail: its note, and the whole object if it is small.
+// Tail reads a tail: its note, and the whole object if it is small. Of one that was overwritten it
+// reads the version that is right.
 func (r *Repository) Tail(ctx context.Context, lineage snapshot.ID, n int64) (*StoredTail, error) {
+	t, err := r.tail(ctx, lineage, n)
+	cause := err
+	if err == nil && t.Bytes > 0 && t.Size == int64(len(t.Object)) {
+		if got := snapshot.Sum(t.Object[t.NoteSize():]); got != t.SHA256 {
+			// The note is right: what is behind it is an error only to what reads it.
+			cause = &snapshot.CorruptError{Name: t.Key, Offset: t.NoteSize(), Err: fmt.Errorf("the SHA-256 of the segment behind the note is %v, want %v", got, t.SHA256)}
+		}
+	}
+	if cause == nil || errors.Is(cause, store.ErrNotFound) {
+		return t, err
+	}
+	again, e := r.rescueTail(ctx, lineage, n, cause, nil)
+	if e != nil {
+		return nil, e
+	}
+	if again {
+		return r.tail(ctx, lineage, n)
+	}
+	return t, err
+}
+
+// rescueTail is rescue for a tail. follows, if set, says whether its note is the right one.
+func (r *Repository) rescueTail(ctx context.Context, lineage snapshot.ID, n int64, cause error, follows func(*snapshot.Tail) error) (bool, error) {
+	key := snapshot.TailKey(lineage, n)
+	return r.rescue(ctx, key, cause, func(v store.Version) (bool, error) {
+		b, err := r.version(ctx, v, snapshot.MaxTailNote)
+		if err != nil {
+			return false, err
+		}
+		t, err := snapshot.OpenTail(b, key, r.Marker.ID, r.Trusted)
+		if err != nil || v.Size != t.NoteSize()+t.Bytes || follows != nil && follows(t) != nil {
+			return false, nil
+		}
+		if t.Bytes == 0 {
+			return true, nil
+		}
+		if b, err = r.version(ctx, v, store.All); err != nil {
+			return false, err
+		}
+		return snapshot.Sum(b[t.NoteSize():]) == t.SHA256, nil
+	})
+}
+
+func (r *Repository) tail(ctx context.Context, lineage snapshot.ID, n int64) (*StoredTail, error) {
 	key := snapshot.TailKey(lineage, n)
 	b, info, err := r.read(ctx, key, 0, smallTail)
 	if err != nil {

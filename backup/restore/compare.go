@@ -30,6 +30,33 @@ func (e *DifferenceError) Error() string {
 // Is reports whether target is ErrDifferent.
 func (e *DifferenceError) Is(target error) bool { return target == ErrDifferent }
 
+// CompareOptions say how [Source.Compare] compares. A zero field takes the default.
+type CompareOptions struct {
+	// How are differences that do not count: a cluster keeps one record of an object in a
+	// transaction, in an order of its own. Default: none.
+	How      exporter.CompareOptions
+	Progress Progress // default: none
+}
+
+// Compare reads again what was restored without comparison, all of it, and compares it with
+// what the repository says of each segment. The first difference is a [*DifferenceError], or
+// another [ErrDifferent].
+func (s *Source) Compare(ctx context.Context, name string, db txn.Database, o CompareOptions) (*Result, error) {
+	plan, err := s.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	load := func(oid tid.OID, at tid.TID) ([]byte, error) {
+		r, err := db.LoadAt(ctx, oid, at)
+		return absent(r.Data, err)
+	}
+	res := &Result{At: s.at()}
+	if err := s.compare(ctx, target{name: name, Source: db, last: db.LastTID, load: load, how: o.How}, res, plan.Text, o.Progress); err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
 // target is what was restored, read again.
 type target struct {
 	name string

@@ -20,6 +20,9 @@ type AgainstOptions struct {
 	Keys   *backup.Keys
 	State  *backup.State
 	Source exporter.Source // what was backed up: see [FromFeed] for a feed
+	// Ours stands for the history of the repository: what was restored of it and compared
+	// with it, so that nothing is read again from the store. Default: the repository.
+	Ours exporter.Source
 	// How are differences that do not count: that a source keeps the records of a
 	// transaction in another order, say. Default: none.
 	How exporter.CompareOptions
@@ -76,6 +79,9 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 	look := &lookup{ctx: ctx, repo: o.Repo, keys: o.Keys, parts: parts}
 	p := &packed{ask: o.Packed, upTo: o.Horizon, left: map[tid.OID]exporter.Difference{}}
 	ours := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+		if o.Ours != nil {
+			return p.watch(o.Ours.Transactions(ctx, after, upTo))
+		}
 		return p.watch(o.Repo.Transactions(ctx, o.Keys, o.State, after, upTo, o.Fetch, look.load))
 	})
 	theirs := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {

@@ -2,10 +2,8 @@ package verify
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"sync"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/snapshot"
-	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -62,6 +59,9 @@ func Read(ctx context.Context, o ReadOptions) (*ReadSummary, error) {
 		r.o.Parallel = max(runtime.GOMAXPROCS(0), 2)
 	}
 	err := r.run(ctx)
+	for _, t := range o.Repo.Tampered() {
+		r.add(Finding{Kind: Damaged, Key: t.Key, Text: fmt.Sprintf("%v; version %s of the object has the right bytes: it was overwritten or deleted", t.Err, t.Version), Err: t.Err})
+	}
 	r.sum.Damage, r.sum.Warnings = r.damage, r.warnings
 	return &r.sum, err
 }
@@ -181,7 +181,11 @@ func (r *reading) part(ctx context.Context, i int) error {
 	var links []link
 	var at tid.TID
 	latest := map[tid.OID]int{} // the last one of each object in transaction at
+	end := p.Segment.End()
 	err = f.Check(func(rec *snapshot.Record) error {
+		if rec.TID > end {
+			return nil // it is another history that has it
+		}
 		if rec.TID != at {
 			at = rec.TID
 			clear(latest)
@@ -325,11 +329,6 @@ func (r *reading) damaged(ctx context.Context, i int, s *snapshot.Reader, err er
 			}
 		}
 	}
-	more, err := r.otherVersion(ctx, p)
-	if err != nil {
-		return err
-	}
-	f.Text += more
 	r.add(f)
 	return nil
 }
@@ -349,36 +348,4 @@ func (f *Finding) touched(d *snapshot.Damage) {
 			f.OIDs = append(f.OIDs, e.OID)
 		}
 	}
-}
-
-// otherVersion looks for the right bytes among the older versions of an object, where a
-// store keeps those.
-func (r *reading) otherVersion(ctx context.Context, p *backup.Part) (string, error) {
-	l := p.Segment
-	s := r.o.Repo.Store
-	for v, err := range store.Versions(ctx, s, l.Key) {
-		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, store.ErrDenied) {
-			return "", nil
-		}
-		if err != nil {
-			return "", err
-		}
-		if v.Key != l.Key || v.Deleted || v.Size != l.Offset()+l.Bytes || v.Version == "" {
-			continue
-		}
-		body, _, err := store.GetVersion(ctx, s, l.Key, v.Version, l.Offset(), l.Bytes)
-		if err != nil {
-			return "", err
-		}
-		h := sha256.New()
-		_, err = io.Copy(h, body)
-		body.Close()
-		if err != nil {
-			return "", err
-		}
-		if snapshot.Hash(h.Sum(nil)) == l.SHA256 {
-			return fmt.Sprintf("; version %s of the object has the right bytes: it was overwritten or deleted", v.Version), nil
-		}
-	}
-	return "", nil
 }

@@ -56,6 +56,8 @@ type Options struct {
 
 	Log      *slog.Logger   // default: discard
 	Progress func(Progress) // if set, called often while much is stored, from one goroutine at a time
+	// Flushed, if set, is called after each flush with what it took, from the goroutine that flushes.
+	Flushed func(took time.Duration)
 
 	limits limits // default: usual
 }
@@ -132,6 +134,11 @@ type Stats struct {
 	Asof    time.Time // the source had nothing beyond Head then
 	Last    tid.TID   // of the source, when it was last asked
 
+	Connected bool // the source answers
+	Waiting   bool // Follow waits for something new: as far as the source has told, it has nothing beyond Head
+
+	LineageBytes int64 // of the segments of the lineage, as stored
+
 	Manifest int64 // number of the newest
 	Tail     int64 // number of the newest
 	Tails    int64 // since the manifest
@@ -170,6 +177,7 @@ type Writer struct {
 	mu       sync.Mutex
 	stats    Stats
 	progress Progress
+	asked    time.Time         // since when the source owes an answer; zero: it does not
 	spoolErr error             // of the last attempt to keep a plaintext
 	marks    map[string]string // of the source, by lineage
 
@@ -182,8 +190,24 @@ type Writer struct {
 // Close. The error is an ErrBusy, ErrDiverged or ErrClock, or that of the repository or
 // the source.
 func Open(ctx context.Context, o Options) (*Writer, error) {
-	if o.Repo == nil || o.Signer == nil || o.Feed == nil || o.StateDir == "" {
-		return nil, errors.New("a writer needs a repository, a signing key, a source and a state directory")
+	if o.Feed == nil {
+		return nil, errors.New("a writer needs a source")
+	}
+	w, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.open(ctx); err != nil {
+		w.lock.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepare returns a writer that has its state directory, and has read nothing yet.
+func prepare(o Options) (*Writer, error) {
+	if o.Repo == nil || o.Signer == nil || o.StateDir == "" {
+		return nil, errors.New("a writer needs a repository, a signing key and a state directory")
 	}
 	if o.Signer.Role() != snapshot.Writer {
 		return nil, fmt.Errorf("key %s signs as %s, want %s", o.Signer.Name(), o.Signer.Role(), snapshot.Writer)
@@ -217,10 +241,6 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	if w.lock, err = lockFile(filepath.Join(o.StateDir, "lock")); err != nil {
 		return nil, err
 	}
-	if err := w.open(ctx); err != nil {
-		w.lock.Close()
-		return nil, err
-	}
 	return w, nil
 }
 
@@ -235,15 +255,35 @@ func writerName() string {
 }
 
 func (w *Writer) open(ctx context.Context) error {
+	if err := w.openLineage(ctx); err != nil {
+		return err
+	}
+	if err := w.openEpoch(ctx); err != nil {
+		return err
+	}
+	if err := w.checkSource(ctx, w.chain); err != nil {
+		return err
+	}
+	next, err := w.readRebase()
+	if err != nil {
+		return err
+	}
+	w.next = next
+	if err := w.cleanSpool(w.next); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	w.report(w.chain)
+	return nil
+}
+
+// openLineage reads where the current lineage ends, and what the state directory has of it.
+func (w *Writer) openLineage(ctx context.Context) error {
 	at := w.mark()
 	note, err := w.repo.Current(ctx)
 	if err != nil {
 		return err
 	}
 	if err := w.checkClock(); err != nil {
-		return err
-	}
-	if err := w.openEpoch(ctx); err != nil {
 		return err
 	}
 	if w.spool, err = openSpool(filepath.Join(w.o.StateDir, "spool")); err != nil {
@@ -257,20 +297,7 @@ func (w *Writer) open(ctx context.Context) error {
 	if w.chain, err = w.newChain(state, at); err != nil {
 		return err
 	}
-	if err := w.readMarks(); err != nil {
-		return err
-	}
-	if err := w.checkSource(ctx, w.chain); err != nil {
-		return err
-	}
-	if w.next, err = w.readRebase(); err != nil {
-		return err
-	}
-	if err := w.cleanSpool(w.next); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	w.report(w.chain)
-	return nil
+	return w.readMarks()
 }
 
 // checkClock compares the clock of this host with that of the store.
@@ -328,12 +355,18 @@ func (w *Writer) Lineage() *snapshot.Lineage {
 	return w.note
 }
 
+// sourceTimeout is how long a source may take for an answer while it counts as connected.
+const sourceTimeout = 10 * time.Second
+
 // Stats returns what the writer has done.
 func (w *Writer) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats
 	s.Spool = w.spool.used()
+	if !w.asked.IsZero() && time.Since(w.asked) > sourceTimeout {
+		s.Connected = false
+	}
 	return s
 }
 
@@ -353,7 +386,12 @@ func (w *Writer) report(c *chain) {
 	}
 	w.stats.Lineage, w.stats.Head, w.stats.Asof = c.id, c.end.Head, c.asof
 	w.stats.Manifest, w.stats.Tail, w.stats.Tails = c.manifest.Seq, c.end.N, int64(len(c.tails))
-	w.stats.Open = 0
+	w.stats.Open, w.stats.LineageBytes = 0, c.manifest.Stored
+	for _, t := range c.tails {
+		for i := range t.lines {
+			w.stats.LineageBytes += t.lines[i].Bytes
+		}
+	}
 	for _, i := range c.manifest.Items {
 		if i.Segment != nil {
 			if _, ok := w.spool.find(pieceName(c.id, i.Segment)); ok {

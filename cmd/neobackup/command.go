@@ -47,8 +47,29 @@ on each line, and {"v":1,"error":{"code":...,"message":...,"hint":...}} if it fa
 stderr, as JSON too.` + exitStatus,
 	}
 	cmd.AddCommand(
-		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
-		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
+		newInitCommand(env),
+		newSnapshotCommand(env),
+		newFollowCommand(env),
+		newInfoCommand(env),
+		newListCommand(env),
+		newCheckCommand(env),
+		newVerifyCommand(env),
+		newRestoreCommand(env),
+		newServeCommand(env),
+		newCatCommand(env),
+		newLogCommand(env),
+		newDiffCommand(env),
+		newDumpCommand(env),
+		newRebaseCommand(env),
+		newCostCommand(env),
+		newKeyCommand(env),
+		newPruneCommand(env),
+		newForgetCommand(env),
+		newExtendLocksCommand(env),
+		newPolicyCommand(env),
+		newDrillCommand(env),
+		newForkCommand(env),
+		newDaemonCommand(env),
 	)
 	return cmd
 }
@@ -75,6 +96,7 @@ type common struct {
 
 	now     func() time.Time       // for tests; default: time.Now
 	changed func(name string) bool // whether an option was given
+	hooks   *hooks                 // of the daemon that runs the command; nil: none does
 }
 
 // given reports whether one of these options was given.
@@ -117,6 +139,7 @@ func (o *common) command(env *cli.Env, do func(ctx context.Context, args []strin
 		if o.now == nil {
 			o.now = time.Now
 		}
+		o.hooks = hooksOf(cmd.Context())
 		return o.report(cmd.Context(), env, do(cmd.Context(), args))
 	}
 }

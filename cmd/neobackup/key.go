@@ -19,7 +19,7 @@ func newKeyCommand(env *cli.Env) *cobra.Command {
 		Short: "Make identities, and try them",
 		Long:  "Make identities of operators, and try whether they open a repository." + exitStatus,
 	}
-	cmd.AddCommand(newKeyGenerateCommand(env), newKeyCheckCommand(env))
+	cmd.AddCommand(newKeyGenerateCommand(env), newKeyCheckCommand(env), newKeySignCommand(env))
 	return cmd
 }
 
