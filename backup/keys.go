@@ -60,15 +60,11 @@ func (k *Keys) open(ctx context.Context, kid snapshot.KID) (snapshot.Identity, e
 	// The note, the list and the first wrap, which mostly is the newest, at the same time.
 	key := snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}.String()
 	text := k.r.ahead(ctx, key)
-	first := snapshot.Key{Kind: snapshot.KindWrap, N: int64(kid), Wrap: 1}.String()
-	wrap := k.r.ahead(ctx, first)
+	first := snapshot.Key{Kind: snapshot.KindWrap, N: int64(kid), Wrap: 1}
+	wrap := k.r.ahead(ctx, first.String())
 	keys, listErr := list(ctx, k.r.Store, snapshot.KindWrap, snapshot.ID{})
 	note := &snapshot.Epoch{}
-	b, err := text.wait()
-	if err == nil {
-		err = snapshot.Open(b, key, k.r.Marker.ID, note, k.r.Trusted)
-	}
-	if err != nil {
+	if err := k.r.noteFrom(ctx, text, key, k.r.Marker.ID, note); err != nil {
 		return nil, fmt.Errorf("epoch %v: %w", kid, err)
 	}
 	if len(k.identities) == 0 {
@@ -83,11 +79,11 @@ func (k *Keys) open(ctx context.Context, kid snapshot.KID) (snapshot.Identity, e
 			continue
 		}
 		key := keys[i].String()
-		read := wrap
-		if key != first {
-			read = k.r.ahead(ctx, key)
+		var read *ahead
+		if keys[i] == first {
+			read = wrap
 		}
-		b, err := read.wait()
+		b, err := k.r.whole(ctx, read, key)
 		if err != nil {
 			return nil, err
 		}
@@ -98,10 +94,31 @@ func (k *Keys) open(ctx context.Context, kid snapshot.KID) (snapshot.Identity, e
 		}
 		errs = append(errs, err)
 	}
+	// Wraps may have been overwritten, or deleted: the right one is known by the recipient.
+	for _, w := range append(keys, first) {
+		if w.N != int64(kid) {
+			continue
+		}
+		var id snapshot.Identity
+		cause := &snapshot.CorruptError{Name: w.String(), Offset: -1, Err: errors.New("no identity that was given opens it")}
+		found, err := k.r.rescueBytes(ctx, w.String(), cause, maxNote, func(b []byte) bool {
+			got, err := snapshot.Unwrap(b, w.String(), note.Recipient, k.identities...)
+			if err == nil {
+				id = got
+			}
+			return err == nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			return id, nil
+		}
+	}
 	if len(errs) == 0 {
 		return nil, fmt.Errorf("epoch %v: %w: its key keys/%v.0001", kid, ErrIncomplete, kid)
 	}
-	err = errors.Join(errs...)
+	err := errors.Join(errs...)
 	if errors.Is(err, snapshot.ErrCorrupt) {
 		return nil, fmt.Errorf("epoch %v: %w", kid, err)
 	}

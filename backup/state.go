@@ -183,26 +183,23 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 	if known != nil {
 		seq = max(seq, known.Manifest.Seq)
 	}
-	if seq == 0 {
-		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
-	}
 	// What will be needed is read at the same time: a store may be far away.
-	listed := seq
-	ahead := map[int64]*ahead{}
+	begun := map[int64]*ahead{}
 	for _, n := range []int64{seq - 1, seq, seq + 1} {
 		if n > 0 && (n > seq || known == nil || n > known.Manifest.Seq) {
-			ahead[n] = r.ahead(ctx, snapshot.ManifestKey(lineage, n))
+			begun[n] = r.ahead(ctx, snapshot.ManifestKey(lineage, n))
 		}
 	}
 	read := func(seq int64) ([]byte, error) {
-		if a := ahead[seq]; a != nil {
+		if a := begun[seq]; a != nil {
+			delete(begun, seq) // asked for again, it may have changed
 			return a.wait()
 		}
 		return r.ahead(ctx, snapshot.ManifestKey(lineage, seq)).wait()
 	}
 	var newest, before []byte
-	if ahead[listed] != nil {
-		b, err := read(listed)
+	if seq > 0 && (known == nil || known.Manifest.Seq < seq) {
+		b, err := read(seq)
 		if err != nil {
 			return nil, err
 		}
@@ -217,6 +214,9 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 			return nil, err
 		}
 		newest, before, seq = b, newest, seq+1
+	}
+	if newest == nil && known == nil {
+		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
 	}
 	if newest == nil {
 		return &State{Lineage: lineage, Manifest: known.Manifest, Hash: known.Hash}, nil
@@ -287,10 +287,10 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 		err error
 	}
 	next := make(chan answer, 1) // it is asked for while the list is read
-	go func() {
-		t, err := r.Tail(ctx, s.Lineage, at.N+1)
+	go func(n int64) {
+		t, err := r.Tail(ctx, s.Lineage, n)
 		next <- answer{t, err}
-	}()
+	}(at.N + 1)
 	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindTail, s.Lineage), snapshot.TailKey(s.Lineage, at.N)) {
 		if err != nil {
 			return err
@@ -441,6 +441,18 @@ func (r *Repository) ahead(ctx context.Context, key string) *ahead {
 func (a *ahead) wait() ([]byte, error) {
 	<-a.done
 	return a.b, a.err
+}
+
+// whole returns an object that is being read, if it is not nil. It is read again if that failed: it may have been
+// asked for before it was there.
+func (r *Repository) whole(ctx context.Context, a *ahead, key string) ([]byte, error) {
+	if a != nil {
+		if b, err := a.wait(); err == nil {
+			return b, nil
+		}
+	}
+	b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
+	return b, err
 }
 
 // read returns the bytes [off, off+n) of an object as far as they exist.

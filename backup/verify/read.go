@@ -69,9 +69,9 @@ func Read(ctx context.Context, o ReadOptions) (*ReadSummary, error) {
 type reading struct {
 	reporter
 	told int64 // bytes, as progress
-	o   ReadOptions
-	sum ReadSummary // under m
-	m   sync.Mutex
+	o    ReadOptions
+	sum  ReadSummary // under m
+	m    sync.Mutex
 
 	parts []*backup.Part
 	bad   map[int]bool // parts that are reported, under m
