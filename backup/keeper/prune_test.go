@@ -197,6 +197,35 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// What was announced and is needed by the time it is due is spared, and may be announced again later.
+func TestSpared(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		k := w.keeper(w.guard(), usual)
+		old := w.lineages()[0]
+		first := w.confirmed(k)
+		w.prove(old.Lineage, snapshot.ResultOK)
+		time.Sleep(25 * time.Hour)
+		rep := w.confirmed(k)
+		if rep.Spared.Objects == 0 || rep.Deleted.Objects == 0 || rep.Spared.Objects+rep.Deleted.Objects != first.New.Objects || !slices.Equal(rep.Finished, first.Written) {
+			w.t.Errorf("%+v, announced was %+v", rep, first.New)
+		}
+		w.compare(w.state(old.Lineage))
+		for range 2 { // newer proofs on other manifests
+			w.snapshot(1)
+			w.prove(w.current().Lineage, snapshot.ResultOK)
+			time.Sleep(time.Hour)
+		}
+		for range 3 {
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+		}
+		if len(w.lineages()) != 1 {
+			w.t.Error("the old lineage stays")
+		}
+	})
+}
+
 // A cancelled list is not carried out; what it named is announced again. A list that is cancelled while it is
 // carried out stops that.
 func TestUndo(t *testing.T) {
