@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
 // age makes everything in the repository older.
@@ -33,7 +36,8 @@ func (w *world) age(d time.Duration) {
 func (w *world) addKeys() {
 	w.t.Helper()
 	conf := w.read("neobackup.conf")
-	for role, key := range map[string]string{"keeper": "keeper_key: ", "drill": ""} {
+	for _, role := range []string{"keeper", "drill"} {
+		key := map[string]string{"keeper": "keeper_key: "}[role]
 		file := w.path(role + ".key")
 		out, _ := w.want(0, "key", "sign", role, file)
 		i := strings.Index(conf, "verify_keys:")
@@ -171,6 +175,25 @@ func TestForget(t *testing.T) {
 		t.Errorf("lineage 1: %d\n%s", code, errs)
 	}
 	w.want(2, "forget", "7")
+}
+
+// What the commands of a keeper print is printed, or they have failed.
+func TestKeeperStdoutFull(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.addKeys()
+	w.want(0, "snapshot")
+	w.want(0, "rebase", "--confirm")
+	w.want(0, "drill")
+	w.want(0, "policy", "--publish")
+	w.age(25 * time.Hour)
+	for _, args := range []string{"prune", "prune --confirm", "prune --undo", "forget 1", "policy", "policy --publish", "policy --iam writer -r s3://backups/site?region=eu-1", "policy --bucket -r s3://backups/site?region=eu-1", "key sign keeper " + w.path("another.key")} {
+		var errs bytes.Buffer
+		env := &cli.Env{Args: strings.Fields(args), Stdin: strings.NewReader(""), Stdout: full{}, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+		if code := cli.Run(t.Context(), env, newCommand); code != 1 || !strings.Contains(errs.String(), "the output is full") {
+			t.Errorf("%s: exit code %d\n%s", args, code, &errs)
+		}
+	}
 }
 
 // Holds come from the configuration and act by the policy.
