@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,17 +285,21 @@ func TestPolicyMeanwhile(t *testing.T) {
 		old := w.lineages()[0]
 		hold := usual
 		hold.Holds = []Hold{{TID: w.state(old.Lineage).Head(), Label: "release"}}
-		n := 0
-		stop := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
-			if n++; c.Op == "list" && n == 1 {
-				if _, _, err := w.keeper(w.mem, hold).Publish(context.WithoutCancel(w.t.Context())); err != nil {
+		var armed atomic.Bool
+		publish := func(settings Settings) {
+			if armed.CompareAndSwap(true, false) {
+				if _, _, err := w.keeper(w.mem, settings).Publish(context.WithoutCancel(w.t.Context())); err != nil {
 					w.t.Error(err)
 				}
 			}
+		}
+		k := w.keeper(storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "list" {
+				publish(hold)
+			}
 			return storetest.Fault{}
-		})
-		k := w.keeper(stop, usual)
-		n = 0
+		}), usual)
+		armed.Store(true)
 		rep, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true})
 		// The moment is exact in the newer lineage too, which the hold pins: the old one goes.
 		if err != nil || rep.Policy.K != 2 || rep.Policy.Holds[0].Lineage != w.current().Lineage {
@@ -306,16 +311,13 @@ func TestPolicyMeanwhile(t *testing.T) {
 		w.confirmed(w.keeper(w.mem, hold))
 		time.Sleep(26 * time.Hour)
 		before := w.keys()
-		done := false
-		stop = storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
-			if c.Op == "get" && strings.HasSuffix(c.Key, ".void") && !done {
-				done = true
-				if _, _, err := w.keeper(w.mem, usual).Publish(context.WithoutCancel(w.t.Context())); err != nil {
-					w.t.Error(err)
-				}
+		stop := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "get" && strings.HasSuffix(c.Key, ".void") {
+				publish(usual)
 			}
 			return storetest.Fault{}
 		})
+		armed.Store(true)
 		// The first question for a void is that of the look: the policy is published after it was read.
 		if _, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) {
 			w.t.Errorf("a policy was published meanwhile: %v", err)
