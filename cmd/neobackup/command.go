@@ -69,6 +69,7 @@ stderr, as JSON too.` + exitStatus,
 		newPolicyCommand(env),
 		newDrillCommand(env),
 		newForkCommand(env),
+		newCopyCommand(env),
 		newDaemonCommand(env),
 	)
 	return cmd

@@ -177,7 +177,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger})
+	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger, EpochKey: epochKey(log)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
