@@ -302,3 +302,31 @@ func TestTampered(t *testing.T) {
 		}
 	}
 }
+
+// A fork, which uses a part of a segment of its parent, is drilled like any lineage, and its
+// parent still is. One says nothing of the other.
+func TestFork(t *testing.T) {
+	for seed, mode := range []Mode{File, Cluster, Read} {
+		w := &world{t: t, mem: memstore.New(memstore.Options{}), list: backuptest.ReadFile(t, sampleFile)[:60]}
+		w.repo = backuptest.New(t, w.mem, true)
+		w.repo.Tail(w.list[:20]...)
+		old := w.repo.Lineage
+		l := w.repo.ForkWithin(rand.New(rand.NewPCG(uint64(seed), 5)), w.list[20:40])
+		w.repo.Tail(w.list[40:]...)
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		write(t, w.list, path)
+		w.o = Options{
+			Store: w.mem, Trusted: w.repo.Trusted, Identities: []age.Identity{w.repo.Identity}, Signer: w.repo.Driver, Scratch: t.TempDir(), Mode: mode, At: Head,
+			Source: func(ctx context.Context) (feed.Feed, error) { return feed.OpenFile(ctx, path, feed.FileOptions{}) },
+		}
+		res, err := w.run(t.Context(), w.o)
+		if err != nil || res.K != l.K || res.Proof.TID != w.head() || res.Proof.Compared.Source != digest {
+			t.Errorf("%s: %v, %+v", mode, err, res)
+		}
+		w.o.Source, w.o.Lineage = nil, old
+		w.repo.Lineage = old // whose proofs are counted
+		if res, err := w.run(t.Context(), w.o); err != nil || res.K != 1 {
+			t.Errorf("%s, parent: %v", mode, err)
+		}
+	}
+}
