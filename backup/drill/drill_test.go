@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -328,5 +331,33 @@ func TestFork(t *testing.T) {
 		if res, err := w.run(t.Context(), w.o); err != nil || res.K != 1 {
 			t.Errorf("%s, parent: %v", mode, err)
 		}
+	}
+}
+
+// denying is a store that takes no locks from this host.
+type denying struct{ store.Store }
+
+func (s denying) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) error {
+	if !o.Retain.IsZero() {
+		return fmt.Errorf("%s: %w", key, store.ErrDenied)
+	}
+	return s.Store.Put(ctx, key, body, size, o)
+}
+
+// A proof is locked as what the writer stores, if that is permitted.
+func TestLock(t *testing.T) {
+	w := newWorldIn(t, memstore.Options{Versioned: true})
+	w.o.Mode, w.o.Source, w.o.Lock, w.o.LockDays = Read, nil, store.Compliance, 3
+	res, err := w.run(t.Context(), w.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := store.GetRetention(t.Context(), w.mem, res.Key, "")
+	if left := time.Until(r.Until); err != nil || r.Mode != store.Compliance || left < 71*time.Hour || left > 73*time.Hour {
+		t.Errorf("%+v, %v", r, err)
+	}
+	w.o.Store = denying{w.mem}
+	if res, err := w.run(t.Context(), w.o); err != nil || len(res.Warnings) != 1 {
+		t.Errorf("without permission: %v, %+v", err, res)
 	}
 }
