@@ -359,7 +359,8 @@ type lines struct {
 	log  *slog.Logger
 	mu   sync.Mutex
 	part []byte
-	last string
+	last string // of an error, or of all
+	told bool   // last is of an error
 }
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -378,7 +379,11 @@ func (l *lines) Write(p []byte) (int, error) {
 
 func (l *lines) tell(line string) {
 	if line = strings.TrimSpace(line); line != "" {
-		l.last = line
+		if _, text, ok := strings.Cut(line, "error: "); ok {
+			l.last, l.told = text, true
+		} else if !l.told {
+			l.last = line
+		}
 		l.log.Warn(line)
 	}
 }

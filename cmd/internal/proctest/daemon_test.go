@@ -290,6 +290,14 @@ func TestDaemon(t *testing.T) {
 			}
 		}
 	}
+	for _, repository := range []string{"cluster", "file"} {
+		if v, ok := value(m, "source_connected", "repository="+repository); !ok || v != 1 {
+			t.Errorf("source_connected of %s: %v, %v", repository, v, ok)
+		}
+	}
+	if v, ok := value(m, "rpo_seconds", "repository=file"); !ok || v > 10 {
+		t.Errorf("rpo_seconds of an idle file: %v, %v", v, ok)
+	}
 	says(t, "info", cluster.run(t, "info", "-r", "cluster"), `daemon +runs on this host`, `last drill +.* UTC, ok`, `next verify +.* 03:30 UTC`, `pro(ved|ven)`)
 	f, err := os.OpenFile(source, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
