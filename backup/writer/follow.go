@@ -117,7 +117,8 @@ func (w *Writer) Follow(ctx context.Context) (err error) {
 }
 
 // Drain stores what the source has and Follow, which has ended, had not stored yet: it may have waited for its
-// interval. It publishes no manifest, and begins no lineage.
+// interval. It publishes no manifest, and begins no lineage. A source that does not answer at once has nothing to
+// wait for: it may be stopping too.
 func (w *Writer) Drain(ctx context.Context) (err error) {
 	defer func() { err = w.diverged(ctx, err) }()
 	if w.packed != nil || !w.caughtUp {
@@ -129,12 +130,21 @@ func (w *Writer) Drain(ctx context.Context) (err error) {
 		}
 	}
 	c := w.chain
-	last, asof, err := w.last(ctx, c)
+	asking, cancel := context.WithTimeout(ctx, drainPatience)
+	last, asof, err := w.last(asking, c)
+	cancel()
+	if errors.Is(err, txn.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		w.log.Info("the source does not answer: what it has is stored by the next start", "err", err)
+		return nil
+	}
 	if err != nil || last == c.end.Head {
 		return err
 	}
 	return errors.Join(c.flush(ctx, last, asof, true), c.quiesce())
 }
+
+// drainPatience is how long the source may take to say what it has.
+const drainPatience = 500 * time.Millisecond
 
 func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
