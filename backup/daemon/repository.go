@@ -43,17 +43,23 @@ const (
 	exitDiffers = 7
 )
 
-// busy is the code of a state directory that another process has.
-const busy = "busy"
+// Codes of errors that may end by themselves, although their exit status is one of those that do not.
+const (
+	busy         = "busy"          // another process has the state directory
+	absent       = "absent"        // the directory of the repository is not there: a disk is not mounted
+	noRepository = "no_repository" // or it is the empty one below it
+)
 
 // Fatal reports whether a source cannot be followed until an operator has done something: a wrong configuration,
-// keys, another writer, another source. Another process that has the state directory may end.
+// keys, another writer, another source.
 func (o *Outcome) Fatal() bool {
+	switch o.Code {
+	case busy, absent, noRepository:
+		return false
+	}
 	switch o.Exit {
-	case exitUsage, exitKeys, exitDiffers:
+	case exitUsage, exitKeys, exitWriter, exitDiffers:
 		return true
-	case exitWriter:
-		return o.Code != busy
 	}
 	return false
 }

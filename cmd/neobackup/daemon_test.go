@@ -140,6 +140,11 @@ func TestDaemonJobs(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(w.stateFile(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _, _ = w.run("info")
+	w.says(out, `daemon +what one has done on this host cannot be read: `)
 	past := time.Now().Add(-48 * time.Hour).UTC().Format(time.RFC3339)
 	jobs := fmt.Sprintf(`{"from":%q}`, past)
 	if err := os.WriteFile(w.stateFile(), fmt.Appendf(nil, `{"v":1,"repository":"prod","jobs":{"check":%s,"verify":%s,"snapshot":%s}}`, jobs, jobs, jobs), 0o600); err != nil {
