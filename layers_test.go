@@ -84,6 +84,7 @@ var layers = []struct{ name, may string }{
 	{"backup/copier", "backup/writer"},
 	{"backup/restore", "backup exporter cluster/storage/adapter"},
 	{"backup/verify", "backup exporter"},
+	{"backup/repair", "backup backup/feed"},
 	{"backup/keeper", "backup"},
 	{"backup/drill", "backup/feed backup/restore backup/verify backup/serve cluster/simple cluster/zeo/zeoclient cluster/client"},
 	{"backup/config", "cluster/conf cluster/following backup"},

@@ -14,6 +14,7 @@ import (
 	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/keeper"
+	"github.com/neozodb/neo/backup/repair"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -140,6 +141,18 @@ func classify(ctx context.Context, err error) failure {
 		set("doomed", 1, "run neobackup prune --undo where the keeper is, then this again")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
 		set("diverged", 7, divergedHint(err))
+	case is(err, repair.ErrNoManifest):
+		set("damage", 3, "neobackup recover puts the history together from what is stored; if only the keys are wrong, verify_keys in the configuration is the cause")
+	case is(err, repair.ErrNotNeeded):
+		set("not_needed", 1, "neobackup repair mends what the newest manifest names")
+	case is(err, repair.ErrRefused):
+		set("damage", 3, "more means may help: --from another copy of the repository, --against the source; --accept-gaps gives up what is left")
+	case is(err, repair.ErrDiverged):
+		set("diverged", 7, "only the source that was backed up can help")
+	case is(err, repair.ErrDoomed):
+		set("doomed", 1, "neobackup prune --undo cancels the newest doom list")
+	case is(err, repair.ErrChanged):
+		set("changed", 1, "run it again: it makes another plan")
 	case is(err, errDamage):
 		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
 	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent, drill.ErrDamaged):
