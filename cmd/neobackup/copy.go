@@ -117,6 +117,11 @@ func runCopy(ctx context.Context, env *cli.Env, o *copyOptions, from, to string)
 	if err := s.notOlder(ctx, dir); err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			err = s.tampered()
+		}
+	}()
 	if o.reencrypt {
 		return runReencrypt(ctx, env, o, s, dst)
 	}
