@@ -39,7 +39,7 @@ Nothing is copied: the new lineage names what is stored already. What came after
 and can be restored with --lineage until a keeper removes that.
 
 The moment is the last transaction that source and repository share. With an identity it is found wherever it is;
-without, only if it is at the end of what was stored at once, which info and the writer's message name. --at T must
+without, only if it is at the end of what was stored at once; the message of the writer names that. --at T must
 be that transaction, unless --no-source says that the source is not to be asked.
 
 Without --confirm, the command says what it would do.` + exitStatus,
