@@ -81,6 +81,7 @@ var layers = []struct{ name, may string }{
 	{"importer/plan", "importer/source importer/merge cluster/storage/adapter"},
 	{"backup/feed", "backup/snapshot fsformat cluster/client"},
 	{"backup/writer", "backup backup/feed"},
+	{"backup/copier", "backup/writer"},
 	{"backup/restore", "backup exporter cluster/storage/adapter"},
 	{"backup/verify", "backup exporter"},
 	{"backup/repair", "backup backup/feed"},

@@ -72,6 +72,7 @@ stderr, as JSON too.` + exitStatus,
 		newRecoverCommand(env),
 		newCompactCommand(env),
 		newForkCommand(env),
+		newCopyCommand(env),
 		newDaemonCommand(env),
 	)
 	return cmd

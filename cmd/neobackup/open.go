@@ -178,7 +178,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger})
+	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger, EpochKey: epochKey(log)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
@@ -434,6 +434,9 @@ func (p *place) at(text string, now time.Time) (tid.TID, error) {
 // notBefore returns an error if nothing was committed yet at a TID: a year that is wrong must not
 // restore an empty database.
 func (s *session) notBefore(ctx context.Context, p *place, keys *backup.Keys, at tid.TID) error {
+	if at == p.state.Head() {
+		return nil
+	}
 	for part, err := range s.Parts(ctx, p.state, tid.Zero, p.state.Head()) {
 		if err != nil {
 			return err
