@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/feed/feedtest"
+	"github.com/neozodb/neo/backup/reader"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store/memstore"
@@ -813,6 +814,39 @@ func TestRestoreWithGap(t *testing.T) {
 		}
 		if len(unknown) > 0 {
 			t.Errorf("not listed: %v", unknown)
+		}
+		// What is read at random is right, or an error.
+		d, err := reader.Open(t.Context(), r, keys, s, reader.Options{})
+		w.must(err)
+		refused := 0
+		for oid := range tid.OID(20) {
+			var want []byte
+			datas := map[tid.TID][]byte{}
+			for _, tr := range w.list {
+				for _, rec := range recordsOf(tr) {
+					if rec.OID == oid {
+						want = rec.Data
+						if rec.DataTID != 0 {
+							want = datas[rec.DataTID]
+						}
+						datas[tr.TID] = want
+					}
+				}
+			}
+			rev, err := d.LoadBefore(t.Context(), oid, tid.Max)
+			switch {
+			case errors.Is(err, txn.ErrNoSuchObject) && want == nil:
+			case errors.Is(err, backup.ErrIncomplete):
+				refused++
+			case errors.Is(err, snapshot.ErrCorrupt): // it copies what is lost
+				refused++
+			case err != nil || !bytes.Equal(rev.Data, want):
+				t.Errorf("object %v: %d bytes, want %d, %v", oid, len(rev.Data), len(want), err)
+			}
+		}
+		w.must(d.Close())
+		if refused == 20 {
+			t.Error("nothing can be read at random")
 		}
 		if before := gap.After; before > 0 { // a moment before it is restored as ever
 			src := &restore.Source{Repo: r, Keys: keys, State: s, At: before}
