@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -140,6 +141,13 @@ func New() *Repository {
 		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Level: snapshot.Fastest, RebaseOnPack: true,
 		KeepLineagesDays: 35, PruneGrace: 24 * time.Hour, LockShortDays: 7, values: map[string]value{},
 	}
+}
+
+// Clone returns a copy: a change of one with Set leaves the other as it is.
+func (r *Repository) Clone() *Repository {
+	c := *r
+	c.values = maps.Clone(r.values)
+	return &c
 }
 
 // ReadFile reads a configuration file. A leading ~ in the path is expanded.

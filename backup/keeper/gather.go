@@ -86,6 +86,12 @@ func (k *Keeper) look(ctx context.Context, o PruneOptions) (*view, error) {
 // clock reads the clock of the store.
 func (v *view) clock() error {
 	v.now = store.Date(v.repo.Store)
+	if v.now.IsZero() { // a directory tells the time with what is stored in it
+		var err error
+		if v.now, err = v.k.touch(v.ctx); err != nil {
+			return err
+		}
+	}
 	if v.now.IsZero() {
 		return fmt.Errorf("%w: the store does not tell its time", ErrClock)
 	}
@@ -97,6 +103,19 @@ func (v *view) clock() error {
 		v.k.log.Warn("the clocks of this host and of the store differ", "by", off.Round(time.Second))
 	}
 	return nil
+}
+
+// touch stores a probe object, and returns when that was.
+func (k *Keeper) touch(ctx context.Context) (time.Time, error) {
+	key, s := snapshot.NewProbeKey(), k.o.Repo.Store
+	if err := k.create(ctx, key, []byte("time\n")); err != nil {
+		return time.Time{}, fmt.Errorf("the time of the store: %w", err)
+	}
+	body, info, err := s.Get(ctx, key, 0, 0)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.Modified, errors.Join(body.Close(), s.Delete(ctx, []string{key}))
 }
 
 func (v *view) readPolicy() (err error) {

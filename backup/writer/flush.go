@@ -113,10 +113,14 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 			return err
 		}
 	}
+	took := time.Since(begin)
 	c.w.count(func(s *Stats) {
 		s.Flushes++
-		s.FlushTime += time.Since(begin)
+		s.FlushTime += took
 	})
+	if f := c.w.o.Flushed; f != nil {
+		f(took)
+	}
 	return nil
 }
 

@@ -83,11 +83,18 @@ func (c *chain) publishNow(ctx context.Context, label string) error {
 
 // last asks the source for its last transaction.
 func (w *Writer) last(ctx context.Context, c *chain) (tid.TID, time.Time, error) {
+	w.count(func(*Stats) { w.asked = time.Now() })
 	last, asof, err := w.o.Feed.Last(ctx)
+	w.count(func(s *Stats) {
+		w.asked = time.Time{}
+		s.Connected = err == nil
+		if err == nil {
+			s.Last = last
+		}
+	})
 	if err != nil {
 		return 0, asof, err
 	}
-	w.count(func(s *Stats) { s.Last = last })
 	if last < c.end.Head {
 		return 0, asof, fmt.Errorf("%w: its last transaction is %v, the repository has %v", feed.ErrChanged, last, c.end.Head)
 	}
@@ -138,6 +145,8 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 			default:
 				c.asof = asof
 				w.report(c)
+				w.waiting(c, true)
+				defer w.waiting(c, false)
 				return w.pause(ctx, c, until)
 			}
 		})
@@ -147,6 +156,11 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 	}
 }
 
+// waiting says whether the writer waits for something new.
+func (w *Writer) waiting(c *chain, now bool) {
+	w.count(func(s *Stats) { s.Waiting = now && c == w.chain })
+}
+
 // patient calls f again after a while as long as the source is away.
 func (w *Writer) patient(ctx context.Context, f func() error) error {
 	for failures := 1; ; failures++ {
@@ -154,6 +168,7 @@ func (w *Writer) patient(ctx context.Context, f func() error) error {
 		if err == nil || ctx.Err() != nil || !errors.Is(err, txn.ErrUnavailable) {
 			return err
 		}
+		w.count(func(s *Stats) { s.Connected = false })
 		pause := min(20*time.Second, 200*time.Millisecond<<min(failures, 10))
 		w.log.Warn("the source cannot be read; it is tried again", "pause", pause, "err", err)
 		if err := sleep(ctx, time.Now().Add(pause)); err != nil {

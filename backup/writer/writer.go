@@ -56,6 +56,8 @@ type Options struct {
 
 	Log      *slog.Logger   // default: discard
 	Progress func(Progress) // if set, called often while much is stored, from one goroutine at a time
+	// Flushed, if set, is called after each flush with what it took, from the goroutine that flushes.
+	Flushed func(took time.Duration)
 
 	limits limits // default: usual
 }
@@ -132,6 +134,11 @@ type Stats struct {
 	Asof    time.Time // the source had nothing beyond Head then
 	Last    tid.TID   // of the source, when it was last asked
 
+	Connected bool // the source answers
+	Waiting   bool // Follow waits for something new: as far as the source has told, it has nothing beyond Head
+
+	LineageBytes int64 // of the segments of the lineage, as stored
+
 	Manifest int64 // number of the newest
 	Tail     int64 // number of the newest
 	Tails    int64 // since the manifest
@@ -170,6 +177,7 @@ type Writer struct {
 	mu       sync.Mutex
 	stats    Stats
 	progress Progress
+	asked    time.Time         // since when the source owes an answer; zero: it does not
 	spoolErr error             // of the last attempt to keep a plaintext
 	marks    map[string]string // of the source, by lineage
 
@@ -347,12 +355,18 @@ func (w *Writer) Lineage() *snapshot.Lineage {
 	return w.note
 }
 
+// sourceTimeout is how long a source may take for an answer while it counts as connected.
+const sourceTimeout = 10 * time.Second
+
 // Stats returns what the writer has done.
 func (w *Writer) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats
 	s.Spool = w.spool.used()
+	if !w.asked.IsZero() && time.Since(w.asked) > sourceTimeout {
+		s.Connected = false
+	}
 	return s
 }
 
@@ -372,7 +386,12 @@ func (w *Writer) report(c *chain) {
 	}
 	w.stats.Lineage, w.stats.Head, w.stats.Asof = c.id, c.end.Head, c.asof
 	w.stats.Manifest, w.stats.Tail, w.stats.Tails = c.manifest.Seq, c.end.N, int64(len(c.tails))
-	w.stats.Open = 0
+	w.stats.Open, w.stats.LineageBytes = 0, c.manifest.Stored
+	for _, t := range c.tails {
+		for i := range t.lines {
+			w.stats.LineageBytes += t.lines[i].Bytes
+		}
+	}
 	for _, i := range c.manifest.Items {
 		if i.Segment != nil {
 			if _, ok := w.spool.find(pieceName(c.id, i.Segment)); ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -146,6 +147,27 @@ func estimate(l load, set *config.Repository, stored, objects int64, p prices) f
 	return f
 }
 
+// lately returns what the history was like in the last week, and what is stored in all.
+func lately(ctx context.Context, repo *backup.Repository, state *backup.State, now time.Time) (l load, stored, objects, txns int64, err error) {
+	const days = 7
+	week := tid.FromTime(now.AddDate(0, 0, -days))
+	for part, err := range repo.Parts(ctx, state, tid.Zero, state.Head()) {
+		if err != nil {
+			return l, 0, 0, 0, err
+		}
+		seg := part.Segment
+		if seg == nil {
+			continue
+		}
+		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
+		if share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time()); share > 0 {
+			l.Txns += share * float64(seg.Txns) / days
+			l.Stored += share * float64(seg.Bytes) / days
+		}
+	}
+	return l, stored, objects, txns, nil
+}
+
 func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) error {
 	p, err := readPrices(o.prices)
 	if err != nil {
@@ -160,23 +182,9 @@ func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) erro
 	if head == tid.Zero && o.commits == 0 {
 		return hint(errors.New("nothing was backed up yet: there is nothing to conclude from"), "give --commits-per-day, or run snapshot first")
 	}
-	const days = 7
-	week := tid.FromTime(o.now().AddDate(0, 0, -days))
-	var l load
-	var stored, objects, txns int64
-	for part, err := range s.Parts(ctx, at.state, tid.Zero, head) {
-		if err != nil {
-			return err
-		}
-		seg := part.Segment
-		if seg == nil {
-			continue
-		}
-		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
-		if share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time()); share > 0 {
-			l.Txns += share * float64(seg.Txns) / days
-			l.Stored += share * float64(seg.Bytes) / days
-		}
+	l, stored, objects, txns, err := lately(ctx, s.Repository, at.state, o.now())
+	if err != nil {
+		return err
 	}
 	if o.commits > 0 {
 		if txns > 0 {

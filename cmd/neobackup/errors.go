@@ -9,6 +9,7 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/keeper"
@@ -80,7 +81,12 @@ func classify(ctx context.Context, err error) failure {
 	f := failure{Code: "failed", Exit: 1, Message: err.Error()}
 	set := func(code string, exit int, hint string) { f.Code, f.Exit, f.Hint = code, exit, hint }
 	exit, isExit := errors.AsType[*cli.Exit](err)
+	stopped, isStopped := errors.AsType[*daemon.StoppedError](err)
 	switch {
+	case isStopped:
+		set(stopped.Outcome.Code, stopped.Outcome.Exit, stopped.Outcome.Hint)
+	case errors.Is(err, daemon.ErrBusy):
+		set("busy", 6, "one daemon on a host looks after a repository: stop the other one")
 	case isExit && exit.Code == 2:
 		set("usage", 2, "")
 	case isExit:

@@ -38,6 +38,9 @@ func isURL(s string) bool { return strings.Contains(s, ":") || strings.Contains(
 // file reads the configuration file. It returns nil if there is none and none was asked
 // for.
 func (o *common) file(env *cli.Env) (*config.File, error) {
+	if o.hooks != nil {
+		return o.hooks.file, nil
+	}
 	path := o.config
 	if path == "" {
 		path = env.Getenv(envConfig)
@@ -87,6 +90,7 @@ func (o *common) settings(env *cli.Env) (*config.Repository, error) {
 	if err != nil {
 		return nil, wrong(err)
 	}
+	s = s.Clone()
 	return s, o.apply(s, "")
 }
 
@@ -142,6 +146,9 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 		return nil, nil, wrong(err)
 	}
 	count := store.Count(store.Limit(bare, set.LimitUpload, set.LimitDownload))
+	if o.hooks != nil {
+		o.hooks.meter.add(count)
+	}
 	return store.Retry(count, store.RetryOptions{Attempts: attempts, Repeating: func(op, key string, attempt int, pause time.Duration, err error) {
 		// One that fails now and then is no news, one that goes on failing not each time.
 		level := slog.LevelInfo

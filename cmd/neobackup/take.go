@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -209,10 +210,12 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 	}
 	return o.use(ctx, env, attempts, func(s *session) (err error) {
 		defer s.log.Crashed()
-		signals, stop := context.WithCancel(ctx)
-		wait := s.log.HandleSignals(signals, func(io.Writer) {})
-		defer wait()
-		defer stop()
+		if o.hooks == nil { // else the daemon does it
+			signals, stop := context.WithCancel(ctx)
+			wait := s.log.HandleSignals(signals, func(io.Writer) {})
+			defer wait()
+			defer stop()
+		}
 
 		signer, _, err := s.set.Signer(snapshot.Writer)
 		if err != nil {
@@ -255,7 +258,7 @@ func (o *writing) writeOnce(ctx context.Context, env *cli.Env, s *session, signe
 		Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
 		Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
 		RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
-		Progress: o.shown(env, s.set.Source),
+		Progress: o.shown(env, s.set.Source), Flushed: o.hooks.flushed(),
 	})
 	if err != nil {
 		return &openError{err}
@@ -264,6 +267,7 @@ func (o *writing) writeOnce(ctx context.Context, env *cli.Env, s *session, signe
 	defer s.noteSeen(ctx, w, dir)()
 	defer o.done()
 	o.fromStart = w.Stats().Head == tid.Zero
+	defer o.hooks.opened(w)()
 	return do(s, w)
 }
 
@@ -415,14 +419,46 @@ func (s *session) printTaken(st writer.Stats, took time.Duration) (err error) {
 	return err
 }
 
+// drainTimeout is how long a writer that was told to stop goes on storing what it knows of. A service manager
+// kills later.
+const drainTimeout = 15 * time.Second
+
+// drain stores what a writer knew of when it was told to stop, and had no time to store.
+func drain(ctx context.Context, w *writer.Writer) error {
+	if st := w.Stats(); st.Last <= st.Head {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	return w.Snapshot(ctx, tid.Zero, "")
+}
+
+// tell tells the service manager how the command is.
+func (o *writing) tell(env *cli.Env, m *daemon.Manager, lines ...string) {
+	if err := m.Tell(lines...); err != nil {
+		o.say(env, "the service manager cannot be told: %v", err)
+	}
+}
+
 func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
 	start := time.Now()
+	m := daemon.NewManager("")
+	if o.hooks == nil {
+		m = manager(env)
+	}
+	// It is ready to wait for a source and a store that are away.
+	o.tell(env, m, "READY=1", "STATUS=waiting for the source and the store")
+	defer o.tell(env, m, "STOPPING=1")
 	// A store that is away for long must not end it.
 	return cli.Stopped(ctx, o.write(ctx, env, 0, func(s *session, w *writer.Writer) error {
 		o.say(env, "following %s into %s", s.set.Source, s.set.URL)
 		o.follows = true
+		o.tell(env, m, "STATUS=following "+s.set.Source.String())
 		if err := w.Follow(ctx); cli.Stopped(ctx, err) != nil {
 			return err
+		}
+		if err := drain(ctx, w); err != nil {
+			s.log.Warn("what was committed last is not stored; the next start stores it", "err", err)
 		}
 		return s.printTaken(w.Stats(), time.Since(start))
 	}))

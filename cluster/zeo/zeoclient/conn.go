@@ -16,9 +16,9 @@ import (
 
 // Config says which storage of which server to read.
 type Config struct {
-	Network string      // "tcp" (default) or "unix"
+	Network string // "tcp" (default) or "unix"
 	// Dial makes the connection. Default: that to Addr.
-	Dial func(ctx context.Context) (net.Conn, error)
+	Dial    func(ctx context.Context) (net.Conn, error)
 	Addr    string      // host:port, or a path
 	Storage string      // default: "1"
 	TLS     *tls.Config // default: a plain connection
