@@ -24,6 +24,7 @@ import (
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/feed/feedtest"
+	"github.com/neozodb/neo/backup/keeper"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
@@ -39,14 +40,14 @@ var moreSwitches = flag.Int("switches", 0, "how many times more the orders of tw
 // got, so two schedules after which the store has the same objects, and both actors have had the same
 // answers, have the same future: one of them is followed.
 //
-// The longer they work the more orders there are. Only those are tried in which a limited number of times an
-// actor has to wait although it could go on.
+// The longer they work the more orders there are. Only those are tried in which a limited number of times a
+// call has to wait although its actor is at work.
 //
 // orders counts what was tried.
 type orders struct {
-	switches int // how often an actor may be made to wait, -1: without limit
+	switches int // how often a call may be made to wait, -1: without limit
 	losses   int // answers that get lost
-	passes   int // times that a day passes
+	passes   int // times that a day passes, before a keeper starts or deletes
 
 	runs    int // schedules that were begun
 	ended   int // those that were followed to their end
@@ -60,7 +61,7 @@ type choice struct {
 	call *gated // of an actor; nil: time passes
 	lost bool   // the call has its effect, but no answer
 
-	preempts bool // the actor that was at work could go on
+	preempts bool // another call was to be next
 }
 
 // gated is a call that waits.
@@ -68,6 +69,7 @@ type gated struct {
 	who  int
 	name string
 	put  bool
+	at   int       // how many calls had been let go when it came
 	let  chan bool // true: the answer gets lost
 }
 
@@ -75,13 +77,16 @@ type gated struct {
 type gate struct {
 	store *memstore.Store
 
-	mu      sync.Mutex
-	ended   <-chan struct{} // when the run ends
-	free    bool            // calls do not wait
-	waiting []*gated
-	objects map[string]string // what is stored: its origin, by key
-	history [2]uint64         // of the answers that each actor got, in whatever order
-	origins map[string]int    // how many objects of a kind an actor has stored
+	mu       sync.Mutex
+	ended    <-chan struct{} // when the run ends
+	free     bool            // calls do not wait
+	done     int             // calls that were let go
+	days     int             // that have passed
+	waiting  []*gated
+	objects  map[string]string // what is stored: its origin, by key
+	history  [2]uint64         // of the answers that each actor got, in whatever order
+	lineages map[string]string // how they are called, by id
+	origins  map[string]int    // how many objects of a kind an actor has stored
 }
 
 // actorStore is the way of one actor to the store.
@@ -91,11 +96,25 @@ type actorStore struct {
 	who int
 }
 
-// normal is a key without the hash in it, which is another in each run.
-func normal(key string) string {
-	if k, err := snapshot.ParseKey(key); err == nil && k.Sum != (snapshot.Short{}) {
-		k.Sum = snapshot.Short{}
-		return k.String()
+// normal is a key without the hash and the id in it, which are others in each run.
+func (g *gate) normal(who int, key string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.normalLocked(who, key)
+}
+
+func (g *gate) normalLocked(who int, key string) string {
+	lineage := ""
+	if k, err := snapshot.ParseKey(key); err == nil {
+		k.Sum, k.Rest = snapshot.Short{}, ""
+		key = k.String()
+	}
+	if id, rest, ok := strings.Cut(key, "/"); ok && len(id) == 32 {
+		if lineage = g.lineages[id]; lineage == "" { // of an actor's own
+			lineage = fmt.Sprintf("%d.%d", who, len(g.lineages))
+			g.lineages[id] = lineage
+		}
+		key = lineage + "/" + rest
 	}
 	return key
 }
@@ -103,11 +122,12 @@ func normal(key string) string {
 // call waits until a call may happen, and does it. do returns what makes its answer different from
 // other answers.
 func (s *actorStore) call(ctx context.Context, op, key string, do func() (string, error)) error {
-	c := &gated{who: s.who, name: op + " " + normal(key), put: op != "get" && op != "list", let: make(chan bool)}
+	c := &gated{who: s.who, name: op + " " + s.g.normal(s.who, key), put: op != "get" && op != "list", let: make(chan bool)}
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	var lost bool
 	if !s.g.free {
+		c.at = s.g.done
 		s.g.waiting = append(s.g.waiting, c)
 		s.g.mu.Unlock()
 		var err error
@@ -138,7 +158,7 @@ func (s *actorStore) call(ctx context.Context, op, key string, do func() (string
 		what = "error"
 	}
 	// Several goroutines of an actor may have calls: in which order they got their answers does not matter.
-	sum := sha256.Sum256([]byte(strings.Join([]string{c.name, what, answer}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{c.name, what, answer, fmt.Sprint(s.g.days)}, "\x00")))
 	s.g.history[s.who] += binary.BigEndian.Uint64(sum[:])
 	return err
 }
@@ -152,7 +172,7 @@ func (s *actorStore) Put(ctx context.Context, key string, body io.ReaderAt, size
 				kind = fmt.Sprint(s.who, " ", k.Kind)
 			}
 			s.g.origins[kind]++
-			s.g.objects[key] = fmt.Sprint(kind, " ", s.g.origins[kind])
+			s.g.objects[key] = fmt.Sprint(kind, " ", s.g.origins[kind], " ", s.g.days)
 		}
 		return "", err
 	})
@@ -176,7 +196,7 @@ func (s *actorStore) List(ctx context.Context, prefix, after string) iter.Seq2[s
 					return "", err
 				}
 				list = append(list, info)
-				b.WriteString(normal(info.Key) + s.g.objects[info.Key])
+				b.WriteString(s.g.normalLocked(s.who, info.Key) + s.g.objects[info.Key])
 			}
 			return b.String(), nil
 		})
@@ -208,7 +228,7 @@ func (g *gate) state(more string) string {
 	defer g.mu.Unlock()
 	var list []string
 	for k, origin := range g.objects {
-		list = append(list, normal(k)+" "+origin)
+		list = append(list, g.normalLocked(-1, k)+" "+origin)
 	}
 	slices.Sort(list)
 	return strings.Join(append(list, fmt.Sprint(g.history), more), "\n")
@@ -228,11 +248,11 @@ type step func(context.Context) error
 // stage is what a schedule plays on.
 type stage struct {
 	*world
-	gate *gate
-	acks []ack
-	// Objects may have been deleted.
-	pruned bool
-	mu     sync.Mutex
+	gate    *gate
+	acks    []ack
+	pruned  bool // objects may have been deleted
+	deleted int64
+	mu      sync.Mutex
 }
 
 // ack is a tail that a writer has taken for acknowledged.
@@ -249,7 +269,7 @@ func (s *stage) acked(who int, w *Writer) {
 	s.acks = append(s.acks, ack{who, w.chain.id, w.chain.end})
 }
 
-// writer returns a writer as an actor. Its steps are open, flush (one more transaction), merge (begin to
+// writer returns a writer as an actor. Its steps are open, flush (one more transaction), new (commit one, and flush all), merge (begin to
 // publish, which goes on beside what follows), wait (for that), snapshot (all), rebase.
 func (s *stage) writer(who int, dir string, script string) *actor {
 	a := &actor{}
@@ -269,6 +289,9 @@ func (s *stage) writer(who int, dir string, script string) *actor {
 			switch name {
 			case "flush":
 				err = c.flush(ctx, s.after(c.end.Head), time.Now(), false)
+			case "new":
+				s.feed.Put(1, "new")
+				err = c.flush(ctx, s.last(), time.Now(), true)
 			case "beat":
 				err = c.heartbeat(ctx, time.Now())
 			case "merge":
@@ -283,6 +306,38 @@ func (s *stage) writer(who int, dir string, script string) *actor {
 				err = errors.New(name)
 			}
 			s.acked(who, w)
+			return err
+		})
+	}
+	return a
+}
+
+// keeper returns a keeper as an actor, who prunes a few times.
+func (s *stage) keeper(who, times int) *actor {
+	a := &actor{}
+	direct := &actorStore{store.Wrapped{Store: s.gate.store}, s.gate, who}
+	way := store.Retry(direct, store.RetryOptions{})
+	var k *keeper.Keeper
+	a.steps = append(a.steps, func(ctx context.Context) error {
+		repo, err := backup.Open(ctx, backup.Config{Store: way, Trusted: s.repo.Trusted})
+		if err != nil {
+			return err
+		}
+		k = keeper.New(keeper.Options{Repo: repo, Signer: s.repo.Keeper, Settings: keeper.Settings{KeepLineagesDays: 35, PruneGraceHours: 24}})
+		_, _, err = k.Publish(ctx)
+		return err
+	})
+	for range times {
+		a.steps = append(a.steps, func(ctx context.Context) error {
+			if err := direct.call(ctx, "start", "", func() (string, error) { return "", nil }); err != nil {
+				return err
+			}
+			r, err := k.Prune(ctx, keeper.PruneOptions{Confirm: true, ForceShare: 1})
+			if err == nil {
+				s.mu.Lock()
+				s.deleted += r.Deleted.Objects
+				s.mu.Unlock()
+			}
 			return err
 		})
 	}
@@ -358,7 +413,7 @@ func (o *orders) schedule(t *testing.T, begin []int, tpl *template, cast func(*s
 	}
 	defer os.RemoveAll(dir)
 	s := &stage{world: &world{t: t, store: m, rnd: newRand(1, 1), feed: feedtest.New("prod"), size: 4 << 10, dir: dir, log: slog.New(slog.DiscardHandler)}}
-	s.gate = &gate{store: m, objects: map[string]string{}, origins: map[string]int{}}
+	s.gate = &gate{store: m, objects: map[string]string{}, origins: map[string]int{}, lineages: map[string]string{tpl.repo.Lineage.String(): "first"}}
 	for k, b := range tpl.objects {
 		if err := m.Put(t.Context(), k, bytes.NewReader(b), int64(len(b)), store.PutOptions{}); err != nil {
 			t.Fatal(err)
@@ -376,6 +431,9 @@ func (o *orders) schedule(t *testing.T, begin []int, tpl *template, cast func(*s
 		o.Feed = s.feed // Reopen is not for two at a time
 	}
 
+	if o.passes > 0 {
+		time.Sleep(30 * time.Hour) // what is there may be deleted
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	s.gate.ended = ctx.Done()
@@ -430,6 +488,9 @@ func (o *orders) schedule(t *testing.T, begin []int, tpl *template, cast func(*s
 		switch c := list[pick]; {
 		case c.call == nil:
 			passes--
+			s.gate.mu.Lock()
+			s.gate.days++
+			s.gate.mu.Unlock()
 			time.Sleep(30 * time.Hour)
 		default:
 			if c.lost {
@@ -438,6 +499,7 @@ func (o *orders) schedule(t *testing.T, begin []int, tpl *template, cast func(*s
 			if c.preempts {
 				switches--
 			}
+			s.gate.done = n
 			last = c.call.who
 			s.gate.mu.Lock()
 			s.gate.waiting = slices.DeleteFunc(s.gate.waiting, func(g *gated) bool { return g == c.call })
@@ -471,23 +533,47 @@ end:
 	after(s, actors)
 }
 
+// all plays all schedules.
+func (o *orders) all(t *testing.T, tpl *template, cast func(*stage) [2]*actor, after func(*stage, [2]*actor)) {
+	o.states, o.errs, o.waiting = map[string]bool{}, map[string]int{}, [][]int{nil}
+	if o.switches += *moreSwitches; *moreSwitches < 0 {
+		o.switches = -1
+	}
+	for len(o.waiting) > 0 && !t.Failed() {
+		n := len(o.waiting) - 1
+		begin := o.waiting[n]
+		o.waiting = o.waiting[:n]
+		synctest.Test(t, func(t *testing.T) {
+			o.schedule(t, begin, tpl, cast, after)
+			if t.Failed() {
+				t.Logf("schedule %v", begin)
+			}
+		})
+	}
+	t.Logf("%d states, %d schedules, %d of them to their end: %v", len(o.states), o.runs, o.ended, o.errs)
+}
+
 // choices are what may happen next, in an order that is the same in each run.
 func (g *gate) choices(last, switches, losses, passes int) (list []choice) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	slices.SortFunc(g.waiting, func(a, b *gated) int {
-		return cmp.Or(cmp.Compare(a.who, b.who), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.who, b.who), cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name))
 	})
+	// The oldest call of the actor that is at work is next, or if it has none of any one.
 	goesOn := slices.ContainsFunc(g.waiting, func(c *gated) bool { return c.who == last })
 	for _, lost := range []bool{false, true} {
-		for _, c := range g.waiting {
-			preempts := goesOn && c.who != last
+		for i, c := range g.waiting {
+			oldest := i == 0 || g.waiting[i-1].who != c.who
+			preempts := !oldest || goesOn && c.who != last
 			if (!preempts || switches != 0) && (!lost || losses > 0 && c.put) {
 				list = append(list, choice{c, lost, preempts})
 			}
 		}
 	}
-	if passes > 0 && len(list) > 0 {
+	if passes > 0 && slices.ContainsFunc(g.waiting, func(c *gated) bool {
+		return strings.HasPrefix(c.name, "start") || strings.HasPrefix(c.name, "delete")
+	}) {
 		list = append(list, choice{})
 	}
 	return list
@@ -498,7 +584,9 @@ func (g *gate) choices(last, switches, losses, passes int) (list []choice) {
 func (s *stage) settled(actors [2]*actor) {
 	t := s.t
 	for i, a := range actors {
-		if a.err != nil && !isAny(a.err, ErrFenced, ErrDiverged) {
+		// A writer that was stopped for days may miss what it knew, and what it has begun may be too old.
+		stalled := s.pruned && isAny(a.err, store.ErrNotFound, context.DeadlineExceeded)
+		if a.err != nil && !isAny(a.err, ErrFenced, ErrDiverged) && !stalled {
 			t.Errorf("actor %d: %v", i+1, a.err)
 		}
 	}
@@ -571,29 +659,36 @@ func TestOrders(t *testing.T) {
 		{"open flush merge flush wait", "open flush merge flush wait", 1, 0},
 		{"open flush flush", "open flush flush", 2, 0},
 		{"open flush merge wait", "open flush", 1, 1},
-		{"open flush flush", "open rebase", 2, 0},
-		{"open rebase flush", "open rebase", 1, 0},
+		{"open new new", "open rebase", 1, 0},
+		{"open rebase new", "open rebase", 1, 0},
 	} {
 		t.Run(fmt.Sprintf("%s, %s, %d", tt.a, tt.b, tt.losses), func(t *testing.T) {
-			limit := tt.switches + *moreSwitches
-			if *moreSwitches < 0 {
-				limit = -1
+			o := &orders{switches: tt.switches, losses: tt.losses}
+			o.all(t, tpl, func(s *stage) [2]*actor {
+				return [2]*actor{s.writer(0, s.dir+"/a", tt.a), s.writer(1, s.dir+"/b", tt.b)}
+			}, (*stage).settled)
+		})
+	}
+}
+
+// A writer that is stopped at each of its calls, while a keeper announces what it will delete, and then
+// deletes it.
+func TestOrdersOfPrune(t *testing.T) {
+	tpl := newTemplate(t)
+	for _, script := range []string{"open flush merge wait flush", "open rebase"} {
+		t.Run(script, func(t *testing.T) {
+			var deleted int64
+			o := &orders{passes: 1, switches: 1}
+			o.all(t, tpl, func(s *stage) [2]*actor {
+				s.pruned = true
+				return [2]*actor{s.writer(0, s.dir+"/a", script), s.keeper(1, 2)}
+			}, func(s *stage, actors [2]*actor) {
+				s.settled(actors)
+				deleted += s.deleted
+			})
+			if deleted == 0 {
+				t.Error("nothing was ever deleted")
 			}
-			o := &orders{switches: limit, losses: tt.losses, states: map[string]bool{}, errs: map[string]int{}, waiting: [][]int{nil}}
-			for len(o.waiting) > 0 && !t.Failed() {
-				n := len(o.waiting) - 1
-				begin := o.waiting[n]
-				o.waiting = o.waiting[:n]
-				synctest.Test(t, func(t *testing.T) {
-					o.schedule(t, begin, tpl, func(s *stage) [2]*actor {
-						return [2]*actor{s.writer(0, s.dir+"/a", tt.a), s.writer(1, s.dir+"/b", tt.b)}
-					}, (*stage).settled)
-					if t.Failed() {
-						t.Logf("schedule %v", begin)
-					}
-				})
-			}
-			t.Logf("%d states, %d schedules, %d of them to their end: %v", len(o.states), o.runs, o.ended, o.errs)
 		})
 	}
 }
