@@ -83,6 +83,7 @@ var layers = []struct{ name, may string }{
 	{"backup/writer", "backup backup/feed"},
 	{"backup/restore", "backup exporter cluster/storage/adapter"},
 	{"backup/verify", "backup exporter"},
+	{"backup/keeper", "backup"},
 	{"backup/drill", "backup/feed backup/restore backup/verify backup/serve cluster/simple cluster/zeo/zeoclient cluster/client"},
 	{"backup/config", "cluster/conf cluster/following backup"},
 	{"backup/daemon", "backup/config backup/writer"},

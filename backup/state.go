@@ -183,15 +183,12 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 	if known != nil {
 		seq = max(seq, known.Manifest.Seq)
 	}
-	if seq == 0 {
-		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
-	}
 	read := func(seq int64) ([]byte, error) {
 		b, _, err := store.ReadAll(ctx, r.Store, snapshot.ManifestKey(lineage, seq), maxNote)
 		return b, err
 	}
 	var newest, before []byte
-	if known == nil || known.Manifest.Seq < seq {
+	if seq > 0 && (known == nil || known.Manifest.Seq < seq) {
 		b, err := read(seq)
 		if err != nil {
 			return nil, err
@@ -207,6 +204,9 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 			return nil, err
 		}
 		newest, before, seq = b, newest, seq+1
+	}
+	if newest == nil && known == nil {
+		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
 	}
 	if newest == nil {
 		return &State{Lineage: lineage, Manifest: known.Manifest, Hash: known.Hash}, nil

@@ -160,3 +160,11 @@ func (r *Repository) Rescue(ctx context.Context, l *snapshot.Segment, cause erro
 		return snapshot.Hash(sum.Sum(nil)) == l.SHA256, nil
 	})
 }
+
+// Bare returns the store without what [Repository.Tampered] tells of: the newest versions, as they are.
+func (r *Repository) Bare() store.Store {
+	if p, ok := r.Store.(*pinned); ok {
+		return p.Store
+	}
+	return r.Store
+}

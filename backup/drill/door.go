@@ -42,7 +42,7 @@ func (d *run) openDoor(ctx context.Context) (_ *door, err error) {
 	}
 	var serving context.Context
 	serving, s.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go func() { s.served <- serve.Serve(serving, s.db, []net.Listener{l}, serve.Options{Log: d.o.Log}) }()
+	go func() { s.served <- serve.Serve(serving, s.db, []net.Listener{l}, serve.Options{}) }() // the drill tells what is wrong
 	addr := l.Addr().String()
 	s.client, err = zeoclient.Dial(ctx, zeoclient.Config{Addr: addr, MaxFrame: maxFrame, Dial: func(ctx context.Context) (net.Conn, error) { return nw.Dial(ctx, addr) }})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -283,7 +284,7 @@ func (d *run) work(ctx context.Context) error {
 	if err := d.choose(ctx); err != nil {
 		return d.explain(err)
 	}
-	for _, step := range []func(context.Context) error{d.firstRead, d.openEpochs, d.restoreAll, d.compareObjects, d.compareSource} {
+	for _, step := range []func(context.Context) error{d.firstRead, d.openEpochs, d.restoreAll, d.compareObjects, d.compareSource, d.untouched} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -361,14 +362,30 @@ func (d *run) older() error {
 	return nil
 }
 
+// untouched returns an error if older versions of objects had to be read: what is there now does not
+// restore without them.
+func (d *run) untouched(context.Context) error {
+	list := d.repo.Tampered()
+	if len(list) == 0 {
+		return nil
+	}
+	for _, t := range list {
+		d.report(verify.Finding{Kind: verify.Overwritten, Key: t.Key, Text: t.String()})
+	}
+	return d.found(false)
+}
+
 // explain says what to do about an error, where that is not known elsewhere.
 func (d *run) explain(err error) error {
+	is := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+	}
 	free := restore.Free(d.o.Scratch)
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || free >= 0 && free < leastFree
 	switch {
-	case errors.Is(err, restore.ErrSpace):
+	case is(restore.ErrSpace):
 		return fmt.Errorf("scratch directory %s: %w", d.o.Scratch, err)
-	case full:
+	case is(syscall.ENOSPC, syscall.EDQUOT),
+		free >= 0 && free < leastFree && !is(snapshot.ErrCorrupt, snapshot.ErrUntrusted, backup.ErrIncomplete, backup.ErrKeys, backup.ErrNotExact, restore.ErrDifferent, ErrDamaged, store.ErrNotFound):
 		return fmt.Errorf("scratch directory %s: %w: %w", d.o.Scratch, restore.ErrSpace, err)
 	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, backup.ErrIncomplete):
 		return fmt.Errorf("%w: %w", backup.ErrIncomplete, err)

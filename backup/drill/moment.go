@@ -80,7 +80,7 @@ func (d *run) headOf(ctx context.Context, p *snapshot.Proof) (tid.TID, error) {
 		return t, nil
 	}
 	key := snapshot.ManifestKey(p.Lineage, p.Seq)
-	b, _, err := store.ReadAll(ctx, d.store, key, 64<<20)
+	b, _, err := store.ReadAll(ctx, d.repo.Store, key, 64<<20)
 	if err != nil {
 		return 0, err
 	}

@@ -107,6 +107,7 @@ func (d *run) against(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	d.progress(Source, total, total)
 	d.res.Source = fmt.Sprintf("equal in %d transactions up to %v", sum.Txns, d.at)
 	if sum.Explained > 0 {
 		d.res.Source += fmt.Sprintf("; %d differences are explained by packs of the source", sum.Explained)

@@ -126,6 +126,17 @@ func (v *view) readPolicy() (err error) {
 		v.refuse("no policy is in force: publish one with \"neobackup policy --publish\"")
 		v.policy = &snapshot.Policy{KeepLineagesDays: 36500, PruneGraceHours: 24} // for the plan that is shown
 	}
+	return v.newest(snapshot.Key{Kind: snapshot.KindPolicy, N: v.policies.last + 1})
+}
+
+// newest refuses if a note that would be the newest was removed.
+func (v *view) newest(next snapshot.Key) error {
+	err := v.mustBeNew(next.String())
+	if err == nil || !damage(err) {
+		return err
+	}
+	v.damaged = true
+	v.refuse("%v", err)
 	return nil
 }
 
@@ -158,12 +169,17 @@ func (v *view) readLineages() error {
 	}
 	for {
 		last++
-		if found, err := read(last); err != nil || !found {
-			if len(v.lineages) == 0 && err == nil {
-				v.refuse("the repository has no lineage")
-			}
+		found, err := read(last)
+		if err != nil {
 			return err
 		}
+		if found {
+			continue
+		}
+		if len(v.lineages) == 0 {
+			v.refuse("the repository has no lineage")
+		}
+		return v.newest(snapshot.Key{Kind: snapshot.KindLineage, N: last})
 	}
 }
 
@@ -399,6 +415,10 @@ func (v *view) decide() error {
 			o.reason = needed
 		}
 	}
+	if list := v.repo.Tampered(); len(list) > 0 {
+		v.damaged = true
+		v.refuse("%v: \"neobackup repair\" first", list[0])
+	}
 	for kid := range v.epochs {
 		if v.list.find(snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}) == nil {
 			v.missing = append(v.missing, snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}.String())
@@ -434,6 +454,26 @@ func (v *view) keep(l *lineage) error {
 			l.gaps = append(l.gaps, *i.Gap)
 		}
 	}
+	if v.k.o.Check != nil {
+		if err := v.k.o.Check(s); err != nil {
+			v.damaged = true
+			v.refuse("lineage %d had more before, so what it needs is not known: %v", l.note.K, err)
+			v.all(id)
+		}
+	}
+	for _, p := range l.proofs {
+		if p.seq > s.Manifest.Seq {
+			v.damaged = true
+			v.refuse("%s is a proof of manifest %d of lineage %d, and the newest one is %d: newer ones were removed", p.key, p.seq, l.note.K, s.Manifest.Seq)
+			v.all(id)
+			break
+		}
+	}
+	for _, key := range []string{snapshot.ManifestKey(id, s.Manifest.Seq+1), snapshot.TailKey(id, s.Chain().N+1)} {
+		if err := v.mustBeNew(key); err != nil {
+			return err
+		}
+	}
 	if err := v.need(snapshot.ManifestKey(id, s.Manifest.Seq), -1); err != nil {
 		return err
 	}
@@ -452,6 +492,23 @@ func (v *view) keep(l *lineage) error {
 		o.reason = needed // they are small, and say since when a lineage was proved
 	}
 	return v.each(s, v.need)
+}
+
+// mustBeNew returns an error if a key that comes after the newest one has been used: what is newest was
+// removed then, and the store, which keeps versions, has hidden it only.
+func (v *view) mustBeNew(key string) error {
+	for x, err := range store.Versions(v.ctx, v.repo.Store, key) {
+		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, store.ErrDenied) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if x.Key == key && x.Deleted && x.Latest {
+			return &snapshot.CorruptError{Name: key, Offset: -1, Err: errors.New("it was deleted, and is newer than what is there")}
+		}
+	}
+	return nil
 }
 
 // need marks an object as needed. It must have that size, unless it is negative. One that is not stored

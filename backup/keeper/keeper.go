@@ -28,6 +28,10 @@ type Options struct {
 	Lock          store.Mode
 	LockShortDays int64
 
+	// Check, if set, returns an error if a state is older than what this host has seen: nothing is deleted
+	// then.
+	Check func(*backup.State) error
+
 	Log *slog.Logger     // default: discard
 	Now func() time.Time // clock of this host; default: time.Now
 }

@@ -315,9 +315,6 @@ func TestEachCall(t *testing.T) {
 					for range 2 {
 						f := h.with(g, n)
 						o := PruneOptions{Confirm: true, maxDoomed: 5}
-						if h.name == "a bit flips" { // what is stored with it is read again each time
-							o.maxDoomed = 0
-						}
 						k := w.keeper(w.mem, usual)
 						k.o.Repo = w.open(w.mem)
 						k.o.Repo.Store = f
@@ -332,7 +329,7 @@ func TestEachCall(t *testing.T) {
 						}
 						time.Sleep(25 * time.Hour)
 					}
-					if !more {
+					if !more || n == 60 && h.name == "a bit flips" { // each list that was stored damaged is read again
 						break
 					}
 					if n%9 == 0 {

@@ -123,7 +123,7 @@ func (o *drillOptions) options(ctx context.Context, s *session) (drill.Options, 
 	}
 	section := "[drill " + s.set.Name + "]"
 	opt := drill.Options{
-		Store: s.Store, Trusted: s.Trusted, Mode: drill.Mode(d.Mode), Scratch: d.Scratch, Keep: o.keep, Lock: s.set.Lock, LockDays: int(s.set.LockDays),
+		Store: s.Bare(), Trusted: s.Trusted, Mode: drill.Mode(d.Mode), Scratch: d.Scratch, Keep: o.keep, Lock: s.set.Lock, LockDays: int(s.set.LockDays),
 		Now: o.now, Log: s.log.Logger, Check: s.notSeenNewer, AcceptOlder: o.older,
 	}
 	if o.mode != "" {
@@ -136,7 +136,7 @@ func (o *drillOptions) options(ctx context.Context, s *session) (drill.Options, 
 		opt.Scratch = os.TempDir()
 	}
 	if opt.Scratch == "" {
-		return opt, wrong(hint(fmt.Errorf("%s: where is there room for what is restored? There is no scratch", section),
+		return opt, wrong(hint(fmt.Errorf("%s: there is no scratch directory for what is restored", section),
 			"give --scratch DIRECTORY, or write scratch: DIRECTORY into %s: it is restored there for its owner alone, and removed again", section))
 	}
 	var err error
@@ -275,10 +275,16 @@ func printDrill(env *cli.Env, res *drill.Result, p *snapshot.Proof, c snapshot.C
 		line("FAILED", "%s until %v  %s, %s", res.Repository, p.TID, when(p.TID), what)
 	}
 	line("mode", "%s", p.Mode)
-	line("compared", "%d segments, %d transactions, %d records, %s of text", c.Segments, c.Txns, c.Records, size(c.Bytes))
-	line("source", "%s", res.Source)
-	line("objects", "%d of %d byte by byte; of %d references, %d lead to no object", res.Objects, res.Existing, res.References, res.Dangling)
-	line("first read", "%v", time.Duration(p.FirstReadMS)*time.Millisecond)
+	if c.Segments > 0 {
+		line("compared", "%d segments, %d transactions, %d records, %s of text", c.Segments, c.Txns, c.Records, size(c.Bytes))
+		line("source", "%s", res.Source)
+	}
+	if res.Objects > 0 {
+		line("objects", "%d of %d byte by byte; of %d references, %d lead to no object", res.Objects, res.Existing, res.References, res.Dangling)
+	}
+	if p.FirstReadMS > 0 {
+		line("first read", "%v", time.Duration(p.FirstReadMS)*time.Millisecond)
+	}
 	if len(p.Epochs) > 0 {
 		var list []string
 		for _, kid := range p.Epochs {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,8 +91,9 @@ type summary struct {
 	RPOSeconds *int64     `json:"rpo_seconds,omitempty"`
 	Exact      []span     `json:"exact,omitempty"`
 	Writer     string     `json:"writer"`
-	Proof      *proof     `json:"proof,omitempty"`        // the newest that says ok and still counts
-	Failed     *proof     `json:"failed_drill,omitempty"` // the last drill that failed since
+	Proof      *proof     `json:"proof,omitempty"`         // the newest that says ok and still counts
+	Further    *proof     `json:"further_proof,omitempty"` // an earlier one of a later moment, if there is one
+	Failed     *proof     `json:"failed_drill,omitempty"`  // the last drill that failed since
 
 	Source      snapshot.Source `json:"source"`
 	SourceBytes int64           `json:"source_bytes,omitempty"` // of a file on this host
@@ -234,6 +236,14 @@ func (s *session) drills(ctx context.Context, sum *summary, lineage snapshot.ID,
 	}
 	if proven != nil {
 		sum.Proof = proofOf(proven, now)
+		// Every second drill restores an earlier moment: what was proven before that still is.
+		further, err := s.ProvenBy(ctx, slices.DeleteFunc(slices.Clone(list), func(p *backup.StoredProof) bool { return p.TID <= proven.TID }))
+		if err != nil {
+			return err
+		}
+		if further != nil {
+			sum.Further = proofOf(further, now)
+		}
 	}
 	for _, p := range list { // the newest first
 		if proven != nil && p.Key == proven.Key {
@@ -343,9 +353,14 @@ func printInfo(env *cli.Env, sum *summary) error {
 			line(name, "%v  %s  to  %v  %s", e.From, when(e.From), e.To, when(e.To))
 		}
 	}
-	if p := sum.Proof; p != nil {
-		line("proven", "until %v  %s, by the drill of %s, %s (%s)", p.TID, when(p.TID), p.Time.Format("2006-01-02 15:04"), seconds(p.AgeSeconds), p.Mode)
-	} else {
+	name, until := "proven", "until"
+	for _, p := range []*proof{sum.Further, sum.Proof} {
+		if p != nil {
+			line(name, "%s %v  %s, by the drill of %s, %s (%s)", until, p.TID, when(p.TID), p.Time.Format("2006-01-02 15:04"), seconds(p.AgeSeconds), p.Mode)
+			name, until = "", "and at"
+		}
+	}
+	if sum.Proof == nil {
 		line("proven", "by no drill yet")
 	}
 	if p := sum.Failed; p != nil {
@@ -438,8 +453,8 @@ func runList(ctx context.Context, env *cli.Env, o *listOptions) (err error) {
 		if sum.RPOSeconds != nil {
 			fresh = ago(time.Duration(*sum.RPOSeconds) * time.Second)
 		}
-		if sum.Proof != nil {
-			proven = when(sum.Proof.TID)
+		if p := cmp.Or(sum.Further, sum.Proof); p != nil {
+			proven = when(p.TID)
 		}
 		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, sum.Status, head, fresh, proven, size(sum.StoredBytes), sum.URL)
 		return err

@@ -14,13 +14,22 @@ import (
 
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/keeper"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
 // keeper returns the keeper of a repository, as its section says. Without the key of a keeper it only looks.
 func (s *session) keeper() (*keeper.Keeper, error) {
 	o := keeper.Options{Repo: s.Repository, Settings: keeperSettings(s.set), Lock: s.set.Lock, LockShortDays: s.set.LockShortDays, Log: s.log.Logger, Now: s.o.now}
-	var err error
+	dir, err := s.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	seen, err := verify.LoadSeen(dir, s.Marker.ID)
+	if err != nil {
+		return nil, err
+	}
+	o.Check = seen.Compare
 	if s.set.KeeperKey != "" || s.set.SignKey != "" {
 		if o.Signer, err = s.set.KeeperSigner(); err != nil && s.set.KeeperKey != "" {
 			return nil, wrong(err)
@@ -357,13 +366,18 @@ func runExtendLocks(ctx context.Context, env *cli.Env, o *common, s *session) er
 	if err != nil {
 		return err
 	}
+	var least *int64
+	if rep.Least >= 0 {
+		n := int64(rep.Least.Seconds())
+		least = &n
+	}
 	if o.json {
 		if err := o.line(env.Stdout, struct {
 			V            int    `json:"v"`
 			Repository   string `json:"repository"`
-			LeastSeconds int64  `json:"least_seconds"`
+			LeastSeconds *int64 `json:"least_seconds,omitempty"`
 			*keeper.LockReport
-		}{1, s.Marker.Name, int64(rep.Least.Seconds()), rep}); err != nil {
+		}{1, s.Marker.Name, least, rep}); err != nil {
 			return err
 		}
 	} else if !o.quiet {
