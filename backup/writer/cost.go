@@ -48,10 +48,10 @@ const (
 	costPage     = 306
 )
 
-// costTails is how many tails a forecast looks at, about, and costDays how many days.
+// A forecast is about a month, or as many tails.
 const (
+	costDays  = 30
 	costTails = 150_000
-	costDays  = 90
 )
 
 // Forecast returns what it costs to follow a source. It lets time pass in a simulation in which the

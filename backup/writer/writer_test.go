@@ -615,3 +615,27 @@ func TestProgressHead(t *testing.T) {
 		t.Errorf("told %+v", told)
 	}
 }
+
+// However long a source is not flushed, what is small is stored behind one tail.
+func TestIntervalAboveHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, true)
+		w.setup = func(o *Options) { o.Interval, o.Heartbeat, o.limits = 7*time.Minute, 5*time.Minute, usual }
+		wr := w.must()
+		defer wr.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Hour)
+		defer cancel()
+		done := make(chan error)
+		go func() { done <- wr.Follow(ctx) }()
+		for range 4 * 60 {
+			time.Sleep(time.Minute)
+			w.feed.Put(1, "data")
+		}
+		<-done
+		s := wr.Stats()
+		if s.Flushes < 30 || s.Objects != s.Flushes+s.Heartbeats {
+			t.Errorf("%d flushes and %d heartbeats made %d objects", s.Flushes, s.Heartbeats, s.Objects)
+		}
+		w.check(w.last())
+	})
+}

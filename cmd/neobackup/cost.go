@@ -151,7 +151,14 @@ func estimate(l load, set *config.Repository, stored, objects int64, p prices) f
 func lately(ctx context.Context, repo *backup.Repository, state *backup.State, now time.Time) (l load, stored, objects, txns int64, err error) {
 	const days = 7
 	week := tid.FromTime(now.AddDate(0, 0, -days))
-	var merged, tails struct{ bytes, txns, text float64 } // of that week
+	// Bytes of transactions of that week. What was read after a pack says little of what comes: it lacks
+	// what the pack removed.
+	var packed tid.TID
+	if holes := state.Holes(); len(holes) > 0 {
+		packed = holes[len(holes)-1].To
+	}
+	type sum struct{ bytes, txns, text float64 }
+	var sums [2]struct{ merged, tails sum } // up to the pack, and after it
 	for part, err := range repo.Parts(ctx, state, tid.Zero, state.Head()) {
 		if err != nil {
 			return l, 0, 0, 0, err
@@ -161,26 +168,36 @@ func lately(ctx context.Context, repo *backup.Repository, state *backup.State, n
 			continue
 		}
 		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
-		if share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time()); share > 0 {
-			l.Txns += share * float64(seg.Txns) / days
-			in := &merged
-			if seg.Offset() != 0 { // behind a tail: little of it is data
-				in = &tails
-			}
-			in.bytes += share * float64(seg.Bytes-min(seg.Bytes, writer.EmptySegment))
-			in.txns += share * float64(seg.Txns)
-			in.text += share * float64(seg.Text)
+		share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time())
+		if share == 0 {
+			continue
 		}
+		l.Txns += share * float64(seg.Txns) / days
+		of := &sums[0]
+		if seg.After >= packed {
+			of = &sums[1]
+		}
+		in := &of.merged
+		if seg.Offset() != 0 { // behind a tail: little of it is data
+			in = &of.tails
+		}
+		in.bytes += share * float64(seg.Bytes-min(seg.Bytes, writer.EmptySegment))
+		in.txns += share * float64(seg.Txns)
+		in.text += share * float64(seg.Text)
 	}
-	if tails.txns > 0 {
-		l.Tail = tails.bytes / tails.txns
+	of := sums[1]
+	if of.merged.txns+of.tails.txns == 0 {
+		of = sums[0]
+	}
+	if of.tails.txns > 0 {
+		l.Tail = of.tails.bytes / of.tails.txns
 	}
 	l.Stored = l.Txns * l.Tail
-	if merged.txns > 0 {
-		l.Stored = l.Txns * merged.bytes / merged.txns
+	if of.merged.txns > 0 {
+		l.Stored = l.Txns * of.merged.bytes / of.merged.txns
 	}
-	if n := merged.txns + tails.txns; n > 0 {
-		l.Text = (merged.text + tails.text) / n
+	if n := of.merged.txns + of.tails.txns; n > 0 {
+		l.Text = (of.merged.text + of.tails.text) / n
 	}
 	return l, stored, objects, txns, nil
 }

@@ -135,7 +135,7 @@ func (m *month) stop() {
 
 // data is a record as ZODB has them, part of which can be compressed.
 func (m *month) data() []byte {
-	noise := make([]byte, 200+m.rnd.IntN(600))
+	noise := make([]byte, 1000+m.rnd.IntN(3000))
 	for i := range noise {
 		noise[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[m.rnd.IntN(36)]
 	}
@@ -202,7 +202,9 @@ func (m *month) pass(d time.Duration) {
 }
 
 // until lets time pass to an hour of a day of the month, from 0.
-func (m *month) until(day, hour int) { m.pass(time.Until(m.begin.AddDate(0, 0, day).Add(time.Duration(hour) * time.Hour))) }
+func (m *month) until(day, hour int) {
+	m.pass(time.Until(m.begin.AddDate(0, 0, day).Add(time.Duration(hour) * time.Hour)))
+}
 
 // prune is a run of a keeper on another host.
 func (m *month) prune(now func() time.Time) (*keeper.PruneReport, error) {
@@ -290,7 +292,7 @@ func aMonth(t *testing.T) {
 	m.ids = []age.Identity{m.repo.Identity}
 	m.to = []snapshot.Recipient{m.repo.Identity.(*age.X25519Identity).Recipient()}
 	m.writes = store.Count(m.store)
-	m.set.Interval, m.set.Heartbeat, m.set.SegmentSize = 8*time.Minute, 8*time.Minute, 64<<10
+	m.set.Interval, m.set.Heartbeat, m.set.SegmentSize = 8*time.Minute, 8*time.Minute, 256<<10
 	m.left = m.begin
 	rotate := func() { // new operators
 		id, err := age.GenerateX25519Identity()
@@ -300,14 +302,33 @@ func aMonth(t *testing.T) {
 		m.ids = append(m.ids, id)
 		m.to = []snapshot.Recipient{id.Recipient()}
 	}
-	rebase := func() {
+	var total forecast // sums, up to the present
+	var since float64
+	count := func(f forecast) {
+		days := (time.Since(m.begin) - m.away).Hours() / 24
+		total.PutsPerDay += (days - since) * f.PutsPerDay
+		total.UploadPerDay += (days - since) * f.UploadPerDay
+		since = days
+	}
+	var rebased store.Stats
+	rebase := func(f forecast) {
 		m.stop()
-		m.start(func(w *writer.Writer) error { return w.Rebase(t.Context()) })
+		count(f)
+		before := m.writes.Stats()
+		done := make(chan struct{})
+		m.start(func(w *writer.Writer) error { defer close(done); return w.Rebase(t.Context()) })
+		<-done
+		after := m.writes.Stats()
+		puts, sent := after.Puts-before.Puts, after.Sent-before.Sent
+		rebased.Puts, rebased.Sent = rebased.Puts+puts, rebased.Sent+sent
+		t.Logf("a rebase: %d PUTs of %d bytes, forecast %.0f of %d at most", puts, sent, f.RebasePuts, f.RebaseBytes)
+		if float64(puts) > f.RebasePuts*1.1 || float64(sent) > float64(f.RebaseBytes)*1.1 {
+			t.Error("a rebase cost more than what was forecast")
+		}
 	}
 	m.start(nil)
 
 	var f forecast
-	var rebasePuts, rebaseBytes float64
 	for day := range 30 {
 		m.daily(day)
 		switch day {
@@ -332,16 +353,19 @@ func aMonth(t *testing.T) {
 		case 13: // packed while the writer is down
 			m.stop()
 			m.pass(2 * time.Hour)
-			m.feed.Pack(m.last - 1<<32*30)
+			m.feed.Pack(m.last - 30<<32)
 			m.pass(time.Hour)
 			m.start(nil)
 		case 15, 26:
 			r := m.forecast()
-			rebasePuts, rebaseBytes = rebasePuts+r.RebasePuts, rebaseBytes+float64(r.RebaseBytes)
-			m.feed.Pack(m.last - 1<<32*60*24)
-			rebase()
+			r.PutsPerDay, r.UploadPerDay = f.PutsPerDay, f.UploadPerDay
+			m.feed.Pack(m.last - 24*60<<32)
+			rebase(r)
 			m.pass(2 * time.Hour)
 			m.drill(day)
+		case 16, 27: // there is something of the new lineage to conclude from
+			count(f)
+			f = m.forecast()
 		case 18: // clocks are wrong
 			for _, years := range []int{1, -1} {
 				before := m.store.Date()
@@ -367,7 +391,7 @@ func aMonth(t *testing.T) {
 	}
 	m.pass(2 * m.set.Interval)
 	time.Sleep(m.set.Interval)
-	followed := (time.Since(m.begin) - m.away).Hours() / 24
+	count(f)
 	m.stop()
 	if m.acked != m.last {
 		t.Errorf("%v is acknowledged, want %v", m.acked, m.last)
@@ -378,12 +402,16 @@ func aMonth(t *testing.T) {
 
 	// What it has cost.
 	stats := m.writes.Stats()
-	m.within("PUTs", float64(stats.Puts), followed*f.PutsPerDay+rebasePuts)
-	m.within("bytes", float64(stats.Sent), followed*f.UploadPerDay+rebaseBytes)
+	m.within("PUTs", float64(stats.Puts-rebased.Puts), total.PutsPerDay)
+	m.within("bytes", float64(stats.Sent-rebased.Sent), total.UploadPerDay)
 	t.Logf("%d GETs, %d LISTs of writers", stats.Gets, stats.Lists)
 	last := m.forecast()
-	_, s := m.lineage()
 	reads := store.Count(m.store)
+	l, _ := m.lineage()
+	s, err := m.open(reads).State(t.Context(), l.Lineage, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m.restore(s, m.last, reads)
 	m.within("GETs of a restore", float64(reads.Stats().Gets), last.RestoreGets)
 	m.within("bytes of a restore", float64(reads.Stats().Received), float64(last.RestoreBytes))
@@ -474,7 +502,7 @@ func (m *month) compare() {
 			if !maps.Equal(got.now, want.now) {
 				t.Fatalf("lineage %d at %v is not what was committed", l.K, tr.TID)
 			}
-			if m.rnd.IntN(200) == 0 || tr.TID == s.Head() {
+			if m.rnd.IntN(100) == 0 || tr.TID == s.Head() {
 				points = append(points, tr.TID)
 			}
 		}
