@@ -65,9 +65,9 @@ func Forecast(o CostOptions) Cost {
 // costs are sums of a simulation.
 type costs struct {
 	puts, gets, lists, tails, manifests, pages, beats int64
-	uploaded, fresh                            int64
-	open                                       int // greatest number of open lines
-	publications                               []publicationCost
+	uploaded, fresh                                   int64
+	open                                              int // greatest number of open lines
+	publications                                      []publicationCost
 }
 
 type publicationCost struct {

@@ -147,7 +147,8 @@ func estimate(l load, set *config.Repository, stored, objects int64, p prices) f
 	return f
 }
 
-// lately returns what the history was like in the last week, and what is stored in all.
+// lately returns what the history was like in the last week, or since the lineage was filled, and what is
+// stored in all: bytes of segments, objects that a restore reads, and transactions.
 func lately(ctx context.Context, repo *backup.Repository, state *backup.State, now time.Time) (l load, stored, objects, txns int64, err error) {
 	const days = 7
 	week := tid.FromTime(now.AddDate(0, 0, -days))
@@ -157,6 +158,7 @@ func lately(ctx context.Context, repo *backup.Repository, state *backup.State, n
 	if holes := state.Holes(); len(holes) > 0 {
 		packed = holes[len(holes)-1].To
 	}
+	var since time.Time // of the first transaction that counts
 	type sum struct{ bytes, txns, text float64 }
 	var sums [2]struct{ merged, tails sum } // up to the pack, and after it
 	for part, err := range repo.Parts(ctx, state, tid.Zero, state.Head()) {
@@ -172,7 +174,17 @@ func lately(ctx context.Context, repo *backup.Repository, state *backup.State, n
 		if share == 0 {
 			continue
 		}
-		l.Txns += share * float64(seg.Txns) / days
+		if seg.After == tid.Zero { // when it begins is not known
+			l.Txns = share * float64(seg.Txns) / days
+		} else {
+			if since.IsZero() {
+				l.Txns, since = 0, seg.After.Time()
+				if since.Before(week.Time()) {
+					since = week.Time()
+				}
+			}
+			l.Txns += share * float64(seg.Txns)
+		}
 		of := &sums[0]
 		if seg.After >= packed {
 			of = &sums[1]
@@ -184,6 +196,14 @@ func lately(ctx context.Context, repo *backup.Repository, state *backup.State, n
 		in.bytes += share * float64(seg.Bytes-min(seg.Bytes, writer.EmptySegment))
 		in.txns += share * float64(seg.Txns)
 		in.text += share * float64(seg.Text)
+	}
+	for _, t := range state.Tails {
+		if t.Bytes == 0 { // nothing is behind it, but it is read
+			objects++
+		}
+	}
+	if !since.IsZero() {
+		l.Txns /= max(now.Sub(since).Hours()/24, 1.0/24)
 	}
 	of := sums[1]
 	if of.merged.txns+of.tails.txns == 0 {
@@ -241,7 +261,7 @@ func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) erro
 	fmt.Fprintf(w, "upload\t%s a day\n", size(int64(f.UploadPerDay)))
 	fmt.Fprintf(w, "stored\t%s, %s more a month\t%.2f USD a month\n", size(f.Stored), size(int64(f.Growth)), f.StorageUSD)
 	fmt.Fprintf(w, "a restore\t%.0f GET, %s\t%.2f USD\n", f.RestoreGets, size(f.RestoreBytes), f.RestoreUSD)
-	fmt.Fprintf(w, "a rebase\t%.0f PUT, %s, two lineages for %d days\t%.2f USD\n", f.RebasePuts, size(f.RebaseBytes), s.set.KeepLineagesDays, f.RebaseUSD)
+	fmt.Fprintf(w, "a rebase\t%.0f PUT, %s at most, two lineages for %d days\t%.2f USD\n", f.RebasePuts, size(f.RebaseBytes), s.set.KeepLineagesDays, f.RebaseUSD)
 	return w.Flush()
 }
 
