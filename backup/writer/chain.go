@@ -30,6 +30,7 @@ type chain struct {
 	uncertain bool      // a tail may have been stored, or not
 	opened    mark      // before the chain was read
 	checked   bool      // the lineage was still current long enough after that
+	apart     bool      // small segments too are objects of their own
 	cutAt     int64     // bytes at which a segment is cut
 	acked     mark      // of the last own tail, or before the chain was read
 	tailAt    time.Time // when the last tail was stored, by this process

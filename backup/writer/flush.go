@@ -406,7 +406,7 @@ func exactFrom(after, upto, packed tid.TID, more bool) tid.TID {
 // finish commits all that was read.
 func (f *flushing) finish(ctx context.Context, asof time.Time) error {
 	c, w := f.c, f.c.w
-	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= w.o.limits.text {
+	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= w.o.limits.text && !c.apart {
 		return f.small(ctx, asof)
 	}
 	if f.seg != nil {

@@ -639,3 +639,26 @@ func TestIntervalAboveHeartbeat(t *testing.T) {
 		w.check(w.last())
 	})
 }
+
+// What a snapshot adds is stored once.
+func TestSnapshotStoresOnce(t *testing.T) {
+	w := newWorld(t, 1, true)
+	w.size = 1 << 20
+	w.setup = func(o *Options) { o.limits = usual }
+	for range 5 {
+		data := make([]byte, 20<<10)
+		for i := range data {
+			data[i] = byte(w.rnd.Uint32())
+		}
+		w.feed.Put(1, string(data))
+		wr := w.must()
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if s := wr.Stats(); s.Stored > 30<<10 || s.Objects != 3 {
+			t.Errorf("%d objects of %d bytes were stored for %d bytes of data", s.Objects, s.Stored, len(data))
+		}
+		wr.Close()
+	}
+	w.check(w.last())
+}
