@@ -34,6 +34,10 @@ type Config struct {
 	Store   store.Store        // with the wrappers that the caller wants; it should repeat
 	Trusted snapshot.Verifiers // keys of the configuration
 	Log     *slog.Logger       // default: discard
+
+	// EpochKey is [snapshot.NewEpochKey], maybe in another process, whose memory is not that of a
+	// writer; default: here.
+	EpochKey func(ctx context.Context, recipients []snapshot.Recipient) (recipient string, wrap []byte, err error)
 }
 
 func (c *Config) setDefaults() {
@@ -100,13 +104,19 @@ func (r *Repository) note(ctx context.Context, key string, n snapshot.Note) erro
 }
 
 func (r *Repository) noteOf(ctx context.Context, key string, repo snapshot.ID, n snapshot.Note) error {
+	return r.noteFrom(ctx, nil, key, repo, n)
+}
+
+// noteFrom is noteOf with an object that is being read, or nil.
+func (r *Repository) noteFrom(ctx context.Context, a *ahead, key string, repo snapshot.ID, n snapshot.Note) error {
 	open := func(b []byte) error {
 		reflect.ValueOf(n).Elem().SetZero() // of another version
 		return snapshot.Open(b, key, repo, n, r.Trusted)
 	}
 	right := func(b []byte) bool { return open(b) == nil }
 	read := func() error {
-		b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
+		b, err := r.whole(ctx, a, key)
+		a = nil
 		if err != nil {
 			return err
 		}
@@ -135,6 +145,8 @@ func (r *Repository) Lineages(ctx context.Context) ([]*snapshot.Lineage, error) 
 
 // Current returns the note of the current lineage.
 func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
+	firstKey := snapshot.Key{Kind: snapshot.KindLineage, N: 1}.String()
+	read := r.ahead(ctx, firstKey) // most have no other
 	keys, err := list(ctx, r.Store, snapshot.KindLineage, snapshot.ID{})
 	if err != nil {
 		return nil, err
@@ -142,8 +154,12 @@ func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("%w: it has no lineage", ErrIncomplete)
 	}
+	key := keys[len(keys)-1].String()
+	if key != firstKey {
+		read = nil
+	}
 	l := &snapshot.Lineage{}
-	return l, r.note(ctx, keys[len(keys)-1].String(), l)
+	return l, r.noteFrom(ctx, read, key, r.Marker.ID, l)
 }
 
 // Epochs returns the notes of all epochs, ascending.

@@ -183,9 +183,19 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 	if known != nil {
 		seq = max(seq, known.Manifest.Seq)
 	}
+	// What will be needed is read at the same time: a store may be far away.
+	begun := map[int64]*ahead{}
+	for _, n := range []int64{seq - 1, seq, seq + 1} {
+		if n > 0 && (n > seq || known == nil || n > known.Manifest.Seq) {
+			begun[n] = r.ahead(ctx, snapshot.ManifestKey(lineage, n))
+		}
+	}
 	read := func(seq int64) ([]byte, error) {
-		b, _, err := store.ReadAll(ctx, r.Store, snapshot.ManifestKey(lineage, seq), maxNote)
-		return b, err
+		if a := begun[seq]; a != nil {
+			delete(begun, seq) // asked for again, it may have changed
+			return a.wait()
+		}
+		return r.ahead(ctx, snapshot.ManifestKey(lineage, seq)).wait()
 	}
 	var newest, before []byte
 	if seq > 0 && (known == nil || known.Manifest.Seq < seq) {
@@ -272,6 +282,15 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 		}
 	}
 	last := at.N
+	type answer struct {
+		t   *StoredTail
+		err error
+	}
+	next := make(chan answer, 1) // it is asked for while the list is read
+	go func(n int64) {
+		t, err := r.Tail(ctx, s.Lineage, n)
+		next <- answer{t, err}
+	}(at.N + 1)
 	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindTail, s.Lineage), snapshot.TailKey(s.Lineage, at.N)) {
 		if err != nil {
 			return err
@@ -289,6 +308,14 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 		g.SetLimit(16)
 		for i := range list {
 			g.Go(func() error {
+				if i == 0 && next != nil {
+					a := <-next
+					next = nil
+					if !errors.Is(a.err, store.ErrNotFound) || first > last {
+						list[0], errs[0] = a.t, a.err
+						return nil
+					} // it was stored since
+				}
 				list[i], errs[i] = r.Tail(ctx, s.Lineage, first+int64(i))
 				return nil
 			})
@@ -392,6 +419,40 @@ func (r *Repository) tail(ctx context.Context, lineage snapshot.ID, n int64) (*S
 		return nil, &snapshot.CorruptError{Name: key, Offset: -1, Err: fmt.Errorf("an object of %d bytes, its note says %d", info.Size, want)}
 	}
 	return &StoredTail{Tail: t, Key: key, Size: info.Size, Object: b}, nil
+}
+
+// ahead is an object that is being read.
+type ahead struct {
+	done chan struct{}
+	b    []byte
+	err  error
+}
+
+// ahead begins to read a whole note.
+func (r *Repository) ahead(ctx context.Context, key string) *ahead {
+	a := &ahead{done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.b, _, a.err = store.ReadAll(ctx, r.Store, key, maxNote)
+	}()
+	return a
+}
+
+func (a *ahead) wait() ([]byte, error) {
+	<-a.done
+	return a.b, a.err
+}
+
+// whole returns an object that is being read, if it is not nil. It is read again if that failed: it may have been
+// asked for before it was there.
+func (r *Repository) whole(ctx context.Context, a *ahead, key string) ([]byte, error) {
+	if a != nil {
+		if b, err := a.wait(); err == nil {
+			return b, nil
+		}
+	}
+	b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
+	return b, err
 }
 
 // read returns the bytes [off, off+n) of an object as far as they exist.

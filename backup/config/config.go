@@ -138,7 +138,7 @@ type Metrics struct {
 // New returns a repository without section, with all defaults.
 func New() *Repository {
 	return &Repository{
-		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Level: snapshot.Fastest, RebaseOnPack: true,
+		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, RebaseOnPack: true,
 		KeepLineagesDays: 35, PruneGrace: 24 * time.Hour, LockShortDays: 7, values: map[string]value{},
 	}
 }

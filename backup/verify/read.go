@@ -68,9 +68,10 @@ func Read(ctx context.Context, o ReadOptions) (*ReadSummary, error) {
 
 type reading struct {
 	reporter
-	o   ReadOptions
-	sum ReadSummary // under m
-	m   sync.Mutex
+	told int64 // bytes, as progress
+	o    ReadOptions
+	sum  ReadSummary // under m
+	m    sync.Mutex
 
 	parts []*backup.Part
 	bad   map[int]bool // parts that are reported, under m
@@ -133,16 +134,25 @@ func (r *reading) run(ctx context.Context) error {
 		g.SetLimit(r.o.Parallel)
 		for _, i := range chosen[:n] {
 			g.Go(func() error {
-				if err := r.part(within, i); err != nil {
+				told := int64(0) // of the bytes of the segment
+				tell := func(share float64) {
+					r.m.Lock()
+					defer r.m.Unlock()
+					now := int64(share * float64(r.parts[i].Segment.Bytes))
+					r.told += now - told
+					told = now
+					if r.o.Progress != nil {
+						r.o.Progress(r.told, total)
+					}
+				}
+				if err := r.part(within, i, tell); err != nil {
 					return err
 				}
+				tell(1)
 				r.m.Lock()
 				defer r.m.Unlock()
 				r.sum.Read++
 				r.sum.Bytes += r.parts[i].Segment.Bytes
-				if r.o.Progress != nil {
-					r.o.Progress(r.sum.Bytes, total)
-				}
 				return nil
 			})
 		}
@@ -158,8 +168,11 @@ func (r *reading) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// tellEvery is after how many records it is told how far a segment is.
+const tellEvery = 4096
+
 // part reads a segment. What is wrong with it is reported.
-func (r *reading) part(ctx context.Context, i int) error {
+func (r *reading) part(ctx context.Context, i int, tell func(share float64)) error {
 	p := r.parts[i]
 	f, err := r.o.Repo.Fetch(ctx, r.o.Keys, p, r.o.Scratch)
 	if errors.Is(err, backup.ErrKeys) {
@@ -182,7 +195,11 @@ func (r *reading) part(ctx context.Context, i int) error {
 	var at tid.TID
 	latest := map[tid.OID]int{} // the last one of each object in transaction at
 	end := p.Segment.End()
+	records, all := int64(0), max(f.Footer().Records, 1)
 	err = f.Check(func(rec *snapshot.Record) error {
+		if records++; records%tellEvery == 0 {
+			tell(min(float64(records)/float64(all), 1))
+		}
 		if rec.TID > end {
 			return nil // it is another history that has it
 		}

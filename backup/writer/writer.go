@@ -39,7 +39,9 @@ type Options struct {
 	Interval    time.Duration // between flushes, while there is something new; default: 1 s
 	Heartbeat   time.Duration // between tails, while there is nothing new; default: 5 min
 	SegmentSize int64         // bytes of a sealed segment as stored; default: 128 MiB
-	Level       snapshot.Level
+	// Level is how hard everything is compressed. Default: [snapshot.Fastest] for what is read from
+	// the source, [snapshot.Default] for what is merged and so stays.
+	Level snapshot.Level
 
 	// Lock asks for objects that cannot be deleted for a time: LockDays for what stays,
 	// LockShortDays (default: 7) for what merges and later manifests replace.

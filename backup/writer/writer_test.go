@@ -662,3 +662,32 @@ func TestSnapshotStoresOnce(t *testing.T) {
 	}
 	w.check(w.last())
 }
+
+// What is merged, and so stays, is compressed harder than what is read, unless a level is set.
+func TestLevel(t *testing.T) {
+	stored := func(level snapshot.Level) (bytes int64) {
+		w := newWorld(t, 5, false)
+		w.size = 1 << 20
+		w.setup = func(o *Options) { o.Level = level }
+		var text strings.Builder
+		for i := range 20_000 {
+			fmt.Fprintf(&text, "word%d ", i*i%997)
+		}
+		for i := range 10 {
+			w.feed.Put(tid.OID(i), text.String()[i*100:i*100+5000])
+			wr := w.must()
+			err := wr.chain.flush(t.Context(), w.last(), time.Now(), true)
+			if err = errors.Join(err, wr.chain.publishNow(t.Context(), ""), wr.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range w.check(w.last()).Manifest.Items {
+			bytes += i.Segment.Bytes
+		}
+		return bytes
+	}
+	fastest, def, none := stored(snapshot.Fastest), stored(snapshot.Default), stored("")
+	if none >= fastest || none < def {
+		t.Errorf("stored: %d bytes with level fastest, %d with default, %d without", fastest, def, none)
+	}
+}

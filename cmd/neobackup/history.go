@@ -42,6 +42,9 @@ func (o *reading) view(ctx context.Context, env *cli.Env, do func(s *session, p 
 		if err != nil {
 			return err
 		}
+		ahead, cancel := context.WithCancel(ctx)
+		defer cancel()
+		keys.Ahead(ahead)
 		p, err := s.place(ctx, o.lineage)
 		if err != nil {
 			return err

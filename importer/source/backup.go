@@ -151,6 +151,8 @@ func (b *backupSource) database(ctx context.Context) (*reader.Database, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys := repo.Unlock(identities...)
+	keys.Ahead(ctx)
 	lineage, err := b.lineage(ctx, repo)
 	if err != nil {
 		return nil, err
@@ -165,7 +167,7 @@ func (b *backupSource) database(ctx context.Context) (*reader.Database, error) {
 	if b.cfg.StateDir != "" {
 		o.CacheDir = filepath.Join(b.cfg.StateDir, "index")
 	}
-	d, err := reader.Open(ctx, repo, repo.Unlock(identities...), state, o)
+	d, err := reader.Open(ctx, repo, keys, state, o)
 	if err != nil {
 		return nil, err
 	}
