@@ -122,5 +122,9 @@ func (k *Keys) open(ctx context.Context, kid snapshot.KID) (snapshot.Identity, e
 	if errors.Is(err, snapshot.ErrCorrupt) {
 		return nil, fmt.Errorf("epoch %v: %w", kid, err)
 	}
-	return nil, fmt.Errorf("epoch %v: %w of those given; it is encrypted to %s", kid, ErrKeys, strings.Join(note.Recipients, ", "))
+	later := ""
+	if len(errs) > 1 {
+		later = fmt.Sprintf(" at first, and %d times to others since", len(errs)-1)
+	}
+	return nil, fmt.Errorf("epoch %v: %w of those given; it is encrypted to %s%s", kid, ErrKeys, strings.Join(note.Recipients, ", "), later)
 }

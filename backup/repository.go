@@ -34,6 +34,10 @@ type Config struct {
 	Store   store.Store        // with the wrappers that the caller wants; it should repeat
 	Trusted snapshot.Verifiers // keys of the configuration
 	Log     *slog.Logger       // default: discard
+
+	// EpochKey is [snapshot.NewEpochKey], maybe in another process, whose memory is not that of a
+	// writer; default: here.
+	EpochKey func(ctx context.Context, recipients []snapshot.Recipient) (recipient string, wrap []byte, err error)
 }
 
 func (c *Config) setDefaults() {

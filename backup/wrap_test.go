@@ -36,7 +36,9 @@ func TestWrapVersions(t *testing.T) {
 			}
 			return s.Put(t.Context(), "keys/0001.0001", bytes.NewReader(b), int64(len(b)), store.PutOptions{})
 		},
-		"deleted": func(r *backuptest.Repo, s store.Store) error { return s.Delete(t.Context(), []string{"keys/0001.0001"}) },
+		"deleted": func(r *backuptest.Repo, s store.Store) error {
+			return s.Delete(t.Context(), []string{"keys/0001.0001"})
+		},
 	} {
 		s := memstore.New(memstore.Options{Versioned: true})
 		r := backuptest.New(t, s, true)

@@ -82,7 +82,8 @@ func (n *Notice) Body() string {
 }
 
 const (
-	remindAfter = 24 * time.Hour
+	// remindAfter is about a day: a daily job that ends an alarm comes first.
+	remindAfter = 24*time.Hour + 10*time.Minute
 	// retryAfter is the time until a notice that could not be delivered is tried again.
 	retryAfter = 10 * time.Minute
 	// dropAfter is how long the end of an alarm waits for being told.

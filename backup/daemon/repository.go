@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,7 +88,8 @@ type Repository struct {
 
 // Every how often something is looked at.
 const (
-	tickEvery = time.Second
+	tickEvery = 5 * time.Second // at most
+	tickLeast = time.Second
 	// lookEvery is how often a repository without writer on this host is looked at, at most.
 	lookEvery = time.Minute
 	// slowEvery is how often proofs and costs are looked at.
@@ -163,8 +165,9 @@ type repo struct {
 	slowAt     time.Time
 	sight      *Sight
 	sightErr   error
-	sightFrom  time.Time // since when nothing was seen: the start, or the last look that saw something
-	proof      *backup.StoredProof
+	sightFrom  time.Time           // since when nothing was seen: the start, or the last look that saw something
+	proof      *backup.StoredProof // newest that stands
+	unproof    *backup.StoredProof // of a drill that has failed since
 	proofKnown bool
 	cost       float64
 
@@ -297,7 +300,7 @@ func (r *repo) run(ctx context.Context) {
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ctx = working
-	tick := time.NewTicker(tickEvery)
+	tick := time.NewTicker(min(tickEvery, max(tickLeast, r.Settings.Heartbeat/10)))
 	defer tick.Stop()
 	r.step(r.d.now())
 	for ctx.Err() == nil && (!r.nothing() || r.work > 0) { // notices are sent first
@@ -510,13 +513,14 @@ func (r *repo) startJob(j *job, now time.Time) {
 
 // jobEnded notes how a job ended.
 func (r *repo) jobEnded(j *job, out Outcome, now time.Time) {
+	due := j.queued // or the last one that was dropped
 	j.running, j.queued = false, time.Time{}
 	r.lanes[j.lane] = r.lanes[j.lane][1:]
 	if r.ctx.Err() != nil && out.Exit != 0 {
 		return // it was interrupted, and is run at the next start
 	}
 	run := r.st.Jobs[j.Command]
-	*run = JobRun{From: j.begun, Last: j.begun, Exit: out.Exit, Text: out.Message, Good: run.Good, Clean: run.Clean}
+	*run = JobRun{From: due, Last: j.begun, Exit: out.Exit, Text: out.Message, Good: run.Good, Clean: run.Clean}
 	r.count(out)
 	r.damage += out.Damage
 	if out.LockLeft != nil {
@@ -593,10 +597,10 @@ func (r *repo) stepLook(now time.Time) {
 		begin := r.d.now()
 		sight, err := r.look(ctx)
 		var doom time.Time
-		var proof *backup.StoredProof
+		var proof, unproof *backup.StoredProof
 		var cost float64
 		if err == nil && slow {
-			proof, err = r.proofs.look(ctx, sight.Lineage)
+			proof, unproof, err = r.proofs.look(ctx, sight.Lineage)
 			if err == nil && derive {
 				doom, err = lastDoom(ctx, r.repository)
 			}
@@ -620,7 +624,7 @@ func (r *repo) stepLook(now time.Time) {
 			r.sight, r.sightErr, r.sightFrom = sight, nil, now
 			r.clear(now, Damage, jobLook)
 			if slow {
-				r.proof, r.proofKnown, r.cost = proof, true, cost
+				r.proof, r.unproof, r.proofKnown, r.cost = proof, unproof, true, cost
 				r.slowAt = now.Add(slowEvery)
 				r.derive(proof, doom, sight.Skew, now)
 			}
@@ -640,7 +644,7 @@ func (r *repo) look(ctx context.Context) (*Sight, error) {
 			return nil, err
 		}
 		r.repository = repo
-		r.watcher = &watcher{repo: repo, quiet: r.Settings.Heartbeat, now: r.d.now}
+		r.watcher = &watcher{repo: repo, quiet: r.Settings.Heartbeat + r.hold()/2, now: r.d.now}
 		r.proofs = &proofs{repo: repo}
 	}
 	return r.watcher.look(ctx)
@@ -674,7 +678,7 @@ func (r *repo) needsSight() bool {
 
 // lookPause returns the time between two looks: short enough for an alarm within two heartbeats.
 func (r *repo) lookPause() time.Duration {
-	return min(lookEvery, max(r.Settings.Heartbeat/4, tickEvery))
+	return min(lookEvery, max(r.Settings.Heartbeat/4, tickLeast))
 }
 
 // derive plans the jobs whose last run only the repository knows.
@@ -708,11 +712,13 @@ func (r *repo) age(now time.Time) (time.Duration, bool) {
 	return 0, false
 }
 
-// limits of the age of what a store tells: an idle writer is silent for a heartbeat.
+// sightLimit returns how old what a store tells may be: an idle writer is silent for a heartbeat.
 func (r *repo) sightLimit() time.Duration {
-	beat := r.Settings.Heartbeat
-	return max(r.Settings.MaxRPO+holdRPO, beat+min(holdRPO, beat/2))
+	return max(r.Settings.MaxRPO, r.Settings.Heartbeat) + r.hold()
 }
+
+// hold is for how long that must be exceeded. Halfway, another lineage is looked for.
+func (r *repo) hold() time.Duration { return min(holdRPO, r.Settings.Heartbeat/2) }
 
 // stepAlarms raises and clears the alarms about what the time brings.
 func (r *repo) stepAlarms(now time.Time) {
@@ -790,13 +796,16 @@ func (r *repo) stepRPO(now time.Time) {
 		return
 	}
 	limit := r.sightLimit()
+	if r.sightErr == nil && r.sight != nil { // what was not looked at since may have changed
+		age -= now.Sub(r.sightFrom)
+	}
 	var text string
 	switch {
 	case !known && now.Sub(r.sightFrom) > limit && r.sightErr != nil:
 		text = fmt.Sprintf("the repository could not be read since %s: %v", moment(r.sightFrom), r.sightErr)
 	case r.sight == nil:
 		return
-	case !known && now.Add(r.sight.Skew).Sub(r.sight.Newest) > limit:
+	case !known && r.sightFrom.Add(r.sight.Skew).Sub(r.sight.Newest) > limit:
 		text = "the first backup is not complete, and nothing was stored lately"
 	case known && age > limit:
 		text = fmt.Sprintf("the backup is up to date until %s, %s ago; max_rpo is %s", moment(r.sight.Asof), span(age), config.FormatDuration(set.MaxRPO))
@@ -821,7 +830,11 @@ func (r *repo) stepProof(now time.Time) {
 	}
 	there := now.Add(r.sight.Skew)
 	hint := fmt.Sprintf("neobackup drill -r %s, where the identity of the drill is, and read what it says", r.name)
+	drills := slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == cmdDrill })
 	switch {
+	case r.unproof != nil && !drills: // here the job itself tells
+		r.raise(now, Proof, "", fmt.Sprintf("the drill of %s has failed: %s", moment(r.unproof.Time), r.unproof.Reason), hint)
+		return
 	case r.proof == nil && there.Sub(r.sight.Created) <= limit:
 		// It may still come in time.
 	case r.proof == nil:
@@ -872,9 +885,16 @@ func (r *repo) save(now time.Time, force bool) {
 	if !force && !r.dirty && now.Sub(r.saved) < seenEvery {
 		return
 	}
+	changed := force || r.dirty
 	r.saved, r.dirty = now, false
-	r.st.Seen = now.Round(0).UTC()
-	err := r.st.write(r.StateFile)
+	r.st.Seen = now
+	err := fs.ErrNotExist
+	if !changed { // that the daemon runs is all there is to say
+		err = os.Chtimes(r.StateFile, now, now)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = r.st.write(r.StateFile)
+	}
 	if err != nil && !r.saveErr {
 		r.log.Warn("what the daemon has to remember cannot be written; it goes on without", "err", err)
 	}

@@ -15,7 +15,7 @@ type Status struct {
 	V          int                `json:"v"` // 1
 	Repository string             `json:"repository"`
 	Host       string             `json:"host"`
-	Seen       time.Time          `json:"seen"`    // the daemon ran then
+	Seen       time.Time          `json:"seen"`    // the daemon ran then, and at the time of the file if that is later
 	Stopped    bool               `json:"stopped"` // and ended in order
 	Jobs       map[string]*JobRun `json:"jobs,omitempty"`
 	Alarms     map[string]*Alarm  `json:"alarms,omitempty"`
@@ -49,12 +49,19 @@ func ReadStatus(path string) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
 	s := &Status{}
 	if err := json.Unmarshal(b, s); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.V != 1 {
 		return nil, fmt.Errorf("%s has version %d, this program knows 1", path, s.V)
+	}
+	if at := info.ModTime().UTC(); at.After(s.Seen) {
+		s.Seen = at
 	}
 	for key, a := range s.Alarms {
 		if a == nil {
@@ -69,7 +76,7 @@ func ReadStatus(path string) (*Status, error) {
 	return s, nil
 }
 
-// write writes the notes whole, or not at all.
+// write writes the notes whole and durably, or not at all.
 func (s *Status) write(path string) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

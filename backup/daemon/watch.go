@@ -153,27 +153,34 @@ type proofs struct {
 	n       int
 	last    string // greatest key
 	newest  *backup.StoredProof
+	failed  *backup.StoredProof
 }
 
-// look returns the newest proof that stands; nil: there is none.
-func (p *proofs) look(ctx context.Context, lineage snapshot.ID) (*backup.StoredProof, error) {
+// look returns the newest proof that stands, and that of a drill that has failed since then; nil: there is none.
+func (p *proofs) look(ctx context.Context, lineage snapshot.ID) (newest, failed *backup.StoredProof, err error) {
 	n, last := 0, ""
 	for info, err := range p.repo.Store.List(ctx, snapshot.Prefix(snapshot.KindProof, lineage), "") {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		n++
 		last = max(last, info.Key)
 	}
 	if p.lineage == lineage && p.n == n && p.last == last {
-		return p.newest, nil
+		return p.newest, p.failed, nil
 	}
-	newest, err := p.repo.Proven(ctx, lineage)
+	list, err := p.repo.Proofs(ctx, lineage)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p.lineage, p.n, p.last, p.newest = lineage, n, last, newest
-	return newest, nil
+	if newest, err = p.repo.ProvenBy(ctx, list); err != nil {
+		return nil, nil, err
+	}
+	if len(list) > 0 && list[0].Result != snapshot.ResultOK {
+		failed = list[0]
+	}
+	p.lineage, p.n, p.last, p.newest, p.failed = lineage, n, last, newest, failed
+	return newest, failed, nil
 }
 
 // lastDoom returns when the newest doom list was stored, by the clock of the store; zero: there is none.

@@ -64,6 +64,7 @@ type target struct {
 	last func(context.Context) (tid.TID, error)
 	load func(oid tid.OID, at tid.TID) ([]byte, error) // data of a revision, nil if it has none
 	how  exporter.CompareOptions                       // what does not count
+	gaps []snapshot.Gap                                // that were left out
 }
 
 // group is segments that end with whole transactions: several only if a transaction is
@@ -78,6 +79,9 @@ func (s *Source) groups(ctx context.Context) iter.Seq2[group, error] {
 	return func(yield func(group, error) bool) {
 		var g group
 		for part, err := range s.Repo.Parts(ctx, s.State, tid.Zero, s.at()) {
+			if err == nil && part.Gap != nil && s.AllowGaps {
+				continue
+			}
 			if err == nil && part.Gap != nil {
 				err = fmt.Errorf("%v to %v: %w", part.Gap.After, part.Gap.Upto, backup.ErrIncomplete)
 			}
@@ -178,7 +182,7 @@ func (s *Source) compare(ctx context.Context, t target, res *Result, total int64
 
 // compareRecords compares the history of segments with a target record by record.
 func (s *Source) compareRecords(ctx context.Context, t target, g group, end tid.TID) error {
-	src := &history{s: s, load: t.load}
+	src := &history{s: s, load: t.load, gaps: t.gaps}
 	for d, err := range exporter.Compare(ctx, src, t, g.after(), end, t.how, nil) {
 		if err != nil {
 			return err

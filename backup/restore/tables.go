@@ -108,6 +108,9 @@ func (s *Source) ToTables(ctx context.Context, o TablesOptions) (res *Result, er
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
+	if err := s.noGaps(); err != nil {
+		return nil, err
+	}
 	plan, err := s.check(ctx)
 	if err != nil {
 		return nil, err

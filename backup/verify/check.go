@@ -355,7 +355,7 @@ func (c *checker) keys() error {
 			return err
 		}
 		if b != nil && snapshot.Sum(b) != e.Wrap {
-			c.add(Finding{Kind: Damaged, Warning: len(wraps) > 1 && c.count(k.N) > 1, Key: first, Text: fmt.Sprintf("its SHA-256 is %v, the note of the epoch says %v", snapshot.Sum(b), e.Wrap)})
+			c.add(Finding{Kind: Damaged, Warning: c.count(k.N) > 1, Key: first, Text: fmt.Sprintf("its SHA-256 is %v, the note of the epoch says %v", snapshot.Sum(b), e.Wrap)})
 		}
 	}
 	if c.age && len(c.epochs) == 0 {
@@ -440,7 +440,8 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 	var prev snapshot.Hash
 	var before *snapshot.Manifest
 	var newest *snapshot.Manifest
-	last := list[0] - 1 // of the manifest before
+	var superseded []Finding // of the manifests before
+	last := list[0] - 1      // of the one before
 	for chunk := range slices.Chunk(list, 64) {
 		var keys []string
 		for _, seq := range chunk {
@@ -457,6 +458,8 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 					c.add(Finding{Kind: Missing, Warning: true, Key: snapshot.ManifestKey(l.Lineage, n), Text: "an older and a newer manifest are there, this one is not"})
 				}
 				before, prev = nil, snapshot.Hash{}
+				c.later(superseded, nil)
+				superseded = nil
 			}
 			newest, last = nil, seq
 			if b == nil {
@@ -464,10 +467,17 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 				continue
 			}
 			m, err := snapshot.OpenManifest(b, key, c.repo, c.cfg.Trusted)
-			if !c.opened(key, err) {
+			if err != nil {
+				kind, ok := kindOf(err)
+				if !ok {
+					kind = Damaged
+				}
+				superseded = append(superseded, Finding{Kind: kind, Key: key, Err: err})
 				before, prev = nil, snapshot.Sum(b)
 				continue
 			}
+			c.later(superseded, func() bool { return m.Prev == prev })
+			superseded = nil
 			switch {
 			case prev != snapshot.Hash{} && m.Prev != prev:
 				c.add(Finding{Kind: Broken, Key: key, Text: fmt.Sprintf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)})
@@ -477,12 +487,25 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 			newest, before, prev = m, m, snapshot.Sum(b)
 		}
 	}
+	c.later(superseded, nil)
 	c.want(snapshot.ManifestKey(l.Lineage, list[len(list)-1]), want{size: -1})
 	if newest == nil {
 		return nil, snapshot.Chain{}, nil // reported
 	}
 	sum.Seq, sum.Tail = newest.Seq, newest.Tail
 	return newest, newest.ChainEnd(), nil
+}
+
+// later reports what was found in manifests before one, or before a hole. One that names the last of them as it is,
+// damaged, takes their place: only a repair writes that.
+func (c *checker) later(list []Finding, named func() bool) {
+	for _, f := range list {
+		if named != nil && named() {
+			f.Warning = true
+			f.Text = f.Err.Error() + "; a later manifest takes its place"
+		}
+		c.add(f)
+	}
 }
 
 // item checks what a line of a manifest refers to.

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/storetest"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -100,6 +101,7 @@ func TestFork(t *testing.T) {
 					wr.Close()
 					w.check(w.last())
 				}
+				w.sound()
 				// The parent is what it was.
 				s, err := w.repo.State(t.Context(), before.Lineage, nil)
 				if err != nil {
@@ -111,6 +113,30 @@ func TestFork(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// sound makes sure that nothing is wrong with the repository.
+func (w *world) sound() {
+	w.t.Helper()
+	report := func(f verify.Finding) {
+		if !f.Warning {
+			w.t.Fatal(f)
+		}
+	}
+	if _, err := verify.Check(w.t.Context(), backup.Config{Store: w.repo.Store, Trusted: w.repo.Trusted}, verify.CheckOptions{Report: report}); err != nil {
+		w.t.Fatal(err)
+	}
+	note, err := w.repo.Current(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := w.repo.State(w.t.Context(), note.Lineage, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := verify.Read(w.t.Context(), verify.ReadOptions{Repo: w.repo.Repository, Keys: w.repo.Keys, State: s, Scratch: w.dir, Report: report}); err != nil {
+		w.t.Fatal(err)
 	}
 }
 

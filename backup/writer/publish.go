@@ -369,6 +369,10 @@ func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
 				return nil, err
 			}
 			stored, err := p.w.putHashed(ctx, page.Key, bytes.NewReader(b), int64(len(b)), page.SHA256, long)
+			if errors.Is(err, snapshot.ErrCorrupt) {
+				p.w.log.Error("a catalog page was overwritten: another one is made, with fewer segments", "err", err)
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -273,6 +273,7 @@ func runVerify(ctx context.Context, env *cli.Env, o *verifyOptions) error {
 			o.scratch = s.set.Drill.Scratch
 		}
 		f := &findings{o: &o.common, env: env}
+		s.tells = true
 		if p.broken != nil {
 			f.report(verify.Finding{Kind: verify.Broken, Key: p.broken.Key, Text: p.broken.Error(), Err: p.broken})
 		}
@@ -351,6 +352,9 @@ func (o *verifyOptions) compare(ctx context.Context, env *cli.Env, s *session, p
 	bar.done()
 	if err != nil {
 		return err
+	}
+	for _, t := range s.Tampered() {
+		f.report(verify.Finding{Kind: verify.Damaged, Key: t.Key, Text: t.String(), Err: t.Err})
 	}
 	if o.json {
 		if err := o.line(env.Stdout, struct {

@@ -68,7 +68,11 @@ stderr, as JSON too.` + exitStatus,
 		newExtendLocksCommand(env),
 		newPolicyCommand(env),
 		newDrillCommand(env),
+		newRepairCommand(env),
+		newRecoverCommand(env),
+		newCompactCommand(env),
 		newForkCommand(env),
+		newCopyCommand(env),
 		newDaemonCommand(env),
 	)
 	return cmd

@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/mail"
 	"os"
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -273,8 +276,8 @@ const maxDocument = 64 << 20
 
 // document is what a daemon reads of what a command prints with --json.
 type document struct {
-	Error    *failure `json:"error"`
-	Damage   int64    `json:"damage"`
+	Error    *failure        `json:"error"`
+	Damage   json.RawMessage `json:"damage"` // how many findings, where it is a number
 	Findings []struct {
 		Kind    string `json:"kind"`
 		Warning bool   `json:"warning"`
@@ -302,7 +305,9 @@ func runInDaemon(ctx context.Context, env *cli.Env, args []string) daemon.Outcom
 			log.Warn("what the command prints is not understood", "err", err)
 			continue
 		}
-		o.Damage += d.Damage
+		if n, err := strconv.ParseInt(string(d.Damage), 10, 64); err == nil {
+			o.Damage += n
+		}
 		var found []string
 		for _, f := range d.Findings {
 			if !f.Warning {
@@ -321,7 +326,7 @@ func runInDaemon(ctx context.Context, env *cli.Env, args []string) daemon.Outcom
 				o.Message = e.Message
 			}
 		}
-		if d.Least != nil {
+		if d.Least != nil && code == 0 {
 			left := time.Duration(*d.Least * float64(time.Second))
 			o.LockLeft = &left
 		}
@@ -424,8 +429,52 @@ func (m mailer) Notify(ctx context.Context, n *daemon.Notice) error {
 	return m.Send(ctx, n.Subject(), n.Body())
 }
 
-// daemonSeen returns what the daemon of this host has noted of a repository; nil: nothing that can be read.
-func (s *session) daemonSeen() *daemon.Status {
+// daemonSeen is what info says of the daemon of this host.
+type daemonSeen struct {
+	Host    string    `json:"host"`
+	Running bool      `json:"running"`
+	Seen    time.Time `json:"seen"` // it ran then
+	Jobs    []lastRun `json:"jobs,omitempty"`
+	Alarms  []alarmed `json:"alarms,omitempty"`
+}
+
+// lastRun is the last run of a job.
+type lastRun struct {
+	Command string    `json:"command"`
+	Time    time.Time `json:"time"`
+	Exit    int       `json:"exit"`
+	Text    string    `json:"text,omitempty"` // of its error
+}
+
+// alarmed is an alarm in force.
+type alarmed struct {
+	Alarm string    `json:"alarm"`
+	Job   string    `json:"job,omitempty"`
+	Since time.Time `json:"since"`
+	Text  string    `json:"text"`
+}
+
+// seenDaemon returns what the daemon of this host has noted of the repository; nil: nothing.
+func (s *session) seenDaemon(now time.Time) *daemonSeen {
+	st := s.daemonStatus()
+	if st == nil {
+		return nil
+	}
+	d := &daemonSeen{Host: st.Host, Running: st.Runs(now), Seen: st.Seen}
+	for _, command := range slices.Sorted(maps.Keys(st.Jobs)) {
+		if j := st.Jobs[command]; !j.Last.IsZero() {
+			d.Jobs = append(d.Jobs, lastRun{command, j.Last, j.Exit, j.Text})
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(st.Alarms)) {
+		if a := st.Alarms[key]; a.Ended.IsZero() {
+			d.Alarms = append(d.Alarms, alarmed{string(a.Kind), a.Job, a.Since, a.Text})
+		}
+	}
+	return d
+}
+
+func (s *session) daemonStatus() *daemon.Status {
 	path, err := daemonState(s.env, s.set)
 	if err != nil {
 		return nil

@@ -9,10 +9,12 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/copier"
 	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/keeper"
+	"github.com/neozodb/neo/backup/repair"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -107,6 +109,8 @@ func classify(ctx context.Context, err error) failure {
 		set("not_exact", 8, notExactHint(err))
 	case is(err, errEncryption):
 		set("encryption", 4, "encryption is fixed for the life of a repository: change recipients in the configuration, or make another repository")
+	case is(err, backup.ErrTest):
+		set("keys", 4, "give the file with the identity of the recipient; nothing is used that it does not open")
 	case is(err, backup.ErrKeys), as[*age.NoIdentityMatchError](err):
 		set("keys", 4, "give the identity of one of the recipients: --identity FILE or NEOBACKUP_IDENTITY")
 	case is(err, snapshot.ErrUntrusted):
@@ -119,6 +123,16 @@ func classify(ctx context.Context, err error) failure {
 		set("diverged", 7, "if it is the same database all the same, run this again with --assume-same-history, once; if not, init makes another repository for it, and this one stays restorable")
 	case is(err, feed.ErrPacked, feed.ErrReplaced):
 		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run unless on_pack is stop in the configuration")
+	case is(err, copier.ErrOther):
+		set("repository_exists", 2, "a copy has a prefix or a directory of its own: give another TO")
+	case is(err, copier.ErrUnknown):
+		set("diverged", 7, "copy more often than FROM is pruned. If no writer has ever added to TO, run this again with --assume-same-history, once")
+	case is(err, copier.ErrDiverged):
+		set("diverged", 7, "a writer has added to TO: it has a history of its own. Give another TO, or copy the other way round, if TO is the one to go on with")
+	case is(err, copier.ErrDoomed):
+		set("doomed", 1, "run neobackup prune --undo for TO, then this again")
+	case is(err, copier.ErrConflict):
+		set("damage", 3, "neobackup check and verify list what is damaged in TO; repair mends it from FROM")
 	case is(err, writer.ErrNothingToFork):
 		set("nothing_to_fork", 1, "to begin a lineage at an earlier moment all the same: --at T --no-source")
 	case is(err, writer.ErrNotCommon):
@@ -127,6 +141,18 @@ func classify(ctx context.Context, err error) failure {
 		set("doomed", 1, "run neobackup prune --undo where the keeper is, then this again")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
 		set("diverged", 7, divergedHint(err))
+	case is(err, repair.ErrNoManifest):
+		set("damage", 3, "neobackup recover puts the history together from what is stored; if only the keys are wrong, verify_keys in the configuration is the cause")
+	case is(err, repair.ErrNotNeeded):
+		set("not_needed", 1, "neobackup repair mends what the newest manifest names")
+	case is(err, repair.ErrRefused):
+		set("damage", 3, "more means may help: --from another copy of the repository, --against the source; --accept-gaps gives up what is left")
+	case is(err, repair.ErrDiverged):
+		set("diverged", 7, "only the source that was backed up can help")
+	case is(err, repair.ErrDoomed):
+		set("doomed", 1, "neobackup prune --undo cancels the newest doom list")
+	case is(err, repair.ErrChanged):
+		set("changed", 1, "run it again: it makes another plan")
 	case is(err, errDamage):
 		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
 	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent, drill.ErrDamaged):

@@ -33,7 +33,8 @@ func newInfoCommand(env *cli.Env) *cobra.Command {
 		Short: "Say what is in a repository, and how old that is",
 		Long: `Say what a repository is: its newest transaction (head), what can be restored, since when the
 writer has known of nothing newer (up to date), the writer, until when a drill has proved that it can be
-restored, whether a drill failed since, and sizes.
+restored, whether a drill failed since, and sizes. With a [schedule NAME] it says what the daemon of this host
+has done, and what is due; what one on another host does is not known here.
 
 With --fail, exit status 9 says that nothing was backed up yet, that the backup is older than max_rpo and
 heartbeat allow together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,
@@ -106,8 +107,9 @@ type summary struct {
 	Manifest    int64           `json:"manifest"`
 	Tail        int64           `json:"tail"`
 
-	Next   []next     `json:"next,omitempty"`
-	Probed *time.Time `json:"probed,omitempty"`
+	Next   []next      `json:"next,omitempty"`   // by the schedule, which a daemon has to carry out
+	Daemon *daemonSeen `json:"daemon,omitempty"` // of this host
+	Probed *time.Time  `json:"probed,omitempty"`
 }
 
 // next is when the daemon does something.
@@ -174,6 +176,9 @@ func (s *session) summarize(ctx context.Context, p *place, current bool) (*summa
 		for _, j := range sch.Jobs {
 			sum.Next = append(sum.Next, next{j.Command, j.Times.Next(now)})
 		}
+	}
+	if current && s.set.Name != "" {
+		sum.Daemon = s.seenDaemon(now)
 	}
 	sum.Status, sum.Text = s.status(p, sum, now)
 	return sum, nil
@@ -379,13 +384,47 @@ func printInfo(env *cli.Env, sum *summary) error {
 		which = "old"
 	}
 	line("lineage", "%d (%s) %s, of %s, %s", sum.K, which, sum.Lineage, sum.Created.Format("2006-01-02"), sum.Why)
-	for _, n := range sum.Next {
-		line("next "+n.Command, "%s", n.Time.Format("2006-01-02 15:04"))
-	}
+	printDaemon(sum, line)
 	if sum.Probed != nil {
 		line("store tried", "%s", sum.Probed.Format("2006-01-02 15:04"))
 	}
 	return w.Flush()
+}
+
+// printDaemon says what the schedule wants and what the daemon of this host has done. What one on another host does is
+// not known here, but for what the repository tells.
+func printDaemon(sum *summary, line func(name, format string, args ...any)) {
+	const form = "2006-01-02 15:04"
+	d := sum.Daemon
+	switch {
+	case d == nil && len(sum.Next) == 0:
+		return
+	case d == nil:
+		line("daemon", "none has run on this host: the schedule needs neobackup daemon, here or on another host")
+	case d.Running:
+		line("daemon", "runs on this host")
+	default:
+		line("daemon", "does not run on this host; it did until %s UTC", d.Seen.Format(form))
+	}
+	if d != nil {
+		for _, a := range d.Alarms {
+			line("alarm", "since %s UTC: %s", a.Since.Format(form), a.Text)
+		}
+		for _, j := range d.Jobs {
+			how := "ok"
+			if j.Exit != 0 {
+				how = fmt.Sprintf("exit status %d: %s", j.Exit, j.Text)
+			}
+			line("last "+j.Command, "%s UTC, %s", j.Time.Format(form), how)
+		}
+	}
+	for _, n := range sum.Next {
+		if d != nil && d.Running {
+			line("next "+n.Command, "%s UTC", n.Time.Format(form))
+		} else {
+			line("due "+n.Command, "%s UTC, if a daemon runs then", n.Time.Format(form))
+		}
+	}
 }
 
 type listOptions struct {

@@ -133,6 +133,7 @@ type session struct {
 	log   *cli.Log
 	count *store.Counted
 	tried store.Stats // what the probe asked of the store
+	tells bool        // the command itself tells of what was tampered with, or goes on in spite of it
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -177,7 +178,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger})
+	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger, EpochKey: epochKey(log)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
@@ -208,7 +209,30 @@ func (o *common) use(ctx context.Context, env *cli.Env, attempts int, do func(s 
 	if o.stats {
 		defer func() { o.printStats(env, s.count.Stats(), s.tried) }()
 	}
-	return do(s)
+	if err := do(s); err != nil || s.tells {
+		return err
+	}
+	return s.tampered()
+}
+
+// tampered tells of objects that were overwritten or deleted, and of which an older version was used: what
+// was read is right, and something is wrong with the repository.
+func (s *session) tampered() error {
+	list := s.Tampered()
+	for _, t := range list {
+		if s.o.json {
+			_ = s.o.line(s.env.Stderr, map[string]any{"tampered": t.Key, "version": t.Version, "message": t.String()}) // the exit code tells as well
+			continue
+		}
+		fmt.Fprintf(s.env.Stderr, "warning: %v\n", t)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if !s.o.json {
+		fmt.Fprintf(s.env.Stderr, "error: %d objects of the repository were tampered with; what was read is right, from older versions\nhint: neobackup repair stores them again; find out who can write to the bucket\n", len(list))
+	}
+	return &cli.Exit{Code: 3}
 }
 
 // stateDir returns the directory of what this host knows of a repository, and makes it.

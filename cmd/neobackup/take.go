@@ -217,6 +217,7 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 			defer stop()
 		}
 
+		s.tells = true // a log line does, for one that does not end
 		signer, _, err := s.set.Signer(snapshot.Writer)
 		if err != nil {
 			return wrong(err)

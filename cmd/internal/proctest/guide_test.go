@@ -54,7 +54,7 @@ func TestSnapshotGuide(t *testing.T) {
 func TestDrillGuide(t *testing.T) {
 	t.Parallel()
 	out := guide{file: "drills.md"}.follow(t)
-	says(t, "the guide", out, `proven +site until 040660ee3597d844`, `mode +cluster`, `proven +until 040660ee3597d844`, `"neobackup":"proof"`, `FAILED +site`, `drill failed +.*failed to decrypt and authenticate|its SHA-256 is`, `found: \d faults`)
+	says(t, "the guide", out, `proven +site until 040660ee3597d844`, `mode +cluster`, `proven +until 040660ee3597d844`, `"neobackup":"proof"`, `FAILED +site`, `Done: \d+ objects stored`, `manifest \d+ is the newest`, `no manifest verifies|of \d+ manifests the newest`, `drill failed +.*failed to decrypt and authenticate|its SHA-256 is`, `found: \d faults`)
 }
 
 // agePath returns the program age, "" if it is not installed: where the S3 servers are.
