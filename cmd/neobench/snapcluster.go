@@ -110,7 +110,7 @@ func (c *comparison) ofCluster(ctx context.Context) error {
 	fmt.Fprintf(c.out, "%-20s commits of %d clients: median %.1f ms without a snapshot, %.1f ms beside one (%.2f times); 99 %%: %.1f and %.1f ms\n", beside.name, calmClients,
 		ms(calm.quantile(.5)), ms(w.f.quantile(.5)), ms(w.f.quantile(.5))/ms(calm.quantile(.5)), ms(calm.quantile(.99)), ms(w.f.quantile(.99)))
 
-	if s, err = c.spend(alone.next(ctx)); err != nil { // what was committed meanwhile
+	if _, err = c.spend(alone.next(ctx)); err != nil { // what was committed meanwhile
 		return err
 	}
 	if stored, err = alone.stored(); err != nil {
