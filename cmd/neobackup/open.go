@@ -70,6 +70,12 @@ type wrongError struct{ err error }
 func (e *wrongError) Error() string { return e.err.Error() }
 func (e *wrongError) Unwrap() error { return e.err }
 
+// absentError is a store that is not there, and may come: a disk that is not mounted.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
+
 // settings returns the settings of the repository that is meant.
 func (o *common) settings(env *cli.Env) (*config.Repository, error) {
 	if isURL(o.repo) {
@@ -134,6 +140,8 @@ type session struct {
 	count *store.Counted
 	tried store.Stats // what the probe asked of the store
 	tells bool        // the command itself tells of what was tampered with, or goes on in spite of it
+
+	doomed map[string]string // notes of lineages that doom lists name, with the list; nil: not read yet
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -141,7 +149,7 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 	getenv := set.Getenv(env.Getenv, s3store.EnvFile, s3store.EnvAccessKey, s3store.EnvSecretKey, s3store.EnvSessionToken)
 	bare, err := storeurl.Open(set.URL, getenv)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, wrong(hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new"))
+		return nil, nil, &absentError{hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new")}
 	}
 	if err != nil {
 		return nil, nil, wrong(err)
@@ -342,6 +350,7 @@ type place struct {
 	state   *backup.State
 	broken  *backup.BrokenError // nil unless the chain of tails is
 	older   error               // nil unless this host has seen a newer state
+	doomed  string              // doom list that names the lineage: it will be deleted
 }
 
 // damaged reports whether something is missing that was there.
@@ -361,7 +370,31 @@ func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lineage != "" {
+		p.doomed = s.doomedBy(ctx, l)
+	}
 	return p, s.seen(p)
+}
+
+// doomedBy returns the doom list that names a lineage, "" if none does. That of the current one is not asked for
+// where it is meant without a name: nothing announces it.
+func (s *session) doomedBy(ctx context.Context, l *snapshot.Lineage) string {
+	if s.doomed == nil {
+		var err error
+		s.doomed, err = s.Doomed(ctx, func(key string) bool {
+			return strings.HasPrefix(key, snapshot.Prefix(snapshot.KindLineage, snapshot.ID{}))
+		})
+		if err != nil { // such as one of a keeper that is not trusted here
+			s.log.Warn("what will be deleted is not known", "err", err)
+			s.doomed = map[string]string{}
+		}
+	}
+	return s.doomed[snapshot.Key{Kind: snapshot.KindLineage, N: l.K}.String()]
+}
+
+// doomedText says that a lineage will be deleted.
+func (p *place) doomedText() string {
+	return fmt.Sprintf("lineage %d will be deleted: %s announces it; neobackup prune --undo cancels that, a hold in the policy keeps the lineage", p.lineage.K, p.doomed)
 }
 
 // seen compares a state with what this host has seen before, and notes it. Without a state directory
@@ -396,6 +429,9 @@ func (s *session) warn(p *place) {
 	}
 	if p.broken != nil {
 		fmt.Fprintf(s.env.Stderr, "warning: %v; what is used ends at %v (%s)\n", p.broken, p.state.Head(), when(p.state.Head()))
+	}
+	if p.doomed != "" {
+		fmt.Fprintf(s.env.Stderr, "warning: %s\n", p.doomedText())
 	}
 }
 
