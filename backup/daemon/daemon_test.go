@@ -430,8 +430,14 @@ func TestNothingLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, two+"[schedule a]\nfollow: yes\n[schedule b]\nfollow: yes\n")
 		w.commands["a follow"] = func(context.Context) Outcome {
-			if w.now().Hour() < 1 {
+			switch {
+			case w.now().Hour() > 0:
+			case w.now().Minute() < 20:
 				return Outcome{Exit: 6, Code: busy, Message: "in use"}
+			case w.now().Minute() < 40:
+				return Outcome{Exit: 2, Code: absent, Message: "no such directory"}
+			default:
+				return Outcome{Exit: 2, Code: noRepository, Message: "nothing is there"}
 			}
 			return Outcome{Exit: 7, Code: "diverged", Message: "another database"}
 		}

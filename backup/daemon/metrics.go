@@ -79,6 +79,7 @@ func (r *repo) collect(ch chan<- prometheus.Metric) {
 	now := r.d.now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.seeWriter()
 	set := func(m metric, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, append([]string{r.name}, labels...)...)
 	}

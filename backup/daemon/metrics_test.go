@@ -33,13 +33,15 @@ func full(t *testing.T) *daemon {
 		left := 5 * 24 * time.Hour
 		r := &repo{Repository: Repository{Settings: set}, d: d, name: set.Name, st: &Status{Jobs: map[string]*JobRun{}}, alarms: alarms{}, errors: map[string]int64{"store": 1}, log: d.log}
 		if set.Schedule != nil {
-			r.follows, r.writerLive = true, true
+			r.follows, r.following = true, true
 			for i := range set.Schedule.Jobs {
 				r.addJob(&set.Schedule.Jobs[i], now)
 			}
 			r.st.Jobs["check"].Last, r.st.Jobs["check"].Good = now, now
 		}
-		r.writer = writer.Stats{Head: 5 << 50, Asof: now, Manifest: 3, Connected: true}
+		r.Writer = func() (writer.Stats, bool) {
+			return writer.Stats{Head: 5 << 50, Asof: now, Manifest: 3, Connected: true}, true
+		}
 		r.sight = &Sight{Head: 5 << 50, Asof: now}
 		r.Requests = func() store.Stats { return store.Stats{Puts: 1} }
 		r.proof = &backup.StoredProof{Proof: &snapshot.Proof{TID: 4 << 50}, Modified: now}

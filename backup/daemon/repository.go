@@ -43,17 +43,23 @@ const (
 	exitDiffers = 7
 )
 
-// busy is the code of a state directory that another process has.
-const busy = "busy"
+// Codes of errors that may end by themselves, although their exit status is one of those that do not.
+const (
+	busy         = "busy"          // another process has the state directory
+	absent       = "absent"        // the directory of the repository is not there: a disk is not mounted
+	noRepository = "no_repository" // or it is the empty one below it
+)
 
 // Fatal reports whether a source cannot be followed until an operator has done something: a wrong configuration,
-// keys, another writer, another source. Another process that has the state directory may end.
+// keys, another writer, another source.
 func (o *Outcome) Fatal() bool {
+	switch o.Code {
+	case busy, absent, noRepository:
+		return false
+	}
 	switch o.Exit {
-	case exitUsage, exitKeys, exitDiffers:
+	case exitUsage, exitKeys, exitWriter, exitDiffers:
 		return true
-	case exitWriter:
-		return o.Code != busy
 	}
 	return false
 }
@@ -376,18 +382,13 @@ func (r *repo) clockWentBack(now time.Time) {
 
 // stepFollow starts the command follow, and looks at its writer.
 func (r *repo) stepFollow(now time.Time) {
+	r.seeWriter()
 	if r.following {
-		if st, ok := r.Writer(); ok {
-			r.writer, r.writerLive = st, true
-			if st.Waiting || now.Sub(r.followBegan) >= followPatience {
-				r.followed(now)
-			}
-		} else {
-			r.writerLive = false
+		if r.writerLive && (r.writer.Waiting || now.Sub(r.followBegan) >= followPatience) {
+			r.followed(now)
 		}
 		return
 	}
-	r.writerLive = false
 	if !r.follows || r.stopped != nil || now.Before(r.followAt) {
 		return
 	}
@@ -396,6 +397,16 @@ func (r *repo) stepFollow(now time.Time) {
 		out := r.Run(ctx, cmdFollow, nil)
 		return func(now time.Time) { r.followEnded(out, now) }
 	})
+}
+
+// seeWriter takes over what the writer of follow says of itself.
+func (r *repo) seeWriter() {
+	r.writerLive = false
+	if r.following {
+		if st, ok := r.Writer(); ok {
+			r.writer, r.writerLive = st, true
+		}
+	}
 }
 
 // followed notes that the source is followed.
@@ -530,12 +541,12 @@ func (r *repo) jobEnded(j *job, out Outcome, now time.Time) {
 		r.slowAt = now // there may be another proof
 	}
 	command := fmt.Sprintf("neobackup %s -r %s", j.Command, r.name)
+	r.clear(now, Missed, j.Command) // it has run
 	switch out.Exit {
 	case 0:
 		run.Good = j.begun
 		r.log.Info("a job is done", "job", j.Command, "took", now.Sub(j.begun).Round(time.Second))
 		r.clear(now, Failed, j.Command)
-		r.clear(now, Missed, j.Command)
 		if run.Clean++; run.Clean >= j.rounds {
 			r.clear(now, Damage, j.Command)
 		}
@@ -543,7 +554,6 @@ func (r *repo) jobEnded(j *job, out Outcome, now time.Time) {
 		run.Clean = 0
 		r.log.Error("a job has found damage", "job", j.Command, "err", out.Message)
 		r.clear(now, Failed, j.Command)
-		r.clear(now, Missed, j.Command)
 		r.raise(now, Damage, j.Command, fmt.Sprintf("%s has found damage: %s", j.Command, out.Message),
 			joined(out.Hint, fmt.Sprintf("%s names all that is damaged; neobackup repair -r %s says what can be done about it. What is not damaged can be restored", command, r.name)))
 	default:
@@ -905,6 +915,7 @@ func (r *repo) save(now time.Time, force bool) {
 func (r *repo) brief() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.seeWriter()
 	list := r.alarms.inForce()
 	switch {
 	case len(list) > 0:

@@ -116,6 +116,36 @@ func (w *Writer) Follow(ctx context.Context) (err error) {
 	return w.follow(ctx, w.chain)
 }
 
+// Drain stores what the source has and Follow, which has ended, had not stored yet: it may have waited for its
+// interval. It publishes no manifest, and begins no lineage. A source that does not answer at once has nothing to
+// wait for: it may be stopping too.
+func (w *Writer) Drain(ctx context.Context) (err error) {
+	defer func() { err = w.diverged(ctx, err) }()
+	if w.packed != nil || !w.caughtUp {
+		return nil // only a new lineage would have it, or it is much
+	}
+	if w.chain.uncertain {
+		if err := w.reread(ctx); err != nil {
+			return err
+		}
+	}
+	c := w.chain
+	asking, cancel := context.WithTimeout(ctx, drainPatience)
+	last, asof, err := w.last(asking, c)
+	cancel()
+	if errors.Is(err, txn.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		w.log.Info("the source does not answer: what it has is stored by the next start", "err", err)
+		return nil
+	}
+	if err != nil || last == c.end.Head {
+		return err
+	}
+	return errors.Join(c.flush(ctx, last, asof, true), c.quiesce())
+}
+
+// drainPatience is how long the source may take to say what it has.
+const drainPatience = 500 * time.Millisecond
+
 func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -135,7 +165,11 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 			if err != nil {
 				return err
 			}
-			switch a, until := p.next(time.Now(), last > c.end.Head, c.flushed, c.tailAt); a {
+			a, until := p.next(time.Now(), last > c.end.Head, c.flushed, c.tailAt)
+			if a != flush && c == w.chain {
+				w.caughtUp = true
+			}
+			switch a {
 			case flush:
 				return c.flush(ctx, last, asof, true)
 			case beat:

@@ -159,7 +159,7 @@ type Stats struct {
 	Postponed           int64 // merges that a fault of the state directory delayed
 }
 
-// Writer adds to a repository. Snapshot, Follow and Rebase must not be called at the same
+// Writer adds to a repository. Snapshot, Follow, Drain and Rebase must not be called at the same
 // time; Stats may always.
 type Writer struct {
 	o     Options
@@ -175,6 +175,8 @@ type Writer struct {
 	chain  *chain
 	packed error       // the file was packed since the repository was written
 	next   snapshot.ID // lineage of a rebase under way; zero: there is none
+
+	caughtUp bool // Follow had stored all that there was
 
 	mu       sync.Mutex
 	stats    Stats

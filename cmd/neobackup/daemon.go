@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -359,7 +360,8 @@ type lines struct {
 	log  *slog.Logger
 	mu   sync.Mutex
 	part []byte
-	last string
+	last string // of an error, or of all
+	told bool   // last is of an error
 }
 
 func (l *lines) Write(p []byte) (int, error) {
@@ -378,7 +380,11 @@ func (l *lines) Write(p []byte) (int, error) {
 
 func (l *lines) tell(line string) {
 	if line = strings.TrimSpace(line); line != "" {
-		l.last = line
+		if _, text, ok := strings.Cut(line, "error: "); ok {
+			l.last, l.told = text, true
+		} else if !l.told {
+			l.last = line
+		}
 		l.log.Warn(line)
 	}
 }
@@ -433,7 +439,8 @@ func (m mailer) Notify(ctx context.Context, n *daemon.Notice) error {
 type daemonSeen struct {
 	Host    string    `json:"host"`
 	Running bool      `json:"running"`
-	Seen    time.Time `json:"seen"` // it ran then
+	Seen    time.Time `json:"seen,omitzero"`   // it ran then
+	Error   string    `json:"error,omitempty"` // why nothing is known
 	Jobs    []lastRun `json:"jobs,omitempty"`
 	Alarms  []alarmed `json:"alarms,omitempty"`
 }
@@ -456,8 +463,17 @@ type alarmed struct {
 
 // seenDaemon returns what the daemon of this host has noted of the repository; nil: nothing.
 func (s *session) seenDaemon(now time.Time) *daemonSeen {
-	st := s.daemonStatus()
-	if st == nil {
+	path, err := daemonState(s.env, s.set)
+	if err != nil {
+		return &daemonSeen{Error: err.Error()}
+	}
+	st, err := daemon.ReadStatus(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil: // it may be that of another user
+		return &daemonSeen{Error: err.Error()}
+	case st.Repository != s.set.Name:
 		return nil
 	}
 	d := &daemonSeen{Host: st.Host, Running: st.Runs(now), Seen: st.Seen}
@@ -472,22 +488,4 @@ func (s *session) seenDaemon(now time.Time) *daemonSeen {
 		}
 	}
 	return d
-}
-
-func (s *session) daemonStatus() *daemon.Status {
-	path, err := daemonState(s.env, s.set)
-	if err != nil {
-		return nil
-	}
-	st, err := daemon.ReadStatus(path)
-	if err != nil {
-		if !errors.Is(err, os.ErrNotExist) {
-			s.log.Info("what the daemon has noted cannot be read", "err", err)
-		}
-		return nil
-	}
-	if st.Repository != s.set.Name {
-		return nil
-	}
-	return st
 }

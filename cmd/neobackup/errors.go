@@ -95,6 +95,8 @@ func classify(ctx context.Context, err error) failure {
 		set("failed", exit.Code, "")
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		set("interrupted", 1, "")
+	case as[*absentError](err):
+		set("absent", 2, "")
 	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret, drill.ErrSetup):
 		set("configuration", 2, "")
 	case is(err, backup.ErrNoRepository):

@@ -407,6 +407,8 @@ func printDaemon(sum *summary, line func(name, format string, args ...any)) {
 		return
 	case d == nil:
 		line("daemon", "none has run on this host: the schedule needs neobackup daemon, here or on another host")
+	case d.Error != "":
+		line("daemon", "what one has done on this host cannot be read: %s", d.Error)
 	case d.Running:
 		line("daemon", "runs on this host")
 	default:

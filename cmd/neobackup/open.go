@@ -70,6 +70,12 @@ type wrongError struct{ err error }
 func (e *wrongError) Error() string { return e.err.Error() }
 func (e *wrongError) Unwrap() error { return e.err }
 
+// absentError is a store that is not there, and may come: a disk that is not mounted.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
+
 // settings returns the settings of the repository that is meant.
 func (o *common) settings(env *cli.Env) (*config.Repository, error) {
 	if isURL(o.repo) {
@@ -143,7 +149,7 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 	getenv := set.Getenv(env.Getenv, s3store.EnvFile, s3store.EnvAccessKey, s3store.EnvSecretKey, s3store.EnvSessionToken)
 	bare, err := storeurl.Open(set.URL, getenv)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, wrong(hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new"))
+		return nil, nil, &absentError{hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new")}
 	}
 	if err != nil {
 		return nil, nil, wrong(err)

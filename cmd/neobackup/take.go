@@ -422,16 +422,13 @@ func (s *session) printTaken(st writer.Stats, took time.Duration) (err error) {
 
 // drainTimeout is how long a writer that was told to stop goes on storing what it knows of. A service manager
 // kills later.
-const drainTimeout = 15 * time.Second
+const drainTimeout = 10 * time.Second
 
-// drain stores what a writer knew of when it was told to stop, and had no time to store.
+// drain stores what a writer that was told to stop has not stored yet.
 func drain(ctx context.Context, w *writer.Writer) error {
-	if st := w.Stats(); st.Last <= st.Head {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	return w.Snapshot(ctx, tid.Zero, "")
+	return w.Drain(ctx)
 }
 
 // tell tells the service manager how the command is.
@@ -455,11 +452,14 @@ func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
 		o.say(env, "following %s into %s", s.set.Source, s.set.URL)
 		o.follows = true
 		o.tell(env, m, "STATUS=following "+s.set.Source.String())
-		if err := w.Follow(ctx); cli.Stopped(ctx, err) != nil {
-			return err
+		err := w.Follow(ctx)
+		if ctx.Err() != nil {
+			if err := drain(ctx, w); err != nil {
+				s.log.Warn("what was committed last is not stored; the next start stores it", "err", err)
+			}
 		}
-		if err := drain(ctx, w); err != nil {
-			s.log.Warn("what was committed last is not stored; the next start stores it", "err", err)
+		if cli.Stopped(ctx, err) != nil {
+			return err
 		}
 		return s.printTaken(w.Stats(), time.Since(start))
 	}))
