@@ -88,20 +88,17 @@ func (r *Repository) named(ctx context.Context, wanted func(key string) bool, ca
 	found := map[string]string{}
 	done := map[string]bool{}
 	for _, l := range slices.Backward(lists) { // one that was carried out is named by a later one
-		if l.Void {
-			continue
-		}
 		d, err := r.Doom(ctx, l.Key)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || err != nil && l.Void {
 			continue // carried out long ago, and deleted meanwhile
 		}
 		if err != nil {
 			return nil, err
 		}
-		for _, key := range d.Done {
+		for _, key := range d.Done { // true also if the list itself was cancelled
 			done[key] = true
 		}
-		if done[l.Key] && !carriedOut {
+		if l.Void || done[l.Key] && !carriedOut {
 			continue
 		}
 		for _, o := range d.Objects {
