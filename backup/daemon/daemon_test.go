@@ -60,7 +60,10 @@ type notifier struct{ w *world }
 
 func (notifier) Name() string { return "test" }
 
-func (n notifier) Notify(_ context.Context, x *Notice) error {
+func (n notifier) Notify(ctx context.Context, x *Notice) error {
+	if !sleep(ctx, 10*time.Millisecond) {
+		return ctx.Err()
+	}
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	n.w.notices = append(n.w.notices, fmt.Sprintf("%s %s %s %s", n.w.clock(), x.Repository, x.State, alarmKey(x.Alarm, x.Job)))
@@ -576,6 +579,31 @@ func reopen(t *testing.T, r *backuptest.Repo, s store.Store) *backup.Repository 
 		t.Fatal(err)
 	}
 	return x
+}
+
+// A new lineage is found before the silence of the old one is taken for a writer that is dead.
+func TestReaderLineage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\nmax_rpo: 10s\n")
+		mem := memstore.New(memstore.Options{})
+		r := backuptest.New(t, mem, false)
+		last := text("one")
+		r.Tail(last)
+		r.Manifest(true, false)
+		w.opened["a"] = reopen(t, r, mem)
+		w.start()
+		for i := range 20 {
+			time.Sleep(5 * time.Minute)
+			if i == 10 {
+				r.ForkAt(last)
+			}
+			r.Heartbeat()
+		}
+		w.want("notices", w.told())
+		time.Sleep(10 * time.Minute)
+		w.want("notices", w.told(), "01T01:47 a begin rpo")
+		w.end()
+	})
 }
 
 // A store from which the newest objects were removed, or with notes that nobody signed, is damaged.
