@@ -59,6 +59,7 @@ nightly: vet $(PEERS)/installed
 	$(GO) test ./cmd/internal/proctest -run TestFollowKilled -snapshot-rounds 500 -timeout 1h
 	$(GO) test ./cmd/internal/proctest -run TestRestoreKilled -restore-rounds 50 -restore-size 1GB -timeout 1h
 	$(GO) test ./backup/reader -run 'TestManySegments|TestLargeIndex' -reader.segments 8000 -reader.records 1000000000 -timeout 1h -v
+	$(GO) test ./backup/keeper -run TestYears -seeds 300 -steps 200 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
 	$(GO) test ./cmd/internal/proctest -run TestBackupChaos -backup-minutes 10 -timeout 1h -v
 	.ci/fuzz 600s $(FUZZJOBS)

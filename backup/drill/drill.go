@@ -54,6 +54,7 @@ type Phase string
 // The phases, in their order.
 const (
 	Opening   Phase = "opening"
+	Reading   Phase = "reading" // in place of the next two, in the mode of that name
 	Restoring Phase = "restoring"
 	Comparing Phase = "comparing"
 	Objects   Phase = "comparing objects"
@@ -91,10 +92,12 @@ type Options struct {
 	Lock     store.Mode
 	LockDays int
 
-	Sample   int // objects that are compared byte by byte; default: DefaultSample
-	Rand     *rand.Rand
-	Now      func() time.Time // default: time.Now
-	Log      *slog.Logger     // default: discard
+	Sample int              // objects that are compared byte by byte; default: DefaultSample
+	Rand   *rand.Rand       // default: one with a random seed
+	Now    func() time.Time // default: time.Now
+	Log    *slog.Logger     // default: discard
+	// Progress is told how far a phase is: of objects their number, of all else bytes of text, or
+	// stored bytes when they are only read. It is called from one goroutine at a time. Default: none.
 	Progress func(p Phase, done, total int64)
 
 	// For tests: what takes the place of the restore, and of its comparison.

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -300,5 +303,61 @@ func TestTampered(t *testing.T) {
 		if !errors.Is(err, ErrDamaged) || res.Key == "" || !as[*FindingsError](err) || res.Found != 1 || res.Findings[0].Key != w.segments()[0] {
 			t.Errorf("%s: %v, %+v", mode, err, res)
 		}
+	}
+}
+
+// A fork, which uses a part of a segment of its parent, is drilled like any lineage, and its
+// parent still is. One says nothing of the other.
+func TestFork(t *testing.T) {
+	for seed, mode := range []Mode{File, Cluster, Read} {
+		w := &world{t: t, mem: memstore.New(memstore.Options{}), list: backuptest.ReadFile(t, sampleFile)[:60]}
+		w.repo = backuptest.New(t, w.mem, true)
+		w.repo.Tail(w.list[:20]...)
+		old := w.repo.Lineage
+		l := w.repo.ForkWithin(rand.New(rand.NewPCG(uint64(seed), 5)), w.list[20:40])
+		w.repo.Tail(w.list[40:]...)
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		write(t, w.list, path)
+		w.o = Options{
+			Store: w.mem, Trusted: w.repo.Trusted, Identities: []age.Identity{w.repo.Identity}, Signer: w.repo.Driver, Scratch: t.TempDir(), Mode: mode, At: Head,
+			Source: func(ctx context.Context) (feed.Feed, error) { return feed.OpenFile(ctx, path, feed.FileOptions{}) },
+		}
+		res, err := w.run(t.Context(), w.o)
+		if err != nil || res.K != l.K || res.Proof.TID != w.head() || res.Proof.Compared.Source != digest {
+			t.Errorf("%s: %v, %+v", mode, err, res)
+		}
+		w.o.Source, w.o.Lineage = nil, old
+		w.repo.Lineage = old // whose proofs are counted
+		if res, err := w.run(t.Context(), w.o); err != nil || res.K != 1 {
+			t.Errorf("%s, parent: %v", mode, err)
+		}
+	}
+}
+
+// denying is a store that takes no locks from this host.
+type denying struct{ store.Store }
+
+func (s denying) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) error {
+	if !o.Retain.IsZero() {
+		return fmt.Errorf("%s: %w", key, store.ErrDenied)
+	}
+	return s.Store.Put(ctx, key, body, size, o)
+}
+
+// A proof is locked as what the writer stores, if that is permitted.
+func TestLock(t *testing.T) {
+	w := newWorldIn(t, memstore.Options{Versioned: true})
+	w.o.Mode, w.o.Source, w.o.Lock, w.o.LockDays = Read, nil, store.Compliance, 3
+	res, err := w.run(t.Context(), w.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := store.GetRetention(t.Context(), w.mem, res.Key, "")
+	if left := time.Until(r.Until); err != nil || r.Mode != store.Compliance || left < 71*time.Hour || left > 73*time.Hour {
+		t.Errorf("%+v, %v", r, err)
+	}
+	w.o.Store = denying{w.mem}
+	if res, err := w.run(t.Context(), w.o); err != nil || len(res.Warnings) != 1 {
+		t.Errorf("without permission: %v, %+v", err, res)
 	}
 }

@@ -201,6 +201,21 @@ func TestSource(t *testing.T) {
 	if err != nil || res.Proof.Compared.Source != digest {
 		t.Errorf("a source that goes on: %v, %+v", err, res)
 	}
+	// The file grows and its index is written while it is compared.
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	write(t, w.list, path)
+	o := w.o
+	o.At, o.Mode, o.Source = Head, Read, open(path)
+	grows := 0
+	o.Progress = func(p Phase, _, _ int64) {
+		if p == Source {
+			grows++
+			write(t, more, path)
+		}
+	}
+	if res, err := w.run(t.Context(), o); err != nil || res.Proof.Compared.Source != digest || grows == 0 {
+		t.Errorf("a source that is written: %v, %+v", err, res)
+	}
 	for name, source := range map[string]func(context.Context) (feed.Feed, error){
 		"none":           nil,
 		"is not there":   open(filepath.Join(t.TempDir(), "Data.fs")),

@@ -71,7 +71,7 @@ func reason(err error) string {
 
 // put stores the proof.
 func (d *run) put(ctx context.Context) error {
-	p := d.proof
+	p, lock := d.proof, d.o.Lock
 	st := d.store.Stats()
 	p.Seconds, p.BytesRead, p.Gets = int64(time.Since(d.start).Seconds()), st.Received, st.Gets
 	for p.Time = d.o.Now().UTC().Truncate(time.Second); ; p.Time = p.Time.Add(time.Second) {
@@ -80,16 +80,22 @@ func (d *run) put(ctx context.Context) error {
 			return err
 		}
 		key, o := d.key(p), store.PutOptions{Create: true}
-		if d.o.Lock != "" {
+		if lock != "" {
 			now := store.Date(d.store)
 			if now.IsZero() {
 				now = d.o.Now()
 			}
-			o.Retain = store.Retention{Mode: d.o.Lock, Until: now.Add(time.Duration(d.o.LockDays) * 24 * time.Hour)}
+			o.Retain = store.Retention{Mode: lock, Until: now.Add(time.Duration(d.o.LockDays) * 24 * time.Hour)}
 		}
 		err = d.store.Put(ctx, key, bytes.NewReader(b), int64(len(b)), o)
 		if errors.Is(err, store.ErrExists) {
 			continue // another drill ended in the same second
+		}
+		if errors.Is(err, store.ErrDenied) && lock != "" {
+			// Without permission to lock it is still a proof: if it is deleted, less may be deleted, not more.
+			d.warn("the proof is stored without a lock: %v", err)
+			lock = ""
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("proof: %w", err)

@@ -15,10 +15,11 @@ import (
 func TestInterrupted(t *testing.T) {
 	for _, mode := range []Mode{File, Cluster, Read} {
 		w := newWorld(t)
-		for _, phase := range []Phase{Opening, Restoring, Comparing, Objects, Source} {
-			if mode == Read && phase == Comparing {
-				continue
-			}
+		phases := []Phase{Opening, Restoring, Comparing, Objects, Source}
+		if mode == Read {
+			phases = []Phase{Opening, Reading, Objects, Source}
+		}
+		for _, phase := range phases {
 			ctx, cancel := context.WithCancel(t.Context())
 			o := w.o
 			o.Mode = mode

@@ -206,7 +206,7 @@ func (d *run) found(source bool) error {
 // readAll reads and verifies all segments, those after the moment too.
 func (d *run) readAll(ctx context.Context) error {
 	sum, err := verify.Read(ctx, verify.ReadOptions{
-		Repo: d.repo, Keys: d.keys, State: d.state, Scratch: d.scratch.dir, Report: d.report, Progress: func(done, total int64) { d.progress(Restoring, done, total) },
+		Repo: d.repo, Keys: d.keys, State: d.state, Scratch: d.scratch.dir, Report: d.report, Progress: func(done, total int64) { d.progress(Reading, done, total) },
 	})
 	if err != nil {
 		return err

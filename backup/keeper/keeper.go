@@ -160,13 +160,19 @@ type Difference struct {
 // Differences returns where the settings of this keeper differ from the policy in force.
 func (k *Keeper) Differences(p *snapshot.Policy) []Difference {
 	var list []Difference
-	add := func(name string, in, conf any) {
-		if a, b := fmt.Sprint(in), fmt.Sprint(conf); a != b {
-			list = append(list, Difference{name, a, b})
+	none := p == nil
+	add := func(name string, in, conf int64) {
+		if in == conf {
+			return
 		}
+		d := Difference{name, fmt.Sprint(in), fmt.Sprint(conf)}
+		if none {
+			d.InForce = ""
+		}
+		list = append(list, d)
 	}
 	s := k.o.Settings
-	if p == nil {
+	if none {
 		p = &snapshot.Policy{}
 	}
 	add("keep_lineages_days", p.KeepLineagesDays, s.KeepLineagesDays)

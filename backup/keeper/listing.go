@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"math"
-	"slices"
 	"sort"
 	"time"
 
@@ -216,17 +215,6 @@ func (l *listing) column(lineage snapshot.ID, kind snapshot.Kind) *column {
 		return c
 	}
 	return &column{newest: math.MinInt64}
-}
-
-// lineages returns the lineages that have an object, in the order of their ids.
-func (l *listing) lineages() []snapshot.ID {
-	var ids []snapshot.ID
-	for _, g := range l.order {
-		if g.lineage != (snapshot.ID{}) && !slices.Contains(ids, g.lineage) {
-			ids = append(ids, g.lineage)
-		}
-	}
-	return ids
 }
 
 // newest returns when the last object of a lineage was added.

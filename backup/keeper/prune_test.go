@@ -8,15 +8,19 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/neozodb/neo/backup"
+	"github.com/neozodb/neo/backup/backuptest"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/store/storetest"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // usual are the settings of most tests.
@@ -88,6 +92,21 @@ func TestTwoSteps(t *testing.T) {
 		}
 		if n := len(w.lineages()); n != 1 {
 			w.t.Errorf("%d lineages are left", n)
+		}
+		// Notes go before what they lead to, the oldest first.
+		at, last := 0, snapshot.Key{}
+		for _, key := range g.order {
+			k, err := snapshot.ParseKey(key)
+			w.must(err)
+			if i := slices.Index([]snapshot.Kind{snapshot.KindLineage, snapshot.KindManifest, snapshot.KindProof, snapshot.KindTail, snapshot.KindPage, snapshot.KindSegment, snapshot.KindDoom}, k.Kind); i < at {
+				w.t.Errorf("%s goes after %v", key, last)
+			} else {
+				at = i
+			}
+			if k.Kind == snapshot.KindManifest && last.Kind == k.Kind && last.Lineage == k.Lineage && last.N > k.N {
+				w.t.Errorf("manifest %d goes after %d", k.N, last.N)
+			}
+			last = k
 		}
 		for key := range w.keys() {
 			if k, _ := snapshot.ParseKey(key); k.Lineage != (snapshot.ID{}) && k.Lineage != w.current().Lineage {
@@ -179,6 +198,35 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// What was announced and is needed by the time it is due is spared, and may be announced again later.
+func TestSpared(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		k := w.keeper(w.guard(), usual)
+		old := w.lineages()[0]
+		first := w.confirmed(k)
+		w.prove(old.Lineage, snapshot.ResultOK)
+		time.Sleep(25 * time.Hour)
+		rep := w.confirmed(k)
+		if rep.Spared.Objects == 0 || rep.Deleted.Objects == 0 || rep.Spared.Objects+rep.Deleted.Objects != first.New.Objects || !slices.Equal(rep.Finished, first.Written) {
+			w.t.Errorf("%+v, announced was %+v", rep, first.New)
+		}
+		w.compare(w.state(old.Lineage))
+		for range 2 { // newer proofs on other manifests
+			w.snapshot(1)
+			w.prove(w.current().Lineage, snapshot.ResultOK)
+			time.Sleep(time.Hour)
+		}
+		for range 3 {
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+		}
+		if len(w.lineages()) != 1 {
+			w.t.Error("the old lineage stays")
+		}
+	})
+}
+
 // A cancelled list is not carried out; what it named is announced again. A list that is cancelled while it is
 // carried out stops that.
 func TestUndo(t *testing.T) {
@@ -237,17 +285,21 @@ func TestPolicyMeanwhile(t *testing.T) {
 		old := w.lineages()[0]
 		hold := usual
 		hold.Holds = []Hold{{TID: w.state(old.Lineage).Head(), Label: "release"}}
-		n := 0
-		stop := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
-			if n++; c.Op == "list" && n == 1 {
-				if _, _, err := w.keeper(w.mem, hold).Publish(context.WithoutCancel(w.t.Context())); err != nil {
+		var armed atomic.Bool
+		publish := func(settings Settings) {
+			if armed.CompareAndSwap(true, false) {
+				if _, _, err := w.keeper(w.mem, settings).Publish(context.WithoutCancel(w.t.Context())); err != nil {
 					w.t.Error(err)
 				}
 			}
+		}
+		k := w.keeper(storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "list" {
+				publish(hold)
+			}
 			return storetest.Fault{}
-		})
-		k := w.keeper(stop, usual)
-		n = 0
+		}), usual)
+		armed.Store(true)
 		rep, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true})
 		// The moment is exact in the newer lineage too, which the hold pins: the old one goes.
 		if err != nil || rep.Policy.K != 2 || rep.Policy.Holds[0].Lineage != w.current().Lineage {
@@ -259,16 +311,13 @@ func TestPolicyMeanwhile(t *testing.T) {
 		w.confirmed(w.keeper(w.mem, hold))
 		time.Sleep(26 * time.Hour)
 		before := w.keys()
-		done := false
-		stop = storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
-			if c.Op == "get" && strings.HasSuffix(c.Key, ".void") && !done {
-				done = true
-				if _, _, err := w.keeper(w.mem, usual).Publish(context.WithoutCancel(w.t.Context())); err != nil {
-					w.t.Error(err)
-				}
+		stop := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "get" && strings.HasSuffix(c.Key, ".void") {
+				publish(usual)
 			}
 			return storetest.Fault{}
 		})
+		armed.Store(true)
 		// The first question for a void is that of the look: the policy is published after it was read.
 		if _, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) {
 			w.t.Errorf("a policy was published meanwhile: %v", err)
@@ -316,7 +365,6 @@ func TestEachCall(t *testing.T) {
 						f := h.with(g, n)
 						o := PruneOptions{Confirm: true, maxDoomed: 5}
 						k := w.keeper(w.mem, usual)
-						k.o.Repo = w.open(w.mem)
 						k.o.Repo.Store = f
 						rep, err := k.Prune(w.t.Context(), o)
 						if f.Fired() > 0 {
@@ -329,7 +377,7 @@ func TestEachCall(t *testing.T) {
 						}
 						time.Sleep(25 * time.Hour)
 					}
-					if !more || n == 60 && h.name == "a bit flips" { // each list that was stored damaged is read again
+					if !more || n == 30 && h.name == "a bit flips" { // each list that was stored damaged is read again
 						break
 					}
 					if n%9 == 0 {
@@ -624,6 +672,127 @@ func TestForgetUndo(t *testing.T) {
 			w.t.Error("the lineage is gone")
 		}
 		w.compare(w.state(first.Lineage))
+	})
+}
+
+// Catalog pages, the segments in them, and what reserved lines name are needed.
+func TestPages(t *testing.T) {
+	bubble(t, 2, func(w *world) {
+		_, _, err := w.keeper(w.mem, usual).Publish(w.t.Context())
+		w.must(err)
+		n := tid.TID(0x03d2000000000000)
+		add := func() *txn.Transaction {
+			n++
+			return backuptest.Txn(n, txn.Record{OID: 1, Data: []byte(n.String())})
+		}
+		for range 5 {
+			w.repo.Listed([]*txn.Transaction{add()}, []*txn.Transaction{add(), add()})
+			w.repo.Tail(add())
+			w.repo.Manifest(true, false)
+		}
+		w.repo.Manifest(false, true)
+		w.repo.Tail(add())
+		w.repo.Heartbeat()
+		s := w.repo.Now()
+		if s.Manifest.Items[0].Page == nil {
+			w.t.Fatal("no page")
+		}
+		m := *s.Manifest
+		m.Seq, m.Prev = m.Seq+1, s.Hash
+		for _, l := range []string{`{"run":"` + s.Lineage.String() + `/x/1-2"}`, `{"blob":"` + s.Lineage.String() + `/b/ab"}`} {
+			m.Reserved = append(m.Reserved, snapshot.Reserved{Kind: l[2:strings.Index(l, `":`)], Key: l[strings.Index(l, `":"`)+3 : len(l)-2], Line: l})
+		}
+		for _, r := range m.Reserved {
+			w.repo.Put(r.Key, []byte("of a later version"))
+		}
+		b, err := m.Sign(w.repo.Signer)
+		w.must(err)
+		w.repo.Put(snapshot.ManifestKey(m.Lineage, m.Seq), b)
+		k := w.keeper(w.guard(), usual)
+		deleted := int64(0)
+		for range 4 {
+			time.Sleep(25 * time.Hour)
+			deleted += w.confirmed(k).Deleted.Objects
+		}
+		if deleted < 15 {
+			w.t.Errorf("%d objects are deleted", deleted)
+		}
+		have := w.keys()
+		for _, r := range m.Reserved {
+			if _, ok := have[r.Key]; !ok {
+				w.t.Errorf("%s is gone", r.Key)
+			}
+		}
+		count := 0
+		for _, err := range w.repo.Transactions(w.t.Context(), w.repo.Keys, w.repo.Now(), 0, n, backup.FetchOptions{Scratch: w.dir}, nil) {
+			w.must(err)
+			count++
+		}
+		if count != 21 {
+			w.t.Errorf("%d transactions are left", count)
+		}
+	})
+}
+
+// A lineage that has no note yet is being filled: it stays until nothing was added for a week.
+func TestNoteless(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		k := w.keeper(w.guard(), usual)
+		id := snapshot.NewID()
+		var keys []string
+		for range 4 {
+			keys = append(keys, w.stray(id))
+			for range 3 {
+				time.Sleep(2 * day)
+				w.confirmed(k)
+			}
+		}
+		have := w.keys()
+		for _, key := range keys {
+			if _, ok := have[key]; !ok {
+				w.t.Errorf("%s is gone", key)
+			}
+		}
+		w.prove(w.current().Lineage, snapshot.ResultOK)
+		for range 3 {
+			time.Sleep(2 * day)
+			_, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true, ForceShare: 1})
+			w.must(err)
+		}
+		have = w.keys()
+		for _, key := range keys {
+			if _, ok := have[key]; ok {
+				w.t.Errorf("%s is left", key)
+			}
+		}
+	})
+}
+
+// A run that takes long looks again at what is needed.
+func TestLongRun(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		w.confirmed(w.keeper(w.mem, usual))
+		time.Sleep(25 * time.Hour)
+		looks, once := 0, false
+		slow := storetest.NewFaulty(w.guard(), func(_ context.Context, c storetest.Call) storetest.Fault {
+			switch {
+			case c.Op == "list" && c.Key == "":
+				looks++
+			case c.Op == "delete" && !once:
+				once = true
+				return storetest.Fault{Delay: 2 * time.Hour}
+			}
+			return storetest.Fault{}
+		})
+		k := w.keeper(slow, usual)
+		rep, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true})
+		w.must(err)
+		if looks != 2 || rep.Deleted.Objects == 0 {
+			w.t.Errorf("%d looks, %+v", looks, rep)
+		}
+		w.compare(w.state(w.current().Lineage))
 	})
 }
 

@@ -152,42 +152,52 @@ func (x *site) keeper() *Keeper {
 	return New(Options{Repo: r, Signer: x.repo.Keeper, Settings: Settings{KeepLineagesDays: 35, PruneGraceHours: 24, LockDays: siteLockDays}, Lock: x.mode, LockShortDays: 7})
 }
 
-// What the locks protect survives everything that the credentials of writer and keeper can try, and restores.
-func TestObjectLock(t *testing.T) {
+// What a server really does: locks, deletions of versions, permissions.
+func TestServers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts servers")
 	}
-	for _, start := range []func(testing.TB) *storetest.Server{storetest.MinIO, storetest.VersityGW} {
-		s := start(t)
-		for _, mode := range []store.Mode{store.Governance, store.Compliance} {
-			t.Run(fmt.Sprint(s.Name, " ", mode), func(t *testing.T) {
-				x := newSite(t, s, mode)
-				k := x.keeper()
-				if _, _, err := k.Publish(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				rep, err := k.ExtendLocks(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if rep.Least < (siteLockDays/2-1)*day || rep.Extended == 0 || rep.Needed < 8 || len(rep.Damage) > 0 {
-					t.Fatalf("%+v", rep)
-				}
-				again, err := k.ExtendLocks(t.Context())
-				if err != nil || again.Extended > 3 || again.Ended != 0 {
-					t.Fatalf("again: %+v, %v", again, err)
-				}
-				if _, err := k.Prune(t.Context(), PruneOptions{Confirm: true}); err != nil {
-					t.Fatal(err)
-				}
-				x.remember()
-				for _, a := range []*account{x.writer, x.warden} {
-					x.attack(a)
-				}
-				x.survives()
-			})
-		}
+	for name, start := range map[string]func(testing.TB) *storetest.Server{"MinIO": storetest.MinIO, "versitygw": storetest.VersityGW} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			for _, mode := range []store.Mode{store.Governance, store.Compliance} {
+				t.Run(string(mode), func(t *testing.T) { objectLock(t, s, mode) })
+			}
+			t.Run("prune", func(t *testing.T) { pruneOnServer(t, s) })
+			if name == "MinIO" {
+				t.Run("permissions", func(t *testing.T) { permissions(t, s) })
+			}
+		})
 	}
+}
+
+// objectLock: what the locks protect survives everything that the credentials of writer and keeper can try, and
+// restores.
+func objectLock(t *testing.T, s *storetest.Server, mode store.Mode) {
+	x := newSite(t, s, mode)
+	k := x.keeper()
+	if _, _, err := k.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := k.ExtendLocks(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Least < (siteLockDays/2-1)*day || rep.Extended == 0 || rep.Needed < 8 || len(rep.Damage) > 0 {
+		t.Fatalf("%+v", rep)
+	}
+	again, err := k.ExtendLocks(t.Context())
+	if err != nil || again.Extended > 3 || again.Ended != 0 {
+		t.Fatalf("again: %+v, %v", again, err)
+	}
+	if _, err := k.Prune(t.Context(), PruneOptions{Confirm: true}); err != nil {
+		t.Fatal(err)
+	}
+	x.remember()
+	for _, a := range []*account{x.writer, x.warden} {
+		x.attack(a)
+	}
+	x.survives()
 }
 
 // remember notes what is needed: what is locked.
@@ -311,66 +321,54 @@ func (x *site) survives() {
 	}
 }
 
-// What is locked and doomed goes when its lock has ended, all versions of it, with the permissions of a keeper.
-func TestPruneOnServer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts servers")
+// pruneOnServer: all versions of what goes are deleted, with the permissions of a keeper.
+func pruneOnServer(t *testing.T, s *storetest.Server) {
+	x := newSite(t, s, "")
+	k := x.keeper()
+	k.o.Lock, k.o.Settings.LockDays = "", 0
+	if _, _, err := k.Publish(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	for _, start := range []func(testing.TB) *storetest.Server{storetest.MinIO, storetest.VersityGW} {
-		s := start(t)
-		t.Run(s.Name, func(t *testing.T) {
-			x := newSite(t, s, "")
-			k := x.keeper()
-			k.o.Lock, k.o.Settings.LockDays = "", 0
-			if _, _, err := k.Publish(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			v, err := k.look(t.Context(), PruneOptions{})
-			if err != nil || len(v.refused) > 0 {
-				t.Fatal(v, err)
-			}
-			// As if two days were over.
-			p := &pruning{k: k, o: PruneOptions{Confirm: true, ForceShare: 1}}
-			v.now = v.now.Add(2 * day)
-			if err := v.decide(); err != nil {
-				t.Fatal(err)
-			}
-			var keys []string
-			for d := range v.list.going() {
-				d.listed = ripe
-				keys = append(keys, d.key.String())
-			}
-			p.plan(v)
-			if len(keys) < 4 {
-				t.Fatalf("only %v go", keys)
-			}
-			if _, err := p.carryOut(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if int(p.rep.Deleted.Objects) != len(keys) || p.rep.Hidden != 0 {
-				t.Errorf("%+v, want %d objects", p.rep, len(keys))
-			}
-			for v, err := range store.Versions(t.Context(), x.admin.store(t), "") {
-				if err != nil {
-					t.Fatal(err)
-				}
-				if slices.Contains(keys, v.Key) {
-					t.Errorf("version %s of %s is left, deleted: %v", v.Version, v.Key, v.Deleted)
-				}
-			}
-			if rep, err := k.Prune(t.Context(), PruneOptions{}); err != nil || len(rep.Refused) > 0 {
-				t.Errorf("%+v, %v", rep, err)
-			}
-		})
+	v, err := k.look(t.Context(), PruneOptions{})
+	if err != nil || len(v.refused) > 0 {
+		t.Fatal(v, err)
+	}
+	// As if two days were over.
+	p := &pruning{k: k, o: PruneOptions{Confirm: true, ForceShare: 1}}
+	v.now = v.now.Add(2 * day)
+	if err := v.decide(); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for d := range v.list.going() {
+		d.listed = ripe
+		keys = append(keys, d.key.String())
+	}
+	p.plan(v)
+	if len(keys) < 4 {
+		t.Fatalf("only %v go", keys)
+	}
+	if _, err := p.carryOut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if int(p.rep.Deleted.Objects) != len(keys) || p.rep.Hidden != 0 {
+		t.Errorf("%+v, want %d objects", p.rep, len(keys))
+	}
+	for v, err := range store.Versions(t.Context(), x.admin.store(t), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(keys, v.Key) {
+			t.Errorf("version %s of %s is left, deleted: %v", v.Version, v.Key, v.Deleted)
+		}
+	}
+	if rep, err := k.Prune(t.Context(), PruneOptions{}); err != nil || len(rep.Refused) > 0 {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }
 
-// The permissions of each role are enough for it, and no more.
-func TestPermissions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a server")
-	}
-	s := storetest.MinIO(t)
+// permissions: those of each role are enough for it, and no more.
+func permissions(t *testing.T, s *storetest.Server) {
 	x := newSite(t, s, store.Governance) // by the writer
 	ctx := t.Context()
 	key := snapshot.ManifestKey(x.repo.Lineage, 1)

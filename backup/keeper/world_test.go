@@ -29,7 +29,7 @@ import (
 var (
 	seeds     = flag.Int("seeds", 2, "random runs of each test that has them")
 	firstSeed = flag.Uint64("first-seed", 1, "seed of the first random run")
-	steps     = flag.Int("steps", 80, "steps of a random run, some four days each")
+	steps     = flag.Int("steps", 60, "steps of a random run, some four days each")
 	verbose   = flag.Bool("verbose", false, "print what writers and keepers log")
 )
 
@@ -237,6 +237,10 @@ type guard struct {
 	w       *world
 	mu      sync.Mutex
 	deleted map[string]bool
+	order   []string // of deletions
+
+	at                   time.Time // for which these are known
+	protected, announced map[string]string
 }
 
 func (w *world) guard() *guard {
@@ -261,29 +265,31 @@ func (g *guard) check(keys []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	have := g.w.keys()
-	protected := g.w.protected(have)
-	announced := g.w.announced(have)
+	if at := g.w.now(); !at.Equal(g.at) { // time stands still while a keeper works
+		g.at, g.protected, g.announced = at, g.w.protected(have), g.w.announced(have)
+	}
 	for _, key := range keys {
 		info, ok := have[key]
 		if !ok {
 			continue
 		}
-		if why, ok := protected[key]; ok {
+		if why, ok := g.protected[key]; ok {
 			g.w.t.Errorf("%s is deleted: %s", key, why)
 		}
 		if age := g.w.now().Sub(info.Modified); age < 24*time.Hour {
 			g.w.t.Errorf("%s is deleted, %v old", key, age)
 		}
-		if !announced[key] {
+		if g.announced[key] == "" {
 			g.w.t.Errorf("%s is deleted, and no doom list announced it a day ago", key)
 		}
 		g.deleted[key] = true
+		g.order = append(g.order, key)
 	}
 }
 
 // announced are the keys that a doom list names which is a day old and not void.
-func (w *world) announced(have map[string]store.Info) map[string]bool {
-	m := map[string]bool{}
+func (w *world) announced(have map[string]store.Info) map[string]string {
+	m := map[string]string{}
 	for key, info := range have {
 		k, err := snapshot.ParseKey(key)
 		if err != nil || k.Kind != snapshot.KindDoom || w.now().Sub(info.Modified) < 24*time.Hour {
@@ -298,7 +304,7 @@ func (w *world) announced(have map[string]store.Info) map[string]bool {
 		}
 		w.must(err)
 		for _, o := range d.Objects {
-			m[o.Key] = true
+			m[o.Key] = key
 		}
 	}
 	return m

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -86,6 +87,7 @@ type summary struct {
 
 	Status string `json:"status"` // ok, empty, late, unproven (no proof, an old one, or a drill failed since), older or broken
 	Text   string `json:"text"`
+	Doomed string `json:"doomed,omitempty"` // doom list that announces the deletion of the lineage
 
 	Head       *point     `json:"head,omitempty"`
 	UpToDate   *time.Time `json:"up_to_date,omitempty"` // the source had nothing beyond head then
@@ -181,6 +183,10 @@ func (s *session) summarize(ctx context.Context, p *place, current bool) (*summa
 		sum.Daemon = s.seenDaemon(now)
 	}
 	sum.Status, sum.Text = s.status(p, sum, now)
+	if p.doomed != "" {
+		sum.Doomed = p.doomed
+		sum.Text = strings.TrimPrefix(sum.Text+"; ", "ok; ") + p.doomedText()
+	}
 	return sum, nil
 }
 

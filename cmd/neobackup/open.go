@@ -140,6 +140,8 @@ type session struct {
 	count *store.Counted
 	tried store.Stats // what the probe asked of the store
 	tells bool        // the command itself tells of what was tampered with, or goes on in spite of it
+
+	doomed map[string]string // notes of lineages that doom lists name, with the list; nil: not read yet
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -348,6 +350,7 @@ type place struct {
 	state   *backup.State
 	broken  *backup.BrokenError // nil unless the chain of tails is
 	older   error               // nil unless this host has seen a newer state
+	doomed  string              // doom list that names the lineage: it will be deleted
 }
 
 // damaged reports whether something is missing that was there.
@@ -367,7 +370,31 @@ func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lineage != "" {
+		p.doomed = s.doomedBy(ctx, l)
+	}
 	return p, s.seen(p)
+}
+
+// doomedBy returns the doom list that names a lineage, "" if none does. That of the current one is not asked for
+// where it is meant without a name: nothing announces it.
+func (s *session) doomedBy(ctx context.Context, l *snapshot.Lineage) string {
+	if s.doomed == nil {
+		var err error
+		s.doomed, err = s.Doomed(ctx, func(key string) bool {
+			return strings.HasPrefix(key, snapshot.Prefix(snapshot.KindLineage, snapshot.ID{}))
+		})
+		if err != nil { // such as one of a keeper that is not trusted here
+			s.log.Warn("what will be deleted is not known", "err", err)
+			s.doomed = map[string]string{}
+		}
+	}
+	return s.doomed[snapshot.Key{Kind: snapshot.KindLineage, N: l.K}.String()]
+}
+
+// doomedText says that a lineage will be deleted.
+func (p *place) doomedText() string {
+	return fmt.Sprintf("lineage %d will be deleted: %s announces it; neobackup prune --undo cancels that, a hold in the policy keeps the lineage", p.lineage.K, p.doomed)
 }
 
 // seen compares a state with what this host has seen before, and notes it. Without a state directory
@@ -402,6 +429,9 @@ func (s *session) warn(p *place) {
 	}
 	if p.broken != nil {
 		fmt.Fprintf(s.env.Stderr, "warning: %v; what is used ends at %v (%s)\n", p.broken, p.state.Head(), when(p.state.Head()))
+	}
+	if p.doomed != "" {
+		fmt.Fprintf(s.env.Stderr, "warning: %s\n", p.doomedText())
 	}
 }
 

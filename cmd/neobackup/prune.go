@@ -12,24 +12,23 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/keeper"
-	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
 // keeper returns the keeper of a repository, as its section says. Without the key of a keeper it only looks.
 func (s *session) keeper() (*keeper.Keeper, error) {
 	o := keeper.Options{Repo: s.Repository, Settings: keeperSettings(s.set), Lock: s.set.Lock, LockShortDays: s.set.LockShortDays, Log: s.log.Logger, Now: s.o.now}
-	dir, err := s.stateDir()
-	if err != nil {
-		return nil, err
+	o.Check = func(state *backup.State) error {
+		p := &place{state: state}
+		if err := s.seen(p); err != nil {
+			return err
+		}
+		return p.older
 	}
-	seen, err := verify.LoadSeen(dir, s.Marker.ID)
-	if err != nil {
-		return nil, err
-	}
-	o.Check = seen.Compare
+	var err error
 	if s.set.KeeperKey != "" || s.set.SignKey != "" {
 		if o.Signer, err = s.set.KeeperSigner(); err != nil && s.set.KeeperKey != "" {
 			return nil, wrong(err)
@@ -327,15 +326,16 @@ func runForget(ctx context.Context, env *cli.Env, o *forgetOptions, s *session, 
 	if !rep.Until.IsZero() {
 		until = "and would go " + rep.Until.Format("2006-01-02 15:04")
 	}
-	fmt.Fprintf(env.Stdout, "Lineage %d has %d objects, %s, %s.\n", rep.K, rep.Goes.Objects, size(rep.Goes.Bytes), until)
+	text := fmt.Sprintf("Lineage %d has %d objects, %s, %s.\n", rep.K, rep.Goes.Objects, size(rep.Goes.Bytes), until)
 	if rep.Stays.Objects > 0 {
-		fmt.Fprintf(env.Stdout, "%d objects, %s, stay: other lineages use them, or they are less than a day old.\n", rep.Stays.Objects, size(rep.Stays.Bytes))
+		text += fmt.Sprintf("%d objects, %s, stay: other lineages use them, or they are less than a day old.\n", rep.Stays.Objects, size(rep.Stays.Bytes))
 	}
-	if !o.confirm {
-		_, err = fmt.Fprintln(env.Stdout, "Nothing was done: --confirm does it.")
-		return err
+	if o.confirm {
+		text += fmt.Sprintf("Announced by %s: prune --confirm deletes it from %s on; until then, prune --undo cancels it.\n", strings.Join(rep.Written, ", "), rep.Due.Format("2006-01-02 15:04"))
+	} else {
+		text += "Nothing was done: --confirm does it.\n"
 	}
-	_, err = fmt.Fprintf(env.Stdout, "Announced by %s: prune --confirm deletes it from %s on; until then, prune --undo cancels it.\n", strings.Join(rep.Written, ", "), rep.Due.Format("2006-01-02 15:04"))
+	_, err = io.WriteString(env.Stdout, text)
 	return err
 }
 
@@ -381,14 +381,15 @@ func runExtendLocks(ctx context.Context, env *cli.Env, o *common, s *session) er
 			return err
 		}
 	} else if !o.quiet {
-		fmt.Fprintf(env.Stdout, "%d objects are needed; the locks of %d were extended (%s, %d days).\nThe least is locked for %s: %s\n",
+		text := fmt.Sprintf("%d objects are needed; the locks of %d were extended (%s, %d days).\nThe least is locked for %s: %s\n",
 			rep.Needed, rep.Extended, rep.Mode, rep.Days, config.FormatDuration(rep.Least.Truncate(time.Minute)), rep.LeastKey)
 		if rep.Ended > 0 {
-			fmt.Fprintf(env.Stdout, "%d were not locked before.\n", rep.Ended)
+			text += fmt.Sprintf("%d were not locked before.\n", rep.Ended)
 		}
 		for _, d := range rep.Damage {
-			fmt.Fprintf(env.Stdout, "warning: %s\n", d)
+			text += fmt.Sprintf("warning: %s\n", d)
 		}
+		_, err = io.WriteString(env.Stdout, text)
 	}
-	return nil
+	return err
 }
