@@ -293,6 +293,9 @@ func TestMissed(t *testing.T) {
 		w.start()
 		time.Sleep(time.Hour)
 		w.want("restart", w.ran(), "02T03:05 a check")
+		if w.status("a").Stopped {
+			t.Error("the daemon runs, and its notes say that it has ended")
+		}
 		w.end()
 		time.Sleep(3 * 24 * time.Hour) // 05T04:05
 		w.start()
