@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,8 +31,8 @@ import (
 type world struct {
 	t      *testing.T
 	dir    string
-	text   string // of the configuration
-	ahead  time.Duration
+	text   string       // of the configuration
+	ahead  atomic.Int64 // of the clock of the host
 	notify []Notifier
 
 	mu       sync.Mutex
@@ -59,7 +60,10 @@ type notifier struct{ w *world }
 
 func (notifier) Name() string { return "test" }
 
-func (n notifier) Notify(_ context.Context, x *Notice) error {
+func (n notifier) Notify(ctx context.Context, x *Notice) error {
+	if !sleep(ctx, 10*time.Millisecond) {
+		return ctx.Err()
+	}
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	n.w.notices = append(n.w.notices, fmt.Sprintf("%s %s %s %s", n.w.clock(), x.Repository, x.State, alarmKey(x.Alarm, x.Job)))
@@ -67,7 +71,7 @@ func (n notifier) Notify(_ context.Context, x *Notice) error {
 	return nil
 }
 
-func (w *world) now() time.Time { return time.Now().Add(w.ahead) }
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
 
 func (w *world) clock() string { return w.now().UTC().Format("02T15:04") }
 
@@ -167,6 +171,19 @@ func (w *world) told() []string {
 	w.notices = nil
 	slices.Sort(list)
 	return list
+}
+
+// first and newest return the notices that were sent first and last.
+func (w *world) first() *Notice  { return w.sent(0) }
+func (w *world) newest() *Notice { return w.sent(-1) }
+
+func (w *world) sent(i int) *Notice {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i < 0 {
+		i += len(w.last)
+	}
+	return w.last[i]
 }
 
 func (w *world) want(what string, got []string, want ...string) {
@@ -276,6 +293,9 @@ func TestMissed(t *testing.T) {
 		w.start()
 		time.Sleep(time.Hour)
 		w.want("restart", w.ran(), "02T03:05 a check")
+		if w.status("a").Stopped {
+			t.Error("the daemon runs, and its notes say that it has ended")
+		}
 		w.end()
 		time.Sleep(3 * 24 * time.Hour) // 05T04:05
 		w.start()
@@ -293,23 +313,23 @@ func TestClockJumps(t *testing.T) {
 		w.start()
 		time.Sleep(4 * time.Hour)
 		w.want("before", w.ran(), "01T00:00 a follow", "01T03:00 a check")
-		w.ahead = 365 * 24 * time.Hour
+		w.ahead.Store(int64(365 * 24 * time.Hour))
 		time.Sleep(time.Hour)
 		w.want("ahead", w.ran(), "31T04:00 a check")
-		w.ahead = 0
+		w.ahead.Store(int64(0))
 		time.Sleep(24 * time.Hour)
 		w.want("right again", w.ran(), "02T03:00 a check")
-		w.ahead = -365 * 24 * time.Hour
+		w.ahead.Store(int64(-365 * 24 * time.Hour))
 		time.Sleep(24 * time.Hour)
 		w.want("behind", w.ran(), "03T03:00 a check")
 		w.end()
 		// The same over a restart.
-		w.ahead = 365 * 24 * time.Hour
+		w.ahead.Store(int64(365 * 24 * time.Hour))
 		w.start()
 		time.Sleep(time.Minute)
 		w.want("ahead, started again", w.ran(), "02T05:00 a check", "02T05:00 a follow")
 		w.end()
-		w.ahead = 0
+		w.ahead.Store(int64(0))
 		w.start()
 		time.Sleep(24 * time.Hour)
 		w.want("right, started again", w.ran(), "03T05:01 a follow", "04T03:00 a check")
@@ -402,7 +422,7 @@ func TestFollow(t *testing.T) {
 			t.Errorf("runs %v", count)
 		}
 		w.want("notices", w.told(), "01T00:00 b begin fenced", "01T00:01 a begin follow")
-		if n := w.last[0]; n.Text != "the source is not followed any more: another writer" || n.Hint != "stop the other one; then start the daemon again: systemctl restart neobackup" || n.Host != "backup1" {
+		if n := w.first(); n.Text != "the source is not followed any more: another writer" || n.Hint != "stop the other one; then start the daemon again: systemctl restart neobackup" || n.Host != "backup1" {
 			t.Errorf("notice %+v", n)
 		}
 		w.set(func() {
@@ -470,7 +490,7 @@ func TestRPOOfWriter(t *testing.T) {
 		w.set(func() { st.Waiting, st.Asof = false, w.now() })
 		time.Sleep(100 * time.Second)
 		w.want("late", w.told(), "01T01:03 a begin rpo")
-		if n := w.last[0]; !strings.Contains(n.Text, "max_rpo is 30s; the source cannot be reached") || n.Hint == "" {
+		if n := w.first(); !strings.Contains(n.Text, "max_rpo is 30s; the source cannot be reached") || n.Hint == "" {
 			t.Errorf("notice %+v", n)
 		}
 		w.end()
@@ -498,8 +518,8 @@ func TestReader(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, fmt.Sprintf("[repository a]\nurl: file:///r\nmax_rpo: 10s\ninterval: 1s\nheartbeat: %s\n", beat))
 			mem := memstore.New(memstore.Options{})
-			var away error
-			count := store.Count(&faulty{Wrapped: store.Wrapped{Store: mem}, err: func() error { return away }})
+			f := &faulty{Wrapped: store.Wrapped{Store: mem}}
+			count := store.Count(f)
 			r := backuptest.New(t, mem, true)
 			r.Tail(text("one"))
 			w.opened["a"] = reopen(t, r, count)
@@ -521,26 +541,26 @@ func TestReader(t *testing.T) {
 			if took := time.Since(died); took > 2*beat {
 				t.Errorf("a dead writer was noticed after %v, heartbeat %v", took, beat)
 			}
-			if n := w.last[0]; n.Alarm != RPO || n.State != Begin || !strings.Contains(n.Hint, "host of the writer, "+backuptest.Writer) {
+			if n := w.first(); n.Alarm != RPO || n.State != Begin || !strings.Contains(n.Hint, "host of the writer, "+backuptest.Writer) {
 				t.Errorf("notice %+v", n)
 			}
 			r.Tail(text("two"))
 			r.Manifest(true, false)
 			time.Sleep(beat)
 			w.told()
-			if n := w.last[len(w.last)-1]; n.State != End {
+			if n := w.newest(); n.State != End {
 				t.Errorf("notice %+v", n)
 			}
 			r.Heartbeat()
-			away = errors.New("no route")
+			f.away.Store(true)
 			time.Sleep(2 * beat)
-			if got := w.told(); len(got) != 1 || !strings.Contains(w.last[len(w.last)-1].Text, "no route") {
+			if got := w.told(); len(got) != 1 || !strings.Contains(w.newest().Text, "no route") {
 				t.Errorf("a store that is away: %q", got)
 			}
-			away = nil
+			f.away.Store(false)
 			r.Heartbeat()
 			time.Sleep(beat)
-			if got := w.told(); len(got) != 1 || w.last[len(w.last)-1].State != End {
+			if got := w.told(); len(got) != 1 || w.newest().State != End {
 				t.Errorf("it is back: %q", got)
 			}
 			w.end()
@@ -562,6 +582,31 @@ func reopen(t *testing.T, r *backuptest.Repo, s store.Store) *backup.Repository 
 		t.Fatal(err)
 	}
 	return x
+}
+
+// A new lineage is found before the silence of the old one is taken for a writer that is dead.
+func TestReaderLineage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\nmax_rpo: 10s\n")
+		mem := memstore.New(memstore.Options{})
+		r := backuptest.New(t, mem, false)
+		last := text("one")
+		r.Tail(last)
+		r.Manifest(true, false)
+		w.opened["a"] = reopen(t, r, mem)
+		w.start()
+		for i := range 20 {
+			time.Sleep(5 * time.Minute)
+			if i == 10 {
+				r.ForkAt(last)
+			}
+			r.Heartbeat()
+		}
+		w.want("notices", w.told())
+		time.Sleep(10 * time.Minute)
+		w.want("notices", w.told(), "01T01:47 a begin rpo")
+		w.end()
+	})
 }
 
 // A store from which the newest objects were removed, or with notes that nobody signed, is damaged.
@@ -635,7 +680,7 @@ func TestProofAge(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		putProof(t, r, "object 5 differs")
 		time.Sleep(2 * time.Hour)
-		if n := w.last[len(w.last)-1]; n.State != Begin || !strings.Contains(n.Text, "has failed: object 5 differs") {
+		if n := w.newest(); n.State != Begin || !strings.Contains(n.Text, "has failed: object 5 differs") {
 			t.Errorf("notice %+v", n)
 		}
 		w.end()
@@ -709,8 +754,8 @@ func TestDamageRounds(t *testing.T) {
 func TestLockAndClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "[repository a]\nurl: file:///r\nmax_rpo: 300d\n[schedule a]\nextend_locks: 0 3 * * *\n")
-		var off time.Duration
-		mem := memstore.New(memstore.Options{Now: func() time.Time { return time.Now().Add(off) }})
+		var off atomic.Int64
+		mem := memstore.New(memstore.Options{Now: func() time.Time { return time.Now().Add(time.Duration(off.Load())) }})
 		r := backuptest.New(t, mem, false)
 		w.opened["a"] = reopen(t, r, mem)
 		left := 5 * 24 * time.Hour
@@ -724,9 +769,9 @@ func TestLockAndClock(t *testing.T) {
 		time.Sleep(5 * 24 * time.Hour)
 		w.want("locks", w.told(), "02T03:00 a begin failed/extend-locks", "03T03:00 a begin lock", "03T03:10 a reminder failed/extend-locks",
 			"04T03:10 a reminder lock", "04T03:20 a reminder failed/extend-locks", "05T03:00 a end failed/extend-locks", "05T03:00 a end lock")
-		off = -6 * time.Minute
+		off.Store(int64(-6 * time.Minute))
 		time.Sleep(time.Hour)
-		off = 0
+		off.Store(0)
 		time.Sleep(time.Hour)
 		w.want("clocks", w.told(), "06T00:01 a begin clock", "06T01:01 a end clock")
 		w.end()
@@ -742,8 +787,8 @@ func TestUndelivered(t *testing.T) {
 		w.notify = []Notifier{bad}
 		w.start()
 		time.Sleep(3*time.Hour + 25*time.Minute)
-		if bad.tries != 9 { // at 3:00, 3:10 and 3:20
-			t.Errorf("%d tries", bad.tries)
+		if n := bad.tries.Load(); n != 9 { // at 3:00, 3:10 and 3:20
+			t.Errorf("%d tries", n)
 		}
 		w.end()
 		if a := w.status("a").Alarms["failed/check"]; a == nil || !a.Told.IsZero() {
@@ -759,13 +804,13 @@ func TestUndelivered(t *testing.T) {
 
 type broken struct {
 	err   error
-	tries int
+	tries atomic.Int64
 }
 
 func (*broken) Name() string { return "broken" }
 
 func (b *broken) Notify(context.Context, *Notice) error {
-	b.tries++
+	b.tries.Add(1)
 	return b.err
 }
 

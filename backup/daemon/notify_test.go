@@ -65,8 +65,8 @@ func TestWebhook(t *testing.T) {
 func TestDeliver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &broken{err: errors.New("no")}
-		if err := deliver(t.Context(), b, &Notice{}); err == nil || b.tries != notifyTries {
-			t.Errorf("%v after %d tries", err, b.tries)
+		if err := deliver(t.Context(), b, &Notice{}); err == nil || b.tries.Load() != notifyTries {
+			t.Errorf("%v after %d tries", err, b.tries.Load())
 		}
 		begin := time.Now()
 		if err := deliver(t.Context(), hanging{}, &Notice{}); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 3*notifyTimeout+3*notifyPause {

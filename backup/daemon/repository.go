@@ -211,7 +211,7 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 	if err != nil {
 		r.st = &Status{V: 1, Repository: r.name}
 	}
-	r.st.Host = d.Host
+	r.st.Host, r.st.Stopped, r.dirty = d.Host, false, true
 	if r.st.Jobs == nil {
 		r.st.Jobs = map[string]*JobRun{}
 	}

@@ -44,7 +44,8 @@ func (w *world) runUntil(done func() bool, args ...string) (output string, code 
 		}
 		if done() || time.Now().After(deadline) {
 			cancel()
-			return out.String(), <-end
+			code := <-end
+			return out.String(), code
 		}
 	}
 }
