@@ -72,21 +72,34 @@ func (r *Repository) Doom(ctx context.Context, key string) (*snapshot.Doom, erro
 // of the list. Lists that were carried out count: another keeper may still be at it. The error is
 // that of the first list that cannot be read, such as one that no trusted key signed.
 func (r *Repository) Doomed(ctx context.Context, wanted func(key string) bool) (map[string]string, error) {
+	return r.named(ctx, wanted, true)
+}
+
+// Announced is Doomed without the lists that were carried out: what they named and is there still was spared.
+func (r *Repository) Announced(ctx context.Context, wanted func(key string) bool) (map[string]string, error) {
+	return r.named(ctx, wanted, false)
+}
+
+func (r *Repository) named(ctx context.Context, wanted func(key string) bool, carriedOut bool) (map[string]string, error) {
 	lists, err := r.DoomLists(ctx)
 	if err != nil {
 		return nil, err
 	}
 	found := map[string]string{}
-	for _, l := range lists {
-		if l.Void {
-			continue
-		}
+	done := map[string]bool{}
+	for _, l := range slices.Backward(lists) { // one that was carried out is named by a later one
 		d, err := r.Doom(ctx, l.Key)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) || err != nil && l.Void {
 			continue // carried out long ago, and deleted meanwhile
 		}
 		if err != nil {
 			return nil, err
+		}
+		for _, key := range d.Done { // true also if the list itself was cancelled
+			done[key] = true
+		}
+		if l.Void || done[l.Key] && !carriedOut {
+			continue
 		}
 		for _, o := range d.Objects {
 			if wanted(o.Key) {

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -325,7 +326,7 @@ func (v *view) needsOf(p *snapshot.Proof) ([]*object, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.Object = t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]
+		t.Object = bytes.Clone(t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]) // the age header is in it
 		s.Tails = append(s.Tails, t)
 	}
 	if end := s.Chain(); p.Tail > m.Tail && end.Hash != p.Chain {
@@ -446,7 +447,7 @@ func (v *view) keep(l *lineage) error {
 		return err
 	}
 	for _, t := range s.Tails { // their data are not needed here
-		t.Object = t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]
+		t.Object = bytes.Clone(t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]) // the age header is in it
 	}
 	l.seq, l.head = s.Manifest.Seq, uint64(s.Manifest.Head)
 	for _, i := range s.Manifest.Items {

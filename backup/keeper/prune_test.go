@@ -212,6 +212,18 @@ func TestSpared(t *testing.T) {
 			w.t.Errorf("%+v, announced was %+v", rep, first.New)
 		}
 		w.compare(w.state(old.Lineage))
+		// The next list says that it was carried out: what was spared is not announced any more.
+		w.snapshot(1)
+		time.Sleep(25 * time.Hour)
+		w.confirmed(k)
+		note := snapshot.Key{Kind: snapshot.KindLineage, N: old.K}.String()
+		named := func(key string) bool { return key == note }
+		if m, err := w.repo.Announced(w.t.Context(), named); err != nil || len(m) != 0 {
+			w.t.Errorf("announced: %v, %v", m, err)
+		}
+		if m, err := w.repo.Doomed(w.t.Context(), named); err != nil || m[note] != first.Written[0] {
+			w.t.Errorf("doomed: %v, %v", m, err)
+		}
 		for range 2 { // newer proofs on other manifests
 			w.snapshot(1)
 			w.prove(w.current().Lineage, snapshot.ResultOK)

@@ -945,3 +945,26 @@ func TestLastTailWhileWriting(t *testing.T) {
 	}
 	w.whole()
 }
+
+// Segments of the parent of a fork, one of which is used up to a moment only, are repaired where the fork uses them.
+func TestFork(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		list := history(rand.New(rand.NewPCG(4, 4)), 30)
+		w := &world{t: t, mem: memstore.New(memstore.Options{}), list: list[:15], source: sourceOf(list[:15])}
+		w.repo = backuptest.New(t, w.mem, encrypted)
+		keys := w.repo.Listed(list[:10], list[10:20], list[20:])
+		w.repo.Manifest(false, false)
+		w.repo.ForkAt(list[14])
+		w.equal(w.list)
+		w.copy = w.clone(t).mem
+		for _, key := range keys[:2] {
+			w.flip(key, -100)
+		}
+		w.refuses(nil)
+		w.needs(w.repair(w.fromCopy), keys[1], Copy)
+		w.whole()
+		w.delete(w.segments()[0].Key)
+		w.repair(w.fromSource)
+		w.whole()
+	}
+}

@@ -708,19 +708,19 @@ func (c *checker) tail(t *snapshot.Tail, info store.Info, sum *Lineage) {
 
 // doomed reads the doom lists that are not void, and warns of needed objects in them.
 func (c *checker) doomed() error {
-	for _, k := range c.kinds[snapshot.KindDoom] {
+	done := map[string]bool{} // a list that was carried out is named by a later one
+	for _, k := range slices.Backward(c.kinds[snapshot.KindDoom]) {
 		key := k.String()
 		void := k
 		void.Kind = snapshot.KindVoid
+		cancelled := false
 		if c.few[void.String()] {
 			b, err := c.read(void.String(), maxNote)
 			if err != nil {
 				return err
 			}
 			var v snapshot.Void
-			if b != nil && c.opened(void.String(), snapshot.Open(b, void.String(), c.repo, &v, c.cfg.Trusted)) {
-				continue
-			}
+			cancelled = b != nil && c.opened(void.String(), snapshot.Open(b, void.String(), c.repo, &v, c.cfg.Trusted))
 		}
 		b, err := c.read(key, maxNote)
 		if err != nil {
@@ -732,6 +732,12 @@ func (c *checker) doomed() error {
 		d, err := snapshot.OpenDoom(b, key, c.repo, c.cfg.Trusted)
 		if !c.opened(key, err) {
 			continue
+		}
+		for _, other := range d.Done {
+			done[other] = true
+		}
+		if cancelled || done[key] {
+			continue // what is there still was spared
 		}
 		for _, o := range d.Objects {
 			if c.isNeeded(o.Key) {

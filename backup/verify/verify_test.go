@@ -719,6 +719,18 @@ func TestWarnings(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
+	// A later list says that it was carried out: what is there still was spared.
+	later := snapshot.Key{Kind: snapshot.KindDoom, Time: doom.Created.Add(time.Hour)}
+	if b, err = (&snapshot.Doom{Repo: repo.Marker.ID, Created: later.Time, Policy: 1, Done: []string{key.String()}}).Sign(repo.Keeper); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Put(t, mem, later.String(), b)
+	if found, err = look(t, mem, repo, ""); err != nil || len(found) != 1 {
+		t.Error(found, err)
+	}
+	if err := mem.Delete(t.Context(), []string{later.String()}); err != nil {
+		t.Fatal(err)
+	}
 	v := &snapshot.Void{Repo: repo.Marker.ID, List: key.String(), Created: doom.Created}
 	if b, err = snapshot.Sign(v, repo.Keeper); err != nil {
 		t.Fatal(err)

@@ -381,7 +381,7 @@ func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 func (s *session) doomedBy(ctx context.Context, l *snapshot.Lineage) string {
 	if s.doomed == nil {
 		var err error
-		s.doomed, err = s.Doomed(ctx, func(key string) bool {
+		s.doomed, err = s.Announced(ctx, func(key string) bool {
 			return strings.HasPrefix(key, snapshot.Prefix(snapshot.KindLineage, snapshot.ID{}))
 		})
 		if err != nil { // such as one of a keeper that is not trusted here
