@@ -314,6 +314,7 @@ func TestDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "more of the cluster", func() bool { return head("cluster") > before })
+	says(t, "info", cluster.run(t, "info", "-r", "cluster"), `daemon +runs on this host`, `last drill +.* UTC, ok`)
 	if err := syscall.Kill(p.Pid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
