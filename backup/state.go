@@ -443,12 +443,12 @@ func (a *ahead) wait() ([]byte, error) {
 	return a.b, a.err
 }
 
-// whole returns an object that is being read, if it is not nil. It is read again if that failed: it may have been
-// asked for before it was there.
+// whole returns an object that is being read, if it is not nil. It is read again if it was not there: it may have been
+// asked for too early.
 func (r *Repository) whole(ctx context.Context, a *ahead, key string) ([]byte, error) {
 	if a != nil {
-		if b, err := a.wait(); err == nil {
-			return b, nil
+		if b, err := a.wait(); !errors.Is(err, store.ErrNotFound) {
+			return b, err
 		}
 	}
 	b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)

@@ -257,7 +257,8 @@ func (c *copier) carryOut(ctx context.Context) error {
 	if err := c.complete(ctx); err != nil {
 		return err
 	}
-	return c.remember()
+	c.remember()
+	return nil
 }
 
 // all copies objects that are not there, several at once.

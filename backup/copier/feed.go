@@ -2,6 +2,7 @@ package copier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 )
@@ -157,17 +159,34 @@ func (f *Feed) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Tra
 	// That a copy has data is all that the other repository stores of it.
 	there := func(tid.OID, tid.TID) ([]byte, error) { return []byte{}, nil }
 	return func(yield func(*txn.Transaction, error) bool) {
-		for t, err := range f.repo.Transactions(ctx, f.keys, f.now(), after, upTo, f.o.Fetch, there) {
-			if err == nil {
-				f.mu.Lock()
-				f.at = max(f.at, t.TID)
-				f.mu.Unlock()
-			}
-			if !yield(t, err) || err != nil {
-				return
+		for again := true; again; {
+			again = false
+			s := f.now()
+			for t, err := range f.repo.Transactions(ctx, f.keys, s, after, upTo, f.o.Fetch, there) {
+				if err == nil {
+					after = t.TID
+					f.mu.Lock()
+					f.at = max(f.at, after)
+					f.mu.Unlock()
+				} else if again = f.superseded(ctx, s, err); again {
+					break
+				}
+				if !yield(t, err) || err != nil {
+					return
+				}
 			}
 		}
 	}
+}
+
+// superseded reports whether an error is about something that a newer manifest has made superfluous, so that
+// it may be gone: what is read takes longer than a keeper waits.
+func (f *Feed) superseded(ctx context.Context, s *backup.State, err error) bool {
+	if !errors.Is(err, store.ErrNotFound) {
+		return false
+	}
+	next, err := f.refresh(ctx)
+	return err == nil && next.Manifest.Seq > s.Manifest.Seq
 }
 
 // Packed implements [feed.Feed]: it is the end of the last hole that what was read reaches into.

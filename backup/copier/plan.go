@@ -542,11 +542,17 @@ func (c *copier) recall() (map[string]mark, error) {
 	return l.Copies[c.o.Name], err
 }
 
-// remember keeps in which state the copy is left.
-func (c *copier) remember() error {
+// remember keeps in which state the copy is left. The copy is complete, also if that fails.
+func (c *copier) remember() {
 	if c.o.StateDir == "" {
-		return nil
+		return
 	}
+	if err := c.writeLeft(); err != nil {
+		c.o.Log.Warn("how the copy was left is not kept for the next time", "err", err)
+	}
+}
+
+func (c *copier) writeLeft() error {
 	l, err := c.readLeft()
 	if err != nil {
 		return err
@@ -561,12 +567,8 @@ func (c *copier) remember() error {
 		return err
 	}
 	tmp := c.leftPath() + ".tmp"
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err == nil {
-		err = os.Rename(tmp, c.leftPath())
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
 	}
-	if err != nil {
-		// The copy is complete all the same.
-		c.o.Log.Warn("the state directory cannot be written", "err", err)
-	}
-	return nil
+	return os.Rename(tmp, c.leftPath())
 }

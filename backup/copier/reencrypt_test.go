@@ -369,3 +369,54 @@ func TestReencryptRefused(t *testing.T) {
 		t.Errorf("without identity: %v", err)
 	}
 }
+
+// A copy that takes longer than a keeper waits goes on with what the newest manifest has.
+func TestReencryptMeanwhile(t *testing.T) {
+	disturbed := 0
+	for seed := range uint64(*seeds) {
+		w := newWorld(t, seed)
+		w.grow(12)
+		changes := 0
+		faulty := storetest.NewFaulty(w.from, func(_ context.Context, c storetest.Call) storetest.Fault {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if k, err := snapshot.ParseKey(c.Key); c.Op == "get" && err == nil && k.Kind == snapshot.KindSegment && changes < 3 && w.rnd.IntN(2) == 0 {
+				changes++
+				w.repo.Tail(w.more(1)...)
+				w.repo.Manifest(true, false)
+				w.repo.Tail(w.more(1)...)
+				w.repo.Manifest(true, false)
+				w.prune()
+			}
+			return storetest.Fault{}
+		})
+		repo, err := backup.Open(t.Context(), backup.Config{Store: faulty, Trusted: w.repo.Trusted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := repo.Unlock()
+		if w.repo.Identity != nil {
+			keys = repo.Unlock(w.repo.Identity)
+		}
+		to := backuptest.New(t, memstore.New(memstore.Options{}), true)
+		o := ReencryptOptions{From: repo, Keys: keys, Feed: FeedOptions{Fetch: backup.FetchOptions{Scratch: w.dir, Parallel: 1}}, Writer: writer.Options{Repo: to.Repository, Signer: to.Signer, StateDir: t.TempDir()}}
+		if _, err := Reencrypt(t.Context(), o); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		disturbed += changes
+		_, s := current(t, to)
+		_, from := current(t, w.repo)
+		got, want := dump(t, to, s), dump(t, w.repo, from)
+		if len(got) == 0 || len(got) > len(want) {
+			t.Fatalf("seed %d: %d transactions, the repository has %d", seed, len(got), len(want))
+		}
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("seed %d: transaction\n%s\nwant\n%s", seed, got[i], want[i])
+			}
+		}
+	}
+	if disturbed == 0 {
+		t.Error("nothing came meanwhile")
+	}
+}

@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("repair.seeds", 12, "random combinations of damages")
+	seeds = flag.Int("repair.seeds", 6, "random combinations of damages")
 	all   = flag.Bool("repair.all", false, "damage all classes of bytes of all objects, not some")
 )
 

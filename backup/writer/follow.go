@@ -36,7 +36,10 @@ func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err er
 	}
 	defer c.quiesce()
 	if target > c.end.Head {
+		// Behind a tail it would be stored again at once, by the manifest that follows.
+		c.apart = len(c.tails) == 0
 		err = c.flush(ctx, target, asof, complete)
+		c.apart = false
 	} else if complete {
 		c.asof = asof
 	}

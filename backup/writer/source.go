@@ -100,7 +100,7 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error
 				return nil
 			}
 			why = fmt.Errorf("%w; it has no transaction %v, nor any other that is known of the repository: if it is the same database all the same, say so by --assume-same-history", resumed, head)
-		case errors.Is(err, txn.ErrNotFound) && resumed != nil:
+		case errors.Is(err, txn.ErrNotFound) && errors.Is(resumed, feed.ErrPacked):
 			why = fmt.Errorf("%w; it has no transaction %v any more", resumed, head)
 		case errors.Is(err, txn.ErrNotFound):
 			why = fmt.Errorf("the source has no transaction %v", head)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,6 +117,11 @@ func runCopy(ctx context.Context, env *cli.Env, o *copyOptions, from, to string)
 	if err := s.notOlder(ctx, dir); err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			err = s.tampered()
+		}
+	}()
 	if o.reencrypt {
 		return runReencrypt(ctx, env, o, s, dst)
 	}
@@ -133,7 +139,7 @@ func runCopy(ctx context.Context, env *cli.Env, o *copyOptions, from, to string)
 		return err
 	}
 	if o.plan {
-		return errors.Join(s.printCopied(sum, dst.URL, true, 0), err)
+		return s.printCopied(ctx, sum, dst.URL, 0, err)
 	}
 	if sum.First {
 		if _, err := o.probe(ctx, st, dst, ""); err != nil {
@@ -147,7 +153,7 @@ func runCopy(ctx context.Context, env *cli.Env, o *copyOptions, from, to string)
 	if sum == nil {
 		return err
 	}
-	return errors.Join(s.printCopied(sum, dst.URL, false, time.Since(start)), err)
+	return s.printCopied(ctx, sum, dst.URL, time.Since(start), err)
 }
 
 // reasons say why objects are left out.
@@ -156,11 +162,17 @@ var reasons = map[string]string{
 	copier.DoomList: "with which a keeper deletes", copier.Foreign: "that are none of a repository", copier.Untrusted: "that no trusted key has signed",
 }
 
-// printCopied says what was copied, or would be.
-func (s *session) printCopied(sum *copier.Summary, to string, plan bool, took time.Duration) error {
-	head := sum.State.Head()
+// printCopied says what was copied, or would be: nothing took no time. broken is nil unless FROM is damaged, and was
+// copied as far as it is whole.
+func (s *session) printCopied(ctx context.Context, sum *copier.Summary, to string, took time.Duration, broken error) error {
+	head, plan := sum.State.Head(), took == 0
 	if s.o.json {
-		return s.o.line(s.env.Stdout, struct {
+		end := error(nil)
+		text := ""
+		if broken != nil {
+			text, end = broken.Error(), &cli.Exit{Code: classify(ctx, broken).Exit} // the document says it
+		}
+		return errors.Join(s.o.line(s.env.Stdout, struct {
 			V          int    `json:"v"`
 			Repository string `json:"repository"`
 			To         string `json:"to"`
@@ -168,40 +180,40 @@ func (s *session) printCopied(sum *copier.Summary, to string, plan bool, took ti
 			Head       *point `json:"head"`
 			*copier.Summary
 			Seconds float64 `json:"seconds"`
-		}{1, s.Marker.Name, to, plan, pointOf(head, s.o.now()), sum, took.Seconds()})
+			Broken  string  `json:"broken,omitempty"`
+		}{1, s.Marker.Name, to, plan, pointOf(head, s.o.now()), sum, took.Seconds(), text}), end)
 	}
 	if s.o.quiet && !plan {
-		return nil
+		return broken
 	}
-	w := s.env.Stdout
+	var w strings.Builder
 	until := "no transaction yet"
 	if head != tid.Zero {
 		until = fmt.Sprintf("everything up to %v (%s)", head, when(head))
 	}
 	if plan {
 		left := copier.Count{Objects: sum.Needed.Objects - sum.Equal.Objects, Bytes: sum.Needed.Bytes - sum.Equal.Bytes}
-		fmt.Fprintf(w, "%d objects, %s, would be copied; %d, %s, are there already\n", left.Objects, size(left.Bytes), sum.Equal.Objects, size(sum.Equal.Bytes))
-		fmt.Fprintf(w, "the copy would have %s, in %d lineages\n", until, sum.Lineages)
+		fmt.Fprintf(&w, "%d objects, %s, would be copied; %d, %s, are there already\n", left.Objects, size(left.Bytes), sum.Equal.Objects, size(sum.Equal.Bytes))
+		fmt.Fprintf(&w, "the copy would have %s, in %d lineages\n", until, sum.Lineages)
 	} else {
 		again := ""
 		if sum.Read.Objects > 0 {
 			again = ", and read again"
 		}
-		fmt.Fprintf(w, "%d objects, %s, were copied%s; %d, %s, were there already\n", sum.Copied.Objects, size(sum.Copied.Bytes), again, sum.Equal.Objects, size(sum.Equal.Bytes))
-		fmt.Fprintf(w, "the copy has %s, in %d lineages\n", until, sum.Lineages)
+		fmt.Fprintf(&w, "%d objects, %s, were copied%s; %d, %s, were there already\n", sum.Copied.Objects, size(sum.Copied.Bytes), again, sum.Equal.Objects, size(sum.Equal.Bytes))
+		fmt.Fprintf(&w, "the copy has %s, in %d lineages\n", until, sum.Lineages)
 	}
 	for _, why := range slices.Sorted(maps.Keys(sum.LeftOut)) {
 		n := sum.LeftOut[why]
-		fmt.Fprintf(w, "left out: %d objects, %s, %s\n", n.Objects, size(n.Bytes), reasons[why])
+		fmt.Fprintf(&w, "left out: %d objects, %s, %s\n", n.Objects, size(n.Bytes), reasons[why])
 	}
 	if sum.OtherWraps > 0 {
-		fmt.Fprintf(w, "warning: %d wraps of keys are others in the copy, and stay: rotate its keys there as well\n", sum.OtherWraps)
+		fmt.Fprintf(&w, "warning: %d wraps of keys are others in the copy, and stay: rotate its keys there as well\n", sum.OtherWraps)
 	}
 	if plan {
-		_, err := fmt.Fprintln(w, "Nothing was copied: without --plan it is.")
-		return err
+		fmt.Fprintln(&w, "Nothing was copied: without --plan it is.")
 	}
-	return nil
+	return errors.Join(s.print(&w), broken)
 }
 
 // runReencrypt copies a repository into one of its own.

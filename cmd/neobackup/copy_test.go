@@ -63,6 +63,24 @@ func TestCopyCommand(t *testing.T) {
 	out, _ = w.want(0, "copy", "new", "prod")
 	w.says(out, `the copy has everything up to 0500000000000000`)
 
+	// A repository with a gap is copied up to it, which is damage all the same.
+	w.commit("Data.fs", 0x0500000000000001, "one")
+	w.want(0, "snapshot", "-r", "prod")
+	if err := os.Mkdir(w.path("part"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tails := w.keys(`/t/`)
+	last := must(os.ReadFile(w.path("repo/" + tails[len(tails)-1])))
+	next := regexp.MustCompile(`.{10}$`).ReplaceAllString(tails[len(tails)-1], "0000000fff")
+	w.write("repo/"+next, string(last), 0o600)
+	out, stderr = w.want(3, "copy", "prod", "file://"+w.path("part"))
+	w.says(out+stderr, `the copy has everything up to 0500000000000001`, `the chain of tails is broken`)
+	out, _ = w.want(3, "copy", "prod", "file://"+w.path("part"), "--json")
+	w.says(out, `^\{"v":1.*"broken":"[^"]*the chain of tails is broken.*\}\n$`)
+	if err := os.Remove(w.path("repo/" + next)); err != nil {
+		t.Fatal(err)
+	}
+
 	// What is no place for a copy.
 	w.write("foreign/a", "x", 0o600)
 	_, stderr = w.want(2, "copy", "prod", "file://"+w.path("foreign"))

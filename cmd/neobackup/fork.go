@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ Nothing is copied: the new lineage names what is stored already. What came after
 and can be restored with --lineage until a keeper removes that.
 
 The moment is the last transaction that source and repository share. With an identity it is found wherever it is;
-without, only if it is at the end of what was stored at once, which info and the writer's message name. --at T must
+without, only if it is at the end of what was stored at once; the message of the writer names that. --at T must
 be that transaction, unless --no-source says that the source is not to be asked.
 
 Without --confirm, the command says what it would do.` + exitStatus,
@@ -133,20 +134,20 @@ func (s *session) printFork(f *writer.Fork, l *snapshot.Lineage, now time.Time) 
 		}
 		return s.o.line(s.env.Stdout, doc)
 	}
-	w := s.env.Stdout
+	var w strings.Builder
 	if f.Common != tid.Zero {
 		known := ""
 		if !f.Known {
 			known = ", as far as is known without an identity"
 		}
-		fmt.Fprintf(w, "source and repository share the history up to %v (%s)%s\n", f.Common, when(f.Common), known)
+		fmt.Fprintf(&w, "source and repository share the history up to %v (%s)%s\n", f.Common, when(f.Common), known)
 	}
-	fmt.Fprintf(w, "lineage %d has transactions up to %v (%s); a fork at %v (%s) has %d segments of it, %s, and copies nothing\n",
+	fmt.Fprintf(&w, "lineage %d has transactions up to %v (%s); a fork at %v (%s) has %d segments of it, %s, and copies nothing\n",
 		f.Parent.K, f.Head, when(f.Head), f.At, when(f.At), f.Segments, size(f.Stored))
 	if l == nil {
-		_, err := fmt.Fprintln(w, "Nothing was done: --confirm does it.")
-		return err
+		fmt.Fprintln(&w, "Nothing was done: --confirm does it.")
+		return s.print(&w)
 	}
-	_, err := fmt.Fprintf(w, "lineage %d is the current one, and goes on from there; what came after it is in lineage %d: restore --lineage %d\n", l.K, f.Parent.K, f.Parent.K)
-	return err
+	fmt.Fprintf(&w, "lineage %d is the current one, and goes on from there; what came after it is in lineage %d: restore --lineage %d\n", l.K, f.Parent.K, f.Parent.K)
+	return s.print(&w)
 }

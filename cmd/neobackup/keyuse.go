@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -52,6 +53,12 @@ func (s *session) epochs(ctx context.Context, keys *backup.Keys) (list []epoch, 
 		list = append(list, e)
 	}
 	return list, refused, nil
+}
+
+// print prints what is written.
+func (s *session) print(w *strings.Builder) error {
+	_, err := io.WriteString(s.env.Stdout, w.String())
+	return err
 }
 
 // plain tells of a repository that is not encrypted.
@@ -106,21 +113,19 @@ func runKeyList(ctx context.Context, s *session) error {
 	if s.o.json {
 		return s.o.line(s.env.Stdout, map[string]any{"v": 1, "encryption": s.Marker.Encryption, "epochs": list})
 	}
-	w := s.env.Stdout
+	var w strings.Builder
 	for i := range list {
 		e := &list[i]
 		use := ""
 		if e.Newest {
 			use = "; in use"
 		}
-		fmt.Fprintf(w, "%v; %d wraps of its key%s\n", e, e.Wraps, use)
+		fmt.Fprintf(&w, "%v; %d wraps of its key%s\n", e, e.Wraps, use)
 		for _, r := range e.Recipients {
-			if _, err := fmt.Fprintf(w, "  %s\n", r); err != nil {
-				return err
-			}
+			fmt.Fprintf(&w, "  %s\n", r)
 		}
 	}
-	return nil
+	return s.print(&w)
 }
 
 func newKeyCheckCommand(env *cli.Env) *cobra.Command {
@@ -160,15 +165,16 @@ func runKeyCheck(ctx context.Context, ids *identityOptions, s *session) error {
 		err := s.o.line(s.env.Stdout, map[string]any{"v": 1, "encryption": s.Marker.Encryption, "epochs": list})
 		return errors.Join(err, s.endKeys(ctx, refused))
 	}
+	var w strings.Builder
 	for i := range list {
 		e := &list[i]
 		opened := "opened"
 		if !*e.Opens {
 			opened = "NOT opened"
 		}
-		fmt.Fprintf(s.env.Stdout, "epoch %s of %s: %s; %d recipients, %d segments, %s\n", e.KID, e.Created.Format("2006-01-02"), opened, len(e.Recipients), e.Segments, size(e.Stored))
+		fmt.Fprintf(&w, "epoch %s of %s: %s; %d recipients, %d segments, %s\n", e.KID, e.Created.Format("2006-01-02"), opened, len(e.Recipients), e.Segments, size(e.Stored))
 	}
-	return s.endKeys(ctx, refused)
+	return errors.Join(s.print(&w), s.endKeys(ctx, refused))
 }
 
 type keyRotateOptions struct {
@@ -341,7 +347,7 @@ func (s *session) printRotated(o *keyRotateOptions, list []epoch, to backup.Rota
 			"v": 1, "repository": s.Marker.Name, "epochs": list, "recipients": recipients, "tested": len(to.Test), "confirmed": o.confirm, "writer_to_be_changed": writer,
 		})
 	}
-	w := s.env.Stdout
+	var w strings.Builder
 	for i := range list {
 		e := &list[i]
 		var what string
@@ -355,22 +361,19 @@ func (s *session) printRotated(o *keyRotateOptions, list []epoch, to backup.Rota
 		default:
 			what = fmt.Sprintf("its key is encrypted to %d recipients in %s, and was opened by %d of their identities", len(recipients), e.Wrap, len(to.Test))
 		}
-		fmt.Fprintf(w, "%v; %s\n", e, what)
+		fmt.Fprintf(&w, "%v; %s\n", e, what)
 	}
 	if !o.confirm {
-		_, err := fmt.Fprintf(w, "The recipients:\n  %s\nNothing was done: --confirm does it.\n", strings.Join(recipients, "\n  "))
-		return err
-	}
-	if !writer {
-		return nil
-	}
-	_, err := fmt.Fprintf(w, `No data were written again. What is stored from now on is encrypted as before, until the writer
+		fmt.Fprintf(&w, "The recipients:\n  %s\nNothing was done: --confirm does it.\n", strings.Join(recipients, "\n  "))
+	} else if writer {
+		fmt.Fprintf(&w, `No data were written again. What is stored from now on is encrypted as before, until the writer
 has these recipients in its configuration, and is started again:
 
 recipients:
   %s
 `, strings.Join(recipients, "\n  "))
-	return err
+	}
+	return s.print(&w)
 }
 
 // sameTexts reports whether two lists have the same elements.

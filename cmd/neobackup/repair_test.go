@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/minio/minio-go/v7"
+
+	"github.com/neozodb/neo/backup/store/storetest"
 )
 
 // spoil flips a bit of a stored object, near its end.
@@ -130,6 +134,49 @@ func TestCompactCommand(t *testing.T) {
 	out, _ := w.want(0, "compact", "-i", w.path("op1.txt"))
 	w.says(out, "nothing to do|Nothing was done")
 	w.want(0, "compact", "-i", w.path("op1.txt"), "--confirm")
+	w.want(0, "verify", "-i", w.path("op1.txt"))
+	w.want(0, "restore", "-i", w.path("op1.txt"), w.path("after.fs"))
+	if w.read("before.fs") != w.read("after.fs") {
+		t.Error("the restored file differs")
+	}
+}
+
+// In a bucket that keeps versions, a restore of what was overwritten succeeds, from the version beneath, and says so with
+// status 3, until it is repaired.
+func TestTamperedBucket(t *testing.T) {
+	server := storetest.MinIO(t)
+	bucket := server.Bucket(t, true)
+	w := newWorld(t)
+	for _, kv := range server.Env() {
+		k, v, _ := strings.Cut(kv, "=")
+		w.env[k] = v
+	}
+	b, err := os.ReadFile(samples + "02-undo.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("Data.fs", string(b), 0o600)
+	out, _ := w.want(0, "key", "generate", w.path("op1.txt"))
+	w.want(0, "init", server.URL(bucket, "prod"), "-f", w.conf, "--name", "prod", "--source", "file://"+w.path("Data.fs"), "--recipient", strings.TrimSpace(out), "--single-recipient")
+	w.want(0, "snapshot")
+	w.want(0, "restore", "-i", w.path("op1.txt"), w.path("before.fs"))
+	key := ""
+	for o := range server.Client(t).ListObjects(t.Context(), bucket, minio.ListObjectsOptions{Prefix: "prod/", Recursive: true}) {
+		if strings.Contains(o.Key, "/s/") {
+			key = o.Key
+		}
+	}
+	if _, err := server.Client(t).PutObject(t.Context(), bucket, key, strings.NewReader("pay us"), 6, minio.PutObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, errs := w.want(3, "restore", "-i", w.path("op1.txt"), w.path("tampered.fs"))
+	w.says(errs, "was overwritten or deleted", "1 objects of the repository were tampered with", "neobackup repair")
+	if w.read("before.fs") != w.read("tampered.fs") {
+		t.Error("the restored file differs")
+	}
+	w.want(3, "verify", "-i", w.path("op1.txt"))
+	out, _ = w.want(0, "repair", "-i", w.path("op1.txt"), "--confirm")
+	w.says(out, "an older version of the object is right")
 	w.want(0, "verify", "-i", w.path("op1.txt"))
 	w.want(0, "restore", "-i", w.path("op1.txt"), w.path("after.fs"))
 	if w.read("before.fs") != w.read("after.fs") {
