@@ -64,9 +64,12 @@ type Dialect interface {
 	// always has one open.
 	Begin() string
 	// Snapshot is the statement by which a Reader sees, from its next query until
-	// COMMIT, what is committed now.
+	// COMMIT, what is committed now. "" if it does so anyway after a COMMIT.
 	Snapshot() string
 
+	// Prepare is called on the writing connection before it looks for tables: when a
+	// database is opened, and when it was erased.
+	Prepare(c *Conn) error
 	// Tables returns the tables of the dialect, in the order of creation.
 	Tables() []string
 	// CreateTable returns the statement that creates a table under the name as,
@@ -75,6 +78,9 @@ type Dialect interface {
 	// Indices returns the statements that create the indices of a table which are
 	// not part of CreateTable, IF NOT EXISTS.
 	Indices(table string, dedup bool) []string
+	// Widen returns the statement that makes room for a value of so many bytes in table config,
+	// if err says that there is none, else "". It may end the SQL transaction.
+	Widen(err error, bytes int) string
 	// Columns returns the names of the columns of a table, none if it does not exist.
 	Columns(c *Conn, table string) ([]string, error)
 	// Deduplicates reports whether data has a unique index on (hash, compression).

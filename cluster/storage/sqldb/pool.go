@@ -115,8 +115,10 @@ func (p *pool) renew(c *Conn) error {
 	if err := c.endSnapshot(); err != nil {
 		return err
 	}
-	if _, err := c.Exec(p.begin); err != nil {
-		return err
+	if p.begin != "" {
+		if _, err := c.Exec(p.begin); err != nil {
+			return err
+		}
 	}
 	c.snapshot = snapshot{true, now}
 	return nil

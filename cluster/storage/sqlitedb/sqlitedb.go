@@ -277,6 +277,12 @@ func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
 // Snapshot implements sqldb.Dialect.
 func (d *dialect) Snapshot() string { return "BEGIN" }
 
+// Prepare implements sqldb.Dialect: a file has what it has.
+func (d *dialect) Prepare(*sqldb.Conn) error { return nil }
+
+// Widen implements sqldb.Dialect: values have any length.
+func (d *dialect) Widen(error, int) string { return "" }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 
