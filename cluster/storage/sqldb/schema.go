@@ -172,14 +172,18 @@ func (db *DB) migrate4() error {
 		"`partition`, nid, tid, CASE WHEN nid = (SELECT CAST(value AS SIGNED) FROM config WHERE name = 'nid') THEN 0 END")
 }
 
-// ptColumns returns the columns of pt, or of its copy that an interrupted
+// ptColumns returns the columns of pt, after renaming the copy of it that an interrupted
 // migration left.
 func (db *DB) ptColumns() ([]string, error) {
 	columns, err := db.d.Columns(db.conn, tPT)
-	if err == nil && columns == nil {
-		columns, err = db.d.Columns(db.conn, "new_"+tPT)
+	if err != nil || columns != nil {
+		return columns, err
 	}
-	return columns, err
+	copied, err := db.d.Columns(db.conn, "new_"+tPT)
+	if err != nil || copied == nil {
+		return nil, err
+	}
+	return copied, db.conn.ExecOnce("ALTER TABLE new_" + tPT + " RENAME TO " + tPT)
 }
 
 // rebuild makes a table anew, with the present definition. It may be interrupted
