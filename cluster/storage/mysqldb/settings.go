@@ -39,10 +39,8 @@ func (d *dialect) checkServer(dc driver.Conn) error {
 	if isOn(v["read_only"]) {
 		d.log.Warn("the database server is read-only: it refuses changes of ordinary users (SET GLOBAL read_only = OFF)", "database", d.Name())
 	}
-	if _, rocks := v["rocksdb_flush_log_at_trx_commit"]; rocks {
-		// A truncation, or a pack, changes more rows than the default in one SQL transaction.
-		return exec(dc, "SET SESSION rocksdb_max_row_locks = 1073741824")
-	}
+	_, rocks := v["rocksdb_flush_log_at_trx_commit"]
+	d.rocks.Store(rocks)
 	return nil
 }
 

@@ -35,6 +35,7 @@ const (
 //	 {tid:obj}            after table obj: hint to use its index tid
 //	INSERT{ignore}        insert the rows whose keys are not there yet
 //	CAST(x AS SIGNED)     to a 64-bit integer
+//	CROSS JOIN            with the table before it read first
 type Dialect interface {
 	// Name names the database in messages: its file, or its address.
 	Name() string
@@ -52,8 +53,7 @@ type Dialect interface {
 	Rows() int
 	Bytes() int
 
-	// Batches reports that a query may begin with a list of VALUES, and that the
-	// order of a CROSS JOIN is kept.
+	// Batches reports that a query may begin with a list of VALUES.
 	Batches() bool
 
 	// CheapContext reports that a query may have a context at little cost, and its end ends
