@@ -88,7 +88,7 @@ const (
 	waitPause    = time.Second
 	// Seconds to wait for the lock: of a process that has just ended, of a connection
 	// of this one that was lost.
-	lockGrace, lockAgain = 2, 30
+	lockGrace, lockAgain = 1, 30
 )
 
 // dialect implements sqldb.Dialect.

@@ -28,16 +28,16 @@ import (
 
 // Server is a running database server.
 type Server struct {
-	Socket  string
-	dir     string
-	m       sync.Mutex
-	cmd     *exec.Cmd
-	ended   chan struct{} // the process of cmd has
-	count   atomic.Int64
-	closing bool
+	Socket string
+	dir    string
+	m      sync.Mutex
+	cmd    *exec.Cmd
+	ended  chan struct{} // the process of cmd has
+	count  atomic.Int64
 }
 
-// config is what all servers have. Nothing is flushed: processes are killed, machines are not.
+// config is what all servers have. Processes are killed, machines are not: nothing is flushed to the disk,
+// except by RocksDB, which would keep it in the memory of its process.
 const config = `[mysqld]
 skip-networking
 skip-log-bin
@@ -53,7 +53,7 @@ innodb_flush_method = nosync
 innodb_doublewrite = OFF
 innodb_stats_persistent = OFF
 plugin-load-add = ha_rocksdb.so
-rocksdb_flush_log_at_trx_commit = 2
+rocksdb_flush_log_at_trx_commit = 1
 rocksdb_block_cache_size = 64M
 rocksdb_max_background_jobs = 2
 `
@@ -78,31 +78,18 @@ func Missing(t testing.TB, format string, args ...any) {
 // errMissing reports that the programs are not installed.
 var errMissing = errors.New("no database server (on Debian: apt-get install mariadb-server mariadb-plugin-rocksdb)")
 
-// Get returns the server that the tests of a package share. [Main] ends it.
+// Get returns the server that the tests of a package share. [Main] ends it. A test that
+// stops it starts it again, and does not run beside others.
 func Get(t testing.TB) *Server {
 	t.Helper()
 	shared.once.Do(func() { shared.s, shared.err = newServer() })
-	check(t, shared.err)
+	if errors.Is(shared.err, errMissing) {
+		Missing(t, "%v", shared.err)
+	}
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
 	return shared.s
-}
-
-// New returns a server for a test alone, which may kill it.
-func New(t testing.TB) *Server {
-	t.Helper()
-	s, err := newServer()
-	check(t, err)
-	t.Cleanup(s.close)
-	return s
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if errors.Is(err, errMissing) {
-		Missing(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // Main runs the tests of a package and ends the server that they have shared. It returns
