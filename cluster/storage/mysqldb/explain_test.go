@@ -190,6 +190,11 @@ func testIndices(t *testing.T, engine string) {
 		{"GetObject", func() error { return fails(db.GetObject(ctx, 3, none, none)) }},
 		{"GetObject at", func() error { return fails(db.GetObject(ctx, 3, at, none)) }},
 		{"GetObject before", func() error { return fails(db.GetObject(ctx, 3, none, before)) }},
+		{"GetObjects", func() (err error) {
+			keys := []backend.ObjectKey{{OID: 3, At: at}, {OID: 3, At: proto.Some(tid.TID(1003))}}
+			db.GetObjects(ctx, keys, func(_ int, _ *backend.Object, e error) bool { err = errors.Join(err, e); return true })
+			return err
+		}},
 		{"FetchObject", func() error { return fails(db.FetchObject(ctx, 3, 2003)) }},
 		{"LastObjectTID", func() error { return fails(db.LastObjectTID(ctx, 3)) }},
 		{"History", func() error { return fails(db.History(ctx, 3, 1, 5)) }},

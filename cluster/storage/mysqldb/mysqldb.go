@@ -103,6 +103,7 @@ type dialect struct {
 	// session is the id of the last writing connection, 0: there was none.
 	session atomic.Uint64
 	rocks   atomic.Bool // the server has RocksDB
+	maria   atomic.Bool // it is MariaDB
 }
 
 func newDialect(database string, o Options) (*dialect, error) {
@@ -325,8 +326,8 @@ func (d *dialect) Rows() int { return rowsInInsert }
 // Bytes implements sqldb.Dialect.
 func (d *dialect) Bytes() int { return bytesInSQL }
 
-// Batches implements sqldb.Dialect.
-func (d *dialect) Batches() bool { return false }
+// Batches implements sqldb.Dialect. MySQL has another syntax for it.
+func (d *dialect) Batches() bool { return d.maria.Load() }
 
 // CheapContext implements sqldb.Dialect: each connection has a goroutine for all its contexts.
 func (d *dialect) CheapContext() bool { return true }

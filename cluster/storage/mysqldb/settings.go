@@ -16,7 +16,7 @@ import (
 const minPacket = 32769 << 10
 
 // serverSettings are what checkServer looks at.
-const serverSettings = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('max_allowed_packet', 'read_only', 'log_bin', 'binlog_format'," +
+const serverSettings = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'max_allowed_packet', 'read_only', 'log_bin', 'binlog_format'," +
 	" 'sync_binlog', 'innodb_flush_log_at_trx_commit', 'rocksdb_flush_log_at_trx_commit')"
 
 // checkServer refuses a server that cannot do what is needed, and warns of one whose
@@ -41,6 +41,7 @@ func (d *dialect) checkServer(dc driver.Conn) error {
 	}
 	_, rocks := v["rocksdb_flush_log_at_trx_commit"]
 	d.rocks.Store(rocks)
+	d.maria.Store(strings.Contains(v["version"], "MariaDB"))
 	return nil
 }
 

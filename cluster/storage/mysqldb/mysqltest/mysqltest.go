@@ -36,8 +36,8 @@ type Server struct {
 	count  atomic.Int64
 }
 
-// config is what all servers have. Processes are killed, machines are not: nothing is flushed to the disk,
-// except by RocksDB, which would keep it in the memory of its process.
+// config is what all servers have. Nothing is flushed to the disk. A server that is to be killed needs
+// rocksdb_flush_log_at_trx_commit = 1: else RocksDB keeps what is committed in the memory of its process.
 const config = `[mysqld]
 skip-networking
 skip-log-bin
@@ -52,8 +52,9 @@ innodb_flush_log_at_trx_commit = 2
 innodb_flush_method = nosync
 innodb_doublewrite = OFF
 innodb_stats_persistent = OFF
+innodb_file_per_table = OFF
 plugin-load-add = ha_rocksdb.so
-rocksdb_flush_log_at_trx_commit = 1
+rocksdb_flush_log_at_trx_commit = 2
 rocksdb_block_cache_size = 64M
 rocksdb_max_background_jobs = 2
 `
@@ -76,7 +77,7 @@ func Missing(t testing.TB, format string, args ...any) {
 }
 
 // errMissing reports that the programs are not installed.
-var errMissing = errors.New("no database server (on Debian: apt-get install mariadb-server mariadb-plugin-rocksdb)")
+var errMissing = errors.New("no database server (make install-database-server, or on Debian: apt-get install mariadb-server mariadb-plugin-rocksdb)")
 
 // Get returns the server that the tests of a package share. [Main] ends it. A test that
 // stops it starts it again, and does not run beside others.
