@@ -1,6 +1,7 @@
 package mysqldb
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1"
 	"errors"
@@ -343,5 +344,25 @@ func TestLongConfiguration(t *testing.T) {
 	}
 	if got := d.query("SELECT column_type FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'config'"); strings.Join(got, " ") != "varbinary(255) mediumblob" {
 		t.Errorf("columns %v", got)
+	}
+}
+
+// Metadata may be as long as in a Data.fs. What is longer is refused with the vote, and the
+// database goes on.
+func TestLongMetadata(t *testing.T) {
+	db := newTestDatabase(t).mustOpen(Options{})
+	must(t, backendtest.PrepareSample(db))
+	long := bytes.Repeat([]byte("x"), 65535)
+	must(t, db.Vote(8, nil, &backend.Meta{User: long, Description: long, Extension: long}, nil))
+	must(t, errors.Join(db.Lock(8, 8, false), db.Unlock(8, 8, true, false, false), db.Commit()))
+	if m, err := db.Transaction(t.Context(), 8); err != nil || !bytes.Equal(m.Description, long) {
+		t.Errorf("%d bytes, %v", len(m.Description), err)
+	}
+	if err := db.Vote(12, nil, &backend.Meta{Description: append(long, 'x')}, nil); !errors.Is(err, backend.ErrTooLong) {
+		t.Errorf("error %v, want %v", err, backend.ErrTooLong)
+	}
+	must(t, db.Commit())
+	if found, err := db.Unfinished(); err != nil || len(found) > 0 {
+		t.Errorf("unfinished: %v, %v", found, err)
 	}
 }

@@ -338,6 +338,9 @@ func (d *dialect) Begin() string { return "" }
 // Snapshot implements sqldb.Dialect: the first query after a COMMIT makes it.
 func (d *dialect) Snapshot() string { return "" }
 
+// MaxMeta implements sqldb.Dialect: the columns are BLOBs. A Data.fs has the same limit.
+func (d *dialect) MaxMeta() int { return 65535 }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 

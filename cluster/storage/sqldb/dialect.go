@@ -99,6 +99,9 @@ type Dialect interface {
 	// may be had, or why there is none yet: a Reader connects again and repeats what it has read,
 	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
+	// MaxMeta is the greatest length of the user, the description and the extension of a
+	// transaction, each, in bytes. 0: there is none.
+	MaxMeta() int
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int
 	// Parking is the first of the ids under which data may wait for being moved to

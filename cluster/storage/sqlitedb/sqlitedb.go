@@ -283,6 +283,9 @@ func (d *dialect) Prepare(*sqldb.Conn) error { return nil }
 // Widen implements sqldb.Dialect: values have any length.
 func (d *dialect) Widen(error, int) string { return "" }
 
+// MaxMeta implements sqldb.Dialect.
+func (d *dialect) MaxMeta() int { return 0 }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 
