@@ -341,6 +341,10 @@ func (d *dialect) Snapshot() string { return "" }
 // MaxMeta implements sqldb.Dialect: the columns are BLOBs. A Data.fs has the same limit.
 func (d *dialect) MaxMeta() int { return 65535 }
 
+// Linger implements sqldb.Dialect: the server cannot purge what somebody may still read, in any of its
+// databases.
+func (d *dialect) Linger() time.Duration { return time.Second }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 

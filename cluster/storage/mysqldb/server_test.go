@@ -362,3 +362,29 @@ func TestLockWait(t *testing.T) {
 	db = d.mustOpen(Options{})
 	must(t, backendtest.CheckSample(db, 8, false))
 }
+
+// A connection that has nothing to do keeps no old snapshot, which would keep the server from purging,
+// also while nothing is committed.
+func TestIdleReadersHoldNothing(t *testing.T) {
+	d := newTestDatabase(t)
+	db := d.mustOpen(Options{})
+	must(t, backendtest.PrepareSample(db))
+	if _, err := db.GetObject(t.Context(), 1, none, none); err != nil {
+		t.Fatal(err)
+	}
+	open := func() int {
+		q := "SELECT 1 FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = '" + d.name + "'"
+		return len(d.query(q))
+	}
+	if n := open(); n != 1 {
+		t.Errorf("%d transactions, want that of the reader", n)
+	}
+	for begin := time.Now(); open() > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Since(begin) > 30*time.Second {
+			t.Fatal("it does not end")
+		}
+	}
+	if o, err := db.GetObject(t.Context(), 1, none, none); err != nil || o.Serial != 4 {
+		t.Errorf("load: %+v, %v", o, err)
+	}
+}

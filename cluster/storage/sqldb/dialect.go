@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql/driver"
+	"time"
 )
 
 // Role is what a connection is for.
@@ -66,6 +67,10 @@ type Dialect interface {
 	// Snapshot is the statement by which a Reader sees, from its next query until
 	// COMMIT, what is committed now. "" if it does so anyway after a COMMIT.
 	Snapshot() string
+
+	// Linger is how long a Reader that is idle may keep what it sees. Zero: until the next commit, which
+	// ends it. Else the Reader itself does, when it is used again; that costs a commit nothing.
+	Linger() time.Duration
 
 	// Prepare is called on the writing connection before it looks for tables: when a
 	// database is opened, and when it was erased.
