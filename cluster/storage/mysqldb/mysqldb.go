@@ -199,9 +199,9 @@ func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
 		if err := d.lock(dc); err != nil {
 			return err
 		}
-		if err := d.checkServer(dc); err != nil {
-			return err
-		}
+	}
+	if err := d.checkServer(dc, role); err != nil { // also of a reader: settings may be changed meanwhile
+		return err
 	}
 	if err := exec(dc, "SET SESSION TRANSACTION ISOLATION LEVEL "+isolation); err != nil {
 		return err
@@ -238,7 +238,7 @@ func (d *dialect) lock(dc driver.Conn) error {
 		return err
 	}
 	if row[1] != "1" {
-		return fmt.Errorf("database %s: %w", d.Name(), backend.ErrLocked)
+		return backend.ErrLocked
 	}
 	id, err := strconv.ParseUint(row[0], 10, 64)
 	if err != nil {

@@ -68,11 +68,18 @@ func TestSettings(t *testing.T) {
 		t.Cleanup(func() { s.Exec(t, "", "SET GLOBAL "+name+" = "+old) })
 	}
 	t.Run("max_allowed_packet", func(t *testing.T) {
+		const advice = "set max_allowed_packet = 64M in section [mysqld]"
+		db := newTestDatabase(t).mustOpen(Options{})
+		must(t, backendtest.PrepareSample(db))
 		d := newTestDatabase(t)
 		s.Exec(t, "", "SET GLOBAL max_allowed_packet = 16777216")
 		defer s.Exec(t, "", "SET GLOBAL max_allowed_packet = 67108864")
-		if _, err := d.open(Options{}); err == nil || !strings.Contains(err.Error(), "set max_allowed_packet = 64M in section [mysqld]") {
+		if _, err := d.open(Options{}); err == nil || !strings.Contains(err.Error(), advice) {
 			t.Errorf("error %v", err)
+		}
+		// Of a database that is in use: no connection is opened that could not read everything.
+		if _, err := db.GetObject(t.Context(), 1, none, none); err == nil || !strings.Contains(err.Error(), advice) {
+			t.Errorf("load: %v", err)
 		}
 	})
 	global("read_only", "ON")

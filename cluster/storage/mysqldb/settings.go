@@ -19,9 +19,8 @@ const minPacket = 32769 << 10
 const serverSettings = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'max_allowed_packet', 'read_only', 'log_bin', 'binlog_format'," +
 	" 'sync_binlog', 'innodb_flush_log_at_trx_commit', 'rocksdb_flush_log_at_trx_commit')"
 
-// checkServer refuses a server that cannot do what is needed, and warns of one whose
-// commits are not durable.
-func (d *dialect) checkServer(dc driver.Conn) error {
+// checkServer refuses a server that cannot do what is needed.
+func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role) error {
 	rows, err := queryAll(dc, serverSettings)
 	if err != nil {
 		return err
@@ -36,7 +35,7 @@ func (d *dialect) checkServer(dc driver.Conn) error {
 	if isOn(v["log_bin"]) && v["binlog_format"] == "STATEMENT" {
 		return errors.New("binlog_format of the server is STATEMENT, with which it refuses changes of a connection that reads what is committed: set binlog_format = MIXED (or ROW) in section [mysqld] of its configuration, and restart it")
 	}
-	if isOn(v["read_only"]) {
+	if isOn(v["read_only"]) && role == sqldb.Writer {
 		d.log.Warn("the database server is read-only: it refuses changes of ordinary users (SET GLOBAL read_only = OFF)", "database", d.Name())
 	}
 	_, rocks := v["rocksdb_flush_log_at_trx_commit"]
