@@ -50,13 +50,17 @@ gobench:
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
 
 # Long runs: 10,000 simulated clusters, a thousand killed processes, a hundred killed
-# imports, five hundred killed writers of snapshots, ten minutes of processes killed,
+# imports and fifty of backup repositories, five hundred killed writers of snapshots, fifty
+# killed restores of each kind, the index of a terabyte, ten minutes of processes killed,
 # stopped and cut off, ten of a backup cluster, fuzzing.
 nightly: vet $(PEERS)/installed
 	$(GO) test ./cluster/clustertest -run 'TestSimulation|TestImporting|TestHangs|TestStaleCopies|TestDeletions|TestFollowing$$' -seeds 10000 -import-seeds 10000 -followings 10000 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run 'TestKill$$' -crash-rounds 1000 -timeout 2h
-	$(GO) test ./cmd/internal/proctest -run TestImportKilled -import-rounds 100 -timeout 2h
+	$(GO) test ./cmd/internal/proctest -run 'TestImportKilled|TestImportOfBackupKilled' -import-rounds 100 -timeout 3h
 	$(GO) test ./cmd/internal/proctest -run TestFollowKilled -snapshot-rounds 500 -timeout 1h
+	$(GO) test ./cmd/internal/proctest -run TestRestoreKilled -restore-rounds 50 -restore-size 1GB -timeout 1h
+	$(GO) test ./backup/reader -run 'TestManySegments|TestLargeIndex' -reader.segments 8000 -reader.records 1000000000 -timeout 1h -v
+	$(GO) test ./backup/keeper -run TestYears -seeds 300 -steps 200 -first-seed $$(date +%s) -timeout 2h
 	$(GO) test ./cmd/internal/proctest -run TestChaos -chaos-minutes 10 -v
 	$(GO) test ./cmd/internal/proctest -run TestBackupChaos -backup-minutes 10 -timeout 1h -v
 	.ci/fuzz 600s $(FUZZJOBS)

@@ -17,6 +17,9 @@ import (
 type FetchOptions struct {
 	Scratch  string // directory of temporary files, for segments above 8 MiB; default: os.TempDir
 	Parallel int    // segments that are read at once, ahead of the one in use; default: 8
+	// SkipGaps passes over what is lost in [Repository.Transactions]. The caller must tell that. Default: a gap is an
+	// ErrIncomplete.
+	SkipGaps bool
 }
 
 // maxInMemory is the size of the greatest segment that is fetched into memory.
@@ -46,6 +49,13 @@ func (r *Repository) Fetch(ctx context.Context, k *Keys, p *Part, scratch string
 		return f, nil
 	}
 	src, err := r.download(ctx, p, scratch, f)
+	if again, e := r.Rescue(ctx, p.Segment, err); e != nil {
+		err = e
+	} else if again {
+		f.Close()
+		f.file, p = nil, p.stored()
+		src, err = r.download(ctx, p, scratch, f)
+	}
 	if err == nil {
 		f.Reader, err = r.open(ctx, k, p, src, false)
 	}

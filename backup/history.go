@@ -24,7 +24,7 @@ const maxKept = 8 << 20
 // is an [ErrIncomplete].
 func (r *Repository) Transactions(ctx context.Context, k *Keys, s *State, after, upTo tid.TID, o FetchOptions, resolve Resolve) iter.Seq2[*txn.Transaction, error] {
 	return func(yield func(*txn.Transaction, error) bool) {
-		h := &history{resolve: resolve}
+		h := &history{resolve: resolve, skip: o.SkipGaps}
 		h.next, h.stop = iter.Pull2(h.events(r.fetchParts(ctx, k, s, after, upTo, o)))
 		defer h.close()
 		for {
@@ -45,6 +45,7 @@ type history struct {
 	next    func() (event, error, bool)
 	stop    func()
 	resolve Resolve
+	skip    bool // gaps
 
 	parts []*Fetched // that the current transaction is in
 }
@@ -67,6 +68,9 @@ func (h *history) events(parts iter.Seq2[*Fetched, error]) iter.Seq2[event, erro
 				return
 			}
 			h.parts = append(h.parts, f)
+			if f.Part.Gap != nil && h.skip {
+				continue
+			}
 			if f.Part.Gap != nil {
 				g := f.Part.Gap
 				yield(event{}, fmt.Errorf("transactions after %v up to %v: %w: %s", g.After, g.Upto, ErrIncomplete, g.Note))
@@ -84,7 +88,8 @@ func (h *history) events(parts iter.Seq2[*Fetched, error]) iter.Seq2[event, erro
 			end := f.Part.Segment.End()
 			for e, err := range f.Walk() {
 				if err == nil && e.Txn != nil && e.Txn.TID > end {
-					break // the rest is not used
+					continued = false
+					break // the rest is not used, nor are other segments of the last transaction
 				}
 				if !yield(event{e, f}, err) || err != nil {
 					return

@@ -165,15 +165,17 @@ func SameRecipients(e *snapshot.Epoch, recipients []snapshot.Recipient) bool {
 // NewEpoch makes the next epoch, for these recipients of operators. Its identity is
 // forgotten: only they can open it.
 func (r *Repository) NewEpoch(ctx context.Context, signer *snapshot.Signer, recipients []snapshot.Recipient) (*snapshot.Epoch, error) {
-	id, recipient, err := snapshot.GenerateEpoch(recipients)
+	newKey := r.EpochKey
+	if newKey == nil {
+		newKey = func(_ context.Context, to []snapshot.Recipient) (string, []byte, error) {
+			return snapshot.NewEpochKey(to)
+		}
+	}
+	recipient, wrap, err := newKey(ctx, recipients)
 	if err != nil {
 		return nil, err
 	}
-	wrap, err := snapshot.Wrap(id, recipients)
-	if err != nil {
-		return nil, err
-	}
-	e := &snapshot.Epoch{Repo: r.Marker.ID, Created: now(), Recipient: recipient.String(), Wrap: snapshot.Sum(wrap)}
+	e := &snapshot.Epoch{Repo: r.Marker.ID, Created: now(), Recipient: recipient, Wrap: snapshot.Sum(wrap)}
 	for _, r := range recipients {
 		e.Recipients = append(e.Recipients, r.String())
 	}

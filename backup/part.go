@@ -24,6 +24,9 @@ type Part struct {
 	tail *StoredTail // that the segment is behind
 }
 
+// stored returns the part without what was read of it.
+func (p *Part) stored() *Part { return &Part{Segment: p.Segment, Gap: p.Gap} }
+
 // Range returns the range (after, upto] that the part stands for.
 func (p *Part) Range() (after, upto tid.TID) {
 	if p.Gap != nil {
@@ -123,13 +126,14 @@ func (r *Repository) readPages(ctx context.Context, s *State, after, upTo tid.TI
 			continue
 		}
 		g.Go(func() error {
-			b, _, err := store.ReadAll(ctx, r.Store, i.Page.Key, snapshot.MaxPage)
+			list, err := r.page(ctx, i.Page)
+			if again, e := r.rescueBytes(ctx, i.Page.Key, err, snapshot.MaxPage, func(b []byte) bool { return snapshot.Sum(b) == i.Page.SHA256 }); e != nil {
+				err = e
+			} else if again {
+				list, err = r.page(ctx, i.Page)
+			}
 			if err != nil {
 				return missing(err, "catalog page %s", i.Page.Key)
-			}
-			list, err := snapshot.OpenPage(b, i.Page)
-			if err != nil {
-				return err
 			}
 			r.mu.Lock()
 			r.pages[i.Page.Key] = list
@@ -138,6 +142,17 @@ func (r *Repository) readPages(ctx context.Context, s *State, after, upTo tid.TI
 		})
 	}
 	return g.Wait()
+}
+
+func (r *Repository) page(ctx context.Context, p *snapshot.Page) ([]snapshot.Segment, error) {
+	b, info, err := store.ReadAll(ctx, r.Store, p.Key, snapshot.MaxPage)
+	if err != nil && info.Size > snapshot.MaxPage {
+		err = &snapshot.CorruptError{Name: p.Key, Offset: -1, Err: fmt.Errorf("a catalog page of %d bytes", info.Size)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.OpenPage(b, p)
 }
 
 // missing makes an error about an object that is not there an [ErrIncomplete].
@@ -155,6 +170,16 @@ const unknownMeta = 64 << 10
 // OpenPart opens the segment of a part for random access: each read is one ranged GET, but
 // for the end, which is read at once. ctx limits all its reads.
 func (r *Repository) OpenPart(ctx context.Context, k *Keys, p *Part) (*snapshot.Reader, error) {
+	s, err := r.openPart(ctx, k, p)
+	if again, e := r.Rescue(ctx, p.Segment, err); e != nil {
+		return nil, e
+	} else if again {
+		return r.openPart(ctx, k, p.stored())
+	}
+	return s, err
+}
+
+func (r *Repository) openPart(ctx context.Context, k *Keys, p *Part) (*snapshot.Reader, error) {
 	l := p.Segment
 	var src io.ReaderAt
 	if t := p.tail; t != nil && int64(len(t.Object)) == t.Size {

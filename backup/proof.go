@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 )
@@ -17,6 +19,12 @@ type StoredProof struct {
 	*snapshot.Proof
 	Key      string
 	Modified time.Time // by the clock of the store
+}
+
+// Age returns how old a proof is, by the clock of the store or by what it says itself: what is older.
+// The one of a copied object may be new, the other is what the host of the drill took for the time.
+func (p *StoredProof) Age(now time.Time) time.Duration {
+	return max(now.Sub(p.Modified), now.Sub(p.Time))
 }
 
 // Proofs returns the proofs of a lineage, the newest first by the clock of the store. Those
@@ -30,19 +38,29 @@ func (r *Repository) Proofs(ctx context.Context, lineage snapshot.ID) ([]*Stored
 		if k, err := snapshot.ParseKey(info.Key); err != nil || k.Kind != snapshot.KindProof {
 			continue
 		}
-		p := &snapshot.Proof{}
-		err := r.note(ctx, info.Key, p)
-		switch {
-		case errors.Is(err, snapshot.ErrUntrusted), errors.Is(err, snapshot.ErrCorrupt):
-			r.Log.Warn("a proof is ignored", "key", info.Key, "err", err)
-			continue
-		case errors.Is(err, store.ErrNotFound):
-			continue
-		case err != nil:
-			return nil, err
-		}
-		list = append(list, &StoredProof{p, info.Key, info.Modified})
+		list = append(list, &StoredProof{&snapshot.Proof{}, info.Key, info.Modified})
 	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, p := range list {
+		g.Go(func() error {
+			err := r.note(gctx, p.Key, p.Proof)
+			switch {
+			case err == nil:
+				return nil
+			case errors.Is(err, snapshot.ErrUntrusted), errors.Is(err, snapshot.ErrCorrupt):
+				r.Log.Warn("a proof is ignored", "key", p.Key, "err", err)
+			case !errors.Is(err, store.ErrNotFound):
+				return err
+			}
+			p.Proof = nil
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(p *StoredProof) bool { return p.Proof == nil })
 	slices.SortStableFunc(list, func(a, b *StoredProof) int {
 		return cmp.Or(b.Modified.Compare(a.Modified), cmp.Compare(b.Key, a.Key))
 	})
@@ -56,6 +74,11 @@ func (r *Repository) Proven(ctx context.Context, lineage snapshot.ID) (*StoredPr
 	if err != nil {
 		return nil, err
 	}
+	return r.ProvenBy(ctx, list)
+}
+
+// ProvenBy is Proven with what Proofs has returned.
+func (r *Repository) ProvenBy(ctx context.Context, list []*StoredProof) (*StoredProof, error) {
 	for _, p := range list {
 		if p.Result != snapshot.ResultOK {
 			continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,10 @@ type Config struct {
 	Store   store.Store        // with the wrappers that the caller wants; it should repeat
 	Trusted snapshot.Verifiers // keys of the configuration
 	Log     *slog.Logger       // default: discard
+
+	// EpochKey is [snapshot.NewEpochKey], maybe in another process, whose memory is not that of a
+	// writer; default: here.
+	EpochKey func(ctx context.Context, recipients []snapshot.Recipient) (recipient string, wrap []byte, err error)
 }
 
 func (c *Config) setDefaults() {
@@ -54,21 +59,24 @@ type Repository struct {
 // none, and a [snapshot.ErrUntrusted] if its marker has no trusted signature.
 func Open(ctx context.Context, cfg Config) (*Repository, error) {
 	cfg.setDefaults()
-	b, _, err := store.ReadAll(ctx, cfg.Store, snapshot.MarkerKey, maxNote)
+	m := &snapshot.Marker{}
+	r := newRepository(cfg, m)
+	err := r.noteOf(ctx, snapshot.MarkerKey, snapshot.ID{}, m)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("%w: it has no object %q", ErrNoRepository, snapshot.MarkerKey)
 	}
 	if err != nil {
 		return nil, err
 	}
-	m := &snapshot.Marker{}
-	if err := snapshot.Open(b, snapshot.MarkerKey, snapshot.ID{}, m, cfg.Trusted); err != nil {
-		return nil, err
-	}
-	return newRepository(cfg, m), nil
+	return r, nil
 }
 
 func newRepository(cfg Config, m *snapshot.Marker) *Repository {
+	p, ok := cfg.Store.(*pinned)
+	if ok { // of a repository that was opened before: what is wrong now may not have been then
+		cfg.Store = p.Store
+	}
+	cfg.Store = &pinned{Wrapped: store.Wrapped{Store: cfg.Store}, pins: map[string]string{}, asked: map[string]bool{}}
 	return &Repository{Config: cfg, Marker: m, pages: map[string][]snapshot.Segment{}}
 }
 
@@ -92,11 +100,35 @@ func list(ctx context.Context, s store.Store, kind snapshot.Kind, lineage snapsh
 
 // note reads a note of one line.
 func (r *Repository) note(ctx context.Context, key string, n snapshot.Note) error {
-	b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
-	if err != nil {
-		return err
+	return r.noteOf(ctx, key, r.Marker.ID, n)
+}
+
+func (r *Repository) noteOf(ctx context.Context, key string, repo snapshot.ID, n snapshot.Note) error {
+	return r.noteFrom(ctx, nil, key, repo, n)
+}
+
+// noteFrom is noteOf with an object that is being read, or nil.
+func (r *Repository) noteFrom(ctx context.Context, a *ahead, key string, repo snapshot.ID, n snapshot.Note) error {
+	open := func(b []byte) error {
+		reflect.ValueOf(n).Elem().SetZero() // of another version
+		return snapshot.Open(b, key, repo, n, r.Trusted)
 	}
-	return snapshot.Open(b, key, r.Marker.ID, n, r.Trusted)
+	right := func(b []byte) bool { return open(b) == nil }
+	read := func() error {
+		b, err := r.whole(ctx, a, key)
+		a = nil
+		if err != nil {
+			return err
+		}
+		return open(b)
+	}
+	err := read()
+	if again, e := r.rescueBytes(ctx, key, err, maxNote, right); e != nil {
+		return e
+	} else if again {
+		return read()
+	}
+	return err
 }
 
 // Lineages returns the notes of all lineages, K ascending: the last one is current.
@@ -113,6 +145,8 @@ func (r *Repository) Lineages(ctx context.Context) ([]*snapshot.Lineage, error) 
 
 // Current returns the note of the current lineage.
 func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
+	firstKey := snapshot.Key{Kind: snapshot.KindLineage, N: 1}.String()
+	read := r.ahead(ctx, firstKey) // most have no other
 	keys, err := list(ctx, r.Store, snapshot.KindLineage, snapshot.ID{})
 	if err != nil {
 		return nil, err
@@ -120,8 +154,12 @@ func (r *Repository) Current(ctx context.Context) (*snapshot.Lineage, error) {
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("%w: it has no lineage", ErrIncomplete)
 	}
+	key := keys[len(keys)-1].String()
+	if key != firstKey {
+		read = nil
+	}
 	l := &snapshot.Lineage{}
-	return l, r.note(ctx, keys[len(keys)-1].String(), l)
+	return l, r.noteFrom(ctx, read, key, r.Marker.ID, l)
 }
 
 // Epochs returns the notes of all epochs, ascending.

@@ -183,15 +183,22 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 	if known != nil {
 		seq = max(seq, known.Manifest.Seq)
 	}
-	if seq == 0 {
-		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
+	// What will be needed is read at the same time: a store may be far away.
+	begun := map[int64]*ahead{}
+	for _, n := range []int64{seq - 1, seq, seq + 1} {
+		if n > 0 && (n > seq || known == nil || n > known.Manifest.Seq) {
+			begun[n] = r.ahead(ctx, snapshot.ManifestKey(lineage, n))
+		}
 	}
 	read := func(seq int64) ([]byte, error) {
-		b, _, err := store.ReadAll(ctx, r.Store, snapshot.ManifestKey(lineage, seq), maxNote)
-		return b, err
+		if a := begun[seq]; a != nil {
+			delete(begun, seq) // asked for again, it may have changed
+			return a.wait()
+		}
+		return r.ahead(ctx, snapshot.ManifestKey(lineage, seq)).wait()
 	}
 	var newest, before []byte
-	if known == nil || known.Manifest.Seq < seq {
+	if seq > 0 && (known == nil || known.Manifest.Seq < seq) {
 		b, err := read(seq)
 		if err != nil {
 			return nil, err
@@ -208,11 +215,24 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 		}
 		newest, before, seq = b, newest, seq+1
 	}
+	if newest == nil && known == nil {
+		return nil, fmt.Errorf("%w: lineage %v has no manifest", ErrIncomplete, lineage)
+	}
 	if newest == nil {
 		return &State{Lineage: lineage, Manifest: known.Manifest, Hash: known.Hash}, nil
 	}
 	key := snapshot.ManifestKey(lineage, seq)
 	m, err := snapshot.OpenManifest(newest, key, r.Marker.ID, r.Trusted)
+	if again, e := r.rescueBytes(ctx, key, err, maxNote, func(b []byte) bool {
+		_, err := snapshot.OpenManifest(b, key, r.Marker.ID, r.Trusted)
+		return err == nil
+	}); e != nil {
+		return nil, e
+	} else if again {
+		if newest, err = read(seq); err == nil {
+			m, err = snapshot.OpenManifest(newest, key, r.Marker.ID, r.Trusted)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +254,15 @@ func (r *Repository) manifest(ctx context.Context, lineage snapshot.ID, known *S
 		}
 	}
 	if m.Prev != prev {
-		return nil, &snapshot.CorruptError{Name: key, Offset: 0, Err: fmt.Errorf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)}
+		err := &snapshot.CorruptError{Name: key, Offset: 0, Err: fmt.Errorf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)}
+		// It may be the one before that is not what it was.
+		again, e := r.rescueBytes(ctx, snapshot.ManifestKey(lineage, seq-1), err, maxNote, func(b []byte) bool { return snapshot.Sum(b) == m.Prev })
+		if e != nil {
+			return nil, e
+		}
+		if !again {
+			return nil, err
+		}
 	}
 	return &State{Lineage: lineage, Manifest: m, Hash: snapshot.Sum(newest)}, nil
 }
@@ -254,6 +282,15 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 		}
 	}
 	last := at.N
+	type answer struct {
+		t   *StoredTail
+		err error
+	}
+	next := make(chan answer, 1) // it is asked for while the list is read
+	go func(n int64) {
+		t, err := r.Tail(ctx, s.Lineage, n)
+		next <- answer{t, err}
+	}(at.N + 1)
 	for info, err := range r.Store.List(ctx, snapshot.Prefix(snapshot.KindTail, s.Lineage), snapshot.TailKey(s.Lineage, at.N)) {
 		if err != nil {
 			return err
@@ -271,6 +308,14 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 		g.SetLimit(16)
 		for i := range list {
 			g.Go(func() error {
+				if i == 0 && next != nil {
+					a := <-next
+					next = nil
+					if !errors.Is(a.err, store.ErrNotFound) || first > last {
+						list[0], errs[0] = a.t, a.err
+						return nil
+					} // it was stored since
+				}
 				list[i], errs[i] = r.Tail(ctx, s.Lineage, first+int64(i))
 				return nil
 			})
@@ -280,6 +325,18 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 			n, err := first+int64(i), errs[i]
 			if err == nil {
 				err = t.Follows(at)
+			}
+			if err != nil && n <= last {
+				// Of what is there an earlier version may be the one that follows.
+				again, e := r.rescueTail(ctx, s.Lineage, n, err, func(t *snapshot.Tail) error { return t.Follows(at) })
+				if e != nil {
+					return e
+				}
+				if again {
+					if t, err = r.Tail(ctx, s.Lineage, n); err == nil {
+						err = t.Follows(at)
+					}
+				}
 			}
 			switch {
 			case err == nil:
@@ -296,8 +353,53 @@ func (r *Repository) tails(ctx context.Context, s, known *State) error {
 	}
 }
 
-// Tail reads a tail: its note, and the whole object if it is small.
+// Tail reads a tail: its note, and the whole object if it is small. Of one that was overwritten it
+// reads the version that is right.
 func (r *Repository) Tail(ctx context.Context, lineage snapshot.ID, n int64) (*StoredTail, error) {
+	t, err := r.tail(ctx, lineage, n)
+	cause := err
+	if err == nil && t.Bytes > 0 && t.Size == int64(len(t.Object)) {
+		if got := snapshot.Sum(t.Object[t.NoteSize():]); got != t.SHA256 {
+			// The note is right: what is behind it is an error only to what reads it.
+			cause = &snapshot.CorruptError{Name: t.Key, Offset: t.NoteSize(), Err: fmt.Errorf("the SHA-256 of the segment behind the note is %v, want %v", got, t.SHA256)}
+		}
+	}
+	if cause == nil || errors.Is(cause, store.ErrNotFound) {
+		return t, err
+	}
+	again, e := r.rescueTail(ctx, lineage, n, cause, nil)
+	if e != nil {
+		return nil, e
+	}
+	if again {
+		return r.tail(ctx, lineage, n)
+	}
+	return t, err
+}
+
+// rescueTail is rescue for a tail. follows, if set, says whether its note is the right one.
+func (r *Repository) rescueTail(ctx context.Context, lineage snapshot.ID, n int64, cause error, follows func(*snapshot.Tail) error) (bool, error) {
+	key := snapshot.TailKey(lineage, n)
+	return r.rescue(ctx, key, cause, func(v store.Version) (bool, error) {
+		b, err := r.version(ctx, v, snapshot.MaxTailNote)
+		if err != nil {
+			return false, err
+		}
+		t, err := snapshot.OpenTail(b, key, r.Marker.ID, r.Trusted)
+		if err != nil || v.Size != t.NoteSize()+t.Bytes || follows != nil && follows(t) != nil {
+			return false, nil
+		}
+		if t.Bytes == 0 {
+			return true, nil
+		}
+		if b, err = r.version(ctx, v, store.All); err != nil {
+			return false, err
+		}
+		return snapshot.Sum(b[t.NoteSize():]) == t.SHA256, nil
+	})
+}
+
+func (r *Repository) tail(ctx context.Context, lineage snapshot.ID, n int64) (*StoredTail, error) {
 	key := snapshot.TailKey(lineage, n)
 	b, info, err := r.read(ctx, key, 0, smallTail)
 	if err != nil {
@@ -317,6 +419,40 @@ func (r *Repository) Tail(ctx context.Context, lineage snapshot.ID, n int64) (*S
 		return nil, &snapshot.CorruptError{Name: key, Offset: -1, Err: fmt.Errorf("an object of %d bytes, its note says %d", info.Size, want)}
 	}
 	return &StoredTail{Tail: t, Key: key, Size: info.Size, Object: b}, nil
+}
+
+// ahead is an object that is being read.
+type ahead struct {
+	done chan struct{}
+	b    []byte
+	err  error
+}
+
+// ahead begins to read a whole note.
+func (r *Repository) ahead(ctx context.Context, key string) *ahead {
+	a := &ahead{done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		a.b, _, a.err = store.ReadAll(ctx, r.Store, key, maxNote)
+	}()
+	return a
+}
+
+func (a *ahead) wait() ([]byte, error) {
+	<-a.done
+	return a.b, a.err
+}
+
+// whole returns an object that is being read, if it is not nil. It is read again if it was not there: it may have been
+// asked for too early.
+func (r *Repository) whole(ctx context.Context, a *ahead, key string) ([]byte, error) {
+	if a != nil {
+		if b, err := a.wait(); !errors.Is(err, store.ErrNotFound) {
+			return b, err
+		}
+	}
+	b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
+	return b, err
 }
 
 // read returns the bytes [off, off+n) of an object as far as they exist.

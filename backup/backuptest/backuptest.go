@@ -5,7 +5,9 @@ package backuptest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"iter"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -283,22 +285,14 @@ func (r *Repo) Manifest(merge, page bool) string {
 		var old []snapshot.Segment
 		var items []snapshot.Item
 		for _, i := range m.Items {
-			if i.Segment != nil && i.Segment.Offset() == 0 {
+			if i.Segment != nil && i.Segment.Offset() == 0 && i.Segment.Clip == 0 {
 				old = append(old, *i.Segment)
 				continue
 			}
-			if i.Page == nil {
-				r.t.Fatal("only segments of their own can be in pages")
-			}
-			items = append(items, i)
+			// Those behind tails, and those of a fork, stay as they are.
+			items, old = append(r.pages(items, old), i), nil
 		}
-		for c := range slices.Chunk(old, snapshot.PageSegments) {
-			b, l, err := snapshot.NewPage(r.Lineage, c)
-			r.must(err)
-			r.Put(l.Key, b)
-			items = append(items, snapshot.Item{Page: &l})
-		}
-		m.Items = items
+		m.Items = r.pages(items, old)
 	}
 	lines := r.lines
 	if merge && len(lines) > 0 {
@@ -327,6 +321,90 @@ func (r *Repo) Manifest(merge, page bool) string {
 	r.Put(key, b)
 	r.manifest, r.hash = &m, snapshot.Sum(b)
 	return key
+}
+
+// pages stores catalog pages of segments, and adds their lines.
+func (r *Repo) pages(items []snapshot.Item, list []snapshot.Segment) []snapshot.Item {
+	r.t.Helper()
+	for c := range slices.Chunk(list, snapshot.PageSegments) {
+		if c[len(c)-1].Upto == c[0].After || c[0].After == c[0].Upto { // parts of a transaction alone are no page
+			for i := range c {
+				items = append(items, snapshot.Item{Segment: &c[i]})
+			}
+			continue
+		}
+		b, l, err := snapshot.NewPage(r.Lineage, c)
+		r.must(err)
+		r.Put(l.Key, b)
+		items = append(items, snapshot.Item{Page: &l})
+	}
+	return items
+}
+
+// ForkAt makes a lineage that has the history up to a transaction by reference to the present one,
+// and goes on with it.
+func (r *Repo) ForkAt(t *txn.Transaction) *snapshot.Lineage {
+	r.t.Helper()
+	current, err := r.Current(r.t.Context())
+	r.must(err)
+	m, err := r.Fork(r.t.Context(), r.Now(), snapshot.NewID(), t.TID, snapshot.Tip(t))
+	r.must(err)
+	m.Writer = Writer
+	b, err := m.Sign(r.Signer)
+	r.must(err)
+	r.Put(snapshot.ManifestKey(m.Lineage, 1), b)
+	l := &snapshot.Lineage{Repo: r.Marker.ID, K: current.K + 1, Lineage: m.Lineage, Parent: r.Lineage, At: t.TID, Created: m.Created, Why: "fork"}
+	r.must(r.NewLineage(r.t.Context(), r.Signer, l))
+	r.Lineage, r.chain, r.tip, r.lines = m.Lineage, snapshot.Chain{Head: t.TID}, m.Tip, nil
+	r.manifest, r.hash = m, snapshot.Sum(b)
+	return l
+}
+
+// ForkWithin stores transactions of which the last ones are in a segment together with later ones,
+// in a form that rnd chooses, and makes a lineage that ends between them.
+func (r *Repo) ForkWithin(rnd *rand.Rand, before []*txn.Transaction) *snapshot.Lineage {
+	r.t.Helper()
+	last := before[len(before)-1]
+	// Another history: the same objects at what may be the same TIDs, some of them copies.
+	var later []*txn.Transaction
+	revision := map[tid.OID]tid.TID{}
+	for i := range 3 {
+		id := last.TID + tid.TID(1+i)
+		var records []txn.Record
+		for oid := range tid.OID(5) {
+			rec := txn.Record{OID: oid, Data: fmt.Appendf(nil, "not of this history: %v", id)}
+			if from, ok := revision[oid]; ok && rnd.IntN(2) == 0 {
+				rec.DataTID = from
+			}
+			records = append(records, rec)
+		}
+		for _, rec := range records {
+			revision[rec.OID] = id
+		}
+		later = append(later, Txn(id, records...))
+	}
+	form := rnd.IntN(4)
+	switch form {
+	case 0:
+		r.Tail(append(slices.Clone(before), later...)...)
+	case 1:
+		r.Listed(append(slices.Clone(before), later[:2]...), later[2:])
+	case 2: // the last transaction of the segment goes on in others
+		var records []txn.Record
+		for rec := range later[0].Records {
+			records = append(records, *rec)
+		}
+		r.CutAfter(before, later[0], records[:2], records[2:3], records[3:])
+		r.Tail(later[1:]...)
+	default:
+		r.Tail(before...)
+		r.Tail(later...)
+		r.Manifest(true, false)
+	}
+	if form < 2 && rnd.IntN(2) == 0 {
+		r.Manifest(false, false)
+	}
+	return r.ForkAt(last)
 }
 
 // Txn returns a transaction with these records, whose TIDs are set.

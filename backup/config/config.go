@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type Repository struct {
 	Recipients        []snapshot.Recipient
 	RequireRecipients int    // how many there must be at least
 	SignKey           string // file
+	KeeperKey         string // file with the key of the role keeper; "": SignKey may be it
 	VerifyKeys        []string
 	Source            Source
 	CA, Cert, Key     string // PEM files for the links to a cluster, or none
@@ -136,9 +138,16 @@ type Metrics struct {
 // New returns a repository without section, with all defaults.
 func New() *Repository {
 	return &Repository{
-		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Level: snapshot.Fastest, RebaseOnPack: true,
+		Interval: time.Second, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, RebaseOnPack: true,
 		KeepLineagesDays: 35, PruneGrace: 24 * time.Hour, LockShortDays: 7, values: map[string]value{},
 	}
+}
+
+// Clone returns a copy: a change of one with Set leaves the other as it is.
+func (r *Repository) Clone() *Repository {
+	c := *r
+	c.values = maps.Clone(r.values)
+	return &c
 }
 
 // ReadFile reads a configuration file. A leading ~ in the path is expanded.

@@ -15,7 +15,7 @@ var jobs = map[string][]string{
 	"snapshot":     {"label"},
 	"check":        {"store"},
 	"verify":       {"read-data", "against"},
-	"drill":        {"mode", "keep"},
+	"drill":        {"mode", "keep", "no-source"},
 	"prune":        {"confirm", "force-share"},
 	"extend_locks": nil,
 }

@@ -117,17 +117,41 @@ func (r *Repository) Signer(role snapshot.Role) (*snapshot.Signer, string, error
 	return s, verifier, nil
 }
 
-// Trusted returns the keys of verify_keys, and that of sign_key if this host has it.
+// KeeperSigner reads the key of a keeper: that of keeper_key, or else of sign_key if that is of the
+// role.
+func (r *Repository) KeeperSigner() (*snapshot.Signer, error) {
+	key, file := "keeper_key", r.KeeperKey
+	if file == "" {
+		key, file = "sign_key", r.SignKey
+	}
+	if file == "" {
+		return nil, errors.New("no keeper_key: policies and doom lists are signed")
+	}
+	s, _, err := ReadSigner(file)
+	if err != nil {
+		return nil, r.at(key, err)
+	}
+	if s.Role() != snapshot.Keeper {
+		return nil, r.at(key, fmt.Errorf("%s has the key %s, want one of the role %s", file, s.Name(), snapshot.Keeper))
+	}
+	return s, nil
+}
+
+// Trusted returns the keys of verify_keys, and those of sign_key and keeper_key if this host has
+// them.
 func (r *Repository) Trusted() (snapshot.Verifiers, error) {
 	keys := r.VerifyKeys
-	if r.SignKey != "" {
-		switch _, verifier, err := ReadSigner(r.SignKey); {
+	for _, own := range []struct{ key, file string }{{"keeper_key", r.KeeperKey}, {"sign_key", r.SignKey}} {
+		if own.file == "" {
+			continue
+		}
+		switch _, verifier, err := ReadSigner(own.file); {
 		case err == nil:
 			keys = append([]string{verifier}, keys...)
 		case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission):
-			return nil, r.at("sign_key", err)
-		case len(keys) == 0:
-			return nil, r.at("sign_key", err)
+			return nil, r.at(own.key, err)
+		case own.key == "sign_key" && len(keys) == 0:
+			return nil, r.at(own.key, err)
 		}
 	}
 	if len(keys) == 0 {
@@ -159,7 +183,27 @@ func (r *Repository) Getenv(getenv func(string) string, file string, others ...s
 func (d *Drill) Identities() ([]age.Identity, error) {
 	list, err := ReadIdentities(d.Identity)
 	if err != nil {
-		return nil, &placeError{fmt.Sprintf("%s:%d: identity", d.file, d.lines["identity"]), err}
+		return nil, &placeError{d.place("identity"), err}
 	}
 	return list, nil
+}
+
+// Signer reads the key with which the drill signs its proofs.
+func (d *Drill) Signer() (*snapshot.Signer, error) {
+	s, _, err := ReadSigner(d.SignKey)
+	if err == nil && s.Role() != snapshot.Driver {
+		err = fmt.Errorf("%s has the key %s, want one of the role %s", d.SignKey, s.Name(), snapshot.Driver)
+	}
+	if err != nil {
+		return nil, &placeError{d.place("sign_key"), err}
+	}
+	return s, nil
+}
+
+// place says where a key was set.
+func (d *Drill) place(key string) string {
+	if line, ok := d.lines[key]; ok {
+		return fmt.Sprintf("%s:%d: %s", d.file, line, key)
+	}
+	return key
 }

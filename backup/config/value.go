@@ -112,6 +112,7 @@ var settings = []setting{
 	}},
 	{"require_recipients", number(1, 1000, func(r *Repository, n int64) { r.RequireRecipients = int(n) })},
 	{"sign_key", path(func(r *Repository) *string { return &r.SignKey })},
+	{"keeper_key", path(func(r *Repository) *string { return &r.KeeperKey })},
 	{"verify_keys", func(r *Repository, v value) error {
 		r.VerifyKeys = nil
 		return v.words(func(w string) error {

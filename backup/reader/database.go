@@ -67,6 +67,8 @@ type Database struct {
 	wg     sync.WaitGroup
 
 	refreshing sync.Mutex // one at a time
+	swept      time.Time  // when superfluous files were deleted last
+	inHole     tid.TID    // head of which it was told that it lies in a hole
 	fill       filler
 	warned     atomic.Bool
 
@@ -115,7 +117,9 @@ func Open(ctx context.Context, repo *backup.Repository, keys *backup.Keys, state
 		return nil, err
 	}
 	d.loadRuns(v)
+	d.swept = time.Now()
 	d.view = d.withRuns(v)
+	d.warnHole(state, at)
 	if d.fixed && at < state.Head() {
 		if err := d.last(ctx); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -468,6 +472,22 @@ func (d *Database) show(v *view, announce func()) {
 	}
 	d.mu.Unlock()
 	d.startFilling()
+	if d.files.dir != "" && time.Since(d.swept) >= sweepEvery {
+		d.swept = time.Now()
+		d.background(func() { d.sweep(v) })
+	}
+}
+
+// warnHole tells once of a state whose newest transactions cannot be shown: a pack of the source came before all
+// was stored that it touched.
+func (d *Database) warnHole(state *backup.State, at tid.TID) {
+	head := state.Head()
+	e, ok := errors.AsType[*backup.NotExactError](state.Exact(head))
+	if d.fixed || !ok || d.inHole == head {
+		return
+	}
+	d.inHole = head
+	d.log.Warn("the newest transactions of the repository are not shown: what the source was then cannot be told from what is stored, until it goes on after a pack", "last", at, "head", head, "err", e)
 }
 
 // Change says which objects a transaction changed.
@@ -513,6 +533,7 @@ func (d *Database) Refresh(ctx context.Context, announce func(changes []Change, 
 	if err := check(state, at); err != nil {
 		return err
 	}
+	d.warnHole(state, at)
 	next, err := d.newView(ctx, state, at)
 	if err != nil {
 		return d.failed(ctx, err)

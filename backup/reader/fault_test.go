@@ -100,6 +100,52 @@ func TestBitFlips(t *testing.T) {
 	}
 }
 
+// Of a segment that was overwritten or deleted on a bucket that keeps versions, the right version is read, which is told.
+func TestVersions(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		for _, damage := range []string{"other bytes", "deleted", "a frame"} {
+			s := memstore.New(memstore.Options{Versioned: true})
+			r := backuptest.New(t, s, encrypted)
+			list := all(t, txntest.Random(5, 60, 15))
+			key := r.Listed(list)[0]
+			r.Manifest(false, false)
+			b := storetest.Get(t, s, key)
+			switch damage {
+			case "deleted":
+				without(t, s, key)
+			case "a frame":
+				b[len(b)/3] ^= 1
+				fallthrough
+			default:
+				if damage != "a frame" {
+					b = bytes.Repeat([]byte("!"), len(b))
+				}
+				if err := s.Put(t.Context(), key, bytes.NewReader(b), int64(len(b)), store.PutOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d, err := reader.Open(t.Context(), r.Repository, r.Keys, r.Now(), reader.Options{CacheSize: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := until(t, list, tid.Max)
+			for oid := range tid.OID(16) {
+				w, wErr := want.LoadBefore(t.Context(), oid, tid.Max)
+				g, err := d.LoadBefore(t.Context(), oid, tid.Max)
+				if kind(err) != kind(wErr) || !bytes.Equal(g.Data, w.Data) {
+					t.Errorf("%s, encrypted %v: object %v: %q, %v, want %q, %v", damage, encrypted, oid, g.Data, err, w.Data, wErr)
+				}
+			}
+			if list := r.Tampered(); len(list) != 1 || list[0].Key != key {
+				t.Errorf("%s, encrypted %v: %v", damage, encrypted, list)
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // without deletes objects.
 func without(t *testing.T, s store.Store, keys ...string) {
 	t.Helper()

@@ -26,6 +26,8 @@ const (
 	fillPause = 10 * time.Second
 	// oldFile is the age at which a file that is not used is deleted: another process may use it.
 	oldFile = 24 * time.Hour
+	// sweepEvery is how often such files are looked for while the repository goes on.
+	sweepEvery = time.Hour
 )
 
 // filler reads the indexes of all segments into runs.
@@ -344,11 +346,9 @@ func (d *Database) loadRuns(v *view) {
 		return
 	}
 	known := map[segmentID]bool{}
-	ends := map[string]bool{}
 	for _, s := range v.segs {
 		if s.gap == nil {
 			known[s.id()] = true
-			ends[filepath.Base(d.files.meta(s))] = true
 		}
 	}
 	for _, e := range entries {
@@ -369,10 +369,35 @@ func (d *Database) loadRuns(v *view) {
 			if err != nil {
 				d.warnFiles(err)
 			}
+			removeOld(path, e)
 		}
-		fi, err := e.Info()
-		if err == nil && !ends[e.Name()] && time.Since(fi.ModTime()) > oldFile {
-			os.Remove(path)
+	}
+	d.sweep(v)
+}
+
+// removeOld deletes a file that is not used, unless another process may.
+func removeOld(path string, e os.DirEntry) {
+	if fi, err := e.Info(); err == nil && time.Since(fi.ModTime()) > oldFile {
+		os.Remove(path) // else the next time
+	}
+}
+
+// sweep deletes the ends of segments that a view does not have any more, and what crashes have left.
+func (d *Database) sweep(v *view) {
+	entries, err := os.ReadDir(d.files.dir)
+	if err != nil {
+		d.warnFiles(err)
+		return
+	}
+	used := map[string]bool{}
+	for _, s := range v.segs {
+		if s.gap == nil {
+			used[filepath.Base(d.files.meta(s))] = true
+		}
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "index-") && !used[e.Name()] {
+			removeOld(filepath.Join(d.files.dir, e.Name()), e)
 		}
 	}
 }

@@ -205,6 +205,11 @@ func (d *Database) record(ctx context.Context, h hit) (*snapshot.Record, error) 
 	key := cacheKey{of: h.s, off: o.r.FrameStart(h.Pos), n: -1}
 	text, err := d.cache.get(ctx, key, func(ctx context.Context) (any, int64, error) {
 		text, err := o.r.With(&direct{ctx, h.s, o}).Frame(h.Entry)
+		if again, e := d.repo.Rescue(ctx, &h.s.l, err); e != nil {
+			err = e
+		} else if again { // an older version of the object is right
+			text, err = o.r.With(&direct{ctx, h.s, o}).Frame(h.Entry)
+		}
 		return text, int64(cap(text)) + 256, err
 	})
 	if err != nil {

@@ -109,8 +109,19 @@ func (s *segment) open(ctx context.Context) (*opened, error) {
 	return v.(*opened), nil
 }
 
-// read opens the segment with its end, from the file of it if there is one.
+// read opens the segment with its end, of an older version if the newest one is damaged.
 func (s *segment) read(ctx context.Context) (*opened, error) {
+	o, err := s.readNow(ctx)
+	if again, e := s.d.repo.Rescue(ctx, &s.l, err); e != nil {
+		return nil, e
+	} else if again {
+		return s.readNow(ctx)
+	}
+	return o, err
+}
+
+// readNow opens the segment with its end, from the file of it if there is one.
+func (s *segment) readNow(ctx context.Context) (*opened, error) {
 	if s.object != nil {
 		if err := s.check(); err != nil {
 			return nil, err
@@ -298,6 +309,16 @@ func (r *stored) ReadAt(b []byte, off int64) (int, error) {
 
 // fetch reads a range of the plaintext from the store.
 func (s *segment) fetch(ctx context.Context, o *opened, b []byte, off int64) error {
+	err := s.fetchNow(ctx, o, b, off)
+	if again, e := s.d.repo.Rescue(ctx, &s.l, err); e != nil {
+		return e
+	} else if again {
+		return s.fetchNow(ctx, o, b, off)
+	}
+	return err
+}
+
+func (s *segment) fetchNow(ctx context.Context, o *opened, b []byte, off int64) error {
 	var src io.ReaderAt
 	switch at := off - (s.l.Bytes - int64(len(o.suffix))); {
 	case s.object != nil:

@@ -31,6 +31,9 @@ const recent = 256
 // A cluster keeps the last record of an object that a transaction has twice, and cannot
 // be told that a transaction was packed.
 func (s *Source) ToCluster(ctx context.Context, dst txn.Database, appender func() exporter.Appender, o ClusterOptions) (*Result, error) {
+	if err := s.noGaps(); err != nil {
+		return nil, err
+	}
 	plan, err := s.check(ctx)
 	if err != nil {
 		return nil, err

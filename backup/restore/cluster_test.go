@@ -317,6 +317,62 @@ func TestTablesInterrupted(t *testing.T) {
 	}
 }
 
+// A restore of several nodes that is stopped after some are complete goes on, up to the same moment. Once
+// all are complete, or without those that are not, it is refused.
+func TestTablesStoppedBetween(t *testing.T) {
+	const np, nodes = 4, 3
+	r := rand.New(rand.NewPCG(3, 8))
+	s := newSample(t, r, 40, false)
+	repo := repository(t, memstore.New(memstore.Options{}), r, s.list)
+	for _, stop := range []int{2, 3} {
+		dir := t.TempDir()
+		opt := TablesOptions{Cluster: "restored", Partitions: np, Replicas: 1, Nodes: nodes, Dir: dir}
+		broken := opt
+		broken.Open = func(ctx context.Context, node int) (Tables, error) {
+			db, err := adapter.Open(ctx, adapter.Config{Adapter: adapter.SQLite, Database: filepath.Join(dir, fmt.Sprintf("storage%d.sqlite", node)), HalfImported: true})
+			if err != nil || node != stop {
+				return db.(Tables), err
+			}
+			return &unfinished{db.(Tables)}, nil
+		}
+		at := s.list[30].TID
+		if _, err := source(repo, at).ToTables(t.Context(), broken); !errors.Is(err, errStopped) {
+			t.Fatal(err)
+		}
+		alone := opt
+		alone.Only = []int{1}
+		if _, err := source(repo, at).ToTables(t.Context(), alone); !errors.Is(err, ErrNotEmpty) {
+			t.Errorf("stopped at node %d, repeated for node 1 alone: %v", stop, err)
+		}
+		if _, err := source(repo, 0).ToTables(t.Context(), opt); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), at.String()) {
+			t.Errorf("stopped at node %d, repeated up to another moment: %v", stop, err)
+		}
+		if res, err := source(repo, at).ToTables(t.Context(), opt); err != nil || !res.Compared {
+			t.Fatalf("stopped at node %d: %+v %v", stop, res, err)
+		}
+		if _, err := source(repo, at).ToTables(t.Context(), opt); !errors.Is(err, ErrNotEmpty) {
+			t.Errorf("stopped at node %d, repeated once more: %v", stop, err)
+		}
+		func() {
+			cl, stop := run(t, simple.Config{Dir: dir, Name: "restored"})
+			defer stop()
+			f, err := fsformat.Open(s.path, fsformat.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for d, err := range exporter.Compare(t.Context(), f, cl, 0, at, exporter.CompareOptions{AnyOrder: true}, nil) {
+				t.Fatal(d, err)
+			}
+		}()
+	}
+}
+
+// unfinished is a database of which the restore is never complete.
+type unfinished struct{ Tables }
+
+func (u *unfinished) SetID(proto.NodeID) error { return errStopped }
+
 var errStopped = errors.New("stopped here")
 
 // failing is a database that works for a while.

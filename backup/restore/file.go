@@ -51,7 +51,7 @@ func (s *Source) ToFile(ctx context.Context, path string, o FileOptions) (*Resul
 	}
 	res := &Result{At: s.at()}
 	var begun tid.TID
-	src := &history{s: s, load: func(tid.OID, tid.TID) ([]byte, error) { return nil, errors.New("no destination") }}
+	src := &history{s: s, gaps: plan.gaps, load: func(tid.OID, tid.TID) ([]byte, error) { return nil, errors.New("no destination") }}
 	var records, text int64
 	last, err := exporter.ToFile(ctx, src, path, exporter.FileOptions{
 		UpTo: s.at(), Magic: o.Magic, Restart: o.Restart,
@@ -72,7 +72,7 @@ func (s *Source) ToFile(ctx context.Context, path string, o FileOptions) (*Resul
 			}
 			defer r.Close() // only read
 			compared := Result{At: res.At}
-			if err := s.compare(ctx, target{name: name, Source: r, last: r.LastTID, load: src.load}, &compared, plan.Text, o.Progress); err != nil {
+			if err := s.compare(ctx, target{name: name, Source: r, last: r.LastTID, load: src.load, gaps: plan.gaps}, &compared, plan.Text, o.Progress); err != nil {
 				return err
 			}
 			*res = compared
@@ -85,6 +85,11 @@ func (s *Source) ToFile(ctx context.Context, path string, o FileOptions) (*Resul
 	}
 	if !res.Compared {
 		res.Last, res.Records, res.Bytes = last, records, text
+	}
+	if len(plan.gaps) > 0 {
+		if err := s.unknown(ctx, path, plan.gaps, res); err != nil {
+			return res, err
+		}
 	}
 	if !o.Append {
 		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) {

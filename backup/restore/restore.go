@@ -36,8 +36,11 @@ type Source struct {
 	// WithoutBlobs restores all but the blobs of a repository that has some. Default:
 	// [ErrBlobs].
 	WithoutBlobs bool
-	Fetch        backup.FetchOptions
-	Log          *slog.Logger // default: discard
+	// AllowGaps restores a moment after a gap, to a Data.fs only: what is lost in it is left out, and
+	// PATH.unknown lists the objects that may have changed in it. Default: an ErrIncomplete.
+	AllowGaps bool
+	Fetch     backup.FetchOptions
+	Log       *slog.Logger // default: discard
 }
 
 func (s *Source) at() tid.TID {
@@ -78,6 +81,10 @@ type Result struct {
 	Txns     int64
 	Records  int64
 	Bytes    int64 // of dump text
+	// Unknown is how many objects may have changed in a gap, or copy a revision that is lost in one. UnknownFile
+	// lists them.
+	Unknown     int64
+	UnknownFile string
 }
 
 // Plan is what a restore would read.
@@ -97,7 +104,8 @@ type Plan struct {
 	MaxOID  tid.OID     `json:"max_oid"`
 	Epochs  []PlanEpoch `json:"epochs,omitempty"`
 	Gaps    []string    `json:"gaps,omitempty"` // accepted losses up to At
-	Blobs   bool        `json:"blobs,omitempty"`
+	gaps    []snapshot.Gap
+	Blobs   bool `json:"blobs,omitempty"`
 }
 
 // PlanEpoch is an epoch that a restore needs.
@@ -129,6 +137,7 @@ func (s *Source) Plan(ctx context.Context) (*Plan, error) {
 			return nil, err
 		}
 		if g := part.Gap; g != nil {
+			p.gaps = append(p.gaps, *g)
 			p.Gaps = append(p.Gaps, fmt.Sprintf("%v to %v: %s", g.After, g.Upto, g.Note))
 			continue
 		}
@@ -176,8 +185,8 @@ func (s *Source) check(ctx context.Context) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(p.Gaps) > 0 {
-		return nil, fmt.Errorf("repository %s: what is lost, as an operator accepted (%s), is %w", s.Repo.Marker.Name, p.Gaps[0], backup.ErrIncomplete)
+	if len(p.Gaps) > 0 && !s.AllowGaps {
+		return nil, fmt.Errorf("repository %s: what is lost, as an operator accepted (%s), is %w: a restore of a moment before it, or one that allows gaps", s.Repo.Marker.Name, p.Gaps[0], backup.ErrIncomplete)
 	}
 	var bad []error
 	for _, e := range p.Epochs {
@@ -193,6 +202,7 @@ func (s *Source) check(ctx context.Context) (*Plan, error) {
 type history struct {
 	s    *Source
 	load func(oid tid.OID, at tid.TID) ([]byte, error)
+	gaps []snapshot.Gap // that are left out
 }
 
 // LastTID implements [txn.History]. It is a bound: there need not be such a transaction.
@@ -202,6 +212,9 @@ func (h *history) LastTID(context.Context) (tid.TID, error) { return h.s.at(), n
 func (h *history) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
 	if upTo = min(upTo, h.s.at()); after >= upTo {
 		return func(func(*txn.Transaction, error) bool) {}
+	}
+	if len(h.gaps) > 0 {
+		return h.withGaps(ctx, after, upTo)
 	}
 	return h.s.Repo.Transactions(ctx, h.s.Keys, h.s.State, after, upTo, h.s.Fetch, func(oid tid.OID, at tid.TID) ([]byte, error) { return h.load(oid, at) })
 }

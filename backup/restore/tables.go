@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -107,6 +108,9 @@ func (s *Source) ToTables(ctx context.Context, o TablesOptions) (res *Result, er
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
+	if err := s.noGaps(); err != nil {
+		return nil, err
+	}
 	plan, err := s.check(ctx)
 	if err != nil {
 		return nil, err
@@ -133,6 +137,9 @@ func (s *Source) ToTables(ctx context.Context, o TablesOptions) (res *Result, er
 		}
 	}
 	for _, n := range w.nodes {
+		if n.complete {
+			continue
+		}
 		if err := n.begin(ctx); err != nil {
 			return nil, fmt.Errorf("node %d: %w", n.n, err)
 		}
@@ -148,6 +155,9 @@ func (s *Source) ToTables(ctx context.Context, o TablesOptions) (res *Result, er
 		res.Compared = true
 	}
 	for _, n := range w.nodes {
+		if n.complete {
+			continue
+		}
 		if err := n.finish(); err != nil {
 			return nil, fmt.Errorf("node %d: %w", n.n, err)
 		}
@@ -196,7 +206,10 @@ type tablesNode struct {
 	db   Tables
 	mine []bool // by partition
 	done tid.TID
-	sums []rowSum // what the repository has, by part
+	// begun: an earlier call began to write it. complete: it also ended that.
+	begun, complete bool
+	at              tid.TID  // of that call
+	sums            []rowSum // what the repository has, by part
 
 	ahead chan *batch
 	bytes int64 // since the last commit
@@ -235,7 +248,27 @@ func (w *tables) open(ctx context.Context) error {
 			return fmt.Errorf("node %d: %w", i, err)
 		}
 	}
-	return nil
+	return w.together()
+}
+
+// together makes sure that a node which is complete is one of a restore that has not completed the
+// others: it was stopped while it did.
+func (w *tables) together() error {
+	i := slices.IndexFunc(w.nodes, func(n *tablesNode) bool { return n.complete })
+	if i < 0 {
+		return nil
+	}
+	done := w.nodes[i]
+	for _, n := range w.nodes {
+		if !n.begun {
+			continue
+		}
+		if n.at != w.s.at() {
+			return fmt.Errorf("%w: node %d is restored up to %v already: restore the others up to the same (--at %v)", ErrForeign, done.n, n.at, n.at)
+		}
+		return nil
+	}
+	return fmt.Errorf("node %d: %w: the database is that of node %v of cluster %q: restore to another one", done.n, ErrNotEmpty, done.id, w.o.Cluster)
 }
 
 // need is about how many bytes tables take.
@@ -284,6 +317,10 @@ func (n *tablesNode) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if n.isComplete(&cfg, cells) {
+			n.complete, n.done = true, tid.Max
+			return ctx.Err()
+		}
 		if cfg.Name != "" || cfg.ID != 0 || len(cells) > 0 {
 			return fmt.Errorf("%w: the database is that of node %v of cluster %q: restore to another one", ErrNotEmpty, cfg.ID, cfg.Name)
 		}
@@ -309,11 +346,28 @@ func (n *tablesNode) look(ctx context.Context) error {
 	if have.At > n.w.s.at() {
 		return fmt.Errorf("%w: up to %v, which is later than %v: remove the database to give that up", ErrForeign, have.At, n.w.s.at())
 	}
+	n.begun, n.at = true, have.At
 	progress, err := n.db.ImportProgress()
 	if err == nil && progress.OK {
 		n.done, err = tid.Parse(progress.V)
 	}
 	return err
+}
+
+// isComplete reports whether a database is as finish leaves it. Once a cluster has used it
+// without the others, the table has another version.
+func (n *tablesNode) isComplete(cfg *backend.Config, cells []backend.Cell) bool {
+	order := func(a, b proto.CellChange) int {
+		return cmp.Or(cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.ID, b.ID))
+	}
+	var have []proto.CellChange
+	for _, c := range cells {
+		have = append(have, proto.CellChange{Partition: c.Partition, ID: c.ID, State: c.State})
+	}
+	want := changes(n.w.table, proto.UpToDate)
+	slices.SortFunc(want, order)
+	slices.SortFunc(have, order)
+	return cfg.Name == n.w.o.Cluster && cfg.ID == n.id && cfg.Replicas == n.w.o.Replicas && cfg.PTID == n.w.table.PTID() && slices.Equal(have, want)
 }
 
 // begin makes a database ready to be written: with a table of which no cell is readable.
@@ -667,7 +721,7 @@ func (n *tablesNode) run(ctx context.Context, taken func(*batch)) error {
 			if err := n.row(ctx, r, np); err != nil {
 				return err
 			}
-			if r.meta != nil && r.tid > last {
+			if r.meta != nil && r.tid > last { // never if it is complete
 				last = r.tid
 				if n.bytes >= commitBytes || time.Since(n.saved) >= commitEvery {
 					if err := n.save(last); err != nil {
@@ -680,6 +734,9 @@ func (n *tablesNode) run(ctx context.Context, taken func(*batch)) error {
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if n.complete {
+		return nil
 	}
 	return n.save(last)
 }

@@ -70,6 +70,18 @@ func GenerateEpoch(recipients []Recipient) (Identity, Recipient, error) {
 	return id, id.Recipient(), nil
 }
 
+// NewEpochKey makes the identity of a new epoch, and returns its recipient and the identity as
+// Wrap encrypts it to the recipients of the operators. The identity itself is forgotten, as far as Go
+// forgets: copies of it stay in the memory of the process until that is used for something else.
+func NewEpochKey(recipients []Recipient) (recipient string, wrap []byte, err error) {
+	id, to, err := GenerateEpoch(recipients)
+	if err != nil {
+		return "", nil, err
+	}
+	wrap, err = Wrap(id, recipients)
+	return to.String(), wrap, err
+}
+
 // Wrap encrypts the identity of an epoch to the recipients of the operators.
 func Wrap(id Identity, recipients []Recipient) ([]byte, error) {
 	if len(recipients) == 0 {

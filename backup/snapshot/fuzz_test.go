@@ -107,6 +107,15 @@ func FuzzNoteText(f *testing.F) {
 				t.Errorf("%+v is read again as %+v, %v", d, again, err)
 			}
 		}
+		if list, err := ParsePage(b, "k"); err != nil {
+			refused(t, err)
+		} else if len(list) > 0 && list[0].After == 0 && list[len(list)-1].Upto > 0 {
+			if out, _, err := NewPage(testLineage, list); err != nil {
+				t.Errorf("page %+v: %v", list, err)
+			} else if again, err := ParsePage(out, "k"); err != nil || !reflect.DeepEqual(list, again) {
+				t.Errorf("%+v is read again as %+v, %v", list, again, err)
+			}
+		}
 		p := Page{Key: PageKey(testLineage, Sum(b)), N: 2, After: 0, Upto: 0x20, SHA256: Sum(b), Stored: 3000, Text: 12000, Txns: 6, Records: 15, MaxOID: 2}
 		if list, err := parsePage(b, &p); err == nil {
 			if _, again, err := NewPage(testLineage, list); err != nil || again.N != p.N {

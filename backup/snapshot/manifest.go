@@ -518,3 +518,36 @@ func InHole(holes []Hole, t tid.TID) (Hole, bool) {
 	}
 	return Hole{}, false
 }
+
+// ParsePage decodes a page to which no line refers: that it is whole, its name must tell. The
+// ranges of its segments follow each other.
+func ParsePage(b []byte, key string) ([]Segment, error) {
+	l := &lines{name: key, rest: b}
+	var list []Segment
+	for {
+		line, ok, err := l.line()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return list, nil
+		}
+		var s Segment
+		if err := parseLine(line, &s); err != nil {
+			return nil, corrupt(key, l.off, "%w", err)
+		}
+		at := s.After
+		if n := len(list); n > 0 {
+			at = list[n-1].Upto
+		}
+		if k, err := ParseKey(s.Key); err != nil || k.Kind != KindSegment || s.Clip != 0 {
+			return nil, corrupt(key, l.off, "%.130q is no whole sealed segment", s.Key)
+		}
+		if err := s.check(at); err != nil {
+			return nil, corrupt(key, l.off, "%w", err)
+		}
+		if list = append(list, s); len(list) > PageSegments {
+			return nil, corrupt(key, l.off, "more than %d segments", PageSegments)
+		}
+	}
+}

@@ -278,18 +278,82 @@ type text struct {
 	buf  []byte
 	rest []byte
 	err  error
+
+	ahead chan decoded // frames that are decoded in the background; nil: none are
+	spare chan []byte
+}
+
+// decoded is the text of a frame.
+type decoded struct {
+	b   []byte
+	err error
+}
+
+// readAhead decodes the frames from next on in the background, on another processor than
+// the one that uses them. The caller calls stop at the end, and then the reader is not used
+// any more.
+func (t *text) readAhead() (stop func()) {
+	if len(t.s.frames)-t.next < 2 {
+		return func() {}
+	}
+	t.ahead, t.spare = make(chan decoded, 1), make(chan []byte, 3)
+	ahead, quit := t.ahead, make(chan struct{})
+	go func(next int) {
+		defer close(ahead)
+		for ; next < len(t.s.frames); next++ {
+			var d decoded
+			select {
+			case d.b = <-t.spare:
+			default:
+			}
+			if d.b, d.err = t.s.frameText(next, d.b); d.err == nil && t.raw != nil {
+				t.raw.Write(d.b)
+			}
+			select {
+			case ahead <- d:
+			case <-quit:
+				return
+			}
+			if d.err != nil {
+				return
+			}
+		}
+	}(t.next)
+	return func() {
+		close(quit)
+		for range ahead {
+		}
+	}
+}
+
+// frame makes buf the text of the next frame. more is false at the end.
+func (t *text) frame() (more bool, err error) {
+	if t.ahead != nil {
+		if t.buf != nil {
+			t.spare <- t.buf
+		}
+		d, more := <-t.ahead
+		t.buf = d.b
+		return more, d.err
+	}
+	if t.next == len(t.s.frames) {
+		return false, nil
+	}
+	if t.buf, err = t.s.frameText(t.next, t.buf); err != nil {
+		return true, err
+	}
+	t.next++
+	if t.raw != nil {
+		t.raw.Write(t.buf)
+	}
+	return true, nil
 }
 
 func (t *text) Read(p []byte) (int, error) {
 	for len(t.rest) == 0 && t.err == nil {
-		if t.next < len(t.s.frames) {
-			if t.buf, t.err = t.s.frameText(t.next, t.buf); t.err == nil {
-				t.rest = t.buf
-				t.next++
-				if t.raw != nil {
-					t.raw.Write(t.rest)
-				}
-			}
+		more, err := t.frame()
+		if more {
+			t.rest, t.err = t.buf, err
 			continue
 		}
 		t.err = io.EOF
@@ -423,6 +487,7 @@ func (s *Reader) Walk() iter.Seq2[Event, error] {
 
 func (s *Reader) walk(h *Header, absent []int64, yield func(Event, error) bool) {
 	t := &text{s: s, raw: sha256.New()}
+	defer t.readAhead()()
 	sc := zdump.NewScanner(t)
 	fail := func(err error) {
 		if t.err != nil && t.err != io.EOF {

@@ -20,6 +20,9 @@ type AgainstOptions struct {
 	Keys   *backup.Keys
 	State  *backup.State
 	Source exporter.Source // what was backed up: see [FromFeed] for a feed
+	// Ours stands for the history of the repository: what was restored of it and compared
+	// with it, so that nothing is read again from the store. Default: the repository.
+	Ours exporter.Source
 	// How are differences that do not count: that a source keeps the records of a
 	// transaction in another order, say. Default: none.
 	How exporter.CompareOptions
@@ -28,6 +31,9 @@ type AgainstOptions struct {
 	// deletions, which the source lacks and the repository has, are explained by that. The order
 	// of records, and links to data that are gone, then do not count. Default: it was not packed.
 	Packed func(context.Context) (tid.TID, error)
+	// Horizon, of a source that was packed, is up to when, if that is known before: see
+	// [Horizon].
+	Horizon tid.TID
 	// Collected: the pack may have removed objects that were not reachable, as that of a Data.fs
 	// does. That they are in the repository is then a warning.
 	Collected bool
@@ -71,8 +77,11 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 		return sum, err
 	}
 	look := &lookup{ctx: ctx, repo: o.Repo, keys: o.Keys, parts: parts}
-	p := &packed{ask: o.Packed, left: map[tid.OID]exporter.Difference{}}
+	p := &packed{ask: o.Packed, upTo: o.Horizon, left: map[tid.OID]exporter.Difference{}}
 	ours := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+		if o.Ours != nil {
+			return p.watch(o.Ours.Transactions(ctx, after, upTo))
+		}
 		return p.watch(o.Repo.Transactions(ctx, o.Keys, o.State, after, upTo, o.Fetch, look.load))
 	})
 	theirs := source(func(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
@@ -121,6 +130,9 @@ func Against(ctx context.Context, o AgainstOptions) (*AgainstSummary, error) {
 			continue
 		}
 		find(d, false)
+	}
+	if err := p.later(ctx, o.Source, sum.UpTo); err != nil {
+		return sum, err
 	}
 	for _, d := range p.leftovers() {
 		// A pack that came while the source was read may explain more.
@@ -185,8 +197,8 @@ func (p *packed) explains(ctx context.Context, d *exporter.Difference) (bool, er
 		return false, nil
 	}
 	if d.TID > p.upTo {
-		var err error
-		if p.upTo, err = p.ask(ctx); err != nil || d.TID > p.upTo {
+		upTo, err := p.ask(ctx)
+		if p.upTo = max(p.upTo, upTo); err != nil || d.TID > p.upTo {
 			return false, err
 		}
 	}
@@ -232,6 +244,49 @@ func (p *packed) explains(ctx context.Context, d *exporter.Difference) (bool, er
 		return true, nil
 	}
 	return false, nil
+}
+
+// later reads what the source has after what was compared, up to the pack: what was superseded
+// there the pack could remove.
+func (p *packed) later(ctx context.Context, source exporter.Source, after tid.TID) error {
+	if p.ask == nil || len(p.left) == 0 || p.upTo <= after {
+		return nil
+	}
+	for t, err := range source.Transactions(ctx, after, p.upTo) {
+		if err != nil {
+			return err
+		}
+		for r, err := range t.Records {
+			if err != nil {
+				return err
+			}
+			delete(p.left, r.OID)
+		}
+		if len(p.left) == 0 {
+			break
+		}
+	}
+	return nil
+}
+
+// Horizon returns up to when a Data.fs was packed: just before its first transaction that no pack has
+// marked; [tid.Max] if it has none, since the pack may have dropped later ones as a whole. Zero if it was
+// not packed. packed is that of its feed. A pack of a Data.fs has no trace of its own, so what comes
+// before has to be looked at.
+func Horizon(ctx context.Context, source exporter.Source, packed func(context.Context) (tid.TID, error)) (tid.TID, error) {
+	upTo := tid.Zero
+	for t, err := range source.Transactions(ctx, tid.Zero, tid.Max) {
+		if err == nil {
+			upTo, err = packed(ctx)
+		}
+		if err != nil || t.TID > upTo {
+			return upTo, err
+		}
+	}
+	if upTo == tid.Zero {
+		return upTo, nil
+	}
+	return tid.Max, nil
 }
 
 // leftovers returns what a pack does not explain.

@@ -1,13 +1,14 @@
 package verify
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -56,7 +57,7 @@ const maxNote = 64 << 20
 // the notes of tails, and reports all that is wrong with them. The error is about what
 // prevented that.
 func Check(ctx context.Context, cfg backup.Config, o CheckOptions) (*Summary, error) {
-	c := &checker{ctx: ctx, cfg: cfg, reporter: reporter{report: o.Report}, objects: map[string]store.Info{}, needed: map[string]bool{}}
+	c := newChecker(ctx, cfg, o.Report)
 	if err := c.check(o.StateDir); err != nil {
 		return nil, err
 	}
@@ -64,18 +65,37 @@ func Check(ctx context.Context, cfg backup.Config, o CheckOptions) (*Summary, er
 	return &c.sum, nil
 }
 
+// checker is a check. A repository of some years has tens of millions of objects, most of them
+// superseded: of those only numbers are kept.
 type checker struct {
 	reporter
-	ctx     context.Context
-	cfg     backup.Config
-	repo    snapshot.ID
-	age     bool
-	objects map[string]store.Info
-	kinds   map[snapshot.Kind][]snapshot.Key // ascending by key
-	needed  map[string]bool
-	epochs  map[snapshot.KID]bool // that have a note
-	used    map[snapshot.KID]string
-	sum     Summary
+	ctx    context.Context
+	cfg    backup.Config
+	repo   snapshot.ID
+	age    bool
+	few    map[string]bool                  // keys of the kinds of which there are few
+	kinds  map[snapshot.Kind][]snapshot.Key // the same, ascending by key
+	seqs   map[snapshot.ID][]int64          // of manifests
+	after  map[snapshot.ID]int64            // the tails after this one are needed
+	needed map[string]*want                 // other objects of lineages that are needed
+	epochs map[snapshot.KID]bool            // that have a note
+	used   map[snapshot.KID]string
+	sum    Summary
+}
+
+// want is what an object has to be.
+type want struct {
+	size        int64 // -1: any
+	after, upto tid.TID
+	missing     string // what is said if it is not there; "": that was said already
+	warning     bool   // it is not needed to restore
+}
+
+func newChecker(ctx context.Context, cfg backup.Config, report func(Finding)) *checker {
+	return &checker{
+		ctx: ctx, cfg: cfg, reporter: reporter{report: report}, few: map[string]bool{}, kinds: map[snapshot.Kind][]snapshot.Key{},
+		seqs: map[snapshot.ID][]int64{}, after: map[snapshot.ID]int64{}, needed: map[string]*want{},
+	}
 }
 
 func (c *checker) check(stateDir string) error {
@@ -85,7 +105,7 @@ func (c *checker) check(stateDir string) error {
 	if ok, err := c.marker(); err != nil || !ok {
 		return err
 	}
-	for _, f := range []func() error{c.keys, c.lineages, c.doomed, c.versions} {
+	for _, f := range []func() error{c.keys, c.lineages, c.objects, c.doomed, c.versions} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -95,15 +115,8 @@ func (c *checker) check(stateDir string) error {
 			c.add(Finding{Kind: Missing, Key: snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}.String(), Text: fmt.Sprintf("the epoch with which %s is encrypted has no note", c.used[kid])})
 		}
 	}
-	for key, info := range c.objects {
-		if k, err := snapshot.ParseKey(key); err == nil && !c.needed[key] {
-			switch k.Kind {
-			case snapshot.KindSegment, snapshot.KindPage, snapshot.KindTail, snapshot.KindManifest, snapshot.KindRun:
-				c.sum.Spare++
-				c.sum.SpareSize += info.Size
-			}
-		}
-	}
+	// A writer may have added some meanwhile.
+	c.sum.Spare, c.sum.SpareSize = max(c.sum.Spare, 0), max(c.sum.SpareSize, 0)
 	if stateDir == "" {
 		return nil
 	}
@@ -112,7 +125,6 @@ func (c *checker) check(stateDir string) error {
 
 // list reads the names of all objects.
 func (c *checker) list() error {
-	c.kinds = map[snapshot.Kind][]snapshot.Key{}
 	last := ""
 	for info, err := range c.cfg.Store.List(c.ctx, "", "") {
 		if err != nil {
@@ -129,10 +141,125 @@ func (c *checker) list() error {
 			c.add(Finding{Kind: Foreign, Warning: true, Key: info.Key, Text: err.Error()})
 			continue
 		}
-		c.objects[info.Key] = info
-		c.kinds[k.Kind] = append(c.kinds[k.Kind], k)
+		switch k.Kind {
+		case snapshot.KindMarker, snapshot.KindEpoch, snapshot.KindWrap, snapshot.KindLineage, snapshot.KindDoom, snapshot.KindVoid:
+			c.few[info.Key] = true
+			c.kinds[k.Kind] = append(c.kinds[k.Kind], k)
+		case snapshot.KindManifest:
+			c.seqs[k.Lineage] = append(c.seqs[k.Lineage], k.N)
+			fallthrough
+		case snapshot.KindSegment, snapshot.KindPage, snapshot.KindTail, snapshot.KindRun:
+			// Those that turn out to be needed are taken away again.
+			c.spare(1, info.Size)
+		}
 	}
 	return c.ctx.Err()
+}
+
+func (c *checker) spare(n, size int64) {
+	c.sum.Spare += n
+	c.sum.SpareSize += size
+}
+
+// want notes that an object is needed.
+func (c *checker) want(key string, w want) {
+	if c.needed[key] == nil {
+		c.needed[key] = &w
+	}
+}
+
+// isNeeded reports whether something is lost without an object.
+func (c *checker) isNeeded(key string) bool {
+	if c.needed[key] != nil {
+		return true
+	}
+	k, err := snapshot.ParseKey(key)
+	if err != nil || k.Kind != snapshot.KindTail {
+		return false
+	}
+	after, ok := c.after[k.Lineage]
+	return ok && k.N > after
+}
+
+// objects looks whether the needed objects are there, with their sizes. The list of each kind and
+// lineage is read once more, beside the sorted keys.
+func (c *checker) objects() error {
+	var alone []string // are asked for one by one
+	keys := slices.Sorted(maps.Keys(c.needed))
+	for len(keys) > 0 {
+		k, err := snapshot.ParseKey(keys[0])
+		if err != nil {
+			return err // a note that verifies has none
+		}
+		prefix := snapshot.Prefix(k.Kind, k.Lineage)
+		n := 0
+		for n < len(keys) && strings.HasPrefix(keys[n], prefix) {
+			n++
+		}
+		group := keys[:n]
+		keys = keys[n:]
+		switch k.Kind {
+		case snapshot.KindTail, snapshot.KindManifest: // there are many others
+			alone = append(alone, group...)
+			continue
+		}
+		for info, err := range c.cfg.Store.List(c.ctx, prefix, "") {
+			if err != nil {
+				return err
+			}
+			for len(group) > 0 && group[0] < info.Key {
+				alone = append(alone, group[0])
+				group = group[1:]
+			}
+			if len(group) == 0 {
+				break
+			}
+			if group[0] == info.Key {
+				c.there(info)
+				group = group[1:]
+			}
+		}
+		alone = append(alone, group...)
+	}
+	var g errgroup.Group
+	g.SetLimit(16)
+	var m sync.Mutex
+	found := map[string]store.Info{}
+	for _, key := range alone {
+		g.Go(func() error {
+			for info, err := range c.cfg.Store.List(c.ctx, key, "") {
+				if err != nil {
+					return err
+				}
+				if info.Key == key {
+					m.Lock()
+					found[key] = info
+					m.Unlock()
+				}
+				break
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, key := range alone {
+		if info, ok := found[key]; ok {
+			c.there(info)
+		} else if w := c.needed[key]; w.missing != "" {
+			c.add(Finding{Kind: Missing, Warning: w.warning, Key: key, After: w.after, Upto: w.upto, Text: w.missing})
+		}
+	}
+	return c.ctx.Err()
+}
+
+// there compares a needed object with what it has to be.
+func (c *checker) there(info store.Info) {
+	c.spare(-1, -info.Size)
+	if w := c.needed[info.Key]; w.size >= 0 && w.size != info.Size {
+		c.add(Finding{Kind: Damaged, Key: info.Key, After: w.after, Upto: w.upto, Text: fmt.Sprintf("%d bytes, want %d", info.Size, w.size)})
+	}
 }
 
 // read returns a whole object; nil if that is damage, which is reported.
@@ -181,8 +308,8 @@ func (c *checker) opened(key string, err error) bool {
 
 // marker reads the marker. Without it nothing else can be verified.
 func (c *checker) marker() (bool, error) {
-	if _, ok := c.objects[snapshot.MarkerKey]; !ok {
-		if len(c.objects) == 0 {
+	if !c.few[snapshot.MarkerKey] {
+		if len(c.few) == 0 && c.sum.Spare == 0 {
 			return false, backup.ErrNoRepository
 		}
 		c.add(Finding{Kind: Missing, Key: snapshot.MarkerKey, Text: "the marker of the repository is missing: nothing else can be verified"})
@@ -219,7 +346,7 @@ func (c *checker) keys() error {
 		}
 		c.epochs[e.KID] = true
 		first := snapshot.Key{Kind: snapshot.KindWrap, N: k.N, Wrap: 1}.String()
-		if _, ok := c.objects[first]; !ok {
+		if !c.few[first] {
 			// Later ones may take its place, after a rotation.
 			c.add(Finding{Kind: Missing, Warning: wraps[k.N], Key: first, Text: fmt.Sprintf("the first wrap of the key of epoch %v is missing", e.KID)})
 			continue
@@ -228,7 +355,7 @@ func (c *checker) keys() error {
 			return err
 		}
 		if b != nil && snapshot.Sum(b) != e.Wrap {
-			c.add(Finding{Kind: Damaged, Warning: len(wraps) > 1 && c.count(k.N) > 1, Key: first, Text: fmt.Sprintf("its SHA-256 is %v, the note of the epoch says %v", snapshot.Sum(b), e.Wrap)})
+			c.add(Finding{Kind: Damaged, Warning: c.count(k.N) > 1, Key: first, Text: fmt.Sprintf("its SHA-256 is %v, the note of the epoch says %v", snapshot.Sum(b), e.Wrap)})
 		}
 	}
 	if c.age && len(c.epochs) == 0 {
@@ -276,18 +403,6 @@ func (c *checker) lineages() error {
 	return nil
 }
 
-// of returns the keys of a kind of a lineage, ascending by number.
-func (c *checker) of(kind snapshot.Kind, lineage snapshot.ID) []snapshot.Key {
-	var list []snapshot.Key
-	for _, k := range c.kinds[kind] {
-		if k.Lineage == lineage {
-			list = append(list, k)
-		}
-	}
-	slices.SortFunc(list, func(a, b snapshot.Key) int { return cmp.Compare(a.N, b.N) })
-	return list
-}
-
 // lineage checks a lineage.
 func (c *checker) lineage(l *snapshot.Lineage) error {
 	sum := Lineage{K: l.K, Lineage: l.Lineage}
@@ -316,7 +431,8 @@ func (c *checker) lineage(l *snapshot.Lineage) error {
 // manifests verifies all manifests of a lineage, and returns the newest one. If that does
 // not verify, nothing is said about what older ones refer to: it may be superseded.
 func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manifest, snapshot.Chain, error) {
-	list := c.of(snapshot.KindManifest, l.Lineage)
+	list := c.seqs[l.Lineage]
+	slices.Sort(list)
 	if len(list) == 0 {
 		c.add(Finding{Kind: Missing, Key: snapshot.Prefix(snapshot.KindManifest, l.Lineage), Text: fmt.Sprintf("lineage %v has no manifest", l.Lineage)})
 		return nil, snapshot.Chain{}, nil
@@ -324,23 +440,24 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 	var prev snapshot.Hash
 	var before *snapshot.Manifest
 	var newest *snapshot.Manifest
-	last := list[0].N - 1 // of the manifest before
+	var superseded []Finding // of the manifests before
+	last := list[0] - 1      // of the one before
 	for chunk := range slices.Chunk(list, 64) {
 		var keys []string
-		for _, k := range chunk {
-			keys = append(keys, k.String())
+		for _, seq := range chunk {
+			keys = append(keys, snapshot.ManifestKey(l.Lineage, seq))
 		}
 		objects, err := c.readAll(keys, maxNote)
 		if err != nil {
 			return nil, snapshot.Chain{}, err
 		}
 		for i, b := range objects {
-			key, seq := keys[i], chunk[i].N
+			key, seq := keys[i], chunk[i]
 			if seq != last+1 {
-				for n := last + 1; n < seq && n < last+100; n++ {
-					c.add(Finding{Kind: Missing, Warning: true, Key: snapshot.ManifestKey(l.Lineage, n), Text: "an older and a newer manifest are there, this one is not"})
-				}
+				// Superseded ones go, but those that proofs name; a copy has only some from the first on.
 				before, prev = nil, snapshot.Hash{}
+				c.later(superseded, nil)
+				superseded = nil
 			}
 			newest, last = nil, seq
 			if b == nil {
@@ -348,10 +465,17 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 				continue
 			}
 			m, err := snapshot.OpenManifest(b, key, c.repo, c.cfg.Trusted)
-			if !c.opened(key, err) {
+			if err != nil {
+				kind, ok := kindOf(err)
+				if !ok {
+					kind = Damaged
+				}
+				superseded = append(superseded, Finding{Kind: kind, Key: key, Err: err})
 				before, prev = nil, snapshot.Sum(b)
 				continue
 			}
+			c.later(superseded, func() bool { return m.Prev == prev })
+			superseded = nil
 			switch {
 			case prev != snapshot.Hash{} && m.Prev != prev:
 				c.add(Finding{Kind: Broken, Key: key, Text: fmt.Sprintf("prev is %v, manifest %d has %v", m.Prev, seq-1, prev)})
@@ -361,12 +485,25 @@ func (c *checker) manifests(l *snapshot.Lineage, sum *Lineage) (*snapshot.Manife
 			newest, before, prev = m, m, snapshot.Sum(b)
 		}
 	}
-	c.needed[list[len(list)-1].String()] = true
+	c.later(superseded, nil)
+	c.want(snapshot.ManifestKey(l.Lineage, list[len(list)-1]), want{size: -1})
 	if newest == nil {
 		return nil, snapshot.Chain{}, nil // reported
 	}
 	sum.Seq, sum.Tail = newest.Seq, newest.Tail
 	return newest, newest.ChainEnd(), nil
+}
+
+// later reports what was found in manifests before one, or before a hole. One that names the last of them as it is,
+// damaged, takes their place: only a repair writes that.
+func (c *checker) later(list []Finding, named func() bool) {
+	for _, f := range list {
+		if named != nil && named() {
+			f.Warning = true
+			f.Text = f.Err.Error() + "; a later manifest takes its place"
+		}
+		c.add(f)
+	}
 }
 
 // item checks what a line of a manifest refers to.
@@ -378,13 +515,19 @@ func (c *checker) item(i snapshot.Item, sum *Lineage) error {
 		c.segment(i.Segment, sum)
 	default:
 		p := i.Page
-		c.needed[p.Key] = true
-		if _, ok := c.objects[p.Key]; !ok {
-			c.add(Finding{Kind: Missing, Key: p.Key, After: p.After, Upto: p.Upto, Text: fmt.Sprintf("the catalog page of %d segments is missing", p.N)})
+		c.want(p.Key, want{size: -1})
+		b, info, err := store.ReadAll(c.ctx, c.cfg.Store, p.Key, snapshot.MaxPage)
+		if kind, ok := kindOf(err); ok || err != nil && info.Size > snapshot.MaxPage {
+			text := ""
+			if kind == Missing {
+				text = fmt.Sprintf("the catalog page of %d segments is missing", p.N)
+			} else {
+				kind = Damaged
+			}
+			c.add(Finding{Kind: kind, Key: p.Key, After: p.After, Upto: p.Upto, Text: text, Err: err})
 			return nil
 		}
-		b, err := c.read(p.Key, snapshot.MaxPage)
-		if err != nil || b == nil {
+		if err != nil {
 			return err
 		}
 		list, err := snapshot.OpenPage(b, p)
@@ -401,7 +544,7 @@ func (c *checker) item(i snapshot.Item, sum *Lineage) error {
 
 // segment looks whether a segment is there, with its size.
 func (c *checker) segment(l *snapshot.Segment, sum *Lineage) {
-	c.needed[l.Key] = true
+	c.want(l.Key, want{size: l.Offset() + l.Bytes, after: l.After, upto: l.End(), missing: "the segment is missing"})
 	sum.Segments++
 	sum.Bytes += l.Bytes
 	if l.KID != 0 {
@@ -410,50 +553,43 @@ func (c *checker) segment(l *snapshot.Segment, sum *Lineage) {
 	if (l.KID != 0) != c.age {
 		c.add(Finding{Kind: Damaged, Key: l.Key, After: l.After, Upto: l.End(), Text: fmt.Sprintf("epoch %v, but the marker says encryption %v", l.KID, c.age)})
 	}
-	info, ok := c.objects[l.Key]
-	switch want := l.Offset() + l.Bytes; {
-	case !ok:
-		c.add(Finding{Kind: Missing, Key: l.Key, After: l.After, Upto: l.End(), Text: "the segment is missing"})
-	case info.Size != want:
-		c.add(Finding{Kind: Damaged, Key: l.Key, After: l.After, Upto: l.End(), Text: fmt.Sprintf("%d bytes, want %d", info.Size, want)})
-	}
 }
 
 func (c *checker) reserved(r snapshot.Reserved) {
-	c.needed[r.Key] = true
-	if _, ok := c.objects[r.Key]; !ok {
-		// An index run carries no truth.
-		c.add(Finding{Kind: Missing, Warning: r.Kind == snapshot.ReservedRun, Key: r.Key, Text: "an object that a line of kind " + r.Kind + " refers to is missing"})
-	}
+	// An index run carries no truth.
+	c.want(r.Key, want{size: -1, warning: r.Kind == snapshot.ReservedRun, missing: "an object that a line of kind " + r.Kind + " refers to is missing"})
 }
 
 // tails verifies the tails after the newest manifest. Those that it sums up are not
 // needed any more, but for segments behind them.
 func (c *checker) tails(l *snapshot.Lineage, m *snapshot.Manifest, at snapshot.Chain, sum *Lineage) error {
-	var list []snapshot.Key
-	for _, k := range c.of(snapshot.KindTail, l.Lineage) {
-		if m == nil || k.N > at.N {
-			list = append(list, k)
-		}
+	from := "" // all, if no manifest verifies
+	if m != nil {
+		from = snapshot.TailKey(l.Lineage, at.N)
 	}
+	c.after[l.Lineage] = at.N
 	known := m != nil // whether at is the tail before
 	unbroken := known // whether all up to at is good
-	for chunk := range slices.Chunk(list, 64) {
+	look := func(chunk []store.Info) error {
 		objects := make([][]byte, len(chunk))
 		var g errgroup.Group
 		g.SetLimit(16)
-		for i, k := range chunk {
-			c.needed[k.String()] = true
+		for i, info := range chunk {
+			c.spare(-1, -info.Size)
 			g.Go(func() (err error) {
-				objects[i], err = c.tailNote(k.String())
+				objects[i], err = c.tailNote(info)
 				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
 			return err
 		}
-		for i, k := range chunk {
-			key := k.String()
+		for i, info := range chunk {
+			key := info.Key
+			k, err := snapshot.ParseKey(key)
+			if err != nil {
+				return err // not put into the chunk
+			}
 			if known && k.N != at.N+1 {
 				c.missingTails(l.Lineage, at.N+1, k.N, at.Head)
 				known, unbroken = false, false
@@ -477,10 +613,26 @@ func (c *checker) tails(l *snapshot.Lineage, m *snapshot.Manifest, at snapshot.C
 				sum.Tail, sum.Head = t.N, t.Upto
 			}
 			at, known = t.Chain(), true
-			c.tail(t, key, sum)
+			c.tail(t, info, sum)
+		}
+		return nil
+	}
+	var chunk []store.Info
+	for info, err := range c.cfg.Store.List(c.ctx, snapshot.Prefix(snapshot.KindTail, l.Lineage), from) {
+		if err != nil {
+			return err
+		}
+		if _, err := snapshot.ParseKey(info.Key); err != nil {
+			continue // reported
+		}
+		if chunk = append(chunk, info); len(chunk) == 64 {
+			if err := look(chunk); err != nil {
+				return err
+			}
+			chunk = chunk[:0]
 		}
 	}
-	return nil
+	return look(chunk)
 }
 
 // maxListed is how many missing numbers are named one by one.
@@ -496,8 +648,8 @@ func (c *checker) missingTails(lineage snapshot.ID, from, to int64, after tid.TI
 }
 
 // tailNote reads the note of a tail, nil if it is damaged, which is reported.
-func (c *checker) tailNote(key string) ([]byte, error) {
-	info := c.objects[key]
+func (c *checker) tailNote(info store.Info) ([]byte, error) {
+	key := info.Key
 	if info.Size <= 64<<10 {
 		return c.read(key, 64<<10)
 	}
@@ -529,7 +681,8 @@ func (c *checker) tailNote(key string) ([]byte, error) {
 }
 
 // tail looks at what a tail refers to.
-func (c *checker) tail(t *snapshot.Tail, key string, sum *Lineage) {
+func (c *checker) tail(t *snapshot.Tail, info store.Info, sum *Lineage) {
+	key := info.Key
 	for _, r := range t.Reserved {
 		c.reserved(r)
 	}
@@ -537,7 +690,7 @@ func (c *checker) tail(t *snapshot.Tail, key string, sum *Lineage) {
 		c.segment(&t.Segments[i], sum)
 	}
 	want := t.NoteSize() + t.Bytes
-	if info := c.objects[key]; info.Size != want {
+	if info.Size != want {
 		c.add(Finding{Kind: Damaged, Key: key, After: t.After, Upto: t.Upto, Text: fmt.Sprintf("%d bytes, its note says %d", info.Size, want)})
 	}
 	if t.Bytes == 0 {
@@ -559,7 +712,7 @@ func (c *checker) doomed() error {
 		key := k.String()
 		void := k
 		void.Kind = snapshot.KindVoid
-		if _, ok := c.objects[void.String()]; ok {
+		if c.few[void.String()] {
 			b, err := c.read(void.String(), maxNote)
 			if err != nil {
 				return err
@@ -581,7 +734,7 @@ func (c *checker) doomed() error {
 			continue
 		}
 		for _, o := range d.Objects {
-			if c.needed[o.Key] {
+			if c.isNeeded(o.Key) {
 				c.add(Finding{Kind: Doomed, Warning: true, Key: o.Key, Text: fmt.Sprintf("it is needed, and named by the doom list %s", key)})
 			}
 		}
@@ -591,7 +744,7 @@ func (c *checker) doomed() error {
 
 // versions looks for keys under which several objects were stored, where the store keeps them.
 func (c *checker) versions() error {
-	n := map[string]int{}
+	last, n := "", 0 // versions of an object come one after the other
 	for v, err := range store.Versions(c.ctx, c.cfg.Store, "") {
 		if errors.Is(err, errors.ErrUnsupported) {
 			return nil
@@ -603,14 +756,17 @@ func (c *checker) versions() error {
 		if err != nil {
 			return err
 		}
+		if v.Key != last {
+			last, n = v.Key, 0
+		}
 		switch {
-		case v.Deleted && v.Latest && c.needed[v.Key]:
+		case v.Deleted && v.Latest && c.isNeeded(v.Key):
 			c.add(Finding{Kind: Overwritten, Key: v.Key, Text: "it was deleted while it was needed; an older version may be there still"})
 		case v.Deleted:
 		default:
-			if n[v.Key]++; n[v.Key] == 2 {
+			if n++; n == 2 {
 				// Which one is right, its hash or signature tells when it is read.
-				c.add(Finding{Kind: Overwritten, Warning: !c.needed[v.Key], Key: v.Key, Text: "another object was stored under this key before: keys are written once"})
+				c.add(Finding{Kind: Overwritten, Warning: !c.isNeeded(v.Key), Key: v.Key, Text: "another object was stored under this key before: keys are written once"})
 			}
 		}
 	}

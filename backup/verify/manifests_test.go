@@ -10,7 +10,8 @@ import (
 	"github.com/neozodb/neo/backup/store/memstore"
 )
 
-// An older manifest that is missing is that, wherever it is: no chain is broken.
+// An older manifest that is missing is not needed: a keeper deletes all but those that proofs name, and a
+// copy has not all from the first. Wherever it is, no chain is broken.
 func TestMissingManifest(t *testing.T) {
 	for _, seq := range []int64{64, 65, 66} { // about as many are read at once
 		mem := memstore.New(memstore.Options{})
@@ -27,7 +28,7 @@ func TestMissingManifest(t *testing.T) {
 		if _, err := Check(t.Context(), backup.Config{Store: mem, Trusted: repo.Trusted}, CheckOptions{Report: func(f Finding) { found = append(found, f) }}); err != nil {
 			t.Fatal(err)
 		}
-		if len(found) != 1 || found[0].Kind != Missing || found[0].Key != key {
+		if len(found) > 0 {
 			t.Errorf("without manifest %d: %+v", seq, found)
 		}
 	}

@@ -2,10 +2,8 @@ package verify
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"runtime"
 	"slices"
 	"sync"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/snapshot"
-	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -62,15 +59,19 @@ func Read(ctx context.Context, o ReadOptions) (*ReadSummary, error) {
 		r.o.Parallel = max(runtime.GOMAXPROCS(0), 2)
 	}
 	err := r.run(ctx)
+	for _, t := range o.Repo.Tampered() {
+		r.add(Finding{Kind: Damaged, Key: t.Key, Text: fmt.Sprintf("%v; version %s of the object has the right bytes: it was overwritten or deleted", t.Err, t.Version), Err: t.Err})
+	}
 	r.sum.Damage, r.sum.Warnings = r.damage, r.warnings
 	return &r.sum, err
 }
 
 type reading struct {
 	reporter
-	o   ReadOptions
-	sum ReadSummary // under m
-	m   sync.Mutex
+	told int64 // bytes, as progress
+	o    ReadOptions
+	sum  ReadSummary // under m
+	m    sync.Mutex
 
 	parts []*backup.Part
 	bad   map[int]bool // parts that are reported, under m
@@ -133,16 +134,25 @@ func (r *reading) run(ctx context.Context) error {
 		g.SetLimit(r.o.Parallel)
 		for _, i := range chosen[:n] {
 			g.Go(func() error {
-				if err := r.part(within, i); err != nil {
+				told := int64(0) // of the bytes of the segment
+				tell := func(share float64) {
+					r.m.Lock()
+					defer r.m.Unlock()
+					now := int64(share * float64(r.parts[i].Segment.Bytes))
+					r.told += now - told
+					told = now
+					if r.o.Progress != nil {
+						r.o.Progress(r.told, total)
+					}
+				}
+				if err := r.part(within, i, tell); err != nil {
 					return err
 				}
+				tell(1)
 				r.m.Lock()
 				defer r.m.Unlock()
 				r.sum.Read++
 				r.sum.Bytes += r.parts[i].Segment.Bytes
-				if r.o.Progress != nil {
-					r.o.Progress(r.sum.Bytes, total)
-				}
 				return nil
 			})
 		}
@@ -158,8 +168,11 @@ func (r *reading) run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// tellEvery is after how many records it is told how far a segment is.
+const tellEvery = 4096
+
 // part reads a segment. What is wrong with it is reported.
-func (r *reading) part(ctx context.Context, i int) error {
+func (r *reading) part(ctx context.Context, i int, tell func(share float64)) error {
 	p := r.parts[i]
 	f, err := r.o.Repo.Fetch(ctx, r.o.Keys, p, r.o.Scratch)
 	if errors.Is(err, backup.ErrKeys) {
@@ -181,7 +194,15 @@ func (r *reading) part(ctx context.Context, i int) error {
 	var links []link
 	var at tid.TID
 	latest := map[tid.OID]int{} // the last one of each object in transaction at
+	end := p.Segment.End()
+	records, all := int64(0), max(f.Footer().Records, 1)
 	err = f.Check(func(rec *snapshot.Record) error {
+		if records++; records%tellEvery == 0 {
+			tell(min(float64(records)/float64(all), 1))
+		}
+		if rec.TID > end {
+			return nil // it is another history that has it
+		}
 		if rec.TID != at {
 			at = rec.TID
 			clear(latest)
@@ -325,11 +346,6 @@ func (r *reading) damaged(ctx context.Context, i int, s *snapshot.Reader, err er
 			}
 		}
 	}
-	more, err := r.otherVersion(ctx, p)
-	if err != nil {
-		return err
-	}
-	f.Text += more
 	r.add(f)
 	return nil
 }
@@ -349,36 +365,4 @@ func (f *Finding) touched(d *snapshot.Damage) {
 			f.OIDs = append(f.OIDs, e.OID)
 		}
 	}
-}
-
-// otherVersion looks for the right bytes among the older versions of an object, where a
-// store keeps those.
-func (r *reading) otherVersion(ctx context.Context, p *backup.Part) (string, error) {
-	l := p.Segment
-	s := r.o.Repo.Store
-	for v, err := range store.Versions(ctx, s, l.Key) {
-		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, store.ErrDenied) {
-			return "", nil
-		}
-		if err != nil {
-			return "", err
-		}
-		if v.Key != l.Key || v.Deleted || v.Size != l.Offset()+l.Bytes || v.Version == "" {
-			continue
-		}
-		body, _, err := store.GetVersion(ctx, s, l.Key, v.Version, l.Offset(), l.Bytes)
-		if err != nil {
-			return "", err
-		}
-		h := sha256.New()
-		_, err = io.Copy(h, body)
-		body.Close()
-		if err != nil {
-			return "", err
-		}
-		if snapshot.Hash(h.Sum(nil)) == l.SHA256 {
-			return fmt.Sprintf("; version %s of the object has the right bytes: it was overwritten or deleted", v.Version), nil
-		}
-	}
-	return "", nil
 }

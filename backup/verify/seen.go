@@ -103,6 +103,20 @@ func (s *Seen) Update(state *backup.State) {
 	s.update(state.Lineage, state.Manifest.Seq, c.N, c.Head)
 }
 
+// Replace notes a state that took the place of what was seen of its lineage, be it older: after a repair that the
+// operator confirmed.
+func (s *Seen) Replace(state *backup.State) {
+	c := state.Chain()
+	s.Lineages[state.Lineage.String()] = Mark{state.Manifest.Seq, c.N, c.Head}
+	s.changed = true
+}
+
+// Note is Update for what is known of a lineage: numbers of the newest manifest and tail, and the last
+// transaction.
+func (s *Seen) Note(lineage snapshot.ID, seq, tail int64, head tid.TID) {
+	s.update(lineage, seq, tail, head)
+}
+
 func (s *Seen) compare(lineage snapshot.ID, seq, tail int64, head tid.TID) (texts []string) {
 	m := s.Lineages[lineage.String()]
 	if seq < m.Seq {

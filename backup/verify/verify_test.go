@@ -161,7 +161,7 @@ func TestGood(t *testing.T) {
 // needed returns the objects without which something is lost.
 func needed(t testing.TB, repo *backuptest.Repo) []string {
 	t.Helper()
-	c := &checker{ctx: t.Context(), cfg: repo.Config, needed: map[string]bool{}, objects: map[string]store.Info{}}
+	c := newChecker(t.Context(), repo.Config, nil)
 	if err := c.check(""); err != nil {
 		t.Fatal(err)
 	}
@@ -169,8 +169,13 @@ func needed(t testing.TB, repo *backuptest.Repo) []string {
 	if repo.Identity != nil {
 		keys = append(keys, "keys/0001.pub", "keys/0001.0001")
 	}
-	for k := range c.needed {
-		keys = append(keys, k)
+	for info, err := range repo.Config.Store.List(t.Context(), "", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.isNeeded(info.Key) {
+			keys = append(keys, info.Key)
+		}
 	}
 	slices.Sort(keys)
 	return keys

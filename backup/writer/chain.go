@@ -28,7 +28,9 @@ type chain struct {
 	asof     time.Time
 
 	uncertain bool      // a tail may have been stored, or not
-	checked   bool      // the lineage was still current when a tail had been stored
+	opened    mark      // before the chain was read
+	checked   bool      // the lineage was still current long enough after that
+	apart     bool      // small segments too are objects of their own
 	cutAt     int64     // bytes at which a segment is cut
 	acked     mark      // of the last own tail, or before the chain was read
 	tailAt    time.Time // when the last tail was stored, by this process
@@ -45,7 +47,7 @@ type tail struct {
 }
 
 func (w *Writer) newChain(s *backup.State, at mark) (*chain, error) {
-	c := &chain{w: w, id: s.Lineage, manifest: s.Manifest, hash: s.Hash, end: s.Chain(), tip: s.Tip(), asof: s.Manifest.Asof, acked: at, tailAt: at.at}
+	c := &chain{w: w, id: s.Lineage, manifest: s.Manifest, hash: s.Hash, end: s.Chain(), tip: s.Tip(), asof: s.Manifest.Asof, acked: at, tailAt: at.at, opened: at}
 	for _, t := range s.Tails {
 		lines, err := w.linesOf(t)
 		if err != nil {
@@ -193,13 +195,14 @@ func (c *chain) commit(ctx context.Context, t *snapshot.Tail, body *scratch) err
 	if c.acked.stalled(now) {
 		err = c.reopen(ctx, t)
 	} else if !c.checked {
-		err = c.stillCurrent(ctx) // since the chain was read
+		// A rebase that had ended this lineage when the chain was read makes the next one soon.
+		err = c.stillCurrent(ctx)
 	}
 	if err != nil {
 		c.uncertain = true // it is stored
 		return err
 	}
-	c.checked = true
+	c.checked = c.checked || c.opened.stalled(now)
 	lines := t.Segments
 	if body != nil {
 		lines = nil // the caller knows more

@@ -62,7 +62,7 @@ func (w *Writer) salted(packed, after tid.TID) tid.TID {
 func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, complete bool) error {
 	begin := time.Now()
 	c.flushed = begin
-	f := &flushing{c: c, at: c.end.Head, tip: c.tip, last: c.tailAt}
+	f := &flushing{c: c, at: c.end.Head, tip: c.tip, last: begin}
 	uploading, cancel := context.WithCancel(ctx)
 	f.caller = ctx
 	f.group, f.ctx = errgroup.WithContext(uploading)
@@ -113,10 +113,14 @@ func (c *chain) read(ctx context.Context, target tid.TID, asof time.Time, comple
 			return err
 		}
 	}
+	took := time.Since(begin)
 	c.w.count(func(s *Stats) {
 		s.Flushes++
-		s.FlushTime += time.Since(begin)
+		s.FlushTime += took
 	})
+	if f := c.w.o.Flushed; f != nil {
+		f(took)
+	}
 	return nil
 }
 
@@ -135,7 +139,7 @@ type flushing struct {
 	cont  bool                    // it continues a transaction
 
 	queue  []*queued // segments that no tail names yet
-	last   time.Time // when the last tail was stored
+	last   time.Time // when the last tail of it was stored, or it began
 	packed tid.TID   // what all is exact from, once it is whole
 	whole  bool      // all was read
 	future bool      // a transaction was from the future
@@ -402,7 +406,7 @@ func exactFrom(after, upto, packed tid.TID, more bool) tid.TID {
 // finish commits all that was read.
 func (f *flushing) finish(ctx context.Context, asof time.Time) error {
 	c, w := f.c, f.c.w
-	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= w.o.limits.text {
+	if f.seg != nil && len(f.queue) == 0 && f.seg.Text() <= w.o.limits.text && !c.apart {
 		return f.small(ctx, asof)
 	}
 	if f.seg != nil {

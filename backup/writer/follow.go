@@ -36,7 +36,10 @@ func (w *Writer) Snapshot(ctx context.Context, at tid.TID, label string) (err er
 	}
 	defer c.quiesce()
 	if target > c.end.Head {
+		// Behind a tail it would be stored again at once, by the manifest that follows.
+		c.apart = len(c.tails) == 0
 		err = c.flush(ctx, target, asof, complete)
+		c.apart = false
 	} else if complete {
 		c.asof = asof
 	}
@@ -83,11 +86,18 @@ func (c *chain) publishNow(ctx context.Context, label string) error {
 
 // last asks the source for its last transaction.
 func (w *Writer) last(ctx context.Context, c *chain) (tid.TID, time.Time, error) {
+	w.count(func(*Stats) { w.asked = time.Now() })
 	last, asof, err := w.o.Feed.Last(ctx)
+	w.count(func(s *Stats) {
+		w.asked = time.Time{}
+		s.Connected = err == nil
+		if err == nil {
+			s.Last = last
+		}
+	})
 	if err != nil {
 		return 0, asof, err
 	}
-	w.count(func(s *Stats) { s.Last = last })
 	if last < c.end.Head {
 		return 0, asof, fmt.Errorf("%w: its last transaction is %v, the repository has %v", feed.ErrChanged, last, c.end.Head)
 	}
@@ -109,6 +119,36 @@ func (w *Writer) Follow(ctx context.Context) (err error) {
 	return w.follow(ctx, w.chain)
 }
 
+// Drain stores what the source has and Follow, which has ended, had not stored yet: it may have waited for its
+// interval. It publishes no manifest, and begins no lineage. A source that does not answer at once has nothing to
+// wait for: it may be stopping too.
+func (w *Writer) Drain(ctx context.Context) (err error) {
+	defer func() { err = w.diverged(ctx, err) }()
+	if w.packed != nil || !w.caughtUp {
+		return nil // only a new lineage would have it, or it is much
+	}
+	if w.chain.uncertain {
+		if err := w.reread(ctx); err != nil {
+			return err
+		}
+	}
+	c := w.chain
+	asking, cancel := context.WithTimeout(ctx, drainPatience)
+	last, asof, err := w.last(asking, c)
+	cancel()
+	if errors.Is(err, txn.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		w.log.Info("the source does not answer: what it has is stored by the next start", "err", err)
+		return nil
+	}
+	if err != nil || last == c.end.Head {
+		return err
+	}
+	return errors.Join(c.flush(ctx, last, asof, true), c.quiesce())
+}
+
+// drainPatience is how long the source may take to say what it has.
+const drainPatience = 500 * time.Millisecond
+
 func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
@@ -128,7 +168,11 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 			if err != nil {
 				return err
 			}
-			switch a, until := p.next(time.Now(), last > c.end.Head, c.flushed, c.tailAt); a {
+			a, until := p.next(time.Now(), last > c.end.Head, c.flushed, c.tailAt)
+			if a != flush && c == w.chain {
+				w.caughtUp = true
+			}
+			switch a {
 			case flush:
 				return c.flush(ctx, last, asof, true)
 			case beat:
@@ -138,6 +182,8 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 			default:
 				c.asof = asof
 				w.report(c)
+				w.waiting(c, true)
+				defer w.waiting(c, false)
 				return w.pause(ctx, c, until)
 			}
 		})
@@ -147,6 +193,11 @@ func (w *Writer) follow(ctx context.Context, c *chain) (err error) {
 	}
 }
 
+// waiting says whether the writer waits for something new.
+func (w *Writer) waiting(c *chain, now bool) {
+	w.count(func(s *Stats) { s.Waiting = now && c == w.chain })
+}
+
 // patient calls f again after a while as long as the source is away.
 func (w *Writer) patient(ctx context.Context, f func() error) error {
 	for failures := 1; ; failures++ {
@@ -154,6 +205,7 @@ func (w *Writer) patient(ctx context.Context, f func() error) error {
 		if err == nil || ctx.Err() != nil || !errors.Is(err, txn.ErrUnavailable) {
 			return err
 		}
+		w.count(func(s *Stats) { s.Connected = false })
 		pause := min(20*time.Second, 200*time.Millisecond<<min(failures, 10))
 		w.log.Warn("the source cannot be read; it is tried again", "pause", pause, "err", err)
 		if err := sleep(ctx, time.Now().Add(pause)); err != nil {

@@ -15,16 +15,18 @@ import (
 // synctest, so that all can use them.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := warmUp(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	for _, level := range []snapshot.Level{snapshot.Fastest, snapshot.Default} {
+		if err := warmUp(level); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	os.Exit(m.Run())
 }
 
-func warmUp() error {
+func warmUp(level snapshot.Level) error {
 	var b snapshot.Buffer
-	s, err := snapshot.NewSegmentWriter(&b, snapshot.Header{}, snapshot.WriterOptions{Concurrency: 1})
+	s, err := snapshot.NewSegmentWriter(&b, snapshot.Header{}, snapshot.WriterOptions{Level: level, Concurrency: 1})
 	if err != nil {
 		return err
 	}

@@ -3,15 +3,16 @@ package writer
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/backup/feed/feedtest"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // parsePieces reads pieces: t is a tail, a digit a tier, both with the bytes after a colon
@@ -230,111 +231,47 @@ func manifestSizes(t *testing.T) sizes {
 	return sizes{one - line, line, encode([]snapshot.Item{{Page: &page}}) - one + line}
 }
 
-// costs is what a simulated writer did.
-type costs struct {
-	puts, manifests, pages, beats int64
-	uploaded, fresh               int64
-	open                          int // greatest number of open lines
-	publications                  []struct {
-		tails int
-		bytes int64
-		age   time.Duration
+// What a forecast takes for the sizes of notes and segments is how long they are.
+func TestCostSizes(t *testing.T) {
+	about := func(what string, got, want int64) {
+		t.Helper()
+		t.Logf("%s: %d bytes", what, got)
+		if got < want*9/10 || got > want*11/10 {
+			t.Errorf("%s has %d bytes, the forecast says %d", what, got, want)
+		}
 	}
+	sz := manifestSizes(t)
+	about("a manifest", sz.first, costManifest)
+	about("a line", sz.line, costLine)
+	about("the line of a page", sz.page, costPage)
+	w := newWorld(t, 1, true)
+	w.setup = func(o *Options) { o.limits = usual }
+	wr := w.must()
+	defer wr.Close()
+	tail := func(n int) (note, segment int64) {
+		t.Helper()
+		for range n {
+			data := make([]byte, 3000)
+			for i := range data {
+				data[i] = byte(w.rnd.Uint32())
+			}
+			w.feed.Commit(feedtest.Transaction{User: "admin", Description: "change", Records: []txn.Record{{OID: 1, Data: data}}})
+		}
+		if err := wr.chain.flush(t.Context(), w.last(), time.Now(), true); err != nil {
+			t.Fatal(err)
+		}
+		last := wr.chain.tails[len(wr.chain.tails)-1]
+		return last.NoteSize(), last.Bytes
+	}
+	note, one := tail(1)
+	_, two := tail(2)
+	about("the note of a tail", note, costNote)
+	about("a segment", 2*one-two, costSegment)
 }
 
-// simulate runs a writer for some days against commits at random times.
-func simulate(sz sizes, interval time.Duration, perDay float64, days int, sealed int64, seed uint64) costs {
-	const (
-		segmentSize = 128 << 20
-		note        = 800
-		commit      = 4400 // bytes stored of one
-		base        = 600
-	)
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	end := start.AddDate(0, 0, days)
-	p := pace{interval, 5 * time.Minute}
-	nextCommit := end
-	next := func(after time.Time) time.Time {
-		if perDay == 0 {
-			return end
-		}
-		return after.Add(time.Duration(rnd.ExpFloat64() / perDay * float64(24*time.Hour)))
-	}
-	nextCommit = next(start)
-
-	var c costs
-	numPages, numSealed := sealed/snapshot.PageSegments, int(sealed%snapshot.PageSegments)
-	var pieces []piece // open ones, then tails
-	now, flushed, tail, published := start, start, start, start
-	pending, tails, tailBytes := 0, 0, int64(0)
-	put := func(n int64) { c.puts++; c.uploaded += n }
-	for now.Before(end) {
-		for !nextCommit.After(now) && nextCommit.Before(end) {
-			pending++
-			nextCommit = next(nextCommit)
-		}
-		a, at := p.next(now, pending > 0, flushed, tail)
-		switch a {
-		case flush:
-			n := int64(base + commit*pending)
-			put(note + n)
-			c.fresh += n
-			pieces = append(pieces, piece{bytes: n, tail: true, open: true})
-			flushed, tail, pending = now, now, 0
-			tails++
-			tailBytes += n
-		case beat:
-			put(note)
-			c.beats++
-			tail = now
-			tails++
-		default:
-			if now = at; nextCommit.Before(now) && a == wait {
-				now = nextCommit
-			}
-		}
-		if !usual.due(tails, tailBytes, now.Sub(published)) {
-			continue
-		}
-		c.publications = append(c.publications, struct {
-			tails int
-			bytes int64
-			age   time.Duration
-		}{tails, tailBytes, now.Sub(published)})
-		var left []piece
-		for _, r := range usual.merges(pieces, segmentSize) {
-			n := size(pieces[r.from:r.to])
-			if r.copied(pieces) {
-				n -= int64(r.to-r.from-1) * base
-				put(n)
-			}
-			if r.sealed {
-				numSealed++
-			} else {
-				left = append(left, piece{bytes: n, tier: r.tier, open: true})
-			}
-		}
-		if numSealed >= snapshot.PageSegments {
-			put(snapshot.PageSegments * sz.line)
-			c.pages++
-			numSealed -= snapshot.PageSegments
-			numPages++
-		}
-		pieces = left
-		c.open = max(c.open, len(pieces))
-		put(sz.first + numPages*sz.page + int64(numSealed+len(pieces))*sz.line)
-		c.manifests++
-		tails, tailBytes, published = 0, 0, now
-	}
-	return c
-}
-
-// TestCosts simulates what the plan costs, with manifests as long as they are. With -v it
+// TestCosts simulates what the plan costs. With -v it
 // prints the table that is in DESIGN.md.
 func TestCosts(t *testing.T) {
-	sz := manifestSizes(t)
-	t.Logf("a manifest has %d bytes, %d for each line, %d for each page", sz.first, sz.line, sz.page)
 	const day = 24 * 3600
 	for _, tt := range []struct {
 		interval time.Duration
@@ -350,8 +287,10 @@ func TestCosts(t *testing.T) {
 		{time.Minute, "3/min", day / 20, 40},
 		{time.Second, "idle", 0, 40},
 	} {
-		small := simulate(sz, tt.interval, tt.perDay, tt.days, 0, 1)
-		large := simulate(sz, tt.interval, tt.perDay, tt.days, 8000, 1)
+		o := CostOptions{Interval: tt.interval, Heartbeat: 5 * time.Minute, SegmentSize: 128 << 20, Commits: tt.perDay, Merged: 4400}
+		small := usual.simulate(o, tt.days, 1)
+		o.Sealed = 8000
+		large := usual.simulate(o, tt.days, 1)
 		perDay := func(n int64) int64 { return n / int64(tt.days) }
 		t.Logf("| %v | %s | %d | %d | %.2f | %.2f | %.2f | %d |", tt.interval, tt.commits, perDay(small.puts), perDay(small.manifests), float64(perDay(small.puts))*30*5/1e6,
 			amplification(small), amplification(large), small.open)
@@ -381,7 +320,7 @@ func TestCosts(t *testing.T) {
 	}
 }
 
-func amplification(c costs) float64 {
+func amplification(c *costs) float64 {
 	if c.fresh == 0 {
 		return 0
 	}

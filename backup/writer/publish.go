@@ -2,6 +2,7 @@ package writer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -273,7 +274,7 @@ func (p *publication) merge(ctx context.Context, in []line, r run, copied bool) 
 	buf := w.spool.scratch()
 	defer buf.close()
 	after := in[0].item.Segment.After
-	seg, err := snapshot.NewSegmentWriter(buf, snapshot.Header{Repo: w.repo.Marker.ID, Lineage: p.c.id, After: after}, snapshot.WriterOptions{Level: w.o.Level})
+	seg, err := snapshot.NewSegmentWriter(buf, snapshot.Header{Repo: w.repo.Marker.ID, Lineage: p.c.id, After: after}, snapshot.WriterOptions{Level: cmp.Or(w.o.Level, snapshot.Default)})
 	if err != nil {
 		return line{}, err
 	}
@@ -368,6 +369,10 @@ func (p *publication) paged(ctx context.Context, lines []line) ([]line, error) {
 				return nil, err
 			}
 			stored, err := p.w.putHashed(ctx, page.Key, bytes.NewReader(b), int64(len(b)), page.SHA256, long)
+			if errors.Is(err, snapshot.ErrCorrupt) {
+				p.w.log.Error("a catalog page was overwritten: another one is made, with fewer segments", "err", err)
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}

@@ -261,7 +261,10 @@ func (w *Writer) replace(ctx context.Context, before, next *chain) error {
 		return &DivergedError{Head: head, Common: next.end.Head, Err: fmt.Errorf("%w: its last transaction is %v", feed.ErrChanged, next.end.Head)}
 	}
 	l := &snapshot.Lineage{Repo: w.repo.Marker.ID, K: w.note.K + 1, Lineage: next.id, Parent: before.id, Created: time.Now(), Why: "rebase"}
-	if err := w.repo.NewLineage(ctx, w.o.Signer, l); errors.Is(err, store.ErrExists) {
+	// A writer that opens after that tail asks for the note for a while: until then it must be there.
+	timely, cancel := context.WithTimeout(ctx, maxStall/2)
+	defer cancel()
+	if err := w.repo.NewLineage(timely, w.o.Signer, l); errors.Is(err, store.ErrExists) {
 		if err := w.checkCurrent(ctx, before); err != nil {
 			return err
 		}
@@ -281,5 +284,27 @@ func (w *Writer) replace(ctx context.Context, before, next *chain) error {
 	if err := w.cleanSpool(snapshot.ID{}); err != nil {
 		w.log.Warn("the state directory cannot be written", "err", err)
 	}
-	return nil
+	return w.overtake(ctx, before)
+}
+
+// overtake makes sure that the lineage of the writer has what another writer, that opened between the
+// last tail of the one before and the note, has added to that.
+func (w *Writer) overtake(ctx context.Context, before *chain) error {
+	s, err := w.repo.State(ctx, before.id, before.known())
+	if err != nil || s.Chain() == before.end {
+		return err
+	}
+	c := w.chain
+	w.log.Warn("another writer added to the lineage before while this one took its place; that is read again", "err", takenOver(s), "head", s.Head())
+	if s.Head() <= c.end.Head {
+		return nil
+	}
+	last, asof, err := w.last(ctx, c)
+	if err != nil {
+		return err
+	}
+	if last < s.Head() {
+		return &DivergedError{Head: s.Head(), Common: c.end.Head, Err: fmt.Errorf("%w: its last transaction is %v, another writer stored %v from it", feed.ErrChanged, last, s.Head())}
+	}
+	return c.flush(ctx, last, asof, true)
 }

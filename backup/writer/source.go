@@ -90,7 +90,7 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error
 		case errors.Is(err, txn.ErrNotFound) && w.o.AssumeSameHistory:
 			w.log.Warn("the source does not have the last transaction of the repository; it is assumed to have the same history", "tid", head)
 			return nil
-		case errors.Is(err, txn.ErrNotFound) && w.o.RebaseOnPack && differs(resumed) && !errors.Is(resumed, feed.ErrChanged):
+		case errors.Is(err, txn.ErrNotFound) && w.o.RebaseOnPack && errors.Is(resumed, feed.ErrPacked):
 			known, err := w.shared(ctx, c)
 			if err != nil {
 				return err
@@ -100,6 +100,8 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error
 				return nil
 			}
 			why = fmt.Errorf("%w; it has no transaction %v, nor any other that is known of the repository: if it is the same database all the same, say so by --assume-same-history", resumed, head)
+		case errors.Is(err, txn.ErrNotFound) && errors.Is(resumed, feed.ErrPacked):
+			why = fmt.Errorf("%w; it has no transaction %v any more", resumed, head)
 		case errors.Is(err, txn.ErrNotFound):
 			why = fmt.Errorf("the source has no transaction %v", head)
 		case err != nil:
@@ -121,30 +123,66 @@ func (w *Writer) sameHistory(ctx context.Context, c *chain, resumed error) error
 // stored, whose last transaction the source has too.
 func (w *Writer) common(ctx context.Context, c *chain) (tid.TID, error) {
 	// Both histories are the same up to some transaction: the last that agrees is searched, among
-	// tails, and before them among manifests.
-	for _, kind := range steps {
-		keys, err := w.keys(ctx, c, kind)
-		if err != nil {
-			return 0, err
-		}
-		ends := make([]tid.TID, len(keys))
-		var failed error
-		n := sort.Search(len(keys), func(i int) bool {
-			end, has, err := w.agrees(ctx, keys[i])
-			ends[i] = end
-			if err != nil && failed == nil {
-				failed = err
+	// tails, and before them among manifests, and before all in the lineages whose beginnings the
+	// lineage has.
+	ancestors, err := w.ancestors(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range ancestors {
+		for _, kind := range steps {
+			keys, err := w.keys(ctx, a.id, kind)
+			if err != nil {
+				return 0, err
 			}
-			return !has && end != tid.Zero
-		})
-		if failed != nil {
-			return 0, failed
-		}
-		if n > 0 {
-			return ends[n-1], nil
+			ends := make([]tid.TID, len(keys))
+			var failed error
+			n := sort.Search(len(keys), func(i int) bool {
+				end, has, err := w.agrees(ctx, keys[i])
+				ends[i] = end
+				if err != nil && failed == nil {
+					failed = err
+				}
+				return (!has || end > a.upTo) && end != tid.Zero
+			})
+			if failed != nil {
+				return 0, failed
+			}
+			if n > 0 && ends[n-1] != tid.Zero {
+				return ends[n-1], nil
+			}
 		}
 	}
 	return tid.Zero, nil
+}
+
+// ancestor is a lineage, and how much of its history another one has.
+type ancestor struct {
+	id   snapshot.ID
+	upTo tid.TID
+}
+
+// ancestors returns a lineage, and those from which it was forked.
+func (w *Writer) ancestors(ctx context.Context, c *chain) ([]ancestor, error) {
+	list := []ancestor{{c.id, tid.Max}}
+	if c.id != w.note.Lineage || w.note.At == tid.Zero {
+		return list, nil
+	}
+	notes, err := w.repo.Lineages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	upTo := tid.Max
+	for l := w.note; l != nil && l.At != tid.Zero; {
+		upTo = min(upTo, l.At)
+		list = append(list, ancestor{l.Parent, upTo})
+		i := slices.IndexFunc(notes, func(p *snapshot.Lineage) bool { return p.Lineage == l.Parent })
+		if i < 0 {
+			break // an old one that was removed
+		}
+		l = notes[i]
+	}
+	return list, nil
 }
 
 // maxShared is how many tails, and how many manifests, are looked at for a transaction that the
@@ -155,7 +193,7 @@ const maxShared = 1000
 // it has none of the newest ones. A pack leaves some of them, and removes others.
 func (w *Writer) shared(ctx context.Context, c *chain) (tid.TID, error) {
 	for _, kind := range steps {
-		keys, err := w.keys(ctx, c, kind)
+		keys, err := w.keys(ctx, c.id, kind)
 		if err != nil {
 			return 0, err
 		}
@@ -171,10 +209,10 @@ func (w *Writer) shared(ctx context.Context, c *chain) (tid.TID, error) {
 // steps are the kinds of notes that end with a transaction which they identify.
 var steps = []snapshot.Kind{snapshot.KindTail, snapshot.KindManifest}
 
-// keys returns the keys of the notes of a kind that are still stored, the oldest first.
-func (w *Writer) keys(ctx context.Context, c *chain, kind snapshot.Kind) ([]string, error) {
+// keys returns the keys of the notes of a kind of a lineage that are still stored, the oldest first.
+func (w *Writer) keys(ctx context.Context, lineage snapshot.ID, kind snapshot.Kind) ([]string, error) {
 	var keys []string
-	for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, c.id), "") {
+	for info, err := range w.repo.Store.List(ctx, snapshot.Prefix(kind, lineage), "") {
 		if err != nil {
 			return nil, err
 		}

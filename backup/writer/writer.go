@@ -39,7 +39,9 @@ type Options struct {
 	Interval    time.Duration // between flushes, while there is something new; default: 1 s
 	Heartbeat   time.Duration // between tails, while there is nothing new; default: 5 min
 	SegmentSize int64         // bytes of a sealed segment as stored; default: 128 MiB
-	Level       snapshot.Level
+	// Level is how hard everything is compressed. Default: [snapshot.Fastest] for what is read from
+	// the source, [snapshot.Default] for what is merged and so stays.
+	Level snapshot.Level
 
 	// Lock asks for objects that cannot be deleted for a time: LockDays for what stays,
 	// LockShortDays (default: 7) for what merges and later manifests replace.
@@ -56,6 +58,8 @@ type Options struct {
 
 	Log      *slog.Logger   // default: discard
 	Progress func(Progress) // if set, called often while much is stored, from one goroutine at a time
+	// Flushed, if set, is called after each flush with what it took, from the goroutine that flushes.
+	Flushed func(took time.Duration)
 
 	limits limits // default: usual
 }
@@ -132,8 +136,14 @@ type Stats struct {
 	Asof    time.Time // the source had nothing beyond Head then
 	Last    tid.TID   // of the source, when it was last asked
 
+	Connected bool // the source answers
+	Waiting   bool // Follow waits for something new: as far as the source has told, it has nothing beyond Head
+
+	LineageBytes int64 // of the segments of the lineage, as stored
+
 	Manifest int64 // number of the newest
-	Tails    int64 // since it
+	Tail     int64 // number of the newest
+	Tails    int64 // since the manifest
 	Open     int   // segments that are not sealed, as of the newest manifest
 
 	Spool int64 // bytes of plaintext that are kept
@@ -149,7 +159,7 @@ type Stats struct {
 	Postponed           int64 // merges that a fault of the state directory delayed
 }
 
-// Writer adds to a repository. Snapshot, Follow and Rebase must not be called at the same
+// Writer adds to a repository. Snapshot, Follow, Drain and Rebase must not be called at the same
 // time; Stats may always.
 type Writer struct {
 	o     Options
@@ -166,9 +176,12 @@ type Writer struct {
 	packed error       // the file was packed since the repository was written
 	next   snapshot.ID // lineage of a rebase under way; zero: there is none
 
+	caughtUp bool // Follow had stored all that there was
+
 	mu       sync.Mutex
 	stats    Stats
 	progress Progress
+	asked    time.Time         // since when the source owes an answer; zero: it does not
 	spoolErr error             // of the last attempt to keep a plaintext
 	marks    map[string]string // of the source, by lineage
 
@@ -181,8 +194,24 @@ type Writer struct {
 // Close. The error is an ErrBusy, ErrDiverged or ErrClock, or that of the repository or
 // the source.
 func Open(ctx context.Context, o Options) (*Writer, error) {
-	if o.Repo == nil || o.Signer == nil || o.Feed == nil || o.StateDir == "" {
-		return nil, errors.New("a writer needs a repository, a signing key, a source and a state directory")
+	if o.Feed == nil {
+		return nil, errors.New("a writer needs a source")
+	}
+	w, err := prepare(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.open(ctx); err != nil {
+		w.lock.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepare returns a writer that has its state directory, and has read nothing yet.
+func prepare(o Options) (*Writer, error) {
+	if o.Repo == nil || o.Signer == nil || o.StateDir == "" {
+		return nil, errors.New("a writer needs a repository, a signing key and a state directory")
 	}
 	if o.Signer.Role() != snapshot.Writer {
 		return nil, fmt.Errorf("key %s signs as %s, want %s", o.Signer.Name(), o.Signer.Role(), snapshot.Writer)
@@ -216,10 +245,6 @@ func Open(ctx context.Context, o Options) (*Writer, error) {
 	if w.lock, err = lockFile(filepath.Join(o.StateDir, "lock")); err != nil {
 		return nil, err
 	}
-	if err := w.open(ctx); err != nil {
-		w.lock.Close()
-		return nil, err
-	}
 	return w, nil
 }
 
@@ -234,15 +259,35 @@ func writerName() string {
 }
 
 func (w *Writer) open(ctx context.Context) error {
+	if err := w.openLineage(ctx); err != nil {
+		return err
+	}
+	if err := w.openEpoch(ctx); err != nil {
+		return err
+	}
+	if err := w.checkSource(ctx, w.chain); err != nil {
+		return err
+	}
+	next, err := w.readRebase()
+	if err != nil {
+		return err
+	}
+	w.next = next
+	if err := w.cleanSpool(w.next); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	w.report(w.chain)
+	return nil
+}
+
+// openLineage reads where the current lineage ends, and what the state directory has of it.
+func (w *Writer) openLineage(ctx context.Context) error {
 	at := w.mark()
 	note, err := w.repo.Current(ctx)
 	if err != nil {
 		return err
 	}
 	if err := w.checkClock(); err != nil {
-		return err
-	}
-	if err := w.openEpoch(ctx); err != nil {
 		return err
 	}
 	if w.spool, err = openSpool(filepath.Join(w.o.StateDir, "spool")); err != nil {
@@ -256,20 +301,7 @@ func (w *Writer) open(ctx context.Context) error {
 	if w.chain, err = w.newChain(state, at); err != nil {
 		return err
 	}
-	if err := w.readMarks(); err != nil {
-		return err
-	}
-	if err := w.checkSource(ctx, w.chain); err != nil {
-		return err
-	}
-	if w.next, err = w.readRebase(); err != nil {
-		return err
-	}
-	if err := w.cleanSpool(w.next); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	w.report(w.chain)
-	return nil
+	return w.readMarks()
 }
 
 // checkClock compares the clock of this host with that of the store.
@@ -327,12 +359,18 @@ func (w *Writer) Lineage() *snapshot.Lineage {
 	return w.note
 }
 
+// sourceTimeout is how long a source may take for an answer while it counts as connected.
+const sourceTimeout = 10 * time.Second
+
 // Stats returns what the writer has done.
 func (w *Writer) Stats() Stats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stats
 	s.Spool = w.spool.used()
+	if !w.asked.IsZero() && time.Since(w.asked) > sourceTimeout {
+		s.Connected = false
+	}
 	return s
 }
 
@@ -351,8 +389,13 @@ func (w *Writer) report(c *chain) {
 		return // a rebase that is not current yet
 	}
 	w.stats.Lineage, w.stats.Head, w.stats.Asof = c.id, c.end.Head, c.asof
-	w.stats.Manifest, w.stats.Tails = c.manifest.Seq, int64(len(c.tails))
-	w.stats.Open = 0
+	w.stats.Manifest, w.stats.Tail, w.stats.Tails = c.manifest.Seq, c.end.N, int64(len(c.tails))
+	w.stats.Open, w.stats.LineageBytes = 0, c.manifest.Stored
+	for _, t := range c.tails {
+		for i := range t.lines {
+			w.stats.LineageBytes += t.lines[i].Bytes
+		}
+	}
 	for _, i := range c.manifest.Items {
 		if i.Segment != nil {
 			if _, ok := w.spool.find(pieceName(c.id, i.Segment)); ok {

@@ -615,3 +615,79 @@ func TestProgressHead(t *testing.T) {
 		t.Errorf("told %+v", told)
 	}
 }
+
+// However long a source is not flushed, what is small is stored behind one tail.
+func TestIntervalAboveHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, true)
+		w.setup = func(o *Options) { o.Interval, o.Heartbeat, o.limits = 7*time.Minute, 5*time.Minute, usual }
+		wr := w.must()
+		defer wr.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Hour)
+		defer cancel()
+		done := make(chan error)
+		go func() { done <- wr.Follow(ctx) }()
+		for range 4 * 60 {
+			time.Sleep(time.Minute)
+			w.feed.Put(1, "data")
+		}
+		<-done
+		s := wr.Stats()
+		if s.Flushes < 30 || s.Objects != s.Flushes+s.Heartbeats {
+			t.Errorf("%d flushes and %d heartbeats made %d objects", s.Flushes, s.Heartbeats, s.Objects)
+		}
+		w.check(w.last())
+	})
+}
+
+// What a snapshot adds is stored once.
+func TestSnapshotStoresOnce(t *testing.T) {
+	w := newWorld(t, 1, true)
+	w.size = 1 << 20
+	w.setup = func(o *Options) { o.limits = usual }
+	for range 5 {
+		data := make([]byte, 20<<10)
+		for i := range data {
+			data[i] = byte(w.rnd.Uint32())
+		}
+		w.feed.Put(1, string(data))
+		wr := w.must()
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		if s := wr.Stats(); s.Stored > 30<<10 || s.Objects != 3 {
+			t.Errorf("%d objects of %d bytes were stored for %d bytes of data", s.Objects, s.Stored, len(data))
+		}
+		wr.Close()
+	}
+	w.check(w.last())
+}
+
+// What is merged, and so stays, is compressed harder than what is read, unless a level is set.
+func TestLevel(t *testing.T) {
+	stored := func(level snapshot.Level) (bytes int64) {
+		w := newWorld(t, 5, false)
+		w.size = 1 << 20
+		w.setup = func(o *Options) { o.Level = level }
+		var text strings.Builder
+		for i := range 20_000 {
+			fmt.Fprintf(&text, "word%d ", i*i%997)
+		}
+		for i := range 10 {
+			w.feed.Put(tid.OID(i), text.String()[i*100:i*100+5000])
+			wr := w.must()
+			err := wr.chain.flush(t.Context(), w.last(), time.Now(), true)
+			if err = errors.Join(err, wr.chain.publishNow(t.Context(), ""), wr.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range w.check(w.last()).Manifest.Items {
+			bytes += i.Segment.Bytes
+		}
+		return bytes
+	}
+	fastest, def, none := stored(snapshot.Fastest), stored(snapshot.Default), stored("")
+	if none >= fastest || none < def {
+		t.Errorf("stored: %d bytes with level fastest, %d with default, %d without", fastest, def, none)
+	}
+}

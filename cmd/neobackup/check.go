@@ -273,6 +273,7 @@ func runVerify(ctx context.Context, env *cli.Env, o *verifyOptions) error {
 			o.scratch = s.set.Drill.Scratch
 		}
 		f := &findings{o: &o.common, env: env}
+		s.tells = true
 		if p.broken != nil {
 			f.report(verify.Finding{Kind: verify.Broken, Key: p.broken.Key, Text: p.broken.Error(), Err: p.broken})
 		}
@@ -329,17 +330,31 @@ func (o *verifyOptions) compare(ctx context.Context, env *cli.Env, s *session, p
 	if err != nil {
 		return err
 	}
-	if last < p.state.Head() {
+	opt := verify.AgainstOptions{
+		Repo: s.Repository, Keys: keys, State: p.state, Source: verify.FromFeed(src), Packed: src.Packed, Collected: src.Source().Kind == feed.KindFile, Fetch: backup.FetchOptions{Scratch: o.scratch}, Report: f.report,
+	}
+	if opt.Collected {
+		if opt.Horizon, err = verify.Horizon(ctx, opt.Source, src.Packed); err != nil {
+			return err
+		}
+	}
+	switch {
+	case last >= p.state.Head():
+		opt.UpTo = last
+	case opt.Horizon == tid.Max: // the pack may have dropped the last transactions
+	default:
+		opt.UpTo = last
 		f.report(verify.Finding{Kind: verify.Different, Text: fmt.Sprintf("the source ends with %v, the repository with %v: it was truncated or restored, or is another database", last, p.state.Head())})
 	}
 	bar := o.progress(env, "comparing", "transactions", 0)
-	sum, err := verify.Against(ctx, verify.AgainstOptions{
-		Repo: s.Repository, Keys: keys, State: p.state, Source: verify.FromFeed(src), Packed: src.Packed, Collected: src.Source().Kind == feed.KindFile, UpTo: last, Fetch: backup.FetchOptions{Scratch: o.scratch}, Report: f.report,
-		Progress: func(_ tid.TID, txns, _, bytes int64) { bar.set(txns, bytes, 0) },
-	})
+	opt.Progress = func(_ tid.TID, txns, _, bytes int64) { bar.set(txns, bytes, 0) }
+	sum, err := verify.Against(ctx, opt)
 	bar.done()
 	if err != nil {
 		return err
+	}
+	for _, t := range s.Tampered() {
+		f.report(verify.Finding{Kind: verify.Damaged, Key: t.Key, Text: t.String(), Err: t.Err})
 	}
 	if o.json {
 		if err := o.line(env.Stdout, struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -46,8 +47,33 @@ on each line, and {"v":1,"error":{"code":...,"message":...,"hint":...}} if it fa
 stderr, as JSON too.` + exitStatus,
 	}
 	cmd.AddCommand(
-		newInitCommand(env), newSnapshotCommand(env), newFollowCommand(env), newInfoCommand(env), newListCommand(env), newCheckCommand(env), newVerifyCommand(env),
-		newRestoreCommand(env), newServeCommand(env), newCatCommand(env), newLogCommand(env), newDiffCommand(env), newDumpCommand(env), newRebaseCommand(env), newCostCommand(env), newKeyCommand(env),
+		newInitCommand(env),
+		newSnapshotCommand(env),
+		newFollowCommand(env),
+		newInfoCommand(env),
+		newListCommand(env),
+		newCheckCommand(env),
+		newVerifyCommand(env),
+		newRestoreCommand(env),
+		newServeCommand(env),
+		newCatCommand(env),
+		newLogCommand(env),
+		newDiffCommand(env),
+		newDumpCommand(env),
+		newRebaseCommand(env),
+		newCostCommand(env),
+		newKeyCommand(env),
+		newPruneCommand(env),
+		newForgetCommand(env),
+		newExtendLocksCommand(env),
+		newPolicyCommand(env),
+		newDrillCommand(env),
+		newRepairCommand(env),
+		newRecoverCommand(env),
+		newCompactCommand(env),
+		newForkCommand(env),
+		newCopyCommand(env),
+		newDaemonCommand(env),
 	)
 	return cmd
 }
@@ -72,11 +98,19 @@ type common struct {
 	quiet  bool
 	stats  bool
 
-	now func() time.Time // for tests; default: time.Now
+	now     func() time.Time       // for tests; default: time.Now
+	changed func(name string) bool // whether an option was given
+	hooks   *hooks                 // of the daemon that runs the command; nil: none does
+}
+
+// given reports whether one of these options was given.
+func (o *common) given(names ...string) bool {
+	return o.changed != nil && slices.ContainsFunc(names, o.changed)
 }
 
 func (o *common) addFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
+	o.changed = fs.Changed
 	cli.Path(fs, &o.config, "file", "f", "", "configuration file (default: $NEOBACKUP_CONFIG or /etc/neo/neobackup.conf)")
 	cli.Text(fs, &o.repo, "repository", "r", "", "name of a repository in the configuration file, or the URL of one without a file")
 	cli.Texts(fs, &o.sets, "set", "", "KEY=VALUE: a setting, as in the configuration file; repeatable")
@@ -109,6 +143,7 @@ func (o *common) command(env *cli.Env, do func(ctx context.Context, args []strin
 		if o.now == nil {
 			o.now = time.Now
 		}
+		o.hooks = hooksOf(cmd.Context())
 		return o.report(cmd.Context(), env, do(cmd.Context(), args))
 	}
 }

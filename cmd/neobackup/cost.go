@@ -13,7 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -31,7 +33,7 @@ func newCostCommand(env *cli.Env) *cobra.Command {
 		Short: "Forecast requests, bytes and their price",
 		Long: `Forecast what "follow" asks of the store with the configured interval, what is stored and how that
 grows, and what a restore and a new lineage (rebase) would cost. Commits are those of the last
-week, or --commits-per-day.
+week, or --commits-per-day, at random times: what comes in bursts needs fewer requests.
 
 Prices are in USD: per million requests ("put", "get", "list"), per GB and month ("storage"), per GB that is
 read ("egress"). --prices names a file of JSON with some of them; the default is about that of AWS S3:
@@ -39,15 +41,21 @@ read ("egress"). --prices names a file of JSON with some of them; the default is
   ` + defaultPriceText + exitStatus,
 		Example: "  neobackup cost\n  neobackup cost --set interval=10s --commits-per-day 400000",
 		Args:    cobra.NoArgs,
-		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {
-			return runCost(ctx, env, &o, s)
-		})),
+		RunE: o.command(env, func(ctx context.Context, args []string) error {
+			if o.given("commits-per-day") && !(o.commits > 0 && o.commits <= mostCommits) {
+				return cli.Usagef("--commits-per-day %v: want more than 0, and at most %v", o.commits, float64(mostCommits))
+			}
+			return o.with(env, func(ctx context.Context, s *session) error { return runCost(ctx, env, &o, s) })(ctx, args)
+		}),
 	}
 	cli.Path(cmd.Flags(), &o.prices, "prices", "", "", "file of JSON with prices")
 	cmd.Flags().Float64Var(&o.commits, "commits-per-day", 0, "transactions per day (default: as in the last week)")
 	o.addFlags(cmd)
 	return cmd
 }
+
+// mostCommits is more than any database has in a day.
+const mostCommits = 1e9
 
 // prices are in USD.
 type prices struct {
@@ -87,6 +95,16 @@ func readPrices(path string) (prices, error) {
 type load struct {
 	Txns   float64 // per day
 	Stored float64 // bytes per day, once stored
+	// Bytes of a transaction behind a tail, before it is merged, and as text. 0: not known.
+	Tail, Text float64
+}
+
+// merged returns the bytes of a transaction, once stored.
+func (l *load) merged() float64 {
+	if l.Txns == 0 {
+		return 0
+	}
+	return l.Stored / l.Txns
 }
 
 // forecast is what following costs.
@@ -109,35 +127,99 @@ type forecast struct {
 	RebaseUSD   float64 `json:"rebase_usd"` // requests, and storage of both lineages for keep_lineages_days
 }
 
-const (
-	perManifest = 64 // tails
-	daySeconds  = 24 * 60 * 60
-	monthDays   = 30
-)
+const monthDays = 30
 
-// estimate is a forecast by arithmetic: a flush is one PUT, in each interval in which something was
-// committed. 64 of them are merged into one segment, 64 of those into another, and each
-// merge of tails publishes a manifest.
+// estimate is a forecast: of following, by what the writer would do.
 func estimate(l load, set *config.Repository, stored, objects int64, p prices) forecast {
-	intervals := daySeconds / set.Interval.Seconds()
-	tails := intervals * (1 - math.Exp(-l.Txns/intervals))
-	// An idle source gets heartbeats: in the time without flushes.
-	beats := daySeconds / set.Heartbeat.Seconds() * math.Exp(-tails*set.Heartbeat.Seconds()/daySeconds)
-	tails += beats
-	manifests := max(tails/perManifest, 1)
-	merged := tails / perManifest * (1 + 1.0/64 + 1.0/(64*64))
-	seals := l.Stored / float64(set.SegmentSize)
-	f := forecast{CommitsPerDay: l.Txns, ManifestsPerDay: manifests, PutsPerDay: tails + manifests + merged + seals, Stored: stored, Growth: l.Stored * monthDays}
-	// Each byte is stored in a tail, in two tiers and when it is sealed; a manifest has 155 kB at most.
-	line := 660 * float64(min(objects, 190))
-	f.UploadPerDay = 4*l.Stored + manifests*line
-	f.RequestsUSD = f.PutsPerDay * monthDays * p.Put / 1e6
+	c := writer.Forecast(writer.CostOptions{
+		Interval: set.Interval, Heartbeat: set.Heartbeat, SegmentSize: set.SegmentSize,
+		Commits: l.Txns, Merged: l.merged(), Tail: l.Tail, Text: l.Text, Sealed: min(objects, stored/set.SegmentSize),
+	})
+	f := forecast{CommitsPerDay: l.Txns, ManifestsPerDay: c.Manifests, PutsPerDay: c.Puts, UploadPerDay: c.Uploaded, Stored: stored, Growth: l.Stored * monthDays}
+	f.RequestsUSD = (c.Puts*p.Put + c.Gets*p.Get + c.Lists*p.List) * monthDays / 1e6
 	f.StorageUSD = (float64(stored) + f.Growth) / 1e9 * p.Storage
 	f.RestoreGets, f.RestoreBytes = float64(objects)+10, stored
 	f.RestoreUSD = f.RestoreGets*p.Get/1e6 + float64(stored)/1e9*p.Egress
-	f.RebasePuts, f.RebaseBytes = math.Ceil(float64(stored)/float64(set.SegmentSize))+10, stored
+	// Segments, tails that name 16 of them, pages of 64, the first and the last manifest, a tail more in the old
+	// lineage, and the note.
+	f.RebasePuts, f.RebaseBytes = math.Ceil(float64(stored)/float64(set.SegmentSize))*(1+1.0/16+1.0/64)+5, stored
 	f.RebaseUSD = f.RebasePuts*p.Put/1e6 + float64(stored)/1e9*p.Storage*float64(set.KeepLineagesDays)/monthDays
 	return f
+}
+
+// lately returns what the history was like in the last week, or since the lineage was filled, and what is
+// stored in all: bytes of segments, objects that a restore reads, and transactions.
+func lately(ctx context.Context, repo *backup.Repository, state *backup.State, now time.Time) (l load, stored, objects, txns int64, err error) {
+	const days = 7
+	week := tid.FromTime(now.AddDate(0, 0, -days))
+	// Bytes of transactions of that week. What was read after a pack says little of what comes: it lacks
+	// what the pack removed.
+	var packed tid.TID
+	if holes := state.Holes(); len(holes) > 0 {
+		packed = holes[len(holes)-1].To
+	}
+	var since time.Time // of the first transaction that counts
+	type sum struct{ bytes, txns, text float64 }
+	var sums [2]struct{ merged, tails sum } // up to the pack, and after it
+	for part, err := range repo.Parts(ctx, state, tid.Zero, state.Head()) {
+		if err != nil {
+			return l, 0, 0, 0, err
+		}
+		seg := part.Segment
+		if seg == nil {
+			continue
+		}
+		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
+		share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time())
+		if share == 0 {
+			continue
+		}
+		if seg.After == tid.Zero { // when it begins is not known
+			l.Txns = share * float64(seg.Txns) / days
+		} else {
+			if since.IsZero() {
+				l.Txns, since = 0, seg.After.Time()
+				if since.Before(week.Time()) {
+					since = week.Time()
+				}
+			}
+			l.Txns += share * float64(seg.Txns)
+		}
+		of := &sums[0]
+		if seg.After >= packed {
+			of = &sums[1]
+		}
+		in := &of.merged
+		if seg.Offset() != 0 { // behind a tail: little of it is data
+			in = &of.tails
+		}
+		in.bytes += share * float64(seg.Bytes-min(seg.Bytes, writer.EmptySegment))
+		in.txns += share * float64(seg.Txns)
+		in.text += share * float64(seg.Text)
+	}
+	for _, t := range state.Tails {
+		if t.Bytes == 0 { // nothing is behind it, but it is read
+			objects++
+		}
+	}
+	if !since.IsZero() {
+		l.Txns /= max(now.Sub(since).Hours()/24, 1.0/24)
+	}
+	of := sums[1]
+	if of.merged.txns+of.tails.txns == 0 {
+		of = sums[0]
+	}
+	if of.tails.txns > 0 {
+		l.Tail = of.tails.bytes / of.tails.txns
+	}
+	l.Stored = l.Txns * l.Tail
+	if of.merged.txns > 0 {
+		l.Stored = l.Txns * of.merged.bytes / of.merged.txns
+	}
+	if n := of.merged.txns + of.tails.txns; n > 0 {
+		l.Text = (of.merged.text + of.tails.text) / n
+	}
+	return l, stored, objects, txns, nil
 }
 
 func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) error {
@@ -154,23 +236,9 @@ func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) erro
 	if head == tid.Zero && o.commits == 0 {
 		return hint(errors.New("nothing was backed up yet: there is nothing to conclude from"), "give --commits-per-day, or run snapshot first")
 	}
-	const days = 7
-	week := tid.FromTime(o.now().AddDate(0, 0, -days))
-	var l load
-	var stored, objects, txns int64
-	for part, err := range s.Parts(ctx, at.state, tid.Zero, head) {
-		if err != nil {
-			return err
-		}
-		seg := part.Segment
-		if seg == nil {
-			continue
-		}
-		stored, objects, txns = stored+seg.Bytes, objects+1, txns+seg.Txns
-		if share := shareAfter(seg.After.Time(), seg.End().Time(), week.Time()); share > 0 {
-			l.Txns += share * float64(seg.Txns) / days
-			l.Stored += share * float64(seg.Bytes) / days
-		}
+	l, stored, objects, txns, err := lately(ctx, s.Repository, at.state, o.now())
+	if err != nil {
+		return err
 	}
 	if o.commits > 0 {
 		if txns > 0 {
@@ -193,7 +261,7 @@ func runCost(ctx context.Context, env *cli.Env, o *costOptions, s *session) erro
 	fmt.Fprintf(w, "upload\t%s a day\n", size(int64(f.UploadPerDay)))
 	fmt.Fprintf(w, "stored\t%s, %s more a month\t%.2f USD a month\n", size(f.Stored), size(int64(f.Growth)), f.StorageUSD)
 	fmt.Fprintf(w, "a restore\t%.0f GET, %s\t%.2f USD\n", f.RestoreGets, size(f.RestoreBytes), f.RestoreUSD)
-	fmt.Fprintf(w, "a rebase\t%.0f PUT, %s, two lineages for %d days\t%.2f USD\n", f.RebasePuts, size(f.RebaseBytes), s.set.KeepLineagesDays, f.RebaseUSD)
+	fmt.Fprintf(w, "a rebase\t%.0f PUT, %s at most, two lineages for %d days\t%.2f USD\n", f.RebasePuts, size(f.RebaseBytes), s.set.KeepLineagesDays, f.RebaseUSD)
 	return w.Flush()
 }
 

@@ -9,7 +9,12 @@ import (
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/copier"
+	"github.com/neozodb/neo/backup/daemon"
+	"github.com/neozodb/neo/backup/drill"
 	"github.com/neozodb/neo/backup/feed"
+	"github.com/neozodb/neo/backup/keeper"
+	"github.com/neozodb/neo/backup/repair"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -78,14 +83,21 @@ func classify(ctx context.Context, err error) failure {
 	f := failure{Code: "failed", Exit: 1, Message: err.Error()}
 	set := func(code string, exit int, hint string) { f.Code, f.Exit, f.Hint = code, exit, hint }
 	exit, isExit := errors.AsType[*cli.Exit](err)
+	stopped, isStopped := errors.AsType[*daemon.StoppedError](err)
 	switch {
+	case isStopped:
+		set(stopped.Outcome.Code, stopped.Outcome.Exit, stopped.Outcome.Hint)
+	case errors.Is(err, daemon.ErrBusy):
+		set("busy", 6, "one daemon on a host looks after a repository: stop the other one")
 	case isExit && exit.Code == 2:
 		set("usage", 2, "")
 	case isExit:
 		set("failed", exit.Code, "")
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		set("interrupted", 1, "")
-	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret):
+	case as[*absentError](err):
+		set("absent", 2, "")
+	case as[*conf.SyntaxError](err), as[*wrongError](err), is(err, config.ErrSecret, drill.ErrSetup):
 		set("configuration", 2, "")
 	case is(err, backup.ErrNoRepository):
 		set("no_repository", 2, "check the URL; neobackup init URL makes a repository")
@@ -99,6 +111,8 @@ func classify(ctx context.Context, err error) failure {
 		set("not_exact", 8, notExactHint(err))
 	case is(err, errEncryption):
 		set("encryption", 4, "encryption is fixed for the life of a repository: change recipients in the configuration, or make another repository")
+	case is(err, backup.ErrTest):
+		set("keys", 4, "give the file with the identity of the recipient; nothing is used that it does not open")
 	case is(err, backup.ErrKeys), as[*age.NoIdentityMatchError](err):
 		set("keys", 4, "give the identity of one of the recipients: --identity FILE or NEOBACKUP_IDENTITY")
 	case is(err, snapshot.ErrUntrusted):
@@ -111,17 +125,53 @@ func classify(ctx context.Context, err error) failure {
 		set("diverged", 7, "if it is the same database all the same, run this again with --assume-same-history, once; if not, init makes another repository for it, and this one stays restorable")
 	case is(err, feed.ErrPacked, feed.ErrReplaced):
 		set("diverged", 7, "if the file is the right one, neobackup rebase --confirm reads it into a new lineage; so does the next run unless on_pack is stop in the configuration")
+	case is(err, copier.ErrOther):
+		set("repository_exists", 2, "a copy has a prefix or a directory of its own: give another TO")
+	case is(err, copier.ErrUnknown):
+		set("diverged", 7, "copy more often than FROM is pruned. If no writer has ever added to TO, run this again with --assume-same-history, once")
+	case is(err, copier.ErrDiverged):
+		set("diverged", 7, "a writer has added to TO: it has a history of its own. Give another TO, or copy the other way round, if TO is the one to go on with")
+	case is(err, copier.ErrDoomed):
+		set("doomed", 1, "run neobackup prune --undo for TO, then this again")
+	case is(err, copier.ErrConflict):
+		set("damage", 3, "neobackup check and verify list what is damaged in TO; repair mends it from FROM")
+	case is(err, writer.ErrNothingToFork):
+		set("nothing_to_fork", 1, "to begin a lineage at an earlier moment all the same: --at T --no-source")
+	case is(err, writer.ErrNotCommon):
+		set("diverged", 7, "--identity FILE finds the last transaction that both have; --at T --no-source takes another one")
+	case is(err, writer.ErrDoomed):
+		set("doomed", 1, "run neobackup prune --undo where the keeper is, then this again")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):
-		set("diverged", 7, "check that the source is the right one; if it is, init makes another repository for it, and this one stays restorable")
+		set("diverged", 7, divergedHint(err))
+	case is(err, repair.ErrNoManifest):
+		set("damage", 3, "neobackup recover puts the history together from what is stored; if only the keys are wrong, verify_keys in the configuration is the cause")
+	case is(err, repair.ErrNotNeeded):
+		set("not_needed", 1, "neobackup repair mends what the newest manifest names")
+	case is(err, repair.ErrRefused):
+		set("damage", 3, "more means may help: --from another copy of the repository, --against the source; --accept-gaps gives up what is left")
+	case is(err, repair.ErrDiverged):
+		set("diverged", 7, "only the source that was backed up can help")
+	case is(err, repair.ErrDoomed):
+		set("doomed", 1, "neobackup prune --undo cancels the newest doom list")
+	case is(err, repair.ErrChanged):
+		set("changed", 1, "run it again: it makes another plan")
 	case is(err, errDamage):
 		set("damage", 3, "what is listed cannot be relied on; moments before it can be restored still")
-	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent):
+	case is(err, snapshot.ErrCorrupt, backup.ErrIncomplete, store.ErrChecksum), as[*backup.BrokenError](err), is(err, restore.ErrDifferent, drill.ErrDamaged):
 		set("damage", 3, "neobackup check lists what is missing, neobackup verify reads everything; moments before the damage can be restored still")
 	case as[*store.UnsuitableError](err):
 		set("unsuitable", 5, "backups need a store with these guarantees: docs/backup.md says which servers have them")
 	case is(err, store.ErrDenied), as[*store.LockedError](err):
 		set("denied", 5, "check the credentials, and give them the permission: a writer puts, gets and lists below the prefix")
-	case is(err, writer.ErrClock):
+	case is(err, keeper.ErrNoKey):
+		set("configuration", 2, "neobackup key sign keeper FILE makes one; keeper_key in the configuration names it, and verify_keys on every host has the key that it prints")
+	case is(err, keeper.ErrRefused):
+		set("refused", 1, "neobackup prune says of each lineage why it stays")
+	case is(err, keeper.ErrCancelled):
+		set("cancelled", 1, "neobackup prune shows what is announced now")
+	case is(err, keeper.ErrNoLocks), is(err, errors.ErrUnsupported):
+		set("no_locks", 5, "lock and lock_days in the configuration ask for locks, in a bucket that was made with object lock")
+	case is(err, writer.ErrClock, keeper.ErrClock):
 		set("clock", 5, "set the clock of this host (ntp), or tell the operator of the store")
 	case is(err, store.ErrLied):
 		set("unsuitable", 5, "the store must not be trusted: neobackup check --store says more")
@@ -144,6 +194,17 @@ func classify(ctx context.Context, err error) failure {
 		f.Hint = h.hint
 	}
 	return f
+}
+
+func divergedHint(err error) string {
+	d, ok := errors.AsType[*writer.DivergedError](err)
+	switch {
+	case ok && d.Common != 0 && d.Common < d.Head:
+		return fmt.Sprintf("check that the source is the right one; if it is, neobackup fork --at %v begins a lineage that goes on from there, or, with --identity FILE, from the last transaction that both have; what the repository has beyond stays restorable", d.Common)
+	case ok && d.Common == 0:
+		return "check that the source is the right one; if it was restored from this repository, neobackup fork --identity FILE finds what both have; if it is another database, init makes another repository for it, and this one stays restorable"
+	}
+	return "check that the source is the right one; if it is, start the writer again: neobackup fork then begins a lineage that goes on from what both have"
 }
 
 func notExactHint(err error) string {

@@ -42,6 +42,9 @@ func (o *reading) view(ctx context.Context, env *cli.Env, do func(s *session, p 
 		if err != nil {
 			return err
 		}
+		ahead, cancel := context.WithCancel(ctx)
+		defer cancel()
+		keys.Ahead(ahead)
 		p, err := s.place(ctx, o.lineage)
 		if err != nil {
 			return err
@@ -127,8 +130,11 @@ func parseOID(s string) (tid.OID, error) {
 
 func runCat(ctx context.Context, env *cli.Env, o *catOptions, object string) error {
 	oid, err := parseOID(object)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case o.raw && (o.history || o.json):
+		return cli.Usagef("--raw prints data alone: without --history and --json")
 	}
 	return o.view(ctx, env, func(s *session, p *place, keys *backup.Keys) (err error) {
 		at, err := p.at(o.at, o.now())
@@ -226,6 +232,9 @@ What is listed is read with its data: give a number with -n, or a RANGE.` + exit
 }
 
 func runLog(ctx context.Context, env *cli.Env, o *logOptions, args []string) error {
+	if o.count < 0 || o.count == 0 && o.given("count") {
+		return cli.Usagef("-n %d: want at least 1 transaction", o.count)
+	}
 	after, upTo, err := o.parseRange(args)
 	if err != nil {
 		return err

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -15,7 +17,6 @@ import (
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/snapshot"
-	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -32,7 +33,9 @@ func newInfoCommand(env *cli.Env) *cobra.Command {
 		Use:   "info [options]",
 		Short: "Say what is in a repository, and how old that is",
 		Long: `Say what a repository is: its newest transaction (head), what can be restored, since when the
-writer has known of nothing newer (up to date), the writer, the last proof of a restore by a drill, and sizes.
+writer has known of nothing newer (up to date), the writer, until when a drill has proved that it can be
+restored, whether a drill failed since, and sizes. With a [schedule NAME] it says what the daemon of this host
+has done, and what is due; what one on another host does is not known here.
 
 With --fail, exit status 9 says that nothing was backed up yet, that the backup is older than max_rpo and
 heartbeat allow together, or that the last proof is older than proof_max_age: for monitoring, from any host.` + exitStatus,
@@ -82,15 +85,18 @@ type summary struct {
 	Created time.Time `json:"created"`
 	Why     string    `json:"why"`
 
-	Status string `json:"status"` // ok, empty, late, unproven, older or broken
+	Status string `json:"status"` // ok, empty, late, unproven (no proof, an old one, or a drill failed since), older or broken
 	Text   string `json:"text"`
+	Doomed string `json:"doomed,omitempty"` // doom list that announces the deletion of the lineage
 
 	Head       *point     `json:"head,omitempty"`
 	UpToDate   *time.Time `json:"up_to_date,omitempty"` // the source had nothing beyond head then
 	RPOSeconds *int64     `json:"rpo_seconds,omitempty"`
 	Exact      []span     `json:"exact,omitempty"`
 	Writer     string     `json:"writer"`
-	Proof      *proof     `json:"proof,omitempty"`
+	Proof      *proof     `json:"proof,omitempty"`         // the newest that says ok and still counts
+	Further    *proof     `json:"further_proof,omitempty"` // an earlier one of a later moment, if there is one
+	Failed     *proof     `json:"failed_drill,omitempty"`  // the last drill that failed since
 
 	Source      snapshot.Source `json:"source"`
 	SourceBytes int64           `json:"source_bytes,omitempty"` // of a file on this host
@@ -103,8 +109,9 @@ type summary struct {
 	Manifest    int64           `json:"manifest"`
 	Tail        int64           `json:"tail"`
 
-	Next   []next     `json:"next,omitempty"`
-	Probed *time.Time `json:"probed,omitempty"`
+	Next   []next      `json:"next,omitempty"`   // by the schedule, which a daemon has to carry out
+	Daemon *daemonSeen `json:"daemon,omitempty"` // of this host
+	Probed *time.Time  `json:"probed,omitempty"`
 }
 
 // next is when the daemon does something.
@@ -113,12 +120,15 @@ type next struct {
 	Time    time.Time `json:"time"`
 }
 
-// proof is the last successful drill.
+// proof is what a drill has proved, or why it failed.
 type proof struct {
 	TID        tid.TID   `json:"tid"`
 	Time       time.Time `json:"time"`
 	AgeSeconds int64     `json:"age_seconds"`
 	Mode       string    `json:"mode"`
+	Source     string    `json:"source"` // digest, or none if it was not compared with that
+	Key        string    `json:"key"`
+	Reason     string    `json:"reason,omitempty"` // why it failed
 }
 
 // summarize reads all that info says of a lineage.
@@ -161,8 +171,7 @@ func (s *session) summarize(ctx context.Context, p *place, current bool) (*summa
 			sum.SourceBytes = st.Size()
 		}
 	}
-	var err error
-	if sum.Proof, err = s.lastProof(ctx, p.lineage.Lineage, now); err != nil {
+	if err := s.drills(ctx, sum, p.lineage.Lineage, now); err != nil {
 		return nil, err
 	}
 	if sch := s.set.Schedule; sch != nil && current {
@@ -170,7 +179,14 @@ func (s *session) summarize(ctx context.Context, p *place, current bool) (*summa
 			sum.Next = append(sum.Next, next{j.Command, j.Times.Next(now)})
 		}
 	}
+	if current && s.set.Name != "" {
+		sum.Daemon = s.seenDaemon(now)
+	}
 	sum.Status, sum.Text = s.status(p, sum, now)
+	if p.doomed != "" {
+		sum.Doomed = p.doomed
+		sum.Text = strings.TrimPrefix(sum.Text+"; ", "ok; ") + p.doomedText()
+	}
 	return sum, nil
 }
 
@@ -189,9 +205,11 @@ func (s *session) status(p *place, sum *summary, now time.Time) (code, text stri
 			return "late", fmt.Sprintf("the first backup is not complete, max_rpo is %s", config.FormatDuration(set.MaxRPO))
 		}
 		return "late", fmt.Sprintf("up to date until %s, max_rpo is %s", sum.UpToDate.Format(time.RFC3339), config.FormatDuration(set.MaxRPO))
+	case sum.Failed != nil:
+		return "unproven", fmt.Sprintf("the drill of %s failed: %s", sum.Failed.Time.Format(time.RFC3339), sum.Failed.Reason)
 	case set.ProofMaxAge > 0 && sum.Proof == nil:
 		return "unproven", "no drill has proved a restore yet"
-	case set.ProofMaxAge > 0 && now.Sub(sum.Proof.Time) > set.ProofMaxAge:
+	case set.ProofMaxAge > 0 && time.Duration(sum.Proof.AgeSeconds)*time.Second > set.ProofMaxAge:
 		return "unproven", fmt.Sprintf("the last proof is of %s, proof_max_age is %s", sum.Proof.Time.Format(time.RFC3339), config.FormatDuration(set.ProofMaxAge))
 	}
 	return "ok", "ok"
@@ -217,36 +235,41 @@ func exactSpans(st *backup.State) []span {
 	return slices.DeleteFunc(list, func(s span) bool { return s.From > s.To })
 }
 
-// lastProof returns the newest proof of a lineage that says ok.
-func (s *session) lastProof(ctx context.Context, lineage snapshot.ID, now time.Time) (*proof, error) {
-	var keys []string
-	for info, err := range s.Store.List(ctx, snapshot.Prefix(snapshot.KindProof, lineage), "") {
+// drills reads what the drills of a lineage have proved.
+func (s *session) drills(ctx context.Context, sum *summary, lineage snapshot.ID, now time.Time) error {
+	list, err := s.Proofs(ctx, lineage)
+	if err != nil {
+		return err
+	}
+	proven, err := s.ProvenBy(ctx, list)
+	if err != nil {
+		return err
+	}
+	if proven != nil {
+		sum.Proof = proofOf(proven, now)
+		// Every second drill restores an earlier moment: what was proven before that still is.
+		further, err := s.ProvenBy(ctx, slices.DeleteFunc(slices.Clone(list), func(p *backup.StoredProof) bool { return p.TID <= proven.TID }))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if k, err := snapshot.ParseKey(info.Key); err == nil && k.Kind == snapshot.KindProof {
-			keys = append(keys, info.Key)
+		if further != nil {
+			sum.Further = proofOf(further, now)
 		}
 	}
-	slices.Reverse(keys)
-	for _, key := range keys {
-		b, _, err := store.ReadAll(ctx, s.Store, key, 1<<20)
-		if err != nil {
-			return nil, err
+	for _, p := range list { // the newest first
+		if proven != nil && p.Key == proven.Key {
+			break
 		}
-		n := &snapshot.Proof{}
-		err = snapshot.Open(b, key, s.Marker.ID, n, s.Trusted)
-		if errors.Is(err, snapshot.ErrUntrusted) {
-			continue // proves nothing here
-		}
-		if err != nil {
-			return nil, err
-		}
-		if n.Result == snapshot.ResultOK {
-			return &proof{n.TID, n.Time, int64(now.Sub(n.Time).Seconds()), n.Mode}, nil
+		if p.Result == snapshot.ResultFailed {
+			sum.Failed = proofOf(p, now)
+			break
 		}
 	}
-	return nil, nil
+	return nil
+}
+
+func proofOf(p *backup.StoredProof, now time.Time) *proof {
+	return &proof{TID: p.TID, Time: p.Time, AgeSeconds: int64(p.Age(now).Seconds()), Mode: p.Mode, Source: p.Compared.Source, Key: p.Key, Reason: p.Reason}
 }
 
 func runInfo(ctx context.Context, env *cli.Env, o *infoOptions, s *session) error {
@@ -341,8 +364,18 @@ func printInfo(env *cli.Env, sum *summary) error {
 			line(name, "%v  %s  to  %v  %s", e.From, when(e.From), e.To, when(e.To))
 		}
 	}
-	if sum.Proof != nil {
-		line("proved", "until %v, by the drill of %s, %s", sum.Proof.TID, sum.Proof.Time.Format("2006-01-02 15:04"), seconds(sum.Proof.AgeSeconds))
+	name, until := "proven", "until"
+	for _, p := range []*proof{sum.Further, sum.Proof} {
+		if p != nil {
+			line(name, "%s %v  %s, by the drill of %s, %s (%s)", until, p.TID, when(p.TID), p.Time.Format("2006-01-02 15:04"), seconds(p.AgeSeconds), p.Mode)
+			name, until = "", "and at"
+		}
+	}
+	if sum.Proof == nil {
+		line("proven", "by no drill yet")
+	}
+	if p := sum.Failed; p != nil {
+		line("drill failed", "%s, %s: %s", p.Time.Format("2006-01-02 15:04"), seconds(p.AgeSeconds), p.Reason)
 	}
 	line("writer", "%s", sum.Writer)
 	source := fmt.Sprintf("%s %s", sum.Source.Kind, sum.Source.Name)
@@ -357,13 +390,49 @@ func printInfo(env *cli.Env, sum *summary) error {
 		which = "old"
 	}
 	line("lineage", "%d (%s) %s, of %s, %s", sum.K, which, sum.Lineage, sum.Created.Format("2006-01-02"), sum.Why)
-	for _, n := range sum.Next {
-		line("next "+n.Command, "%s", n.Time.Format("2006-01-02 15:04"))
-	}
+	printDaemon(sum, line)
 	if sum.Probed != nil {
 		line("store tried", "%s", sum.Probed.Format("2006-01-02 15:04"))
 	}
 	return w.Flush()
+}
+
+// printDaemon says what the schedule wants and what the daemon of this host has done. What one on another host does is
+// not known here, but for what the repository tells.
+func printDaemon(sum *summary, line func(name, format string, args ...any)) {
+	const form = "2006-01-02 15:04"
+	d := sum.Daemon
+	switch {
+	case d == nil && len(sum.Next) == 0:
+		return
+	case d == nil:
+		line("daemon", "none has run on this host: the schedule needs neobackup daemon, here or on another host")
+	case d.Error != "":
+		line("daemon", "what one has done on this host cannot be read: %s", d.Error)
+	case d.Running:
+		line("daemon", "runs on this host")
+	default:
+		line("daemon", "does not run on this host; it did until %s UTC", d.Seen.Format(form))
+	}
+	if d != nil {
+		for _, a := range d.Alarms {
+			line("alarm", "since %s UTC: %s", a.Since.Format(form), a.Text)
+		}
+		for _, j := range d.Jobs {
+			how := "ok"
+			if j.Exit != 0 {
+				how = fmt.Sprintf("exit status %d: %s", j.Exit, j.Text)
+			}
+			line("last "+j.Command, "%s UTC, %s", j.Time.Format(form), how)
+		}
+	}
+	for _, n := range sum.Next {
+		if d != nil && d.Running {
+			line("next "+n.Command, "%s UTC", n.Time.Format(form))
+		} else {
+			line("due "+n.Command, "%s UTC, if a daemon runs then", n.Time.Format(form))
+		}
+	}
 }
 
 type listOptions struct {
@@ -377,7 +446,8 @@ func newListCommand(env *cli.Env) *cobra.Command {
 		Use:   "list [options]",
 		Short: "List repositories, or the lineages of one",
 		Long: `List the repositories of the configuration file, or the one that -r names, one on each
-line: name, status, the time of the newest transaction, since when nothing newer is known, stored bytes, place.
+line: name, status, the time of the newest transaction, since when nothing newer is known, the time until which
+a drill has proved that it can be restored, stored bytes, place.
 
 With --lineages, the lineages of one repository. A lineage is a history that only grows; a
 source that was truncated or packed begins another one.` + exitStatus,
@@ -423,14 +493,17 @@ func runList(ctx context.Context, env *cli.Env, o *listOptions) (err error) {
 		if o.json {
 			return o.line(env.Stdout, sum)
 		}
-		head, fresh := "-", "-"
+		head, fresh, proven := "-", "-", "-"
 		if sum.Head != nil {
 			head = when(sum.Head.TID)
 		}
 		if sum.RPOSeconds != nil {
 			fresh = ago(time.Duration(*sum.RPOSeconds) * time.Second)
 		}
-		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", name, sum.Status, head, fresh, size(sum.StoredBytes), sum.URL)
+		if p := cmp.Or(sum.Further, sum.Proof); p != nil {
+			proven = when(p.TID)
+		}
+		_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, sum.Status, head, fresh, proven, size(sum.StoredBytes), sum.URL)
 		return err
 	}
 	var errs []error
@@ -441,7 +514,7 @@ func runList(ctx context.Context, env *cli.Env, o *listOptions) (err error) {
 			if o.json {
 				o.line(env.Stdout, map[string]any{"v": 1, "repository": set.Name, "url": set.URL, "error": f})
 			} else {
-				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t%s\n", set.Name, f.Code, set.URL)
+				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t-\t%s\n", set.Name, f.Code, set.URL)
 			}
 		}
 		if err != nil && len(sets) > 1 {

@@ -184,7 +184,12 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	if err != nil {
 		return err
 	}
-	if err := checkEmpty(ctx, s); err != nil {
+	made := false
+	err = checkEmpty(ctx, s)
+	if errors.Is(err, backup.ErrRepository) {
+		made, err = justMade(ctx, s, set, name, log)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", set.URL, err)
 	}
 	rep, err := o.probe(ctx, s, set, "")
@@ -206,7 +211,7 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 			return fmt.Errorf("state directory: %w", err)
 		}
 	}
-	signer, verifier, made, err := writerKey(set, name)
+	signer, verifier, keyMade, err := writerKey(set, name)
 	if err != nil {
 		return err
 	}
@@ -214,9 +219,15 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 	if err != nil {
 		return wrong(err)
 	}
-	r, err := backup.Init(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger}, backup.InitOptions{
-		Name: name, Signer: signer, Sign: signKeys(verifier, set.VerifyKeys), Recipients: set.Recipients, Source: describe(set.Source), Writer: writerName(),
-	})
+	cfg := backup.Config{Store: s, Trusted: trusted, Log: log.Logger}
+	var r *backup.Repository
+	if made {
+		r, err = backup.Open(ctx, cfg)
+	} else {
+		r, err = backup.Init(ctx, cfg, backup.InitOptions{
+			Name: name, Signer: signer, Sign: signKeys(verifier, set.VerifyKeys), Recipients: set.Recipients, Source: describe(set.Source), Writer: writerName(),
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", set.URL, err)
 	}
@@ -246,7 +257,54 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 			section += key + ": " + map[string]string{"sign_key": set.SignKey, "verify_keys": verifier}[key] + "\n"
 		}
 	}
-	return printInit(env, o, set, r, rep, verifier, made, section, file)
+	return printInit(env, o, set, r, rep, verifier, keyMade, section, file)
+}
+
+// justMade reports whether a repository is the one that this init was to make: an earlier run ended
+// before it had told what was made. The key of the writer on this host has signed it, it has the name and the
+// recipients that are wanted now, and nothing was stored. If not, the error is [backup.ErrRepository].
+func justMade(ctx context.Context, s store.Store, set *config.Repository, name string, log *cli.Log) (bool, error) {
+	if _, err := os.Lstat(set.SignKey); err != nil {
+		return false, backup.ErrRepository
+	}
+	_, verifier, _, err := writerKey(set, name)
+	if err != nil {
+		return false, errors.Join(backup.ErrRepository, err)
+	}
+	trusted, err := snapshot.NewVerifiers(verifier)
+	if err != nil {
+		return false, err
+	}
+	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger})
+	switch {
+	case errors.Is(err, snapshot.ErrUntrusted):
+		return false, backup.ErrRepository
+	case err != nil:
+		return false, err
+	case r.Marker.Name != name, r.Encrypted() != (len(set.Recipients) > 0):
+		return false, backup.ErrRepository
+	}
+	if r.Encrypted() {
+		epochs, err := r.Epochs(ctx)
+		if err != nil {
+			return false, err
+		}
+		if len(epochs) != 1 || !backup.SameRecipients(epochs[0], set.Recipients) {
+			return false, backup.ErrRepository
+		}
+	}
+	l, err := r.Current(ctx)
+	if err != nil {
+		return false, err
+	}
+	state, err := r.State(ctx, l.Lineage, nil)
+	if err != nil {
+		return false, err
+	}
+	if l.K != 1 || state.Manifest.Seq != 1 || len(state.Tails) > 0 {
+		return false, backup.ErrRepository
+	}
+	return true, nil
 }
 
 // signKeys returns the keys for the marker, each once.

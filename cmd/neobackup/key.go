@@ -16,10 +16,18 @@ import (
 func newKeyCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
-		Short: "Make identities, and try them",
-		Long:  "Make identities of operators, and try whether they open a repository." + exitStatus,
+		Short: "Make keys, try them, and change who can read a backup",
+		Long: `Make identities of operators and keys that sign, say for whom a repository is encrypted, try whether identities
+open it, and encrypt its keys to other operators.` + exitStatus,
 	}
-	cmd.AddCommand(newKeyGenerateCommand(env), newKeyCheckCommand(env))
+	cmd.AddCommand(
+		newKeyGenerateCommand(env),
+		newKeyCheckCommand(env),
+		newKeySignCommand(env),
+		newKeyListCommand(env),
+		newKeyRotateCommand(env),
+		newKeyEpochCommand(env),
+	)
 	return cmd
 }
 
@@ -57,70 +65,4 @@ func runKeyGenerate(env *cli.Env, o *common, path string) error {
 	}
 	_, err = fmt.Fprintln(env.Stdout, id.Recipient())
 	return err
-}
-
-func newKeyCheckCommand(env *cli.Env) *cobra.Command {
-	var o struct {
-		common
-		identityOptions
-	}
-	cmd := &cobra.Command{
-		Use:   "check [options]",
-		Short: "Try whether identities open the repository",
-		Long: `Try whether the identities given open each epoch of the repository: the key of an epoch decrypts what was
-stored with it.` + exitStatus,
-		Example: "  neobackup key check --identity operator.txt",
-		Args:    cobra.NoArgs,
-		RunE: o.command(env, o.with(env, func(ctx context.Context, s *session) error {
-			return runKeyCheck(ctx, env, &o.common, &o.identityOptions, s)
-		})),
-	}
-	o.identityOptions.addFlags(cmd)
-	o.common.addFlags(cmd)
-	return cmd
-}
-
-func runKeyCheck(ctx context.Context, env *cli.Env, o *common, ids *identityOptions, s *session) error {
-	keys, err := s.unlock(ids)
-	if err != nil {
-		return err
-	}
-	epochs, err := s.Epochs(ctx)
-	if err != nil {
-		return err
-	}
-	if !s.Encrypted() {
-		if o.json {
-			return o.line(env.Stdout, map[string]any{"v": 1, "encryption": s.Marker.Encryption, "epochs": []any{}})
-		}
-		_, err := fmt.Fprintln(env.Stdout, "The repository is not encrypted.")
-		return err
-	}
-	type result struct {
-		KID        string    `json:"kid"`
-		Created    time.Time `json:"created"`
-		Recipients []string  `json:"recipients"`
-		Opens      bool      `json:"opens"`
-	}
-	var list []result
-	var errs []error
-	for _, e := range epochs {
-		_, err := keys.Epoch(ctx, e.KID)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		list = append(list, result{e.KID.String(), e.Created, e.Recipients, err == nil})
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if o.json {
-		return o.line(env.Stdout, map[string]any{"v": 1, "encryption": s.Marker.Encryption, "epochs": list})
-	}
-	for _, e := range list {
-		if _, err := fmt.Fprintf(env.Stdout, "epoch %s of %s: opened; %d recipients\n", e.KID, e.Created.Format("2006-01-02"), len(e.Recipients)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

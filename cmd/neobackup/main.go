@@ -2,9 +2,20 @@
 // directory or in a bucket of S3, continuously if wanted, and restores them.
 package main
 
-import "github.com/neozodb/neo/cmd/internal/cli"
+import (
+	"os"
+	"runtime"
+
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
 
 func main() {
 	cli.Calm()
+	if path, err := os.Executable(); err == nil {
+		program = path
+	}
+	if runtime.GOOS == "linux" {
+		program = "/proc/self/exe" // also after the file was replaced by that of a newer version
+	}
 	cli.Main(newCommand)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -206,6 +207,50 @@ func TestWithoutFile(t *testing.T) {
 	}
 }
 
+// An init that ended after the repository was there, and before it had said so, can be run again: the
+// configuration is written. That of others, or one that is in use, stays what it is.
+func TestInitAgain(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	conf := w.read("neobackup.conf")
+	recipients := regexp.MustCompile(`age1\w+`).FindAllString(conf, -1)
+	again := func(code int, more ...string) (stdout, stderr string) {
+		t.Helper()
+		if err := os.Remove(w.conf); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		args := append([]string{"init", "file://" + w.path("repo"), "-f", w.conf, "--source", "file://" + w.path("Data.fs")}, more...)
+		return w.want(code, args...)
+	}
+	same := []string{"--name", "prod", "--recipient", recipients[0], "--recipient", recipients[1]}
+	objects := w.keys("")
+	out, _ := again(0, same...)
+	w.says(out, `Repository prod is ready`, `The configuration is in `)
+	if w.read("neobackup.conf") != conf {
+		t.Errorf("the configuration is\n%s\nwant\n%s", w.read("neobackup.conf"), conf)
+	}
+	if now := w.keys(""); !slices.Equal(now, objects) {
+		t.Errorf("the repository has %v, had %v", now, objects)
+	}
+	other := strings.TrimSpace(first(w.want(0, "key", "generate", w.path("op3.txt"))))
+	for _, args := range [][]string{
+		{"--name", "prod", "--recipient", recipients[0], "--recipient", other},
+		{"--name", "prod", "--no-encryption"},
+		{"--name", "prod", "--recipient", recipients[0], "--recipient", recipients[1], "--sign-key", w.path("other.key")},
+		{"--name", "other", "--recipient", recipients[0], "--recipient", recipients[1], "--sign-key", w.path("prod-writer.key")},
+	} {
+		_, stderr := again(2, args...)
+		w.says(stderr, `a backup repository is there already`)
+		if _, err := os.Stat(w.path("other.key")); err == nil {
+			t.Error("a key was made for a repository that is there")
+		}
+	}
+	w.write("neobackup.conf", conf, 0o600)
+	w.want(0, "snapshot")
+	_, stderr := again(2, same...)
+	w.says(stderr, `a backup repository is there already`)
+}
+
 // A section that is there already is used, and what init has made is to be written into it.
 func TestInitBySection(t *testing.T) {
 	w := newWorld(t)
@@ -342,6 +387,21 @@ func TestExitCodes(t *testing.T) {
 		{"share", 2, "verify --read-data=3/2", `--read-data: `},
 		{"range", 2, "log 2026", `is no range`},
 		{"tables", 2, "restore sqlite:" + w.path("t"), `tables need --cluster`},
+		{"no tables", 2, "restore --nodes 3 " + w.path("x"), `--nodes and --node are for tables`},
+		{"nodes", 2, "restore --cluster c --partitions 2 --nodes 0 sqlite:" + w.path("t"), `at least one node`},
+		{"replicas", 2, "restore --cluster c --partitions 2 --nodes 2 --replicas 2 sqlite:" + w.path("t"), `at least one node`},
+		{"negative replicas", 2, "restore --cluster c --partitions 2 --nodes 2 --replicas -1 sqlite:" + w.path("t"), `at least one node`},
+		{"no such node", 2, "restore --cluster c --partitions 2 --nodes 2 --node 3 sqlite:" + w.path("t"), `want 1 to 2`},
+		{"magic", 2, "restore --magic FS99 " + w.path("x"), `want FS30 or FS21`},
+		{"magic of tables", 2, "restore --magic FS30 --cluster c --partitions 2 sqlite:" + w.path("t"), `--magic is for`},
+		{"TLS with a file", 2, "restore --ca ca.crt " + w.path("x"), `are for a cluster`},
+		{"refresh", 2, "serve -b 0 --refresh 5s", `--refresh is for --follow`},
+		{"count", 2, "log -n -3", `at least 1`},
+		{"no count", 2, "log -n 0", `at least 1`},
+		{"commits", 2, "cost --commits-per-day -5", `more than 0`},
+		{"no number of commits", 2, "cost --commits-per-day nan", `more than 0`},
+		{"infinite commits", 2, "cost --commits-per-day inf", `more than 0`},
+		{"raw history", 2, "cat --raw --history 0", `without --history`},
 		{"target", 2, "restore zeo://h", `a target is`},
 		{"where", 2, "serve", `Give -b`},
 		{"set", 2, "info --set intervall=1s", `did you mean "interval"`},
@@ -727,6 +787,40 @@ func TestFollowPacked(t *testing.T) {
 	}
 }
 
+// A writer that follows notes what it has stored while it does: after a crash, the next start knows that it has to be there.
+func TestFollowNotesWhatItStores(t *testing.T) {
+	defer func(d time.Duration) { seenEvery = d }(seenEvery)
+	seenEvery = 20 * time.Millisecond
+	w := newWorld(t)
+	w.prepare("site.fs")
+	ctx, cancel := context.WithCancel(t.Context())
+	var out, errs bytes.Buffer
+	env := &cli.Env{Args: []string{"follow"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
+	done := make(chan int, 1)
+	go func() { done <- cli.Run(ctx, env, newCommand) }()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		tails := int64(len(w.keys(`/t/`)))
+		for _, path := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
+			var seen verify.Seen
+			if err := json.Unmarshal(must(os.ReadFile(path)), &seen); err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range seen.Lineages {
+				if tails > 0 && m.Tail == tails && m.Head > 0 {
+					return
+				}
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d tails are stored, and not noted", tails)
+		}
+	}
+}
+
 // A packed file that is not known to be the same database gets another hint than one that is.
 func TestHintOfPack(t *testing.T) {
 	for common, want := range map[tid.TID]string{2: "rebase --confirm", 0: "--assume-same-history"} {
@@ -743,7 +837,10 @@ func TestStdoutFull(t *testing.T) {
 	w.prepare("site.fs")
 	w.want(0, "snapshot")
 	w.env["NEOBACKUP_IDENTITY"] = w.path("op1.txt")
-	for _, args := range []string{"info", "list", "list --lineages", "check", "check --store", "verify", "verify --against", "key check", "cat 0", "cat --history 0", "log", "diff 2026-01-15..latest", "dump", "cost", "rebase", "snapshot"} {
+	if err := os.Mkdir(w.path("copy"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"copy --plan prod file://" + w.path("copy"), "copy prod file://" + w.path("copy"), "info", "list", "list --lineages", "check", "check --store", "verify", "verify --against", "key check", "key list", "cat 0", "cat --history 0", "log", "diff 2026-01-15..latest", "dump", "cost", "rebase", "snapshot"} {
 		var errs bytes.Buffer
 		env := &cli.Env{Args: strings.Fields(args), Stdin: strings.NewReader(""), Stdout: full{}, Stderr: &errs, Getenv: func(k string) string { return w.env[k] }}
 		if code := cli.Run(t.Context(), env, newCommand); code != 1 || !strings.Contains(errs.String(), "the output is full") {

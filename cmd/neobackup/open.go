@@ -38,6 +38,9 @@ func isURL(s string) bool { return strings.Contains(s, ":") || strings.Contains(
 // file reads the configuration file. It returns nil if there is none and none was asked
 // for.
 func (o *common) file(env *cli.Env) (*config.File, error) {
+	if o.hooks != nil {
+		return o.hooks.file, nil
+	}
 	path := o.config
 	if path == "" {
 		path = env.Getenv(envConfig)
@@ -67,6 +70,12 @@ type wrongError struct{ err error }
 func (e *wrongError) Error() string { return e.err.Error() }
 func (e *wrongError) Unwrap() error { return e.err }
 
+// absentError is a store that is not there, and may come: a disk that is not mounted.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
+
 // settings returns the settings of the repository that is meant.
 func (o *common) settings(env *cli.Env) (*config.Repository, error) {
 	if isURL(o.repo) {
@@ -87,6 +96,7 @@ func (o *common) settings(env *cli.Env) (*config.Repository, error) {
 	if err != nil {
 		return nil, wrong(err)
 	}
+	s = s.Clone()
 	return s, o.apply(s, "")
 }
 
@@ -129,6 +139,9 @@ type session struct {
 	log   *cli.Log
 	count *store.Counted
 	tried store.Stats // what the probe asked of the store
+	tells bool        // the command itself tells of what was tampered with, or goes on in spite of it
+
+	doomed map[string]string // notes of lineages that doom lists name, with the list; nil: not read yet
 }
 
 // openStore opens the store of a repository with all wrappers.
@@ -136,12 +149,15 @@ func (o *common) openStore(env *cli.Env, set *config.Repository, log *cli.Log, a
 	getenv := set.Getenv(env.Getenv, s3store.EnvFile, s3store.EnvAccessKey, s3store.EnvSecretKey, s3store.EnvSessionToken)
 	bare, err := storeurl.Open(set.URL, getenv)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, wrong(hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new"))
+		return nil, nil, &absentError{hint(err, "a directory is not made by itself, since it may be a disk that is not mounted: mkdir it if it is new")}
 	}
 	if err != nil {
 		return nil, nil, wrong(err)
 	}
 	count := store.Count(store.Limit(bare, set.LimitUpload, set.LimitDownload))
+	if o.hooks != nil {
+		o.hooks.meter.add(count)
+	}
 	return store.Retry(count, store.RetryOptions{Attempts: attempts, Repeating: func(op, key string, attempt int, pause time.Duration, err error) {
 		// One that fails now and then is no news, one that goes on failing not each time.
 		level := slog.LevelInfo
@@ -170,7 +186,7 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger})
+	r, err := backup.Open(ctx, backup.Config{Store: s, Trusted: trusted, Log: log.Logger, EpochKey: epochKey(log)})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.URL, err)
 	}
@@ -201,7 +217,30 @@ func (o *common) use(ctx context.Context, env *cli.Env, attempts int, do func(s 
 	if o.stats {
 		defer func() { o.printStats(env, s.count.Stats(), s.tried) }()
 	}
-	return do(s)
+	if err := do(s); err != nil || s.tells {
+		return err
+	}
+	return s.tampered()
+}
+
+// tampered tells of objects that were overwritten or deleted, and of which an older version was used: what
+// was read is right, and something is wrong with the repository.
+func (s *session) tampered() error {
+	list := s.Tampered()
+	for _, t := range list {
+		if s.o.json {
+			_ = s.o.line(s.env.Stderr, map[string]any{"tampered": t.Key, "version": t.Version, "message": t.String()}) // the exit code tells as well
+			continue
+		}
+		fmt.Fprintf(s.env.Stderr, "warning: %v\n", t)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if !s.o.json {
+		fmt.Fprintf(s.env.Stderr, "error: %d objects of the repository were tampered with; what was read is right, from older versions\nhint: neobackup repair stores them again; find out who can write to the bucket\n", len(list))
+	}
+	return &cli.Exit{Code: 3}
 }
 
 // stateDir returns the directory of what this host knows of a repository, and makes it.
@@ -311,6 +350,7 @@ type place struct {
 	state   *backup.State
 	broken  *backup.BrokenError // nil unless the chain of tails is
 	older   error               // nil unless this host has seen a newer state
+	doomed  string              // doom list that names the lineage: it will be deleted
 }
 
 // damaged reports whether something is missing that was there.
@@ -330,7 +370,31 @@ func (s *session) place(ctx context.Context, lineage string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lineage != "" {
+		p.doomed = s.doomedBy(ctx, l)
+	}
 	return p, s.seen(p)
+}
+
+// doomedBy returns the doom list that names a lineage, "" if none does. That of the current one is not asked for
+// where it is meant without a name: nothing announces it.
+func (s *session) doomedBy(ctx context.Context, l *snapshot.Lineage) string {
+	if s.doomed == nil {
+		var err error
+		s.doomed, err = s.Doomed(ctx, func(key string) bool {
+			return strings.HasPrefix(key, snapshot.Prefix(snapshot.KindLineage, snapshot.ID{}))
+		})
+		if err != nil { // such as one of a keeper that is not trusted here
+			s.log.Warn("what will be deleted is not known", "err", err)
+			s.doomed = map[string]string{}
+		}
+	}
+	return s.doomed[snapshot.Key{Kind: snapshot.KindLineage, N: l.K}.String()]
+}
+
+// doomedText says that a lineage will be deleted.
+func (p *place) doomedText() string {
+	return fmt.Sprintf("lineage %d will be deleted: %s announces it; neobackup prune --undo cancels that, a hold in the policy keeps the lineage", p.lineage.K, p.doomed)
 }
 
 // seen compares a state with what this host has seen before, and notes it. Without a state directory
@@ -365,6 +429,9 @@ func (s *session) warn(p *place) {
 	}
 	if p.broken != nil {
 		fmt.Fprintf(s.env.Stderr, "warning: %v; what is used ends at %v (%s)\n", p.broken, p.state.Head(), when(p.state.Head()))
+	}
+	if p.doomed != "" {
+		fmt.Fprintf(s.env.Stderr, "warning: %s\n", p.doomedText())
 	}
 }
 
@@ -403,6 +470,9 @@ func (p *place) at(text string, now time.Time) (tid.TID, error) {
 // notBefore returns an error if nothing was committed yet at a TID: a year that is wrong must not
 // restore an empty database.
 func (s *session) notBefore(ctx context.Context, p *place, keys *backup.Keys, at tid.TID) error {
+	if at == p.state.Head() {
+		return nil
+	}
 	for part, err := range s.Parts(ctx, p.state, tid.Zero, p.state.Head()) {
 		if err != nil {
 			return err

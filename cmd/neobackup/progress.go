@@ -25,7 +25,7 @@ type progress struct {
 func (o *common) progress(env *cli.Env, what, items string, total int64) *progress {
 	p := &progress{o: o, env: env, what: what, shown: time.Now()}
 	if !o.json {
-		p.bar = cli.NewProgress(env, cli.ProgressConfig{What: what, Items: items, Total: total, Quiet: o.quiet, Every: progressEvery})
+		p.bar = cli.NewProgress(env, cli.ProgressConfig{What: what, Items: items, Bytes: true, Total: total, Quiet: o.quiet, Every: progressEvery})
 	}
 	return p
 }

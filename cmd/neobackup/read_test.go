@@ -154,7 +154,6 @@ func TestOlderState(t *testing.T) {
 	w.want(0, "info")
 	old := w.keys(`/m/|/t/`)
 	w.want(0, "snapshot")
-	w.want(0, "info")
 	for _, key := range w.keys(`/m/|/t/`) {
 		if !slices.Contains(old, key) {
 			if err := os.Remove(filepath.Join(w.path("repo"), key)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -33,6 +34,7 @@ type restoreOptions struct {
 	append   bool
 	restart  bool
 	noVerify bool
+	gaps     bool
 	magic    string
 	scratch  string
 
@@ -77,6 +79,7 @@ open it.` + exitStatus,
 	cli.Flag(fs, &o.append, "append", "", "add what an existing target lacks, which must be the beginning of what is restored")
 	cli.Flag(fs, &o.restart, "restart", "", "discard what an interrupted restore left")
 	cli.Flag(fs, &o.noVerify, "no-verify", "", "do not read again what was restored")
+	cli.Flag(fs, &o.gaps, "allow-gap", "", "restore a moment after a gap, where something is lost (to a Data.fs): TARGET.unknown lists what may have changed in it")
 	cli.Text(fs, &o.magic, "magic", "", string(fsformat.FS30), "FS30 for Python 3, FS21 for Python 2")
 	cli.Path(fs, &o.scratch, "scratch", "", "", "directory for segments that are being read (default: that of [drill NAME], or that of the system)")
 	cli.Text(fs, &o.cluster, "cluster", "c", "", "name of the cluster, for tables")
@@ -130,14 +133,26 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 	}
 	tables := t.kind == "sqlite" || t.kind == "mysql"
 	switch {
+	case o.magic != string(fsformat.FS30) && o.magic != string(fsformat.FS21):
+		return cli.Usagef("--magic %s: want %s or %s", o.magic, fsformat.FS30, fsformat.FS21)
+	case t.kind != "file" && o.given("magic"):
+		return cli.Usagef("--magic is for a Data.fs")
+	case t.kind != "cluster" && o.TLS != cli.TLS{}:
+		return cli.Usagef("--ca, --cert and --key are for a cluster: neo://CLUSTER@MASTER:PORT")
 	case tables && (o.cluster == "" || o.partitions < 1):
 		return cli.Usagef("tables need --cluster NAME and --partitions N: those of the cluster that will use them")
-	case !tables && (o.cluster != "" || o.partitions != 0 || o.replicas != 0 || len(o.node) > 0):
-		return cli.Usagef("--cluster, --partitions, --replicas and --node are for tables: sqlite:DIRECTORY or mysql:DATABASE")
+	case !tables && o.given("cluster", "partitions", "replicas", "nodes", "node"):
+		return cli.Usagef("--cluster, --partitions, --replicas, --nodes and --node are for tables: sqlite:DIRECTORY or mysql:DATABASE")
+	case tables && (o.nodes < 1 || o.replicas < 0 || o.replicas >= o.nodes):
+		return cli.Usagef("%d nodes with %d replicas: want at least one node more than replicas", o.nodes, o.replicas)
+	case tables && slices.ContainsFunc(o.node, func(n int) bool { return n < 1 || n > o.nodes }):
+		return cli.Usagef("--node: want 1 to %d, the number of --nodes", o.nodes)
 	case t.kind == "mysql" && len(o.node) != 1:
 		return cli.Usagef("a database has the tables of one node: give --node I")
 	case o.append && tables:
 		return cli.Usagef("--append is for a Data.fs or a cluster; tables go on by themselves after an interruption")
+	case o.gaps && t.kind != "file":
+		return cli.Usagef("--allow-gap is for a Data.fs: look at what is lost before a cluster uses it")
 	case o.restart && t.kind != "file":
 		return cli.Usagef("--restart is for a Data.fs; remove the databases instead")
 	}
@@ -147,7 +162,7 @@ func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, arg string
 		if scratch == "" && s.set.Drill != nil {
 			scratch = s.set.Drill.Scratch
 		}
-		src := &restore.Source{Repo: s.Repository, Keys: keys, State: p.state, Fetch: backup.FetchOptions{Scratch: scratch}, Log: s.log.Logger}
+		src := &restore.Source{Repo: s.Repository, Keys: keys, State: p.state, Fetch: backup.FetchOptions{Scratch: scratch}, AllowGaps: o.gaps, Log: s.log.Logger}
 		var err error
 		if src.At, err = p.at(o.at, o.now()); err != nil && !(o.plan && errors.Is(err, backup.ErrNotExact) && src.At != tid.Zero) {
 			return err
@@ -290,7 +305,7 @@ func printPlan(ctx context.Context, env *cli.Env, o *restoreOptions, s *session,
 			problem = errors.Join(problem, fmt.Errorf("epoch %v: %w", e.KID, backup.ErrKeys))
 		}
 	}
-	if len(plan.Gaps) > 0 {
+	if len(plan.Gaps) > 0 && !o.gaps {
 		problem = errors.Join(problem, fmt.Errorf("%s: %w", plan.Gaps[0], backup.ErrIncomplete))
 	}
 	if problem != nil && o.json {
@@ -305,7 +320,7 @@ func printRestored(env *cli.Env, o *restoreOptions, t target, res *restore.Resul
 	if o.json {
 		return o.line(env.Stdout, map[string]any{
 			"v": 1, "target": t.shown(), "kind": t.kind, "at": res.At, "last": pointOf(res.Last, o.now()), "compared": res.Compared, "segments": res.Segments,
-			"transactions": res.Txns, "records": res.Records, "text_bytes": res.Bytes, "seconds": took.Seconds(),
+			"transactions": res.Txns, "records": res.Records, "text_bytes": res.Bytes, "seconds": took.Seconds(), "unknown": res.Unknown, "unknown_file": res.UnknownFile,
 		})
 	}
 	if o.quiet {
@@ -322,6 +337,9 @@ func printRestored(env *cli.Env, o *restoreOptions, t target, res *restore.Resul
 		compared = "NOT compared with the repository (--no-verify)"
 	}
 	fmt.Fprintf(env.Stdout, "%s has everything up to %v (%s): %d transactions, %d records, %s\n", name, res.Last, when(res.Last), res.Txns, res.Records, compared)
+	if res.UnknownFile != "" {
+		fmt.Fprintf(env.Stdout, "LOST: what was committed in a gap is not in it. %d objects may have changed there: %s lists them\n", res.Unknown, res.UnknownFile)
+	}
 	if t.kind == "sqlite" || t.kind == "mysql" {
 		fmt.Fprintf(env.Stdout, "Start the cluster when the tables of all %d nodes are complete: neomaster -c %s -p %d -r %d, neostorage -c %s for each database, neoadmin; then neoctl start.\n",
 			o.nodes, o.cluster, o.partitions, o.replicas, o.cluster)

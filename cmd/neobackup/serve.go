@@ -61,6 +61,8 @@ func runServe(ctx context.Context, env *cli.Env, o *serveOptions) error {
 		return cli.Usagef("where? Give -b HOST:PORT")
 	case o.follow && o.at != "latest":
 		return cli.Usagef("--follow goes on from the newest transaction: without --at")
+	case o.given("refresh") && !o.follow:
+		return cli.Usagef("--refresh is for --follow")
 	case o.refresh < 100*time.Millisecond:
 		return cli.Usagef("--refresh %v is less than 100ms", o.refresh)
 	}

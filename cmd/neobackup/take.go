@@ -13,9 +13,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/backup/config"
+	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
@@ -208,11 +210,14 @@ func (o *writing) write(ctx context.Context, env *cli.Env, attempts int, do func
 	}
 	return o.use(ctx, env, attempts, func(s *session) (err error) {
 		defer s.log.Crashed()
-		signals, stop := context.WithCancel(ctx)
-		wait := s.log.HandleSignals(signals, func(io.Writer) {})
-		defer wait()
-		defer stop()
+		if o.hooks == nil { // else the daemon does it
+			signals, stop := context.WithCancel(ctx)
+			wait := s.log.HandleSignals(signals, func(io.Writer) {})
+			defer wait()
+			defer stop()
+		}
 
+		s.tells = true // a log line does, for one that does not end
 		signer, _, err := s.set.Signer(snapshot.Writer)
 		if err != nil {
 			return wrong(err)
@@ -254,15 +259,56 @@ func (o *writing) writeOnce(ctx context.Context, env *cli.Env, s *session, signe
 		Interval: s.set.Interval, Heartbeat: s.set.Heartbeat, SegmentSize: s.set.SegmentSize, Level: s.set.Level,
 		Lock: s.set.Lock, LockDays: int(s.set.LockDays), LockShortDays: int(s.set.LockShortDays),
 		RebaseOnPack: s.set.RebaseOnPack || o.rebase, AssumeSameHistory: o.same, Log: s.log.Logger,
-		Progress: o.shown(env, s.set.Source),
+		Progress: o.shown(env, s.set.Source), Flushed: o.hooks.flushed(),
 	})
 	if err != nil {
 		return &openError{err}
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
+	defer s.noteSeen(ctx, w, dir)()
 	defer o.done()
 	o.fromStart = w.Stats().Head == tid.Zero
+	defer o.hooks.opened(w)()
 	return do(s, w)
+}
+
+// seenEvery is how often a writer notes for the next start what it has stored.
+var seenEvery = time.Minute
+
+// noteSeen notes what the writer stores, now and then until the function that it returns is called: otherwise
+// the next start would not know that newer objects than those of this start have to be there.
+func (s *session) noteSeen(ctx context.Context, w *writer.Writer, dir string) (end func()) {
+	note := func() {
+		seen, err := verify.LoadSeen(dir, s.Marker.ID)
+		if err == nil {
+			st := w.Stats()
+			seen.Note(st.Lineage, st.Manifest, st.Tail, st.Head)
+			err = seen.Save(dir)
+		}
+		if err != nil { // a full disk must not end a backup
+			s.log.Warn("what was stored is not noted for the next start", "err", err)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(seenEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				note()
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		note()
+	}
 }
 
 // notOlder refuses a repository from which what this host has seen was removed: a writer would use
@@ -374,13 +420,45 @@ func (s *session) printTaken(st writer.Stats, took time.Duration) (err error) {
 	return err
 }
 
+// drainTimeout is how long a writer that was told to stop goes on storing what it knows of. A service manager
+// kills later.
+const drainTimeout = 10 * time.Second
+
+// drain stores what a writer that was told to stop has not stored yet.
+func drain(ctx context.Context, w *writer.Writer) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	return w.Drain(ctx)
+}
+
+// tell tells the service manager how the command is.
+func (o *writing) tell(env *cli.Env, m *daemon.Manager, lines ...string) {
+	if err := m.Tell(lines...); err != nil {
+		o.say(env, "the service manager cannot be told: %v", err)
+	}
+}
+
 func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
 	start := time.Now()
+	m := daemon.NewManager("")
+	if o.hooks == nil {
+		m = manager(env)
+	}
+	// It is ready to wait for a source and a store that are away.
+	o.tell(env, m, "READY=1", "STATUS=waiting for the source and the store")
+	defer o.tell(env, m, "STOPPING=1")
 	// A store that is away for long must not end it.
 	return cli.Stopped(ctx, o.write(ctx, env, 0, func(s *session, w *writer.Writer) error {
 		o.say(env, "following %s into %s", s.set.Source, s.set.URL)
 		o.follows = true
-		if err := w.Follow(ctx); cli.Stopped(ctx, err) != nil {
+		o.tell(env, m, "STATUS=following "+s.set.Source.String())
+		err := w.Follow(ctx)
+		if ctx.Err() != nil {
+			if err := drain(ctx, w); err != nil {
+				s.log.Warn("what was committed last is not stored; the next start stores it", "err", err)
+			}
+		}
+		if cli.Stopped(ctx, err) != nil {
 			return err
 		}
 		return s.printTaken(w.Stats(), time.Since(start))

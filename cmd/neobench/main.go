@@ -31,7 +31,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 
 Exit status: 0 done; 1 failed; 2 usage.`,
 	}
-	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newBackup(env), newSnapshot(env), newImport(env), newMemory(env), newEcho(env))
+	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newBackup(env), newSnapshot(env), newServing(env), newFollowing(env), newImport(env), newMemory(env), newEcho(env))
 	return cmd
 }
 

@@ -39,6 +39,10 @@ neobackup, encrypted, in a directory and, with --minio, on an S3 server; by repo
 of --python, compressed, a smaller one; and by restic, if it is installed. Figures are the time, the time
 of the processors for each MB of the Data.fs, what is stored, and the peak memory.
 
+Then the same change of a small and of a large Data.fs; and a running cluster: what a snapshot
+of it takes, and what that costs its clients. If litestream is installed, it stores the database
+of the storage, too.
+
 Then a cluster is followed into a directory, with five commits a second: how long after a
 commit it is in the repository, and what that costs.`,
 		Args: cobra.NoArgs,
@@ -136,7 +140,15 @@ func (c *comparison) snapshots(ctx context.Context, minio string) error {
 			return err
 		}
 	}
-	return c.following(ctx)
+	if err := os.Remove(data); err != nil {
+		return err
+	}
+	for _, more := range []func(context.Context) error{c.increments, c.ofCluster, c.following} {
+		if err := more(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -144,9 +156,36 @@ const (
 	followPause = 200 * time.Millisecond // between two commits
 )
 
-// following measures how long after a commit it is in a repository. Tails stay, so what was
-// acknowledged when can be read afterwards.
+func newFollowing(env *cli.Env) *cobra.Command {
+	c := comparison{out: env.Stdout}
+	interval, pause, during := time.Second, followPause, 10*time.Minute
+	cmd := &cobra.Command{
+		Use:   "following",
+		Short: "Measure neobackup follow for long",
+		Long: `Measure neobackup follow for long.
+
+A cluster is followed into a directory while a client commits: how long after a commit it is in the
+repository, how many objects that makes in a day, how much is stored for each new byte, and what it costs.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			return c.in(func() error { return c.followFor(cmd.Context(), interval, pause, during) })
+		},
+	}
+	cmd.Flags().StringVar(&c.bin, "bin", "bin", "directory of the built programs")
+	cmd.Flags().DurationVar(&interval, "interval", interval, "between two looks at the source")
+	cmd.Flags().DurationVar(&pause, "pause", pause, "between two commits")
+	cmd.Flags().DurationVar(&during, "for", during, "how long")
+	return cmd
+}
+
+// following measures for a moment.
 func (c *comparison) following(ctx context.Context) error {
+	return c.followFor(ctx, time.Second, followPause, followFor)
+}
+
+// followFor measures how long after a commit it is in a repository. Tails stay, so what was
+// acknowledged when can be read afterwards.
+func (c *comparison) followFor(ctx context.Context, interval, pause, during time.Duration) error {
 	r, err := c.start(ctx, "followed", nil, 1)
 	if err != nil {
 		return err
@@ -170,6 +209,11 @@ func (c *comparison) following(ctx context.Context) error {
 	}
 	follow := k.first(ctx)
 	follow.Args[1] = "follow"
+	follow.Args = append(follow.Args, "--set", "interval="+interval.String())
+	before, err := objectsOf(repo)
+	if err != nil {
+		return err
+	}
 	var complaints bytes.Buffer
 	follow.Stderr = &complaints
 	if err := follow.Start(); err != nil {
@@ -179,16 +223,16 @@ func (c *comparison) following(ctx context.Context) error {
 		follow.Process.Kill()
 		follow.Wait()
 	}()
-	limited, cancel := context.WithTimeout(ctx, followFor)
+	limited, cancel := context.WithTimeout(ctx, during)
 	defer cancel()
-	list, elapsed, err := g.commitFor(limited, 1, followPause)
+	list, elapsed, err := g.commitFor(limited, 1, pause)
 	if err != nil {
 		return err
 	}
 	busy := cpuTime([]*exec.Cmd{follow})
 	memory := peakMemory(follow.Process.Pid)
 	var tails []tail
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(30*time.Second + interval); ; time.Sleep(100 * time.Millisecond) {
 		if tails, err = tailsOf(repo); err != nil {
 			return err
 		}
@@ -198,6 +242,10 @@ func (c *comparison) following(ctx context.Context) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("neobackup follow does not reach the last transaction\n%s", complaints.String())
 		}
+	}
+	after, err := objectsOf(repo)
+	if err != nil {
+		return err
 	}
 	lags := &figures{}
 	i, used := 0, map[tid.TID]bool{}
@@ -209,10 +257,43 @@ func (c *comparison) following(ctx context.Context) error {
 		lags.latencies = append(lags.latencies, max(0, tails[i].at.Sub(t.at)))
 	}
 	slices.Sort(lags.latencies)
-	fmt.Fprintf(c.out, "follow, %.1f commits/s: in the repository after %v (median), %v (longest); %.0f tails a minute; %.1f %% of a processor; peak %.0f MB\n",
-		float64(len(list))/elapsed.Seconds(), lags.quantile(.5).Round(time.Millisecond), lags.quantile(1).Round(time.Millisecond),
+	fmt.Fprintf(c.out, "follow, %.2f commits/s, interval %v: in the repository after %v (median), %v (longest); %.0f tails a minute; %.1f %% of a processor; peak %.0f MB\n",
+		float64(len(list))/elapsed.Seconds(), interval, lags.quantile(.5).Round(time.Millisecond), lags.quantile(1).Round(time.Millisecond),
 		float64(len(used))/elapsed.Minutes(), 100*busy.Seconds()/elapsed.Seconds(), float64(memory)/1e6)
+	day := float64(24*time.Hour) / float64(elapsed)
+	n, m, t := after.n-before.n, after.manifests-before.manifests, after.tails-before.tails
+	fmt.Fprintf(c.out, "follow, %d commits in %v: %d objects (%.0f a day), of them %d tails and %d manifests (%.0f a day); %.2f times the bytes of the tails stored\n",
+		len(list), elapsed.Round(time.Second), n, float64(n)*day, t, m, float64(m)*day, float64(after.size-before.size)/float64(max(1, after.tailSize-before.tailSize)))
 	return nil
+}
+
+// stock is what a repository in a directory has.
+type stock struct {
+	n, tails, manifests int
+	size, tailSize      int64
+}
+
+func objectsOf(repo string) (s stock, err error) {
+	err = filepath.WalkDir(repo, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		s.n++
+		s.size += info.Size()
+		switch filepath.Base(filepath.Dir(path)) {
+		case "t":
+			s.tails++
+			s.tailSize += info.Size()
+		case "m":
+			s.manifests++
+		}
+		return nil
+	})
+	return s, err
 }
 
 // tail is a step of the log of a repository: what it acknowledged, and when.
@@ -254,10 +335,7 @@ func tailsOf(repo string) (list []tail, err error) {
 
 // keep measures one way.
 func (c *comparison) keep(ctx context.Context, k *keeper, data string, size int64) error {
-	row := func(what string, size int64, s spent) {
-		mb := float64(size) / 1e6
-		fmt.Fprintf(c.out, "%-20s %-10s %9.1f %9.2f %10.1f %10.0f\n", k.name, what, mb/s.elapsed.Seconds(), s.elapsed.Seconds(), float64(s.cpu.Milliseconds())/mb, float64(s.memory)/1e6)
-	}
+	row := func(what string, size int64, s spent) { c.row(k.name, what, size, s) }
 	s, err := c.spend(k.first(ctx))
 	if err != nil {
 		return err
@@ -495,6 +573,9 @@ func (c *comparison) startMinIO(ctx context.Context, program string) (*minioServ
 	}
 	return s, errors.Join(os.Setenv("NEOBACKUP_S3_ACCESS_KEY", user), os.Setenv("NEOBACKUP_S3_SECRET_KEY", secret))
 }
+
+// address returns where the server listens.
+func (s *minioServer) address() string { return s.cl.EndpointURL().Host }
 
 // stored returns the sizes of all objects.
 func (s *minioServer) stored() (sum int64, err error) {

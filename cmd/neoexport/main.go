@@ -132,7 +132,7 @@ func parseTID(option, s string) (tid.TID, error) {
 }
 
 func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, opt exporter.FileOptions, size int64) (tid.TID, error) {
-	bar := cli.NewProgress(env, cli.ProgressConfig{What: "exporting", Items: "transactions", Total: size, Quiet: o.Quiet})
+	bar := cli.NewProgress(env, cli.ProgressConfig{What: "exporting", Items: "transactions", Bytes: true, Total: size, Quiet: o.Quiet})
 	defer bar.Done()
 	var tellErr error
 	opt.Opened = func(after, _ tid.TID) {
@@ -161,7 +161,7 @@ func verify(ctx context.Context, env *cli.Env, o *options, src *side.Source, des
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	bar := cli.NewProgress(env, cli.ProgressConfig{What: "verifying", Items: "transactions", Total: size, Quiet: o.Quiet})
+	bar := cli.NewProgress(env, cli.ProgressConfig{What: "verifying", Items: "transactions", Bytes: true, Total: size, Quiet: o.Quiet})
 	defer bar.Done()
 	// A link to data that was packed becomes data in a file. Statuses are those
 	// wanted by an option, or may have changed since an earlier export. What was there

@@ -143,7 +143,7 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 		if total, refused = side.Remaining(ctx, r.Reader, last); refused != nil {
 			return refused
 		}
-		bar = cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Total: total, Quiet: o.Quiet})
+		bar = cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Bytes: true, Total: total, Quiet: o.Quiet})
 		return nil
 	}
 	err = exporter.ToCluster(ctx, r, c, func() exporter.Appender { return c.NewAppender(ctx, client.AppenderOptions{Window: o.window}) }, exporter.ClusterOptions{

@@ -221,7 +221,7 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 			if err := file.TellRenumbered(ctx, last); err != nil {
 				return err
 			}
-			bar = cli.NewProgress(env, cli.ProgressConfig{What: "importing", Items: "transactions", Total: file.Size(), Quiet: o.quiet})
+			bar = cli.NewProgress(env, cli.ProgressConfig{What: "importing", Items: "transactions", Bytes: true, Total: file.Size(), Quiet: o.quiet})
 			return nil
 		},
 		Progress: func(_ tid.TID, t, r, bytes int64) {

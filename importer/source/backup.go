@@ -151,6 +151,8 @@ func (b *backupSource) database(ctx context.Context) (*reader.Database, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys := repo.Unlock(identities...)
+	keys.Ahead(ctx)
 	lineage, err := b.lineage(ctx, repo)
 	if err != nil {
 		return nil, err
@@ -165,7 +167,7 @@ func (b *backupSource) database(ctx context.Context) (*reader.Database, error) {
 	if b.cfg.StateDir != "" {
 		o.CacheDir = filepath.Join(b.cfg.StateDir, "index")
 	}
-	d, err := reader.Open(ctx, repo, repo.Unlock(identities...), state, o)
+	d, err := reader.Open(ctx, repo, keys, state, o)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +241,9 @@ func (b *backupSource) lineage(ctx context.Context, repo *backup.Repository) (sn
 		switch {
 		case err == nil && known.Repository == repo.Marker.ID.String():
 			want = known.Lineage
-		case err != nil && !errors.Is(err, os.ErrNotExist):
+		case err == nil:
+			return snapshot.ID{}, fmt.Errorf("the import began with repository %s, as %s says, url is that of repository %s: give the url of that one, or set lineage if this is a copy of it", known.Repository, path, repo.Marker.ID)
+		case !errors.Is(err, os.ErrNotExist):
 			return snapshot.ID{}, fmt.Errorf("%s, which says with which lineage the import began: %w; set lineage instead of it", path, err)
 		}
 	}

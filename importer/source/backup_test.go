@@ -292,6 +292,40 @@ func TestBackupLineageIsRemembered(t *testing.T) {
 	}
 }
 
+// An import that has begun does not go on with another repository.
+func TestBackupRepositoryIsRemembered(t *testing.T) {
+	list := transactions(t, txntest.Random(2, 60, 10))
+	r, c := repository(t, "file://"+t.TempDir())
+	r.Listed(list[:30])
+	r.Manifest(false, false)
+	other, c2 := repository(t, "file://"+t.TempDir())
+	other.Listed(list[:20])
+	other.Manifest(false, false)
+	c2.StateDir = c.StateDir
+	last := func(c *config.Backup, again bool) (tid.TID, error) {
+		t.Helper()
+		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: again, Patience: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		return s.LastTID(t.Context())
+	}
+	if got, err := last(c, false); got != list[29].TID || err != nil {
+		t.Fatal(got, err)
+	}
+	if got, err := last(c2, true); err == nil || !strings.Contains(err.Error(), "the import began with repository "+r.Marker.ID.String()) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := last(c, true); got != list[29].TID || err != nil {
+		t.Error(got, err)
+	}
+	c2.Lineage = other.Lineage.String()
+	if got, err := last(c2, true); got != list[19].TID || err != nil {
+		t.Error(got, err)
+	}
+}
+
 // An import of which it is not known with which of several lineages it began does not go on with
 // another one.
 func TestBackupLineageIsNotGuessed(t *testing.T) {

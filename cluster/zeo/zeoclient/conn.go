@@ -16,7 +16,9 @@ import (
 
 // Config says which storage of which server to read.
 type Config struct {
-	Network string      // "tcp" (default) or "unix"
+	Network string // "tcp" (default) or "unix"
+	// Dial makes the connection. Default: that to Addr.
+	Dial    func(ctx context.Context) (net.Conn, error)
 	Addr    string      // host:port, or a path
 	Storage string      // default: "1"
 	TLS     *tls.Config // default: a plain connection
@@ -71,8 +73,13 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Network == "" {
 		cfg.Network = "tcp"
 	}
-	d := net.Dialer{Control: limitSilence}
-	nc, err := d.DialContext(ctx, cfg.Network, cfg.Addr)
+	if cfg.Dial == nil {
+		cfg.Dial = func(ctx context.Context) (net.Conn, error) {
+			d := net.Dialer{Control: limitSilence}
+			return d.DialContext(ctx, cfg.Network, cfg.Addr)
+		}
+	}
+	nc, err := cfg.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ZEO server %s: %w", cfg.Addr, err)
 	}

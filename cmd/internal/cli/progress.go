@@ -17,6 +17,9 @@ import (
 type ProgressConfig struct {
 	What  string // in plain words: "importing"
 	Items string // what Add counts: "transactions"; "" if only bytes count
+	// Bytes: both items and bytes are counted, and Total is in bytes. Without it, the bar is
+	// about items until bytes are counted for the first time.
+	Bytes bool
 	// Total is what the work amounts to: bytes if any are ever counted, otherwise
 	// items. 0 or less: unknown.
 	Total int64
@@ -49,7 +52,11 @@ func NewProgress(env *Env, cfg ProgressConfig) *Progress {
 	p.start = p.now()
 	p.shown = p.start
 	if f, ok := env.Stderr.(*os.File); ok && !cfg.Quiet && term.IsTerminal(int(f.Fd())) {
-		p.bar = p.newBar()
+		if cfg.Bytes && cfg.Items != "" {
+			p.count()
+		} else {
+			p.bar = p.newBar()
+		}
 	}
 	return p
 }
@@ -75,7 +82,9 @@ func (p *Progress) newBar() *progressbar.ProgressBar {
 	} else {
 		opts = append(opts, progressbar.OptionShowIts(), progressbar.OptionSetItsString(p.cfg.Items))
 	}
-	return progressbar.NewOptions64(total, opts...)
+	bar := progressbar.NewOptions64(total, opts...)
+	bar.StartWithoutRender() // the time until the first step counts
+	return bar
 }
 
 // Add counts work that was done.
@@ -129,12 +138,7 @@ func (p *Progress) counted() int64 {
 // work goes on without being watched.
 func (p *Progress) showBar() {
 	if p.bytes > 0 && p.cfg.Items != "" && p.inText == "" {
-		// Both are counted: the bar is about bytes, the items go to its text.
-		p.inText = p.cfg.Items
-		items := p.cfg.Items
-		p.cfg.Items = ""
-		p.bar = p.newBar()
-		p.cfg.Items = items
+		p.count()
 	}
 	n := p.counted()
 	if p.cfg.Total > 0 {
@@ -144,6 +148,15 @@ func (p *Progress) showBar() {
 		p.bar.Describe(fmt.Sprintf("%s: %s %s", p.cfg.What, group(p.items), p.inText))
 	}
 	_ = p.bar.Set64(n)
+}
+
+// count makes a bar for both: it is about bytes, the items go to its text.
+func (p *Progress) count() {
+	p.inText = p.cfg.Items
+	items := p.cfg.Items
+	p.cfg.Items = ""
+	p.bar = p.newBar()
+	p.cfg.Items = items
 }
 
 // Done ends the display with a summary, unless quiet.
