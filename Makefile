@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers
+# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers
+.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -24,10 +24,11 @@ build:
 
 # The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
 # those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some run
-# S3 servers: those in the directory NEO_TEST_S3, otherwise in $(S3). Some mount
+# S3 servers: those in the directory NEO_TEST_S3, otherwise in $(S3). Some run MariaDB,
+# which is installed if need be. Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
-test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed)
+test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
 
 vet:
@@ -96,3 +97,7 @@ install-s3-servers: $(S3)/installed
 $(S3)/installed: .ci/s3-servers
 	GO=$(GO) .ci/s3-servers $(S3)
 	touch $@
+
+# The database server of the tests, on Debian and Ubuntu: MariaDB with its plugin RocksDB.
+install-database-server:
+	.ci/database-server

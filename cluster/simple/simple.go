@@ -1,5 +1,5 @@
-// Package simple runs a whole cluster in one process: a master, storages with
-// SQLite databases, an admin.
+// Package simple runs a whole cluster in one process: a master, storages, an admin. The
+// databases are of SQLite, in a directory, or of a database server.
 //
 // # Invariant
 //
@@ -47,7 +47,12 @@ type Config struct {
 	Name       string // default: the name in the databases, otherwise DefaultName or, of a backup, UPSTREAM-backup
 	Partitions int    // of a new database; default: DefaultPartitions
 	Storages   int    // default: as many as there are databases, otherwise DefaultStorages
-	Replicas   int    // copies beside the first, of a new database
+	// Databases are those of the storages, one each, as Adapter understands them. Default: files in Dir.
+	Databases []string
+	Adapter   string        // of Databases; required with them
+	Engine    string        // of Databases; see [adapter.Config]
+	Wait      time.Duration // for the server of Databases; see [adapter.Config]
+	Replicas  int           // copies beside the first, of a new database
 
 	Master   proto.Address   // where the master listens; default: a free port of 127.0.0.1
 	Upstream master.Upstream // the cluster that this one may be a backup of; default: none
@@ -64,7 +69,7 @@ type Config struct {
 	Log     *slog.Logger // default: discard
 
 	// Open opens the database of a storage, counted from 1, of several, at a path; it may
-	// replace what would be opened there. Default: SQLite.
+	// replace what would be opened there. Default: SQLite, or what Adapter says.
 	Open func(n, of int, path string, log *slog.Logger) (backend.Backend, error)
 }
 
@@ -171,6 +176,18 @@ func (c *Cluster) record(node string) func(bool, string, uint32, proto.Packet) {
 // finds out the name of the cluster and the number of storages.
 func (c *Cluster) openDatabases() error {
 	cfg := &c.cfg
+	if n := len(cfg.Databases); n > 0 {
+		if cfg.Storages != 0 && cfg.Storages != n {
+			return fmt.Errorf("%d databases are of as many storages, not of %d", n, cfg.Storages)
+		}
+		for i := range n {
+			if err := c.openDatabase(i+1, n); err != nil {
+				return err
+			}
+		}
+		cfg.Storages = n
+		return nil
+	}
 	found := 0
 	for ; ; found++ {
 		_, err := os.Stat(c.database(found + 1))
@@ -203,22 +220,35 @@ func (c *Cluster) openDatabases() error {
 }
 
 func (c *Cluster) database(n int) string {
+	if len(c.cfg.Databases) > 0 {
+		return c.cfg.Databases[n-1]
+	}
 	return filepath.Join(c.cfg.Dir, fmt.Sprintf("storage%d.sqlite", n))
 }
 
-func openSQLite(_, _ int, path string, log *slog.Logger) (backend.Backend, error) {
-	return adapter.Open(context.Background(), adapter.Config{Adapter: adapter.SQLite, Database: path, Log: log})
+// openNative opens a database of the kind that the configuration says.
+func (c *Cluster) openNative(_, _ int, path string, log *slog.Logger) (backend.Backend, error) {
+	cfg := adapter.Config{Adapter: adapter.SQLite, Database: path, Log: log}
+	if len(c.cfg.Databases) > 0 {
+		cfg.Adapter, cfg.Engine, cfg.Wait = c.cfg.Adapter, c.cfg.Engine, c.cfg.Wait
+	}
+	return adapter.Open(context.Background(), cfg)
 }
 
 func (c *Cluster) openDatabase(n, of int) error {
 	path := c.database(n)
 	open := c.cfg.Open
 	if open == nil {
-		open = openSQLite
+		open = c.openNative
 	}
 	db, err := open(n, of, path, c.log(fmt.Sprintf("storage%d", n)))
+	where := c.cfg.Dir
+	if len(c.cfg.Databases) > 0 {
+		path = adapter.Name(c.cfg.Adapter, path)
+		where = path
+	}
 	if errors.Is(err, backend.ErrLocked) {
-		return fmt.Errorf("%s: %w", c.cfg.Dir, ErrInUse)
+		return fmt.Errorf("%s: %w", where, ErrInUse)
 	}
 	if err != nil {
 		return err

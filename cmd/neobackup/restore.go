@@ -99,6 +99,14 @@ type target struct {
 	name string
 }
 
+// shown returns the name as messages may show it, without a password.
+func (t target) shown() string {
+	if t.kind == "mysql" {
+		return adapter.Name(adapter.MySQL, t.name)
+	}
+	return t.name
+}
+
 func parseTarget(s string) (target, error) {
 	for _, kind := range []string{"sqlite", "mysql"} {
 		if rest, ok := strings.CutPrefix(s, kind+":"); ok {
@@ -207,13 +215,13 @@ func (o *restoreOptions) restore(ctx context.Context, s *session, src *restore.S
 		opt.Dir = t.name
 	} else {
 		opt.Open = func(ctx context.Context, _ int) (restore.Tables, error) {
-			db, err := adapter.Open(ctx, adapter.Config{Adapter: "MySQL", Database: t.name, HalfImported: true, Log: s.log.Logger})
+			db, err := adapter.Open(ctx, adapter.Config{Adapter: adapter.MySQL, Database: t.name, HalfImported: true, Log: s.log.Logger})
 			if err != nil {
 				return nil, err
 			}
 			tables, ok := db.(restore.Tables)
 			if !ok {
-				return nil, errors.Join(fmt.Errorf("database %s cannot be restored to", t.name), db.Close())
+				return nil, errors.Join(fmt.Errorf("database %s cannot be restored to", t.shown()), db.Close())
 			}
 			return tables, nil
 		}
@@ -311,14 +319,14 @@ func (s *session) exactError(src *restore.Source) error { return src.State.Exact
 func printRestored(env *cli.Env, o *restoreOptions, t target, res *restore.Result, took time.Duration) error {
 	if o.json {
 		return o.line(env.Stdout, map[string]any{
-			"v": 1, "target": t.name, "kind": t.kind, "at": res.At, "last": pointOf(res.Last, o.now()), "compared": res.Compared, "segments": res.Segments,
+			"v": 1, "target": t.shown(), "kind": t.kind, "at": res.At, "last": pointOf(res.Last, o.now()), "compared": res.Compared, "segments": res.Segments,
 			"transactions": res.Txns, "records": res.Records, "text_bytes": res.Bytes, "seconds": took.Seconds(), "unknown": res.Unknown, "unknown_file": res.UnknownFile,
 		})
 	}
 	if o.quiet {
 		return nil
 	}
-	name := t.name
+	name := t.shown()
 	if t.kind == "file" {
 		if abs, err := filepath.Abs(name); err == nil {
 			name = abs

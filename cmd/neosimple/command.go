@@ -13,6 +13,7 @@ import (
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/spf13/cobra"
@@ -34,6 +35,9 @@ type options struct {
 	admin      string
 	zeo        string
 	adapter    string
+	databases  []string
+	engine     string
+	wait       float64
 	quiet      bool
 }
 
@@ -45,7 +49,8 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Long: `Run a small NEO cluster in one process, until SIGINT or SIGTERM.
 
 With --dir what is stored stays there: the next start with the same directory goes
-on with it. Otherwise the directory is a temporary one, removed at the end. With
+on with it. So does one with --adapter MySQL and the same --database, of a server of MariaDB.
+Otherwise the directory is a temporary one, removed at the end. With
 --import the cluster serves a Data.fs at once, whatever its size, and copies it
 while it serves: see "neoctl print import". New transactions are only in the cluster. When all
 is copied and compared, the file is no longer needed. A cluster whose copy has not come to
@@ -86,13 +91,19 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:0", "address of the master")
 	cli.Text(fs, &o.admin, "admin", "", "127.0.0.1:0", "address of the admin")
 	cli.Text(fs, &o.zeo, "zeo", "", "127.0.0.1:0", "address for ZEO clients, or "+noZEO)
-	cli.Text(fs, &o.adapter, "adapter", "a", "SQLite", "kind of databases: only SQLite")
+	cli.Text(fs, &o.adapter, "adapter", "a", adapter.SQLite, "kind of databases: SQLite, in --dir, or MySQL, which --database names")
+	cli.Texts(fs, &o.databases, "database", "", "database of a storage, as neostorage --database; with --adapter MySQL, once for each storage")
+	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
+	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 	return cmd
 }
+
+// temporary reports that what is stored goes at the end.
+func (o *options) temporary() bool { return o.dir == "" && len(o.databases) == 0 }
 
 // check refuses values that make no sense.
 func (o *options) check() error {
@@ -103,10 +114,16 @@ func (o *options) check() error {
 		return cli.Usagef("--storages must be more than zero")
 	case o.replicas < 0:
 		return cli.Usagef("--replicas must not be negative")
-	case o.extend && (o.source == "" || o.dir == ""):
+	case o.extend && (o.source == "" || o.temporary()):
 		return cli.Usagef("--extend-import needs --import and --dir")
-	case o.adapter != "SQLite":
-		return cli.Usagef("--adapter %q: a simple cluster only has SQLite", o.adapter)
+	case o.adapter == adapter.SQLite && (len(o.databases) > 0 || o.engine != ""):
+		return cli.Usagef("--database and --engine are for --adapter MySQL: databases of SQLite are in --dir")
+	case o.adapter == adapter.Importer:
+		return cli.Usagef("--adapter Importer: a simple cluster imports with --import")
+	case o.adapter != adapter.SQLite && len(o.databases) == 0:
+		return cli.Usagef("--adapter %s needs --database, once for each storage", o.adapter)
+	case len(o.databases) > 0 && o.dir != "":
+		return cli.Usagef("--dir is for SQLite: it does not go with --database")
 	case o.backupOf != "" && o.source != "":
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
@@ -150,6 +167,14 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
 	}
+	dir := cfg.Dir
+	if len(o.databases) > 0 {
+		var names []string
+		for _, d := range o.databases {
+			names = append(names, adapter.Name(o.adapter, d))
+		}
+		dir = strings.Join(names, ", ")
+	}
 	var b background
 	cfg.Open = b.opener(ctx, env, o)
 	cluster, err := simple.New(cfg)
@@ -159,14 +184,15 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)
-	err = serve(ctx, env, o, log, cluster, &b, cfg.Dir, zeoPort)
+	err = serve(ctx, env, o, log, cluster, &b, dir, zeoPort)
 	stop()
 	wait()
 	return err
 }
 
 func (o *options) config(ctx context.Context) (simple.Config, error) {
-	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas}
+	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
+		Databases: o.databases, Adapter: o.adapter, Engine: o.engine, Wait: time.Duration(o.wait * float64(time.Second))}
 	var err error
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
 		return cfg, err
@@ -294,7 +320,7 @@ func welcome(o *options, cluster *simple.Cluster, bg *background, dir, imported 
 		what = "The database"
 	}
 	keep := ""
-	if o.dir == "" {
+	if o.temporary() {
 		keep = ",\n  a temporary directory that is removed at the end (keep it with --dir DIR)"
 	}
 	fmt.Fprintf(&b, "Cluster %q is running: a master, %s and an admin in this process.\n", cluster.Name(), plural(cluster.Storages(), "storage"))

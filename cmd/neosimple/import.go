@@ -35,17 +35,17 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 	b.source = o.source
 	return func(n, of int, path string, log *slog.Logger) (backend.Backend, error) {
 		first := o.source != "" && n == 1
-		db, err := openNative(ctx, path, first, log)
+		db, err := openNative(ctx, o, path, first, log)
 		if errors.Is(err, backend.ErrHalfImported) {
 			return nil, fmt.Errorf("%w; here: start it again with --import and the Data.fs that it comes from", err)
 		}
 		if err != nil || !first {
 			return db, err
 		}
-		native := db.(importer.Native) // SQLite is one
+		native := db.(importer.Native) // each is one
 		begun, used, err := condition(native)
 		if err == nil && !begun && o.extend {
-			err = cli.Usagef("--extend-import: no import has begun in %s that could be extended: start it without", o.dir)
+			err = cli.Usagef("--extend-import: no import has begun in %s that could be extended: start it without", adapter.Name(o.adapter, path))
 		}
 		if err == nil && !begun && (used || of > 1 || o.replicas > 0 || o.Renumber || o.Strict) {
 			return db, nil
@@ -60,7 +60,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		var bar *cli.Progress
 		cfg := importer.Config{
 			Import: config.Import{
-				Destination: config.Destination{Section: "neo", Adapter: adapter.SQLite, Database: path, Compress: -1},
+				Destination: config.Destination{Section: "neo", Adapter: o.adapter, Database: path, Compress: -1},
 				Sources:     []config.Source{{Section: "root", DatabaseName: "root", Storage: config.Storage{File: &config.File{Path: o.source}}}},
 			},
 			Open: func(context.Context, config.Destination) (importer.Native, error) { return native, nil },
@@ -81,7 +81,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 			if !o.quiet {
 				fmt.Fprintln(env.Stderr, x)
 			}
-			if db, err = openNative(ctx, path, first, log); err != nil {
+			if db, err = openNative(ctx, o, path, first, log); err != nil {
 				return nil, err
 			}
 			native = db.(importer.Native)
@@ -106,8 +106,10 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 }
 
 // openNative opens the database of a storage.
-func openNative(ctx context.Context, path string, halfImported bool, log *slog.Logger) (backend.Backend, error) {
-	return adapter.Open(context.WithoutCancel(ctx), adapter.Config{Adapter: adapter.SQLite, Database: path, HalfImported: halfImported, Log: log})
+func openNative(ctx context.Context, o *options, path string, halfImported bool, log *slog.Logger) (backend.Backend, error) {
+	return adapter.Open(context.WithoutCancel(ctx), adapter.Config{
+		Adapter: o.adapter, Database: path, Engine: o.engine, Wait: time.Duration(o.wait * float64(time.Second)), HalfImported: halfImported, Log: log,
+	})
 }
 
 // same returns an error if an import that is finished was of another file, which nothing else

@@ -66,7 +66,7 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	fs := cmd.Flags()
 	o.AddFlags(fs, cli.Storage)
 	cli.Text(fs, &o.adapter, "adapter", "a", "MySQL", "kind of database: Importer, MySQL, MySQLdb, PyMySQL, SQLite")
-	cli.Text(fs, &o.database, "database", "d", "", "database (required)")
+	cli.Text(fs, &o.database, "database", "d", "", "database (required): of MySQL [USER[:PASSWORD]@]DATABASE[SOCKET], or //HOST[:PORT]/DATABASE[?user=USER&password=PASSWORD&tls=true]; of SQLite a path; of Importer its importer.conf")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Text(fs, &o.engine, "engine", "e", "", "storage engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	cli.Flag(fs, &o.dedup, "dedup", "", "store equal data once, in a new database")
@@ -87,6 +87,9 @@ func (o *options) adapterConfig(log *slog.Logger) adapter.Config {
 	return adapter.Config{Adapter: o.adapter, Database: o.database, Engine: o.engine,
 		Wait: time.Duration(o.wait * float64(time.Second)), Dedup: o.dedup, HalfImported: o.reset, Log: log}
 }
+
+// databaseName returns the database as messages may show it.
+func (o *options) databaseName() string { return adapter.Name(o.adapter, o.database) }
 
 // extendImport makes the next start import what was added to the source.
 func (o *options) extendImport(ctx context.Context, env *cli.Env, log *cli.Log) error {
@@ -119,10 +122,10 @@ func (o *options) locked(err error) error {
 	if !errors.Is(err, backend.ErrLocked) {
 		return err
 	}
-	used := o.database
+	used := o.databaseName()
 	if o.adapter == adapter.Importer {
 		if imp, err := config.ReadFile(o.database); err == nil {
-			used = imp.Destination.Database
+			used = adapter.Name(imp.Destination.Adapter, imp.Destination.Database)
 		}
 	}
 	// The first line is what scripts look for.
@@ -197,7 +200,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		if err := db.Erase(); err != nil {
 			return fmt.Errorf("erasing the database: %w", err)
 		}
-		log.Info("database erased", "database", o.database)
+		log.Info("database erased", "database", o.databaseName())
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/storage/mysqldb"
 	"github.com/neozodb/neo/cluster/storage/sqlitedb"
 	"github.com/neozodb/neo/importer"
 	"github.com/neozodb/neo/importer/config"
@@ -60,15 +61,24 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 		}
 		return db, nil
 	case MySQL, MySQLdb, PyMySQL:
-		if cfg.Engine != "" && cfg.Engine != "InnoDB" && cfg.Engine != "RocksDB" {
-			return nil, fmt.Errorf("unsupported engine %q", cfg.Engine)
+		db, err := mysqldb.Open(ctx, cfg.Database, mysqldb.Options{Engine: cfg.Engine, Wait: cfg.Wait, Dedup: cfg.Dedup, HalfImported: cfg.HalfImported, Log: cfg.Log})
+		if err != nil {
+			return nil, err // not db, which is no nil interface
 		}
+		return db, nil
 	case Importer:
 		return openImporter(ctx, cfg)
-	default:
-		return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
 	}
-	return nil, fmt.Errorf("this build has no %s adapter: use SQLite", cfg.Adapter)
+	return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
+}
+
+// Name returns a database string as messages may show it, without a password.
+func Name(adapter, database string) string {
+	switch adapter {
+	case MySQL, MySQLdb, PyMySQL:
+		return mysqldb.Redact(database)
+	}
+	return database
 }
 
 // openImporter opens the destination and the sources that an importer.conf names.

@@ -46,6 +46,8 @@ var (
 	ErrNotPrepared = errors.New("the last revision is not known here yet")
 	// ErrNotImplemented reports an operation that this backend cannot do.
 	ErrNotImplemented = errors.New("not implemented by this backend")
+	// ErrTooLong reports metadata of a transaction for which the database has no room.
+	ErrTooLong = errors.New("too long for the database")
 	// ErrLocked reports a database that another process uses.
 	ErrLocked = errors.New("database is locked")
 	// ErrHalfImported reports a database into which an import has not come to its end:
@@ -231,7 +233,8 @@ type Writing interface {
 	// Vote writes the objects of a transaction, and its metadata if meta is not
 	// nil, and its pack order if pack is not nil, to the temporary tables. The
 	// caller commits before it answers. A second vote replaces the first. What the
-	// arguments refer to must not change any more. meta.TTID need not be set.
+	// arguments refer to must not change any more. meta.TTID need not be set. After
+	// ErrTooLong nothing has changed.
 	Vote(ttid tid.TID, stores []Store, meta *Meta, pack *proto.PackRequest) error
 	// Lock records the final TID next to the voted metadata (and approves the
 	// pack order). The caller commits before it answers.

@@ -1,6 +1,7 @@
 package pending
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/proto"
@@ -60,7 +61,10 @@ func (m *Manager) vote(r Request, t *transaction, meta *backend.Meta, pack *prot
 		}
 		return 1
 	})
-	if err := m.db.Vote(t.ttid, stores, meta, pack); err != nil {
+	if err := m.db.Vote(t.ttid, stores, meta, pack); errors.Is(err, backend.ErrTooLong) {
+		m.refuse(r, "%v", err)
+		return nil
+	} else if err != nil {
 		return err
 	}
 	t.voted, t.meta, t.pack = true, meta != nil, pack != nil

@@ -26,6 +26,7 @@ type fakeDB struct {
 	voted      map[tid.TID][]backend.Store
 	log        []string
 	fail       error
+	tooLong    bool             // metadata is
 	remote     map[tid.OID]bool // their last revision is not known here
 	deleted    map[tid.OID]bool // by their last revision
 }
@@ -92,6 +93,9 @@ func (d *fakeDB) LoadData(id backend.DataID) (proto.ObjectData, error) {
 }
 
 func (d *fakeDB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
+	if meta != nil && d.tooLong {
+		return fmt.Errorf("the description of transaction %v is %w", ttid, backend.ErrTooLong)
+	}
 	s := ""
 	d.voted[ttid] = slices.Clone(stores)
 	for _, st := range stores {
@@ -353,6 +357,30 @@ func TestScenarios(t *testing.T) {
 			return s.out
 		})
 	})
+}
+
+// Metadata for which the database has no room is refused, and the transaction can be aborted.
+func TestTooLong(t *testing.T) {
+	s := &conversation{db: newFakeDB(2)}
+	s.m = New(s.db, 2)
+	s.db.tooLong = true
+	for _, step := range []struct{ line, want string }{
+		{"store C1 10 2 base=0 data=a", "C1: stored: locked"},
+		{"finish C1 10", "C1: PROTOCOL_ERROR: the description of transaction 000000000000000a is too long for the database"},
+		{"abort C1 10", "release"},
+	} {
+		s.out = nil
+		if err := s.run(step.line); err != nil {
+			t.Fatal(err)
+		}
+		s.flush()
+		if err := s.check(); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Join(s.out, "\n"); !strings.Contains(got, step.want) {
+			t.Errorf("%s: %q, want %q", step.line, got, step.want)
+		}
+	}
 }
 
 // check verifies what must always hold.

@@ -130,7 +130,6 @@ func (c *Conn) objects(n int) string {
 	return q
 }
 
-// CROSS JOIN keeps SQLite from beginning with another table.
-const objectsAt = selectObject + ", (SELECT MIN(n.tid) FROM obj AS n WHERE n.`partition` = q.p AND n.oid = q.oid AND n.tid > q.tid), q.n" +
-	" FROM q CROSS JOIN obj AS o ON o.`partition` = q.p AND o.oid = q.oid AND o.tid = q.tid" +
+const objectsAt = selectObject + ", (SELECT MIN(n.tid) FROM obj AS n {pk:obj} WHERE n.`partition` = q.p AND n.oid = q.oid AND n.tid > q.tid), q.n" +
+	" FROM q CROSS JOIN obj AS o {pk:obj} ON o.`partition` = q.p AND o.oid = q.oid AND o.tid = q.tid" +
 	" LEFT JOIN data AS d ON d.id = o.data_id"

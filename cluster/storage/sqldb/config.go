@@ -44,7 +44,14 @@ func readConfig(c *Conn) (map[string]string, error) {
 func setConfig(c *Conn, key string, value proto.Opt[string]) error {
 	var err error
 	if value.OK {
-		_, err = c.Exec("REPLACE INTO config (name, value) VALUES (?, ?)", key, value.V)
+		const q = "REPLACE INTO config (name, value) VALUES (?, ?)"
+		if _, err = c.Exec(q, key, value.V); err != nil {
+			if widen := c.dialect.Widen(err, len(value.V)); widen != "" {
+				if err = c.ExecOnce(widen); err == nil {
+					_, err = c.Exec(q, key, value.V)
+				}
+			}
+		}
 	} else {
 		_, err = c.Exec("DELETE FROM config WHERE name = ?", key)
 	}

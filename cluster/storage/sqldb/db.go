@@ -100,6 +100,7 @@ func Open(ctx context.Context, d Dialect, o Options) (*DB, error) {
 	db.pool.log = o.Log.With("database", d.Name())
 	db.pool.begin = d.Snapshot()
 	db.pool.limit = d.Readers()
+	db.pool.linger = d.Linger()
 	db.pool.cond.L = &db.pool.m
 	err = db.setup()
 	if err == nil {

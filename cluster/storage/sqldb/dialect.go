@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql/driver"
+	"time"
 )
 
 // Role is what a connection is for.
@@ -35,6 +36,7 @@ const (
 //	 {tid:obj}            after table obj: hint to use its index tid
 //	INSERT{ignore}        insert the rows whose keys are not there yet
 //	CAST(x AS SIGNED)     to a 64-bit integer
+//	CROSS JOIN            with the table before it read first
 type Dialect interface {
 	// Name names the database in messages: its file, or its address.
 	Name() string
@@ -52,8 +54,7 @@ type Dialect interface {
 	Rows() int
 	Bytes() int
 
-	// Batches reports that a query may begin with a list of VALUES, and that the
-	// order of a CROSS JOIN is kept.
+	// Batches reports that a query may begin with a list of VALUES.
 	Batches() bool
 
 	// CheapContext reports that a query may have a context at little cost, and its end ends
@@ -64,9 +65,16 @@ type Dialect interface {
 	// always has one open.
 	Begin() string
 	// Snapshot is the statement by which a Reader sees, from its next query until
-	// COMMIT, what is committed now.
+	// COMMIT, what is committed now. "" if it does so anyway after a COMMIT.
 	Snapshot() string
 
+	// Linger is how long a Reader that is idle may keep what it sees. Zero: until the next commit, which
+	// ends it. Else the Reader itself does, when it is used again; that costs a commit nothing.
+	Linger() time.Duration
+
+	// Prepare is called on the writing connection before it looks for tables: when a
+	// database is opened, and when it was erased.
+	Prepare(c *Conn) error
 	// Tables returns the tables of the dialect, in the order of creation.
 	Tables() []string
 	// CreateTable returns the statement that creates a table under the name as,
@@ -75,6 +83,9 @@ type Dialect interface {
 	// Indices returns the statements that create the indices of a table which are
 	// not part of CreateTable, IF NOT EXISTS.
 	Indices(table string, dedup bool) []string
+	// Widen returns the statement that makes room for a value of so many bytes in table config,
+	// if err says that there is none, else "". It may end the SQL transaction.
+	Widen(err error, bytes int) string
 	// Columns returns the names of the columns of a table, none if it does not exist.
 	Columns(c *Conn, table string) ([]string, error)
 	// Deduplicates reports whether data has a unique index on (hash, compression).
@@ -93,6 +104,9 @@ type Dialect interface {
 	// may be had, or why there is none yet: a Reader connects again and repeats what it has read,
 	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
+	// MaxMeta is the greatest length of the user, the description and the extension of a
+	// transaction, each, in bytes. 0: there is none.
+	MaxMeta() int
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int
 	// Parking is the first of the ids under which data may wait for being moved to

@@ -225,7 +225,7 @@ func (db *DB) OIDsFrom(ctx context.Context, partition, n int, min tid.OID, at ti
 	}
 	q := "SELECT x.oid, o.data_id FROM (SELECT oid, MAX(tid) AS tid FROM obj {pk:obj}" +
 		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
-		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
+		" CROSS JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	found := 0
 	var lastOID tid.OID
 	err = db.readLong(ctx, at, func(c *Conn) error {

@@ -415,13 +415,13 @@ func (db *DB) DropDeletions(partition int, after proto.Opt[tid.OID], n int) (las
 const (
 	packMany = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
 		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
-		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
+		" CROSS JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	firstMany = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MIN(tid) AS tid FROM obj {pk:obj}" +
 		" WHERE `partition` = ? AND oid >= ? AND tid <= ? GROUP BY oid ORDER BY oid LIMIT ?) AS x" +
-		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
+		" CROSS JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid ORDER BY x.oid"
 	packOne = "SELECT x.n, x.oid, x.tid, o.data_id FROM (SELECT COUNT(*) AS n, oid, MAX(tid) AS tid FROM obj {pk:obj}" +
 		" WHERE `partition` = ? AND oid = ? AND tid <= ? GROUP BY oid LIMIT ?) AS x" +
-		" JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid"
+		" CROSS JOIN obj AS o {pk:obj} ON o.`partition` = ? AND o.oid = x.oid AND o.tid = x.tid"
 )
 
 // packables visits the objects that have records. It examines about n

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,13 +14,16 @@ import (
 //
 // Each keeps what it sees from one read to the next, as long as nothing is
 // committed: beginning and ending costs as much as reading. None keeps it beyond
-// a commit while it is idle, because that would hold up a checkpoint.
+// a commit while it is idle, because that would hold up a checkpoint; or, where linger is set, for
+// longer than that, however much or little is committed and read.
 type pool struct {
 	open  func(context.Context) (*Conn, error)
 	lost  func(error) bool // a connection is gone, see Dialect
 	log   *slog.Logger
 	begin string // opens what a reader sees
 	limit int
+	// linger is how long a connection may keep what it sees. Zero: until the next commit.
+	linger time.Duration
 
 	// commits is counted before a commit is reported: a reader that knows of it
 	// sees it.
@@ -29,6 +33,7 @@ type pool struct {
 	cond   sync.Cond
 	idle   []*Conn
 	opened int
+	armed  bool // expire will run
 	paused bool
 	closed bool
 }
@@ -37,6 +42,17 @@ type pool struct {
 type snapshot struct {
 	open    bool
 	commits uint64 // made before it
+	begun   time.Time
+}
+
+// current reports that a connection sees all that is committed, and has not for too long.
+func (p *pool) current(s snapshot) bool {
+	return s.open && s.commits == p.commits.Load() && !p.expired(s)
+}
+
+// expired reports that a connection has kept what it sees for too long.
+func (p *pool) expired(s snapshot) bool {
+	return s.open && p.linger > 0 && time.Since(s.begun) >= p.linger
 }
 
 // A read on connections that are lost is tried so many times, with a pause before all but
@@ -108,17 +124,19 @@ func (p *pool) useOnce(ctx context.Context, long bool, f func(c *Conn) error) er
 
 // renew makes a connection see all that is committed.
 func (p *pool) renew(c *Conn) error {
-	now := p.commits.Load() // before the beginning, which may see more
-	if c.snapshot.open && c.snapshot.commits == now {
+	if p.current(c.snapshot) {
 		return nil
 	}
+	now := p.commits.Load() // before the beginning, which may see more
 	if err := c.endSnapshot(); err != nil {
 		return err
 	}
-	if _, err := c.Exec(p.begin); err != nil {
-		return err
+	if p.begin != "" {
+		if _, err := c.Exec(p.begin); err != nil {
+			return err
+		}
 	}
-	c.snapshot = snapshot{true, now}
+	c.snapshot = snapshot{true, now, time.Now()}
 	return nil
 }
 
@@ -134,20 +152,54 @@ func (c *Conn) endSnapshot() error {
 // committed is called after each commit.
 func (p *pool) committed() error {
 	p.commits.Add(1)
-	p.m.Lock()
-	var old []*Conn
-	for i := len(p.idle) - 1; i >= 0; i-- {
-		if c := p.idle[i]; c.snapshot.open {
-			old = append(old, c)
-			p.idle = append(p.idle[:i], p.idle[i+1:]...)
-		}
+	if p.linger > 0 {
+		return nil
 	}
+	p.m.Lock()
+	old := p.take(func(c *Conn) bool { return c.snapshot.open })
 	p.m.Unlock()
 	var errs []error
 	for _, c := range old {
 		errs = append(errs, p.put(c))
 	}
 	return errors.Join(errs...)
+}
+
+// take removes connections from the idle ones. The caller holds m, and puts them back.
+func (p *pool) take(wanted func(c *Conn) bool) (taken []*Conn) {
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if c := p.idle[i]; wanted(c) {
+			taken = append(taken, c)
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+		}
+	}
+	return taken
+}
+
+// arm makes expire run, if an idle connection sees something. The caller holds m.
+func (p *pool) arm() {
+	if p.linger == 0 || p.armed || p.paused || p.closed || !slices.ContainsFunc(p.idle, func(c *Conn) bool { return c.snapshot.open }) {
+		return
+	}
+	p.armed = true
+	time.AfterFunc(p.linger, p.expire)
+}
+
+// expire ends what idle connections have seen for too long.
+func (p *pool) expire() {
+	p.m.Lock()
+	p.armed = false
+	var old []*Conn
+	if !p.paused { // whose are the idle ones
+		old = p.take(func(c *Conn) bool { return p.expired(c.snapshot) })
+		p.arm()
+	}
+	p.m.Unlock()
+	for _, c := range old {
+		if err := p.put(c); err != nil {
+			p.log.Debug("ending what an idle connection has seen", "err", err)
+		}
+	}
 }
 
 func (p *pool) get(ctx context.Context) (*Conn, error) {
@@ -194,7 +246,7 @@ func (p *pool) busy() bool { return p.paused || len(p.idle) == 0 && p.opened == 
 func (p *pool) put(c *Conn) error {
 	for {
 		p.m.Lock()
-		if !c.snapshot.open || c.snapshot.commits == p.commits.Load() && !p.paused {
+		if !c.snapshot.open || !p.paused && (p.current(c.snapshot) || p.linger > 0 && !p.expired(c.snapshot)) {
 			break // with the lock held: committed sees it among the idle ones
 		}
 		p.m.Unlock()
@@ -207,6 +259,7 @@ func (p *pool) put(c *Conn) error {
 		}
 	}
 	p.idle = append(p.idle, c)
+	p.arm()
 	wake := p.paused || len(p.idle) == 1
 	p.m.Unlock()
 	if wake {

@@ -15,6 +15,9 @@ const Version = 4
 // create creates what is missing, after migrating what is there. The caller holds w.
 func (db *DB) create() error {
 	c := db.conn
+	if err := db.d.Prepare(c); err != nil {
+		return err
+	}
 	columns, err := db.d.Columns(c, tConfig)
 	if err != nil {
 		return err
@@ -54,17 +57,20 @@ func (db *DB) create() error {
 	return nil
 }
 
-// dropTables drops the tables of the node, and no other.
+// dropTables drops the tables of the node, and no other. A database server waits for those
+// who have read from a table.
 func (db *DB) dropTables() error {
-	if err := db.conn.forget(); err != nil {
-		return err
-	}
-	for _, t := range db.d.Tables() {
-		if err := db.conn.ExecOnce("DROP TABLE IF EXISTS " + t); err != nil {
+	return db.pool.pause(func() error {
+		if err := db.conn.forget(); err != nil {
 			return err
 		}
-	}
-	return nil
+		for _, t := range db.d.Tables() {
+			if err := db.conn.ExecOnce("DROP TABLE IF EXISTS " + t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // migrate brings older tables to the present version.
@@ -145,7 +151,7 @@ func (db *DB) migrate3() error {
 	if err != nil || !slices.Contains(columns, "rid") {
 		return err
 	}
-	return db.rebuild(tPT, "`partition`, nid, tid", "rid, nid, CASE state WHEN 0 THEN -1 WHEN 2 THEN -2 ELSE 1-state END")
+	return db.rebuild(tPT, "`partition`, nid, tid", "rid, nid, CASE state WHEN 0 THEN -1 WHEN 2 THEN -2 ELSE 1 - CAST(state AS SIGNED) END")
 }
 
 // migrate4 adds pt.pack.
@@ -166,14 +172,18 @@ func (db *DB) migrate4() error {
 		"`partition`, nid, tid, CASE WHEN nid = (SELECT CAST(value AS SIGNED) FROM config WHERE name = 'nid') THEN 0 END")
 }
 
-// ptColumns returns the columns of pt, or of its copy that an interrupted
+// ptColumns returns the columns of pt, after renaming the copy of it that an interrupted
 // migration left.
 func (db *DB) ptColumns() ([]string, error) {
 	columns, err := db.d.Columns(db.conn, tPT)
-	if err == nil && columns == nil {
-		columns, err = db.d.Columns(db.conn, "new_"+tPT)
+	if err != nil || columns != nil {
+		return columns, err
 	}
-	return columns, err
+	copied, err := db.d.Columns(db.conn, "new_"+tPT)
+	if err != nil || copied == nil {
+		return nil, err
+	}
+	return copied, db.conn.ExecOnce("ALTER TABLE new_" + tPT + " RENAME TO " + tPT)
 }
 
 // rebuild makes a table anew, with the present definition. It may be interrupted

@@ -1,6 +1,8 @@
 package sqldb
 
 import (
+	"fmt"
+
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
@@ -33,6 +35,9 @@ func (db *DB) enqueue(t *transaction) {
 
 // Vote implements [backend.Writing].
 func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
+	if err := db.checkMeta(ttid, meta); err != nil {
+		return err
+	}
 	db.m.Lock()
 	if db.err != nil {
 		db.m.Unlock()
@@ -68,6 +73,20 @@ func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pac
 	db.m.Lock()
 	db.enqueue(t)
 	db.m.Unlock()
+	return nil
+}
+
+// checkMeta refuses metadata that a vote could not store.
+func (db *DB) checkMeta(ttid tid.TID, meta *backend.Meta) error {
+	limit := db.d.MaxMeta()
+	if meta == nil || limit == 0 {
+		return nil
+	}
+	for what, value := range map[string][]byte{"user": meta.User, "description": meta.Description, "extension": meta.Extension} {
+		if len(value) > limit {
+			return fmt.Errorf("the %s of transaction %v has %d bytes, more than %d: %w", what, ttid, len(value), limit, backend.ErrTooLong)
+		}
+	}
 	return nil
 }
 

@@ -266,6 +266,9 @@ func TestMigration(t *testing.T) {
 		"pt of version 3 done, version not stored": version2 + "INSERT INTO config VALUES ('version', '2');" +
 			"CREATE TABLE new_pt (partition INTEGER NOT NULL, nid INTEGER NOT NULL, tid INTEGER NOT NULL, PRIMARY KEY (partition, nid)) WITHOUT ROWID;" +
 			"INSERT INTO new_pt SELECT rid, nid, " + states + " FROM pt; DROP TABLE pt; ALTER TABLE new_pt RENAME TO pt",
+		"pt of version 3 done, copy not renamed": version2 + "INSERT INTO config VALUES ('version', '2');" +
+			"CREATE TABLE new_pt (partition INTEGER NOT NULL, nid INTEGER NOT NULL, tid INTEGER NOT NULL, pack INTEGER, PRIMARY KEY (partition, nid)) WITHOUT ROWID;" +
+			"INSERT INTO new_pt SELECT rid, nid, " + states + ", NULL FROM pt; DROP TABLE pt",
 		"pt of version 4 done, version not stored": version2 + "INSERT INTO config VALUES ('version', '3');" +
 			"CREATE TABLE new_pt (partition INTEGER NOT NULL, nid INTEGER NOT NULL, tid INTEGER NOT NULL, pack INTEGER, PRIMARY KEY (partition, nid)) WITHOUT ROWID;" +
 			"INSERT INTO new_pt SELECT rid, nid, " + states + ", CASE nid WHEN 2 THEN 0 END FROM pt; DROP TABLE pt; ALTER TABLE new_pt RENAME TO pt",

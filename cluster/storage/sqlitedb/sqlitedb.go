@@ -29,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/sqldb"
@@ -276,6 +277,18 @@ func (d *dialect) Begin() string { return "BEGIN IMMEDIATE" }
 
 // Snapshot implements sqldb.Dialect.
 func (d *dialect) Snapshot() string { return "BEGIN" }
+
+// Linger implements sqldb.Dialect: a checkpoint does not wait.
+func (d *dialect) Linger() time.Duration { return 0 }
+
+// Prepare implements sqldb.Dialect: a file has what it has.
+func (d *dialect) Prepare(*sqldb.Conn) error { return nil }
+
+// Widen implements sqldb.Dialect: values have any length.
+func (d *dialect) Widen(error, int) string { return "" }
+
+// MaxMeta implements sqldb.Dialect.
+func (d *dialect) MaxMeta() int { return 0 }
 
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
