@@ -71,9 +71,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if d.Manager == nil {
 		d.Manager = NewManager("")
 	}
-	if l := cfg.Listener; l != nil {
-		stop := d.serve(l)
-		defer stop()
+	if cfg.Listener != nil {
+		defer cfg.Listener.Close() // also if it is never served
 	}
 	defer func() {
 		for _, r := range d.repos {
@@ -86,6 +85,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			return fmt.Errorf("repository %s: %w", set.Settings.Name, err)
 		}
 		d.repos = append(d.repos, r)
+	}
+	if l := cfg.Listener; l != nil {
+		stop := d.serve(l) // which reads d.repos
+		defer stop()
 	}
 	var wg sync.WaitGroup
 	for _, r := range d.repos {
