@@ -1,6 +1,7 @@
 package proctest
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,4 +138,75 @@ func TestPromote(t *testing.T) {
 	if got, err := clustertest.Dump(t.Context(), back); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%d transactions after the way back, and %d before, %v", len(got), len(want), err)
 	}
+}
+
+// The backup of a cluster is behind its repository when the cluster is lost. The promoted cluster gets what
+// the repository has more, whole and equal, and goes on.
+func TestPromoteWithRepository(t *testing.T) {
+	up := StartCluster(t, Options{Name: "up", Storages: 2, Partitions: 6, Replicas: 1})
+	down := startBackup(t, up, Options{Name: "down", Storages: 1, Partitions: 6})
+	r := newRepository(t, "neo://"+up.Name+"@"+up.Masters, "", "--set", "interval=100ms")
+	follow := Start(t, "neobackup", "follow", "-f", r.conf)
+	w := startWorkload(t, up, 2)
+	w.wait(t, 100, 30*time.Second, "with the backup")
+	down.Storages[0].Kill()
+	more := w.acknowledged() + 100
+	w.wait(t, more, 30*time.Second, "without the backup")
+	seen := w.stop()
+	for deadline := time.Now().Add(30 * time.Second); r.head(t) < w.lastAcknowledged(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("follow does not reach what is committed")
+		}
+	}
+	if err := follow.Stop(t); err != nil {
+		t.Fatal(err)
+	}
+	want := up.verify(t, seen)
+	exported := read(t, r.restore(t))
+	for _, p := range append(up.Storages, up.Master) {
+		p.Kill()
+	}
+
+	if err := down.Storages[0].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	var out string
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		var err error
+		if out, err = runbook(t, "promote.sh", "-a", down.Admin); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	told := regexp.MustCompile(`kept: everything up to (0x[0-9a-f]+)`).FindStringSubmatch(out)[1]
+	kept, err := strconv.ParseUint(told, 0, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head := r.head(t); tid.TID(kept) >= head {
+		t.Fatalf("the backup is not behind: it kept up to %v, the repository has %v", tid.TID(kept), head)
+	}
+	target := "neo://" + down.Name + "@" + down.Masters
+	if _, errs, status := Run(t, "neobackup", "restore", "-f", r.conf, "--identity", r.identity, target); status == 0 {
+		t.Errorf("without --append: %s", errs)
+	}
+	t.Log(r.run(t, "restore", "--identity", r.identity, "--append", target))
+	path := filepath.Join(t.TempDir(), "down.fs")
+	must(t, "neoexport", "-q", "-c", down.Name, down.Masters, path)
+	if got := read(t, path); !bytes.Equal(got, exported) {
+		t.Errorf("the promoted cluster has %d bytes, the repository %d: they differ", len(got), len(exported))
+	}
+	cl, err := Connect(t.Context(), down)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if got, err := clustertest.Dump(t.Context(), cl); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%d transactions, want %d, %v", len(got), len(want), err)
+	}
+	after := startWorkload(t, down, 1)
+	after.wait(t, 10, 30*time.Second, "after the restore")
+	after.stop()
 }
