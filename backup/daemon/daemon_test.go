@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -90,6 +91,11 @@ func (w *world) start() {
 	cfg := Config{Notifiers: w.notify, Host: "backup1", Now: w.now}
 	for _, set := range w.section().Repositories {
 		name := set.Name
+		w.set(func() {
+			if w.opened[name] == nil {
+				w.opened[name] = backuptest.New(w.t, memstore.New(memstore.Options{}), false).Repository
+			}
+		})
 		cfg.Repositories = append(cfg.Repositories, Repository{
 			Settings: set, StateFile: filepath.Join(w.dir, name+".json"),
 			Run: func(ctx context.Context, command string, options []string) Outcome {
@@ -116,10 +122,7 @@ func (w *world) start() {
 			Open: func(context.Context) (*backup.Repository, error) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				if r := w.opened[name]; r != nil {
-					return r, nil
-				}
-				return nil, errors.New("the store is away")
+				return w.opened[name], nil
 			},
 			Writer: func() (writer.Stats, bool) {
 				w.mu.Lock()
@@ -858,4 +861,91 @@ func TestStatusRefused(t *testing.T) {
 	if err != nil || strings.Contains(string(b), "null") {
 		t.Errorf("%s, %v", b, err)
 	}
+}
+
+// A store that does not let a look be given up, as a directory of a server that is away, is not taken for one that is not looked at
+// for the moment.
+func TestLookHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"max_rpo: 10s\n[schedule a]\ncheck: 0 5 * * *\n")
+		back := make(chan struct{})
+		for _, name := range []string{"a", "b"} {
+			mem := memstore.New(memstore.Options{})
+			r := backuptest.New(t, mem, false)
+			r.Tail(text("one"))
+			w.opened[name] = reopen(t, r, &hung{Wrapped: store.Wrapped{Store: mem}, at: w.now().Add(2*time.Hour + 30*time.Minute), back: back})
+			go func() {
+				for range 90 {
+					time.Sleep(2 * time.Minute)
+					r.Heartbeat()
+				}
+			}()
+		}
+		w.start()
+		time.Sleep(5 * time.Hour)
+		w.want("notices", w.told(), "01T02:36 b begin rpo", "01T04:00 a begin failed/look")
+		if n := w.first(); !strings.Contains(n.Text, "the store does not answer") {
+			t.Errorf("notice %+v", n)
+		}
+		close(back)
+		time.Sleep(2 * time.Minute)
+		w.want("it is back", w.told(), "01T05:01 a end failed/look")
+		w.end()
+	})
+}
+
+// hung is a store that hangs from some time on until back is closed, whatever becomes of the caller.
+type hung struct {
+	store.Wrapped
+	at   time.Time
+	back chan struct{}
+}
+
+func (h *hung) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	if !time.Now().Before(h.at) {
+		<-h.back
+	}
+	return h.Store.List(ctx, prefix, after)
+}
+
+// That the store cannot be looked at is an alarm after an hour of that, not before, on each host, also where nothing but a drill is wanted,
+// whose next time only the store tells; and it ends, also when the configuration was changed meanwhile.
+func TestBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"max_rpo: 30s\n[schedule a]\ndrill: 0 5 * * *\n[schedule b]\nfollow: yes\n")
+		away := map[string]*faulty{}
+		for _, name := range []string{"a", "b"} {
+			mem := memstore.New(memstore.Options{})
+			r := backuptest.New(t, mem, false)
+			r.Tail(text("one"))
+			away[name] = &faulty{Wrapped: store.Wrapped{Store: mem}}
+			w.opened[name] = reopen(t, r, away[name])
+			away[name].away.Store(true)
+		}
+		w.writers["b"] = &writer.Stats{Waiting: true, Connected: true}
+		w.start()
+		time.Sleep(70 * time.Minute)
+		w.want("away", w.told(), "01T01:00 a begin failed/look", "01T01:00 b begin failed/look")
+		away["a"].away.Store(false)
+		away["b"].away.Store(false)
+		time.Sleep(2 * time.Minute)
+		w.want("back", w.told(), "01T01:11 a end failed/look", "01T01:11 b end failed/look")
+		time.Sleep(50 * time.Minute)
+		away["a"].away.Store(true)
+		away["b"].away.Store(true)
+		time.Sleep(30 * time.Minute) // the looks of an hour after fail
+		w.want("a moment", w.told())
+		time.Sleep(time.Hour)
+		w.told()
+		w.end()
+		w.text = strings.Replace(w.text, "[repository b]", "max_rpo: 1d\n[repository b]", 1)
+		away["a"].away.Store(false)
+		away["b"].away.Store(false)
+		w.start()
+		time.Sleep(2 * time.Minute)
+		if list := w.status("a").Alarms; len(list) != 0 {
+			t.Errorf("alarms %v", list)
+		}
+		w.end()
+	})
 }

@@ -102,14 +102,16 @@ const (
 	slowEvery = time.Hour
 	// lookTimeout bounds a look.
 	lookTimeout = 5 * time.Minute
+	// stuckLook is when a look counts as one that has failed although it has not ended.
+	stuckLook = lookTimeout + time.Minute
 	// holdRPO is how long the RPO must be exceeded.
 	holdRPO = time.Minute
 	// lockSoon is when the end of a lock is an alarm.
 	lockSoon = 3 * 24 * time.Hour
 	// followPatience is how long following may fail before that is an alarm.
 	followPatience = time.Minute
-	// blindAfter is how long a store may fail to answer looks before that is an alarm of a
-	// repository without RPO.
+	// blindAfter is how long a store may fail to answer looks before that is an alarm, where no RPO is found
+	// by them.
 	blindAfter = time.Hour
 )
 
@@ -167,11 +169,13 @@ type repo struct {
 	watcher    *watcher
 	proofs     *proofs
 	looking    bool
+	lookBegan  time.Time
 	lookAt     time.Time
 	slowAt     time.Time
 	sight      *Sight
 	sightErr   error
 	sightFrom  time.Time           // since when nothing was seen: the start, or the last look that saw something
+	blindFrom  time.Time           // when the first of the looks was that have failed since then; zero: none has
 	proof      *backup.StoredProof // newest that stands
 	unproof    *backup.StoredProof // of a drill that has failed since
 	proofKnown bool
@@ -373,7 +377,7 @@ func (r *repo) step(now time.Time) {
 // clockWentBack moves what was planned by a clock that was wrong.
 func (r *repo) clockWentBack(now time.Time) {
 	r.log.Warn("the clock of this host has gone back", "from", r.ticked, "to", now)
-	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.sightFrom, &r.overSince, &r.failing} {
+	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.lookBegan, &r.sightFrom, &r.blindFrom, &r.overSince, &r.failing} {
 		if at.After(now) {
 			*at = now
 		}
@@ -596,10 +600,13 @@ func joined(a, b string) string {
 func (r *repo) stepLook(now time.Time) {
 	slow := !now.Before(r.slowAt)
 	fast := !now.Before(r.lookAt) && r.needsSight()
+	if r.looking && now.Sub(r.lookBegan) >= stuckLook {
+		r.blind(errHangs, r.lookBegan) // no look ends before this one
+	}
 	if r.looking || !slow && !fast {
 		return
 	}
-	r.looking = true
+	r.looking, r.lookBegan = true, now
 	derive := slices.ContainsFunc(r.jobs, func(j *job) bool { return j.derive })
 	r.start(func(ctx context.Context) func(time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
@@ -631,7 +638,7 @@ func (r *repo) stepLook(now time.Time) {
 				r.notSeen(err, now)
 				return
 			}
-			r.sight, r.sightErr, r.sightFrom = sight, nil, now
+			r.sight, r.sightErr, r.sightFrom, r.blindFrom = sight, nil, now, time.Time{}
 			r.clear(now, Damage, jobLook)
 			if slow {
 				r.proof, r.unproof, r.proofKnown, r.cost = proof, unproof, true, cost
@@ -662,11 +669,22 @@ func (r *repo) look(ctx context.Context) (*Sight, error) {
 
 // notSeen notes that a look has seen nothing.
 func (r *repo) notSeen(err error, now time.Time) {
-	r.sightErr = err
+	r.blind(err, now)
 	r.slowAt = max2(r.slowAt, now.Add(lookEvery)) // not each second
 	r.log.Warn("the repository cannot be looked at", "err", err)
 	if is(err, errOlder, snapshot.ErrCorrupt, snapshot.ErrUntrusted, backup.ErrIncomplete) {
 		r.raise(now, Damage, jobLook, err.Error(), fmt.Sprintf("neobackup check -r %s says more; find out how that came, and bring back what is gone, for instance from older versions of the bucket", r.name))
+	}
+}
+
+// errHangs reports a store that does not even let a look be given up, as a directory of a server that is away.
+var errHangs = errors.New("the store does not answer")
+
+// blind notes why nothing is seen, and since when.
+func (r *repo) blind(err error, since time.Time) {
+	r.sightErr = err
+	if r.blindFrom.IsZero() {
+		r.blindFrom = since
 	}
 }
 
@@ -733,6 +751,7 @@ func (r *repo) hold() time.Duration { return min(holdRPO, r.Settings.Heartbeat/2
 // stepAlarms raises and clears the alarms about what the time brings.
 func (r *repo) stepAlarms(now time.Time) {
 	r.stepRPO(now)
+	r.stepBlind(now)
 	r.stepProof(now)
 	if !r.failing.IsZero() && now.Sub(r.failing) >= followPatience {
 		hint := "it is tried again by itself. Look at the log of the daemon: journalctl -u neobackup"
@@ -767,14 +786,21 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", d/(24*time.Hour))
 }
 
+// stepBlind tells that proofs, clocks and when jobs were done last cannot be looked at. Where the age of the backup is found by looks, its
+// alarm says so, and earlier.
+func (r *repo) stepBlind(now time.Time) {
+	switch {
+	case r.needsSight(), r.blindFrom.IsZero() && r.sight != nil:
+		r.clear(now, Failed, jobLook)
+	case r.blindFrom.IsZero(): // the first look has not ended
+	case now.Sub(r.blindFrom) >= blindAfter:
+		r.raise(now, Failed, jobLook, fmt.Sprintf("the repository could not be read since %s: %v", moment(r.blindFrom), r.sightErr), fmt.Sprintf("neobackup info -r %s on %s says more", r.name, r.d.Host))
+	}
+}
+
 func (r *repo) stepRPO(now time.Time) {
 	set := r.Settings
 	if set.MaxRPO == 0 {
-		if r.sightErr != nil && now.Sub(r.sightFrom) >= blindAfter && r.watches() {
-			r.raise(now, Failed, jobLook, fmt.Sprintf("the repository could not be read since %s: %v", moment(r.sightFrom), r.sightErr), fmt.Sprintf("neobackup info -r %s on %s says more", r.name, r.d.Host))
-		} else if r.sightErr == nil {
-			r.clear(now, Failed, jobLook)
-		}
 		return
 	}
 	age, known := r.age(now)
