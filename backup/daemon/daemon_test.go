@@ -647,7 +647,8 @@ func TestReaderDamage(t *testing.T) {
 	})
 }
 
-func putProof(t *testing.T, r *backuptest.Repo, reason string) {
+// putProof stores a proof, of a drill that failed if there is a reason, and returns its key.
+func putProof(t *testing.T, r *backuptest.Repo, reason string) string {
 	t.Helper()
 	s := r.Now()
 	p := &snapshot.Proof{Repo: r.Marker.ID, Lineage: r.Lineage, Seq: s.Manifest.Seq, Manifest: s.Hash, TID: s.Head(), Time: time.Now().UTC().Truncate(time.Second),
@@ -659,7 +660,9 @@ func putProof(t *testing.T, r *backuptest.Repo, reason string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Put(snapshot.Key{Kind: snapshot.KindProof, Lineage: r.Lineage, Time: p.Time, Upto: p.TID}.String(), b)
+	key := snapshot.Key{Kind: snapshot.KindProof, Lineage: r.Lineage, Time: p.Time, Upto: p.TID}.String()
+	r.Put(key, b)
+	return key
 }
 
 // A proof that is too old is an alarm, also if there never was one, and so is a drill that failed elsewhere.
@@ -945,6 +948,87 @@ func TestBlind(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		if list := w.status("a").Alarms; len(list) != 0 {
 			t.Errorf("alarms %v", list)
+		}
+		w.end()
+	})
+}
+
+// What could not be written while the disk was full is written when it is not any more.
+func TestStateWrittenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\ncheck: 0 3 * * *\n")
+		w.commands["check"] = func(context.Context) Outcome { return Outcome{Exit: 1, Message: "no"} }
+		w.start()
+		time.Sleep(time.Hour)
+		path := filepath.Join(w.dir, "a.json")
+		old, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// In its place is something that no file can replace.
+		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Hour)
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, old, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if s := w.status("a"); s.Alarms["failed/check"] == nil || s.Jobs["check"].Exit != 1 {
+			t.Errorf("status %+v", s)
+		}
+		w.end()
+	})
+}
+
+// An alarm that nothing would end, since the configuration does not ask for it any more, is given up.
+func TestAlarmGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		schedule string
+		stays    bool
+	}{{"check: 0 3 * * *", false}, {"extend_locks: 0 3 * * *", true}} {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\n"+c.schedule+"\n")
+		path := filepath.Join(w.dir, "a.json")
+		if err := os.WriteFile(path, []byte(`{"v":1,"repository":"a","alarms":{"lock":{"kind":"lock","text":"x","since":"2026-01-01T00:00:00Z"}}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := newRepo(&daemon{log: slog.New(slog.DiscardHandler)}, Repository{Settings: w.section().Repositories[0], StateFile: path}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.alarms.on(Lock, ""); got != c.stays {
+			t.Errorf("with %s: the alarm is in force: %v", c.schedule, got)
+		}
+		r.lock.Close()
+	}
+}
+
+// A proof that was copied is as old as it says itself, as for info.
+func TestProofCopied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\nproof_max_age: 8d\n")
+		mem := memstore.New(memstore.Options{})
+		r := backuptest.New(t, mem, false)
+		r.Tail(text("one"))
+		r.Manifest(true, false)
+		key := putProof(t, r, "")
+		time.Sleep(7 * 24 * time.Hour)
+		b, _, err := store.ReadAll(t.Context(), mem, key, 1<<20)
+		if err == nil {
+			err = mem.Delete(t.Context(), []string{key})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Put(key, b)
+		w.opened["a"] = reopen(t, r, mem)
+		w.start()
+		time.Sleep(20 * time.Hour)
+		w.want("not yet", w.told())
+		time.Sleep(5 * time.Hour)
+		w.want("old", w.told(), "09T00:00 a begin proof")
+		if n := w.first(); !strings.Contains(n.Text, "the last restore was proved at 2000-01-01 00:00:00 UTC") {
+			t.Errorf("notice %+v", n)
 		}
 		w.end()
 	})

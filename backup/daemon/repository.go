@@ -248,6 +248,8 @@ func (r *repo) wanted(a *Alarm) bool {
 		return r.Settings.MaxRPO > 0
 	case Proof:
 		return r.Settings.ProofMaxAge > 0
+	case Lock:
+		return r.scheduled(cmdLocks)
 	}
 	switch a.Job {
 	case "", jobLook:
@@ -255,7 +257,12 @@ func (r *repo) wanted(a *Alarm) bool {
 	case cmdFollow:
 		return r.follows
 	}
-	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == a.Job })
+	return r.scheduled(a.Job)
+}
+
+// scheduled reports whether a command is a job of the schedule.
+func (r *repo) scheduled(command string) bool {
+	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == command })
 }
 
 func (r *repo) addJob(c *config.Job, now time.Time) {
@@ -866,9 +873,8 @@ func (r *repo) stepProof(now time.Time) {
 	}
 	there := now.Add(r.sight.Skew)
 	hint := fmt.Sprintf("neobackup drill -r %s, where the identity of the drill is, and read what it says", r.name)
-	drills := slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == cmdDrill })
 	switch {
-	case r.unproof != nil && !drills: // here the job itself tells
+	case r.unproof != nil && !r.scheduled(cmdDrill): // here the job itself tells
 		r.raise(now, Proof, "", fmt.Sprintf("the drill of %s has failed: %s", moment(r.unproof.Time), r.unproof.Reason), hint)
 		return
 	case r.proof == nil && there.Sub(r.sight.Created) <= limit:
@@ -876,8 +882,8 @@ func (r *repo) stepProof(now time.Time) {
 	case r.proof == nil:
 		r.raise(now, Proof, "", fmt.Sprintf("no restore was proved since the lineage began at %s; proof_max_age is %s", moment(r.sight.Created), config.FormatDuration(limit)), hint)
 		return
-	case there.Sub(r.proof.Modified) > limit:
-		r.raise(now, Proof, "", fmt.Sprintf("the last restore was proved at %s, until transaction %v; proof_max_age is %s", moment(r.proof.Modified), r.proof.TID, config.FormatDuration(limit)), hint)
+	case r.proof.Age(there) > limit:
+		r.raise(now, Proof, "", fmt.Sprintf("the last restore was proved at %s, until transaction %v; proof_max_age is %s", moment(there.Add(-r.proof.Age(there))), r.proof.TID, config.FormatDuration(limit)), hint)
 		return
 	}
 	r.clear(now, Proof, "")
@@ -921,7 +927,7 @@ func (r *repo) save(now time.Time, force bool) {
 	if !force && !r.dirty && now.Sub(r.saved) < seenEvery {
 		return
 	}
-	changed := force || r.dirty
+	changed := force || r.dirty || r.saveErr // what a full disk did not take
 	r.saved, r.dirty = now, false
 	r.st.Seen = now
 	err := fs.ErrNotExist
