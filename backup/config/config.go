@@ -305,6 +305,9 @@ func (r *reader) each(s *conf.Section, header string, known []string, set func(k
 			return r.errorf(line, "unknown key %q in [%s]%s", key, header, conf.DidYouMean(key, known))
 		}
 		text, _, err := s.Get(key)
+		if err != nil && (key == "webhook" || key == "url") {
+			return r.errorf(line, "%s: a %% is written %%%%", key) // err shows a part of it, which may be a secret
+		}
 		if err != nil {
 			return err
 		}

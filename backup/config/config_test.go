@@ -387,3 +387,16 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What may be a secret is not shown by an error of the form.
+func TestSecretNotShown(t *testing.T) {
+	for _, text := range []string{
+		"[repository a]\nurl: file:///r\n[notify]\nwebhook: https://example.org/hook?token=50%secret\n",
+		"[repository a]\nurl: file:///r\n[notify]\nwebhook: https://example.org/hook?token=50%(secret\n",
+		"[repository a]\nurl: s3://user:50%secret@bucket/prefix\n",
+	} {
+		if _, err := Parse(strings.NewReader(text), "x.conf"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "a % is written %%") {
+			t.Errorf("%v", err)
+		}
+	}
+}
