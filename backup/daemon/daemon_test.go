@@ -432,8 +432,8 @@ func TestFollow(t *testing.T) {
 			w.commands["a follow"] = w.commands[cmdFollow]
 			w.writers["a"] = &writer.Stats{Waiting: true, Connected: true}
 		})
-		time.Sleep(6 * time.Minute)
-		w.want("notices", w.told(), "01T04:04 a end follow")
+		time.Sleep(16 * time.Minute)
+		w.want("notices", w.told(), "01T04:13 a end follow")
 		// After a restart, the other writer is gone.
 		w.set(func() {
 			w.commands["b follow"] = w.commands[cmdFollow]
@@ -442,7 +442,28 @@ func TestFollow(t *testing.T) {
 		w.end()
 		w.start()
 		time.Sleep(time.Minute)
-		w.want("notices", w.told(), "01T04:06 b end fenced")
+		w.want("notices", w.told(), "01T04:16 b end fenced")
+		w.end()
+	})
+}
+
+// A source that is followed for some minutes each time and then fails is one alarm, not one each time.
+func TestFollowFailsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\nfollow: yes\n")
+		w.writers["a"] = &writer.Stats{Waiting: true, Connected: true}
+		w.commands[cmdFollow] = func(ctx context.Context) Outcome {
+			sleep(ctx, 5*time.Minute) // until it has something to store
+			return Outcome{Exit: 5, Code: "denied", Message: "not allowed"}
+		}
+		w.start()
+		time.Sleep(12 * time.Hour)
+		w.want("notices", w.told(), "01T00:37 a begin follow")
+		w.set(func() { w.commands[cmdFollow] = func(ctx context.Context) Outcome { <-ctx.Done(); return Outcome{} } })
+		time.Sleep(30 * time.Minute)
+		if got := w.told(); len(got) != 1 || !strings.HasSuffix(got[0], "a end follow") {
+			t.Errorf("notices %q", got)
+		}
 		w.end()
 	})
 }

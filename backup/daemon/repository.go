@@ -395,7 +395,9 @@ func (r *repo) clockWentBack(now time.Time) {
 func (r *repo) stepFollow(now time.Time) {
 	r.seeWriter()
 	if r.following {
-		if r.writerLive && (r.writer.Waiting || now.Sub(r.followBegan) >= followPatience) {
+		ran := now.Sub(r.followBegan)
+		// One that fails again and again has to run for longer than one that failed once: its alarm would begin and end each time.
+		if r.writerLive && (ran >= goodRun || r.pause <= followPatience && (r.writer.Waiting || ran >= followPatience)) {
 			r.followed(now)
 		}
 		return
