@@ -41,6 +41,7 @@ type world struct {
 	running  map[string]int
 	commands map[string]func(ctx context.Context) Outcome // by "repository command" or "command"
 	writers  map[string]*writer.Stats
+	away     bool // there is no writer, where none is set
 	opened   map[string]*backup.Repository
 	notices  []string // "time repository state alarm"
 	last     []*Notice
@@ -130,7 +131,7 @@ func (w *world) start() {
 				if s := w.writers[name]; s != nil {
 					return *s, true
 				}
-				return writer.Stats{}, false
+				return writer.Stats{Connected: true}, !w.away
 			},
 		})
 	}
@@ -464,6 +465,25 @@ func TestFollowFailsAgain(t *testing.T) {
 		if got := w.told(); len(got) != 1 || !strings.HasSuffix(got[0], "a end follow") {
 			t.Errorf("notices %q", got)
 		}
+		w.end()
+	})
+}
+
+// A source or a store that does not answer for an hour is an alarm, although follow waits for both without end and max_rpo is
+// not set.
+func TestFollowWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\nfollow: yes\n")
+		w.away = true // the store
+		w.start()
+		time.Sleep(90 * time.Minute)
+		w.want("no store", w.told(), "01T01:00 a begin follow")
+		w.set(func() { w.writers["a"] = &writer.Stats{} })
+		time.Sleep(time.Hour)
+		w.want("no source", w.told())
+		w.set(func() { w.writers["a"] = &writer.Stats{Connected: true} })
+		time.Sleep(time.Minute)
+		w.want("both", w.told(), "01T02:30 a end follow")
 		w.end()
 	})
 }

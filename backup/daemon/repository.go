@@ -160,6 +160,7 @@ type repo struct {
 	pause       time.Duration
 	failing     time.Time // since when it fails; zero: it does not
 	failure     Outcome
+	apart       time.Time // since when it runs without an answer of the source; zero: it has one
 
 	writer     writer.Stats // last known
 	writerLive bool
@@ -384,7 +385,7 @@ func (r *repo) step(now time.Time) {
 // clockWentBack moves what was planned by a clock that was wrong.
 func (r *repo) clockWentBack(now time.Time) {
 	r.log.Warn("the clock of this host has gone back", "from", r.ticked, "to", now)
-	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.lookBegan, &r.sightFrom, &r.blindFrom, &r.overSince, &r.failing} {
+	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.lookBegan, &r.sightFrom, &r.blindFrom, &r.overSince, &r.failing, &r.apart} {
 		if at.After(now) {
 			*at = now
 		}
@@ -396,8 +397,18 @@ func (r *repo) stepFollow(now time.Time) {
 	r.seeWriter()
 	if r.following {
 		ran := now.Sub(r.followBegan)
+		switch {
+		case r.writerLive && r.writer.Connected:
+			r.apart = time.Time{}
+		case r.apart.IsZero():
+			r.apart = now
+		}
+		switch {
+		case !r.apart.IsZero() && now.Sub(r.apart) >= blindAfter && r.Settings.MaxRPO == 0: // else that alarm tells, and earlier
+			r.raise(now, Follow, "", fmt.Sprintf("the source is not followed since %s: it or the store does not answer", moment(r.apart)),
+				"it is tried again by itself. Look at the log of the daemon: journalctl -u neobackup")
 		// One that fails again and again has to run for longer than one that failed once: its alarm would begin and end each time.
-		if r.writerLive && (ran >= goodRun || r.pause <= followPatience && (r.writer.Waiting || ran >= followPatience)) {
+		case r.writerLive && (ran >= goodRun || r.pause <= followPatience && (r.writer.Waiting || ran >= followPatience)):
 			r.followed(now)
 		}
 		return
