@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,8 @@ type world struct {
 	running  map[string]int
 	commands map[string]func(ctx context.Context) Outcome // by "repository command" or "command"
 	writers  map[string]*writer.Stats
-	away     bool // there is no writer, where none is set
+	files    map[string]string // of state, where they are not in dir
+	away     bool              // there is no writer, where none is set
 	opened   map[string]*backup.Repository
 	notices  []string // "time repository state alarm"
 	last     []*Notice
@@ -98,7 +100,7 @@ func (w *world) start() {
 			}
 		})
 		cfg.Repositories = append(cfg.Repositories, Repository{
-			Settings: set, StateFile: filepath.Join(w.dir, name+".json"),
+			Settings: set, StateFile: cmp.Or(w.files[name], filepath.Join(w.dir, name+".json")),
 			Run: func(ctx context.Context, command string, options []string) Outcome {
 				w.mu.Lock()
 				w.runs = append(w.runs, strings.Join(append([]string{w.clock(), name, command}, options...), " "))
@@ -859,6 +861,20 @@ func (*broken) Name() string { return "broken" }
 func (b *broken) Notify(context.Context, *Notice) error {
 	b.tries.Add(1)
 	return b.err
+}
+
+// A state directory that cannot be used does not keep the daemon from looking after its repository, nor after others.
+func TestNoStateDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"[schedule a]\nfollow: yes\ncheck: 0 3 * * *\n[schedule b]\nfollow: yes\n")
+		w.commands["check"] = func(context.Context) Outcome { return Outcome{Exit: 1, Message: "no"} }
+		w.files = map[string]string{"a": filepath.Join(w.dir, "not mounted", "a.json")}
+		w.start()
+		time.Sleep(4 * time.Hour)
+		w.want("runs", w.ran(), "01T00:00 a follow", "01T00:00 b follow", "01T03:00 a check")
+		w.want("notices", w.told(), "01T03:00 a begin failed/check")
+		w.end()
+	})
 }
 
 // Two daemons do not look after the same repository.

@@ -199,10 +199,15 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 		events: make(chan func(time.Time)), alarms: alarms{}, errors: map[string]int64{}, sightFrom: now,
 	}
 	lock, err := lockFile(set.StateFile + ".lock")
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrBusy):
 		return nil, err
+	case err != nil: // a full disk, or one that is not mounted, must not end the backup of others
+		r.log.Error("what the daemon has to remember cannot be written; it goes on without", "err", err)
+		r.lock = noLock{}
+	default:
+		r.lock = lock
 	}
-	r.lock = lock
 	r.st, err = ReadStatus(set.StateFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -238,6 +243,11 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 	}
 	return r, nil
 }
+
+// noLock stands for a lock that could not be taken.
+type noLock struct{}
+
+func (noLock) Close() error { return nil }
 
 // wanted reports whether the configuration asks for what an alarm is about. If it does not, nothing
 // would find that it is over.

@@ -196,8 +196,8 @@ func (o *daemonOptions) repository(env *cli.Env, f *config.File, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+	if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil { // a disk of one repository must not end the backup of others
+		log.Error("there is no state directory", "repository", set.Name, "err", err)
 	}
 	var mu sync.Mutex
 	var w *writer.Writer
