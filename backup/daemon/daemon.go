@@ -71,10 +71,6 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if d.Manager == nil {
 		d.Manager = NewManager("")
 	}
-	if l := cfg.Listener; l != nil {
-		stop := d.serve(l)
-		defer stop()
-	}
 	defer func() {
 		for _, r := range d.repos {
 			err = errors.Join(err, r.lock.Close())
@@ -83,9 +79,17 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	for _, set := range cfg.Repositories {
 		r, err := newRepo(d, set, d.now())
 		if err != nil {
-			return fmt.Errorf("repository %s: %w", set.Settings.Name, err)
+			err = fmt.Errorf("repository %s: %w", set.Settings.Name, err)
+			if cfg.Listener != nil {
+				err = errors.Join(err, cfg.Listener.Close())
+			}
+			return err
 		}
 		d.repos = append(d.repos, r)
+	}
+	if l := cfg.Listener; l != nil { // what it shows is complete now
+		stop := d.serve(l)
+		defer stop()
 	}
 	var wg sync.WaitGroup
 	for _, r := range d.repos {
