@@ -235,6 +235,9 @@ func (r *reader) read() error {
 					}
 					return r.errorf(s.Line(), "[%s] is about no [repository %s]%s", header, name, conf.DidYouMean(name, names))
 				}
+				if x := r.out.Repositories[i]; kind == "drill" && x.Drill != nil || kind == "schedule" && x.Schedule != nil {
+					return r.errorf(s.Line(), "[%s]: there is a section [%s %s] already", header, kind, name)
+				}
 				if kind == "drill" {
 					return r.drill(s, header, r.out.Repositories[i])
 				}
@@ -305,6 +308,9 @@ func (r *reader) each(s *conf.Section, header string, known []string, set func(k
 			return r.errorf(line, "unknown key %q in [%s]%s", key, header, conf.DidYouMean(key, known))
 		}
 		text, _, err := s.Get(key)
+		if err != nil && (key == "webhook" || key == "url") {
+			return r.errorf(line, "%s: a %% is written %%%%", key) // err shows a part of it, which may be a secret
+		}
 		if err != nil {
 			return err
 		}
@@ -324,6 +330,9 @@ func (r *reader) repository(s *conf.Section, header, name string) error {
 	repo.Name, repo.Line, repo.file = name, s.Line(), r.f.Name()
 	if name == "" || strings.ContainsAny(name, "/:") {
 		return r.errorf(s.Line(), "[%s]: a repository has a name, as in [repository prod], without / and :", header)
+	}
+	if slices.ContainsFunc(r.out.Repositories, func(x *Repository) bool { return x.Name == name }) {
+		return r.errorf(s.Line(), "[%s]: there is a section [repository %s] already", header, name)
 	}
 	if err := r.each(s, header, repositoryKeys, repo.set); err != nil {
 		return err

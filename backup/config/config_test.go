@@ -199,6 +199,9 @@ func TestRefused(t *testing.T) {
 		{"four fields", head + "[schedule prod]\nverify: 0 5 * * --read-data\n", `:4: verify: `},
 		{"option", head + "[schedule prod]\nverify: 0 5 * * * --readdata=1/3\n", `:4: verify: verify has no option --readdata: want --read-data, --against; did you mean "--read-data"?`},
 		{"behind", head + "[schedule prod]\nverify: 0 5 * * * 2026\n", `:4: verify: `},
+		{"schedule twice", head + "[schedule prod]\nfollow: yes\n[schedule  prod]\ncheck: @daily\n", `:5: [schedule  prod]: there is a section [schedule prod] already`},
+		{"drill twice", head + "[drill prod]\n[drill  prod]\n", `:4: [drill  prod]: there is a section [drill prod] already`},
+		{"repository twice", head + "[repository  prod]\nurl: file:///r\n", `:3: [repository  prod]: there is a section [repository prod] already`},
 		{"both", head + "[schedule prod]\nfollow: yes\nsnapshot: @daily\n", `:5: snapshot: with follow there is nothing left to take`},
 		{"drill", head + "[drill prod]\nmode: files\n", `:4: mode: "files" is none of file, cluster, read; did you mean "file"?`},
 		{"notify", head + "[notify prod]\n", `:3: [notify prod]: there is one section [notify]`},
@@ -386,4 +389,17 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What may be a secret is not shown by an error of the form.
+func TestSecretNotShown(t *testing.T) {
+	for _, text := range []string{
+		"[repository a]\nurl: file:///r\n[notify]\nwebhook: https://example.org/hook?token=50%secret\n",
+		"[repository a]\nurl: file:///r\n[notify]\nwebhook: https://example.org/hook?token=50%(secret\n",
+		"[repository a]\nurl: s3://user:50%secret@bucket/prefix\n",
+	} {
+		if _, err := Parse(strings.NewReader(text), "x.conf"); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "a % is written %%") {
+			t.Errorf("%v", err)
+		}
+	}
 }

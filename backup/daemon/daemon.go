@@ -82,7 +82,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	for _, set := range cfg.Repositories {
 		r, err := newRepo(d, set, d.now())
 		if err != nil {
-			return fmt.Errorf("repository %s: %w", set.Settings.Name, err)
+			err = fmt.Errorf("repository %s: %w", set.Settings.Name, err)
+			if cfg.Listener != nil {
+				err = errors.Join(err, cfg.Listener.Close())
+			}
+			return err
 		}
 		d.repos = append(d.repos, r)
 	}

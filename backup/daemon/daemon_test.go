@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,6 +42,8 @@ type world struct {
 	running  map[string]int
 	commands map[string]func(ctx context.Context) Outcome // by "repository command" or "command"
 	writers  map[string]*writer.Stats
+	files    map[string]string // of state, where they are not in dir
+	away     bool              // there is no writer, where none is set
 	opened   map[string]*backup.Repository
 	notices  []string // "time repository state alarm"
 	last     []*Notice
@@ -90,8 +94,13 @@ func (w *world) start() {
 	cfg := Config{Notifiers: w.notify, Host: "backup1", Now: w.now}
 	for _, set := range w.section().Repositories {
 		name := set.Name
+		w.set(func() {
+			if w.opened[name] == nil {
+				w.opened[name] = backuptest.New(w.t, memstore.New(memstore.Options{}), false).Repository
+			}
+		})
 		cfg.Repositories = append(cfg.Repositories, Repository{
-			Settings: set, StateFile: filepath.Join(w.dir, name+".json"),
+			Settings: set, StateFile: cmp.Or(w.files[name], filepath.Join(w.dir, name+".json")),
 			Run: func(ctx context.Context, command string, options []string) Outcome {
 				w.mu.Lock()
 				w.runs = append(w.runs, strings.Join(append([]string{w.clock(), name, command}, options...), " "))
@@ -116,10 +125,7 @@ func (w *world) start() {
 			Open: func(context.Context) (*backup.Repository, error) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				if r := w.opened[name]; r != nil {
-					return r, nil
-				}
-				return nil, errors.New("the store is away")
+				return w.opened[name], nil
 			},
 			Writer: func() (writer.Stats, bool) {
 				w.mu.Lock()
@@ -127,7 +133,7 @@ func (w *world) start() {
 				if s := w.writers[name]; s != nil {
 					return *s, true
 				}
-				return writer.Stats{}, false
+				return writer.Stats{Connected: true}, !w.away
 			},
 		})
 	}
@@ -429,8 +435,8 @@ func TestFollow(t *testing.T) {
 			w.commands["a follow"] = w.commands[cmdFollow]
 			w.writers["a"] = &writer.Stats{Waiting: true, Connected: true}
 		})
-		time.Sleep(6 * time.Minute)
-		w.want("notices", w.told(), "01T04:04 a end follow")
+		time.Sleep(16 * time.Minute)
+		w.want("notices", w.told(), "01T04:13 a end follow")
 		// After a restart, the other writer is gone.
 		w.set(func() {
 			w.commands["b follow"] = w.commands[cmdFollow]
@@ -439,7 +445,47 @@ func TestFollow(t *testing.T) {
 		w.end()
 		w.start()
 		time.Sleep(time.Minute)
-		w.want("notices", w.told(), "01T04:06 b end fenced")
+		w.want("notices", w.told(), "01T04:16 b end fenced")
+		w.end()
+	})
+}
+
+// A source that is followed for some minutes each time and then fails is one alarm, not one each time.
+func TestFollowFailsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\nfollow: yes\n")
+		w.writers["a"] = &writer.Stats{Waiting: true, Connected: true}
+		w.commands[cmdFollow] = func(ctx context.Context) Outcome {
+			sleep(ctx, 5*time.Minute) // until it has something to store
+			return Outcome{Exit: 5, Code: "denied", Message: "not allowed"}
+		}
+		w.start()
+		time.Sleep(12 * time.Hour)
+		w.want("notices", w.told(), "01T00:37 a begin follow")
+		w.set(func() { w.commands[cmdFollow] = func(ctx context.Context) Outcome { <-ctx.Done(); return Outcome{} } })
+		time.Sleep(30 * time.Minute)
+		if got := w.told(); len(got) != 1 || !strings.HasSuffix(got[0], "a end follow") {
+			t.Errorf("notices %q", got)
+		}
+		w.end()
+	})
+}
+
+// A source or a store that does not answer for an hour is an alarm, although follow waits for both without end and max_rpo is
+// not set.
+func TestFollowWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\nfollow: yes\n")
+		w.away = true // the store
+		w.start()
+		time.Sleep(90 * time.Minute)
+		w.want("no store", w.told(), "01T01:00 a begin follow")
+		w.set(func() { w.writers["a"] = &writer.Stats{} })
+		time.Sleep(time.Hour)
+		w.want("no source", w.told())
+		w.set(func() { w.writers["a"] = &writer.Stats{Connected: true} })
+		time.Sleep(time.Minute)
+		w.want("both", w.told(), "01T02:30 a end follow")
 		w.end()
 	})
 }
@@ -644,7 +690,8 @@ func TestReaderDamage(t *testing.T) {
 	})
 }
 
-func putProof(t *testing.T, r *backuptest.Repo, reason string) {
+// putProof stores a proof, of a drill that failed if there is a reason, and returns its key.
+func putProof(t *testing.T, r *backuptest.Repo, reason string) string {
 	t.Helper()
 	s := r.Now()
 	p := &snapshot.Proof{Repo: r.Marker.ID, Lineage: r.Lineage, Seq: s.Manifest.Seq, Manifest: s.Hash, TID: s.Head(), Time: time.Now().UTC().Truncate(time.Second),
@@ -656,7 +703,9 @@ func putProof(t *testing.T, r *backuptest.Repo, reason string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Put(snapshot.Key{Kind: snapshot.KindProof, Lineage: r.Lineage, Time: p.Time, Upto: p.TID}.String(), b)
+	key := snapshot.Key{Kind: snapshot.KindProof, Lineage: r.Lineage, Time: p.Time, Upto: p.TID}.String()
+	r.Put(key, b)
+	return key
 }
 
 // A proof that is too old is an alarm, also if there never was one, and so is a drill that failed elsewhere.
@@ -814,6 +863,20 @@ func (b *broken) Notify(context.Context, *Notice) error {
 	return b.err
 }
 
+// A state directory that cannot be used does not keep the daemon from looking after its repository, nor after others.
+func TestNoStateDirectory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"[schedule a]\nfollow: yes\ncheck: 0 3 * * *\n[schedule b]\nfollow: yes\n")
+		w.commands["check"] = func(context.Context) Outcome { return Outcome{Exit: 1, Message: "no"} }
+		w.files = map[string]string{"a": filepath.Join(w.dir, "not mounted", "a.json")}
+		w.start()
+		time.Sleep(4 * time.Hour)
+		w.want("runs", w.ran(), "01T00:00 a follow", "01T00:00 b follow", "01T03:00 a check")
+		w.want("notices", w.told(), "01T03:00 a begin failed/check")
+		w.end()
+	})
+}
+
 // Two daemons do not look after the same repository.
 func TestTwoDaemons(t *testing.T) {
 	w := newWorld(t, two)
@@ -858,4 +921,172 @@ func TestStatusRefused(t *testing.T) {
 	if err != nil || strings.Contains(string(b), "null") {
 		t.Errorf("%s, %v", b, err)
 	}
+}
+
+// A store that does not let a look be given up, as a directory of a server that is away, is not taken for one that is not looked at
+// for the moment.
+func TestLookHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"max_rpo: 10s\n[schedule a]\ncheck: 0 5 * * *\n")
+		back := make(chan struct{})
+		for _, name := range []string{"a", "b"} {
+			mem := memstore.New(memstore.Options{})
+			r := backuptest.New(t, mem, false)
+			r.Tail(text("one"))
+			w.opened[name] = reopen(t, r, &hung{Wrapped: store.Wrapped{Store: mem}, at: w.now().Add(2*time.Hour + 30*time.Minute), back: back})
+			go func() {
+				for range 90 {
+					time.Sleep(2 * time.Minute)
+					r.Heartbeat()
+				}
+			}()
+		}
+		w.start()
+		time.Sleep(5 * time.Hour)
+		w.want("notices", w.told(), "01T02:36 b begin rpo", "01T04:00 a begin failed/look")
+		if n := w.first(); !strings.Contains(n.Text, "the store does not answer") {
+			t.Errorf("notice %+v", n)
+		}
+		close(back)
+		time.Sleep(2 * time.Minute)
+		w.want("it is back", w.told(), "01T05:01 a end failed/look")
+		w.end()
+	})
+}
+
+// hung is a store that hangs from some time on until back is closed, whatever becomes of the caller.
+type hung struct {
+	store.Wrapped
+	at   time.Time
+	back chan struct{}
+}
+
+func (h *hung) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	if !time.Now().Before(h.at) {
+		<-h.back
+	}
+	return h.Store.List(ctx, prefix, after)
+}
+
+// That the store cannot be looked at is an alarm after an hour of that, not before, on each host, also where nothing but a drill is wanted,
+// whose next time only the store tells; and it ends, also when the configuration was changed meanwhile.
+func TestBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, two+"max_rpo: 30s\n[schedule a]\ndrill: 0 5 * * *\n[schedule b]\nfollow: yes\n")
+		away := map[string]*faulty{}
+		for _, name := range []string{"a", "b"} {
+			mem := memstore.New(memstore.Options{})
+			r := backuptest.New(t, mem, false)
+			r.Tail(text("one"))
+			away[name] = &faulty{Wrapped: store.Wrapped{Store: mem}}
+			w.opened[name] = reopen(t, r, away[name])
+			away[name].away.Store(true)
+		}
+		w.writers["b"] = &writer.Stats{Waiting: true, Connected: true}
+		w.start()
+		time.Sleep(70 * time.Minute)
+		w.want("away", w.told(), "01T01:00 a begin failed/look", "01T01:00 b begin failed/look")
+		away["a"].away.Store(false)
+		away["b"].away.Store(false)
+		time.Sleep(2 * time.Minute)
+		w.want("back", w.told(), "01T01:11 a end failed/look", "01T01:11 b end failed/look")
+		time.Sleep(50 * time.Minute)
+		away["a"].away.Store(true)
+		away["b"].away.Store(true)
+		time.Sleep(30 * time.Minute) // the looks of an hour after fail
+		w.want("a moment", w.told())
+		time.Sleep(time.Hour)
+		w.told()
+		w.end()
+		w.text = strings.Replace(w.text, "[repository b]", "max_rpo: 1d\n[repository b]", 1)
+		away["a"].away.Store(false)
+		away["b"].away.Store(false)
+		w.start()
+		time.Sleep(2 * time.Minute)
+		if list := w.status("a").Alarms; len(list) != 0 {
+			t.Errorf("alarms %v", list)
+		}
+		w.end()
+	})
+}
+
+// What could not be written while the disk was full is written when it is not any more.
+func TestStateWrittenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\ncheck: 0 3 * * *\n")
+		w.commands["check"] = func(context.Context) Outcome { return Outcome{Exit: 1, Message: "no"} }
+		w.start()
+		time.Sleep(time.Hour)
+		path := filepath.Join(w.dir, "a.json")
+		old, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// In its place is something that no file can replace.
+		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Hour)
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, old, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if s := w.status("a"); s.Alarms["failed/check"] == nil || s.Jobs["check"].Exit != 1 {
+			t.Errorf("status %+v", s)
+		}
+		w.end()
+	})
+}
+
+// An alarm that nothing would end, since the configuration does not ask for it any more, is given up.
+func TestAlarmGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		schedule string
+		stays    bool
+	}{{"check: 0 3 * * *", false}, {"extend_locks: 0 3 * * *", true}} {
+		w := newWorld(t, "[repository a]\nurl: file:///r\n[schedule a]\n"+c.schedule+"\n")
+		path := filepath.Join(w.dir, "a.json")
+		if err := os.WriteFile(path, []byte(`{"v":1,"repository":"a","alarms":{"lock":{"kind":"lock","text":"x","since":"2026-01-01T00:00:00Z"}}}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := newRepo(&daemon{log: slog.New(slog.DiscardHandler)}, Repository{Settings: w.section().Repositories[0], StateFile: path}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.alarms.on(Lock, ""); got != c.stays {
+			t.Errorf("with %s: the alarm is in force: %v", c.schedule, got)
+		}
+		r.lock.Close()
+	}
+}
+
+// A proof that was copied is as old as it says itself, as for info.
+func TestProofCopied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "[repository a]\nurl: file:///r\nproof_max_age: 8d\n")
+		mem := memstore.New(memstore.Options{})
+		r := backuptest.New(t, mem, false)
+		r.Tail(text("one"))
+		r.Manifest(true, false)
+		key := putProof(t, r, "")
+		time.Sleep(7 * 24 * time.Hour)
+		b, _, err := store.ReadAll(t.Context(), mem, key, 1<<20)
+		if err == nil {
+			err = mem.Delete(t.Context(), []string{key})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Put(key, b)
+		w.opened["a"] = reopen(t, r, mem)
+		w.start()
+		time.Sleep(20 * time.Hour)
+		w.want("not yet", w.told())
+		time.Sleep(5 * time.Hour)
+		w.want("old", w.told(), "09T00:00 a begin proof")
+		if n := w.first(); !strings.Contains(n.Text, "the last restore was proved at 2000-01-01 00:00:00 UTC") {
+			t.Errorf("notice %+v", n)
+		}
+		w.end()
+	})
 }

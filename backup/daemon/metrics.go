@@ -129,7 +129,7 @@ func (r *repo) collect(ch chan<- prometheus.Metric) {
 	set(mDamage, float64(r.damage))
 	if p := r.proof; p != nil {
 		skew := r.sight.Skew
-		set(mProofAge, now.Add(skew).Sub(p.Modified).Seconds())
+		set(mProofAge, p.Age(now.Add(skew)).Seconds())
 		set(mProofTID, seconds(p.TID))
 		set(mDrill, float64(p.Seconds))
 		set(mFirstRead, float64(p.FirstReadMS)/1000)

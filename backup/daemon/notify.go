@@ -48,7 +48,18 @@ func deliver(ctx context.Context, to Notifier, n *Notice) error {
 // Webhook delivers notices by POST, as JSON.
 type Webhook struct {
 	URL    string       // may have a secret: it is neither logged nor in an error
-	Client *http.Client // default: http.DefaultClient
+	Client *http.Client // default: one that follows redirects by which the notice arrives
+}
+
+// posts lets only those redirects be followed that take the notice along.
+func posts(req *http.Request, via []*http.Request) error {
+	switch {
+	case req.Method != http.MethodPost:
+		return errors.New("the webhook answers with a redirect that a notice cannot follow: it has moved, or asks for a login")
+	case len(via) >= 10:
+		return errors.New("the webhook answers with 10 redirects")
+	}
+	return nil
 }
 
 // Name implements [Notifier].
@@ -65,10 +76,11 @@ func (w *Webhook) Notify(ctx context.Context, n *Notice) error {
 		return errors.New("the webhook is no URL that can be used")
 	}
 	req.Header.Set("Content-Type", "application/json")
-	client := w.Client
-	if client == nil {
-		client = http.DefaultClient
+	client := http.Client{}
+	if w.Client != nil {
+		client = *w.Client
 	}
+	client.CheckRedirect = posts
 	resp, err := client.Do(req)
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {

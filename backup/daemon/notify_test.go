@@ -187,3 +187,37 @@ func TestAlarms(t *testing.T) {
 	told("failed/check", End, true) // of an alarm that is gone
 	want("none")
 }
+
+// A webhook that has moved is an error: what follows a redirect without the notice, a page of login, say, has not got it.
+func TestWebhookMoved(t *testing.T) {
+	got := 0
+	code := http.StatusFound
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hook" {
+			http.Redirect(w, r, "/login?token=secret", code)
+			return
+		}
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if r.Method == http.MethodPost && len(b) > 0 {
+			got++
+		}
+	}))
+	defer s.Close()
+	w := &Webhook{URL: s.URL + "/hook"}
+	for _, code = range []int{http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther} {
+		if err := w.Notify(t.Context(), &Notice{}); err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "redirect") {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	for _, code = range []int{http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
+		if err := w.Notify(t.Context(), &Notice{}); err != nil {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+	if got != 2 {
+		t.Errorf("%d notices arrived", got)
+	}
+}

@@ -102,14 +102,16 @@ const (
 	slowEvery = time.Hour
 	// lookTimeout bounds a look.
 	lookTimeout = 5 * time.Minute
+	// stuckLook is when a look counts as one that has failed although it has not ended.
+	stuckLook = lookTimeout + time.Minute
 	// holdRPO is how long the RPO must be exceeded.
 	holdRPO = time.Minute
 	// lockSoon is when the end of a lock is an alarm.
 	lockSoon = 3 * 24 * time.Hour
 	// followPatience is how long following may fail before that is an alarm.
 	followPatience = time.Minute
-	// blindAfter is how long a store may fail to answer looks before that is an alarm of a
-	// repository without RPO.
+	// blindAfter is how long a store may fail to answer looks before that is an alarm, where no RPO is found
+	// by them.
 	blindAfter = time.Hour
 )
 
@@ -158,6 +160,7 @@ type repo struct {
 	pause       time.Duration
 	failing     time.Time // since when it fails; zero: it does not
 	failure     Outcome
+	apart       time.Time // since when it runs without an answer of the source; zero: it has one
 
 	writer     writer.Stats // last known
 	writerLive bool
@@ -167,11 +170,13 @@ type repo struct {
 	watcher    *watcher
 	proofs     *proofs
 	looking    bool
+	lookBegan  time.Time
 	lookAt     time.Time
 	slowAt     time.Time
 	sight      *Sight
 	sightErr   error
 	sightFrom  time.Time           // since when nothing was seen: the start, or the last look that saw something
+	blindFrom  time.Time           // when the first of the looks was that have failed since then; zero: none has
 	proof      *backup.StoredProof // newest that stands
 	unproof    *backup.StoredProof // of a drill that has failed since
 	proofKnown bool
@@ -194,10 +199,15 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 		events: make(chan func(time.Time)), alarms: alarms{}, errors: map[string]int64{}, sightFrom: now,
 	}
 	lock, err := lockFile(set.StateFile + ".lock")
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrBusy):
 		return nil, err
+	case err != nil: // a full disk, or one that is not mounted, must not end the backup of others
+		r.log.Error("what the daemon has to remember cannot be written; it goes on without", "err", err)
+		r.lock = noLock{}
+	default:
+		r.lock = lock
 	}
-	r.lock = lock
 	r.st, err = ReadStatus(set.StateFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -234,6 +244,11 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 	return r, nil
 }
 
+// noLock stands for a lock that could not be taken.
+type noLock struct{}
+
+func (noLock) Close() error { return nil }
+
 // wanted reports whether the configuration asks for what an alarm is about. If it does not, nothing
 // would find that it is over.
 func (r *repo) wanted(a *Alarm) bool {
@@ -244,6 +259,8 @@ func (r *repo) wanted(a *Alarm) bool {
 		return r.Settings.MaxRPO > 0
 	case Proof:
 		return r.Settings.ProofMaxAge > 0
+	case Lock:
+		return r.scheduled(cmdLocks)
 	}
 	switch a.Job {
 	case "", jobLook:
@@ -251,7 +268,12 @@ func (r *repo) wanted(a *Alarm) bool {
 	case cmdFollow:
 		return r.follows
 	}
-	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == a.Job })
+	return r.scheduled(a.Job)
+}
+
+// scheduled reports whether a command is a job of the schedule.
+func (r *repo) scheduled(command string) bool {
+	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == command })
 }
 
 func (r *repo) addJob(c *config.Job, now time.Time) {
@@ -373,7 +395,7 @@ func (r *repo) step(now time.Time) {
 // clockWentBack moves what was planned by a clock that was wrong.
 func (r *repo) clockWentBack(now time.Time) {
 	r.log.Warn("the clock of this host has gone back", "from", r.ticked, "to", now)
-	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.sightFrom, &r.overSince, &r.failing} {
+	for _, at := range []*time.Time{&r.followAt, &r.lookAt, &r.slowAt, &r.saved, &r.lookBegan, &r.sightFrom, &r.blindFrom, &r.overSince, &r.failing, &r.apart} {
 		if at.After(now) {
 			*at = now
 		}
@@ -384,7 +406,19 @@ func (r *repo) clockWentBack(now time.Time) {
 func (r *repo) stepFollow(now time.Time) {
 	r.seeWriter()
 	if r.following {
-		if r.writerLive && (r.writer.Waiting || now.Sub(r.followBegan) >= followPatience) {
+		ran := now.Sub(r.followBegan)
+		switch {
+		case r.writerLive && r.writer.Connected:
+			r.apart = time.Time{}
+		case r.apart.IsZero():
+			r.apart = now
+		}
+		switch {
+		case !r.apart.IsZero() && now.Sub(r.apart) >= blindAfter && r.Settings.MaxRPO == 0: // else that alarm tells, and earlier
+			r.raise(now, Follow, "", fmt.Sprintf("the source is not followed since %s: it or the store does not answer", moment(r.apart)),
+				"it is tried again by itself. Look at the log of the daemon: journalctl -u neobackup")
+		// One that fails again and again has to run for longer than one that failed once: its alarm would begin and end each time.
+		case r.writerLive && (ran >= goodRun || r.pause <= followPatience && (r.writer.Waiting || ran >= followPatience)):
 			r.followed(now)
 		}
 		return
@@ -596,10 +630,13 @@ func joined(a, b string) string {
 func (r *repo) stepLook(now time.Time) {
 	slow := !now.Before(r.slowAt)
 	fast := !now.Before(r.lookAt) && r.needsSight()
+	if r.looking && now.Sub(r.lookBegan) >= stuckLook {
+		r.blind(errHangs, r.lookBegan) // no look ends before this one
+	}
 	if r.looking || !slow && !fast {
 		return
 	}
-	r.looking = true
+	r.looking, r.lookBegan = true, now
 	derive := slices.ContainsFunc(r.jobs, func(j *job) bool { return j.derive })
 	r.start(func(ctx context.Context) func(time.Time) {
 		ctx, cancel := context.WithTimeout(ctx, lookTimeout)
@@ -631,7 +668,7 @@ func (r *repo) stepLook(now time.Time) {
 				r.notSeen(err, now)
 				return
 			}
-			r.sight, r.sightErr, r.sightFrom = sight, nil, now
+			r.sight, r.sightErr, r.sightFrom, r.blindFrom = sight, nil, now, time.Time{}
 			r.clear(now, Damage, jobLook)
 			if slow {
 				r.proof, r.unproof, r.proofKnown, r.cost = proof, unproof, true, cost
@@ -662,11 +699,22 @@ func (r *repo) look(ctx context.Context) (*Sight, error) {
 
 // notSeen notes that a look has seen nothing.
 func (r *repo) notSeen(err error, now time.Time) {
-	r.sightErr = err
+	r.blind(err, now)
 	r.slowAt = max2(r.slowAt, now.Add(lookEvery)) // not each second
 	r.log.Warn("the repository cannot be looked at", "err", err)
 	if is(err, errOlder, snapshot.ErrCorrupt, snapshot.ErrUntrusted, backup.ErrIncomplete) {
 		r.raise(now, Damage, jobLook, err.Error(), fmt.Sprintf("neobackup check -r %s says more; find out how that came, and bring back what is gone, for instance from older versions of the bucket", r.name))
+	}
+}
+
+// errHangs reports a store that does not even let a look be given up, as a directory of a server that is away.
+var errHangs = errors.New("the store does not answer")
+
+// blind notes why nothing is seen, and since when.
+func (r *repo) blind(err error, since time.Time) {
+	r.sightErr = err
+	if r.blindFrom.IsZero() {
+		r.blindFrom = since
 	}
 }
 
@@ -733,6 +781,7 @@ func (r *repo) hold() time.Duration { return min(holdRPO, r.Settings.Heartbeat/2
 // stepAlarms raises and clears the alarms about what the time brings.
 func (r *repo) stepAlarms(now time.Time) {
 	r.stepRPO(now)
+	r.stepBlind(now)
 	r.stepProof(now)
 	if !r.failing.IsZero() && now.Sub(r.failing) >= followPatience {
 		hint := "it is tried again by itself. Look at the log of the daemon: journalctl -u neobackup"
@@ -767,14 +816,21 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%d days", d/(24*time.Hour))
 }
 
+// stepBlind tells that proofs, clocks and when jobs were done last cannot be looked at. Where the age of the backup is found by looks, its
+// alarm says so, and earlier.
+func (r *repo) stepBlind(now time.Time) {
+	switch {
+	case r.needsSight(), r.blindFrom.IsZero() && r.sight != nil:
+		r.clear(now, Failed, jobLook)
+	case r.blindFrom.IsZero(): // the first look has not ended
+	case now.Sub(r.blindFrom) >= blindAfter:
+		r.raise(now, Failed, jobLook, fmt.Sprintf("the repository could not be read since %s: %v", moment(r.blindFrom), r.sightErr), fmt.Sprintf("neobackup info -r %s on %s says more", r.name, r.d.Host))
+	}
+}
+
 func (r *repo) stepRPO(now time.Time) {
 	set := r.Settings
 	if set.MaxRPO == 0 {
-		if r.sightErr != nil && now.Sub(r.sightFrom) >= blindAfter && r.watches() {
-			r.raise(now, Failed, jobLook, fmt.Sprintf("the repository could not be read since %s: %v", moment(r.sightFrom), r.sightErr), fmt.Sprintf("neobackup info -r %s on %s says more", r.name, r.d.Host))
-		} else if r.sightErr == nil {
-			r.clear(now, Failed, jobLook)
-		}
 		return
 	}
 	age, known := r.age(now)
@@ -840,9 +896,8 @@ func (r *repo) stepProof(now time.Time) {
 	}
 	there := now.Add(r.sight.Skew)
 	hint := fmt.Sprintf("neobackup drill -r %s, where the identity of the drill is, and read what it says", r.name)
-	drills := slices.ContainsFunc(r.jobs, func(j *job) bool { return j.Command == cmdDrill })
 	switch {
-	case r.unproof != nil && !drills: // here the job itself tells
+	case r.unproof != nil && !r.scheduled(cmdDrill): // here the job itself tells
 		r.raise(now, Proof, "", fmt.Sprintf("the drill of %s has failed: %s", moment(r.unproof.Time), r.unproof.Reason), hint)
 		return
 	case r.proof == nil && there.Sub(r.sight.Created) <= limit:
@@ -850,8 +905,8 @@ func (r *repo) stepProof(now time.Time) {
 	case r.proof == nil:
 		r.raise(now, Proof, "", fmt.Sprintf("no restore was proved since the lineage began at %s; proof_max_age is %s", moment(r.sight.Created), config.FormatDuration(limit)), hint)
 		return
-	case there.Sub(r.proof.Modified) > limit:
-		r.raise(now, Proof, "", fmt.Sprintf("the last restore was proved at %s, until transaction %v; proof_max_age is %s", moment(r.proof.Modified), r.proof.TID, config.FormatDuration(limit)), hint)
+	case r.proof.Age(there) > limit:
+		r.raise(now, Proof, "", fmt.Sprintf("the last restore was proved at %s, until transaction %v; proof_max_age is %s", moment(there.Add(-r.proof.Age(there))), r.proof.TID, config.FormatDuration(limit)), hint)
 		return
 	}
 	r.clear(now, Proof, "")
@@ -895,7 +950,7 @@ func (r *repo) save(now time.Time, force bool) {
 	if !force && !r.dirty && now.Sub(r.saved) < seenEvery {
 		return
 	}
-	changed := force || r.dirty
+	changed := force || r.dirty || r.saveErr // what a full disk did not take
 	r.saved, r.dirty = now, false
 	r.st.Seen = now
 	err := fs.ErrNotExist

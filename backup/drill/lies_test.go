@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -412,6 +413,49 @@ func TestDangling(t *testing.T) {
 			if !errors.Is(err, want) || err == nil && (res.References != 4 || res.Dangling != 2 || res.Existing != 3 || res.Objects != 3) {
 				t.Errorf("root refers to %d: %v, %+v", root, err, res)
 			}
+		}
+	}
+}
+
+// breaks is a source that is gone after some transactions.
+type breaks struct {
+	feed.Feed
+	after int
+}
+
+func (f breaks) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.Transaction, error] {
+	return func(yield func(*txn.Transaction, error) bool) {
+		n := 0
+		for t, err := range f.Feed.Read(ctx, after, upTo) {
+			if n++; n > f.after {
+				yield(nil, errors.New("the source is gone"))
+				return
+			}
+			if !yield(t, err) {
+				return
+			}
+		}
+	}
+}
+
+// A source that has shown a difference before it was gone differs; one that has shown none is not compared.
+func TestSourceBreaks(t *testing.T) {
+	w := newWorld(t)
+	for name, list := range map[string]backuptest.History{"metadata": lies(t, w.list)["metadata"], "equal": w.list} {
+		path := filepath.Join(t.TempDir(), "Data.fs")
+		write(t, list, path)
+		o := w.o
+		o.At, o.Mode = Head, Read
+		o.Source = func(ctx context.Context) (feed.Feed, error) {
+			f, err := feed.OpenFile(ctx, path, feed.FileOptions{})
+			return breaks{f, 250}, err
+		}
+		res, err := w.run(t.Context(), o)
+		switch {
+		case name == "metadata" && (!errors.Is(err, restore.ErrDifferent) || res.Found == 0 || res.Proof.Result != snapshot.ResultFailed):
+			t.Errorf("%s: %v, %+v", name, err, res)
+		case name == "equal" && (err != nil || res.Found != 0 || res.Proof.Compared.Source != noSource || !strings.Contains(res.Source, "the source is gone")):
+			t.Errorf("%s: %v, %+v", name, err, res)
 		}
 	}
 }

@@ -49,7 +49,11 @@ func (d *run) compareSource(ctx context.Context) error {
 		return fmt.Errorf("%w: the source: %w", restore.ErrDifferent, err)
 	case errors.Is(err, snapshot.ErrCorrupt), errors.Is(err, backup.ErrIncomplete), errors.Is(err, backup.ErrKeys), errors.Is(err, restore.ErrDifferent):
 		return err
+	case d.res.Found > 0 && !errors.Is(err, feed.ErrPacked) && !errors.Is(err, feed.ErrReplaced):
+		// What the source has shown before it was gone is different all the same.
+		return errors.Join(d.found(true), err)
 	}
+	d.res.Findings, d.res.Found = nil, 0
 	d.res.Source = fmt.Sprintf("not compared: %v", err)
 	d.warn("the source was not compared: %v", err)
 	return nil

@@ -196,8 +196,8 @@ func (o *daemonOptions) repository(env *cli.Env, f *config.File, set *config.Rep
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
+	if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil { // a disk of one repository must not end the backup of others
+		log.Error("there is no state directory", "repository", set.Name, "err", err)
 	}
 	var mu sync.Mutex
 	var w *writer.Writer
@@ -225,9 +225,11 @@ func (o *daemonOptions) repository(env *cli.Env, f *config.File, set *config.Rep
 			return runInDaemon(withHooks(ctx, hooks(command, m)), env, args)
 		},
 		Open: func(ctx context.Context) (*backup.Repository, error) {
-			o := &common{now: o.now, hooks: hooks("look", all)}
+			m := &meter{up: all}
+			o := &common{now: o.now, hooks: hooks("look", m)}
 			s, err := o.openSettings(ctx, env, set.Clone(), o.hooks.log, lookAttempts)
 			if err != nil {
+				all.end(m) // it is tried again each minute
 				return nil, err
 			}
 			return s.Repository, nil

@@ -119,6 +119,19 @@ func TestDaemonFenced(t *testing.T) {
 	w.says(out, `daemon +does not run on this host; it did until`, `alarm +since .* UTC: the source is not followed any more`)
 }
 
+// A state directory that cannot be made does not end the daemon, which has other repositories.
+func TestDaemonNoStateDirectory(t *testing.T) {
+	w := newWorld(t)
+	w.prepare("site.fs")
+	w.add("[schedule prod]\nfollow: yes\n")
+	since := time.Now()
+	out, code := w.runUntil(func() bool { return time.Since(since) > time.Second }, "daemon", "--set", "state_dir="+w.path("Data.fs/state"))
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	w.says(out, `there is no state directory .*repository=prod`, `follow has ended, and is started again .*state directory: `)
+}
+
 // Jobs are the commands with their options, on the settings with which the daemon was started; damage is told by its words. info
 // says of the daemon what is known, and no more.
 func TestDaemonJobs(t *testing.T) {
