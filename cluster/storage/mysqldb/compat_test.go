@@ -222,6 +222,45 @@ func TestMigrationInterrupted(t *testing.T) {
 	}
 }
 
+// An erasure that is interrupted at any of its statements has not begun, or ends at the next start.
+func TestErasureInterrupted(t *testing.T) {
+	for n, done := 0, false; !done; n++ {
+		d := newTestDatabase(t)
+		md, err := newDialect(d.url(), Options{})
+		must(t, err)
+		x := &interrupted{dialect: md, left: 1 << 30}
+		db, err := sqldb.Open(t.Context(), x, sqldb.Options{})
+		must(t, err)
+		must(t, backendtest.PrepareSample(db))
+		must(t, db.Commit())
+		x.left = n
+		err = db.Erase()
+		if done = err == nil; !done && !errors.Is(err, errInterrupted) {
+			t.Fatalf("statement %d: %v", n, err)
+		}
+		x.left = 1 << 30
+		_ = db.Close() // in vain, unless it was erased
+		db = d.mustOpen(Options{})
+		cfg, err := db.Config()
+		must(t, err)
+		if cfg.ID != 0 {
+			if err := backendtest.CheckSample(db, 8, false); err != nil {
+				t.Errorf("statement %d: neither there nor erased: %v", n, err)
+			}
+		} else {
+			for _, table := range []string{"pt", "trans", "obj", "data"} {
+				if got := d.query("SELECT COUNT(*) FROM " + table)[0]; got != "0" {
+					t.Errorf("statement %d: erased, but table %s has %s rows", n, table, got)
+				}
+			}
+			if got := d.query("SELECT name FROM config"); len(got) != 1 || got[0] != "version" {
+				t.Errorf("statement %d: configuration %v", n, got)
+			}
+		}
+		must(t, db.Close())
+	}
+}
+
 func checkMigrated(d testDatabase, db *sqldb.DB) {
 	t := d.t
 	t.Helper()
