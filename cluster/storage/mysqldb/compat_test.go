@@ -383,8 +383,8 @@ func TestLongConfiguration(t *testing.T) {
 	}
 }
 
-// Metadata may be as long as in a Data.fs. What is longer is refused with the vote, and the
-// database goes on.
+// Metadata may be as long as in a Data.fs, and lists of objects as a column has room for. What is longer is
+// refused with the vote, and the database goes on.
 func TestLongMetadata(t *testing.T) {
 	db := newTestDatabase(t).mustOpen(Options{})
 	must(t, backendtest.PrepareSample(db))
@@ -396,6 +396,17 @@ func TestLongMetadata(t *testing.T) {
 	}
 	if err := db.Vote(12, nil, &backend.Meta{Description: append(long, 'x')}, nil); !errors.Is(err, backend.ErrTooLong) {
 		t.Errorf("error %v, want %v", err, backend.ErrTooLong)
+	}
+	many := make([]tid.OID, 1<<21)
+	must(t, db.Vote(12, nil, &backend.Meta{OIDs: many[1:]}, &proto.PackRequest{OIDs: many[1:], Time: 8}))
+	must(t, errors.Join(db.Commit(), db.Abort(12), db.Commit()))
+	for _, err := range []error{
+		db.Vote(16, nil, &backend.Meta{OIDs: many}, nil),
+		db.Vote(16, nil, &backend.Meta{}, &proto.PackRequest{OIDs: many, Time: 8}),
+	} {
+		if !errors.Is(err, backend.ErrTooLong) {
+			t.Errorf("error %v, want %v", err, backend.ErrTooLong)
+		}
 	}
 	must(t, db.Commit())
 	if found, err := db.Unfinished(); err != nil || len(found) > 0 {
