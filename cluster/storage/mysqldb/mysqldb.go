@@ -137,6 +137,9 @@ func newDialect(database string, o Options) (*dialect, error) {
 		"autocommit":   "0",
 		"wait_timeout": "2147483",
 		"sql_mode":     "'TRADITIONAL,NO_ENGINE_SUBSTITUTION'",
+		// Defaults of the server that would cut results, or refuse deletions.
+		"sql_select_limit": "18446744073709551615",
+		"sql_safe_updates": "0",
 	}
 	d.cfg = c
 	return d, nil

@@ -99,6 +99,8 @@ func TestSettings(t *testing.T) {
 func TestSessions(t *testing.T) {
 	d := newTestDatabase(t)
 	d.mustOpen(Options{}) // holds the lock
+	d.exec("SET GLOBAL sql_select_limit = 1; SET GLOBAL sql_safe_updates = 1")
+	defer d.exec("SET GLOBAL sql_select_limit = DEFAULT; SET GLOBAL sql_safe_updates = 0")
 	d2, err := newDialect(newTestDatabase(t).url(), Options{Engine: RocksDB})
 	must(t, err)
 	for _, role := range []sqldb.Role{sqldb.Writer, sqldb.Reader} {
@@ -107,7 +109,7 @@ func TestSessions(t *testing.T) {
 		isolation := map[sqldb.Role]string{sqldb.Writer: "READ-COMMITTED", sqldb.Reader: "REPEATABLE-READ"}[role]
 		for name, want := range map[string]string{
 			"autocommit": "0", "wait_timeout": "2147483", "tx_isolation": isolation, "character_set_client": "binary", "rocksdb_max_row_locks": "1073741824",
-			"tx_read_only": fmt.Sprint(role), "max_allowed_packet": "67108864",
+			"tx_read_only": fmt.Sprint(role), "max_allowed_packet": "67108864", "sql_select_limit": "18446744073709551615", "sql_safe_updates": "0",
 		} {
 			if row, err := query(dc, "SELECT @@SESSION."+name); err != nil || row[0] != want {
 				t.Errorf("role %d: %s is %q, %v, want %s", role, name, row, err, want)
