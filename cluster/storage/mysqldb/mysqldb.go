@@ -102,8 +102,12 @@ type dialect struct {
 	tables string // engine of the tables
 	// session is the id of the last writing connection, 0: there was none.
 	session atomic.Uint64
-	rocks   atomic.Bool // the server has RocksDB
-	maria   atomic.Bool // it is MariaDB
+	// started is when the server was, as that connection found, in seconds since 1970.
+	started   atomic.Int64
+	volatile  atomic.Bool // a server that is restarted may have lost what was committed
+	uncertain atomic.Bool // one was
+	rocks     atomic.Bool // the server has RocksDB
+	maria     atomic.Bool // it is MariaDB
 }
 
 func newDialect(database string, o Options) (*dialect, error) {
@@ -174,6 +178,7 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	session := d.session.Load()
 	dc, err := connector.Connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -181,7 +186,7 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 		}
 		return nil, err
 	}
-	if err := d.configure(dc, role); err != nil {
+	if err := d.configure(dc, role, session); err != nil {
 		return nil, errors.Join(err, closeLost(dc))
 	}
 	return dc, nil
@@ -195,7 +200,8 @@ func closeLost(dc driver.Conn) error {
 	return nil
 }
 
-func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
+// configure sets a connection up. session was that of the writing connection before it.
+func (d *dialect) configure(dc driver.Conn, role sqldb.Role, session uint64) error {
 	isolation := "REPEATABLE READ, READ ONLY"
 	if role == sqldb.Writer {
 		isolation = "READ COMMITTED"
@@ -203,7 +209,7 @@ func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
 			return err
 		}
 	}
-	if err := d.checkServer(dc, role); err != nil { // also of a reader: settings may be changed meanwhile
+	if err := d.checkServer(dc, role, session); err != nil { // also of a reader: settings may be changed meanwhile
 		return err
 	}
 	if err := exec(dc, "SET SESSION TRANSACTION ISOLATION LEVEL "+isolation); err != nil {
@@ -344,7 +350,7 @@ func (d *dialect) Snapshot() string { return "" }
 // MaxMeta implements sqldb.Dialect: the columns are BLOBs. A Data.fs has the same limit.
 func (d *dialect) MaxMeta() int { return 65535 }
 
-// Linger implements sqldb.Dialect: the server cannot purge what somebody may still read, in any of its
+// Linger implements sqldb.Dialect: the server cannot purge what a connection may still read, in any of its
 // databases.
 func (d *dialect) Linger() time.Duration { return time.Second }
 
@@ -354,7 +360,7 @@ func (d *dialect) MaxPartition() int { return maxPartition }
 // Parking implements sqldb.Dialect: a change of a page is logged as such, not as a page.
 func (d *dialect) Parking() int64 { return 0 }
 
-// Transient implements sqldb.Dialect: nobody else writes.
+// Transient implements sqldb.Dialect: no other program writes.
 func (d *dialect) Transient(error) bool { return false }
 
 // Lost implements sqldb.Dialect.

@@ -269,22 +269,22 @@ func checkWork(t *testing.T, db *sqldb.DB, first, acked tid.TID) {
 // that was pending is repeated: the writer ends with an error, unless there was none.
 func TestServerGoesAway(t *testing.T) {
 	s := mysqltest.Get(t)
-	const durable = "--rocksdb-flush-log-at-trx-commit=1"
+	durable := []string{"--rocksdb-flush-log-at-trx-commit=1", "--innodb-flush-log-at-trx-commit=1"}
 	s.Stop()
-	must(t, s.Start(durable))
+	must(t, s.Start(durable...))
 	defer func() {
 		s.Stop()
 		must(t, s.Start())
 	}()
 	kill := func(string) {
 		s.Kill()
-		must(t, s.Start(durable))
+		must(t, s.Start(durable...))
 	}
 	for way, away := range map[string]func(name string){
 		"killed": kill,
 		"restarted": func(string) {
 			s.Stop()
-			must(t, s.Start(durable))
+			must(t, s.Start(durable...))
 		},
 		"connections killed": func(name string) { s.Disconnect(t, name) },
 	} {
@@ -329,6 +329,37 @@ func TestServerGoesAway(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A server whose commits are not durable may have lost some when it was restarted: the node does not go
+// on, as if it had all that it acknowledged.
+func TestRestartedServerMayHaveLost(t *testing.T) {
+	s := mysqltest.Get(t)
+	for durable, want := range map[int]bool{1: true, 2: false} {
+		option := fmt.Sprint("--innodb-flush-log-at-trx-commit=", durable)
+		s.Stop()
+		must(t, s.Start(option))
+		name := s.Database(t)
+		var log lockedBuffer
+		db, err := Open(t.Context(), s.String(name), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		must(t, err)
+		must(t, backendtest.PrepareSample(db))
+		s.Kill()
+		must(t, s.Start(option))
+		o, err := db.GetObject(t.Context(), 1, none, none)
+		if went := err == nil && o.Serial == 4; went != want || !want && !strings.Contains(err.Error(), "restarted") {
+			t.Errorf("%s: load: %+v, %v", option, o, err)
+		}
+		if err := db.SetName("x"); (err == nil) != want {
+			t.Errorf("%s: commit: %v", option, err)
+		}
+		if strings.Contains(log.String(), "may have lost what was committed: start the storage again") == want {
+			t.Errorf("%s: log\n%s", option, &log)
+		}
+		_ = db.Close() // in vain, unless it has gone on
+	}
+	s.Stop()
+	must(t, s.Start())
 }
 
 // A node that has nothing uncommitted goes on when its connections were cut off.
