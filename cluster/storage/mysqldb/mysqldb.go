@@ -203,13 +203,21 @@ func closeLost(dc driver.Conn) error {
 // configure sets a connection up. session was that of the writing connection before it.
 func (d *dialect) configure(dc driver.Conn, role sqldb.Role, session uint64) error {
 	isolation := "REPEATABLE READ, READ ONLY"
+	started, restarted, err := d.checkRestart(dc, session)
+	if err != nil {
+		return err
+	}
 	if role == sqldb.Writer {
 		isolation = "READ COMMITTED"
-		if err := d.lock(dc); err != nil {
+		if restarted {
+			session = 0
+		}
+		if err := d.lock(dc, session); err != nil {
 			return err
 		}
+		d.started.Store(started)
 	}
-	if err := d.checkServer(dc, role, session); err != nil { // also of a reader: settings may be changed meanwhile
+	if err := d.checkServer(dc, role); err != nil { // also of a reader: settings may be changed meanwhile
 		return err
 	}
 	if err := exec(dc, "SET SESSION TRANSACTION ISOLATION LEVEL "+isolation); err != nil {
@@ -226,10 +234,11 @@ func (d *dialect) configure(dc driver.Conn, role sqldb.Role, session uint64) err
 // of a partition.
 const rocksSettings = "SET SESSION rocksdb_max_row_locks = 1073741824, SESSION rocksdb_force_index_records_in_range = 1"
 
-// lock takes the lock of the database, which the server releases when the connection ends.
-func (d *dialect) lock(dc driver.Conn) error {
+// lock takes the lock of the database, which the server releases when the connection ends. old is the
+// id of the connection that had it, 0: the server knows none. After it was restarted, another process may have that id.
+func (d *dialect) lock(dc driver.Conn, old uint64) error {
 	name, wait := d.name.database+".neostorage", lockGrace
-	if old := d.session.Load(); old != 0 {
+	if old != 0 {
 		wait = lockAgain
 		// The server may not have noticed yet that the old connection is gone.
 		row, err := query(dc, "SELECT IS_USED_LOCK(?)", name)

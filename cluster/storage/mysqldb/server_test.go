@@ -3,6 +3,7 @@ package mysqldb
 import (
 	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -358,6 +359,47 @@ func TestRestartedServerMayHaveLost(t *testing.T) {
 		}
 		_ = db.Close() // in vain, unless it has gone on
 	}
+	s.Stop()
+	must(t, s.Start())
+}
+
+// Ids of connections begin anew when the server is restarted: that of another process, which has the
+// lock by then, is not ended.
+func TestLockIsOfAnotherProcess(t *testing.T) {
+	s := mysqltest.Get(t)
+	const durable = "--innodb-flush-log-at-trx-commit=1"
+	s.Stop()
+	must(t, s.Start(durable))
+	name := s.Database(t)
+	d, err := newDialect(s.String(name), Options{})
+	must(t, err)
+	db, err := sqldb.Open(t.Context(), d, sqldb.Options{})
+	must(t, err)
+	must(t, backendtest.PrepareSample(db))
+	time.Sleep(4 * time.Second) // the time of a start is in seconds
+	s.Stop()
+	must(t, s.Start(durable))
+	plain, err := newDialect(s.String(name), Options{})
+	must(t, err)
+	var other driver.Conn
+	for same := false; !same; {
+		other, err = plain.Connect(t.Context(), sqldb.Reader)
+		must(t, err)
+		defer other.Close()
+		row, err := query(other, "SELECT CONNECTION_ID()")
+		must(t, err)
+		same = row[0] == fmt.Sprint(d.session.Load())
+	}
+	if row, err := query(other, "SELECT GET_LOCK(?, 0)", name+".neostorage"); err != nil || row[0] != "1" {
+		t.Fatal(row, err)
+	}
+	if err := db.SetName("x"); err == nil {
+		t.Error("written without the lock")
+	}
+	if _, err := query(other, "SELECT 1"); err != nil {
+		t.Errorf("the other process has lost its connection: %v", err)
+	}
+	_ = db.Close() // in vain
 	s.Stop()
 	must(t, s.Start())
 }

@@ -21,7 +21,7 @@ const serverSettings = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version',
 	" 'sync_binlog', 'innodb_flush_log_at_trx_commit', 'rocksdb_flush_log_at_trx_commit')"
 
 // checkServer refuses a server that cannot do what is needed.
-func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role, session uint64) error {
+func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role) error {
 	rows, err := queryAll(dc, serverSettings)
 	if err != nil {
 		return err
@@ -39,9 +39,6 @@ func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role, session uint64) e
 	if isOn(v["read_only"]) && role == sqldb.Writer {
 		d.log.Warn("the database server is read-only: it refuses changes of ordinary users (SET GLOBAL read_only = OFF)", "database", d.Name())
 	}
-	if err := d.checkRestart(dc, role, session); err != nil {
-		return err
-	}
 	if role == sqldb.Writer && d.tables != "" {
 		d.volatile.Store(len(d.volatileSettings(v)) > 0)
 	}
@@ -51,38 +48,35 @@ func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role, session uint64) e
 	return nil
 }
 
-// checkRestart refuses a server that was restarted since a writing connection was made, whose id was
-// session, and may have lost what was committed. The node is to end: its next start finds out what
-// is there, and it gets the rest from its replicas.
-func (d *dialect) checkRestart(dc driver.Conn, role sqldb.Role, session uint64) error {
+// checkRestart returns when the server was started, in seconds since 1970, and whether that was after a
+// writing connection was made, whose id was session. A restarted server that may have lost what was committed is refused. The
+// node is to end: its next start finds out what is there, and it gets the rest from its replicas.
+func (d *dialect) checkRestart(dc driver.Conn, session uint64) (started int64, restarted bool, err error) {
 	row, err := query(dc, "SHOW GLOBAL STATUS LIKE 'Uptime'")
 	if err != nil {
-		return err
+		return 0, false, err
 	}
 	uptime, err := strconv.ParseInt(row[1], 10, 64)
 	if err != nil {
-		return fmt.Errorf("uptime of the server: %w", err)
+		return 0, false, fmt.Errorf("uptime of the server: %w", err)
 	}
 	if row, err = query(dc, "SELECT CONNECTION_ID()"); err != nil {
-		return err
+		return 0, false, err
 	}
 	id, err := strconv.ParseUint(row[0], 10, 64)
 	if err != nil {
-		return fmt.Errorf("connection id: %w", err)
+		return 0, false, fmt.Errorf("connection id: %w", err)
 	}
-	started := time.Now().Unix() - uptime
+	started = time.Now().Unix() - uptime
 	// Both are whole seconds. Ids of connections begin anew.
-	restarted := session != 0 && (id < session || max(started-d.started.Load(), d.started.Load()-started) > 2)
+	restarted = session != 0 && (id < session || max(started-d.started.Load(), d.started.Load()-started) > 2)
 	if restarted && d.volatile.Load() {
 		d.uncertain.Store(true)
 	}
 	if d.uncertain.Load() {
-		return errors.New("the database server was restarted, and with its settings may have lost what was committed: start the storage again, so that it gets that from its replicas")
+		return 0, false, errors.New("the database server was restarted, and with its settings may have lost what was committed: start the storage again, so that it gets that from its replicas")
 	}
-	if role == sqldb.Writer {
-		d.started.Store(started)
-	}
-	return nil
+	return started, restarted, nil
 }
 
 func isOn(v string) bool { return v == "ON" || v == "1" }
