@@ -222,6 +222,45 @@ func TestMigrationInterrupted(t *testing.T) {
 	}
 }
 
+// An erasure that is interrupted at any of its statements has not begun, or ends at the next start.
+func TestErasureInterrupted(t *testing.T) {
+	for n, done := 0, false; !done; n++ {
+		d := newTestDatabase(t)
+		md, err := newDialect(d.url(), Options{})
+		must(t, err)
+		x := &interrupted{dialect: md, left: 1 << 30}
+		db, err := sqldb.Open(t.Context(), x, sqldb.Options{})
+		must(t, err)
+		must(t, backendtest.PrepareSample(db))
+		must(t, db.Commit())
+		x.left = n
+		err = db.Erase()
+		if done = err == nil; !done && !errors.Is(err, errInterrupted) {
+			t.Fatalf("statement %d: %v", n, err)
+		}
+		x.left = 1 << 30
+		_ = db.Close() // in vain, unless it was erased
+		db = d.mustOpen(Options{})
+		cfg, err := db.Config()
+		must(t, err)
+		if cfg.ID != 0 {
+			if err := backendtest.CheckSample(db, 8, false); err != nil {
+				t.Errorf("statement %d: neither there nor erased: %v", n, err)
+			}
+		} else {
+			for _, table := range []string{"pt", "trans", "obj", "data"} {
+				if got := d.query("SELECT COUNT(*) FROM " + table)[0]; got != "0" {
+					t.Errorf("statement %d: erased, but table %s has %s rows", n, table, got)
+				}
+			}
+			if got := d.query("SELECT name FROM config"); len(got) != 1 || got[0] != "version" {
+				t.Errorf("statement %d: configuration %v", n, got)
+			}
+		}
+		must(t, db.Close())
+	}
+}
+
 func checkMigrated(d testDatabase, db *sqldb.DB) {
 	t := d.t
 	t.Helper()
@@ -344,8 +383,8 @@ func TestLongConfiguration(t *testing.T) {
 	}
 }
 
-// Metadata may be as long as in a Data.fs. What is longer is refused with the vote, and the
-// database goes on.
+// Metadata may be as long as in a Data.fs, and lists of objects as a column has room for. What is longer is
+// refused with the vote, and the database goes on.
 func TestLongMetadata(t *testing.T) {
 	db := newTestDatabase(t).mustOpen(Options{})
 	must(t, backendtest.PrepareSample(db))
@@ -357,6 +396,17 @@ func TestLongMetadata(t *testing.T) {
 	}
 	if err := db.Vote(12, nil, &backend.Meta{Description: append(long, 'x')}, nil); !errors.Is(err, backend.ErrTooLong) {
 		t.Errorf("error %v, want %v", err, backend.ErrTooLong)
+	}
+	many := make([]tid.OID, 1<<21)
+	must(t, db.Vote(12, nil, &backend.Meta{OIDs: many[1:]}, &proto.PackRequest{OIDs: many[1:], Time: 8}))
+	must(t, errors.Join(db.Commit(), db.Abort(12), db.Commit()))
+	for _, err := range []error{
+		db.Vote(16, nil, &backend.Meta{OIDs: many}, nil),
+		db.Vote(16, nil, &backend.Meta{}, &proto.PackRequest{OIDs: many, Time: 8}),
+	} {
+		if !errors.Is(err, backend.ErrTooLong) {
+			t.Errorf("error %v, want %v", err, backend.ErrTooLong)
+		}
 	}
 	must(t, db.Commit())
 	if found, err := db.Unfinished(); err != nil || len(found) > 0 {

@@ -102,8 +102,12 @@ type dialect struct {
 	tables string // engine of the tables
 	// session is the id of the last writing connection, 0: there was none.
 	session atomic.Uint64
-	rocks   atomic.Bool // the server has RocksDB
-	maria   atomic.Bool // it is MariaDB
+	// started is when the server was, as that connection found, in seconds since 1970.
+	started   atomic.Int64
+	volatile  atomic.Bool // a server that is restarted may have lost what was committed
+	uncertain atomic.Bool // one was
+	rocks     atomic.Bool // the server has RocksDB
+	maria     atomic.Bool // it is MariaDB
 }
 
 func newDialect(database string, o Options) (*dialect, error) {
@@ -137,6 +141,9 @@ func newDialect(database string, o Options) (*dialect, error) {
 		"autocommit":   "0",
 		"wait_timeout": "2147483",
 		"sql_mode":     "'TRADITIONAL,NO_ENGINE_SUBSTITUTION'",
+		// Defaults of the server that would cut results, or refuse deletions.
+		"sql_select_limit": "18446744073709551615",
+		"sql_safe_updates": "0",
 	}
 	d.cfg = c
 	return d, nil
@@ -171,6 +178,7 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	if err != nil {
 		return nil, err
 	}
+	session := d.session.Load()
 	dc, err := connector.Connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -178,7 +186,7 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 		}
 		return nil, err
 	}
-	if err := d.configure(dc, role); err != nil {
+	if err := d.configure(dc, role, session); err != nil {
 		return nil, errors.Join(err, closeLost(dc))
 	}
 	return dc, nil
@@ -192,13 +200,22 @@ func closeLost(dc driver.Conn) error {
 	return nil
 }
 
-func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
+// configure sets a connection up. session was that of the writing connection before it.
+func (d *dialect) configure(dc driver.Conn, role sqldb.Role, session uint64) error {
 	isolation := "REPEATABLE READ, READ ONLY"
+	started, restarted, err := d.checkRestart(dc, session)
+	if err != nil {
+		return err
+	}
 	if role == sqldb.Writer {
 		isolation = "READ COMMITTED"
-		if err := d.lock(dc); err != nil {
+		if restarted {
+			session = 0
+		}
+		if err := d.lock(dc, session); err != nil {
 			return err
 		}
+		d.started.Store(started)
 	}
 	if err := d.checkServer(dc, role); err != nil { // also of a reader: settings may be changed meanwhile
 		return err
@@ -217,10 +234,11 @@ func (d *dialect) configure(dc driver.Conn, role sqldb.Role) error {
 // of a partition.
 const rocksSettings = "SET SESSION rocksdb_max_row_locks = 1073741824, SESSION rocksdb_force_index_records_in_range = 1"
 
-// lock takes the lock of the database, which the server releases when the connection ends.
-func (d *dialect) lock(dc driver.Conn) error {
+// lock takes the lock of the database, which the server releases when the connection ends. old is the
+// id of the connection that had it, 0: the server knows none. After it was restarted, another process may have that id.
+func (d *dialect) lock(dc driver.Conn, old uint64) error {
 	name, wait := d.name.database+".neostorage", lockGrace
-	if old := d.session.Load(); old != 0 {
+	if old != 0 {
 		wait = lockAgain
 		// The server may not have noticed yet that the old connection is gone.
 		row, err := query(dc, "SELECT IS_USED_LOCK(?)", name)
@@ -341,7 +359,7 @@ func (d *dialect) Snapshot() string { return "" }
 // MaxMeta implements sqldb.Dialect: the columns are BLOBs. A Data.fs has the same limit.
 func (d *dialect) MaxMeta() int { return 65535 }
 
-// Linger implements sqldb.Dialect: the server cannot purge what somebody may still read, in any of its
+// Linger implements sqldb.Dialect: the server cannot purge what a connection may still read, in any of its
 // databases.
 func (d *dialect) Linger() time.Duration { return time.Second }
 
@@ -351,7 +369,7 @@ func (d *dialect) MaxPartition() int { return maxPartition }
 // Parking implements sqldb.Dialect: a change of a page is logged as such, not as a page.
 func (d *dialect) Parking() int64 { return 0 }
 
-// Transient implements sqldb.Dialect: nobody else writes.
+// Transient implements sqldb.Dialect: no other program writes.
 func (d *dialect) Transient(error) bool { return false }
 
 // Lost implements sqldb.Dialect.

@@ -29,11 +29,13 @@ const tcpForm = "//HOST[:PORT]/DATABASE[?user=USER&password=PASSWORD&tls=true]"
 
 // parseName parses the value of option --database.
 func parseName(s string) (name, error) {
-	if n, ok := parseLocal(s); ok {
-		return n, nil
-	}
+	// A password with an @ that is not written as %40 would make it the other form, with a user
+	// that begins with // and may have the password: no user does.
 	if strings.HasPrefix(s, "//") {
 		return parseTCP(s)
+	}
+	if n, ok := parseLocal(s); ok {
+		return n, nil
 	}
 	return name{}, fmt.Errorf("the database string is not of the form [USER[:PASSWORD]@]DATABASE[SOCKET] or %s", tcpForm)
 }

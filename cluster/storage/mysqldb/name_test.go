@@ -42,6 +42,9 @@ func TestNames(t *testing.T) {
 		"//h/db?tls=maybe":             "tls is to be",
 		"//h/db?password=secret#1":     "# is to be written",
 		"//h/db?password=secret&u@/":   "@ as %40",
+		"//h/db?user=u&password=sec@t": "@ as %40",
+		"//h:1/db?password=sec@t":      "@ as %40",
+		"//u:secret@h/db":              "@ as %40",
 		"//h:port/db?password=secret":  "invalid port",
 		"//h/db?user=u&password=%zsec": "parameters cannot be read",
 	} {
@@ -58,6 +61,7 @@ func TestRedact(t *testing.T) {
 		"//h/db?user=u&password=secret":     "//h:3306/db?user=u",
 		"neo1":                              "neo1",
 		"//h/db?user=u&password=secret&x=y": "(not a database string)",
+		"//h/db?user=u&password=sec@ret":    "(not a database string)",
 	} {
 		if got := Redact(in); got != want {
 			t.Errorf("Redact(%q) = %q, want %q", in, got, want)
@@ -101,6 +105,9 @@ func FuzzParseName(f *testing.F) {
 		}
 		if n.database == "" {
 			t.Errorf("%q has no database", s)
+		}
+		if strings.HasPrefix(n.user, "//") {
+			t.Errorf("%q has user %q", s, n.user)
 		}
 		if _, ok := parseLocal(s); ok && n.addr != "" {
 			t.Errorf("%q, which the Python implementation accepts, is taken for a host", s)

@@ -3,6 +3,7 @@ package mysqldb
 import (
 	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -99,6 +100,8 @@ func TestSettings(t *testing.T) {
 func TestSessions(t *testing.T) {
 	d := newTestDatabase(t)
 	d.mustOpen(Options{}) // holds the lock
+	d.exec("SET GLOBAL sql_select_limit = 1; SET GLOBAL sql_safe_updates = 1")
+	defer d.exec("SET GLOBAL sql_select_limit = DEFAULT; SET GLOBAL sql_safe_updates = 0")
 	d2, err := newDialect(newTestDatabase(t).url(), Options{Engine: RocksDB})
 	must(t, err)
 	for _, role := range []sqldb.Role{sqldb.Writer, sqldb.Reader} {
@@ -107,7 +110,7 @@ func TestSessions(t *testing.T) {
 		isolation := map[sqldb.Role]string{sqldb.Writer: "READ-COMMITTED", sqldb.Reader: "REPEATABLE-READ"}[role]
 		for name, want := range map[string]string{
 			"autocommit": "0", "wait_timeout": "2147483", "tx_isolation": isolation, "character_set_client": "binary", "rocksdb_max_row_locks": "1073741824",
-			"tx_read_only": fmt.Sprint(role), "max_allowed_packet": "67108864",
+			"tx_read_only": fmt.Sprint(role), "max_allowed_packet": "67108864", "sql_select_limit": "18446744073709551615", "sql_safe_updates": "0",
 		} {
 			if row, err := query(dc, "SELECT @@SESSION."+name); err != nil || row[0] != want {
 				t.Errorf("role %d: %s is %q, %v, want %s", role, name, row, err, want)
@@ -267,22 +270,22 @@ func checkWork(t *testing.T, db *sqldb.DB, first, acked tid.TID) {
 // that was pending is repeated: the writer ends with an error, unless there was none.
 func TestServerGoesAway(t *testing.T) {
 	s := mysqltest.Get(t)
-	const durable = "--rocksdb-flush-log-at-trx-commit=1"
+	durable := []string{"--rocksdb-flush-log-at-trx-commit=1", "--innodb-flush-log-at-trx-commit=1"}
 	s.Stop()
-	must(t, s.Start(durable))
+	must(t, s.Start(durable...))
 	defer func() {
 		s.Stop()
 		must(t, s.Start())
 	}()
 	kill := func(string) {
 		s.Kill()
-		must(t, s.Start(durable))
+		must(t, s.Start(durable...))
 	}
 	for way, away := range map[string]func(name string){
 		"killed": kill,
 		"restarted": func(string) {
 			s.Stop()
-			must(t, s.Start(durable))
+			must(t, s.Start(durable...))
 		},
 		"connections killed": func(name string) { s.Disconnect(t, name) },
 	} {
@@ -327,6 +330,78 @@ func TestServerGoesAway(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A server whose commits are not durable may have lost some when it was restarted: the node does not go
+// on, as if it had all that it acknowledged.
+func TestRestartedServerMayHaveLost(t *testing.T) {
+	s := mysqltest.Get(t)
+	for durable, want := range map[int]bool{1: true, 2: false} {
+		option := fmt.Sprint("--innodb-flush-log-at-trx-commit=", durable)
+		s.Stop()
+		must(t, s.Start(option))
+		name := s.Database(t)
+		var log lockedBuffer
+		db, err := Open(t.Context(), s.String(name), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		must(t, err)
+		must(t, backendtest.PrepareSample(db))
+		s.Kill()
+		must(t, s.Start(option))
+		o, err := db.GetObject(t.Context(), 1, none, none)
+		if went := err == nil && o.Serial == 4; went != want || !want && !strings.Contains(err.Error(), "restarted") {
+			t.Errorf("%s: load: %+v, %v", option, o, err)
+		}
+		if err := db.SetName("x"); (err == nil) != want {
+			t.Errorf("%s: commit: %v", option, err)
+		}
+		if strings.Contains(log.String(), "may have lost what was committed: start the storage again") == want {
+			t.Errorf("%s: log\n%s", option, &log)
+		}
+		_ = db.Close() // in vain, unless it has gone on
+	}
+	s.Stop()
+	must(t, s.Start())
+}
+
+// Ids of connections begin anew when the server is restarted: that of another process, which has the
+// lock by then, is not ended.
+func TestLockIsOfAnotherProcess(t *testing.T) {
+	s := mysqltest.Get(t)
+	const durable = "--innodb-flush-log-at-trx-commit=1"
+	s.Stop()
+	must(t, s.Start(durable))
+	name := s.Database(t)
+	d, err := newDialect(s.String(name), Options{})
+	must(t, err)
+	db, err := sqldb.Open(t.Context(), d, sqldb.Options{})
+	must(t, err)
+	must(t, backendtest.PrepareSample(db))
+	time.Sleep(4 * time.Second) // the time of a start is in seconds
+	s.Stop()
+	must(t, s.Start(durable))
+	plain, err := newDialect(s.String(name), Options{})
+	must(t, err)
+	var other driver.Conn
+	for same := false; !same; {
+		other, err = plain.Connect(t.Context(), sqldb.Reader)
+		must(t, err)
+		defer other.Close()
+		row, err := query(other, "SELECT CONNECTION_ID()")
+		must(t, err)
+		same = row[0] == fmt.Sprint(d.session.Load())
+	}
+	if row, err := query(other, "SELECT GET_LOCK(?, 0)", name+".neostorage"); err != nil || row[0] != "1" {
+		t.Fatal(row, err)
+	}
+	if err := db.SetName("x"); err == nil {
+		t.Error("written without the lock")
+	}
+	if _, err := query(other, "SELECT 1"); err != nil {
+		t.Errorf("the other process has lost its connection: %v", err)
+	}
+	_ = db.Close() // in vain
+	s.Stop()
+	must(t, s.Start())
 }
 
 // A node that has nothing uncommitted goes on when its connections were cut off.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/neozodb/neo/cluster/storage/sqldb"
 )
@@ -38,10 +39,44 @@ func (d *dialect) checkServer(dc driver.Conn, role sqldb.Role) error {
 	if isOn(v["read_only"]) && role == sqldb.Writer {
 		d.log.Warn("the database server is read-only: it refuses changes of ordinary users (SET GLOBAL read_only = OFF)", "database", d.Name())
 	}
+	if role == sqldb.Writer && d.tables != "" {
+		d.volatile.Store(len(d.volatileSettings(v)) > 0)
+	}
 	_, rocks := v["rocksdb_flush_log_at_trx_commit"]
 	d.rocks.Store(rocks)
 	d.maria.Store(strings.Contains(v["version"], "MariaDB"))
 	return nil
+}
+
+// checkRestart returns when the server was started, in seconds since 1970, and whether that was after a
+// writing connection was made, whose id was session. A restarted server that may have lost what was committed is refused. The
+// node is to end: its next start finds out what is there, and it gets the rest from its replicas.
+func (d *dialect) checkRestart(dc driver.Conn, session uint64) (started int64, restarted bool, err error) {
+	row, err := query(dc, "SHOW GLOBAL STATUS LIKE 'Uptime'")
+	if err != nil {
+		return 0, false, err
+	}
+	uptime, err := strconv.ParseInt(row[1], 10, 64)
+	if err != nil {
+		return 0, false, fmt.Errorf("uptime of the server: %w", err)
+	}
+	if row, err = query(dc, "SELECT CONNECTION_ID()"); err != nil {
+		return 0, false, err
+	}
+	id, err := strconv.ParseUint(row[0], 10, 64)
+	if err != nil {
+		return 0, false, fmt.Errorf("connection id: %w", err)
+	}
+	started = time.Now().Unix() - uptime
+	// Both are whole seconds. Ids of connections begin anew.
+	restarted = session != 0 && (id < session || max(started-d.started.Load(), d.started.Load()-started) > 2)
+	if restarted && d.volatile.Load() {
+		d.uncertain.Store(true)
+	}
+	if d.uncertain.Load() {
+		return 0, false, errors.New("the database server was restarted, and with its settings may have lost what was committed: start the storage again, so that it gets that from its replicas")
+	}
+	return started, restarted, nil
 }
 
 func isOn(v string) bool { return v == "ON" || v == "1" }
@@ -118,14 +153,19 @@ func (d *dialect) checkDurable(c *sqldb.Conn) error {
 	if err != nil {
 		return err
 	}
+	settings := d.volatileSettings(v)
+	d.volatile.Store(len(settings) > 0)
+	for _, s := range settings {
+		d.log.Warn(fmt.Sprintf("commits are not durable: what was committed may be lost at a power cut, unless %s is 1 (in section [mysqld] of the server's configuration)", s), "database", d.Name(), s, v[s])
+	}
+	return nil
+}
+
+// volatileSettings returns which settings make commits not durable.
+func (d *dialect) volatileSettings(v map[string]string) []string {
 	settings := []string{strings.ToLower(d.tables) + "_flush_log_at_trx_commit"}
 	if isOn(v["log_bin"]) {
 		settings = append(settings, "sync_binlog")
 	}
-	for _, s := range settings {
-		if v[s] != "1" {
-			d.log.Warn(fmt.Sprintf("commits are not durable: what was committed may be lost at a power cut, unless %s is 1 (in section [mysqld] of the server's configuration)", s), "database", d.Name(), s, v[s])
-		}
-	}
-	return nil
+	return slices.DeleteFunc(settings, func(s string) bool { return v[s] == "1" })
 }

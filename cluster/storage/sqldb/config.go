@@ -28,6 +28,7 @@ const (
 	keyHold        = "backup_hold"    // nothing after it is fetched from upstream
 	keyGapBegin    = "backup_gap_begin"
 	keyGapEnd      = "backup_gap_end"
+	keyErasure     = "erasure" // begun, and not at its end
 )
 
 func readConfig(c *Conn) (map[string]string, error) {

@@ -93,7 +93,11 @@ func Open(ctx context.Context, d Dialect, o Options) (*DB, error) {
 	db := &DB{d: d, log: o.Log, o: o, conn: c}
 	c.reconnect = func() (driver.Conn, error) {
 		db.pool.log.Warn("writing connection lost, connecting again: nothing was uncommitted")
-		return d.Connect(context.Background(), Writer)
+		dc, err := d.Connect(context.Background(), Writer)
+		if err != nil {
+			db.pool.log.Warn("no other writing connection can be had", "err", err)
+		}
+		return dc, err
 	}
 	db.pool.open = func(ctx context.Context) (*Conn, error) { return Connect(ctx, d, Reader) }
 	db.pool.lost = d.Lost

@@ -105,7 +105,8 @@ type Dialect interface {
 	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
 	// MaxMeta is the greatest length of the user, the description and the extension of a
-	// transaction, each, in bytes. 0: there is none.
+	// transaction, each, in bytes. 0: there is none. If there is one, a list of object ids is a
+	// MEDIUMBLOB.
 	MaxMeta() int
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int

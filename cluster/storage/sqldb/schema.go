@@ -25,6 +25,15 @@ func (db *DB) create() error {
 	if err := db.begin(); err != nil {
 		return err
 	}
+	if columns != nil {
+		erased, err := db.endErasure()
+		if err != nil {
+			return err
+		}
+		if erased {
+			columns = nil
+		}
+	}
 	if columns == nil {
 		if err := c.ExecOnce(db.d.CreateTable(tConfig, tConfig, false)); err != nil {
 			return err
@@ -57,15 +66,45 @@ func (db *DB) create() error {
 	return nil
 }
 
-// dropTables drops the tables of the node, and no other. A database server waits for those
-// who have read from a table.
+// endErasure ends an erasure that was interrupted, if there was one.
+func (db *DB) endErasure() (bool, error) {
+	begun, err := db.conn.One("SELECT 1 FROM config WHERE name = ?", func(*Row) error { return nil }, keyErasure)
+	if err != nil || !begun {
+		return false, err
+	}
+	db.log.Warn("an erasure of the database was interrupted: it is erased", "database", db.d.Name())
+	if err := db.dropTables(); err != nil {
+		return false, err
+	}
+	return true, db.d.Prepare(db.conn)
+}
+
+// dropTables drops the tables of the node, and no other. A database server waits for connections
+// that have read from a table, and commits each DROP with what was before it. So the first commit has what
+// the node knows of itself gone, and a mark that endErasure finds: table config, which has it, goes last.
 func (db *DB) dropTables() error {
 	return db.pool.pause(func() error {
-		if err := db.conn.forget(); err != nil {
+		c := db.conn
+		if err := setConfig(c, keyErasure, proto.Some("1")); err != nil {
 			return err
 		}
-		for _, t := range db.d.Tables() {
-			if err := db.conn.ExecOnce("DROP TABLE IF EXISTS " + t); err != nil {
+		if _, err := c.Exec("DELETE FROM config WHERE name NOT IN (?, ?)", keyErasure, keyVersion); err != nil {
+			return err
+		}
+		columns, err := db.d.Columns(c, tPT)
+		if err != nil {
+			return err
+		}
+		if columns != nil {
+			if _, err := c.Exec("DELETE FROM pt"); err != nil {
+				return err
+			}
+		}
+		if err := c.forget(); err != nil {
+			return err
+		}
+		for _, t := range slices.Backward(db.d.Tables()) { // config is the first
+			if err := c.ExecOnce("DROP TABLE IF EXISTS " + t); err != nil {
 				return err
 			}
 		}

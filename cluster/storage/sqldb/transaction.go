@@ -35,7 +35,7 @@ func (db *DB) enqueue(t *transaction) {
 
 // Vote implements [backend.Writing].
 func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pack *proto.PackRequest) error {
-	if err := db.checkMeta(ttid, meta); err != nil {
+	if err := db.checkMeta(ttid, meta, pack); err != nil {
 		return err
 	}
 	db.m.Lock()
@@ -76,11 +76,23 @@ func (db *DB) Vote(ttid tid.TID, stores []backend.Store, meta *backend.Meta, pac
 	return nil
 }
 
+// maxOIDs is how many object ids a MEDIUMBLOB holds.
+const maxOIDs = (1<<24 - 1) / 8
+
 // checkMeta refuses metadata that a vote could not store.
-func (db *DB) checkMeta(ttid tid.TID, meta *backend.Meta) error {
+func (db *DB) checkMeta(ttid tid.TID, meta *backend.Meta, pack *proto.PackRequest) error {
 	limit := db.d.MaxMeta()
-	if meta == nil || limit == 0 {
+	if limit == 0 {
 		return nil
+	}
+	if pack != nil && len(pack.OIDs) > maxOIDs {
+		return fmt.Errorf("the pack order of transaction %v is of %d objects, more than %d: %w", ttid, len(pack.OIDs), maxOIDs, backend.ErrTooLong)
+	}
+	if meta == nil {
+		return nil
+	}
+	if n := len(meta.OIDs); n > maxOIDs {
+		return fmt.Errorf("transaction %v has %d objects, more than %d: %w", ttid, n, maxOIDs, backend.ErrTooLong)
 	}
 	for what, value := range map[string][]byte{"user": meta.User, "description": meta.Description, "extension": meta.Extension} {
 		if len(value) > limit {

@@ -132,9 +132,10 @@ func newServer() (s *Server, err error) {
 		return nil, err
 	}
 	s = &Server{dir: dir, Socket: filepath.Join(dir, "s")}
+	made := s // s is nil when an error is returned
 	defer func() {
 		if err != nil {
-			s.close()
+			made.close()
 		}
 	}()
 	if err := os.WriteFile(s.conf(), []byte(config), 0o600); err != nil {
