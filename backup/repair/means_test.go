@@ -22,6 +22,7 @@ import (
 	"github.com/neozodb/neo/backup/reader"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
@@ -79,6 +80,44 @@ func TestVersions(t *testing.T) {
 				if t.Failed() {
 					t.Fatalf("%s, deleted: %v, encrypted: %v, plan %v", key, deleted, encrypted, p.Steps)
 				}
+			}
+		}
+	}
+}
+
+// A state from which the newest manifest and the tails after the one before it were deleted looks whole. Where this host has seen
+// more, or the store has kept versions, what is gone is not given up in silence, and its numbers are not used again.
+func TestRolledBack(t *testing.T) {
+	for _, versioned := range []bool{false, true} {
+		for _, encrypted := range []bool{false, true} {
+			w := unpruned(t, encrypted, memstore.Options{Versioned: versioned})
+			s := w.repo.Now()
+			seq, last := s.Manifest.Seq, s.Chain().N
+			seen := func(o *Options) { o.SeenManifest, o.SeenTail = seq, last }
+			if versioned {
+				seen = func(*Options) {}
+			}
+			w.delete(snapshot.ManifestKey(w.repo.Lineage, seq))
+			r, _ := w.open()
+			old, err := r.State(t.Context(), w.repo.Lineage, nil)
+			w.must(err)
+			for i, tail := range old.Tails {
+				w.delete(tail.Key)
+				for v, err := range w.mem.Versions(t.Context(), tail.Key) {
+					if w.must(err); versioned && i == 2 { // for good
+						w.must(w.mem.DeleteVersions(t.Context(), []store.Version{v}))
+					}
+				}
+			}
+			r, _ = w.open()
+			if old, err = r.State(t.Context(), w.repo.Lineage, nil); err != nil || old.Head() >= s.Head() || old.Manifest.Seq != seq-1 {
+				t.Fatalf("%v %v", old, err)
+			}
+			w.refuses(seen)
+			w.repair(func(o *Options) { seen(o); w.fromSource(o) })
+			w.whole()
+			if now := w.repo.Now(); now.Manifest.Seq != seq+1 || now.Chain().N < last {
+				t.Errorf("manifest %d, tail %d, there were %d and %d", now.Manifest.Seq, now.Chain().N, seq, last)
 			}
 		}
 	}
