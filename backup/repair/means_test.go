@@ -123,6 +123,21 @@ func TestRolledBack(t *testing.T) {
 	}
 }
 
+// What takes the place of a lost page has the holes of all its parts, also one that begins with the history.
+func TestHolesOfPage(t *testing.T) {
+	part := func(from, to tid.TID) *entry {
+		return &entry{hole: snapshot.Hole{From: from, To: to}, make: func(context.Context) ([]snapshot.Item, error) { return nil, nil }}
+	}
+	for _, list := range [][]*entry{
+		{part(0, 90), part(0, 0), part(30, 90)},
+		{part(0, 0), part(30, 90), part(0, 90)},
+	} {
+		if got := together(&entry{upto: 100}, list).hole; got != (snapshot.Hole{From: 0, To: 90}) {
+			t.Errorf("the hole is %v, want 0 to 90", got)
+		}
+	}
+}
+
 // What was merged into a segment stands for it as long as a keeper has not deleted it, unless that is about to happen.
 func TestSmaller(t *testing.T) {
 	w := unpruned(t, true, memstore.Options{})

@@ -411,7 +411,13 @@ func together(x *entry, list []*entry) *entry {
 		if n.make == nil {
 			return one // there is no means for it
 		}
-		one.hole.From, one.hole.To = cmp.Or(one.hole.From, n.hole.From), max(one.hole.To, n.hole.To)
+		switch h := n.hole; {
+		case h.To <= h.From: // it makes none
+		case one.hole.To <= one.hole.From:
+			one.hole = h
+		default:
+			one.hole = snapshot.Hole{From: min(one.hole.From, h.From), To: max(one.hole.To, h.To)}
+		}
 	}
 	one.make = func(ctx context.Context) ([]snapshot.Item, error) {
 		var all []snapshot.Item
