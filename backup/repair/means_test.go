@@ -153,6 +153,9 @@ func TestSmaller(t *testing.T) {
 	key := snapshot.Key{Kind: snapshot.KindDoom, Time: time.Now()}.String()
 	w.repo.Put(key, b)
 	w.refuses(nil)
+	if _, err := p.Apply(t.Context()); !errors.Is(err, ErrDoomed) { // it was planned before
+		t.Errorf("Apply: %v, want %v", err, ErrDoomed)
+	}
 	v, err := snapshot.Sign(&snapshot.Void{Repo: w.repo.Marker.ID, Created: time.Now(), List: key}, w.repo.Keeper)
 	w.must(err)
 	w.repo.Put(key+".void", v)

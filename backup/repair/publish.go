@@ -93,6 +93,10 @@ func (p *Plan) Apply(ctx context.Context) (*Result, error) {
 
 // publish creates the manifest, on top of what was published meanwhile.
 func (e *engine) publish(ctx context.Context, p *Plan, d *draft) (*snapshot.Manifest, error) {
+	// The plan may have taken long: a keeper may have doomed since what it uses.
+	if err := e.readDoomed(ctx); err != nil {
+		return nil, err
+	}
 	for range 20 {
 		now, err := e.rebase(ctx, p, d)
 		if err != nil {
