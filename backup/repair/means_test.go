@@ -297,6 +297,45 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// What the last tail had is not given up in silence when the manifests are gone too: its number tells of it, or what this host has seen.
+func TestRecoverEnd(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		for _, deleted := range []bool{false, true} {
+			w := unpruned(t, encrypted, memstore.Options{})
+			s := w.repo.Now()
+			seen := func(o *Options) { o.SeenManifest, o.SeenTail = s.Manifest.Seq, s.Chain().N }
+			last := snapshot.TailKey(w.repo.Lineage, s.Chain().N)
+			if deleted {
+				w.delete(last)
+			} else {
+				w.overwrite(last, []byte("nothing"))
+			}
+			for n := range s.Manifest.Seq {
+				w.overwrite(snapshot.ManifestKey(w.repo.Lineage, n+1), []byte("spoiled"))
+			}
+			plan := func(set func(*Options)) *Plan {
+				t.Helper()
+				p, err := Recover(t.Context(), w.with(func(o *Options) {
+					if deleted {
+						seen(o)
+					}
+					set(o)
+				}))
+				w.must(err)
+				return p
+			}
+			if p := plan(func(*Options) {}); !errors.Is(p.Err(), ErrRefused) {
+				t.Errorf("deleted: %v, without a source: %v", deleted, p.Steps)
+			}
+			if p := plan(func(o *Options) { o.AcceptGaps = true }); p.Err() != nil || p.Head >= s.Head() {
+				t.Errorf("deleted: %v, with gaps: %v %v", deleted, p.Err(), p.Steps)
+			}
+			w.apply(plan(w.fromSource))
+			w.whole()
+		}
+	}
+}
+
 // A segment that was made with the public recipient, wider than all others, is not taken while signed notes name the same
 // range; and without them it is one that the source does not have.
 func TestRecoverForged(t *testing.T) {
