@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
+	"github.com/neozodb/neo/cluster/txn"
 )
 
 // The wrap of a key that was overwritten or deleted in a bucket that keeps versions opens still: the version
@@ -58,5 +59,29 @@ func TestWrapVersions(t *testing.T) {
 		if _, err := again.Unlock(other).Epoch(t.Context(), 1); err == nil || errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: opened by a stranger: %v", name, err)
 		}
+	}
+}
+
+// Of two that read the same damaged segment at once, both get the version that is right.
+func TestRescueAtOnce(t *testing.T) {
+	mem := memstore.New(memstore.Options{Versioned: true})
+	r := backuptest.New(t, mem, false)
+	key := r.Listed([]*txn.Transaction{backuptest.Txn(100, txn.Record{OID: 0, Data: []byte("x")})})[0]
+	r.Manifest(false, false)
+	if err := mem.Put(t.Context(), key, bytes.NewReader([]byte("y")), 1, store.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	repo, err := backup.Open(t.Context(), backup.Config{Store: mem, Trusted: r.Trusted})
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := r.Now().Manifest.Items[0].Segment
+	for n := range 2 {
+		if again, err := repo.Rescue(t.Context(), line, snapshot.ErrCorrupt); err != nil || !again {
+			t.Errorf("reader %d: %v %v, want another try", n, again, err)
+		}
+	}
+	if list := repo.Tampered(); len(list) != 1 {
+		t.Errorf("tampered with: %v", list)
 	}
 }

@@ -238,6 +238,13 @@ func (c *copier) carryOut(ctx context.Context) error {
 		head := append(slices.Clone(l.tails), c.manifest(l.state))
 		head = append(head, l.after...)
 		head = append(head, object{key: note, kind: snapshot.KindLineage, size: -1, check: c.verified(note, &snapshot.Lineage{})})
+		if slices.ContainsFunc(head, func(x object) bool { _, there := c.have[x.key]; return !there }) {
+			// The data may have taken hours: a writer that was started on the copy meanwhile has tails that the
+			// manifest would sum up.
+			if err := c.relate(ctx, l); err != nil {
+				return err
+			}
+		}
 		if err := c.all(ctx, head, 1); err != nil {
 			return err
 		}

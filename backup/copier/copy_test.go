@@ -570,6 +570,38 @@ func keysOf(t *testing.T, s store.Store) (keys []string) {
 	return keys
 }
 
+// A writer that is started on the copy while data are copied is not overtaken by the manifest that comes after them: what
+// it has stored stays in the history of the copy.
+func TestCopyWriterMeanwhile(t *testing.T) {
+	w := newWorld(t, 4)
+	w.repo.Tail(w.more(3)...)
+	w.repo.Manifest(true, false)
+	w.repo.Tail(w.more(3)...)
+	if _, err := Copy(t.Context(), w.options()); err != nil {
+		t.Fatal(err)
+	}
+	other, there := w.other(), w.more(1)
+	w.repo.Listed(w.more(2))
+	w.repo.Tail(w.more(1)...)
+	w.repo.Manifest(true, false)
+	o := w.options()
+	begun := false
+	o.To = storetest.NewFaulty(w.to, func(_ context.Context, c storetest.Call) storetest.Fault {
+		if c.Op == "put" && !begun {
+			begun = true
+			other.Tail(there...)
+		}
+		return storetest.Fault{}
+	})
+	if _, err := Copy(t.Context(), o); !errors.Is(err, ErrDiverged) {
+		t.Errorf("got %v, want %v", err, ErrDiverged)
+	}
+	s := other.Now()
+	if !begun || s.Head() != there[0].TID {
+		t.Errorf("the copy ends with %v, its writer has stored %v", s.Head(), there[0].TID)
+	}
+}
+
 // What shows that a copy is an earlier state may be gone from the repository: this host still knows how it
 // has left the copy.
 func TestCopyRemembered(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"github.com/neozodb/neo/backup/reader"
 	"github.com/neozodb/neo/backup/restore"
 	"github.com/neozodb/neo/backup/snapshot"
+	"github.com/neozodb/neo/backup/store"
 	"github.com/neozodb/neo/backup/store/memstore"
 	"github.com/neozodb/neo/backup/verify"
 	"github.com/neozodb/neo/backup/writer"
@@ -84,6 +85,59 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// A state from which the newest manifest and the tails after the one before it were deleted looks whole. Where this host has seen
+// more, or the store has kept versions, what is gone is not given up in silence, and its numbers are not used again.
+func TestRolledBack(t *testing.T) {
+	for _, versioned := range []bool{false, true} {
+		for _, encrypted := range []bool{false, true} {
+			w := unpruned(t, encrypted, memstore.Options{Versioned: versioned})
+			s := w.repo.Now()
+			seq, last := s.Manifest.Seq, s.Chain().N
+			seen := func(o *Options) { o.SeenManifest, o.SeenTail = seq, last }
+			if versioned {
+				seen = func(*Options) {}
+			}
+			w.delete(snapshot.ManifestKey(w.repo.Lineage, seq))
+			r, _ := w.open()
+			old, err := r.State(t.Context(), w.repo.Lineage, nil)
+			w.must(err)
+			for i, tail := range old.Tails {
+				w.delete(tail.Key)
+				for v, err := range w.mem.Versions(t.Context(), tail.Key) {
+					if w.must(err); versioned && i == 2 { // for good
+						w.must(w.mem.DeleteVersions(t.Context(), []store.Version{v}))
+					}
+				}
+			}
+			r, _ = w.open()
+			if old, err = r.State(t.Context(), w.repo.Lineage, nil); err != nil || old.Head() >= s.Head() || old.Manifest.Seq != seq-1 {
+				t.Fatalf("%v %v", old, err)
+			}
+			w.refuses(seen)
+			w.repair(func(o *Options) { seen(o); w.fromSource(o) })
+			w.whole()
+			if now := w.repo.Now(); now.Manifest.Seq != seq+1 || now.Chain().N < last {
+				t.Errorf("manifest %d, tail %d, there were %d and %d", now.Manifest.Seq, now.Chain().N, seq, last)
+			}
+		}
+	}
+}
+
+// What takes the place of a lost page has the holes of all its parts, also one that begins with the history.
+func TestHolesOfPage(t *testing.T) {
+	part := func(from, to tid.TID) *entry {
+		return &entry{hole: snapshot.Hole{From: from, To: to}, make: func(context.Context) ([]snapshot.Item, error) { return nil, nil }}
+	}
+	for _, list := range [][]*entry{
+		{part(0, 90), part(0, 0), part(30, 90)},
+		{part(0, 0), part(30, 90), part(0, 90)},
+	} {
+		if got := together(&entry{upto: 100}, list).hole; got != (snapshot.Hole{From: 0, To: 90}) {
+			t.Errorf("the hole is %v, want 0 to 90", got)
+		}
+	}
+}
+
 // What was merged into a segment stands for it as long as a keeper has not deleted it, unless that is about to happen.
 func TestSmaller(t *testing.T) {
 	w := unpruned(t, true, memstore.Options{})
@@ -99,6 +153,9 @@ func TestSmaller(t *testing.T) {
 	key := snapshot.Key{Kind: snapshot.KindDoom, Time: time.Now()}.String()
 	w.repo.Put(key, b)
 	w.refuses(nil)
+	if _, err := p.Apply(t.Context()); !errors.Is(err, ErrDoomed) { // it was planned before
+		t.Errorf("Apply: %v, want %v", err, ErrDoomed)
+	}
 	v, err := snapshot.Sign(&snapshot.Void{Repo: w.repo.Marker.ID, Created: time.Now(), List: key}, w.repo.Keeper)
 	w.must(err)
 	w.repo.Put(key+".void", v)
@@ -236,6 +293,45 @@ func TestRecover(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// What the last tail had is not given up in silence when the manifests are gone too: its number tells of it, or what this host has seen.
+func TestRecoverEnd(t *testing.T) {
+	for _, encrypted := range []bool{false, true} {
+		for _, deleted := range []bool{false, true} {
+			w := unpruned(t, encrypted, memstore.Options{})
+			s := w.repo.Now()
+			seen := func(o *Options) { o.SeenManifest, o.SeenTail = s.Manifest.Seq, s.Chain().N }
+			last := snapshot.TailKey(w.repo.Lineage, s.Chain().N)
+			if deleted {
+				w.delete(last)
+			} else {
+				w.overwrite(last, []byte("nothing"))
+			}
+			for n := range s.Manifest.Seq {
+				w.overwrite(snapshot.ManifestKey(w.repo.Lineage, n+1), []byte("spoiled"))
+			}
+			plan := func(set func(*Options)) *Plan {
+				t.Helper()
+				p, err := Recover(t.Context(), w.with(func(o *Options) {
+					if deleted {
+						seen(o)
+					}
+					set(o)
+				}))
+				w.must(err)
+				return p
+			}
+			if p := plan(func(*Options) {}); !errors.Is(p.Err(), ErrRefused) {
+				t.Errorf("deleted: %v, without a source: %v", deleted, p.Steps)
+			}
+			if p := plan(func(o *Options) { o.AcceptGaps = true }); p.Err() != nil || p.Head >= s.Head() {
+				t.Errorf("deleted: %v, with gaps: %v %v", deleted, p.Err(), p.Steps)
+			}
+			w.apply(plan(w.fromSource))
+			w.whole()
 		}
 	}
 }

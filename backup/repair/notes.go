@@ -192,20 +192,17 @@ func (e *engine) version(ctx context.Context, v store.Version) ([]byte, error) {
 }
 
 // deletedTails finds tails after the last one that is there, which were deleted: in older versions, or in the other copy. They
-// are created again as they were: nothing else may take their numbers.
-func (e *engine) deletedTails(ctx context.Context, p *Plan, d *draft, s *backup.State, broken bool) error {
-	if broken {
-		return nil // beyond looks for them
-	}
+// are created again as they were: nothing else may take their numbers. It returns the number of the last one.
+func (e *engine) deletedTails(ctx context.Context, p *Plan, d *draft, s *backup.State) (int64, error) {
 	for at := s.Chain(); ; {
 		key := snapshot.TailKey(e.id, at.N+1)
-		b, means, err := e.deletedTail(ctx, key, at)
+		b, means, err := e.deletedTail(ctx, key, &at)
 		if err != nil || b == nil {
-			return err
+			return at.N, err
 		}
 		t, err := snapshot.OpenTail(b, key, e.repo.Marker.ID, e.repo.Trusted)
 		if err != nil {
-			return err
+			return at.N, err
 		}
 		p.step(Step{Key: key, After: t.After, Upto: t.Upto, Problem: key + ", which came after the last tail that is there, was deleted", Means: means})
 		d.notes = append(d.notes, func(ctx context.Context) error {
@@ -220,11 +217,11 @@ func (e *engine) deletedTails(ctx context.Context, p *Plan, d *draft, s *backup.
 	}
 }
 
-// deletedTail returns the object of the tail that goes on from a place, nil if it is nowhere.
-func (e *engine) deletedTail(ctx context.Context, key string, at snapshot.Chain) ([]byte, Means, error) {
+// deletedTail returns the object of the tail that goes on from a place, if that is known; nil if it is nowhere.
+func (e *engine) deletedTail(ctx context.Context, key string, at *snapshot.Chain) ([]byte, Means, error) {
 	right := func(b []byte) bool {
 		t, err := snapshot.OpenTail(b, key, e.repo.Marker.ID, e.repo.Trusted)
-		return err == nil && t.Follows(at) == nil && int64(len(b)) == t.NoteSize()+t.Bytes && (t.Bytes == 0 || snapshot.Sum(b[t.NoteSize():]) == t.SHA256)
+		return err == nil && (at == nil || t.Follows(*at) == nil) && int64(len(b)) == t.NoteSize()+t.Bytes && (t.Bytes == 0 || snapshot.Sum(b[t.NoteSize():]) == t.SHA256)
 	}
 	for v, err := range store.Versions(ctx, e.repo.Bare(), key) {
 		if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, store.ErrDenied) {

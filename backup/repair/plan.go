@@ -49,7 +49,8 @@ func (x *entry) key() string {
 // draft is the manifest to be.
 type draft struct {
 	base    *backup.State // nil: there is none
-	broken  bool          // its chain of tails
+	broken  bool          // its chain of tails, or the end of it is gone
+	lastN   int64         // of a broken one: number of the last tail that is there
 	entries []*entry
 
 	end      snapshot.Chain // after the last tail that it sums up
@@ -214,10 +215,13 @@ func (e *engine) beyond(ctx context.Context, p *Plan, d *draft) error {
 	if err != nil {
 		return err
 	}
-	if len(all) == 0 || all[len(all)-1] <= d.end.N {
+	last := e.o.SeenTail
+	if n := len(all); n > 0 {
+		last = max(last, all[n-1])
+	}
+	if last <= d.end.N {
 		return nil
 	}
-	last := all[len(all)-1]
 	var lost []int64
 	var lastHash snapshot.Hash
 	for n := d.end.N + 1; n <= last; n++ {
@@ -232,6 +236,25 @@ func (e *engine) beyond(ctx context.Context, p *Plan, d *draft) error {
 				err = nil
 			} else if !wrong(e2) {
 				return e2
+			}
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			at := &d.end
+			if len(lost) > 0 {
+				at = nil
+			}
+			b, how, e2 := e.deletedTail(ctx, key, at)
+			if e2 != nil {
+				return e2
+			}
+			if b != nil {
+				note, e2 := snapshot.OpenTail(b, key, e.repo.Marker.ID, e.repo.Trusted)
+				if e2 != nil {
+					return e2
+				}
+				t = &backup.StoredTail{Tail: note, Key: key, Size: int64(len(b)), Object: b}
+				p.step(Step{Key: key, After: t.After, Upto: t.Upto, Problem: key + " was deleted", Means: how})
+				err = nil
 			}
 		}
 		if err != nil && !wrong(err) {
@@ -388,7 +411,13 @@ func together(x *entry, list []*entry) *entry {
 		if n.make == nil {
 			return one // there is no means for it
 		}
-		one.hole.From, one.hole.To = cmp.Or(one.hole.From, n.hole.From), max(one.hole.To, n.hole.To)
+		switch h := n.hole; {
+		case h.To <= h.From: // it makes none
+		case one.hole.To <= one.hole.From:
+			one.hole = h
+		default:
+			one.hole = snapshot.Hole{From: min(one.hole.From, h.From), To: max(one.hole.To, h.To)}
+		}
 	}
 	one.make = func(ctx context.Context) ([]snapshot.Item, error) {
 		var all []snapshot.Item
@@ -1113,14 +1142,11 @@ func (e *engine) fillEnd(ctx context.Context, p *Plan, d *draft, pool *pool, x *
 		}
 		d.tip, d.head, d.end.Head = tip, at, at
 	}
-	if len(out) > 0 {
-		return out, nil
-	}
 	s := stepOf(x)
 	s.After, s.Upto = 0, 0
 	last := tid.Zero
 	if e.o.Source != nil {
-		if err := e.source(ctx, x.after); err != nil && !errors.Is(err, ErrDiverged) {
+		if err := e.source(ctx, at); err != nil && !errors.Is(err, ErrDiverged) {
 			return nil, err
 		} else if err == nil {
 			if last, _, err = e.o.Source.Last(ctx); err != nil {
@@ -1129,17 +1155,20 @@ func (e *engine) fillEnd(ctx context.Context, p *Plan, d *draft, pool *pool, x *
 		}
 	}
 	switch {
-	case last > x.after:
-		n, err := e.missing(ctx, p, d, pool, x, x.after, last)
+	case last > at:
+		n, err := e.missing(ctx, p, d, pool, x, at, last)
+		out = append(out, n...)
 		if err != nil || slices.ContainsFunc(n, func(x *entry) bool { return x.make == nil }) {
-			return n, err
+			return out, err
 		}
 		t, err := e.o.Source.Info(ctx, last)
 		if err != nil {
 			return nil, err
 		}
 		d.head, d.end.Head, d.tip = last, last, snapshot.Tip(t)
-		return n, nil
+		return out, nil
+	case len(out) > 0:
+		return out, nil
 	case last == x.after:
 		s.Means, s.Detail = Listed, fmt.Sprintf("the source has nothing after %v", x.after)
 	case e.o.AcceptGaps:

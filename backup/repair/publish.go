@@ -93,6 +93,10 @@ func (p *Plan) Apply(ctx context.Context) (*Result, error) {
 
 // publish creates the manifest, on top of what was published meanwhile.
 func (e *engine) publish(ctx context.Context, p *Plan, d *draft) (*snapshot.Manifest, error) {
+	// The plan may have taken long: a keeper may have doomed since what it uses.
+	if err := e.readDoomed(ctx); err != nil {
+		return nil, err
+	}
 	for range 20 {
 		now, err := e.rebase(ctx, p, d)
 		if err != nil {
@@ -216,18 +220,30 @@ func (e *engine) rebase(ctx context.Context, p *Plan, d *draft) (*draft, error) 
 	if d.base == nil {
 		return d, nil
 	}
-	now, err := e.repo.State(ctx, e.id, nil)
-	if b, ok := errors.AsType[*backup.BrokenError](err); ok && d.broken {
-		if now.Hash != d.base.Hash || b.Last != d.end.N {
+	repo := e.repo
+	if d.broken { // as it is stored: versions that the plan has found since are no part of the chain
+		var err error
+		if repo, err = backup.Open(ctx, backup.Config{Store: e.repo.Bare(), Trusted: e.repo.Trusted, Log: e.log}); err != nil {
+			return nil, err
+		}
+	}
+	now, err := repo.State(ctx, e.id, nil)
+	b, broken := errors.AsType[*backup.BrokenError](err)
+	if err != nil && !broken {
+		return nil, err
+	}
+	if d.broken {
+		last := now.Chain().N
+		if broken {
+			last = b.Last
+		}
+		if now.Hash != d.base.Hash || now.Chain() != d.base.Chain() || last != d.lastN {
 			return nil, fmt.Errorf("%w: a writer has gone on: plan it again", ErrChanged)
 		}
 		return d, nil
 	}
-	if ok := errors.As(err, new(*backup.BrokenError)); ok || d.broken && err == nil {
+	if broken {
 		return nil, fmt.Errorf("%w: the chain of tails is not what it was: plan it again", ErrChanged)
-	}
-	if err != nil {
-		return nil, err
 	}
 	n := &draft{base: now}
 	n.begin(now)
@@ -313,11 +329,12 @@ func Repair(ctx context.Context, o Options) (*Plan, error) {
 	}
 	if isBroken {
 		e.log.Warn("the chain of tails is broken", "err", broken)
-		if err := e.beyond(ctx, p, d); err != nil {
-			return nil, err
-		}
+		d.lastN = broken.Last
 	}
-	if err := e.deletedTails(ctx, p, d, state, isBroken); err != nil {
+	if err := e.newerManifest(ctx, p, d, state); err != nil {
+		return nil, err
+	}
+	if err := e.ending(ctx, p, d, state); err != nil {
 		return nil, err
 	}
 	if err := e.lostPages(ctx, p, d); err != nil {
@@ -344,6 +361,60 @@ func Repair(ctx context.Context, o Options) (*Plan, error) {
 		}
 	}
 	return p, e.ready(ctx, p, d)
+}
+
+// newerManifest looks for manifests after the newest one that is there: those that this host has seen, and those of which the store
+// has kept a version. They tell of tails that are gone as well.
+func (e *engine) newerManifest(ctx context.Context, p *Plan, d *draft, s *backup.State) error {
+	all, err := e.numbers(ctx, snapshot.KindManifest)
+	if err != nil {
+		return err
+	}
+	newest := e.o.SeenManifest
+	if n := len(all); n > 0 && all[n-1] > s.Manifest.Seq {
+		newest = max(newest, all[n-1])
+		pool, err := e.candidates(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range pool.manifests {
+			e.o.SeenTail = max(e.o.SeenTail, m.Tail)
+		}
+	}
+	if newest <= s.Manifest.Seq {
+		return nil
+	}
+	d.rewrite = true
+	p.step(Step{Key: snapshot.ManifestKey(e.id, newest), Problem: fmt.Sprintf("manifest %d was the newest one, and was deleted", newest), Means: Listed, Detail: "the new one gets the number after it"})
+	return nil
+}
+
+// ending finds what came after the chain of tails as readers see it: behind a break, or since the last tails were deleted.
+func (e *engine) ending(ctx context.Context, p *Plan, d *draft, s *backup.State) error {
+	if !d.broken {
+		notes, steps := len(d.notes), len(p.Steps)
+		end, err := e.deletedTails(ctx, p, d, s)
+		if err != nil {
+			return err
+		}
+		last := e.o.SeenTail
+		if end > s.Chain().N || d.rewrite { // something was deleted: others may have been
+			all, err := e.numbers(ctx, snapshot.KindTail)
+			if err != nil {
+				return err
+			}
+			if n := len(all); n > 0 {
+				last = max(last, all[n-1])
+			}
+		}
+		if end >= last {
+			return nil
+		}
+		// More was lost than can be created again as it was: the new manifest sums it up.
+		d.notes, p.Steps, p.more = d.notes[:notes], p.Steps[:steps], tid.Zero
+		d.broken, d.lastN = true, s.Chain().N
+	}
+	return e.beyond(ctx, p, d)
 }
 
 // lostPages finds the segments of catalog pages that are lost: where the page that they make has the hash that the manifest

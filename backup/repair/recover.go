@@ -87,9 +87,11 @@ func Recover(ctx context.Context, o Options) (*Plan, error) {
 		d.entries = append(d.entries, e.entriesOf(d, x, []*candidate{c})...)
 		head = c.upto
 	}
+	signed := len(d.entries)
 	if head, err = e.afterSigned(ctx, p, d, pool, x, head); err != nil {
 		return nil, err
 	}
+	added := int64(len(d.entries) - signed) // each may be what a tail had whose note is gone
 	d.head = head
 	for _, h := range pool.holes {
 		if h.From < head {
@@ -98,6 +100,18 @@ func Recover(ctx context.Context, o Options) (*Plan, error) {
 	}
 	if err := e.sumUpTails(ctx, d, pool); err != nil {
 		return nil, err
+	}
+	if first := pool.lastTail() + 1 + added; first <= d.end.N {
+		var lost []int64
+		for n := first; n <= d.end.N; n++ {
+			lost = append(lost, n)
+		}
+		end := &entry{after: head, upto: head, open: true, tail: d.end.N, err: fmt.Errorf("the last tails (%s) are lost", spread(lost))}
+		more, err := e.fillEnd(ctx, p, d, pool, end)
+		if err != nil {
+			return nil, err
+		}
+		d.entries, head = append(d.entries, more...), d.head
 	}
 	if d.tip = d.tipIfKnown(e); d.tip == (snapshot.Hash{}) && head != tid.Zero {
 		if n := len(d.entries); n > 0 && d.entries[n-1].last != nil {
@@ -117,6 +131,18 @@ func Recover(ctx context.Context, o Options) (*Plan, error) {
 		p.step(s)
 	}
 	return p, e.ready(ctx, p, d)
+}
+
+// lastTail returns the number of the last tail of which a signed note tells what it had.
+func (p *pool) lastTail() int64 {
+	last := int64(0)
+	for _, m := range p.manifests {
+		last = max(last, m.Tail)
+	}
+	for _, t := range p.tails {
+		last = max(last, t.N)
+	}
+	return last
 }
 
 // afterSigned adds what comes after the last segment that a signed note names.

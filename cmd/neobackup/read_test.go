@@ -177,7 +177,21 @@ func TestOlderState(t *testing.T) {
 	w.says(out, `older: `)
 	// A writer does not go on unless it is told to.
 	_, stderr = w.want(3, "snapshot")
-	w.says(stderr, `newer objects were removed`, `hint: .*remove seen.json in `)
+	w.says(stderr, `newer objects were removed`, `hint: .*neobackup repair.*remove seen.json in `)
+	// A repair knows it too, and does not know less than was seen.
+	out, _ = w.want(3, "repair")
+	w.says(out, `are lost: cannot be repaired: no source was given`)
+	for _, f := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
+		b := must(os.ReadFile(f))
+		if err := os.WriteFile(f, b[:len(b)/2], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr = w.want(1, "repair")
+		w.says(stderr, `seen\.json`)
+		if err := os.WriteFile(f, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, f := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
 		if err := os.Remove(f); err != nil {
 			t.Fatal(err)

@@ -166,12 +166,17 @@ func (o *repairOptions) repairs(ctx context.Context, env *cli.Env, s *session) (
 		}
 		ro.Source, closed = src, src.Close
 	}
-	if dir, err := s.stateDir(); err == nil {
-		if seen, err := verify.LoadSeen(dir, s.Marker.ID); err == nil {
-			m := seen.Lineages[ro.Lineage.String()]
-			ro.SeenManifest, ro.SeenTail = m.Seq, m.Tail
-		}
+	// What this host has seen tells of what was deleted, and its numbers must not be used again.
+	dir, err := s.stateDir()
+	if err != nil {
+		return nil, closed, err
 	}
+	seen, err := verify.LoadSeen(dir, s.Marker.ID)
+	if err != nil {
+		return nil, closed, err
+	}
+	m := seen.Lineages[ro.Lineage.String()]
+	ro.SeenManifest, ro.SeenTail = m.Seq, m.Tail
 	return ro, closed, nil
 }
 

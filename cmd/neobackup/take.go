@@ -319,7 +319,7 @@ func (s *session) notOlder(ctx context.Context, dir string) error {
 		return err
 	}
 	return hint(fmt.Errorf("%w: newer objects were removed from the repository, or the store shows an old state: %w", errDamage, p.older),
-		"find out how that came, and bring them back, for instance from older versions of the bucket. To go on with what is left, remove seen.json in %s", dir)
+		"find out how that came, and bring them back: neobackup repair finds older versions of the bucket, or takes what is gone from a copy (--from) or the source (--against). To go on with what is left, remove seen.json in %s", dir)
 }
 
 // shown returns what shows the progress of a writer. One that follows shows it until it has caught up.
