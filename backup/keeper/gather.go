@@ -35,6 +35,9 @@ type view struct {
 	// refused says why nothing may be deleted; before is what was known of that before decide.
 	refused, before []string
 	damagedBefore   bool
+
+	// When everything had been read, by the clocks of the store (zero: it tells none) and of this host.
+	stored, host time.Time
 }
 
 // doomList is a doom list that is neither void nor carried out.
@@ -81,15 +84,27 @@ func (k *Keeper) look(ctx context.Context, o PruneOptions) (*view, error) {
 		}
 	}
 	v.before, v.damagedBefore = v.refused, v.damaged
-	return v, v.decide()
+	err := v.decide()
+	v.stored, v.host = store.Date(v.repo.Store), k.o.Now().Round(0)
+	return v, err
+}
+
+// stale reports whether a look is too old to delete by. The store may not tell the time, and a host that was
+// suspended knows it by the wall clock only.
+func (v *view) stale() bool {
+	return store.Date(v.repo.Store).Sub(v.stored) > maxView || v.k.o.Now().Round(0).Sub(v.host) > maxView
 }
 
 // clock reads the clock of the store.
 func (v *view) clock() error {
 	v.now = store.Date(v.repo.Store)
-	if v.now.IsZero() { // a directory tells the time with what is stored in it
-		var err error
-		if v.now, err = v.k.touch(v.ctx); err != nil {
+	// A directory tells the time with what is stored in it: not yet, or that of an earlier look.
+	if known := !v.now.IsZero(); !known || v.now.Sub(v.k.o.Now()).Abs() > store.ClockError {
+		at, err := v.k.touch(v.ctx)
+		switch {
+		case err == nil:
+			v.now = at
+		case !known || !errors.Is(err, store.ErrDenied): // a store that tells the time may deny probe objects
 			return err
 		}
 	}

@@ -206,15 +206,15 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 	total := p.rep.Due
 	var done Count
 	var list []doomed
-	flush := func() error {
+	flush := func() (again bool, err error) {
 		if len(list) == 0 {
-			return nil
+			return false, nil
 		}
-		if err := p.wanted(ctx); err != nil {
-			return err
+		if err := p.wanted(ctx); err != nil || p.v.stale() {
+			return err == nil, err
 		}
 		if err := p.remove(ctx, list); err != nil {
-			return err
+			return false, err
 		}
 		for _, d := range list {
 			done.add(d.size)
@@ -223,7 +223,7 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 			p.o.Progress(done.Objects, done.Bytes, total.Objects, total.Bytes)
 		}
 		list = list[:0]
-		return nil
+		return false, nil
 	}
 	kind := snapshot.Kind(0)
 	for d := range p.v.list.going() {
@@ -232,17 +232,14 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 		}
 		// What is of another kind comes after.
 		if len(list) == batch || d.key.Kind != kind {
-			if err := flush(); err != nil {
-				return false, err
-			}
-			if store.Date(p.k.o.Repo.Store).Sub(p.v.now) > maxView {
-				return true, nil
+			if again, err := flush(); again || err != nil {
+				return again, err
 			}
 		}
 		kind = d.key.Kind
 		list = append(list, d)
 	}
-	return false, flush()
+	return flush()
 }
 
 // wanted returns an ErrCancelled if a list was cancelled or a policy published since the look.

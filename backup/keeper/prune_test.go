@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -818,5 +820,74 @@ func TestGap(t *testing.T) {
 		if got := l.judge(snapshot.KindSegment, &object{a: c.after, b: c.upto}); got != c.want {
 			t.Errorf("%d to %d: %v, want %v", c.after, c.upto, got, c.want)
 		}
+	}
+}
+
+// dated tells the time of its latest answer, as a server does, or that of the latest object that was put, as a
+// directory does.
+type dated struct {
+	store.Wrapped
+	w         *world
+	directory bool
+	mu        sync.Mutex
+	date      time.Time
+}
+
+func (s *dated) answer(put bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if put || !s.directory {
+		s.date = s.w.now()
+	}
+}
+
+func (s *dated) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, store.Info, error) {
+	s.answer(false)
+	return s.Wrapped.Get(ctx, key, off, n)
+}
+
+func (s *dated) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	s.answer(false)
+	return s.Wrapped.List(ctx, prefix, after)
+}
+
+func (s *dated) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) error {
+	s.answer(true)
+	return s.Wrapped.Put(ctx, key, body, size, o)
+}
+
+func (s *dated) Date() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.date
+}
+
+// A keeper that was stopped between its look and the first deletion looks again: what it would have deleted may be
+// needed by now.
+func TestStopped(t *testing.T) {
+	for _, directory := range []bool{false, true} {
+		bubble(t, 1, func(w *world) {
+			w.old()
+			k := w.keeper(&dated{Wrapped: store.Wrapped{Store: w.mem}, w: w, directory: directory}, usual)
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+			p := &pruning{k: k, o: PruneOptions{Confirm: true, ForceShare: DefaultShare}}
+			v, err := k.look(w.t.Context(), p.o)
+			w.must(err)
+			if rep := p.plan(v); rep.Due.Objects == 0 {
+				w.t.Fatalf("%+v", rep)
+			}
+			time.Sleep(2 * time.Hour)
+			old := w.lineages()[0]
+			w.prove(old.Lineage, snapshot.ResultOK)
+			before := w.keys()
+			if again, err := p.carryOut(w.t.Context()); err != nil || !again || !maps.Equal(before, w.keys()) {
+				w.t.Errorf("again: %v, %v", again, err)
+			}
+			if rep := w.confirmed(k); rep.Spared.Objects == 0 || rep.Deleted.Objects == 0 {
+				w.t.Errorf("%+v", rep)
+			}
+			w.compare(w.state(old.Lineage))
+		})
 	}
 }
