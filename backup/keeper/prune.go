@@ -89,7 +89,7 @@ type PruneReport struct {
 
 	Deleted  Count    `json:"deleted"`
 	Locked   Count    `json:"locked"`             // still locked
-	Hidden   int64    `json:"hidden,omitempty"`   // of what was deleted, older versions are left: see Lifecycle
+	Hidden   int64    `json:"hidden,omitempty"`   // of what was deleted, older versions are left if the store keeps them: see Lifecycle
 	Written  []string `json:"written,omitempty"`  // doom lists
 	Finished []string `json:"finished,omitempty"` // doom lists
 }
@@ -140,7 +140,7 @@ type pruning struct {
 	v   *view
 	rep *PruneReport
 
-	unversioned bool // versions cannot be listed or deleted
+	unversioned bool // versions may not be listed or deleted
 }
 
 // plan sums up a view.
@@ -286,8 +286,10 @@ func (p *pruning) remove(ctx context.Context, list []doomed) error {
 		byKey[key] = d
 		keys = append(keys, key)
 	}
-	var err error
-	versions, versioned := p.versions(ctx, keys, byKey)
+	versions, versioned, err := p.versions(ctx, keys, byKey)
+	if err != nil {
+		return err
+	}
 	if versioned {
 		err = p.k.o.Repo.Store.(store.Versioner).DeleteVersions(ctx, versions)
 		if errors.Is(err, store.ErrDenied) {
@@ -313,15 +315,18 @@ func (p *pruning) remove(ctx context.Context, list []doomed) error {
 		p.rep.Deleted.add(d.size)
 		d.reason, d.listed = deleted, unlisted
 	}
-	if !versioned && len(versions) > 0 {
+	if p.unversioned {
 		p.rep.Hidden += int64(len(byKey))
 	}
 	return nil
 }
 
 // versions returns all versions of some keys, and whether the store keeps versions that may be
-// deleted one by one.
-func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string]doomed) ([]store.Version, bool) {
+// deleted one by one. The error is one after which it is not known.
+func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string]doomed) ([]store.Version, bool, error) {
+	if p.unversioned {
+		return nil, false, nil
+	}
 	prefix := keys[0]
 	for _, k := range keys {
 		for !strings.HasPrefix(k, prefix) {
@@ -331,23 +336,22 @@ func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string
 	var list []store.Version
 	versioned := false
 	for v, err := range store.Versions(ctx, p.k.o.Repo.Store, prefix) {
-		if err != nil {
-			// What may be hidden only is hidden.
-			if !errors.Is(err, errors.ErrUnsupported) && !p.unversioned {
-				p.k.log.Info("versions of objects cannot be listed by these credentials", "err", err)
-				p.unversioned = true
-			}
-			return nil, false
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil, false, nil
+		case errors.Is(err, store.ErrDenied): // what may be hidden only is hidden
+			p.k.log.Info("versions of objects cannot be listed by these credentials", "err", err)
+			p.unversioned = true
+			return nil, false, nil
+		case err != nil:
+			return nil, false, err
 		}
 		if _, ok := wanted[v.Key]; ok {
 			list = append(list, v)
 			versioned = versioned || v.Version != "" && v.Version != "null"
 		}
 	}
-	if !versioned {
-		return nil, false
-	}
-	return list, !p.unversioned
+	return list, versioned, nil
 }
 
 // flatten returns the errors of several objects.

@@ -570,6 +570,55 @@ func TestHidden(t *testing.T) {
 	})
 }
 
+// Without the permission to list versions they are hidden too, and the report says so. If versions cannot be listed for another
+// reason, nothing is hidden: no later run would find what is left of it.
+func TestVersionsNotListed(t *testing.T) {
+	for _, cause := range []error{store.ErrDenied, store.ErrLied} {
+		bubble(t, 1, func(w *world) {
+			w.mem = memstore.New(memstore.Options{Now: w.now, Versioned: true})
+			w.repo = newRepo(w)
+			w.old()
+			s := &noList{Wrapped: store.Wrapped{Store: w.mem}}
+			k := w.keeper(s, usual)
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+			s.err = cause
+			before := w.keys()
+			rep, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true})
+			switch {
+			case cause == store.ErrDenied:
+				if err != nil || rep.Deleted.Objects == 0 || rep.Hidden == 0 {
+					w.t.Errorf("%+v, %v", rep, err)
+				}
+			case !errors.Is(err, cause):
+				w.t.Errorf("%+v, %v", rep, err)
+			default:
+				after := w.keys()
+				for key := range before {
+					if _, ok := after[key]; !ok && key != "l/0001" { // a batch of its own
+						w.t.Errorf("%s is hidden", key)
+					}
+				}
+			}
+		})
+	}
+}
+
+// noList is a store that does not list the versions of several objects.
+type noList struct {
+	store.Wrapped
+	err error
+}
+
+func (s *noList) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
+	if _, err := snapshot.ParseKey(prefix); s.err == nil || err == nil {
+		return s.Wrapped.Versions(ctx, prefix)
+	}
+	return func(yield func(store.Version, error) bool) {
+		yield(store.Version{}, &store.KeyError{Op: "list versions of", Key: prefix, Err: s.err})
+	}
+}
+
 // noVersions is a store whose credentials may not delete versions.
 type noVersions struct{ store.Wrapped }
 

@@ -233,7 +233,7 @@ func printPrune(out io.Writer, o *pruneOptions, r *keeper.PruneReport) error {
 		count("later", r.Later, ", announced when their locks end")
 		count("spared", r.Spared, ", announced but needed by now")
 		if r.Hidden > 0 {
-			fmt.Fprintf(w, "versions\t%d objects are hidden only: the bucket keeps versions, which these credentials may not delete; neobackup policy --bucket prints the rule with which the store does it\n", r.Hidden)
+			fmt.Fprintf(w, "versions\t%d objects are hidden only, if the bucket keeps versions: these credentials may not list or delete them; neobackup policy --bucket prints the rule with which the store does it\n", r.Hidden)
 		}
 		switch {
 		case o.confirm && r.Deleted.Objects+r.New.Objects+r.Locked.Objects == 0:
