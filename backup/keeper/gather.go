@@ -276,7 +276,7 @@ func (v *view) readProofs() error {
 			if p.Result != snapshot.ResultOK || p.Lineage != l.note.Lineage {
 				continue
 			}
-			at := &proven{key: p.Key, seq: p.Seq, manifest: p.Manifest, modified: p.Modified}
+			at := &proven{key: p.Key, seq: p.Seq, tail: p.Tail, manifest: p.Manifest, modified: p.Modified}
 			l.proofs = append(l.proofs, at)
 			if first == nil || first.seq != 0 && at.manifest != first.manifest {
 				keys, err := v.needsOf(p.Proof)
@@ -435,9 +435,19 @@ func (v *view) decide() error {
 		v.damaged = true
 		v.refuse("%v: \"neobackup repair\" first", list[0])
 	}
+	wrapped := map[int64]bool{}
+	for o := range v.list.column(snapshot.ID{}, snapshot.KindWrap).all() {
+		wrapped[int64(o.a)] = true
+	}
 	for kid := range v.epochs {
 		if v.list.find(snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}) == nil {
 			v.missing = append(v.missing, snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}.String())
+		}
+		// Without a wrap its key is lost, and what was merged into its segments may be there still, under another one.
+		if !wrapped[int64(kid)] {
+			if err := v.need(snapshot.Key{Kind: snapshot.KindWrap, N: int64(kid), Wrap: 1}.String(), -1); err != nil {
+				return err
+			}
 		}
 	}
 	for i, key := range v.missing {
@@ -478,9 +488,13 @@ func (v *view) keep(l *lineage) error {
 		}
 	}
 	for _, p := range l.proofs {
-		if p.seq > s.Manifest.Seq {
+		what, of, last := "manifest", p.seq, s.Manifest.Seq
+		if of <= last {
+			what, of, last = "tail", p.tail, s.Chain().N
+		}
+		if of > last {
 			v.damaged = true
-			v.refuse("%s is a proof of manifest %d of lineage %d, and the newest one is %d: newer ones were removed", p.key, p.seq, l.note.K, s.Manifest.Seq)
+			v.refuse("%s is a proof of %s %d of lineage %d, and the newest one is %d: newer ones were removed", p.key, what, of, l.note.K, last)
 			v.all(id)
 			break
 		}

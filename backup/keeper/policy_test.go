@@ -185,14 +185,18 @@ func TestRemoved(t *testing.T) {
 		})
 	}
 	// Without versions: this host has seen it, or a proof has.
-	for _, how := range []string{"seen", "proof"} {
+	for _, how := range []string{"seen", "proof", "proof of a tail"} {
 		bubble(t, 1, func(w *world) {
 			w.old()
 			s := w.state(w.current().Lineage)
 			k := w.keeper(w.mem, usual)
-			if how == "seen" {
+			switch how {
+			case "seen":
 				k.o.Check = func(s *backup.State) error { return errors.New("tail 99 was seen") }
-			} else {
+			case "proof of a tail":
+				w.prove(s.Lineage, snapshot.ResultOK)
+				w.must(w.mem.Delete(w.t.Context(), []string{s.Tails[len(s.Tails)-1].Key}))
+			default:
 				w.snapshot(1)
 				w.prove(s.Lineage, snapshot.ResultOK)
 				s = w.state(s.Lineage)

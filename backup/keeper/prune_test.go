@@ -159,6 +159,7 @@ func TestRefused(t *testing.T) {
 		{"a tail is missing", func(w *world) { remove(w, w.state(w.current().Lineage).Tails[0].Key) }, "does not verify", true},
 		{"a segment is missing", func(w *world) { remove(w, segment(w)) }, "is needed and missing", true},
 		{"a segment is too short", func(w *world) { w.mem.Corrupt(segment(w), func(b []byte) []byte { return b[1:] }) }, "does not verify", true},
+		{"the wraps of a key are gone", func(w *world) { remove(w, "keys/0001.0001") }, "keys/0001.0001 is needed and missing", true},
 		{"the note of a lineage is damaged", func(w *world) { w.mem.Corrupt("l/0002", flip) }, "note of a lineage does not verify", true},
 		{"all notes of lineages are gone", func(w *world) { remove(w, "l/0001"); remove(w, "l/0002") }, "no lineage", false},
 		{"the policy is damaged", func(w *world) { w.mem.Corrupt("policy/0001", flip) }, "no policy is in force", false},
@@ -172,7 +173,11 @@ func TestRefused(t *testing.T) {
 		}, "--force-share", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, 1, func(w *world) {
+			seed := uint64(1)
+			if strings.Contains(c.name, "wrap") {
+				seed = 2 // encrypted
+			}
+			bubble(t, seed, func(w *world) {
 				w.old()
 				k := w.keeper(w.mem, usual)
 				first := w.confirmed(k)
