@@ -539,7 +539,7 @@ func (k *Keeper) Undo(ctx context.Context, why string) ([]string, error) {
 			continue
 		}
 		if len(voided) > 0 && !d.Created.Equal(created) {
-			break
+			continue // of another run, maybe at the same time
 		}
 		created = d.Created
 		b, err := snapshot.Sign(&snapshot.Void{Repo: r.Marker.ID, List: l.Key, Created: k.stamp(), Why: why}, signer)

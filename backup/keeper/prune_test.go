@@ -295,6 +295,34 @@ func TestUndo(t *testing.T) {
 	})
 }
 
+// What one run announced is cancelled as a whole, also if another keeper announced something at the same time.
+func TestUndoOfTwo(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		k := w.keeper(w.mem, usual)
+		v, err := k.look(w.t.Context(), PruneOptions{})
+		w.must(err)
+		var lists [2][]string
+		first := k.newDoom(v, nil, 1)
+		time.Sleep(time.Second)
+		v.now = v.now.Add(time.Second)
+		second := k.newDoom(v, nil, 1)
+		key := w.stray(w.current().Lineage)
+		for _, d := range []*doomWriter{first, second, first} {
+			w.must(d.add(w.t.Context(), key, "test"))
+			time.Sleep(time.Second)
+		}
+		lists[0], lists[1] = first.written, second.written
+		for i := range lists {
+			got, err := k.Undo(w.t.Context(), "")
+			slices.Reverse(got)
+			if err != nil || !slices.Equal(got, lists[i]) {
+				w.t.Errorf("cancelled: %v, %v; want %v", got, err, lists[i])
+			}
+		}
+	})
+}
+
 // A new policy stops a run that carries out what an earlier one allowed: it may have a hold.
 func TestPolicyMeanwhile(t *testing.T) {
 	bubble(t, 1, func(w *world) {
