@@ -467,9 +467,9 @@ func (v *view) keep(l *lineage) error {
 	if err := v.need(snapshot.Key{Kind: snapshot.KindLineage, N: l.note.K}.String(), -1); err != nil {
 		return err
 	}
-	s, err := v.repo.State(v.ctx, id, nil)
-	if err != nil {
-		return err
+	s, broken := v.repo.State(v.ctx, id, nil)
+	if s == nil {
+		return broken
 	}
 	for _, t := range s.Tails { // their data are not needed here
 		t.Object = bytes.Clone(t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]) // the age header is in it
@@ -501,7 +501,10 @@ func (v *view) keep(l *lineage) error {
 	}
 	for _, key := range []string{snapshot.ManifestKey(id, s.Manifest.Seq+1), snapshot.TailKey(id, s.Chain().N+1)} {
 		if err := v.mustBeNew(key); err != nil {
-			return err
+			if !damage(err) {
+				return err
+			}
+			broken = cmpErr(broken, err)
 		}
 	}
 	if err := v.need(snapshot.ManifestKey(id, s.Manifest.Seq), -1); err != nil {
@@ -521,7 +524,11 @@ func (v *view) keep(l *lineage) error {
 	for o := range v.list.column(id, snapshot.KindProof).all() {
 		o.reason = needed // they are small, and say since when a lineage was proved
 	}
-	return v.each(s, v.need)
+	// A lineage that is broken uses others as before.
+	if err := v.each(s, v.need); err != nil && (broken == nil || !damage(err)) {
+		return err
+	}
+	return broken
 }
 
 // mustBeNew returns an error if a key that comes after the newest one has been used: what is newest was

@@ -973,3 +973,44 @@ func TestStopped(t *testing.T) {
 		})
 	}
 }
+
+// What a lineage whose tails are broken uses of another one is needed still: its locks are extended.
+func TestBrokenFork(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.snapshot(3)
+		_, _, err := w.keeper(w.mem, usual).Publish(w.t.Context())
+		w.must(err)
+		w.fork()
+		fork := w.current().Lineage
+		w.prove(fork, snapshot.ResultOK)
+		time.Sleep(20 * day)
+		w.prove(fork, snapshot.ResultOK)
+		time.Sleep(20 * day)
+		s := w.state(fork)
+		w.repo.Put(snapshot.TailKey(fork, 2), []byte("there is no tail 1"))
+		v, err := w.keeper(w.mem, usual).look(w.t.Context(), PruneOptions{})
+		w.must(err)
+		if v.lineages[0].kept || len(v.refused) != 1 {
+			w.t.Fatalf("%+v, refused: %v", v.lineages[0], v.refused)
+		}
+		for _, l := range v.lineages {
+			for _, p := range l.proofs {
+				p.needs = nil // as if they were of another manifest, which uses less
+			}
+		}
+		w.must(v.decide())
+		n := 0
+		for p, err := range w.repo.Parts(w.t.Context(), s, 0, tid.Max) {
+			w.must(err)
+			k, err := snapshot.ParseKey(p.Segment.Key)
+			w.must(err)
+			if o := v.list.find(k); o == nil || o.reason != needed {
+				w.t.Errorf("%s: %+v", p.Segment.Key, o)
+			}
+			n++
+		}
+		if n == 0 {
+			w.t.Error("nothing is used")
+		}
+	})
+}
