@@ -225,21 +225,36 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 		list = list[:0]
 		return false, nil
 	}
-	kind := snapshot.Kind(0)
+	var at block
 	for d := range p.v.list.going() {
 		if d.listed != ripe {
 			continue
 		}
 		// What is of another kind comes after.
-		if len(list) == batch || d.key.Kind != kind {
+		if len(list) == batch || blockOf(d) != at {
 			if again, err := flush(); again || err != nil {
 				return again, err
 			}
 		}
-		kind = d.key.Kind
+		at = blockOf(d)
 		list = append(list, d)
 	}
 	return flush()
+}
+
+// block is what the objects of a batch have in common. Their versions are listed by the prefix of their keys, and held in memory:
+// it must not be that of the whole repository, or of all tails of a lineage.
+type block struct {
+	group
+	high uint64 // of the number of a tail or manifest
+}
+
+func blockOf(d doomed) block {
+	b := block{group: group{d.key.Lineage, d.key.Kind}}
+	if b.kind == snapshot.KindTail || b.kind == snapshot.KindManifest {
+		b.high = d.a >> 12
+	}
+	return b
 }
 
 // wanted returns an ErrCancelled if a list was cancelled or a policy published since the look.

@@ -1014,3 +1014,43 @@ func TestBrokenFork(t *testing.T) {
 		}
 	})
 }
+
+// Versions are listed for a part of a lineage at a time: all of a repository would not fit into memory.
+func TestVersionsOfABatch(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.mem = memstore.New(memstore.Options{Now: w.now, Versioned: true})
+		w.repo = newRepo(w)
+		w.old()
+		s := &listedVersions{Wrapped: store.Wrapped{Store: w.mem}}
+		k := w.keeper(s, usual)
+		w.confirmed(k)
+		time.Sleep(25 * time.Hour)
+		s.prefixes = nil
+		if rep := w.confirmed(k); rep.Deleted.Objects == 0 {
+			w.t.Fatalf("%+v", rep)
+		}
+		for _, prefix := range s.prefixes {
+			if dir, _, ok := strings.Cut(prefix, "/"); !ok || dir == "" {
+				w.t.Errorf("versions of all that begins with %q", prefix)
+			}
+		}
+	})
+	id := snapshot.NewID()
+	tail := func(n uint64) block {
+		return blockOf(doomed{&object{a: n}, snapshot.Key{Kind: snapshot.KindTail, Lineage: id, N: int64(n)}})
+	}
+	if tail(0xffff) == tail(0x10000) || tail(0x10000) != tail(0x10fff) {
+		t.Error("tails that have little in common are in one batch")
+	}
+}
+
+// listedVersions remembers of what versions were listed.
+type listedVersions struct {
+	store.Wrapped
+	prefixes []string
+}
+
+func (s *listedVersions) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
+	s.prefixes = append(s.prefixes, prefix)
+	return s.Wrapped.Versions(ctx, prefix)
+}
