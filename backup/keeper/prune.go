@@ -96,7 +96,7 @@ type PruneReport struct {
 
 // Prune finds out what a repository does not need any more. With Confirm it deletes what a doom list named
 // at least the grace ago and is still not needed, and writes a doom list of what is new. It may be
-// interrupted at any time, and run by several keepers at once.
+// interrupted at any time, and run by several keepers at once. With an error it returns what was done before it, if anything.
 func (k *Keeper) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	if o.ForceShare == 0 {
 		o.ForceShare = DefaultShare
@@ -113,7 +113,7 @@ func (k *Keeper) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error
 	for {
 		v, err := k.look(ctx, o)
 		if err != nil {
-			return nil, err
+			return p.rep, err // of what was deleted before another look
 		}
 		rep := p.plan(v)
 		if len(rep.Refused) > 0 || !o.Confirm {
@@ -456,6 +456,7 @@ func (p *pruning) announce(ctx context.Context) error {
 		return nil
 	}
 	w := p.k.newDoom(p.v, p.rep.Finished, p.o.maxDoomed)
+	defer func() { p.rep.Written = w.written }()
 	for d := range p.v.list.going() {
 		if d.listed == unlisted && !p.lockedLater(d.object) {
 			if err := w.add(ctx, d.key.String(), d.reason.String()); err != nil {
@@ -463,9 +464,7 @@ func (p *pruning) announce(ctx context.Context) error {
 			}
 		}
 	}
-	err := w.close(ctx)
-	p.rep.Written = w.written
-	return err
+	return w.close(ctx)
 }
 
 // doomWriter writes doom lists.

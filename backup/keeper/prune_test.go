@@ -285,8 +285,8 @@ func TestUndo(t *testing.T) {
 			}
 			return storetest.Fault{}
 		})
-		if _, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) {
-			w.t.Errorf("cancelled meanwhile: %v", err)
+		if rep, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) || rep.Deleted.Objects == 0 {
+			w.t.Errorf("cancelled meanwhile: %+v, %v", rep, err)
 		}
 		if n != 1 {
 			w.t.Errorf("%d deletions", n)
@@ -1053,4 +1053,24 @@ type listedVersions struct {
 func (s *listedVersions) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
 	s.prefixes = append(s.prefixes, prefix)
 	return s.Wrapped.Versions(ctx, prefix)
+}
+
+// A run that is stopped while it announces says which lists are there.
+func TestAnnouncedInPart(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		lists := 0
+		s := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "put" && strings.HasPrefix(c.Key, "d/") {
+				if lists++; lists > 1 {
+					return storetest.Fault{Err: store.ErrDenied}
+				}
+			}
+			return storetest.Fault{}
+		})
+		rep, err := w.keeper(s, usual).Prune(w.t.Context(), PruneOptions{Confirm: true, maxDoomed: 3})
+		if !errors.Is(err, store.ErrDenied) || len(rep.Written) != 1 {
+			w.t.Errorf("%+v, %v", rep, err)
+		}
+	})
 }
