@@ -98,13 +98,13 @@ func (v *view) stale() bool {
 // clock reads the clock of the store.
 func (v *view) clock() error {
 	v.now = store.Date(v.repo.Store)
-	// A directory tells the time with what is stored in it: not yet, or that of an earlier look.
-	if known := !v.now.IsZero(); !known || v.now.Sub(v.k.o.Now()).Abs() > store.ClockError {
-		at, err := v.k.touch(v.ctx)
-		switch {
-		case err == nil:
-			v.now = at
-		case !known || !errors.Is(err, store.ErrDenied): // a store that tells the time may deny probe objects
+	// A directory tells the time with what is stored in it: later looks would have that of the first one.
+	if v.now.IsZero() {
+		v.k.touches = true
+	}
+	if v.k.touches {
+		var err error
+		if v.now, err = v.k.touch(v.ctx); err != nil {
 			return err
 		}
 	}

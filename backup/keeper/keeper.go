@@ -55,6 +55,8 @@ type Hold struct {
 type Keeper struct {
 	o   Options
 	log *slog.Logger
+
+	touches bool // the store tells the time of what is stored in it only
 }
 
 // New returns a keeper.
