@@ -35,6 +35,9 @@ type view struct {
 	// refused says why nothing may be deleted; before is what was known of that before decide.
 	refused, before []string
 	damagedBefore   bool
+
+	// When everything had been read, by the clocks of the store (zero: it tells none) and of this host.
+	stored, host time.Time
 }
 
 // doomList is a doom list that is neither void nor carried out.
@@ -81,13 +84,25 @@ func (k *Keeper) look(ctx context.Context, o PruneOptions) (*view, error) {
 		}
 	}
 	v.before, v.damagedBefore = v.refused, v.damaged
-	return v, v.decide()
+	err := v.decide()
+	v.stored, v.host = store.Date(v.repo.Store), k.o.Now().Round(0)
+	return v, err
+}
+
+// stale reports whether a look is too old to delete by. The store may not tell the time, and a host that was
+// suspended knows it by the wall clock only.
+func (v *view) stale() bool {
+	return store.Date(v.repo.Store).Sub(v.stored) > maxView || v.k.o.Now().Round(0).Sub(v.host) > maxView
 }
 
 // clock reads the clock of the store.
 func (v *view) clock() error {
 	v.now = store.Date(v.repo.Store)
-	if v.now.IsZero() { // a directory tells the time with what is stored in it
+	// A directory tells the time with what is stored in it: later looks would have that of the first one.
+	if v.now.IsZero() {
+		v.k.touches = true
+	}
+	if v.k.touches {
 		var err error
 		if v.now, err = v.k.touch(v.ctx); err != nil {
 			return err
@@ -261,7 +276,7 @@ func (v *view) readProofs() error {
 			if p.Result != snapshot.ResultOK || p.Lineage != l.note.Lineage {
 				continue
 			}
-			at := &proven{key: p.Key, seq: p.Seq, manifest: p.Manifest, modified: p.Modified}
+			at := &proven{key: p.Key, seq: p.Seq, tail: p.Tail, manifest: p.Manifest, modified: p.Modified}
 			l.proofs = append(l.proofs, at)
 			if first == nil || first.seq != 0 && at.manifest != first.manifest {
 				keys, err := v.needsOf(p.Proof)
@@ -420,9 +435,19 @@ func (v *view) decide() error {
 		v.damaged = true
 		v.refuse("%v: \"neobackup repair\" first", list[0])
 	}
+	wrapped := map[int64]bool{}
+	for o := range v.list.column(snapshot.ID{}, snapshot.KindWrap).all() {
+		wrapped[int64(o.a)] = true
+	}
 	for kid := range v.epochs {
 		if v.list.find(snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}) == nil {
 			v.missing = append(v.missing, snapshot.Key{Kind: snapshot.KindEpoch, N: int64(kid)}.String())
+		}
+		// Without a wrap its key is lost, and what was merged into its segments may be there still, under another one.
+		if !wrapped[int64(kid)] {
+			if err := v.need(snapshot.Key{Kind: snapshot.KindWrap, N: int64(kid), Wrap: 1}.String(), -1); err != nil {
+				return err
+			}
 		}
 	}
 	for i, key := range v.missing {
@@ -442,9 +467,9 @@ func (v *view) keep(l *lineage) error {
 	if err := v.need(snapshot.Key{Kind: snapshot.KindLineage, N: l.note.K}.String(), -1); err != nil {
 		return err
 	}
-	s, err := v.repo.State(v.ctx, id, nil)
-	if err != nil {
-		return err
+	s, broken := v.repo.State(v.ctx, id, nil)
+	if s == nil {
+		return broken
 	}
 	for _, t := range s.Tails { // their data are not needed here
 		t.Object = bytes.Clone(t.Object[:min(int64(len(t.Object)), t.NoteSize()+4096)]) // the age header is in it
@@ -463,16 +488,23 @@ func (v *view) keep(l *lineage) error {
 		}
 	}
 	for _, p := range l.proofs {
-		if p.seq > s.Manifest.Seq {
+		what, of, last := "manifest", p.seq, s.Manifest.Seq
+		if of <= last {
+			what, of, last = "tail", p.tail, s.Chain().N
+		}
+		if of > last {
 			v.damaged = true
-			v.refuse("%s is a proof of manifest %d of lineage %d, and the newest one is %d: newer ones were removed", p.key, p.seq, l.note.K, s.Manifest.Seq)
+			v.refuse("%s is a proof of %s %d of lineage %d, and the newest one is %d: newer ones were removed", p.key, what, of, l.note.K, last)
 			v.all(id)
 			break
 		}
 	}
 	for _, key := range []string{snapshot.ManifestKey(id, s.Manifest.Seq+1), snapshot.TailKey(id, s.Chain().N+1)} {
 		if err := v.mustBeNew(key); err != nil {
-			return err
+			if !damage(err) {
+				return err
+			}
+			broken = cmpErr(broken, err)
 		}
 	}
 	if err := v.need(snapshot.ManifestKey(id, s.Manifest.Seq), -1); err != nil {
@@ -492,7 +524,11 @@ func (v *view) keep(l *lineage) error {
 	for o := range v.list.column(id, snapshot.KindProof).all() {
 		o.reason = needed // they are small, and say since when a lineage was proved
 	}
-	return v.each(s, v.need)
+	// A lineage that is broken uses others as before.
+	if err := v.each(s, v.need); err != nil && (broken == nil || !damage(err)) {
+		return err
+	}
+	return broken
 }
 
 // mustBeNew returns an error if a key that comes after the newest one has been used: what is newest was

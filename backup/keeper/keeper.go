@@ -55,6 +55,8 @@ type Hold struct {
 type Keeper struct {
 	o   Options
 	log *slog.Logger
+
+	touches bool // the store tells the time of what is stored in it only
 }
 
 // New returns a keeper.
@@ -102,7 +104,8 @@ type InForce struct {
 	last int64 // greatest number that is taken
 }
 
-// Policy returns the policy in force: that with the greatest number of those that verify.
+// Policy returns the policy in force: that with the greatest number of those that verify. The error is a
+// [snapshot.ErrVersion] if that is of a newer version: what it keeps is not known.
 func (k *Keeper) Policy(ctx context.Context) (*InForce, error) {
 	r := k.o.Repo
 	var numbers []int64
@@ -115,6 +118,8 @@ func (k *Keeper) Policy(ctx context.Context) (*InForce, error) {
 		}
 	}
 	f := &InForce{}
+	var newer error
+	var newerK int64
 	read := func(n int64) (bool, error) {
 		key := snapshot.Key{Kind: snapshot.KindPolicy, N: n}.String()
 		b, _, err := store.ReadAll(ctx, r.Store, key, maxNote)
@@ -128,6 +133,9 @@ func (k *Keeper) Policy(ctx context.Context) (*InForce, error) {
 		p := &snapshot.Policy{}
 		if err := snapshot.Open(b, key, r.Marker.ID, p, r.Trusted); err != nil {
 			f.Ignored = append(f.Ignored, Ignored{key, err.Error()})
+			if errors.Is(err, snapshot.ErrVersion) && n > newerK { // a trusted key has signed it
+				newer, newerK = err, n
+			}
 			return true, nil
 		}
 		if f.Policy == nil || p.K > f.Policy.K {
@@ -143,9 +151,16 @@ func (k *Keeper) Policy(ctx context.Context) (*InForce, error) {
 		}
 	}
 	for n := last + 1; n <= 0xffff; n++ { // a list may be late
-		if found, err := read(n); err != nil || !found {
-			return f, err
+		found, err := read(n)
+		if err != nil {
+			return nil, err
 		}
+		if !found {
+			break
+		}
+	}
+	if newer != nil && (f.Policy == nil || newerK > f.Policy.K) {
+		return nil, newer
 	}
 	return f, nil
 }

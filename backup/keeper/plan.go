@@ -73,6 +73,7 @@ const forgotPrefix = "forgotten"
 type proven struct {
 	key      string
 	seq      int64
+	tail     int64
 	manifest snapshot.Hash
 	modified time.Time
 	stands   bool // what it proved is there

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/neozodb/neo/backup"
 	"github.com/neozodb/neo/backup/snapshot"
@@ -185,14 +187,18 @@ func TestRemoved(t *testing.T) {
 		})
 	}
 	// Without versions: this host has seen it, or a proof has.
-	for _, how := range []string{"seen", "proof"} {
+	for _, how := range []string{"seen", "proof", "proof of a tail"} {
 		bubble(t, 1, func(w *world) {
 			w.old()
 			s := w.state(w.current().Lineage)
 			k := w.keeper(w.mem, usual)
-			if how == "seen" {
+			switch how {
+			case "seen":
 				k.o.Check = func(s *backup.State) error { return errors.New("tail 99 was seen") }
-			} else {
+			case "proof of a tail":
+				w.prove(s.Lineage, snapshot.ResultOK)
+				w.must(w.mem.Delete(w.t.Context(), []string{s.Tails[len(s.Tails)-1].Key}))
+			default:
 				w.snapshot(1)
 				w.prove(s.Lineage, snapshot.ResultOK)
 				s = w.state(s.Lineage)
@@ -357,4 +363,44 @@ func TestAccess(t *testing.T) {
 	if _, err := b.Permissions("root"); err == nil {
 		t.Error("a role that does not exist")
 	}
+}
+
+// A policy of a newer version is not passed over: it may keep more than the one before. Nothing is deleted, and none is
+// published after it.
+func TestNewerPolicy(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		ctx := w.t.Context()
+		w.old()
+		w.confirmed(w.keeper(w.mem, usual))
+		time.Sleep(25 * time.Hour)
+		private, verifier, err := snapshot.GenerateKey("test", snapshot.Keeper)
+		w.must(err)
+		trusted, err := snapshot.NewVerifiers(verifier)
+		w.must(err)
+		w.repo.Trusted = append(w.repo.Trusted, trusted...)
+		signer, err := note.NewSigner(private)
+		w.must(err)
+		put := func(k, v int) {
+			text := fmt.Sprintf(`{"neobackup":"policy","v":%d,"repo":"%v","k":%d,"created":"2000-01-01T00:00:00Z","keep_lineages_days":35,"prune_grace_hours":24,"lock_days":0,"holds":[]}`+"\n", v, w.repo.Marker.ID, k)
+			b, err := note.Sign(&note.Note{Text: text}, signer)
+			w.must(err)
+			w.repo.Put(snapshot.Key{Kind: snapshot.KindPolicy, N: int64(k)}.String(), b)
+		}
+		put(2, 2)
+		before := w.keys()
+		k := w.keeper(w.mem, Settings{KeepLineagesDays: 50, PruneGraceHours: 24})
+		if rep, err := k.Prune(ctx, PruneOptions{Confirm: true}); !errors.Is(err, snapshot.ErrVersion) {
+			w.t.Errorf("prune: %+v, %v", rep, err)
+		}
+		if _, _, err := k.Publish(ctx); !errors.Is(err, snapshot.ErrVersion) {
+			w.t.Errorf("publish: %v", err)
+		}
+		if !maps.Equal(before, w.keys()) {
+			w.t.Error("something was changed")
+		}
+		put(3, 1)
+		if f, err := k.Policy(ctx); err != nil || f.Policy.K != 3 || len(f.Ignored) != 1 {
+			w.t.Errorf("with a later one that is known: %+v, %v", f, err)
+		}
+	})
 }

@@ -89,14 +89,14 @@ type PruneReport struct {
 
 	Deleted  Count    `json:"deleted"`
 	Locked   Count    `json:"locked"`             // still locked
-	Hidden   int64    `json:"hidden,omitempty"`   // of what was deleted, older versions are left: see Lifecycle
+	Hidden   int64    `json:"hidden,omitempty"`   // of what was deleted, older versions are left if the store keeps them: see Lifecycle
 	Written  []string `json:"written,omitempty"`  // doom lists
 	Finished []string `json:"finished,omitempty"` // doom lists
 }
 
 // Prune finds out what a repository does not need any more. With Confirm it deletes what a doom list named
 // at least the grace ago and is still not needed, and writes a doom list of what is new. It may be
-// interrupted at any time, and run by several keepers at once.
+// interrupted at any time, and run by several keepers at once. With an error it returns what was done before it, if anything.
 func (k *Keeper) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	if o.ForceShare == 0 {
 		o.ForceShare = DefaultShare
@@ -113,7 +113,7 @@ func (k *Keeper) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error
 	for {
 		v, err := k.look(ctx, o)
 		if err != nil {
-			return nil, err
+			return p.rep, err // of what was deleted before another look
 		}
 		rep := p.plan(v)
 		if len(rep.Refused) > 0 || !o.Confirm {
@@ -140,7 +140,7 @@ type pruning struct {
 	v   *view
 	rep *PruneReport
 
-	unversioned bool // versions cannot be listed or deleted
+	unversioned bool // versions may not be listed or deleted
 }
 
 // plan sums up a view.
@@ -206,15 +206,15 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 	total := p.rep.Due
 	var done Count
 	var list []doomed
-	flush := func() error {
+	flush := func() (again bool, err error) {
 		if len(list) == 0 {
-			return nil
+			return false, nil
 		}
-		if err := p.wanted(ctx); err != nil {
-			return err
+		if err := p.wanted(ctx); err != nil || p.v.stale() {
+			return err == nil, err
 		}
 		if err := p.remove(ctx, list); err != nil {
-			return err
+			return false, err
 		}
 		for _, d := range list {
 			done.add(d.size)
@@ -223,26 +223,38 @@ func (p *pruning) carryOut(ctx context.Context) (again bool, err error) {
 			p.o.Progress(done.Objects, done.Bytes, total.Objects, total.Bytes)
 		}
 		list = list[:0]
-		return nil
+		return false, nil
 	}
-	kind := snapshot.Kind(0)
+	var at block
 	for d := range p.v.list.going() {
 		if d.listed != ripe {
 			continue
 		}
 		// What is of another kind comes after.
-		if len(list) == batch || d.key.Kind != kind {
-			if err := flush(); err != nil {
-				return false, err
-			}
-			if store.Date(p.k.o.Repo.Store).Sub(p.v.now) > maxView {
-				return true, nil
+		if len(list) == batch || blockOf(d) != at {
+			if again, err := flush(); again || err != nil {
+				return again, err
 			}
 		}
-		kind = d.key.Kind
+		at = blockOf(d)
 		list = append(list, d)
 	}
-	return false, flush()
+	return flush()
+}
+
+// block is what the objects of a batch have in common. Their versions are listed by the prefix of their keys, and held in memory:
+// it must not be that of the whole repository, or of all tails of a lineage.
+type block struct {
+	group
+	high uint64 // of the number of a tail or manifest
+}
+
+func blockOf(d doomed) block {
+	b := block{group: group{d.key.Lineage, d.key.Kind}}
+	if b.kind == snapshot.KindTail || b.kind == snapshot.KindManifest {
+		b.high = d.a >> 12
+	}
+	return b
 }
 
 // wanted returns an ErrCancelled if a list was cancelled or a policy published since the look.
@@ -289,8 +301,10 @@ func (p *pruning) remove(ctx context.Context, list []doomed) error {
 		byKey[key] = d
 		keys = append(keys, key)
 	}
-	var err error
-	versions, versioned := p.versions(ctx, keys, byKey)
+	versions, versioned, err := p.versions(ctx, keys, byKey)
+	if err != nil {
+		return err
+	}
 	if versioned {
 		err = p.k.o.Repo.Store.(store.Versioner).DeleteVersions(ctx, versions)
 		if errors.Is(err, store.ErrDenied) {
@@ -316,15 +330,18 @@ func (p *pruning) remove(ctx context.Context, list []doomed) error {
 		p.rep.Deleted.add(d.size)
 		d.reason, d.listed = deleted, unlisted
 	}
-	if !versioned && len(versions) > 0 {
+	if p.unversioned {
 		p.rep.Hidden += int64(len(byKey))
 	}
 	return nil
 }
 
 // versions returns all versions of some keys, and whether the store keeps versions that may be
-// deleted one by one.
-func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string]doomed) ([]store.Version, bool) {
+// deleted one by one. The error is one after which it is not known.
+func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string]doomed) ([]store.Version, bool, error) {
+	if p.unversioned {
+		return nil, false, nil
+	}
 	prefix := keys[0]
 	for _, k := range keys {
 		for !strings.HasPrefix(k, prefix) {
@@ -334,23 +351,22 @@ func (p *pruning) versions(ctx context.Context, keys []string, wanted map[string
 	var list []store.Version
 	versioned := false
 	for v, err := range store.Versions(ctx, p.k.o.Repo.Store, prefix) {
-		if err != nil {
-			// What may be hidden only is hidden.
-			if !errors.Is(err, errors.ErrUnsupported) && !p.unversioned {
-				p.k.log.Info("versions of objects cannot be listed by these credentials", "err", err)
-				p.unversioned = true
-			}
-			return nil, false
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return nil, false, nil
+		case errors.Is(err, store.ErrDenied): // what may be hidden only is hidden
+			p.k.log.Info("versions of objects cannot be listed by these credentials", "err", err)
+			p.unversioned = true
+			return nil, false, nil
+		case err != nil:
+			return nil, false, err
 		}
 		if _, ok := wanted[v.Key]; ok {
 			list = append(list, v)
 			versioned = versioned || v.Version != "" && v.Version != "null"
 		}
 	}
-	if !versioned {
-		return nil, false
-	}
-	return list, !p.unversioned
+	return list, versioned, nil
 }
 
 // flatten returns the errors of several objects.
@@ -440,6 +456,7 @@ func (p *pruning) announce(ctx context.Context) error {
 		return nil
 	}
 	w := p.k.newDoom(p.v, p.rep.Finished, p.o.maxDoomed)
+	defer func() { p.rep.Written = w.written }()
 	for d := range p.v.list.going() {
 		if d.listed == unlisted && !p.lockedLater(d.object) {
 			if err := w.add(ctx, d.key.String(), d.reason.String()); err != nil {
@@ -447,9 +464,7 @@ func (p *pruning) announce(ctx context.Context) error {
 			}
 		}
 	}
-	err := w.close(ctx)
-	p.rep.Written = w.written
-	return err
+	return w.close(ctx)
 }
 
 // doomWriter writes doom lists.
@@ -538,7 +553,7 @@ func (k *Keeper) Undo(ctx context.Context, why string) ([]string, error) {
 			continue
 		}
 		if len(voided) > 0 && !d.Created.Equal(created) {
-			break
+			continue // of another run, maybe at the same time
 		}
 		created = d.Created
 		b, err := snapshot.Sign(&snapshot.Void{Repo: r.Marker.ID, List: l.Key, Created: k.stamp(), Why: why}, signer)

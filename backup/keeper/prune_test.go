@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -157,6 +159,7 @@ func TestRefused(t *testing.T) {
 		{"a tail is missing", func(w *world) { remove(w, w.state(w.current().Lineage).Tails[0].Key) }, "does not verify", true},
 		{"a segment is missing", func(w *world) { remove(w, segment(w)) }, "is needed and missing", true},
 		{"a segment is too short", func(w *world) { w.mem.Corrupt(segment(w), func(b []byte) []byte { return b[1:] }) }, "does not verify", true},
+		{"the wraps of a key are gone", func(w *world) { remove(w, "keys/0001.0001") }, "keys/0001.0001 is needed and missing", true},
 		{"the note of a lineage is damaged", func(w *world) { w.mem.Corrupt("l/0002", flip) }, "note of a lineage does not verify", true},
 		{"all notes of lineages are gone", func(w *world) { remove(w, "l/0001"); remove(w, "l/0002") }, "no lineage", false},
 		{"the policy is damaged", func(w *world) { w.mem.Corrupt("policy/0001", flip) }, "no policy is in force", false},
@@ -170,7 +173,11 @@ func TestRefused(t *testing.T) {
 		}, "--force-share", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, 1, func(w *world) {
+			seed := uint64(1)
+			if strings.Contains(c.name, "wrap") {
+				seed = 2 // encrypted
+			}
+			bubble(t, seed, func(w *world) {
 				w.old()
 				k := w.keeper(w.mem, usual)
 				first := w.confirmed(k)
@@ -278,13 +285,41 @@ func TestUndo(t *testing.T) {
 			}
 			return storetest.Fault{}
 		})
-		if _, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) {
-			w.t.Errorf("cancelled meanwhile: %v", err)
+		if rep, err := w.keeper(stop, usual).Prune(w.t.Context(), PruneOptions{Confirm: true}); !errors.Is(err, ErrCancelled) || rep.Deleted.Objects == 0 {
+			w.t.Errorf("cancelled meanwhile: %+v, %v", rep, err)
 		}
 		if n != 1 {
 			w.t.Errorf("%d deletions", n)
 		}
 		w.compare(w.state(w.current().Lineage))
+	})
+}
+
+// What one run announced is cancelled as a whole, also if another keeper announced something at the same time.
+func TestUndoOfTwo(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		k := w.keeper(w.mem, usual)
+		v, err := k.look(w.t.Context(), PruneOptions{})
+		w.must(err)
+		var lists [2][]string
+		first := k.newDoom(v, nil, 1)
+		time.Sleep(time.Second)
+		v.now = v.now.Add(time.Second)
+		second := k.newDoom(v, nil, 1)
+		key := w.stray(w.current().Lineage)
+		for _, d := range []*doomWriter{first, second, first} {
+			w.must(d.add(w.t.Context(), key, "test"))
+			time.Sleep(time.Second)
+		}
+		lists[0], lists[1] = first.written, second.written
+		for i := range lists {
+			got, err := k.Undo(w.t.Context(), "")
+			slices.Reverse(got)
+			if err != nil || !slices.Equal(got, lists[i]) {
+				w.t.Errorf("cancelled: %v, %v; want %v", got, err, lists[i])
+			}
+		}
 	})
 }
 
@@ -568,6 +603,55 @@ func TestHidden(t *testing.T) {
 	})
 }
 
+// Without the permission to list versions they are hidden too, and the report says so. If versions cannot be listed for another
+// reason, nothing is hidden: no later run would find what is left of it.
+func TestVersionsNotListed(t *testing.T) {
+	for _, cause := range []error{store.ErrDenied, store.ErrLied} {
+		bubble(t, 1, func(w *world) {
+			w.mem = memstore.New(memstore.Options{Now: w.now, Versioned: true})
+			w.repo = newRepo(w)
+			w.old()
+			s := &noList{Wrapped: store.Wrapped{Store: w.mem}}
+			k := w.keeper(s, usual)
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+			s.err = cause
+			before := w.keys()
+			rep, err := k.Prune(w.t.Context(), PruneOptions{Confirm: true})
+			switch {
+			case cause == store.ErrDenied:
+				if err != nil || rep.Deleted.Objects == 0 || rep.Hidden == 0 {
+					w.t.Errorf("%+v, %v", rep, err)
+				}
+			case !errors.Is(err, cause):
+				w.t.Errorf("%+v, %v", rep, err)
+			default:
+				after := w.keys()
+				for key := range before {
+					if _, ok := after[key]; !ok && key != "l/0001" { // a batch of its own
+						w.t.Errorf("%s is hidden", key)
+					}
+				}
+			}
+		})
+	}
+}
+
+// noList is a store that does not list the versions of several objects.
+type noList struct {
+	store.Wrapped
+	err error
+}
+
+func (s *noList) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
+	if _, err := snapshot.ParseKey(prefix); s.err == nil || err == nil {
+		return s.Wrapped.Versions(ctx, prefix)
+	}
+	return func(yield func(store.Version, error) bool) {
+		yield(store.Version{}, &store.KeyError{Op: "list versions of", Key: prefix, Err: s.err})
+	}
+}
+
 // noVersions is a store whose credentials may not delete versions.
 type noVersions struct{ store.Wrapped }
 
@@ -819,4 +903,174 @@ func TestGap(t *testing.T) {
 			t.Errorf("%d to %d: %v, want %v", c.after, c.upto, got, c.want)
 		}
 	}
+}
+
+// dated tells the time of its latest answer, as a server does, or that of the latest object that was put, as a
+// directory does.
+type dated struct {
+	store.Wrapped
+	w         *world
+	directory bool
+	mu        sync.Mutex
+	date      time.Time
+}
+
+func (s *dated) answer(put bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if put || !s.directory {
+		s.date = s.w.now()
+	}
+}
+
+func (s *dated) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, store.Info, error) {
+	s.answer(false)
+	return s.Wrapped.Get(ctx, key, off, n)
+}
+
+func (s *dated) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	s.answer(false)
+	return s.Wrapped.List(ctx, prefix, after)
+}
+
+func (s *dated) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) error {
+	s.answer(true)
+	return s.Wrapped.Put(ctx, key, body, size, o)
+}
+
+func (s *dated) Date() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.date
+}
+
+// A keeper that was stopped between its look and the first deletion looks again: what it would have deleted may be
+// needed by now.
+func TestStopped(t *testing.T) {
+	for _, directory := range []bool{false, true} {
+		bubble(t, 1, func(w *world) {
+			w.old()
+			k := w.keeper(&dated{Wrapped: store.Wrapped{Store: w.mem}, w: w, directory: directory}, usual)
+			w.confirmed(k)
+			time.Sleep(25 * time.Hour)
+			p := &pruning{k: k, o: PruneOptions{Confirm: true, ForceShare: DefaultShare}}
+			v, err := k.look(w.t.Context(), p.o)
+			w.must(err)
+			if rep := p.plan(v); rep.Due.Objects == 0 {
+				w.t.Fatalf("%+v", rep)
+			}
+			time.Sleep(2 * time.Hour)
+			old := w.lineages()[0]
+			w.prove(old.Lineage, snapshot.ResultOK)
+			before := w.keys()
+			if again, err := p.carryOut(w.t.Context()); err != nil || !again || !maps.Equal(before, w.keys()) {
+				w.t.Errorf("again: %v, %v", again, err)
+			}
+			if rep := w.confirmed(k); rep.Spared.Objects == 0 || rep.Deleted.Objects == 0 {
+				w.t.Errorf("%+v", rep)
+			}
+			w.compare(w.state(old.Lineage))
+		})
+	}
+}
+
+// What a lineage whose tails are broken uses of another one is needed still: its locks are extended.
+func TestBrokenFork(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.snapshot(3)
+		_, _, err := w.keeper(w.mem, usual).Publish(w.t.Context())
+		w.must(err)
+		w.fork()
+		fork := w.current().Lineage
+		w.prove(fork, snapshot.ResultOK)
+		time.Sleep(20 * day)
+		w.prove(fork, snapshot.ResultOK)
+		time.Sleep(20 * day)
+		s := w.state(fork)
+		w.repo.Put(snapshot.TailKey(fork, 2), []byte("there is no tail 1"))
+		v, err := w.keeper(w.mem, usual).look(w.t.Context(), PruneOptions{})
+		w.must(err)
+		if v.lineages[0].kept || len(v.refused) != 1 {
+			w.t.Fatalf("%+v, refused: %v", v.lineages[0], v.refused)
+		}
+		for _, l := range v.lineages {
+			for _, p := range l.proofs {
+				p.needs = nil // as if they were of another manifest, which uses less
+			}
+		}
+		w.must(v.decide())
+		n := 0
+		for p, err := range w.repo.Parts(w.t.Context(), s, 0, tid.Max) {
+			w.must(err)
+			k, err := snapshot.ParseKey(p.Segment.Key)
+			w.must(err)
+			if o := v.list.find(k); o == nil || o.reason != needed {
+				w.t.Errorf("%s: %+v", p.Segment.Key, o)
+			}
+			n++
+		}
+		if n == 0 {
+			w.t.Error("nothing is used")
+		}
+	})
+}
+
+// Versions are listed for a part of a lineage at a time: all of a repository would not fit into memory.
+func TestVersionsOfABatch(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.mem = memstore.New(memstore.Options{Now: w.now, Versioned: true})
+		w.repo = newRepo(w)
+		w.old()
+		s := &listedVersions{Wrapped: store.Wrapped{Store: w.mem}}
+		k := w.keeper(s, usual)
+		w.confirmed(k)
+		time.Sleep(25 * time.Hour)
+		s.prefixes = nil
+		if rep := w.confirmed(k); rep.Deleted.Objects == 0 {
+			w.t.Fatalf("%+v", rep)
+		}
+		for _, prefix := range s.prefixes {
+			if dir, _, ok := strings.Cut(prefix, "/"); !ok || dir == "" {
+				w.t.Errorf("versions of all that begins with %q", prefix)
+			}
+		}
+	})
+	id := snapshot.NewID()
+	tail := func(n uint64) block {
+		return blockOf(doomed{&object{a: n}, snapshot.Key{Kind: snapshot.KindTail, Lineage: id, N: int64(n)}})
+	}
+	if tail(0xffff) == tail(0x10000) || tail(0x10000) != tail(0x10fff) {
+		t.Error("tails that have little in common are in one batch")
+	}
+}
+
+// listedVersions remembers of what versions were listed.
+type listedVersions struct {
+	store.Wrapped
+	prefixes []string
+}
+
+func (s *listedVersions) Versions(ctx context.Context, prefix string) iter.Seq2[store.Version, error] {
+	s.prefixes = append(s.prefixes, prefix)
+	return s.Wrapped.Versions(ctx, prefix)
+}
+
+// A run that is stopped while it announces says which lists are there.
+func TestAnnouncedInPart(t *testing.T) {
+	bubble(t, 1, func(w *world) {
+		w.old()
+		lists := 0
+		s := storetest.NewFaulty(w.mem, func(_ context.Context, c storetest.Call) storetest.Fault {
+			if c.Op == "put" && strings.HasPrefix(c.Key, "d/") {
+				if lists++; lists > 1 {
+					return storetest.Fault{Err: store.ErrDenied}
+				}
+			}
+			return storetest.Fault{}
+		})
+		rep, err := w.keeper(s, usual).Prune(w.t.Context(), PruneOptions{Confirm: true, maxDoomed: 3})
+		if !errors.Is(err, store.ErrDenied) || len(rep.Written) != 1 {
+			w.t.Errorf("%+v, %v", rep, err)
+		}
+	})
 }

@@ -39,6 +39,8 @@ var (
 	ErrNotCommon = errors.New("a fork goes on from the last transaction that repository and source share")
 	// ErrDoomed reports an object that a keeper is about to delete.
 	ErrDoomed = errors.New("about to be deleted")
+	// ErrGivenUp reports a rebase that nothing was added to for so long that a keeper may be deleting what it has stored.
+	ErrGivenUp = errors.New("a keeper gives up what a rebase has stored")
 )
 
 // Fork is a lineage to be, that has a part of the history of the current one.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/backup"
@@ -126,7 +127,18 @@ func (w *Writer) rebase(ctx context.Context) error {
 // beginRebase returns the lineage to be filled, that of an interrupted rebase if it still fits.
 func (w *Writer) beginRebase(ctx context.Context) (*chain, error) {
 	at := w.mark()
-	if w.next != (snapshot.ID{}) {
+	goesOn := w.next != snapshot.ID{}
+	if goesOn {
+		err := w.spared(ctx, w.next)
+		if err != nil && !errors.Is(err, ErrGivenUp) {
+			return nil, err
+		}
+		if err != nil {
+			w.log.Warn("an interrupted rebase cannot go on and is begun again: nothing was added to it for too long", "lineage", w.next, "err", err)
+			goesOn = false
+		}
+	}
+	if goesOn {
 		s, err := w.repo.State(ctx, w.next, nil)
 		switch {
 		case errors.Is(err, backup.ErrIncomplete):
@@ -159,6 +171,20 @@ func (w *Writer) beginRebase(ctx context.Context) (*chain, error) {
 	w.mu.Unlock()
 	w.log.Info("a rebase begins", "lineage", id)
 	return w.firstManifest(ctx, id, at)
+}
+
+// spared returns an ErrGivenUp if a doom list names something of a lineage that has no note yet. A keeper gives that up when
+// nothing was added for a week, and may be deleting it right now, by what it saw before something was added again.
+func (w *Writer) spared(ctx context.Context, id snapshot.ID) error {
+	named, err := w.repo.Doomed(ctx, func(key string) bool { return strings.HasPrefix(key, id.String()+"/") })
+	if errors.Is(err, snapshot.ErrUntrusted) || errors.Is(err, snapshot.ErrCorrupt) {
+		w.log.Warn("not all doom lists can be read: whether what a rebase has stored is about to be deleted is not known", "lineage", id, "err", err)
+		return nil
+	}
+	for key, list := range named {
+		return fmt.Errorf("%s: %w, as %s says", key, ErrGivenUp, list)
+	}
+	return err
 }
 
 // fits returns an ErrDiverged unless what a lineage to be has can be gone on with.
@@ -251,6 +277,9 @@ func (w *Writer) reread(ctx context.Context) error {
 func (w *Writer) replace(ctx context.Context, before, next *chain) error {
 	if err := w.checkCurrent(ctx, before); err != nil {
 		return err
+	}
+	if err := w.spared(ctx, next.id); err != nil {
+		return fmt.Errorf("the lineage that was filled does not take the place of lineage %d, and the next rebase begins again: %w", w.note.K, err)
 	}
 	// The last tail of the old lineage: another writer that adds to it is stopped, before it
 	// takes for acknowledged what is not in the new one.

@@ -402,6 +402,66 @@ func TestRebaseWhileAway(t *testing.T) {
 	})
 }
 
+// A keeper gives up what a rebase has stored when nothing was added to it for long, and may be deleting it: the rebase is begun
+// again, and its lineage does not become current if that happens before its end.
+func TestRebaseDoomed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 8, true)
+		w.change(60)
+		wr := w.must()
+		if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		doom := func(id snapshot.ID) {
+			now := time.Now().UTC().Truncate(time.Second)
+			d := &snapshot.Doom{Repo: w.repo.Marker.ID, Created: now, Policy: 1, Objects: []snapshot.Doomed{{Key: snapshot.ManifestKey(id, 1), Why: "test"}}}
+			b, err := d.Sign(w.repo.Keeper)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.repo.Put(snapshot.Key{Kind: snapshot.KindDoom, Time: now}.String(), b)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		w.feed.BeforeStep = func(tid.TID) {
+			if _, ok := wr.Rebasing(); ok {
+				cancel()
+			}
+		}
+		if err := wr.Rebase(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		first, ok := wr.Rebasing()
+		if err := wr.Close(); err != nil || !ok {
+			t.Fatal(err)
+		}
+		doom(first)
+		time.Sleep(time.Minute)
+		wr = w.must()
+		defer wr.Close()
+		second := first
+		w.feed.BeforeStep = func(tid.TID) {
+			if id, _ := wr.Rebasing(); id != first && second == first {
+				second = id
+				doom(id)
+			}
+		}
+		if err := wr.Rebase(t.Context()); !errors.Is(err, ErrGivenUp) || second == first {
+			t.Fatalf("%v; %v after %v", err, second, first)
+		}
+		if l, err := w.repo.Current(t.Context()); err != nil || l.K != 1 {
+			t.Fatalf("%+v, %v", l, err)
+		}
+		if err := wr.Rebase(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l, err := w.repo.Current(t.Context())
+		if err != nil || l.K != 2 || l.Lineage == first || l.Lineage == second {
+			t.Fatalf("%+v, %v", l, err)
+		}
+		w.checkLineage(l.Lineage, w.last())
+	})
+}
+
 // countedFeed stops what asks too often.
 type countedFeed struct {
 	feed.Feed

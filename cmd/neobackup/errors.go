@@ -139,6 +139,8 @@ func classify(ctx context.Context, err error) failure {
 		set("nothing_to_fork", 1, "to begin a lineage at an earlier moment all the same: --at T --no-source")
 	case is(err, writer.ErrNotCommon):
 		set("diverged", 7, "--identity FILE finds the last transaction that both have; --at T --no-source takes another one")
+	case is(err, writer.ErrGivenUp):
+		set("doomed", 1, "run this again: it begins anew; the lineage before is as it was")
 	case is(err, writer.ErrDoomed):
 		set("doomed", 1, "run neobackup prune --undo where the keeper is, then this again")
 	case is(err, writer.ErrDiverged, feed.ErrChanged):

@@ -140,7 +140,7 @@ func runPrune(ctx context.Context, env *cli.Env, o *pruneOptions, s *session) er
 		bar.done()
 	}
 	if err != nil {
-		return err
+		return stoppedPrune(err, rep)
 	}
 	if o.json {
 		if err := o.line(env.Stdout, struct {
@@ -167,6 +167,20 @@ func runPrune(ctx context.Context, env *cli.Env, o *pruneOptions, s *session) er
 		return fmt.Errorf("%w: nothing was deleted or announced", errDamage)
 	}
 	return errors.New("nothing was deleted or announced")
+}
+
+// stoppedPrune adds to an error what was done before it.
+func stoppedPrune(err error, rep *keeper.PruneReport) error {
+	if rep == nil {
+		return err
+	}
+	if n := rep.Deleted.Objects; n > 0 {
+		err = fmt.Errorf("%w; %d objects, %s, were deleted before that", err, n, size(rep.Deleted.Bytes))
+	}
+	if len(rep.Written) > 0 {
+		err = fmt.Errorf("%w; announced before that: %s", err, strings.Join(rep.Written, ", "))
+	}
+	return err
 }
 
 func runUndo(ctx context.Context, env *cli.Env, o *pruneOptions, k *keeper.Keeper) error {
@@ -233,7 +247,7 @@ func printPrune(out io.Writer, o *pruneOptions, r *keeper.PruneReport) error {
 		count("later", r.Later, ", announced when their locks end")
 		count("spared", r.Spared, ", announced but needed by now")
 		if r.Hidden > 0 {
-			fmt.Fprintf(w, "versions\t%d objects are hidden only: the bucket keeps versions, which these credentials may not delete; neobackup policy --bucket prints the rule with which the store does it\n", r.Hidden)
+			fmt.Fprintf(w, "versions\t%d objects are hidden only, if the bucket keeps versions: these credentials may not list or delete them; neobackup policy --bucket prints the rule with which the store does it\n", r.Hidden)
 		}
 		switch {
 		case o.confirm && r.Deleted.Objects+r.New.Objects+r.Locked.Objects == 0:

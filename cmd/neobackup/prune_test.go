@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/neozodb/neo/backup/keeper"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
@@ -232,4 +234,17 @@ func TestHold(t *testing.T) {
 	w.says(out, `"s3:if-none-match"`)
 	out, _ = w.want(0, "policy", "--bucket", "-r", "s3://backups/site?region=eu-1")
 	w.says(out, `"NoncurrentDays": 35`, `"Prefix": "site/"`)
+}
+
+// An error of prune says what was deleted and announced before it, and means the same.
+func TestStoppedPrune(t *testing.T) {
+	err := stoppedPrune(keeper.ErrCancelled, &keeper.PruneReport{Deleted: keeper.Count{Objects: 1000, Bytes: 5 << 20}, Written: []string{"d/1"}})
+	if !errors.Is(err, keeper.ErrCancelled) || !strings.Contains(err.Error(), "1000 objects") || !strings.Contains(err.Error(), "d/1") {
+		t.Error(err)
+	}
+	for _, rep := range []*keeper.PruneReport{nil, {}} {
+		if err := stoppedPrune(keeper.ErrCancelled, rep); err != keeper.ErrCancelled {
+			t.Error(err)
+		}
+	}
 }
