@@ -655,7 +655,7 @@ func TestReaderLineage(t *testing.T) {
 	})
 }
 
-// A store from which the newest objects were removed, or with notes that nobody signed, is damaged.
+// A store from which the newest objects were removed, or with notes without a signature, is damaged.
 func TestReaderDamage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "[repository a]\nurl: file:///r\nmax_rpo: 1h\n")

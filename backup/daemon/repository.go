@@ -134,7 +134,7 @@ type job struct {
 	begun   time.Time
 }
 
-// repo is a repository under way. Its goroutine is run; the mutex is for those who look.
+// repo is a repository under way. Its goroutine is run; the mutex is for what looks at it.
 type repo struct {
 	Repository
 	d    *daemon
@@ -549,7 +549,7 @@ func (r *repo) startJob(j *job, now time.Time) {
 		options = append(options, "--confirm") // that it is in the schedule is the confirmation
 	}
 	r.log.Info("a job begins", "job", j.Command, "options", options)
-	r.save(now, true) // so that one that brings the process down is not begun for ever
+	r.save(now, true) // so that one that brings the process down is not begun without end
 	r.start(func(ctx context.Context) func(time.Time) {
 		out := r.Run(ctx, j.Command, options)
 		return func(now time.Time) { r.jobEnded(j, out, now) }

@@ -241,7 +241,7 @@ func (e *engine) named(ctx context.Context, p *pool, r *backup.Repository, m *sn
 	return nil
 }
 
-// pages adds the lines of catalog pages whose name is right. That says nothing about who made them.
+// pages adds the lines of catalog pages whose name is right. That says nothing about their origin.
 func (e *engine) pages(ctx context.Context, p *pool) error {
 	for info, err := range e.repo.Store.List(ctx, snapshot.Prefix(snapshot.KindPage, e.id), "") {
 		if err != nil {
