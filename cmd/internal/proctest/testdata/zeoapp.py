@@ -48,8 +48,15 @@ def connect(addresses, **kw):
     for a in addresses:
         host, port = a.rsplit(':', 1)
         pairs.append((host, int(port)))
-    storage = Storage(pairs, wait_timeout=60, max_disconnect_poll=1, **kw)
-    return storage, DB(storage)
+    deadline = time.time() + 60
+    while True:
+        storage = Storage(pairs, wait_timeout=60, max_disconnect_poll=1, **kw)
+        try:
+            return storage, DB(storage)
+        except ClientDisconnected:  # the server was killed between the connection and the first load
+            storage.close()
+            if time.time() > deadline:
+                raise
 
 
 def say(*args):
