@@ -51,7 +51,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/storage/replica", "cluster/storage/backend cluster/nodetab cluster/parttab cluster/check"},
 	{"importer/state", "cluster/tid fsformat/pickle"},
 	{"importer/config", "cluster/conf importer/state"},
-	{"cluster/storage/sqldb", "cluster/storage/backend importer/state"},
+	{"cluster/storage/sqldb", "cluster/storage/backend importer/state cluster/conf"},
 	{"cluster/storage/sqldbtest", "cluster/storage/sqldb cluster/storage/backendtest"},
 	{"cluster/storage/sqlitedb", "cluster/storage/sqldb"},
 	{"cluster/storage/mysqldb", "cluster/storage/sqldb"},

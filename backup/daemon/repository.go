@@ -198,7 +198,7 @@ func newRepo(d *daemon, set Repository, now time.Time) (*repo, error) {
 		Repository: set, d: d, name: set.Settings.Name, log: d.log.With("repository", set.Settings.Name),
 		events: make(chan func(time.Time)), alarms: alarms{}, errors: map[string]int64{}, sightFrom: now,
 	}
-	lock, err := lockFile(set.StateFile + ".lock")
+	lock, err := writer.LockFile(set.StateFile+".lock", ErrBusy)
 	switch {
 	case errors.Is(err, ErrBusy):
 		return nil, err

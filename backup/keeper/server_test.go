@@ -154,9 +154,6 @@ func (x *site) keeper() *Keeper {
 
 // What a server really does: locks, deletions of versions, permissions.
 func TestServers(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts servers")
-	}
 	for name, start := range map[string]func(testing.TB) *storetest.Server{"MinIO": storetest.MinIO, "versitygw": storetest.VersityGW} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)

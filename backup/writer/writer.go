@@ -242,7 +242,7 @@ func prepare(o Options) (*Writer, error) {
 		return nil, err
 	}
 	var err error
-	if w.lock, err = lockFile(filepath.Join(o.StateDir, "lock")); err != nil {
+	if w.lock, err = LockFile(filepath.Join(o.StateDir, "lock"), ErrBusy); err != nil {
 		return nil, err
 	}
 	return w, nil

@@ -203,8 +203,8 @@ them is tried as well.
 What is stored from now on is encrypted as before, until the recipients in the configuration of the writer are
 changed and the writer is started again: that begins a new epoch, for which nothing is to be rotated.
 
-The old wraps stay until a keeper removes them. An operator who has left, or a thief, opens with an old
-identity what is in any copy of the repository that was made before.
+The old wraps stay until a keeper removes them. An old identity still opens every copy of the repository that
+was made before, also in the hands of a former operator or of a thief.
 
 Without --confirm, the command says what it would do.` + exitStatus,
 		Example: `  neobackup key rotate --identity alice.txt --recipient age1... --recipient age1... --test carol.txt

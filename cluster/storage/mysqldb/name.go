@@ -9,8 +9,9 @@ import (
 	"net/url"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
+
+	"github.com/neozodb/neo/cluster/conf"
 )
 
 // name is a parsed database string: [user[:password]@]database[socket], or
@@ -151,7 +152,7 @@ var sockets = []string{"/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "
 // path returns the path of the socket.
 func (n name) path() (string, error) {
 	if n.socket != "" {
-		return expandHome(n.socket)
+		return conf.ExpandUser(n.socket)
 	}
 	if s := os.Getenv("MYSQL_UNIX_PORT"); s != "" {
 		return s, nil
@@ -174,29 +175,6 @@ func (n name) login() (string, error) {
 		return "", fmt.Errorf("no user is given, and that of this process is unknown: %w", err)
 	}
 	return u.Username, nil
-}
-
-// expandHome expands ~ and ~user.
-func expandHome(path string) (string, error) {
-	if !strings.HasPrefix(path, "~") {
-		return path, nil
-	}
-	who, rest, _ := strings.Cut(path[1:], "/")
-	home := ""
-	if who == "" {
-		dir, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("socket %s: %w", path, err)
-		}
-		home = dir
-	} else {
-		u, err := user.Lookup(who)
-		if err != nil {
-			return "", fmt.Errorf("socket %s: %w", path, err)
-		}
-		home = u.HomeDir
-	}
-	return filepath.Join(home, rest), nil
 }
 
 // quoteName quotes a name as statements need it.

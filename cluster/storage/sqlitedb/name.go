@@ -3,10 +3,9 @@ package sqlitedb
 import (
 	"fmt"
 	"net/url"
-	"os"
-	"os/user"
-	"path/filepath"
 	"strings"
+
+	"github.com/neozodb/neo/cluster/conf"
 )
 
 // name is a parsed database string: a path, :memory:, or file:path?key=value.
@@ -26,7 +25,7 @@ func parseName(s string) (name, error) {
 	}
 	uri, ok := strings.CutPrefix(s, "file:")
 	if !ok {
-		path, err := expandHome(s)
+		path, err := conf.ExpandUser(s)
 		return name{path: path}, err
 	}
 	path, query, _ := strings.Cut(uri, "?")
@@ -82,29 +81,6 @@ func isWord(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// expandHome expands ~ and ~user.
-func expandHome(path string) (string, error) {
-	if !strings.HasPrefix(path, "~") {
-		return path, nil
-	}
-	who, rest, _ := strings.Cut(path[1:], "/")
-	home := ""
-	if who == "" {
-		dir, err := os.UserHomeDir()
-		if err != nil {
-			return "", fmt.Errorf("database %s: %w", path, err)
-		}
-		home = dir
-	} else {
-		u, err := user.Lookup(who)
-		if err != nil {
-			return "", fmt.Errorf("database %s: %w", path, err)
-		}
-		home = u.HomeDir
-	}
-	return filepath.Join(home, rest), nil
 }
 
 // dsn returns what the driver is to open. The path is escaped, so that nothing
