@@ -2,12 +2,9 @@ package repair
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
@@ -243,7 +240,7 @@ func newEngine(ctx context.Context, o Options) (*engine, error) {
 	if o.From != nil && o.From.Marker.ID != o.Repo.Marker.ID {
 		return nil, fmt.Errorf("the repository to copy from is %v, not a copy of %v", o.From.Marker.ID, o.Repo.Marker.ID)
 	}
-	e := &engine{o: o, repo: o.Repo, id: o.Lineage, name: writerName(), log: o.Log}
+	e := &engine{o: o, repo: o.Repo, id: o.Lineage, name: backup.WriterName(), log: o.Log}
 	if o.Source != nil {
 		e.file = o.Source.Source().Kind == feed.KindFile
 	}
@@ -251,16 +248,6 @@ func newEngine(ctx context.Context, o Options) (*engine, error) {
 		return nil, err
 	}
 	return e, e.readDoomed(ctx)
-}
-
-func writerName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	nonce := make([]byte, 4)
-	rand.Read(nonce)
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), hex.EncodeToString(nonce))
 }
 
 // openEpoch finds what to encrypt to. Without a note that verifies nothing can be encrypted.

@@ -3,8 +3,6 @@ package writer
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -237,7 +235,7 @@ func prepare(o Options) (*Writer, error) {
 	if o.Interval < 0 || o.Heartbeat < 0 || o.SegmentSize < 0 || o.SegmentSize > store.MaxObject || o.LockDays < 0 || o.LockShortDays < 0 || o.Lock != "" && o.LockDays == 0 {
 		return nil, fmt.Errorf("interval %v, heartbeat %v, segment size %d, lock %q for %d and %d days: out of range", o.Interval, o.Heartbeat, o.SegmentSize, o.Lock, o.LockDays, o.LockShortDays)
 	}
-	w := &Writer{o: o, repo: o.Repo, log: o.Log, name: writerName()}
+	w := &Writer{o: o, repo: o.Repo, log: o.Log, name: backup.WriterName()}
 	if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
 		return nil, err
 	}
@@ -246,16 +244,6 @@ func prepare(o Options) (*Writer, error) {
 		return nil, err
 	}
 	return w, nil
-}
-
-func writerName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	nonce := make([]byte, 4)
-	rand.Read(nonce)
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), hex.EncodeToString(nonce))
 }
 
 func (w *Writer) open(ctx context.Context) error {

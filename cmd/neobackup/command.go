@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/store"
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
@@ -158,4 +160,16 @@ func (o *common) say(env *cli.Env, format string, args ...any) {
 		return
 	}
 	fmt.Fprintf(env.Stderr, format+"\n", args...)
+}
+
+// moment reads --at of a command that takes the latest moment without it. Zero is the latest.
+func (o *common) moment(at string) (tid.TID, error) {
+	if at == "" {
+		return tid.Zero, nil
+	}
+	m, err := config.ParseMoment(at, o.now())
+	if err != nil {
+		return tid.Zero, cli.Usagef("--at: %w", err)
+	}
+	return m.TID, nil
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/neozodb/neo/backup"
-	"github.com/neozodb/neo/backup/config"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/tid"
@@ -61,13 +60,9 @@ Without --confirm, the command says what it would do.` + exitStatus,
 }
 
 func runFork(ctx context.Context, env *cli.Env, o *forkOptions) error {
-	at := tid.Zero
-	if o.at != "" {
-		m, err := config.ParseMoment(o.at, o.now())
-		if err != nil {
-			return cli.Usagef("--at: %w", err)
-		}
-		at = m.TID // Zero: latest
+	at, err := o.moment(o.at)
+	if err != nil {
+		return err
 	}
 	if o.noSource && (at == tid.Zero || o.source != "") {
 		return cli.Usagef("--no-source needs --at T, and no --source")

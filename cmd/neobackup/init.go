@@ -225,7 +225,7 @@ func runInit(ctx context.Context, env *cli.Env, o *initOptions, arg string) (err
 		r, err = backup.Open(ctx, cfg)
 	} else {
 		r, err = backup.Init(ctx, cfg, backup.InitOptions{
-			Name: name, Signer: signer, Sign: signKeys(verifier, set.VerifyKeys), Recipients: set.Recipients, Source: describe(set.Source), Writer: writerName(),
+			Name: name, Signer: signer, Sign: signKeys(verifier, set.VerifyKeys), Recipients: set.Recipients, Source: describe(set.Source), Writer: backup.WriterName(),
 		})
 	}
 	if err != nil {
@@ -426,13 +426,4 @@ func printInit(env *cli.Env, o *initOptions, set *config.Repository, r *backup.R
 	}
 	_, err := fmt.Fprintf(w, "Next: %s\n", next)
 	return err
-}
-
-// writerName names this process in notes.
-func writerName() string {
-	host, err := os.Hostname()
-	if err != nil || strings.ContainsAny(host, "/ ") {
-		host = "unknown"
-	}
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), snapshot.NewID().String()[:8])
 }

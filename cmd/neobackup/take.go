@@ -384,13 +384,9 @@ func (s *session) probeIfOld(ctx context.Context, dir string) error {
 }
 
 func runSnapshot(ctx context.Context, env *cli.Env, o *snapshotOptions) error {
-	at := tid.Zero
-	if o.at != "" {
-		m, err := config.ParseMoment(o.at, o.now())
-		if err != nil {
-			return cli.Usagef("--at: %w", err)
-		}
-		at = m.TID // Zero: latest
+	at, err := o.moment(o.at)
+	if err != nil {
+		return err
 	}
 	start := time.Now()
 	return o.write(ctx, env, attempts, func(s *session, w *writer.Writer) error {
