@@ -1,6 +1,13 @@
 package proctest
 
-import "testing"
+import (
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
 
 // The commands of docs/first-cluster.md make a cluster with two copies of a Data.fs, and start it again.
 func TestFirstClusterGuide(t *testing.T) {
@@ -28,4 +35,38 @@ func TestCheckGuide(t *testing.T) {
 	t.Parallel()
 	out := followGuide(t, "check.md", "127.0.0.1:9999", "127.0.0.1:10000", "127.0.0.1:9999")
 	says(t, "the guide", out, "of 12 partitions compared: no difference found")
+}
+
+// Each message that docs/troubleshooting.md explains is one that a program, or the system, prints.
+func TestTroubleshooting(t *testing.T) {
+	t.Parallel()
+	var source strings.Builder
+	for _, dir := range []string{"cluster", "cmd", "importer", "exporter", "fsformat", "backup"} {
+		err := filepath.WalkDir(filepath.Join("../../..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			source.Write(read(t, path))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := source.String()
+	foreign := []string{"no space left on device", "address already in use", "POSKeyError", "ConflictError"}
+	rows := regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(string(read(t, "../../../docs/troubleshooting.md")), -1)
+	if len(rows) < 25 {
+		t.Fatalf("%d messages in the page", len(rows))
+	}
+	for _, row := range rows {
+		if slices.Contains(foreign, row[1]) {
+			continue
+		}
+		for part := range strings.SplitSeq(row[1], "…") {
+			if part = strings.TrimSpace(part); part != "" && !strings.Contains(text, part) {
+				t.Errorf("no program says %q", part)
+			}
+		}
+	}
 }
