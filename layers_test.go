@@ -41,6 +41,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/nodelog", ""},
 	{"cluster/internal", "cluster/proto"},
 	{"cluster/socket", ""},
+	{"cluster/monitor", ""},
 	{"cluster/nodetab", "cluster/proto"},
 	{"cluster/parttab", "cluster/proto"},
 	{"cluster/link", "cluster/proto cluster/socket"},
