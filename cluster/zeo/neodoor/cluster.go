@@ -80,6 +80,7 @@ func (s *Cluster) Features() zeo.Features {
 		Undo:     true,
 		Iterate:  true,
 		Objects:  true,
+		Restore:  true,
 		GC:       true,
 	}
 }
@@ -219,24 +220,50 @@ func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 
 // Begin implements [zeo.Storage].
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
-	if b.Status != txn.Committed && b.Status != 0 {
-		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
+	opt, err := beginOptions(&b)
+	if err != nil {
+		return nil, err
 	}
-	t, err := s.c.Begin(ctx, client.BeginOptions{
-		TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension,
-	})
+	if b.TID != tid.Zero {
+		// Masters of the Python implementation hang up, to the loss of all clients.
+		last, err := s.c.LastTID(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if b.TID <= last {
+			return nil, fmt.Errorf("transaction %v cannot be copied behind the last one, %v: the cluster must be empty, or have nothing but what comes before", b.TID, last)
+		}
+	}
+	t, err := s.c.Begin(ctx, opt)
 	if err != nil {
 		return nil, err
 	}
 	return &clusterTxn{s, t}, nil
 }
 
+// beginOptions returns how a transaction is begun in the cluster, which cannot be told that
+// one was packed: it becomes an ordinary one.
+func beginOptions(b *zeo.Begin) (client.BeginOptions, error) {
+	opt := client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension, NoCache: b.TID != tid.Zero}
+	switch b.Status {
+	case 0, txn.Committed:
+	case txn.Packed:
+		if b.TID == tid.Zero {
+			return opt, fmt.Errorf("transaction with status %q and without id: %w", b.Status, zeo.ErrUnsupported)
+		}
+	default:
+		return opt, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
+	}
+	return opt, nil
+}
+
 // BeginAsync implements [zeo.AsyncStorage].
 func (s *Cluster) BeginAsync(b zeo.Begin) zeo.PendingBegin {
-	if b.Status != txn.Committed && b.Status != 0 {
+	opt, err := beginOptions(&b)
+	if err != nil { // for Begin to say
 		return nil
 	}
-	begun := s.c.BeginAsync(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
+	begun := s.c.BeginAsync(opt)
 	if begun == nil {
 		return nil
 	}
@@ -283,6 +310,11 @@ func (t *clusterTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error
 
 func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) error {
 	return t.t.Delete(ctx, oid, base)
+}
+
+// Restore implements [zeo.Restorer].
+func (t *clusterTxn) Restore(ctx context.Context, r txn.Record) error {
+	return t.t.Restore(ctx, r.OID, r.Data, r.DataTID)
 }
 
 func (t *clusterTxn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {

@@ -241,7 +241,6 @@ func (p *pool) create(*zeotest.Order) (zeotest.Database, error) {
 // What ZEO and ZODB test a remote storage with, over a cluster.
 func TestPython(t *testing.T) {
 	full := append([]string{
-		"--without", "IStorageRestoreable",
 		// NEO collects no garbage.
 		"--expect-failure", "testPackAllRevisions",
 		// NEO does not note in transactions that they were packed.
@@ -259,6 +258,11 @@ func TestPython(t *testing.T) {
 			"--msgpack", "--expect-failure", "testPackAllRevisions",
 			"ZEO.tests.testZEO:ClientConflictResolutionTests",
 			"ZEO.tests.testZEO:MappingStorageTests",
+		}},
+		{"Recovery", []string{
+			// NEO collects no garbage.
+			"--expect-failure", "testPackWithGCOnDestinationAfterRestore",
+			"ZEO.tests.testZEO:FileStorageRecoveryTests",
 		}},
 		{"Connections", []string{"ZEO.tests.testConnection:FileStorageConnectionTests"}},
 		{"Reconnections", []string{
