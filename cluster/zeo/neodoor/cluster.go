@@ -30,6 +30,7 @@ type Cluster struct {
 	ctx         context.Context // ends with Close
 	cancel      context.CancelFunc
 	grace       time.Duration // see outageGrace
+	size        size
 
 	mu      sync.Mutex
 	w       zeo.Watcher
@@ -59,6 +60,11 @@ func Open(ctx context.Context, cfg client.Config) (*Cluster, error) {
 	s.c = c
 	s.mu.Unlock()
 	s.Reader = zeo.NewReader(c, zeo.ReaderConfig{})
+	first, cancel := context.WithTimeout(ctx, sampleWait)
+	defer cancel()
+	if s.size.sample(first, c, sampleFirst) != nil {
+		s.resize() // takes its time
+	}
 	return s, nil
 }
 
@@ -102,6 +108,7 @@ func (s *Cluster) watcher() zeo.Watcher {
 
 // invalidate is called in the order of the commits.
 func (s *Cluster) invalidate(t tid.TID, oids []tid.OID) {
+	s.size.committed(0, 0)
 	if w := s.watcher(); w != nil {
 		w.Committed(t, oids)
 	}
@@ -238,7 +245,7 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{s, t}, nil
+	return &clusterTxn{s: s, t: t}, nil
 }
 
 // beginOptions returns how a transaction is begun in the cluster, which cannot be told that
@@ -281,7 +288,7 @@ func (b beginning) Take() zeo.AsyncTxn {
 	if t == nil {
 		return nil
 	}
-	return &clusterTxn{b.s, t}
+	return &clusterTxn{s: b.s, t: t}
 }
 
 func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
@@ -289,7 +296,7 @@ func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{b.s, t}, nil
+	return &clusterTxn{s: b.s, t: t}, nil
 }
 
 func (b beginning) Abandon() { b.b.Abandon() }
@@ -298,9 +305,15 @@ func (b beginning) Abandon() { b.b.Abandon() }
 type clusterTxn struct {
 	s *Cluster
 	t *client.Txn
+
+	objects, bytes int64 // that it creates
 }
 
 func (t *clusterTxn) Store(ctx context.Context, oid tid.OID, base tid.TID, data []byte) error {
+	if base == tid.Zero {
+		t.objects++
+		t.bytes += int64(len(data))
+	}
 	return t.t.Store(ctx, oid, base, data)
 }
 
@@ -309,6 +322,7 @@ func (t *clusterTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error
 }
 
 func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) error {
+	t.objects--
 	return t.t.Delete(ctx, oid, base)
 }
 
@@ -364,7 +378,15 @@ func (t *clusterTxn) conflicts(ctx context.Context, errs []error) ([]*txn.Confli
 }
 
 func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
-	return t.t.Finish(ctx, committed)
+	return t.t.Finish(ctx, t.counted(committed))
+}
+
+// counted is committed, and counts.
+func (t *clusterTxn) counted(committed func(tid.TID)) func(tid.TID) {
+	return func(at tid.TID) {
+		t.s.size.committed(t.objects, t.bytes)
+		committed(at)
+	}
 }
 
 func (t *clusterTxn) VoteAsync(done func(bool)) { t.t.VoteAsync(done) }
@@ -372,7 +394,7 @@ func (t *clusterTxn) VoteAsync(done func(bool)) { t.t.VoteAsync(done) }
 func (t *clusterTxn) GiveUp() { t.t.GiveUp() }
 
 func (t *clusterTxn) FinishAsync(committed func(tid.TID), done func(tid.TID, bool)) {
-	t.t.FinishAsync(committed, done)
+	t.t.FinishAsync(t.counted(committed), done)
 }
 
 func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }
