@@ -61,6 +61,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/client", "cluster/bootstrap cluster/parttab cluster/txn cluster/deflate"},
 	{"cluster/admin", "cluster/bootstrap cluster/parttab cluster/check cluster/importing cluster/following"},
 	{"cluster/ctl", "cluster/link cluster/check cluster/importing cluster/following"},
+	{"cluster/status", "cluster/ctl"},
 	{"fsformat", "cluster/txn fsformat/pickle"},
 	{"fsformat/zdump", "cluster/txn"},
 	{"cluster/zeo/wire", "cluster/tid"},
