@@ -69,6 +69,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/zeo", "cluster/zeo/wire cluster/socket cluster/txn cluster/msgpack fsformat/pickle"},
 	{"cluster/zeo/neodoor", "cluster/zeo cluster/client"},
 	{"importer/merge", "cluster/txn fsformat/pickle"},
+	{"cluster/monitor/metrics", "cluster/monitor cluster/master cluster/storage cluster/admin cluster/client cluster/zeo"},
 	{"backup/store", ""},
 	{"backup/snapshot", "cluster/txn fsformat/zdump"},
 	{"backup", "backup/snapshot backup/store"},

@@ -15,6 +15,7 @@ type counts struct {
 
 // Stats is what a client knows now and has counted since it was opened.
 type Stats struct {
+	Cluster   string
 	Connected bool    // to the primary master of an operational cluster
 	LastTID   tid.TID // last transaction whose invalidations were processed
 	Storages  int     // that can be asked now
@@ -37,7 +38,7 @@ type Stats struct {
 func (c *Client) Stats() Stats {
 	n := &c.counts
 	s := Stats{
-		LastTID: tid.TID(c.last.Load()), MaxSize: c.cfg.CacheSize,
+		Cluster: c.cfg.Cluster, LastTID: tid.TID(c.last.Load()), MaxSize: c.cfg.CacheSize,
 		Commits: n.commits.Load(), Aborts: n.aborts.Load(), Conflicts: n.conflicts.Load(),
 		Invalidations: n.invalidations.Load(), Invalidated: n.invalidated.Load(), Traffic: c.traffic.Stats(),
 	}
