@@ -15,9 +15,11 @@ import (
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/spf13/cobra"
 )
 
@@ -30,6 +32,7 @@ type options struct {
 	smtp     string
 	smtpTLS  bool
 	smtpAuth string
+	monitor  monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -58,6 +61,7 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -73,6 +77,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg.Log, cfg.Record, cfg.FlushLog = log.Logger, log.LinkConfig(nil).Record, log.FlushFile
 	cfg.Identified = func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) }
@@ -99,6 +107,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched := metrics.NewSet("starting")
+	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
+	o.monitor.Serve(watched, log.Logger, nil)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, node.Dump)
 	err = cli.Stopped(ctx, node.Run(ctx))

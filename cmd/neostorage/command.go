@@ -10,12 +10,14 @@ import (
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
 )
@@ -34,6 +36,7 @@ type options struct {
 	newNID      bool
 	reset       bool
 	extend      bool
+	monitor     monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -81,6 +84,7 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	cli.Required(fs, "database")
 	cli.CommandLineOnly(fs, "reset")
 	cli.CommandLineOnly(fs, "extend-import")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -185,6 +189,14 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if o.adapter == adapter.Importer {
 		cli.SpareMemory()
 	}
+	watched := metrics.NewSet("starting: the database is being opened")
+	if !o.reset {
+		if err := o.monitor.Listen(ctx); err != nil {
+			return err
+		}
+		defer o.monitor.Close()
+		o.monitor.Serve(watched, log.Logger, nil)
+	}
 	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
 		return o.locked(err)
@@ -243,6 +255,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched.Complete(metrics.Storage(o.Cluster, cli.Version(), node))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)
