@@ -80,6 +80,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 			if o.backupOf != "" && cmd.Flags().Changed("partitions") {
 				return cli.Usagef("--partitions does not go with --backup-of: a backup has as many as the cluster that it follows")
 			}
+			if o.quiet {
+				o.Logging.Quiet(cmd.Flags())
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -103,6 +106,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	o.monitor.AddFlags(fs, "")
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	return cmd
 }

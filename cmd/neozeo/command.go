@@ -101,6 +101,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Path(fs, &o.file, "file", "", "", "serve this Data.fs, read-only, instead of a cluster")
 	cli.Text(fs, &o.cacheSize, "cache-size", "", "256MB", "memory for cached objects, for each cluster")
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	o.PeerTimeout.AddFlags(fs)
 	cli.Flag(fs, &o.readOnly, "read-only", "", "clients cannot write")
