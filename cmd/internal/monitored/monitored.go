@@ -1,0 +1,67 @@
+// Package monitored is the option --monitor of the programs: the address at which they are
+// watched.
+//
+// # Invariant
+//
+// An address that cannot be used is refused before the program does anything else.
+package monitored
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"github.com/neozodb/neo/cluster/monitor"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// Option is the option --monitor. Without it, nothing listens, and the methods do nothing.
+type Option struct {
+	addr     string
+	listener net.Listener
+	server   *monitor.Server
+}
+
+// AddFlags defines --monitor. pages says what there is beside metrics and probes, "" if nothing.
+func (o *Option) AddFlags(fs *pflag.FlagSet, pages string) {
+	cli.Text(fs, &o.addr, "monitor", "", "", "HOST:PORT to be watched at, over HTTP: /metrics for Prometheus, /healthz and /readyz for probes"+pages+" (default: none)")
+	cli.InFull(fs, "monitor") // --m is --masters
+}
+
+// Listen opens the address. Close must be called then, whatever comes.
+func (o *Option) Listen(ctx context.Context) (err error) {
+	if o.addr == "" {
+		return nil
+	}
+	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
+		return fmt.Errorf("--monitor: %w", err)
+	}
+	return nil
+}
+
+// Addr returns the address that is listened on, nil if there is none.
+func (o *Option) Addr() net.Addr {
+	if o.listener == nil {
+		return nil
+	}
+	return o.listener.Addr()
+}
+
+// Serve begins to answer.
+func (o *Option) Serve(cfg monitor.Config) {
+	if o.listener != nil {
+		o.server = monitor.Serve(o.listener, cfg)
+	}
+}
+
+// Close ends it.
+func (o *Option) Close() {
+	switch {
+	case o.server != nil:
+		o.server.Close()
+	case o.listener != nil:
+		_ = o.listener.Close() // nothing was served
+	}
+}
