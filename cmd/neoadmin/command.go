@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/spf13/cobra"
 )
@@ -127,6 +128,8 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 		return admin.Config{}, cli.Usagef("--monitor-interval must be more than 0 seconds")
 	}
 	cfg := admin.Config{
+		Self: vitals.NewSelf(cli.Version()),
+
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		ID:          proto.NodeID(o.NodeID),

@@ -9,6 +9,7 @@ import (
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/spf13/cobra"
 )
@@ -139,6 +140,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	log.Node.Identify(o.Cluster, 0)
 	cfg := master.Config{
+		Self: vitals.NewSelf(cli.Version()),
+
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		ID:          proto.NodeID(o.NodeID),

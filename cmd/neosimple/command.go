@@ -191,7 +191,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 }
 
 func (o *options) config(ctx context.Context) (simple.Config, error) {
-	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
+	cfg := simple.Config{Version: cli.Version(), Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
 		Databases: o.databases, Adapter: o.adapter, Engine: o.engine, Wait: time.Duration(o.wait * float64(time.Second))}
 	var err error
 	if cfg.TLS, err = o.TLSConfig(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
@@ -204,7 +205,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)
+	self := vitals.NewSelf(cli.Version())
+	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
 	cfg := storage.Config{
+		Self:        self,
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		Masters:     bootstrap.NewMasters(cli.WireAddresses(masters)...),
