@@ -40,6 +40,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/nodelog", ""},
 	{"cluster/internal", "cluster/proto"},
 	{"cluster/socket", ""},
+	{"cluster/systemd", ""},
 	{"cluster/nodetab", "cluster/proto"},
 	{"cluster/parttab", "cluster/proto"},
 	{"cluster/link", "cluster/proto cluster/socket"},
@@ -88,7 +89,7 @@ var layers = []struct{ name, may string }{
 	{"backup/keeper", "backup"},
 	{"backup/drill", "backup/feed backup/restore backup/verify backup/serve cluster/simple cluster/zeo/zeoclient cluster/client"},
 	{"backup/config", "cluster/conf cluster/following backup"},
-	{"backup/daemon", "backup/config backup/writer"},
+	{"backup/daemon", "backup/config backup/writer cluster/systemd"},
 	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
 	{"cmd", "*"},
 }

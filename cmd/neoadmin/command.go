@@ -98,6 +98,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("an admin of cluster %s at %v", o.Cluster, node.Addr()))
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, node.Dump)
 	err = cli.Stopped(ctx, node.Run(ctx))

@@ -204,6 +204,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
 	cfg := storage.Config{
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
@@ -220,9 +222,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		TLS:         tlsConfig,
 		PeerTimeout: limit,
 		FlushLog:    log.FlushFile,
-		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:         log.Logger,
-		Record:      log.LinkConfig(nil).Record,
+		Identified: func(id proto.NodeID) {
+			log.Node.Identify(o.Cluster, int32(id))
+			service.Status(fmt.Sprintf("%v of cluster %s", id, o.Cluster))
+		},
+		Log:    log.Logger,
+		Record: log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
@@ -239,6 +244,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	service.Ready(fmt.Sprintf("listening at %v, looking for the primary master of cluster %s", node.Addr(), o.Cluster))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)

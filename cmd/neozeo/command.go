@@ -154,6 +154,9 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		}
 		listeners = append(listeners, l)
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Status("waiting for what is to be served")
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
@@ -190,6 +193,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		go func() { failed <- server.Serve(l) }()
 	}
 	ready(addrs)
+	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
 	select {
 	case <-ctx.Done():
