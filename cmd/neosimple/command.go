@@ -327,6 +327,9 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(ready)
 	if b.backend != nil {
 		b.follow(ctx, env, o.quiet)
 	}

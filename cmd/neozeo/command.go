@@ -176,6 +176,9 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	defer o.monitor.Close()
 	watched := metrics.NewSet("starting: waiting for the databases to serve")
 	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Status("waiting for what is to be served")
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
@@ -213,6 +216,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		go func() { failed <- server.Serve(l) }()
 	}
 	ready(addrs)
+	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
 	select {
 	case <-ctx.Done():
