@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/mail"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
@@ -18,8 +22,6 @@ import (
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 type options struct {
