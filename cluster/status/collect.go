@@ -248,6 +248,35 @@ func BackupOf(b ctl.Backup) Backup {
 	return r
 }
 
+// NamedNodes is NodesOf with what the nodes tell of themselves; v may be nil.
+func NamedNodes(nodes []proto.Node, v *ctl.Vitals) []Node {
+	list := NodesOf(nodes)
+	if v == nil {
+		return list
+	}
+	byName := map[string]vitals.Node{}
+	for id, n := range v.Nodes {
+		byName[id.String()] = n
+	}
+	for i := range list {
+		if n, ok := byName[list[i].ID]; ok {
+			list[i].named(&n)
+		}
+	}
+	return list
+}
+
+// named adds what a node tells of itself but its counters.
+func (n *Node) named(v *vitals.Node) {
+	if !v.Since.IsZero() && !n.Running() {
+		n.Since = moment(v.Since)
+	}
+	if v.Known {
+		n.Host, n.Adapter, n.Database, n.Version, n.Started = v.Host, v.Adapter, v.Database, v.Version, moment(v.Started)
+		n.PackDisabled = v.PackDisabled
+	}
+}
+
 // vitals adds what nodes tell of themselves.
 func (s *Status) vitals(v *ctl.Vitals) {
 	var loads float64
@@ -256,15 +285,8 @@ func (s *Status) vitals(v *ctl.Vitals) {
 		if o == nil {
 			continue
 		}
-		if !n.Since.IsZero() && !o.Running() {
-			o.Since = moment(n.Since)
-		}
-		if !n.Known {
-			continue
-		}
-		o.Host, o.Adapter, o.Database, o.Version, o.Started = n.Host, n.Adapter, n.Database, n.Version, moment(n.Started)
-		o.PackDisabled = n.PackDisabled
-		if !o.Running() {
+		o.named(&n)
+		if !n.Known || !o.Running() {
 			continue
 		}
 		switch o.Type {
