@@ -6,6 +6,8 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/neozodb/neo/cluster/ctl"
@@ -28,7 +30,7 @@ func Collect(ctx context.Context, c *ctl.Client) (*Status, error) {
 	} {
 		err := part(ctx, c, v)
 		if refused, ok := errors.AsType[*proto.Error](err); ok {
-			s.Unknown = refused.Message
+			s.Unknown = strings.TrimSuffix(refused.Message, ".")
 			break
 		}
 		if err != nil {
@@ -42,8 +44,16 @@ func Collect(ctx context.Context, c *ctl.Client) (*Status, error) {
 // Unreachable is the status of a cluster whose admin cannot be asked.
 func Unreachable(admin string, err error) *Status {
 	s := newStatus(admin)
-	s.Unknown = "the admin at " + admin + " cannot be asked: " + err.Error()
+	s.Unknown = "the admin at " + admin + " cannot be asked: " + why(err)
 	return s
+}
+
+// why is an error of a connection without the addresses that are known.
+func why(err error) string {
+	if code, ok := errors.AsType[syscall.Errno](err); ok {
+		return code.Error()
+	}
+	return err.Error()
 }
 
 // newStatus returns one whose lists are empty and not null in JSON.
@@ -88,7 +98,7 @@ func NodesOf(nodes []proto.Node) []Node {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(without(a), without(b)), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Addr.String(), b.Addr.String()))
 	})
 	for _, n := range nodes {
-		o := Node{Type: n.Type.String(), State: n.State.String(), Cells: map[string]int{}}
+		o := Node{Type: n.Type.String(), State: n.State.String()}
 		if n.ID != 0 {
 			o.ID = n.ID.String()
 		}
@@ -121,6 +131,9 @@ func (s *Status) table(ctx context.Context, c *ctl.Client, _ *ctl.Vitals) error 
 		for _, cell := range row {
 			n := s.Node(cell.Node)
 			if n != nil {
+				if n.Cells == nil {
+					n.Cells = map[string]int{}
+				}
 				n.Cells[cell.State]++
 			}
 			if cell.State == proto.OutOfDate.String() {
