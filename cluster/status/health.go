@@ -32,6 +32,17 @@ func (l Level) String() string {
 // MarshalText implements [encoding.TextMarshaler].
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (l *Level) UnmarshalText(text []byte) error {
+	for _, level := range []Level{OK, Degraded, Down} {
+		if level.String() == string(text) {
+			*l = level
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not ok, degraded or down", text)
+}
+
 // Health is how well a cluster is, and why: a sentence without full stop for each
 // reason, the worst first; none if it is OK.
 type Health struct {
