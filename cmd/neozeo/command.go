@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -187,9 +189,10 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		addrs = append(addrs, l.Addr())
-		log.Info("listening", "address", l.Addr().String())
+		log.Info("listening on", "addr", l.Addr().String())
 		go func() { failed <- server.Serve(l) }()
 	}
+	log.Info("ready", "storages", strings.Join(slices.Sorted(maps.Keys(sources)), " "))
 	ready(addrs)
 	running := len(listeners)
 	select {
