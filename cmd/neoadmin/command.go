@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/mail"
 	"os"
@@ -10,13 +11,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 )
 
 type options struct {
@@ -28,6 +33,7 @@ type options struct {
 	smtp     string
 	smtpTLS  bool
 	smtpAuth string
+	monitor  monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -59,6 +65,7 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -93,6 +100,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg.Log, cfg.Record, cfg.FlushLog = log.Logger, log.LinkConfig(nil).Record, log.FlushFile
 	cfg.Identified = func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) }
@@ -119,6 +130,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched := metrics.NewSet("starting")
+	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("an admin of cluster %s at %v", o.Cluster, node.Addr()))
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, node.Dump)
 	err = cli.Stopped(ctx, node.Run(ctx))
@@ -142,6 +159,8 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 		return admin.Config{}, err
 	}
 	cfg := admin.Config{
+		Self: vitals.NewSelf(cli.Version()),
+
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		ID:          proto.NodeID(o.NodeID),

@@ -7,8 +7,11 @@ import (
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/spf13/cobra"
 )
 
@@ -24,6 +27,7 @@ type options struct {
 	delay           string
 	replicas        int
 	partitions      int
+	monitor         monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -58,6 +62,7 @@ number of storage nodes given with --autostart is there.` + cli.ExitStatus,
 	cli.Text(fs, &o.delay, "backup-delay", "", "", "how old a transaction must be to be copied, such as 90m, 12h or 7d (default: it is copied at once)")
 	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
 	fs.IntVarP(&o.partitions, "partitions", "p", 100, "partitions of a new database, never to be changed")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -138,8 +143,14 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg := master.Config{
+		Self: vitals.NewSelf(cli.Version()),
+
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		ID:          proto.NodeID(o.NodeID),
@@ -184,6 +195,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return fmt.Errorf("starting the master: %w", err)
 	}
+	watched := metrics.NewSet("starting")
+	watched.Complete(metrics.Master(o.Cluster, cli.Version(), node))
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("a master of cluster %s at %v", o.Cluster, node.Addr()))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)

@@ -10,11 +10,14 @@ import (
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,6 +37,7 @@ type options struct {
 	newNID      bool
 	reset       bool
 	extend      bool
+	monitor     monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -84,6 +88,7 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	cli.Required(fs, "database")
 	cli.CommandLineOnly(fs, "reset")
 	cli.CommandLineOnly(fs, "extend-import")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -204,6 +209,14 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if o.adapter == adapter.Importer {
 		cli.SpareMemory()
 	}
+	watched := metrics.NewSet("starting: the database is being opened")
+	if !o.reset {
+		if err := o.monitor.Listen(ctx); err != nil {
+			return err
+		}
+		defer o.monitor.Close()
+		o.monitor.Serve(watched, log.Logger, nil)
+	}
 	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
 		return o.locked(err)
@@ -224,7 +237,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)
+	self := vitals.NewSelf(cli.Version())
+	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
 	cfg := storage.Config{
+		Self:        self,
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		Masters:     bootstrap.NewMasters(cli.WireAddresses(masters)...),
@@ -240,9 +258,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		TLS:         tlsConfig,
 		PeerTimeout: limit,
 		FlushLog:    log.FlushFile,
-		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:         log.Logger,
-		Record:      log.LinkConfig(nil).Record,
+		Identified: func(id proto.NodeID) {
+			log.Node.Identify(o.Cluster, int32(id))
+			service.Status(fmt.Sprintf("%v of cluster %s", id, o.Cluster))
+		},
+		Log:    log.Logger,
+		Record: log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
@@ -259,6 +280,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched.Complete(metrics.Storage(o.Cluster, cli.Version(), node))
+	service.Ready(fmt.Sprintf("listening at %v, looking for the primary master of cluster %s", node.Addr(), o.Cluster))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)
