@@ -84,6 +84,8 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 		if err := lookup(ctx, cfg); err != nil {
 			wait.Failed(log, "the addresses of masters are not known", "err", err)
 		}
+		var at proto.Address
+		var why error // of the last master that has answered, or of the first one
 		// One round; a reference to the primary does not count.
 		for range max(1, len(cfg.Masters.List())) {
 			addr = cfg.Masters.after(addr)
@@ -114,12 +116,21 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				} else if e, ok := errors.AsType[*proto.Error](err); ok && fatal(e.ErrCode) {
 					return nil, err
 				}
-				if next.IsZero() {
-					wait.Failed(log, "no primary master", "addr", addr.String(), "err", err)
+				if next.IsZero() && (why == nil || answered(err)) {
+					at, why = addr, err
 				}
 			}
 		}
+		if why != nil {
+			wait.Failed(log, "no primary master", "addr", at.String(), "err", why)
+		}
 	}
+}
+
+// answered reports whether an error is what a master has answered.
+func answered(err error) bool {
+	_, ok := errors.AsType[*proto.Error](err)
+	return ok
 }
 
 func fatal(c proto.ErrorCode) bool { return c == proto.ProtocolError || c == proto.ReadOnlyAccess }

@@ -10,6 +10,8 @@ import (
 // also what is worse without it. A node that was told to go, or a client or an admin that
 // leaves, is no news to act upon.
 func (m *Machine) tellLost(p *peer) {
+	err := m.hungUp
+	m.hungUp = nil // of what ends in consequence it is not the reason
 	if p.role != member || m.ended {
 		return
 	}
@@ -18,8 +20,8 @@ func (m *Machine) tellLost(p *peer) {
 	if !n.Addr.IsZero() {
 		attrs = append(attrs, "addr", n.Addr.String())
 	}
-	if m.hungUp != nil {
-		attrs = append(attrs, "err", m.hungUp.Error())
+	if err != nil {
+		attrs = append(attrs, "err", err.Error())
 	}
 	told := n.State == proto.NodeDown || n.State == proto.NodeUnknown || m.state == proto.Stopping
 	switch {

@@ -250,7 +250,6 @@ func (m *Machine) event(ev Event) {
 		m.upstreamHungUp(p)
 		m.hungUp = ev.Err
 		m.drop(p)
-		m.hungUp = nil
 	}
 }
 

@@ -165,6 +165,9 @@ func (o *Logging) stderr(env *Env) slog.Handler {
 	if o.format == "json" {
 		return nodelog.NewJSONHandler(env.Stderr, level)
 	}
+	if toJournal(env) {
+		return nodelog.NewJournalHandler(env.Stderr, level)
+	}
 	return nodelog.NewTextHandler(env.Stderr, level)
 }
 
