@@ -30,6 +30,7 @@ import (
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Config configures an admin node. A zero field takes the documented default.
@@ -42,6 +43,8 @@ type Config struct {
 	Backups []string
 	// MaxLag is how late a backup may be before it counts as a warning. Default: 0.
 	MaxLag time.Duration
+	// Self is what the node tells of itself to operators. Default: nothing.
+	Self vitals.Self
 	// Mail sends the summary when something changes. Default: no mails.
 	Mail func(ctx context.Context, subject, body string) error
 	// MailInterval is the least time between two mails: what changes meanwhile is
@@ -87,7 +90,8 @@ type Node struct {
 	upstream upstream
 	monitor  monitor
 	checks   check.Board // of replicas
-	stopping bool        // told to stop by the cluster
+	vitals   vitalBoard
+	stopping bool // told to stop by the cluster
 	traffic  link.Traffic
 }
 
@@ -259,7 +263,7 @@ func (n *Node) search() {
 			Lookup:  n.cfg.Lookup,
 			Identify: proto.RequestIdentification{
 				Type: proto.Admin, ID: id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1, following.Extension: 1},
+				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1, following.Extension: 1, vitals.Extension: 1},
 			},
 			Link:     n.linkConfig(),
 			Dialer:   n.cfg.Dialer,

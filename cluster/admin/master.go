@@ -45,7 +45,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		// The cluster state, or the end of the link, tells the same.
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	case *proto.NotifyMonitorInformation:
-		if !n.importMessage(p) && !n.followMessage(p) {
+		if !n.importMessage(p) && !n.followMessage(p) && !n.vitalsMessage(p) {
 			n.checkReported(p)
 		}
 	default:
@@ -106,6 +106,7 @@ func (n *Node) masterLost(err error) error {
 }
 
 func (n *Node) nodesChanged(p *proto.NotifyNodeInformation) {
+	n.noteStates(p.Nodes)
 	n.nodes.Update(p.Nodes, n.fresh, nil)
 	n.fresh = false
 	for _, node := range p.Nodes {
@@ -191,7 +192,7 @@ func (n *Node) fromOperator(ev link.Event) {
 		return
 	}
 	if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
-		if !n.importAsked(c, id, p) && !n.followAsked(c, id, p) {
+		if !n.importAsked(c, id, p) && !n.followAsked(c, id, p) && !n.vitalsAsked(c, id, p) {
 			n.followCheck(c, id, p)
 		}
 		return

@@ -117,6 +117,8 @@ type Client struct {
 	last atomic.Uint64 // lastTID, for readers without the lock
 	told atomic.Uint64 // what OnInvalidate or onFinish was told last: lastTID, or soon
 
+	restored restoredSerials
+
 	oidTurn chan struct{} // held while oids are asked for
 	oids    []tid.OID     // reserve, under mu
 	lastOID tid.OID       // greatest oid given out, under mu

@@ -161,6 +161,8 @@ func (a *finishAsked) answered(ev link.Event) {
 // finished applies our own commit to the cache.
 func (t *Txn) finished(final tid.TID) {
 	c := t.c
+	var restored []tid.OID
+	defer func() { c.restoredAt(final, restored) }()
 	c.counts.commits.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -169,6 +171,9 @@ func (t *Txn) finished(final tid.TID) {
 	for oid, w := range t.done {
 		if w.check {
 			continue
+		}
+		if w.restored {
+			restored = append(restored, oid)
 		}
 		c.replaceLocked(final, oid)
 		if w.data != nil && w.kept && !t.opt.NoCache {

@@ -243,6 +243,7 @@ func (c *Client) resync(last tid.TID) {
 		c.cache.clearCurrent()
 	} else { // truncated
 		c.cache.clear()
+		c.restored.clear()
 	}
 	c.loading = map[tid.OID]*loading{}
 	c.known = true

@@ -12,6 +12,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Config configures a master. A zero field takes the documented default.
@@ -27,6 +28,8 @@ type Config struct {
 	Autostart int
 	// Upstream is the cluster that this one may be a backup of.
 	Upstream Upstream
+	// Self is what the master tells of itself to operators. Default: nothing.
+	Self vitals.Self
 
 	// PeerTimeout is how long another node may give no sign of life before it is given
 	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
@@ -143,6 +146,7 @@ func New(cfg Config) (*Master, error) {
 		Replicas:   cfg.Replicas,
 		Autostart:  cfg.Autostart,
 		Upstream:   cfg.Upstream,
+		Self:       cfg.Self,
 	})
 	return m, nil
 }

@@ -304,7 +304,10 @@ func (m *Machine) commit(t *transaction) {
 	}
 	if t.pack != nil {
 		m.packCommitted(t.pack)
+		m.tellPacks()
 	}
+	m.board.commits++
+	m.tellCommits()
 	for _, s := range t.registered {
 		m.notify(s, &proto.NotifyTransactionFinished{TTID: t.ttid, Max: t.tid})
 	}

@@ -63,6 +63,7 @@ func (n *Node) answerGathered(p *peer) {
 // answerTogether answers loads by as few queries as possible. It changes reads.
 func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 	ctx := p.conn.Context()
+	n.vitals.loads.Add(int64(len(reads)))
 	keys := make([]backend.ObjectKey, 0, len(reads))
 	for len(reads) > 0 {
 		keys = keys[:0]

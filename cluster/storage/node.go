@@ -74,6 +74,8 @@ type Node struct {
 	backupTID atomic.Pointer[tid.TID]   // nil: not in backup mode
 	reached   atomic.Pointer[[]tid.TID] // how far each cell of a backup follows the upstream cluster, by partition; nil: not known
 
+	vitals vitalSigns
+
 	// Owned by Run.
 	id proto.NodeID
 	// announced is how far cells were in the last period of operation of a backup: a

@@ -104,6 +104,7 @@ func (n *Node) read(ctx context.Context, a *access, conn *link.Conn, id uint32, 
 	)
 	switch p := p.(type) {
 	case *proto.AskObject:
+		n.vitals.loads.Add(1)
 		what = p.OID
 		answer, err = n.object(ctx, n.limitOfLoad(a, p), p)
 	case *proto.AskObjectHistory:

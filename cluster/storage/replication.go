@@ -68,6 +68,7 @@ func (r *replicator) tell(ev replica.Event) error {
 		}
 	}
 	r.events = r.events[:0]
+	r.showCopy()
 	return nil
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/neozodb/neo/cluster/conf"
@@ -10,6 +9,7 @@ import (
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/spf13/cobra"
@@ -70,17 +70,19 @@ number of storage nodes given with --autostart is there.` + cli.ExitStatus,
 func (o *options) check() error {
 	switch {
 	case o.replicas < 0:
-		return errors.New("replicas must be a positive integer")
+		return cli.Usagef("replicas must be a positive integer")
 	case o.partitions <= 0:
-		return errors.New("partitions must be more than zero")
+		return cli.Usagef("partitions must be more than zero")
 	case o.autostart < 0:
-		return errors.New("autostart must be a positive integer")
+		return cli.Usagef("autostart must be a positive integer")
 	case o.upstreamCluster != "" && o.upstreamCluster == o.Cluster:
-		return errors.New("upstream cluster name must be different from cluster name")
+		return cli.Usagef("upstream cluster name must be different from cluster name")
 	case o.upstreamCluster != "" && o.upstreamMasters == "":
-		return errors.New("an upstream cluster needs upstream masters")
+		return cli.Usagef("an upstream cluster needs upstream masters: --upstream-masters")
 	case o.backup && o.upstreamCluster == "":
-		return errors.New("a backup needs an upstream cluster")
+		return cli.Usagef("a backup needs an upstream cluster: --upstream-cluster")
+	case o.upstreamMasters != "" && o.upstreamCluster == "":
+		return cli.Usagef("upstream masters are those of an upstream cluster: --upstream-cluster")
 	}
 	return nil
 }
@@ -147,6 +149,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg := master.Config{
+		Self: vitals.NewSelf(cli.Version()),
+
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		ID:          proto.NodeID(o.NodeID),
@@ -165,10 +169,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	if o.upstreamCluster != "" {
 		upstream, err := conf.ParseMasters(o.upstreamMasters)
-		if err == nil {
-			upstream, err = conf.ResolveAll(ctx, upstream)
-		}
 		if err != nil {
+			return cli.Usagef("upstream masters: %w", err)
+		}
+		if upstream, err = conf.ResolveAll(ctx, upstream); err != nil {
 			return fmt.Errorf("upstream masters: %w", err)
 		}
 		cfg.Upstream = up

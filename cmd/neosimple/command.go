@@ -80,6 +80,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 			if o.backupOf != "" && cmd.Flags().Changed("partitions") {
 				return cli.Usagef("--partitions does not go with --backup-of: a backup has as many as the cluster that it follows")
 			}
+			if o.quiet {
+				o.Logging.Quiet(cmd.Flags())
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -103,6 +106,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	o.monitor.AddFlags(fs, "")
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	return cmd
 }
@@ -212,7 +216,7 @@ func (o *options) watch(cluster *simple.Cluster) {
 }
 
 func (o *options) config(ctx context.Context) (simple.Config, error) {
-	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
+	cfg := simple.Config{Version: cli.Version(), Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
 		Databases: o.databases, Adapter: o.adapter, Engine: o.engine, Wait: time.Duration(o.wait * float64(time.Second))}
 	var err error
 	if cfg.TLS, err = o.TLSConfig(); err != nil {

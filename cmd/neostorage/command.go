@@ -15,10 +15,12 @@ import (
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 type options struct {
@@ -63,6 +65,9 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 			if err := o.Load(cmd.Flags()); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -87,6 +92,31 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	return cmd
 }
 
+// check refuses options that make no sense together.
+func (o *options) check(fs *pflag.FlagSet) error {
+	importing, sqlite := o.adapter == adapter.Importer, o.adapter == adapter.SQLite
+	switch {
+	case importing && cli.Given(fs, "engine"):
+		return cli.Usagef("--engine does not go with --adapter Importer: the engine of what the data are copied to is a key of %s", o.database)
+	case sqlite && cli.Given(fs, "engine"):
+		return cli.Usagef("--engine %s is for MySQL: it does not go with --adapter %s", o.engine, o.adapter)
+	case o.extend && !importing:
+		return cli.Usagef("--extend-import is for --adapter Importer, not %s", o.adapter)
+	case o.extend && (o.reset || o.newNID):
+		return cli.Usagef("--extend-import goes neither with --reset nor with --new-nid")
+	case o.reset && o.newNID:
+		return cli.Usagef("--reset does not go with --new-nid: a database that is erased has no node id")
+	case o.newNID && o.NodeID != 0:
+		return cli.Usagef("--new-nid does not go with --nid: the master gives the new id")
+	case o.newNID && importing:
+		return cli.Usagef("--new-nid does not go with --adapter Importer: a database that was copied gets another id when its import is finished, with the adapter that %s names first", o.database)
+	}
+	if importing || sqlite {
+		o.engine = "" // [DEFAULT] means the other storages
+	}
+	return nil
+}
+
 func (o *options) adapterConfig(log *slog.Logger) adapter.Config {
 	return adapter.Config{Adapter: o.adapter, Database: o.database, Engine: o.engine,
 		Wait: time.Duration(o.wait * float64(time.Second)), Dedup: o.dedup, HalfImported: o.reset, Log: log}
@@ -97,12 +127,6 @@ func (o *options) databaseName() string { return adapter.Name(o.adapter, o.datab
 
 // extendImport makes the next start import what was added to the source.
 func (o *options) extendImport(ctx context.Context, env *cli.Env, log *cli.Log) error {
-	switch {
-	case o.adapter != adapter.Importer:
-		return cli.Usagef("--extend-import is for --adapter Importer, not %s", o.adapter)
-	case o.reset || o.newNID:
-		return cli.Usagef("--extend-import goes neither with --reset nor with --new-nid")
-	}
 	x, err := adapter.ExtendImport(ctx, o.adapterConfig(log.Logger))
 	if err != nil {
 		return fmt.Errorf("extending the import of %s: %w", o.database, err)
@@ -179,9 +203,6 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.newNID && o.adapter == adapter.Importer {
-		return cli.Usagef("--new-nid does not go with --adapter Importer: a database that was copied gets another id when its import is finished, with the adapter that %s names first", o.database)
-	}
 	if o.extend {
 		return o.locked(o.extendImport(ctx, env, log))
 	}
@@ -216,7 +237,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)
+	self := vitals.NewSelf(cli.Version())
+	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
 	cfg := storage.Config{
+		Self:        self,
 		Cluster:     o.Cluster,
 		Bind:        proto.Address(bind),
 		Masters:     bootstrap.NewMasters(cli.WireAddresses(masters)...),

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,11 +65,21 @@ masters of a cluster.
 
 Conflicts are resolved by the clients, which have the classes. Any number of
 neozeo may serve one cluster: all clients see the same transactions in the same
-order.` + cli.ExitStatus,
+order.
+
+Clients may pack: this removes history, as with pack-gc false in a Python server.
+Objects that no other refers to stay; multi-zodb-gc of zc.zodbdgc removes them. What
+they are shown as the number of objects and the size is an estimate from a sample.
+They may copy other storages into an empty cluster (copyTransactionsFrom,
+zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			given := slices.Clone(o.bind)
 			if err := cli.MergeFile(cmd.Flags(), o.config, o.section); err != nil {
 				return err
+			}
+			if len(given) > 0 { // instead of those of the file
+				o.bind = given
 			}
 			if env.Getenv("ZEO_MSGPACK") != "" && !cmd.Flags().Changed("msgpack") {
 				o.msgpack = true
@@ -85,11 +96,12 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.section, "section", "s", "zeo", "section of the configuration file")
 	cli.Text(fs, &o.cluster, "cluster", "c", "", "name of the cluster")
 	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:10000", "addresses of the masters, separated by spaces")
-	cli.Texts(fs, &o.bind, "bind", "b", "listening address: HOST:PORT, PORT, or the path of a Unix socket; repeatable (required)")
+	cli.Texts(fs, &o.bind, "bind", "b", "listening address: HOST:PORT, PORT, or the path of a Unix socket; repeatable (required); those of the command line replace those of the file")
 	cli.Texts(fs, &o.storages, "storage", "", `NAME or NAME=SOURCE of a storage; repeatable (default "1")`)
 	cli.Path(fs, &o.file, "file", "", "", "serve this Data.fs, read-only, instead of a cluster")
 	cli.Text(fs, &o.cacheSize, "cache-size", "", "256MB", "memory for cached objects, for each cluster")
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	o.PeerTimeout.AddFlags(fs)
 	cli.Flag(fs, &o.readOnly, "read-only", "", "clients cannot write")
