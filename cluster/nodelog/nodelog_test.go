@@ -338,7 +338,7 @@ func TestTextHandler(t *testing.T) {
 	if err := h.Handle(context.Background(), r); err != nil {
 		t.Fatal(err)
 	}
-	start := "2026-11-20 20:08:06.8496 ERROR     NEO        [              :0   ] "
+	start := "2026-11-20 20:08:06.849 ERROR    "
 	if want := start + "a\n" + start + "b\n"; b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
