@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,6 +172,27 @@ func TestChromium(t *testing.T) {
 			t.Errorf("%v: %s", l, told)
 		}
 		checkShot(t, file, l.width, l.dark)
+	}
+}
+
+// The page shows what is new by itself, without being loaded again. (Headless, the browser
+// does nothing without scripts: what it does then is not tested here.)
+func TestRefresh(t *testing.T) {
+	browser := chromium(t)
+	var asked atomic.Int32
+	p := New(Config{Interval: time.Second, Collect: func(context.Context) *status.Status {
+		s := healthy()
+		s.Cluster = fmt.Sprintf("seen-%d", asked.Add(1))
+		return s
+	}})
+	server := httptest.NewServer(p)
+	defer server.Close()
+	dom, stderr := browse(t, browser, t.TempDir(), "--virtual-time-budget=4000", "--dump-dom", server.URL)
+	if told := console.FindString(stderr); told != "" {
+		t.Error(told)
+	}
+	if asked.Load() < 2 || strings.Contains(dom, "</span> seen-1<") || !strings.Contains(dom, "</span> seen-") {
+		t.Errorf("asked %d times, shows %s", asked.Load(), regexp.MustCompile("seen-[0-9]+").FindString(dom))
 	}
 }
 

@@ -60,6 +60,8 @@ func newChart(points []point) *chart {
 	if known < 2 {
 		return nil
 	}
+	// A short past does not fill the width at once, but soon.
+	span := float64(max(len(points), samples/6) - 1)
 	var line, area strings.Builder
 	start, last := -1.0, 0.0
 	end := func() {
@@ -73,7 +75,7 @@ func newChart(points []point) *chart {
 			end()
 			continue
 		}
-		x, y := chartWidth-float64(len(points)-1-i)*chartWidth/(samples-1), chartHeight-1.0
+		x, y := chartWidth-float64(len(points)-1-i)*chartWidth/span, chartHeight-1.0
 		if c.Max > 0 {
 			y -= p / c.Max * (chartHeight - 3)
 		}

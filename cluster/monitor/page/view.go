@@ -391,8 +391,12 @@ func (v *view) nodes(s *status.Status) {
 		if n.Adapter != "" {
 			o.Database = n.Adapter + " " + n.Database
 		}
-		if n.Since != nil {
-			m := momentOf(*n.Since, s.Time)
+		since := n.Since
+		if since == nil && n.Running() {
+			since = n.Started
+		}
+		if since != nil {
+			m := momentOf(*since, s.Time)
 			o.Since = &m
 		}
 		if n.CommitsPerSecond != nil {
@@ -406,7 +410,6 @@ func (v *view) nodes(s *status.Status) {
 		}
 		v.Nodes = append(v.Nodes, o)
 	}
-	// What is not well comes first, then storages, of which there are most to see.
 	slices.SortStableFunc(v.Nodes, func(a, b node) int {
 		order := func(n node) int {
 			return slices.Index([]string{"Master", "Storage", "Admin"}, n.Type)
