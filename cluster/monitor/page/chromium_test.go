@@ -24,14 +24,16 @@ import (
 // chromium returns the browser, or skips the test.
 func chromium(t *testing.T) string {
 	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("NEO_TEST_PEERS") == "required" {
-			t.Fatal("chromium is not installed: make install-monitoring-tools")
+	for _, name := range []string{"chromium", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
 		}
-		t.Skip("chromium is not installed")
 	}
-	return path
+	if os.Getenv("NEO_TEST_PEERS") == "required" {
+		t.Fatal("chromium is not installed: make install-monitoring-tools")
+	}
+	t.Skip("chromium is not installed")
+	return ""
 }
 
 // browse runs the browser, headless, and returns what it printed.
