@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
+# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
+.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -28,7 +28,7 @@ build:
 # which is installed if need be. Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
-test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server
+test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server install-monitoring-tools
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
 
 vet:
@@ -101,3 +101,7 @@ $(S3)/installed: .ci/s3-servers
 # The database server of the tests, on Debian and Ubuntu: MariaDB with its plugin RocksDB.
 install-database-server:
 	.ci/database-server
+
+# What the tests of monitoring need, on Debian and Ubuntu: promtool.
+install-monitoring-tools:
+	.ci/monitoring-tools

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,11 +133,15 @@ func TestNames(t *testing.T) {
 // What is in contrib and in the documentation names metrics that exist, with labels that they have.
 func TestContribNamesMetrics(t *testing.T) {
 	all := gather(t, full())
-	name, selector := regexp.MustCompile(`\bneo_[a-z_]+[a-z]`), regexp.MustCompile(`\b(neo_[a-z_]+)\{([^}]*)\}`)
+	name, selector := regexp.MustCompile(`\bneo_[a-z_]+\(?`), regexp.MustCompile(`\b(neo_[a-z_]+)\{([^}]*)\}`)
 	named := func(where, text string) (n int) {
 		for _, m := range name.FindAllString(text, -1) {
 			n++
-			if all[m] == nil && all[base(m)] == nil {
+			if strings.HasSuffix(m, "_") || strings.HasSuffix(m, "_(") { // of several
+				if !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, strings.TrimSuffix(m, "(")) }) {
+					t.Errorf("%s: no metric begins with %s", where, m)
+				}
+			} else if all[m] == nil && all[base(m)] == nil {
 				t.Errorf("%s: there is no metric %s", where, m)
 			}
 		}
@@ -283,6 +288,21 @@ func TestCluster(t *testing.T) {
 	if err := tx.Abort(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	many := make([]tid.OID, 200)
+	for i := range many {
+		many[i] = tid.OID(100 + i)
+	}
+	commit(many...)
+	cl.ClearCache()
+	var loads sync.WaitGroup
+	for _, oid := range many { // many arrive together
+		loads.Go(func() {
+			if _, _, err := cl.Load(t.Context(), oid); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	loads.Wait()
 	cl.ClearCache()
 	for range 2 {
 		if _, _, err := cl.Load(t.Context(), 1); err != nil {
@@ -299,11 +319,11 @@ func TestCluster(t *testing.T) {
 	}
 	all := gather(t, set)
 	for metric, want := range map[string]float64{
-		"neo_master_primary": 1, "neo_master_transactions_begun_total": 4, "neo_master_transactions_committed_total": 3,
-		"neo_master_transactions_aborted_total": 1, "neo_master_commit_duration_seconds": 3, "neo_master_transactions_pending": 0,
+		"neo_master_primary": 1, "neo_master_transactions_begun_total": 5, "neo_master_transactions_committed_total": 4,
+		"neo_master_transactions_aborted_total": 1, "neo_master_commit_duration_seconds": 4, "neo_master_transactions_pending": 0,
 		"neo_master_recoveries_total": 1, "neo_cluster_partitions": 12, "neo_cluster_partitions_unreadable": 0,
 		"neo_cluster_partitions_underreplicated": 0, "neo_cluster_storages_down": 0,
-		"neo_storage_operational": 2, "neo_storage_loads_total": 1, "neo_storage_stores_total": 8, "neo_storage_replication_cells": 0,
+		"neo_storage_operational": 2, "neo_storage_loads_total": 201, "neo_storage_stores_total": 408, "neo_storage_replication_cells": 0,
 		"neo_node_ready": 4, "neo_node_responsive": 4, "neo_admin_connected": 1,
 	} {
 		if got := value(t, all, metric); got != want {
@@ -315,7 +335,7 @@ func TestCluster(t *testing.T) {
 		value         float64
 	}{
 		{"neo_cluster_state", "state=RUNNING", 2}, {"neo_cluster_state", "state=RECOVERING", 0}, {"neo_cluster_cells", "state=UP_TO_DATE", 48},
-		{"neo_storage_cells", "node=S1", 12}, {"neo_link_packets_total", "packet=AskStoreObject", 8},
+		{"neo_storage_cells", "node=S1", 12}, {"neo_link_packets_total", "packet=AskStoreObject", 408},
 	} {
 		if got := value(t, all, want.metric, want.label); got != want.value {
 			t.Errorf("%s{%s} is %v, want %v", want.metric, want.label, got, want.value)
@@ -326,7 +346,7 @@ func TestCluster(t *testing.T) {
 	}
 	s := cl.Stats()
 	s.Traffic, s.LastTID, s.CacheSize = link.TrafficStats{}, 0, 0
-	if want := (client.Stats{Cluster: "neo", Connected: true, Storages: 2, Hits: 1, Misses: 1, MaxSize: client.DefaultCacheSize, CacheObjects: 1, Commits: 3, Aborts: 1}); !reflect.DeepEqual(s, want) {
+	if want := (client.Stats{Cluster: "neo", Connected: true, Storages: 2, Hits: 1, Misses: 201, MaxSize: client.DefaultCacheSize, CacheObjects: 1, Commits: 4, Aborts: 1}); !reflect.DeepEqual(s, want) {
 		t.Errorf("the client says %+v, want %+v", s, want)
 	}
 }

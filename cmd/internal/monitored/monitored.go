@@ -8,10 +8,12 @@ package monitored
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -44,6 +46,9 @@ func (o *Option) Listen(ctx context.Context) (err error) {
 		return cli.Usagef("--monitor: %q is not HOST:PORT", o.addr)
 	}
 	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("--monitor: %w: each node needs an address of its own", err)
+		}
 		return fmt.Errorf("--monitor: %w", err)
 	}
 	return nil
