@@ -38,7 +38,10 @@ type Config struct {
 	// Accepted, if not nil, is called by the goroutine that will call Deliver,
 	// before the first event.
 	Accepted func(*Result)
-	Log      *slog.Logger // default: discard
+	// Refused, if not nil, is told why there is no primary master at an address yet, when that
+	// is another reason than before.
+	Refused func(addr proto.Address, err error)
+	Log     *slog.Logger // default: discard
 }
 
 // Result is an accepted identification.
@@ -115,6 +118,9 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				if text := err.Error(); last[addr] != text {
 					last[addr] = text
 					log.Warn("no primary master here", "addr", addr.String(), "err", err)
+					if cfg.Refused != nil {
+						cfg.Refused(addr, err)
+					}
 				}
 			}
 		}

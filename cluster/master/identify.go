@@ -7,6 +7,7 @@ import (
 	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/parting"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -21,6 +22,7 @@ type extra struct {
 	tails    bool // it can compare the end of a partition with the upstream cluster
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
+	parts    bool // it can say why it ends
 	hold     proto.Opt[tid.TID]
 }
 
@@ -32,6 +34,7 @@ func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	}
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
 	e.tails = check.UnderstandsTail(values)
+	e.parts = typ == proto.Storage && parting.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -117,7 +120,7 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 			break
 		}
 		if m.state != proto.Running && (m.state != proto.Stopping || len(m.txns.pending) == 0) {
-			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v", m.state)
+			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v%s", m.state, m.awaited())
 			return
 		}
 	case proto.Storage:
@@ -251,6 +254,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	m.members = append(m.members, p)
 	if r.Type == proto.Storage {
 		m.stores[n.ID] = p
+		delete(m.reasons, n.ID)
 	}
 	m.log(slog.LevelInfo, "node identified", "node", p.String(), "address", r.Addr.String(), "state", state.String())
 	m.out = append(m.out, Effect{Op: Name, Conn: p.conn, Text: n.ID.String()})
@@ -261,6 +265,9 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	}
 	m.joinImports(p)
 	m.joinFollowing(p)
+	if e.parts {
+		m.notify(p, (&parting.Message{}).Packet())
+	}
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:
