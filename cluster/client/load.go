@@ -200,6 +200,8 @@ func (c *Client) replaceLocked(t tid.TID, oid tid.OID) {
 
 // invalidate applies the commit of another client.
 func (c *Client) invalidate(t tid.TID, oids []tid.OID) {
+	c.counts.invalidations.Add(1)
+	c.counts.invalidated.Add(uint64(len(oids)))
 	c.cacheMu.Lock()
 	for _, oid := range oids {
 		c.replaceLocked(t, oid)

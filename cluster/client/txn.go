@@ -667,6 +667,7 @@ func (t *Txn) lostLocked(id proto.NodeID) {
 func (t *Txn) conflictLocked(oid tid.OID, newer tid.TID) {
 	if newer > t.resolved[oid] && newer > t.conflict[oid] {
 		t.conflict[oid] = newer
+		t.c.counts.conflicts.Add(1)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/neozodb/neo/cluster/parting"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // extra is what the free part of an identification can say.
@@ -23,6 +24,7 @@ type extra struct {
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
 	parts    bool // it can say why it ends
+	vitals   bool // it understands messages about nodes
 	hold     proto.Opt[tid.TID]
 }
 
@@ -33,6 +35,7 @@ func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 		e.hold = proto.Some(tid.FromBytes(b))
 	}
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
+	e.vitals = vitals.Understands(values)
 	e.tails = check.UnderstandsTail(values)
 	e.parts = typ == proto.Storage && parting.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
@@ -240,6 +243,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	p.readOnly, p.backups, p.reports, p.imports, p.follows = e.readOnly, e.backups, e.reports, e.imports, e.follows
 	p.hold = e.hold
 	p.tails = e.tails
+	p.vitals = e.vitals
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID
@@ -268,6 +272,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	if e.parts {
 		m.notify(p, (&parting.Message{}).Packet())
 	}
+	m.joinVitals(p)
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:

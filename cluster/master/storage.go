@@ -27,7 +27,7 @@ func (m *Machine) storagePacket(p *peer, id uint32, pkt proto.Packet) {
 		if m.partingMessage(p, pkt) {
 			return
 		}
-		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) {
+		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) && !m.vitalsMessage(p, pkt) {
 			m.checkReported(p, pkt)
 		}
 	case *proto.AskUnfinishedTransactions:

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,10 +42,10 @@ type Health struct {
 
 // Health judges the status.
 func (s *Status) Health() Health {
-	var down, degraded []string
 	if s.Unknown != "" {
 		return Health{Down, []string{s.Unknown}}
 	}
+	var down, degraded []string
 	switch s.State {
 	case proto.Running.String(), proto.BackingUp.String():
 	case proto.StartingBackup.String(), proto.StoppingBackup.String():
@@ -52,35 +53,19 @@ func (s *Status) Health() Health {
 	default:
 		down = append(down, "the cluster is "+s.State)
 	}
-	for p, row := range s.Partitions.Rows {
-		readable, missing := 0, []string(nil)
-		for i := range row {
-			c := &row[i]
-			n := s.Node(c.Node)
-			switch {
-			case n == nil || !n.Running():
-				missing = append(missing, s.name(c.Node, n)+" is "+stateSince(n))
-			case !c.Readable():
-				missing = append(missing, s.name(c.Node, n)+" has "+c.State)
-			default:
-				readable++
-			}
-		}
-		wanted := s.Partitions.Replicas + 1
-		if readable >= wanted && missing == nil {
-			continue
-		}
-		text := fmt.Sprintf("partition %d has %s of %d", p, copies(readable), wanted)
-		if missing != nil {
-			text += ": " + strings.Join(missing, ", ")
-		}
-		if readable == 0 {
-			down = append(down, text)
-		} else {
-			degraded = append(degraded, text)
+	lost, few := s.copies()
+	down, degraded = append(down, lost...), append(degraded, few...)
+	degraded = append(degraded, s.masters()...)
+	degraded = append(degraded, s.work()...)
+	for _, name := range slices.Concat(s.Problems, s.Warnings) {
+		if name != "" {
+			degraded = append(degraded, fmt.Sprintf("the backup cluster %q is not well, or late", name))
 		}
 	}
-	h := Health{Reasons: append(down, degraded...)}
+	if slices.Contains(s.Problems, "") && down == nil && degraded == nil {
+		degraded = append(degraded, "the admin reports a problem: "+strings.Join(strings.Fields(s.Summary), " "))
+	}
+	h := Health{Reasons: slices.Concat(down, degraded)}
 	switch {
 	case down != nil:
 		h.Level = Down
@@ -90,7 +75,111 @@ func (s *Status) Health() Health {
 	return h
 }
 
-func copies(n int) string {
+// copies returns which partitions have no readable copy, and which have too few.
+func (s *Status) copies() (lost, few []string) {
+	if len(s.Partitions.Rows) == 0 {
+		return nil, nil // the state of the cluster says so
+	}
+	wanted := s.Partitions.Replicas + 1
+	type reason struct {
+		text string
+		lost bool
+		of   []int
+	}
+	var reasons []*reason
+	for p, row := range s.Partitions.Rows {
+		readable, missing := 0, []string(nil)
+		for i := range row {
+			c := &row[i]
+			n := s.Node(c.Node)
+			switch {
+			case n == nil || !n.Running():
+				missing = append(missing, s.name(c.Node, n)+" is "+stateSince(n))
+			case !c.Readable():
+				missing = append(missing, s.name(c.Node, n)+" is "+c.State)
+			default:
+				readable++
+			}
+		}
+		if readable >= wanted {
+			continue // what is more is on its way to another node
+		}
+		text := fmt.Sprintf("%s of %d", readableCopies(readable), wanted)
+		switch {
+		case missing != nil:
+			text += ": " + strings.Join(missing, ", ")
+		case len(row) < wanted:
+			text += ": no storage is to have another one (neoctl tweak)"
+		}
+		i := slices.IndexFunc(reasons, func(r *reason) bool { return r.text == text })
+		if i < 0 {
+			i = len(reasons)
+			reasons = append(reasons, &reason{text: text, lost: readable == 0})
+		}
+		reasons[i].of = append(reasons[i].of, p)
+	}
+	for _, r := range reasons {
+		have := "partition %s has %s"
+		if len(r.of) > 1 {
+			have = "partitions %s have %s"
+		}
+		text := fmt.Sprintf(have, Numbers(r.of), r.text)
+		if r.lost {
+			lost = append(lost, text)
+		} else {
+			few = append(few, text)
+		}
+	}
+	return lost, few
+}
+
+// Numbers writes numbers in order, ranges as such: 0-3, 7.
+func Numbers(list []int) string {
+	var parts []string
+	for i := 0; i < len(list); {
+		k := i
+		for k+1 < len(list) && list[k+1] == list[k]+1 {
+			k++
+		}
+		if k == i {
+			parts = append(parts, fmt.Sprint(list[i]))
+		} else {
+			parts = append(parts, fmt.Sprintf("%d-%d", list[i], list[k]))
+		}
+		i = k + 1
+	}
+	return strings.Join(parts, ", ")
+}
+
+// masters returns which masters cannot become primary.
+func (s *Status) masters() (reasons []string) {
+	for i := range s.Nodes {
+		if n := &s.Nodes[i]; n.Type == proto.Master.String() && !n.Running() {
+			reasons = append(reasons, "the master "+n.Name()+" is "+stateSince(n))
+		}
+	}
+	return reasons
+}
+
+// work returns what needs the operator beside nodes and copies.
+func (s *Status) work() (reasons []string) {
+	for _, i := range s.Imports {
+		if i.Bad {
+			reasons = append(reasons, fmt.Sprintf("the import of %s has stopped (%s): neoctl print import", s.name(i.Node, s.Node(i.Node)), i.State))
+		}
+	}
+	if c := s.Check; c != nil && len(c.Differ) > 0 {
+		reasons = append(reasons, fmt.Sprintf("the last check of replicas found differences in partitions %s (neoctl check, neoctl repair)", Numbers(c.Differ)))
+	}
+	for _, b := range s.Backups {
+		if b.Cluster == "" && !b.Linked {
+			reasons = append(reasons, "the master of the upstream cluster is not connected")
+		}
+	}
+	return reasons
+}
+
+func readableCopies(n int) string {
 	switch n {
 	case 0:
 		return "no readable copy"

@@ -62,8 +62,7 @@ type Node struct {
 	Version  string     `json:"version"`  // of its program
 	Started  *time.Time `json:"started"`  // when its process began
 	// PackDisabled tells that a storage does not execute pack orders (--disable-pack).
-	PackDisabled bool  `json:"pack_disabled"`
-	Free         *Size `json:"free"` // bytes free on the disk of the database, if that is local
+	PackDisabled bool `json:"pack_disabled"`
 
 	// Since the process began, and per second, lately: transactions of a storage or of the
 	// primary master; records that a storage read for clients.
@@ -96,9 +95,11 @@ type Replication struct {
 	Partition int    `json:"partition"`
 	Node      string `json:"node"`
 	Running   bool   `json:"running"` // its node is
-	// Done is how much of the history the storage has of this cell, from 0 to 1; nil if it
-	// is not being copied now, or that is not known.
-	Done *float64 `json:"done"`
+	Active    bool   `json:"active"`  // it is being copied now
+	// Reached is up to where its records are there, nil as long as its transactions are
+	// copied, which come first; End is the last transaction wanted. Both are nil unless Active.
+	Reached *Moment `json:"reached"`
+	End     *Moment `json:"end"`
 }
 
 // Import is the import of a storage.
@@ -117,8 +118,14 @@ type Import struct {
 	ComparedTID  *ID        `json:"compared_tid"`
 	ComparedAt   *time.Time `json:"compared_at"`
 	Differences  *int64     `json:"differences"`
-	Skipped      int64      `json:"skipped"` // records left out by order
-	Bad          bool       `json:"bad"`     // it does not go on without the operator
+	Slow         *string    `json:"slow"`           // what it waits for most: source, processor, database, clients, limit
+	Limit        *Size      `json:"limit"`          // of the rate, by order
+	Skipped      int64      `json:"skipped"`        // records left out by order
+	Twice        int64      `json:"twice"`          // records left out before a later one of the same object and transaction
+	Blobs        int64      `json:"blobs"`          // records whose files are not imported
+	WriteBackTID *ID        `json:"write_back_tid"` // last transaction written back to the source
+	Behind       *int64     `json:"behind"`         // transactions still to be written back
+	Bad          bool       `json:"bad"`            // it does not go on without the operator
 	Note         string     `json:"note"`
 }
 
@@ -157,11 +164,11 @@ type Check struct {
 
 // Pack is a pack order.
 type Pack struct {
-	Order  Moment     `json:"order"` // transaction that gave it
-	UpTo   *time.Time `json:"up_to"` // history before is deleted; nil: that of single objects
-	UpTID  *ID        `json:"up_to_tid"`
-	Done   bool       `json:"done"`   // by all storages that execute orders
-	Signed bool       `json:"signed"` // approved: else it waits
+	Order   Moment  `json:"order"`   // transaction that gave it
+	UpTo    *Moment `json:"up_to"`   // history before is deleted; nil: not known, as the master was restarted since
+	Partial bool    `json:"partial"` // of some objects only
+	Done    bool    `json:"done"`    // by all storages that execute orders
+	Signed  bool    `json:"signed"`  // approved: else it waits
 	// Waiting are the storages that have not completed it.
 	Waiting []string `json:"waiting"`
 }

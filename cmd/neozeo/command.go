@@ -17,10 +17,12 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 )
 
 type options struct {
@@ -45,6 +47,7 @@ type options struct {
 	sslCert   string
 	sslKey    string
 	sslAuth   string
+	monitor   monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -98,6 +101,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Path(fs, &o.file, "file", "", "", "serve this Data.fs, read-only, instead of a cluster")
 	cli.Text(fs, &o.cacheSize, "cache-size", "", "256MB", "memory for cached objects, for each cluster")
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	o.PeerTimeout.AddFlags(fs)
 	cli.Flag(fs, &o.readOnly, "read-only", "", "clients cannot write")
@@ -110,6 +114,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Path(fs, &o.sslCert, "ssl-certificate", "", "", "(PEM) certificate shown to clients; enables TLS with them")
 	cli.Path(fs, &o.sslKey, "ssl-key", "", "", "(PEM) its private key (default: in the same file)")
 	cli.Path(fs, &o.sslAuth, "ssl-authenticate", "", "", "(PEM) file or directory of the authorities of clients, with revocation lists")
+	o.monitor.AddFlags(fs, "")
 	cli.Required(fs, "bind")
 	cli.CommandLineOnly(fs, "config", "section")
 }
@@ -165,6 +170,15 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		}
 		listeners = append(listeners, l)
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
+	watched := metrics.NewSet("starting: waiting for the databases to serve")
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Status("waiting for what is to be served")
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
@@ -187,6 +201,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		return cli.Stopped(ctx, err)
 	}
 	defer server.Close()
+	watched.Complete(metrics.ZEO(o.cluster, cli.Version(), server, clients(open)))
 	if o.pidFile != "" {
 		if err := os.WriteFile(o.pidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o666); err != nil {
 			return err
@@ -201,6 +216,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		go func() { failed <- server.Serve(l) }()
 	}
 	ready(addrs)
+	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
 	select {
 	case <-ctx.Done():
@@ -213,6 +229,17 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		err = errors.Join(err, <-failed)
 	}
 	return err
+}
+
+// clients returns the storages that are in a cluster.
+func clients(open map[string]storage) map[string]metrics.Client {
+	in := map[string]metrics.Client{}
+	for name, st := range open {
+		if c, ok := st.(metrics.Client); ok {
+			in[name] = c
+		}
+	}
+	return in
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -403,3 +403,6 @@ func (t *clusterTxn) FinishAsync(committed func(tid.TID), done func(tid.TID, boo
 }
 
 func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }
+
+// Stats returns what the client of the cluster has counted. See [client.Client.Stats].
+func (s *Cluster) Stats() client.Stats { return s.c.Stats() }
