@@ -51,6 +51,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 	cli.StopAtFirstWord(cmd)
+	cmd.AddCommand(newTLSCommand(env))
 	return cmd
 }
 
