@@ -32,7 +32,7 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 	case *proto.CheckReplicas:
 		denied = m.checkReplicas(p, id, pkt)
 	case *proto.NotifyMonitorInformation:
-		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) {
+		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) && !m.vitalsMessage(p, pkt) {
 			m.repairOrdered(p, pkt)
 		}
 	default:

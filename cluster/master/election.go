@@ -7,6 +7,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // secondary is the state of a master that is not primary.
@@ -154,6 +155,7 @@ func (m *Machine) connected(conn ConnID, a proto.Address) {
 	switch {
 	case m.second != nil && m.second.target == a && m.second.link == nil:
 		p.role = leader
+		req.Extra[vitals.Extension] = int64(1)
 		m.second.link = p
 	case m.second == nil && m.state == proto.Recovering && n != nil && m.links[n] == nil:
 		p.role = candidate
@@ -389,6 +391,12 @@ func (m *Machine) leaderPacket(p *peer, id uint32, pkt proto.Packet) {
 			m.log(slog.LevelInfo, "the cluster stops")
 			m.exit(nil)
 		}
+	case *proto.NotifyMonitorInformation:
+		if msg, ok, err := vitals.Parse(pkt); ok && err == nil && msg.Topic == vitals.Wanted {
+			m.notify(p, m.ownVitals().Packet())
+			return
+		}
+		m.unexpected(p, id, pkt)
 	default:
 		m.unexpected(p, id, pkt)
 	}

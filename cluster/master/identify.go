@@ -9,6 +9,7 @@ import (
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // extra is what the free part of an identification can say.
@@ -21,6 +22,7 @@ type extra struct {
 	tails    bool // it can compare the end of a partition with the upstream cluster
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
+	vitals   bool // it understands messages about nodes
 	hold     proto.Opt[tid.TID]
 }
 
@@ -31,6 +33,7 @@ func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 		e.hold = proto.Some(tid.FromBytes(b))
 	}
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
+	e.vitals = vitals.Understands(values)
 	e.tails = check.UnderstandsTail(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
@@ -237,6 +240,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	p.readOnly, p.backups, p.reports, p.imports, p.follows = e.readOnly, e.backups, e.reports, e.imports, e.follows
 	p.hold = e.hold
 	p.tails = e.tails
+	p.vitals = e.vitals
 	if r.Type == proto.Storage {
 		m.where[n.ID] = e.devpath
 		p.newID = r.ID != n.ID
@@ -261,6 +265,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	}
 	m.joinImports(p)
 	m.joinFollowing(p)
+	m.joinVitals(p)
 	switch {
 	case r.Type == proto.Master:
 	case r.Type == proto.Storage && m.state == proto.Recovering:

@@ -11,6 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Settings of a [Machine]. They do not change while it lives.
@@ -23,6 +24,7 @@ type Settings struct {
 	Replicas   int             // of a new database
 	Autostart  int             // create a database once that many storages wait; 0: never
 	Upstream   Upstream        // that the cluster may be a backup of
+	Self       vitals.Self     // what this master tells of itself to operators
 }
 
 // Machine is a master without its connections. It has one owner.
@@ -88,9 +90,11 @@ type Machine struct {
 	ids      allocator
 	txns     transactions
 	pack     packs
+	board    board
 	starting int    // storages that were sent StartOperation and are not ready
 	counter  uint64 // of storages that became ready
 	marks    uint64 // of transactions prepared
+	counts   counts
 }
 
 // startup is whether a database may start without all nodes with readable cells.
@@ -127,6 +131,7 @@ type peer struct {
 	reports bool                        // it understands reports of checks
 	imports bool                        // it understands messages about imports
 	follows bool                        // it understands messages about backup clusters
+	vitals  bool                        // it understands messages about nodes
 	hold    proto.Opt[tid.TID]          // that the database of a storage remembers
 	stored  proto.Opt[following.Stored] // by a storage of a backup cluster; absent: it has not said so since it was started
 	tails   bool                        // it can compare the end of a partition with the upstream cluster
@@ -335,6 +340,9 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case proto.Admin:
 		m.adminPacket(p, id, pkt)
 	default:
+		if n, ok := pkt.(*proto.NotifyMonitorInformation); ok && m.vitalsMessage(p, n) {
+			return
+		}
 		m.unexpected(p, id, pkt)
 	}
 }
@@ -487,6 +495,7 @@ func (m *Machine) forget(p *peer) {
 			delete(m.stores, p.node.ID)
 		}
 		m.leaveImports(p)
+		m.leaveVitals(p)
 	}
 }
 
@@ -506,6 +515,7 @@ func (m *Machine) drop(p *peer) {
 	case member:
 		switch p.node.Type {
 		case proto.Storage:
+			m.counts.lost++
 			m.storageLost(p)
 		case proto.Client:
 			m.clientLost(p)

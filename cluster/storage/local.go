@@ -109,6 +109,14 @@ func both(a, b context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
+// endIfBroken ends the node if nothing can be written any more, because the work of the database has met
+// what ended the use of the tables: there may be no other write that would find out.
+func (n *Node) endIfBroken() {
+	if err := n.db.Commit(); err != nil {
+		n.fail(fmt.Errorf("the database is of no use after an error in its own work: %w", err))
+	}
+}
+
 // runDatabase lets a database with work of its own do it, until the operation ends.
 func (f *feeder) runDatabase() {
 	r, ok := f.n.db.(backend.Runner)
@@ -127,6 +135,7 @@ func (f *feeder) runDatabase() {
 			f.n.log.Info("the work of the database is interrupted", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
 		case err != nil:
 			f.n.log.Error("the work of the database has failed: it is begun again when the node becomes operational", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
+			f.n.endIfBroken()
 		default:
 			f.n.log.Info("the work of the database is done", "state", r.Progress().State, "tid", r.Progress().Last)
 			// What it has refused meanwhile is possible from now on.

@@ -17,6 +17,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/pending"
 	"github.com/neozodb/neo/cluster/storage/replica"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // connect starts to look for the primary master.
@@ -31,7 +32,7 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1, vitals.Extension: 1}}
 	if n.importer != nil {
 		ask.Extra[importing.Extension] = 1
 	}
@@ -104,6 +105,7 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 	if n.importer != nil {
 		n.importer.wanted(nil)
 	}
+	n.vitalsWanted(nil)
 	n.log.Info("connected to the primary master", "master", found.MasterID, "node", found.ID)
 	n.idTimestamp, n.infoTimestamp = proto.Opt[float64]{}, proto.Opt[float64]{}
 	if found.ID == 0 {
@@ -215,6 +217,13 @@ func (n *Node) fromMaster(ev link.Event) error {
 			return nil
 		} else if ok {
 			n.importMessage(ev.Conn, msg)
+			return nil
+		}
+		if msg, ok, err := vitals.Parse(q); err != nil {
+			n.log.Error("message of the master not understood", "err", err)
+			return nil
+		} else if ok {
+			n.vitalsMessage(ev.Conn, msg)
 			return nil
 		}
 		if msg, ok, err := following.Parse(q); err != nil {
@@ -349,6 +358,7 @@ func (n *Node) operation(ev link.Event) error {
 	case *proto.AskLockInformation:
 		return s.txns.Lock(r, q)
 	case *proto.NotifyUnlockInformation:
+		n.vitals.commits.Add(1)
 		return s.txns.Unlock(r, q.TTID)
 	case *proto.StartOperation:
 		if !q.Backup {
@@ -655,6 +665,7 @@ func (n *Node) leaveOperation() error {
 	if err := n.commit(); err != nil {
 		return err
 	}
+	n.sessionEnds(s)
 	n.session = nil
 	n.announced = s.replicator.m.Announced()
 	s.feeder.stop()

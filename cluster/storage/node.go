@@ -65,12 +65,16 @@ type Node struct {
 	served   *pace.Service
 	feeding  *pace.Pace // what is read for other storages
 	fetching *pace.Pace // what is replicated from them
+	counts   counts
+	traffic  link.Traffic
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]    // by partition
 	terms     *following.Terms          // of the master of a backup cluster; nil: it has told none
 	backupTID atomic.Pointer[tid.TID]   // nil: not in backup mode
 	reached   atomic.Pointer[[]tid.TID] // how far each cell of a backup follows the upstream cluster, by partition; nil: not known
+
+	vitals vitalSigns
 
 	// Owned by Run.
 	id proto.NodeID
@@ -363,9 +367,11 @@ func (n *Node) commit() error {
 // commitBy commits, and sends the answers that waited for it.
 func (n *Node) commitBy(commit func() error) error {
 	n.sendQueued() // not to wait for the disk
+	begin := time.Now()
 	if err := commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	n.counts.commits.Observe(time.Since(begin))
 	for _, r := range n.batch {
 		r.conn.Queue(r.id, r.packet)
 		n.queued = append(n.queued, r.conn)

@@ -58,6 +58,7 @@ func TestConfirmedTable(t *testing.T) {
 	delete(got, "devpath")
 	delete(got, "new_nid")
 	delete(got, "check")
+	delete(got, "vitals")
 	pack := func(t tid.TID) proto.Value { return t.Bytes() }
 	want := map[string]proto.Value{
 		"confirmed_ptid": int64(4),

@@ -66,6 +66,7 @@ noticed within two heartbeats. That costs 2 LIST and up to 1 GET in each minute,
 		RunE:    o.command(env, func(ctx context.Context, _ []string) error { return runDaemon(ctx, env, &o) }),
 	}
 	o.addFlags(cmd)
+	o.Informs(cmd.Flags())
 	return cmd
 }
 

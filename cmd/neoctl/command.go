@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -122,19 +124,7 @@ func parseNodeIDs(args []string) ([]proto.NodeID, error) {
 	return ids, nil
 }
 
-func parseTID(s string) (tid.TID, error) {
-	t, err := conf.ParseTID(s)
-	if err != nil {
-		return 0, err
-	}
-	if t.IsTime {
-		return tid.FromTime(t.Time), nil
-	}
-	if t.ID > uint64(tid.Max) {
-		return 0, fmt.Errorf("%q is greater than any transaction id", s)
-	}
-	return tid.TID(t.ID), nil
-}
+func parseTID(s string) (tid.TID, error) { return moment.ParseTID(s, time.Now()) }
 
 // parseCount reads a number that is not negative.
 func parseCount(s, what string) (int, error) {

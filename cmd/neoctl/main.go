@@ -51,7 +51,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 	cli.StopAtFirstWord(cmd)
-	cmd.AddCommand(newTLSCommand(env))
+	addTLSCommand(cmd, env)
 	return cmd
 }
 

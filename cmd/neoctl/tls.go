@@ -31,6 +31,12 @@ const (
 	maxDays       = 36500
 )
 
+// addTLSCommand adds the commands about certificates. Everything else, help too, stays a word for an admin.
+func addTLSCommand(root *cobra.Command, env *cli.Env) {
+	root.AddCommand(newTLSCommand(env))
+	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+}
+
 // newTLSCommand returns the commands that make the certificates of a cluster. They need no admin.
 func newTLSCommand(env *cli.Env) *cobra.Command {
 	cmd := &cobra.Command{

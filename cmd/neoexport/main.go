@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
@@ -118,17 +119,11 @@ func parseTID(option, s string) (tid.TID, error) {
 	if s == "" {
 		return tid.Zero, nil
 	}
-	if t, err := tid.Parse(s); err == nil {
-		return t, nil
-	}
-	t, err := conf.ParseTID(s)
-	switch {
-	case err != nil:
+	t, err := moment.ParseTID(s, time.Now())
+	if err != nil {
 		return tid.Zero, cli.Usagef("%s: %w", option, err)
-	case t.IsTime:
-		return tid.FromTime(t.Time), nil
 	}
-	return tid.TID(t.ID), nil
+	return t, nil
 }
 
 func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, opt exporter.FileOptions, size int64) (tid.TID, error) {

@@ -75,6 +75,19 @@ type fetch struct {
 	lone tid.TID
 }
 
+// Copying returns which cell is being replicated: records up to reached are there, tid.Zero as long
+// as transactions are copied, and end is the last one that is wanted.
+func (m *Machine) Copying() (partition int, reached, end tid.TID, active bool) {
+	f := m.current
+	if f == nil || !f.started {
+		return 0, tid.Zero, tid.Zero, false
+	}
+	if f.records && f.pass == passFetch && f.min > 0 {
+		reached = f.min - 1
+	}
+	return f.partition, min(reached, tid.Max), min(f.max, tid.Max), true
+}
+
 // following returns the TID after t, or Zero if t means that there is nothing.
 func following(t tid.TID) tid.TID {
 	if t == tid.Zero {
