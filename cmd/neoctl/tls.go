@@ -52,6 +52,13 @@ func newTLSCommand(env *cli.Env) *cobra.Command {
 All nodes of a cluster trust each certificate of the authority: ca.key is the key to all data. Keep the directory
 off the network, and give each machine ca.crt, its certificate and its key. A certificate that got into wrong hands
 is shut out by a new authority, or by a revocation list in ca.crt.` + cli.ExitStatus,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, words []string) error {
+			if len(words) > 0 {
+				return cli.Usagef("unknown command %q: it is init, add, show or renew", words[0])
+			}
+			return cmd.Help()
+		},
 	}
 	cmd.AddCommand(newTLSInit(env), newTLSAdd(env), newTLSShow(env), newTLSRenew(env))
 	return cmd
