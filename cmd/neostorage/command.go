@@ -237,10 +237,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return nil
 	}
 	log.Node.Identify(o.Cluster, 0)
-	service := log.Service(ctx, env)
-	defer service.Stopping()
 	self := vitals.NewSelf(cli.Version())
 	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
 	cfg := storage.Config{
 		Self:        self,
 		Cluster:     o.Cluster,
