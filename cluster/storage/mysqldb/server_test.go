@@ -419,6 +419,26 @@ func TestIdleNodeGoesOn(t *testing.T) {
 	}
 }
 
+// A node whose connection was lost does not go on with a database that another one has used meanwhile: what it has
+// in memory, such as the next ids, is of another time.
+func TestAnotherProcessMeanwhile(t *testing.T) {
+	d := newTestDatabase(t)
+	db := d.mustOpen(Options{})
+	must(t, backendtest.PrepareSample(db))
+	must(t, db.Commit())
+	d.Disconnect(t, d.name)
+	other := d.mustOpen(Options{})
+	must(t, other.Close())
+	if err := db.SetName("x"); err == nil {
+		t.Error("written")
+	}
+	_ = db.Close() // in vain
+	db = d.mustOpen(Options{})
+	if cfg, err := db.Config(); err != nil || cfg.Name == "x" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
 // A lock that another program holds for too long ends the node; nothing is lost.
 func TestLockWait(t *testing.T) {
 	d := newTestDatabase(t)

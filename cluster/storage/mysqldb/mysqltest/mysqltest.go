@@ -32,6 +32,7 @@ import (
 // Server is a running database server.
 type Server struct {
 	Socket string
+	Wrap   []string // program with arguments that is to run the server, as of another network
 	dir    string
 	data   string   // directory of the data
 	more   []string // options of each start
@@ -218,7 +219,8 @@ func (s *Server) Start(options ...string) error {
 		return err
 	}
 	log := filepath.Join(s.dir, "log")
-	cmd := exec.Command(path, slices.Concat(s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)...)
+	words := slices.Concat(s.Wrap, []string{path}, s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.SysProcAttr = childAttr()
 	ended := make(chan struct{})
 	if err := cmd.Start(); err != nil {
