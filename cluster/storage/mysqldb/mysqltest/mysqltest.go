@@ -218,7 +218,7 @@ func (s *Server) Start(options ...string) error {
 	if err != nil {
 		return err
 	}
-	log := filepath.Join(s.dir, "log")
+	log := filepath.Join(s.dir, "log.err") // the server adds .err to a name without
 	words := slices.Concat(s.Wrap, []string{path}, s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.SysProcAttr = childAttr()
@@ -302,7 +302,7 @@ func (s *Server) Database(t testing.TB) string {
 
 // Log returns what the server has logged.
 func (s *Server) Log() string {
-	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	text, err := os.ReadFile(filepath.Join(s.dir, "log.err"))
 	if err != nil {
 		return err.Error()
 	}
