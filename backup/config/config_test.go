@@ -218,42 +218,6 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestMoment(t *testing.T) {
-	now := time.Date(2026, 3, 1, 0, 30, 0, 0, time.FixedZone("", 3600)) // 28 February in UTC
-	for in, want := range map[string]string{
-		"latest":                    "latest",
-		"03f1a2b3c4d5e6f7":          "03f1a2b3c4d5e6f7",
-		"tid:255":                   "00000000000000ff",
-		"2026-11-20T10:00:00Z":      "2026-11-20T10:00:00Z",
-		"2026-11-20T10:00:00+02:00": "2026-11-20T08:00:00Z",
-		"2026-11-20 10:00":          "2026-11-20T10:00:00Z",
-		"2026-11-20":                "2026-11-20T00:00:00Z",
-		"yesterday 18:00":           "2026-02-27T18:00:00Z",
-		"today":                     "2026-02-28T00:00:00Z",
-		"1700000000.5":              "2023-11-14T22:13:20.5Z",
-		"yesterday 25:00":           "",
-		"tomorrow":                  "",
-		"":                          "",
-		"3f1a2b3c4d5e6f7":           "", // 15 digits
-		"0000000000000000":          "",
-		"ffffffffffffffff":          "",
-		"1899-01-01":                "",
-		"1900-01-01":                "", // TID zero
-	} {
-		m, err := ParseMoment(in, now)
-		got := m.String()
-		if err != nil {
-			got = ""
-		}
-		if got != want {
-			t.Errorf("ParseMoment(%q) = %q, %v, want %q", in, got, err, want)
-		}
-		if err == nil && m.IsTime && m.TID != tid.FromTime(m.Time) {
-			t.Errorf("ParseMoment(%q): TID %v", in, m.TID)
-		}
-	}
-}
-
 // Files of secrets that others can read are refused, by the line that names them.
 func TestSecrets(t *testing.T) {
 	dir := t.TempDir()

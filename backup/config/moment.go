@@ -1,94 +1,13 @@
 package config
 
 import (
-	"errors"
-	"fmt"
-	"strings"
 	"time"
 
-	"github.com/neozodb/neo/cluster/conf"
-	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/moment"
 )
 
 // Moment is a place in the history as an operator writes it.
-type Moment struct {
-	Latest   bool      // the newest transaction there is
-	IsTime   bool      // a time: the greatest transaction at or before it
-	Relative bool      // a time that depends on the clock
-	TID      tid.TID   // of the transaction, or what the time makes
-	Time     time.Time // if IsTime, UTC
-}
+type Moment = moment.Moment
 
-// String returns latest, 16 hexadecimal digits, or the time.
-func (m Moment) String() string {
-	switch {
-	case m.Latest:
-		return "latest"
-	case m.IsTime:
-		return m.Time.Format(time.RFC3339Nano)
-	}
-	return m.TID.String()
-}
-
-var layouts = []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02"}
-
-var errMoment = errors.New("want latest, a TID (16 hexadecimal digits or tid:<integer>), or a time such as 2026-11-20T10:00:00Z, 2026-11-20, \"yesterday 18:00\" (UTC) or a UNIX timestamp")
-
-// ParseMoment reads a moment. now is what today and yesterday refer to. A day without
-// time is its first moment.
-func ParseMoment(s string, now time.Time) (Moment, error) {
-	s = strings.TrimSpace(s)
-	if s == "latest" {
-		return Moment{Latest: true}, nil
-	}
-	if t, err := tid.Parse(s); err == nil && len(s) == 16 {
-		return moment(Moment{TID: t}, s)
-	}
-	for _, l := range layouts {
-		if at, err := time.Parse(l, s); err == nil {
-			return moment(Moment{IsTime: true, Time: at.UTC()}, s)
-		}
-	}
-	if day, clock, _ := strings.Cut(s, " "); day == "today" || day == "yesterday" {
-		y, m, d := now.UTC().Date()
-		if day == "yesterday" {
-			d--
-		}
-		at := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
-		if clock = strings.TrimSpace(clock); clock != "" {
-			c, err := time.Parse("15:04", clock)
-			if err != nil {
-				if c, err = time.Parse("15:04:05", clock); err != nil {
-					return Moment{}, fmt.Errorf("%q: %q is not a time of the day, such as 18:00", s, clock)
-				}
-			}
-			at = at.Add(c.Sub(time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)))
-		}
-		return moment(Moment{IsTime: true, Relative: true, Time: at}, s)
-	}
-	t, err := conf.ParseTID(s)
-	switch {
-	case err != nil:
-		return Moment{}, fmt.Errorf("%q: %w", s, errMoment)
-	case t.IsTime:
-		return moment(Moment{IsTime: true, Time: t.Time}, s)
-	}
-	return moment(Moment{TID: tid.TID(t.ID)}, s)
-}
-
-// moment completes a Moment.
-func moment(m Moment, s string) (Moment, error) {
-	if m.IsTime {
-		if y := m.Time.Year(); y < 1900 || y > 9999 {
-			return Moment{}, fmt.Errorf("%q is not between the years 1900 and 9999", s)
-		}
-		m.TID = tid.FromTime(m.Time)
-	}
-	if m.TID == tid.Zero {
-		return Moment{}, fmt.Errorf("%q: nothing is that old", s)
-	}
-	if m.TID > tid.Max {
-		return Moment{}, fmt.Errorf("%q is beyond the greatest TID, %v", s, tid.Max)
-	}
-	return m, nil
-}
+// ParseMoment reads a moment, as [moment.Parse] does.
+func ParseMoment(s string, now time.Time) (Moment, error) { return moment.Parse(s, now) }

@@ -30,6 +30,7 @@ import (
 	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Config configures an admin node. A zero field takes the documented default.
@@ -42,6 +43,8 @@ type Config struct {
 	Backups []string
 	// MaxLag is how late a backup may be before it counts as a warning. Default: 0.
 	MaxLag time.Duration
+	// Self is what the node tells of itself to operators. Default: nothing.
+	Self vitals.Self
 	// Mail sends the summary when something changes. Default: no mails.
 	Mail func(ctx context.Context, subject, body string) error
 	// MailInterval is the least time between two mails: what changes meanwhile is
@@ -87,7 +90,9 @@ type Node struct {
 	upstream upstream
 	monitor  monitor
 	checks   check.Board // of replicas
-	stopping bool        // told to stop by the cluster
+	vitals   vitalBoard
+	stopping bool // told to stop by the cluster
+	traffic  link.Traffic
 }
 
 // peer is who is at the other end of a link that was accepted.
@@ -113,6 +118,7 @@ type (
 		to   proto.Address
 	}
 	mailed  struct{ err error }
+	asking  struct{ answer chan Stats } // has room for the answer
 	dumping struct {
 		w    io.Writer
 		done chan struct{}
@@ -148,7 +154,7 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) Addr() proto.Address { return n.listener.Addr() }
 
 func (n *Node) linkConfig() link.Config {
-	return link.Config{TLS: n.cfg.TLS, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
+	return link.Config{TLS: n.cfg.TLS, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network, Traffic: &n.traffic,
 		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout),
 		Deliver:     func(ev link.Event) { n.send(ev) }}
 }
@@ -184,6 +190,7 @@ func (n *Node) discard(c *link.Conn) {
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	n.work.ctx = ctx
+	n.log.Info("listening on", "addr", n.listener.Addr().String())
 	n.search()
 	err := n.loop(ctx)
 	cancel()
@@ -257,7 +264,7 @@ func (n *Node) search() {
 			Lookup:  n.cfg.Lookup,
 			Identify: proto.RequestIdentification{
 				Type: proto.Admin, ID: id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1, following.Extension: 1},
+				Extra: map[string]proto.Value{"backup": append(backups, n.cfg.Backups...), check.Extension: 1, importing.Extension: 1, following.Extension: 1, vitals.Extension: 1},
 			},
 			Link:     n.linkConfig(),
 			Dialer:   n.cfg.Dialer,
@@ -285,6 +292,8 @@ func (n *Node) handle(ev any) error {
 		n.upstreamDialled(ev)
 	case mailed:
 		n.mailEnded(ev.err)
+	case asking:
+		ev.answer <- n.stats()
 	case dumping:
 		n.dump(ev.w)
 		close(ev.done)
@@ -317,6 +326,7 @@ func (n *Node) connected(r *bootstrap.Result) {
 	if n.cfg.Identified != nil {
 		n.cfg.Identified(r.ID)
 	}
+	n.log.Info("ready", "node", n.id.String(), "master", n.masterID.String())
 	n.tellMasters()
 	n.master.Ask(&proto.AskClusterState{}, nil)
 }

@@ -22,6 +22,7 @@ func (n *Node) checkChanged(r *check.Report) {
 	if r.Partition != check.None || r.State == check.Begun {
 		n.checks.Apply(r)
 	}
+	n.noteCheck(r)
 	for c, p := range n.peers {
 		if p.checks[r.Check] {
 			c.Send(r.Packet())

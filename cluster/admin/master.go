@@ -45,7 +45,7 @@ func (n *Node) fromMaster(ev link.Event) error {
 		// The cluster state, or the end of the link, tells the same.
 		n.log.Debug("ignored", "packet", proto.CodeName(p.Code()), "peer", ev.Conn.String())
 	case *proto.NotifyMonitorInformation:
-		if !n.importMessage(p) && !n.followMessage(p) {
+		if !n.importMessage(p) && !n.followMessage(p) && !n.vitalsMessage(p) {
 			n.checkReported(p)
 		}
 	default:
@@ -61,6 +61,8 @@ func (n *Node) masterAnswered(ev link.Event) {
 		answerRelay(tag, ev)
 	case checkTag:
 		n.checkAnswered(tag, ev)
+	case seeTag:
+		n.saw(tag, ev)
 	case nil: // our own AskClusterState
 		if p, ok := ev.Packet.(*proto.AnswerClusterState); ok {
 			n.setState(p.State)
@@ -87,7 +89,7 @@ func answerRelay(to relay, ev link.Event) {
 // masterLost forgets what only a connected admin knows, and looks for a primary
 // master again.
 func (n *Node) masterLost(err error) error {
-	n.master, n.masterID, n.id = nil, 0, n.cfg.ID
+	n.master, n.masterID, n.id, n.monitor.own.seen = nil, 0, n.cfg.ID, seen{}
 	if n.state.OK && n.state.V == proto.Stopping {
 		n.log.Info("the cluster has stopped")
 		n.stopping = true
@@ -104,6 +106,7 @@ func (n *Node) masterLost(err error) error {
 }
 
 func (n *Node) nodesChanged(p *proto.NotifyNodeInformation) {
+	n.noteStates(p.Nodes)
 	n.nodes.Update(p.Nodes, n.fresh, nil)
 	n.fresh = false
 	for _, node := range p.Nodes {
@@ -168,7 +171,12 @@ func (n *Node) fromPeer(ev link.Event) {
 			n.changed()
 		}
 	case ev.Asked != nil:
-		n.checkAnswered(ev.Asked.Tag.(checkTag), ev)
+		switch tag := ev.Asked.Tag.(type) {
+		case checkTag:
+			n.checkAnswered(tag, ev)
+		case seeTag:
+			n.saw(tag, ev)
+		}
 	case p.backup != nil:
 		n.fromBackup(ev, p.backup)
 	default:
@@ -184,7 +192,7 @@ func (n *Node) fromOperator(ev link.Event) {
 		return
 	}
 	if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
-		if !n.importAsked(c, id, p) && !n.followAsked(c, id, p) {
+		if !n.importAsked(c, id, p) && !n.followAsked(c, id, p) && !n.vitalsAsked(c, id, p) {
 			n.followCheck(c, id, p)
 		}
 		return

@@ -429,6 +429,9 @@ func (r *Run) Replay() []*Report {
 	return list
 }
 
+// Differ returns the partitions that had differences when they were last checked, sorted.
+func (b *Board) Differ() []int { return sortedKeys(b.marks) }
+
 // Summary says which partitions had differences when they were last checked, "" if
 // none is known.
 func (b *Board) Summary() string {

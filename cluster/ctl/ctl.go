@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/link"
@@ -24,6 +25,8 @@ import (
 // Client is a link to an admin node. It may be used by several goroutines.
 type Client struct {
 	conn *link.Conn
+	addr proto.Address
+	cfg  link.Config
 	// Progress, if not nil, is called while a check is followed.
 	Progress func(*check.Run)
 	// Followed, if not nil, is called while imports are followed.
@@ -36,11 +39,14 @@ type Client struct {
 	importing bool  // the admin knows of an import
 	following bool  // the admin knows of a backup
 	orders    int64 // given to imports and backups
+
+	m      sync.Mutex
+	silent bool // the admin tells nothing of nodes
 }
 
 // Dial connects to an admin node. cfg needs no Deliver.
 func Dial(ctx context.Context, addr proto.Address, cfg link.Config) (*Client, error) {
-	c := &Client{reports: make(chan *proto.NotifyMonitorInformation, 64), closed: make(chan struct{})}
+	c := &Client{addr: addr, cfg: cfg, reports: make(chan *proto.NotifyMonitorInformation, 64), closed: make(chan struct{})}
 	cfg.Deliver = func(ev link.Event) {
 		if p, ok := ev.Packet.(*proto.NotifyMonitorInformation); ok {
 			select {
@@ -57,6 +63,9 @@ func Dial(ctx context.Context, addr proto.Address, cfg link.Config) (*Client, er
 	}
 	return c, nil
 }
+
+// Addr returns the address of the admin.
+func (c *Client) Addr() proto.Address { return c.addr }
 
 // Close ends the link, once everything is sent.
 func (c *Client) Close() {

@@ -11,6 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Settings of a [Machine]. They do not change while it lives.
@@ -23,12 +24,14 @@ type Settings struct {
 	Replicas   int             // of a new database
 	Autostart  int             // create a database once that many storages wait; 0: never
 	Upstream   Upstream        // that the cluster may be a backup of
+	Self       vitals.Self     // what this master tells of itself to operators
 }
 
 // Machine is a master without its connections. It has one owner.
 type Machine struct {
 	set      Settings
 	now      time.Time
+	hungUp   error   // why the connection that is being dropped has ended, nil if we end it
 	clock    float64 // last moment given by monotonic
 	out      []Effect
 	returned bool // out was returned by the last step
@@ -85,12 +88,15 @@ type Machine struct {
 	gate     gate
 	checks   checks
 	imports  imports
+	reasons  map[proto.NodeID]string // why storages that are away have ended, as far as they said it
 	ids      allocator
 	txns     transactions
 	pack     packs
+	board    board
 	starting int    // storages that were sent StartOperation and are not ready
 	counter  uint64 // of storages that became ready
 	marks    uint64 // of transactions prepared
+	counts   counts
 }
 
 // startup is whether a database may start without all nodes with readable cells.
@@ -127,6 +133,7 @@ type peer struct {
 	reports bool                        // it understands reports of checks
 	imports bool                        // it understands messages about imports
 	follows bool                        // it understands messages about backup clusters
+	vitals  bool                        // it understands messages about nodes
 	hold    proto.Opt[tid.TID]          // that the database of a storage remembers
 	stored  proto.Opt[following.Stored] // by a storage of a backup cluster; absent: it has not said so since it was started
 	tails   bool                        // it can compare the end of a partition with the upstream cluster
@@ -242,6 +249,7 @@ func (m *Machine) event(ev Event) {
 		m.answered(p, ev)
 	case Closed:
 		m.upstreamHungUp(p)
+		m.hungUp = ev.Err
 		m.drop(p)
 	}
 }
@@ -335,6 +343,9 @@ func (m *Machine) memberPacket(p *peer, id uint32, pkt proto.Packet) {
 	case proto.Admin:
 		m.adminPacket(p, id, pkt)
 	default:
+		if n, ok := pkt.(*proto.NotifyMonitorInformation); ok && m.vitalsMessage(p, n) {
+			return
+		}
 		m.unexpected(p, id, pkt)
 	}
 }
@@ -452,7 +463,11 @@ func (m *Machine) tellRefusal(p *peer, pkt proto.Packet, e *proto.Error) {
 		}
 		m.refusals[e.Error()] = refusal{told: m.now}
 	}
-	m.log(slog.LevelWarn, "connection refused", attrs...)
+	level := slog.LevelWarn
+	if e.ErrCode == proto.NotReady {
+		level = slog.LevelInfo // it waits, as it should
+	}
+	m.log(level, "connection refused", attrs...)
 }
 
 func (m *Machine) unexpected(p *peer, id uint32, pkt proto.Packet) {
@@ -487,6 +502,7 @@ func (m *Machine) forget(p *peer) {
 			delete(m.stores, p.node.ID)
 		}
 		m.leaveImports(p)
+		m.leaveVitals(p)
 	}
 }
 
@@ -495,6 +511,7 @@ func (m *Machine) drop(p *peer) {
 	if p.gone {
 		return
 	}
+	m.tellLost(p)
 	m.forget(p)
 	switch p.role {
 	case candidate:
@@ -506,6 +523,7 @@ func (m *Machine) drop(p *peer) {
 	case member:
 		switch p.node.Type {
 		case proto.Storage:
+			m.counts.lost++
 			m.storageLost(p)
 		case proto.Client:
 			m.clientLost(p)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Config configures a master. A zero field takes the documented default.
@@ -27,6 +28,8 @@ type Config struct {
 	Autostart int
 	// Upstream is the cluster that this one may be a backup of.
 	Upstream Upstream
+	// Self is what the master tells of itself to operators. Default: nothing.
+	Self vitals.Self
 
 	// PeerTimeout is how long another node may give no sign of life before it is given
 	// up; negative: no limit. See link.Config. Default: link.DefaultPeerTimeout.
@@ -88,6 +91,7 @@ type input struct {
 	alive    bool          // and has given one
 	dump     io.Writer     // where to show the state
 	dumped   chan<- struct{}
+	stats    chan<- Stats // has room for the answer
 }
 
 // inboxSize is how many inputs may wait before peers are no longer read.
@@ -120,9 +124,9 @@ func New(cfg Config) (*Master, error) {
 	}
 	m.dials, m.stop = context.WithCancel(context.Background())
 	m.links = link.Config{TLS: cfg.TLS, Log: cfg.Log, Record: cfg.Record, Network: cfg.Network,
-		PeerTimeout: cfg.PeerTimeout,
-		Deliver:     func(ev link.Event) { m.put(input{event: ev}) },
-		Silent:      func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
+		PeerTimeout: cfg.PeerTimeout, Traffic: &link.Traffic{},
+		Deliver: func(ev link.Event) { m.put(input{event: ev}) },
+		Silent:  func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
 	var err error
 	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) {
 		if !m.put(input{accepted: c}) {
@@ -142,6 +146,7 @@ func New(cfg Config) (*Master, error) {
 		Replicas:   cfg.Replicas,
 		Autostart:  cfg.Autostart,
 		Upstream:   cfg.Upstream,
+		Self:       cfg.Self,
 	})
 	return m, nil
 }
@@ -175,6 +180,7 @@ func (m *Master) Dump(w io.Writer) {
 // Run serves until ctx ends, the cluster is stopped, or the primary stops this
 // master, and then returns nil. When it returns, all connections have ended.
 func (m *Master) Run(ctx context.Context) error {
+	m.cfg.Log.Info("listening on", "addr", m.listener.Addr().String())
 	m.perform(m.machine.Step(m.cfg.Now(), Event{}))
 	for !m.ended {
 		var late <-chan time.Time
@@ -285,6 +291,9 @@ func (m *Master) handle(in input) {
 		m.machine.dump(in.dump)
 		close(in.dumped)
 		return
+	case in.stats != nil:
+		in.stats <- m.machine.stats()
+		return
 	case in.silent != nil:
 		var ok bool
 		if ev.Conn, ok = in.silent.Tag.(ConnID); !ok {
@@ -301,7 +310,7 @@ func (m *Master) handle(in input) {
 		switch e := in.event; {
 		case e.End():
 			delete(m.conns, ev.Conn)
-			ev.Kind = Closed
+			ev.Kind, ev.Err = Closed, e.Err
 		case e.Packet == nil:
 			return // the end follows
 		case e.Asked != nil:
@@ -416,7 +425,7 @@ func (m *Master) dial(a proto.Address) {
 	}
 	c, err := m.dialer.Dial(m.dials, a, cfg)
 	if err != nil {
-		m.cfg.Log.Debug("master not reached", "address", a.String(), "err", err)
+		m.cfg.Log.Debug("master not reached", "addr", a.String(), "err", err)
 		m.put(input{dialed: a})
 		return
 	}

@@ -141,6 +141,7 @@ func (m *Machine) packCompleted(p *peer, id tid.TID) {
 	p.completed = proto.Some(id)
 	if m.service() {
 		m.updatePacks()
+		m.tellPacks()
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
+	"github.com/neozodb/neo/cluster/vitals"
 )
 
 // Defaults of a [Config].
@@ -60,6 +61,9 @@ type Config struct {
 	// [Partitions].
 	UpstreamPartitions func() (int, error)
 	Admin              proto.Address // where the admin listens; default: a free port of 127.0.0.1
+
+	// Version is that of the program, for operators. Default: not known.
+	Version string
 
 	TLS *tls.Config // default: plain connections
 	// Record returns who is told of every packet of a node ("master", "storage1",
@@ -134,9 +138,10 @@ func (c *Cluster) make() error {
 			*a = loopback
 		}
 	}
+	self := vitals.NewSelf(cfg.Version)
 	var err error
 	c.master, err = master.New(master.Config{
-		Cluster: cfg.Name, Bind: cfg.Master, Partitions: cfg.Partitions, Replicas: cfg.Replicas, Autostart: cfg.Storages, Upstream: cfg.Upstream,
+		Cluster: cfg.Name, Bind: cfg.Master, Partitions: cfg.Partitions, Replicas: cfg.Replicas, Autostart: cfg.Storages, Upstream: cfg.Upstream, Self: self,
 		TLS: cfg.TLS, Network: cfg.Network, Log: c.log("master"), Record: c.record("master"),
 	})
 	if err != nil {
@@ -144,8 +149,10 @@ func (c *Cluster) make() error {
 	}
 	for i, db := range c.databases {
 		name := fmt.Sprintf("storage%d", i+1)
+		of := self
+		of.Adapter, of.Database = c.place(i + 1)
 		node, err := storage.New(storage.Config{
-			Cluster: cfg.Name, Bind: loopback, Masters: bootstrap.NewMasters(c.master.Addr()), Backend: db,
+			Cluster: cfg.Name, Bind: loopback, Masters: bootstrap.NewMasters(c.master.Addr()), Backend: db, Self: of,
 			TLS: cfg.TLS, Network: cfg.Network, Log: c.log(name), Record: c.record(name),
 		})
 		if err != nil {
@@ -154,7 +161,7 @@ func (c *Cluster) make() error {
 		c.storages = append(c.storages, node)
 	}
 	c.admin, err = admin.New(admin.Config{
-		Cluster: cfg.Name, Bind: cfg.Admin, Masters: bootstrap.NewMasters(c.master.Addr()),
+		Cluster: cfg.Name, Bind: cfg.Admin, Masters: bootstrap.NewMasters(c.master.Addr()), Self: self,
 		TLS: cfg.TLS, Network: cfg.Network, Log: c.log("admin"), Record: c.record("admin"),
 	})
 	if err != nil {
@@ -163,7 +170,7 @@ func (c *Cluster) make() error {
 	return nil
 }
 
-func (c *Cluster) log(node string) *slog.Logger { return c.cfg.Log.With("node", node) }
+func (c *Cluster) log(node string) *slog.Logger { return c.cfg.Log.With("part", node) }
 
 func (c *Cluster) record(node string) func(bool, string, uint32, proto.Packet) {
 	if c.cfg.Record == nil {
@@ -224,6 +231,15 @@ func (c *Cluster) database(n int) string {
 		return c.cfg.Databases[n-1]
 	}
 	return filepath.Join(c.cfg.Dir, fmt.Sprintf("storage%d.sqlite", n))
+}
+
+// place returns what operators are told of a database, counted from 1.
+func (c *Cluster) place(n int) (kind, database string) {
+	kind = adapter.SQLite
+	if len(c.cfg.Databases) > 0 {
+		kind = c.cfg.Adapter
+	}
+	return kind, adapter.Place(kind, c.database(n))
 }
 
 // openNative opens a database of the kind that the configuration says.
@@ -288,6 +304,11 @@ func (c *Cluster) Master() proto.Address { return c.master.Addr() }
 
 // Admin returns the address of the admin.
 func (c *Cluster) Admin() proto.Address { return c.admin.Addr() }
+
+// Nodes returns the nodes, for what watches them.
+func (c *Cluster) Nodes() (*master.Master, []*storage.Node, *admin.Node) {
+	return c.master, c.storages, c.admin
+}
 
 // Dump writes the states of all nodes.
 func (c *Cluster) Dump(w io.Writer) {

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cluster/vitals"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -39,6 +40,8 @@ type Config struct {
 	DisablePack bool
 	// DisableDrop keeps the data of discarded cells.
 	DisableDrop bool
+	// Self is what the node tells of itself to operators. Default: nothing.
+	Self vitals.Self
 	// FetchCount is how many transactions or records a replica asks for at a time.
 	// Default: 1000.
 	FetchCount int
@@ -149,7 +152,7 @@ func New(cfg Config) (*Node, error) {
 }
 
 func (n *Node) linkConfig(deliver func(link.Event)) link.Config {
-	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
+	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network, Traffic: &n.traffic,
 		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout)}
 }
 

@@ -65,12 +65,16 @@ type Node struct {
 	served   *pace.Service
 	feeding  *pace.Pace // what is read for other storages
 	fetching *pace.Pace // what is replicated from them
+	counts   counts
+	traffic  link.Traffic
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]    // by partition
 	terms     *following.Terms          // of the master of a backup cluster; nil: it has told none
 	backupTID atomic.Pointer[tid.TID]   // nil: not in backup mode
 	reached   atomic.Pointer[[]tid.TID] // how far each cell of a backup follows the upstream cluster, by partition; nil: not known
+
+	vitals vitalSigns
 
 	// Owned by Run.
 	id proto.NodeID
@@ -98,6 +102,7 @@ type Node struct {
 	timing        bool // commitTimer runs
 	unseen        int  // packets processed since all else was looked at
 	exit          bool
+	listens       bool // the master wants to know why the node ends
 }
 
 // session is one period of operation: everything in it is volatile.
@@ -138,6 +143,7 @@ func (n *Node) Close() {
 // Run serves until ctx ends, or the master tells the node to shut down: then it
 // returns nil. Any other end is an error of the database.
 func (n *Node) Run(ctx context.Context) (err error) {
+	n.log.Info("listening on", "addr", n.listener.Addr().String())
 	n.commitTimer = time.NewTimer(commitDelay)
 	n.commitTimer.Stop()
 	panicked := false
@@ -149,6 +155,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			n.session.feeder.stop()
 		}
 		n.wg.Wait()
+		if err != nil {
+			n.sayWhy(err)
+		}
 		n.conns.close()
 		if n.session != nil && err == nil {
 			err = n.session.drop()
@@ -363,9 +372,11 @@ func (n *Node) commit() error {
 // commitBy commits, and sends the answers that waited for it.
 func (n *Node) commitBy(commit func() error) error {
 	n.sendQueued() // not to wait for the disk
+	begin := time.Now()
 	if err := commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	n.counts.commits.Observe(time.Since(begin))
 	for _, r := range n.batch {
 		r.conn.Queue(r.id, r.packet)
 		n.queued = append(n.queued, r.conn)

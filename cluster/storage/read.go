@@ -104,6 +104,7 @@ func (n *Node) read(ctx context.Context, a *access, conn *link.Conn, id uint32, 
 	)
 	switch p := p.(type) {
 	case *proto.AskObject:
+		n.vitals.loads.Add(1)
 		what = p.OID
 		answer, err = n.object(ctx, n.limitOfLoad(a, p), p)
 	case *proto.AskObjectHistory:
@@ -153,6 +154,7 @@ func (n *Node) finishRead(ctx context.Context, conn *link.Conn, id uint32, p pro
 			return
 		}
 		if _, corrupt := errors.AsType[*backend.CorruptError](err); corrupt {
+			n.counts.damaged.Add(1)
 			n.log.Error("stored data are damaged", "err", err)
 		}
 	}
@@ -190,6 +192,7 @@ func (n *Node) object(ctx context.Context, limit tid.TID, p *proto.AskObject) (p
 	if err != nil {
 		return nil, err
 	}
+	n.counts.loaded.add(1, len(o.Data))
 	return answerObject(limit, p.OID, &o), nil
 }
 

@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/side"
@@ -38,7 +39,8 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Short: "Copy a cluster, or another Data.fs, into a Data.fs",
 		Long: `Copy a cluster, or another Data.fs, into a Data.fs that FileStorage accepts.
 
-SOURCE is an existing file, or the masters of a cluster separated by spaces.
+SOURCE is an existing file, or a cluster.
+` + side.ClusterHelp + `
 
 A DESTINATION that exists is brought up to date: what it lacks is appended,
 provided that it ends with what SOURCE has at the same place. A new one is called
@@ -80,6 +82,12 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	if opt.PackedUpTo, err = parseTID("--packed-up-to", o.packedUpTo); err != nil {
 		return err
 	}
+	if err := side.Files(source, destination); err != nil {
+		return err
+	}
+	if side.IsURI(destination) {
+		return cli.Usagef("%s is a cluster: neomigrate copies into one", destination)
+	}
 	if err := side.Distinct(source, destination); err != nil {
 		return err
 	}
@@ -118,17 +126,11 @@ func parseTID(option, s string) (tid.TID, error) {
 	if s == "" {
 		return tid.Zero, nil
 	}
-	if t, err := tid.Parse(s); err == nil {
-		return t, nil
-	}
-	t, err := conf.ParseTID(s)
-	switch {
-	case err != nil:
+	t, err := moment.ParseTID(s, time.Now())
+	if err != nil {
 		return tid.Zero, cli.Usagef("%s: %w", option, err)
-	case t.IsTime:
-		return tid.FromTime(t.Time), nil
 	}
-	return tid.TID(t.ID), nil
+	return t, nil
 }
 
 func export(ctx context.Context, env *cli.Env, o *options, src *side.Source, destination string, opt exporter.FileOptions, size int64) (tid.TID, error) {

@@ -231,7 +231,7 @@ func TestErrors(t *testing.T) {
 		{"the rest of an interrupted export", []string{"--restart", part, filepath.Join(dir, "new.fs")}, 2, "same file"},
 		{"no directory", []string{sample("01-basic.fs"), filepath.Join(dir, "no", "where.fs")}, 1, "no such file"},
 		{"cluster without name", []string{"127.0.0.1:1", other}, 2, "-c"},
-		{"moment", []string{"--at", "yesterday", other, text}, 2, "--at"},
+		{"moment", []string{"--at", "someday", other, text}, 2, "--at"},
 		{"before everything", []string{"--at", "tid:0", other, text}, 2, "--at"},
 		{"magic", []string{"--magic", "FS99", other, filepath.Join(dir, "other.fs.new")}, 1, "FS99"},
 	} {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/fsformat"
@@ -111,19 +112,13 @@ func warnTail(ctx context.Context, env *cli.Env, r *fsformat.Reader) error {
 	return err
 }
 
-var layouts = []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02"}
-
 // parseTID reads a tid or a moment.
 func parseTID(s string) (tid.TID, error) {
-	if t, err := tid.Parse(s); err == nil {
-		return t, nil
+	t, err := moment.ParseTID(s, time.Now())
+	if err != nil {
+		return 0, cli.Usagef("%w", err)
 	}
-	for _, l := range layouts {
-		if at, err := time.Parse(l, s); err == nil {
-			return tid.FromTime(at), nil
-		}
-	}
-	return 0, cli.Usagef("%q is neither 16 hexadecimal digits nor a date", s)
+	return t, nil
 }
 
 // parseRange reads FROM..TO and returns it as the reader wants it: (after, upTo].

@@ -11,10 +11,14 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/spf13/cobra"
 )
@@ -39,6 +43,8 @@ type options struct {
 	engine     string
 	wait       float64
 	quiet      bool
+	monitor    monitored.Option
+	watched    *metrics.Set
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -76,6 +82,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 			if o.backupOf != "" && cmd.Flags().Changed("partitions") {
 				return cli.Usagef("--partitions does not go with --backup-of: a backup has as many as the cluster that it follows")
 			}
+			if o.quiet {
+				o.Logging.Quiet(cmd.Flags())
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -96,8 +105,12 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
+	o.monitor.AddFlags(fs, monitored.PageText)
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
+	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words
+		o.Logging.Informs(fs)
+	}
 	o.TLS.AddFlags(fs)
 	return cmd
 }
@@ -151,6 +164,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if zeoPort != nil {
 		defer zeoPort.Close() // by who serves it, unless the start failed
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log, err := o.OpenLog(env)
 	if err != nil {
 		return err
@@ -158,6 +175,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer log.End(&err)
 	defer log.Crashed()
 	cfg.Log = log.Logger
+	o.watched = metrics.NewSet("starting")
+	asker := page.NewAsker(link.Config{TLS: cfg.TLS})
+	o.monitor.ServePage(o.watched, log.Logger, asker)
 	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {
 		return log.LinkConfig(nil).Record
 	}
@@ -181,6 +201,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	o.watch(cluster)
+	asker.Use(cluster.Name(), cluster.Admin())
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)
@@ -190,8 +212,17 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	return err
 }
 
+// watch lets the nodes of the cluster be watched.
+func (o *options) watch(cluster *simple.Cluster) {
+	m, storages, a := cluster.Nodes()
+	o.watched.Add(metrics.Master(cluster.Name(), cli.Version(), m), metrics.Admin(cluster.Name(), cli.Version(), a))
+	for _, s := range storages {
+		o.watched.Add(metrics.Storage(cluster.Name(), cli.Version(), s))
+	}
+}
+
 func (o *options) config(ctx context.Context) (simple.Config, error) {
-	cfg := simple.Config{Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
+	cfg := simple.Config{Version: cli.Version(), Dir: o.dir, Name: o.name, Partitions: o.partitions, Storages: o.storages, Replicas: o.replicas,
 		Databases: o.databases, Adapter: o.adapter, Engine: o.engine, Wait: time.Duration(o.wait * float64(time.Second))}
 	var err error
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
@@ -292,14 +323,19 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 			return fmt.Errorf("serving ZEO clients: %w", openErr)
 		}
 		defer func() { err = errors.Join(err, d.close()) }()
+		o.watched.Complete(metrics.ZEO(cluster.Name(), cli.Version(), d.server, map[string]metrics.Client{"1": d.storage}))
 		ready += fmt.Sprintf(" zeo=%v", zeoPort.Addr())
 	}
+	o.watched.Complete()
 	if !o.quiet {
 		fmt.Fprint(env.Stderr, welcome(o, cluster, b, dir, imported, zeoPort))
 	}
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(ready)
 	if b.backend != nil {
 		b.follow(ctx, env, o.quiet)
 	}

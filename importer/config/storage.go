@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -66,7 +67,7 @@ var kinds = map[string]map[string]keyRule{
 		"verify-keys":   {check: notEmpty},
 		"identity-file": {check: notEmpty},
 		"lineage":       {check: lineage},
-		"at":            {check: moment},
+		"at":            {check: aMoment},
 		"state-dir":     {check: notEmpty},
 		"cache-size":    {check: size},
 	},
@@ -179,25 +180,22 @@ func lineage(v string) error {
 	return nil
 }
 
-func moment(v string) error {
+func aMoment(v string) error {
 	_, err := parseMoment(v)
 	return err
 }
 
-// parseMoment reads a TID, or a time: the greatest TID that is not after it.
+// parseMoment reads a TID, or a time: the greatest TID that is not after it. A time that
+// depends on the clock would be another one at each start.
 func parseMoment(v string) (tid.TID, error) {
-	if t, err := tid.Parse(v); err == nil && len(v) == 16 && t > 0 && t <= tid.Max {
-		return t, nil
+	m, err := moment.Parse(v, time.Now())
+	switch {
+	case err != nil:
+		return 0, err
+	case m.Latest || m.Relative:
+		return 0, fmt.Errorf("%q is another transaction at each start: give a TID, or a time such as 2026-11-20T10:00:00Z", v)
 	}
-	if at, err := time.Parse(time.RFC3339, v); err == nil {
-		return tid.FromTime(at), nil
-	}
-	if t, err := conf.ParseTID(v); err == nil && t.IsTime {
-		return tid.FromTime(t.Time), nil
-	} else if err == nil && t.ID > 0 && t.ID <= uint64(tid.Max) {
-		return tid.TID(t.ID), nil
-	}
-	return 0, fmt.Errorf("%q is neither a TID (16 hexadecimal digits or tid:<integer>) nor a time like 2026-11-20T10:00:00Z or a UNIX timestamp", v)
+	return m.TID, nil
 }
 
 // values are the settings of a section, checked.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -77,6 +79,17 @@ func Name(adapter, database string) string {
 	switch adapter {
 	case MySQL, MySQLdb, PyMySQL:
 		return mysqldb.Redact(database)
+	}
+	return database
+}
+
+// Place returns where a database is, for operators: its name, of a file with the whole path.
+func Place(adapter, database string) string {
+	if adapter != SQLite && adapter != Importer || strings.HasPrefix(database, "file:") {
+		return Name(adapter, database)
+	}
+	if path, err := filepath.Abs(database); err == nil {
+		return path
 	}
 	return database
 }

@@ -1,0 +1,110 @@
+// Package monitored is the option --monitor of the programs: the address at which they are
+// watched.
+//
+// # Invariant
+//
+// An address that cannot be used is refused before the program does anything else.
+package monitored
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+
+	"github.com/spf13/pflag"
+
+	"github.com/neozodb/neo/cluster/monitor"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
+	"github.com/neozodb/neo/cmd/internal/cli"
+)
+
+// Option is the option --monitor. Without it, nothing listens, and the methods do nothing.
+type Option struct {
+	addr     string
+	listener net.Listener
+	server   *monitor.Server
+	stopPage func()
+}
+
+// AddFlags defines --monitor. pages says what there is beside metrics and probes, "" if nothing.
+func (o *Option) AddFlags(fs *pflag.FlagSet, pages string) {
+	cli.Text(fs, &o.addr, "monitor", "", "", "HOST:PORT to be watched at, over HTTP: /metrics for Prometheus, /healthz and /readyz for probes"+pages+" (default: none)")
+	cli.InFull(fs, "monitor") // --m is --masters
+}
+
+// Listen opens the address. Close must be called then, whatever comes.
+func (o *Option) Listen(ctx context.Context) (err error) {
+	if o.addr == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(o.addr); err != nil {
+		return cli.Usagef("--monitor: %q is not HOST:PORT", o.addr)
+	}
+	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("--monitor: %w: each node needs an address of its own", err)
+		}
+		return fmt.Errorf("--monitor: %w", err)
+	}
+	return nil
+}
+
+// Addr returns the address that is listened on, nil if there is none.
+func (o *Option) Addr() net.Addr {
+	if o.listener == nil {
+		return nil
+	}
+	return o.listener.Addr()
+}
+
+// Serve begins to answer, as early as possible: a start may take its time.
+// page is what there is beside metrics and probes, nil if nothing.
+func (o *Option) Serve(watched *metrics.Set, log *slog.Logger, page http.Handler) {
+	if o.listener == nil {
+		return
+	}
+	cfg := watched.Config()
+	cfg.Log, cfg.Page = log, page
+	o.server = monitor.Serve(o.listener, cfg)
+}
+
+// PageText is what the usage of --monitor says of the page.
+const PageText = "; / is a page that shows the cluster"
+
+// ServePage begins to answer, with the page of the cluster that asker asks about.
+func (o *Option) ServePage(watched *metrics.Set, log *slog.Logger, asker *page.Asker) {
+	if o.listener == nil {
+		return
+	}
+	p := page.New(page.Config{Collect: asker.Collect, Version: cli.Version(), Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Run(ctx)
+	}()
+	o.stopPage = func() {
+		cancel()
+		<-done
+		asker.Close()
+	}
+	o.Serve(watched, log, p)
+}
+
+// Close ends it.
+func (o *Option) Close() {
+	if o.stopPage != nil {
+		defer o.stopPage()
+	}
+	switch {
+	case o.server != nil:
+		o.server.Close()
+	case o.listener != nil:
+		_ = o.listener.Close() // nothing was served
+	}
+}
