@@ -46,7 +46,7 @@ with those of Python in turn: commits and loads that nothing caches, then on new
 neomigrate of a Data.fs, replication to a second storage, a pack, and an import by the
 adapter Importer.
 
-With --peer, a Python that can import neo and MySQLdb, the clients of the commits and loads
+With --peer, a Python that can import neo, and MySQLdb for the server, the clients of the commits and loads
 are its processes, the same for both storages, and the figures named (Go) are those of our
 client. Each side has its own neomigrate. Python gets a shorter Data.fs, because it takes
 long. Figures are medians of the rounds, and the ratio is the median of the ratios in each
@@ -71,7 +71,7 @@ round, with the least and the greatest in brackets.`,
 		},
 	}
 	cmd.Flags().StringVar(&c.bin, "bin", "bin", "directory of the built programs")
-	cmd.Flags().StringVar(&c.neo, "peer", "", "Python that can import neo and MySQLdb; default: not compared with")
+	cmd.Flags().StringVar(&c.neo, "peer", "", "Python that can import neo, and MySQLdb for the server; default: not compared with")
 	cmd.Flags().StringVar(&size, "size", size, "size of the Data.fs that is imported")
 	cmd.Flags().StringVar(&theirs, "peer-size", theirs, "size of the Data.fs that Python imports")
 	cmd.Flags().IntVar(&b.rounds, "rounds", b.rounds, "rounds, of which medians are shown")
@@ -87,6 +87,7 @@ type backends struct {
 	rounds    int
 	theirSize int64
 	log       io.Writer
+	fileOnly  bool            // Python has no client of the server
 	server    *databaseServer // nil: no engine needs one
 	measured  []*measure
 }
@@ -151,8 +152,12 @@ func (b *backends) print() {
 
 func (b *backends) run(ctx context.Context) error {
 	if b.neo != "" {
-		if err := quiet(exec.CommandContext(ctx, b.neo, "-c", "import neo, MySQLdb")); err != nil {
+		if err := quiet(exec.CommandContext(ctx, b.neo, "-c", "import neo")); err != nil {
 			return fmt.Errorf("--peer: %w", err)
+		}
+		if err := quiet(exec.CommandContext(ctx, b.neo, "-c", "import MySQLdb")); err != nil {
+			b.fileOnly = true
+			fmt.Fprintf(b.log, "%s cannot import MySQLdb (pip install mysqlclient): its storages are measured on SQLite alone\n", b.neo)
 		}
 	}
 	fsync, err := fsyncFloor(b.dir)
@@ -197,6 +202,9 @@ func (b *backends) run(ctx context.Context) error {
 	for round := range b.rounds {
 		for _, engine := range b.engines {
 			for _, python := range sides {
+				if python && b.fileOnly && engine != sqlite {
+					continue
+				}
 				source := data
 				if python {
 					source = theirs
@@ -388,7 +396,9 @@ func (s *side) migrate() error {
 	}
 	s.add("neomigrate of a Data.fs", "MB/s", s.mb/time.Since(begun).Seconds())
 	if !s.python {
-		s.add("peak memory of the storage", "MB", float64(peakMemory(cl.processes[1].Process.Pid))/1e6)
+		for i, what := range []string{"master", "storage", "admin"} {
+			s.add("peak memory of the "+what, "MB", float64(peakMemory(cl.processes[i].Process.Pid))/1e6)
+		}
 		size, err := s.diskUse("migrate0", before)
 		if err != nil {
 			return err
