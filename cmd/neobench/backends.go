@@ -403,7 +403,7 @@ func (s *side) migrate() error {
 		if err != nil {
 			return err
 		}
-		s.add("disk for each MB of Data.fs", "MB", float64(size)/1e6/s.mb)
+		s.add("disk for each GB of Data.fs", "MB", float64(size)/1e3/s.mb)
 	}
 
 	if err := cl.addReplica(); err != nil {
