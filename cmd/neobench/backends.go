@@ -49,7 +49,7 @@ adapter Importer.
 With --peer, a Python that can import neo, and MySQLdb for the server, the clients of the commits and loads
 are its processes, the same for both storages, and the figures named (Go) are those of our
 client. Each side has its own neomigrate. Python gets a shorter Data.fs, because it takes
-long. Figures are medians of the rounds, and the ratio is the median of the ratios in each
+long, except by the Importer into the server. Figures are medians of the rounds, and the ratio is the median of the ratios in each
 round, with the least and the greatest in brackets.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -209,7 +209,7 @@ func (b *backends) run(ctx context.Context) error {
 				if python {
 					source = theirs
 				}
-				s := &side{backends: b, ctx: ctx, engine: engine, python: python, dir: filepath.Join(b.dir, "side"), data: source}
+				s := &side{backends: b, ctx: ctx, engine: engine, python: python, dir: filepath.Join(b.dir, "side"), data: source, whole: data}
 				begun := time.Now()
 				if err := s.measure(); err != nil {
 					return fmt.Errorf("%v: %w", s, err)
@@ -234,6 +234,7 @@ type side struct {
 	python bool
 	dir    string // of the SQLite files and logs
 	data   string // the Data.fs to import
+	whole  string // that of our side
 	mb     float64
 	used   []string // databases of the server
 }
@@ -260,17 +261,23 @@ func (s *side) measure() (err error) {
 			err = errors.Join(err, dropErr)
 		}
 	}()
-	st, err := os.Stat(s.data)
-	if err != nil {
+	if err := s.measureData(); err != nil {
 		return err
 	}
-	s.mb = float64(st.Size()) / 1e6
 	for _, step := range []func() error{s.service, s.migrate, s.imported} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *side) measureData() error {
+	st, err := os.Stat(s.data)
+	if err == nil {
+		s.mb = float64(st.Size()) / 1e6
+	}
+	return err
 }
 
 // peers is the Python that runs the nodes, nil for ours.
@@ -484,9 +491,15 @@ func (r *running) awaitCells(ctx context.Context) error {
 	}
 }
 
-// imported measures the adapter Importer until table trans has all transactions: from the start of our nodes, and
-// from when the cluster runs with those of Python.
+// imported measures the adapter Importer from the start of the nodes until table trans has all transactions. Python
+// gets the same Data.fs, but on SQLite the short one, and only the time since the cluster runs counts.
 func (s *side) imported() error {
+	if s.engine != sqlite {
+		s.data = s.whole
+		if err := s.measureData(); err != nil {
+			return err
+		}
+	}
 	transactions, err := countTransactions(s.ctx, s.data)
 	if err != nil {
 		return err
@@ -515,7 +528,7 @@ func (s *side) imported() error {
 	}
 	defer cl.stop()
 	var took time.Duration
-	if s.python {
+	if s.python && s.engine == sqlite {
 		begun = time.Now() // its interpreters take long to start, and its Data.fs is short
 	}
 	switch {
