@@ -92,6 +92,7 @@ type Node struct {
 	checks   check.Board // of replicas
 	vitals   vitalBoard
 	stopping bool // told to stop by the cluster
+	traffic  link.Traffic
 }
 
 // peer is who is at the other end of a link that was accepted.
@@ -117,6 +118,7 @@ type (
 		to   proto.Address
 	}
 	mailed  struct{ err error }
+	asking  struct{ answer chan Stats } // has room for the answer
 	dumping struct {
 		w    io.Writer
 		done chan struct{}
@@ -152,7 +154,7 @@ func New(cfg Config) (*Node, error) {
 func (n *Node) Addr() proto.Address { return n.listener.Addr() }
 
 func (n *Node) linkConfig() link.Config {
-	return link.Config{TLS: n.cfg.TLS, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
+	return link.Config{TLS: n.cfg.TLS, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network, Traffic: &n.traffic,
 		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout),
 		Deliver:     func(ev link.Event) { n.send(ev) }}
 }
@@ -289,6 +291,8 @@ func (n *Node) handle(ev any) error {
 		n.upstreamDialled(ev)
 	case mailed:
 		n.mailEnded(ev.err)
+	case asking:
+		ev.answer <- n.stats()
 	case dumping:
 		n.dump(ev.w)
 		close(ev.done)

@@ -61,6 +61,8 @@ func (n *Node) masterAnswered(ev link.Event) {
 		answerRelay(tag, ev)
 	case checkTag:
 		n.checkAnswered(tag, ev)
+	case seeTag:
+		n.saw(tag, ev)
 	case nil: // our own AskClusterState
 		if p, ok := ev.Packet.(*proto.AnswerClusterState); ok {
 			n.setState(p.State)
@@ -87,7 +89,7 @@ func answerRelay(to relay, ev link.Event) {
 // masterLost forgets what only a connected admin knows, and looks for a primary
 // master again.
 func (n *Node) masterLost(err error) error {
-	n.master, n.masterID, n.id = nil, 0, n.cfg.ID
+	n.master, n.masterID, n.id, n.monitor.own.seen = nil, 0, n.cfg.ID, seen{}
 	if n.state.OK && n.state.V == proto.Stopping {
 		n.log.Info("the cluster has stopped")
 		n.stopping = true
@@ -169,7 +171,12 @@ func (n *Node) fromPeer(ev link.Event) {
 			n.changed()
 		}
 	case ev.Asked != nil:
-		n.checkAnswered(ev.Asked.Tag.(checkTag), ev)
+		switch tag := ev.Asked.Tag.(type) {
+		case checkTag:
+			n.checkAnswered(tag, ev)
+		case seeTag:
+			n.saw(tag, ev)
+		}
 	case p.backup != nil:
 		n.fromBackup(ev, p.backup)
 	default:

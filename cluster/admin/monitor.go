@@ -32,12 +32,14 @@ type cluster struct {
 	status
 	follows *following.Report // how far it follows its upstream cluster; nil: not known
 	conn    *link.Conn        // to the admin of a backup; nil: not connected
+	seen    seen
 }
 
 // monitor is what the node knows of its cluster and of its backups.
 type monitor struct {
 	own       cluster
 	backups   []*cluster // sorted by name
+	sawAt     time.Time  // of the last questions for Stats
 	maxLag    time.Duration
 	checks    string // what the last checks of replicas found; "" if nothing
 	imports   imports
@@ -102,7 +104,7 @@ func (m *monitor) backup(name string) *cluster {
 }
 
 func (m *monitor) disconnected(c *cluster) {
-	c.conn, c.status, c.follows = nil, status{}, nil
+	c.conn, c.status, c.follows, c.seen = nil, status{}, nil, seen{}
 	maps.DeleteFunc(m.queries, func(q checkTag, _ bool) bool { return q.cluster == c })
 }
 

@@ -185,7 +185,7 @@ func (c *cache) clearCurrent() {
 // clear forgets everything.
 func (c *cache) clear() {
 	fresh := newCache(c.maxSize)
-	fresh.lifeTime, fresh.maxHistory = c.lifeTime, c.maxHistory
+	fresh.lifeTime, fresh.maxHistory, fresh.hits, fresh.misses = c.lifeTime, c.maxHistory, c.hits, c.misses
 	*c = *fresh
 }
 

@@ -92,6 +92,8 @@ type Client struct {
 	log     *slog.Logger
 	packer  deflate.Packer
 	masters *bootstrap.Masters
+	counts  counts
+	traffic link.Traffic
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -114,6 +116,8 @@ type Client struct {
 
 	last atomic.Uint64 // lastTID, for readers without the lock
 	told atomic.Uint64 // what OnInvalidate or onFinish was told last: lastTID, or soon
+
+	restored restoredSerials
 
 	oidTurn chan struct{} // held while oids are asked for
 	oids    []tid.OID     // reserve, under mu
@@ -190,7 +194,7 @@ func (c *Client) Close() error {
 
 // links is the configuration of links whose events go to deliver.
 func (c *Client) links(deliver func(link.Event)) link.Config {
-	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network,
+	return link.Config{TLS: c.cfg.TLS, Deliver: deliver, Log: c.log, Record: c.cfg.Record, Network: c.cfg.Network, Traffic: &c.traffic,
 		PeerTimeout: cmp.Or(c.cfg.PeerTimeout, link.DefaultPeerTimeout)}
 }
 

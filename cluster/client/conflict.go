@@ -53,9 +53,11 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 	if w.check {
 		return &txn.ReadConflictError{OID: oid, Committed: committed, Base: w.serial}
 	}
-	if t.opt.rebase != nil && committed < t.opt.TID {
-		if err := t.opt.rebase(ctx); err != nil {
-			return err
+	if (w.restored || t.opt.rebase != nil) && committed < t.opt.TID {
+		if t.opt.rebase != nil {
+			if err := t.opt.rebase(ctx); err != nil {
+				return err
+			}
 		}
 		again := *w
 		again.serial, again.waiting, again.again = committed, nil, true
@@ -85,7 +87,8 @@ func (t *Txn) resolveOne(ctx context.Context, oid tid.OID, committed tid.TID, w 
 
 // Conflicts waits for all answers of storages and returns the conflicts that
 // stand in the way of a vote, without trying to resolve them: one
-// [txn.ConflictError] or [txn.ReadConflictError] each, by object.
+// [txn.ConflictError] or [txn.ReadConflictError] each, by object. Restored objects have
+// none.
 func (t *Txn) Conflicts(ctx context.Context) ([]error, error) {
 	if err := t.quiet(ctx); err != nil {
 		return nil, err
@@ -95,6 +98,9 @@ func (t *Txn) Conflicts(ctx context.Context) ([]error, error) {
 	var list []error
 	for _, oid := range slices.Sorted(maps.Keys(t.conflict)) {
 		w, committed := t.data[oid], t.conflict[oid]
+		if w.restored && committed < t.opt.TID {
+			continue // for Vote to resolve
+		}
 		if w.check {
 			list = append(list, &txn.ReadConflictError{OID: oid, Committed: committed, Base: w.serial})
 		} else {

@@ -161,6 +161,9 @@ func (a *finishAsked) answered(ev link.Event) {
 // finished applies our own commit to the cache.
 func (t *Txn) finished(final tid.TID) {
 	c := t.c
+	var restored []tid.OID
+	defer func() { c.restoredAt(final, restored) }()
+	c.counts.commits.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.cacheMu.Lock()
@@ -168,6 +171,9 @@ func (t *Txn) finished(final tid.TID) {
 	for oid, w := range t.done {
 		if w.check {
 			continue
+		}
+		if w.restored {
+			restored = append(restored, oid)
 		}
 		c.replaceLocked(final, oid)
 		if w.data != nil && w.kept && !t.opt.NoCache {
@@ -205,6 +211,7 @@ func (t *Txn) recover(ctx context.Context, lost error) (tid.TID, error) {
 		case !p.TID.OK:
 			return tid.Zero, fmt.Errorf("finish transaction %v: not committed: %w: %w", t.ttid, ErrMasterLost, lost)
 		}
+		t.c.counts.commits.Add(1)
 		t.c.log.Info("transaction was committed", "ttid", t.ttid, "tid", p.TID.V)
 		return p.TID.V, nil
 	}
@@ -219,6 +226,7 @@ func (t *Txn) Abort(context.Context) error {
 		return nil
 	}
 	t.ended = true
+	t.c.counts.aborts.Add(1)
 	var ids []proto.NodeID
 	var conns []*link.Conn
 	for id, conn := range t.nodes {

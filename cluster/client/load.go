@@ -200,6 +200,8 @@ func (c *Client) replaceLocked(t tid.TID, oid tid.OID) {
 
 // invalidate applies the commit of another client.
 func (c *Client) invalidate(t tid.TID, oids []tid.OID) {
+	c.counts.invalidations.Add(1)
+	c.counts.invalidated.Add(uint64(len(oids)))
 	c.cacheMu.Lock()
 	for _, oid := range oids {
 		c.replaceLocked(t, oid)
@@ -241,6 +243,7 @@ func (c *Client) resync(last tid.TID) {
 		c.cache.clearCurrent()
 	} else { // truncated
 		c.cache.clear()
+		c.restored.clear()
 	}
 	c.loading = map[tid.OID]*loading{}
 	c.known = true

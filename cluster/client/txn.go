@@ -76,6 +76,7 @@ type write struct {
 	serial     tid.TID
 	dataSerial tid.TID // undo: the revision with the same data
 	check      bool    // not stored, must only stay unchanged
+	restored   bool    // whatever the current revision is: see Restore
 	again      bool    // same place in the order as the attempt before
 	deleted    bool    // stored without data, and not an undo to an earlier deletion
 	waiting    []proto.NodeID
@@ -666,6 +667,7 @@ func (t *Txn) lostLocked(id proto.NodeID) {
 func (t *Txn) conflictLocked(oid tid.OID, newer tid.TID) {
 	if newer > t.resolved[oid] && newer > t.conflict[oid] {
 		t.conflict[oid] = newer
+		t.c.counts.conflicts.Add(1)
 	}
 }
 
@@ -745,7 +747,7 @@ func (a *relockAsked) answered(ev link.Event) {
 				}
 				return
 			}
-			w = &write{data: data, kept: true, serial: p.Conflict.Serial, dataSerial: w.dataSerial, deleted: w.deleted}
+			w = &write{data: data, kept: true, serial: p.Conflict.Serial, dataSerial: w.dataSerial, deleted: w.deleted, restored: w.restored}
 		}
 		t.doneSize -= len(t.done[a.oid].data)
 		delete(t.done, a.oid)

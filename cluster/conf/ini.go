@@ -196,11 +196,30 @@ func (f *File) Sections() []string { return slices.Clone(f.order) }
 func (f *File) Section(name string) (*Section, error) {
 	keys, ok := f.sections[name]
 	if !ok {
-		return nil, fmt.Errorf("%s: no section %q", f.name, name)
+		hint := DidYouMean(name, f.order)
+		if hint == "" && len(f.order) > 0 {
+			hint = ": the file has [" + strings.Join(f.order, "], [") + "]"
+		}
+		return nil, fmt.Errorf("%s: no section %q%s", f.name, name, hint)
 	}
 	all := maps.Clone(f.sections[defaultSection])
 	maps.Copy(all, keys)
-	return &Section{f.name, name, f.lines[name], all}, nil
+	return &Section{f.name, name, f.lines[name], all, keys}, nil
+}
+
+// Referenced reports whether the value of a key, of any section, refers to this one by
+// %(key)s.
+func (f *File) Referenced(key string) bool {
+	ref := "%(" + strings.ToLower(key) + ")s"
+	for _, entries := range f.sections {
+		for _, e := range entries {
+			// What is doubled is no reference.
+			if strings.Contains(strings.ToLower(strings.ReplaceAll(e.raw, "%%", "")), ref) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // A Section is the keys of one section, with those of [DEFAULT] under them.
@@ -208,6 +227,7 @@ type Section struct {
 	file, name string
 	line       int
 	entries    map[string]entry
+	own        map[string]entry // without those of DEFAULT
 }
 
 // Keys returns the keys that are set, sorted.
@@ -216,6 +236,12 @@ func (s *Section) Keys() []string { return slices.Sorted(maps.Keys(s.entries)) }
 // Has reports whether a key is set.
 func (s *Section) Has(key string) bool {
 	_, ok := s.entries[strings.ToLower(key)]
+	return ok
+}
+
+// Own reports whether a key is set in the section itself, and not only in DEFAULT.
+func (s *Section) Own(key string) bool {
+	_, ok := s.own[strings.ToLower(key)]
 	return ok
 }
 

@@ -36,6 +36,7 @@ type Conn struct {
 	remote   proto.Address
 	incoming bool
 	input    *proto.Reader
+	counts   *counters // nil: nothing is counted
 
 	silence  time.Duration // silenceTimeout
 	watching *time.Timer   // nil: silence cannot be seen; under mu
@@ -100,6 +101,7 @@ func newConn(nc net.Conn, remote proto.Address, cfg Config) *Conn {
 		writerDone: make(chan struct{}),
 		done:       make(chan struct{}),
 		pending:    map[uint32]*pending{},
+		counts:     cfg.Traffic.begin(),
 		out:        append(make([]byte, 0, 4<<10), proto.Handshake[:]...),
 	}
 	c.ctx, c.quit = context.WithCancel(context.Background())
@@ -437,6 +439,7 @@ func (c *Conn) queueLocked(id uint32, p proto.Packet) {
 			return
 		}
 	}
+	c.counts.packet(outward, p)
 	if c.cfg.Record != nil {
 		c.cfg.Record(true, c.peer, id, p)
 	}

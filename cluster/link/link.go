@@ -70,7 +70,8 @@ type Config struct {
 	Idle func(*Conn)
 	// Record is told every packet, for a log of packets. It must not block.
 	Record  func(sent bool, peer string, id uint32, p proto.Packet)
-	Network Network // default: TCP
+	Traffic *Traffic // counts; default: nothing is counted
+	Network Network  // default: TCP
 	// PeerTimeout is how long a peer may give no sign of life before the connection
 	// is closed; a peer that does not give any by itself, as Python nodes do not, has
 	// twelve times as long. Negative: no limit. 0: this side gives no sign of life
@@ -172,6 +173,7 @@ func Dial(ctx context.Context, addr proto.Address, cfg Config) (*Conn, error) {
 		defer cancel()
 		if err := tc.HandshakeContext(ctx); err != nil {
 			nc.Close()
+			cfg.Traffic.end(c.counts)
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("the peer hung up during the TLS handshake; it may be a node without TLS: %w", err)
 			}

@@ -30,6 +30,7 @@ func (s *source) Read(b []byte) (int, error) {
 	if n > 0 {
 		s.heard.Store(true)
 		s.reads.Add(1)
+		s.counts.addBytes(inward, n)
 	}
 	return n, err
 }
@@ -120,6 +121,7 @@ func (c *Conn) receive(id uint32, p proto.Packet) {
 		c.mu.Unlock()
 		return
 	}
+	c.counts.packet(inward, p)
 	if c.cfg.Record != nil {
 		c.cfg.Record(false, c.peer, id, p)
 	}
@@ -194,6 +196,7 @@ func (c *Conn) end(err error) {
 			c.deliver(Event{Conn: c, ID: p.ID, Asked: &p.Pending, Err: loss})
 		}
 	}
+	c.cfg.Traffic.end(c.counts)
 	c.deliver(Event{Conn: c, Err: loss})
 	close(c.done)
 }

@@ -40,6 +40,7 @@ func (c *Conn) flushLocked() {
 	b := c.takeLocked()
 	c.mu.Unlock()
 	n, err := c.try.TryWrite(b)
+	c.counts.addBytes(outward, n)
 	c.mu.Lock()
 	switch {
 	case c.state >= closed:
@@ -125,7 +126,8 @@ func (c *Conn) write() {
 			}
 			c.flying = len(b)
 			c.mu.Unlock()
-			_, err := c.nc.Write(b)
+			n, err := c.nc.Write(b)
+			c.counts.addBytes(outward, n)
 			c.mu.Lock()
 			c.flying = 0
 			if err != nil {

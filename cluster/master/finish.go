@@ -36,7 +36,7 @@ func (m *Machine) finish(p *peer, id uint32, pkt *proto.AskFinishTransaction) {
 		m.incomplete(t, p, id)
 		return
 	}
-	t.prepared, t.request = true, id
+	t.prepared, t.request, t.asked = true, id, m.now
 	t.oids, t.deleted = pkt.OIDs, pkt.Deleted
 	if !t.imposed {
 		t.tid = m.ids.final(m.now, m.txns.queued(), t.ttid, m.table.NP())

@@ -94,6 +94,7 @@ type Machine struct {
 	starting int    // storages that were sent StartOperation and are not ready
 	counter  uint64 // of storages that became ready
 	marks    uint64 // of transactions prepared
+	counts   counts
 }
 
 // startup is whether a database may start without all nodes with readable cells.
@@ -514,6 +515,7 @@ func (m *Machine) drop(p *peer) {
 	case member:
 		switch p.node.Type {
 		case proto.Storage:
+			m.counts.lost++
 			m.storageLost(p)
 		case proto.Client:
 			m.clientLost(p)

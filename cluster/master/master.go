@@ -91,6 +91,7 @@ type input struct {
 	alive    bool          // and has given one
 	dump     io.Writer     // where to show the state
 	dumped   chan<- struct{}
+	stats    chan<- Stats // has room for the answer
 }
 
 // inboxSize is how many inputs may wait before peers are no longer read.
@@ -123,9 +124,9 @@ func New(cfg Config) (*Master, error) {
 	}
 	m.dials, m.stop = context.WithCancel(context.Background())
 	m.links = link.Config{TLS: cfg.TLS, Log: cfg.Log, Record: cfg.Record, Network: cfg.Network,
-		PeerTimeout: cfg.PeerTimeout,
-		Deliver:     func(ev link.Event) { m.put(input{event: ev}) },
-		Silent:      func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
+		PeerTimeout: cfg.PeerTimeout, Traffic: &link.Traffic{},
+		Deliver: func(ev link.Event) { m.put(input{event: ev}) },
+		Silent:  func(c *link.Conn, d time.Duration) { m.put(input{silent: c, silence: d}) }}
 	var err error
 	m.listener, err = link.Listen(m.dials, cfg.Bind, m.links, func(c *link.Conn) {
 		if !m.put(input{accepted: c}) {
@@ -288,6 +289,9 @@ func (m *Master) handle(in input) {
 	case in.dump != nil:
 		m.machine.dump(in.dump)
 		close(in.dumped)
+		return
+	case in.stats != nil:
+		in.stats <- m.machine.stats()
 		return
 	case in.silent != nil:
 		var ok bool

@@ -32,6 +32,7 @@ func (m *Machine) enterRecovery() {
 	m.table.Reset(m.set.Partitions, m.set.Replicas)
 	m.backup, m.truncate = proto.Opt[tid.TID]{}, proto.Opt[tid.TID]{}
 	m.rec = newRecovery()
+	m.counts.recoveries++
 	m.become(proto.Recovering)
 	for _, p := range m.ofType(proto.Storage) {
 		p.lastAsked, p.completed, p.reported = false, proto.Opt[tid.TID]{}, 0
@@ -46,6 +47,7 @@ func (m *Machine) reset() {
 	m.up.questions = packQuestions{}
 	m.follow.reset()
 	m.gate.reset()
+	m.counts.aborted += m.txns.unprepared()
 	m.txns.reset()
 	m.pack.reset()
 	m.ids.reset()

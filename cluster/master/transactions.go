@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -17,6 +18,7 @@ type transaction struct {
 	prepared  bool  // its finish was asked for: it can no longer be aborted
 	client    *peer // nil: its client has left after asking for the finish
 	request   uint32
+	asked     time.Time      // when its finish was asked for
 	readiness uint64         // storages that became ready later do not have it in full
 	failed    []proto.NodeID // storages that the client could not write to
 
@@ -53,6 +55,16 @@ type delayed struct {
 func (t *transactions) reset() {
 	t.pending = map[tid.TID]*transaction{}
 	t.queue, t.delayed = nil, nil
+}
+
+// unprepared returns how many transactions can still be aborted.
+func (t *transactions) unprepared() (n uint64) {
+	for _, x := range t.pending {
+		if !x.prepared {
+			n++
+		}
+	}
+	return n
 }
 
 // queued returns the greatest TID that waits for its commit.
@@ -101,6 +113,7 @@ func (m *Machine) begin(p *peer, id uint32, pkt *proto.AskBeginTransaction) (don
 		t.ttid = m.ids.next(m.now, m.txns.queued())
 	}
 	m.txns.pending[t.ttid] = t
+	m.counts.begun++
 	m.answer(p, id, &proto.AnswerBeginTransaction{TTID: t.ttid})
 	return true
 }
@@ -268,6 +281,8 @@ func (m *Machine) commitReady() {
 // commit announces a transaction. The client is told before the storages unlock,
 // and the other clients before they can read what it wrote.
 func (m *Machine) commit(t *transaction) {
+	m.counts.committed++
+	m.counts.commits.Observe(m.now.Sub(t.asked))
 	var invalidate *proto.InvalidateObjects
 	for _, p := range m.members {
 		switch {
@@ -318,6 +333,7 @@ func (m *Machine) modified(t *transaction) []int {
 // discard forgets a transaction that was not prepared and tells the storages
 // that wait for its end, and those of also.
 func (m *Machine) discard(t *transaction, also []*peer) {
+	m.counts.aborted++
 	delete(m.txns.pending, t.ttid)
 	m.txns.queue = slices.DeleteFunc(m.txns.queue, func(o *transaction) bool { return o == t })
 	for _, s := range t.registered {

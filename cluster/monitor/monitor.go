@@ -63,14 +63,7 @@ type Server struct {
 // Listen opens the address HOST:PORT, or :PORT for all addresses of the machine. What connects
 // before [Serve] waits.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	if _, _, err := net.SplitHostPort(addr); err != nil {
-		return nil, fmt.Errorf("address to be monitored at: %q is not HOST:PORT", addr)
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("address to be monitored at: %w", err)
-	}
-	return l, nil
+	return new(net.ListenConfig).Listen(ctx, "tcp", addr)
 }
 
 // Serve begins to answer on l, which the server closes.

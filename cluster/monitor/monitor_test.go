@@ -147,7 +147,7 @@ func TestAddressIsRefused(t *testing.T) {
 	defer l.Close()
 	for addr, want := range map[string]string{
 		l.Addr().String(): "address already in use",
-		"9100":            "is not HOST:PORT",
+		"9100":            "missing port",
 		"localhost:nine":  "nine",
 	} {
 		if l, err := Listen(t.Context(), addr); err == nil || !strings.Contains(err.Error(), want) {

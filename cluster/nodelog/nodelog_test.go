@@ -338,7 +338,7 @@ func TestTextHandler(t *testing.T) {
 	if err := h.Handle(context.Background(), r); err != nil {
 		t.Fatal(err)
 	}
-	start := "2026-11-20 20:08:06.8496 ERROR     NEO        [              :0   ] "
+	start := "2026-11-20 20:08:06.849 ERROR    "
 	if want := start + "a\n" + start + "b\n"; b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
 	}
@@ -356,5 +356,120 @@ func BenchmarkPacket(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n.Packet(Packet{Peer: "S1 (127.0.0.1:1)", Body: body})
+	}
+}
+
+// After a rotation the journal at the path of a log is that of the next one. Who still
+// reads the first neither takes it for its own, nor undoes what it has.
+func TestReadAcrossRotation(t *testing.T) {
+	l := open(t, Config{})
+	log := slog.New(l.Node("").Handler())
+	log.Info("old")
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	path := l.cfg.Path
+	r, err := OpenReader(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rename(t, path, path+".1")
+	next, err := openSQL(path, "rwc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	for _, s := range []string{
+		`PRAGMA cache_size = 1`, `CREATE TABLE log (date REAL PRIMARY KEY, msg TEXT)`, `BEGIN`,
+		`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 5000) INSERT INTO log SELECT i, hex(zeroblob(50)) FROM n`,
+	} {
+		if _, err := next.Exec(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	committed := make(chan error)
+	go func() {
+		time.Sleep(50 * time.Millisecond) // its journal is there meanwhile
+		_, err := next.Exec(`COMMIT`)
+		committed <- err
+	}()
+	if err := Mark(t.Context(), r); err != nil {
+		t.Error(err)
+	}
+	var got []string
+	for e, err := range r.Entries(t.Context()) {
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		got = append(got, e.Msg)
+	}
+	if !slices.Equal(got, []string{"old"}) {
+		t.Errorf("read %q", got)
+	}
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	if n := count(t, path, `SELECT count(*) FROM log`); n != 5000 || quickCheck(t, path) != "ok" || quickCheck(t, path+".1") != "ok" {
+		t.Errorf("%d rows in the next log", n)
+	}
+}
+
+// A reader that takes its time holds up no writer.
+func TestReaderHoldsNoLock(t *testing.T) {
+	l := open(t, Config{})
+	n := l.Node("")
+	const packets = 3 * batchRows
+	for i := range packets {
+		n.Packet(Packet{Peer: "S1", MsgID: uint32(i)})
+	}
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenReader(t.Context(), l.cfg.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := Mark(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for _, err := range r.Entries(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read++; read%500 == 1 {
+			db, err := openSQL(l.cfg.Path, "rw")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := db.Exec(`INSERT INTO packet VALUES (?, NULL, 0, 0, '', NULL)`, 1e12+float64(read)); err != nil {
+				t.Errorf("after %d: %v", read, err)
+			}
+			db.Close()
+		}
+	}
+	if read != packets {
+		t.Errorf("read %d packets, %d at the mark", read, packets)
+	}
+	for _, err := range r.Entries(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		read++
+	}
+	if read != packets {
+		t.Errorf("read %d packets without a new mark", read)
+	}
+	if err := Mark(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	for range r.Entries(t.Context()) {
+		read++
+	}
+	if read != packets+packets/500 {
+		t.Errorf("read %d packets in the end", read)
 	}
 }

@@ -3,6 +3,7 @@ package nodelog
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // record is a row of table log.
@@ -128,13 +128,34 @@ func source(r slog.Record) *place {
 }
 
 // NewTextHandler returns a handler that writes records of at least some level as
-// text, for a terminal:
+// text, for people:
 //
-//	2026-11-20 20:08:06.8496 WARNING   NEO        [         link:123] message
+//	2026-11-20 20:08:06.849 WARNING  message key=value
 //
 // in local time, with the same start on each line of a message of several.
 func NewTextHandler(w io.Writer, min slog.Leveler) slog.Handler {
 	return &textHandler{w: w, min: min, mu: &sync.Mutex{}}
+}
+
+// NewJSONHandler returns a handler that writes records of at least some level as JSON, an
+// object in each line with time, level and msg. What has a text form, as durations,
+// transaction ids and addresses have, is written as that text.
+func NewJSONHandler(w io.Writer, min slog.Leveler) slog.Handler {
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: min, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		switch v := a.Value; v.Kind() {
+		case slog.KindDuration:
+			a.Value = slog.StringValue(v.Duration().String())
+		case slog.KindAny:
+			switch x := v.Any().(type) {
+			case slog.Level:
+				a.Value = slog.StringValue(LevelName(pythonLevel(x)))
+			case error, json.Marshaler: // errors are written as their text
+			default:
+				a.Value = slog.StringValue(fmt.Sprint(x))
+			}
+		}
+		return a
+	}})
 }
 
 type textHandler struct {
@@ -147,11 +168,7 @@ type textHandler struct {
 func (h *textHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.min.Level() }
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
-	module, line := "", 0
-	if src := source(r); src != nil {
-		module, line = strings.TrimSuffix(path.Base(src.File), ".go"), src.Line
-	}
-	start := fmt.Sprintf("%s %-9s %-10s [%14s:%-4d] ", timeText(r.Time), LevelName(pythonLevel(r.Level)), "NEO", module, line)
+	start := fmt.Sprintf("%s %-8s ", r.Time.Format("2006-01-02 15:04:05.000"), LevelName(pythonLevel(r.Level)))
 	var b bytes.Buffer
 	for l := range strings.SplitSeq(message(r, h.group, h.attrs), "\n") {
 		b.WriteString(start)
@@ -163,9 +180,6 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	_, err := h.w.Write(b.Bytes())
 	return err
 }
-
-// timeText writes a moment to 10⁻⁴ s.
-func timeText(t time.Time) string { return t.Format("2006-01-02 15:04:05.0000") }
 
 func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	c := *h

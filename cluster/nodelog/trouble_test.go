@@ -302,7 +302,7 @@ func TestMain(m *testing.M) {
 }
 
 func logUntilKilled(path string) {
-	l, err := Open(Config{Path: path, Trouble: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	l, err := Open(Config{Path: path, MaxSize: -1, Trouble: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		panic(err)
 	}
@@ -317,7 +317,7 @@ func logUntilKilled(path string) {
 		if i%10 == 0 {
 			log.Warn("incident")
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

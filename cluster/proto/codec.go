@@ -61,18 +61,53 @@ func decode(b []byte) (id uint32, p Packet, n int, err error) {
 	return id, p, d.Offset(), nil
 }
 
+// DecodeArgs reads the arguments of the packet with a code, as a log keeps them.
+func DecodeArgs(code uint16, b []byte) (Packet, error) {
+	d := decoder{msgpack.NewDecoder(b)}
+	p := decodeArgs(code, &d)
+	if p == nil {
+		return nil, fmt.Errorf("unknown packet code 0x%04x", code)
+	}
+	if d.Err() == nil && d.Len() > 0 {
+		d.Fail("%d bytes after the arguments", d.Len())
+	}
+	if err := d.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", CodeName(code), err)
+	}
+	return p, nil
+}
+
 // CodeName returns the name of the packet with this code, "AskObject", or its
 // hexadecimal number.
 func CodeName(code uint16) string {
-	if code == codeError {
-		return "Error"
-	}
-	if i := int(code&^AnswerBit) - 1; i >= 0 && i < len(names) {
-		if s := names[i][code>>15]; s != "" {
-			return s
-		}
+	if s, ok := LookupCode(code); ok {
+		return s
 	}
 	return fmt.Sprintf("packet 0x%04x", code)
+}
+
+// LookupCode returns the name of the packet with this code if there is one.
+func LookupCode(code uint16) (name string, ok bool) {
+	if code == codeError {
+		return "Error", true
+	}
+	if i := int(code&^AnswerBit) - 1; i >= 0 && i < len(names) {
+		name = names[i][code>>15]
+	}
+	return name, name != ""
+}
+
+// Names returns the names of all packets, in the order of their codes.
+func Names() []string {
+	list := []string{"Error"}
+	for _, n := range names {
+		for _, s := range n {
+			if s != "" {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
 }
 
 // IsAnswer reports whether p answers a request: an Error does too, usually.

@@ -3,6 +3,7 @@ package proto
 import (
 	"encoding/hex"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -18,12 +19,30 @@ const (
 // Args returns the arguments of a packet for a log, "OID=… At=None": long lists
 // are abridged, data is reduced to its size.
 func Args(p Packet) string {
-	var s strings.Builder
+	s := printer{maxItems: maxItems, maxBytes: maxBytes}
 	printFields(&s, reflect.ValueOf(p).Elem())
 	return s.String()
 }
 
-func printFields(s *strings.Builder, v reflect.Value) {
+// AllArgs is Args with all that there is. What data returns is shown for the data of
+// an object.
+func AllArgs(p Packet, data func(*ObjectData) string) string {
+	s := printer{maxItems: math.MaxInt, maxBytes: math.MaxInt, data: data}
+	printFields(&s, reflect.ValueOf(p).Elem())
+	return s.String()
+}
+
+type printer struct {
+	strings.Builder
+	maxItems, maxBytes int
+	data               func(*ObjectData) string // nil: its size
+}
+
+func printFields(s *printer, v reflect.Value) {
+	if o, ok := v.Interface().(ObjectData); ok && s.data != nil {
+		s.WriteString(s.data(&o))
+		return
+	}
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if i > 0 {
@@ -43,7 +62,7 @@ func printFields(s *strings.Builder, v reflect.Value) {
 	}
 }
 
-func printValue(s *strings.Builder, v reflect.Value) {
+func printValue(s *printer, v reflect.Value) {
 	if !v.IsValid() {
 		s.WriteString("None")
 		return
@@ -70,7 +89,7 @@ func printValue(s *strings.Builder, v reflect.Value) {
 		return
 	case Raw:
 		s.WriteString("0x")
-		s.WriteString(hex.EncodeToString(x[:min(len(x), maxBytes)]))
+		s.WriteString(hex.EncodeToString(x[:min(len(x), s.maxBytes)]))
 		return
 	case float64:
 		s.WriteString(strconv.FormatFloat(x, 'f', -1, 64))
@@ -99,29 +118,29 @@ func printValue(s *strings.Builder, v reflect.Value) {
 		s.WriteByte(')')
 	case reflect.Slice:
 		s.WriteByte('[')
-		for i := range min(v.Len(), maxItems) {
+		for i := range min(v.Len(), s.maxItems) {
 			if i > 0 {
 				s.WriteByte(' ')
 			}
 			printValue(s, v.Index(i))
 		}
-		if n := v.Len() - maxItems; n > 0 {
+		if n := v.Len() - s.maxItems; n > 0 {
 			fmt.Fprintf(s, " +%d", n)
 		}
 		s.WriteByte(']')
 	case reflect.Map:
 		s.WriteByte('{')
 		keys := v.MapKeys()
-		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(text(a), text(b)) })
-		for i, k := range keys[:min(len(keys), maxItems)] {
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(s.text(a), s.text(b)) })
+		for i, k := range keys[:min(len(keys), s.maxItems)] {
 			if i > 0 {
 				s.WriteByte(' ')
 			}
-			s.WriteString(text(k))
+			s.WriteString(s.text(k))
 			s.WriteByte(':')
 			printValue(s, v.MapIndex(k))
 		}
-		if n := len(keys) - maxItems; n > 0 {
+		if n := len(keys) - s.maxItems; n > 0 {
 			fmt.Fprintf(s, " +%d", n)
 		}
 		s.WriteByte('}')
@@ -130,15 +149,15 @@ func printValue(s *strings.Builder, v reflect.Value) {
 	}
 }
 
-func text(v reflect.Value) string {
-	var s strings.Builder
-	printValue(&s, v)
-	return s.String()
+func (s *printer) text(v reflect.Value) string {
+	t := printer{maxItems: s.maxItems, maxBytes: s.maxBytes, data: s.data}
+	printValue(&t, v)
+	return t.String()
 }
 
-func printBytes(s *strings.Builder, v string) {
-	if len(v) > maxBytes {
-		fmt.Fprintf(s, "%q+%d", v[:maxBytes], len(v)-maxBytes)
+func printBytes(s *printer, v string) {
+	if len(v) > s.maxBytes {
+		fmt.Fprintf(s, "%q+%d", v[:s.maxBytes], len(v)-s.maxBytes)
 		return
 	}
 	fmt.Fprintf(s, "%q", v)

@@ -305,6 +305,11 @@ func (c *Cluster) Master() proto.Address { return c.master.Addr() }
 // Admin returns the address of the admin.
 func (c *Cluster) Admin() proto.Address { return c.admin.Addr() }
 
+// Nodes returns the nodes, for what watches them.
+func (c *Cluster) Nodes() (*master.Master, []*storage.Node, *admin.Node) {
+	return c.master, c.storages, c.admin
+}
+
 // Dump writes the states of all nodes.
 func (c *Cluster) Dump(w io.Writer) {
 	c.master.Dump(w)

@@ -34,6 +34,7 @@ func (n *Node) fromClient(e event) error {
 			ev.Conn.AbortError(ev.ID, proto.ProtocolError, "%s", e.invalid)
 			return nil
 		}
+		n.counts.stored.add(1, len(q.Data))
 		return txns.Store(r, p.id, q)
 	case *proto.AskCheckCurrentSerial:
 		if q.OID > tid.MaxOID || q.TTID > tid.Max {

@@ -152,7 +152,7 @@ func New(cfg Config) (*Node, error) {
 }
 
 func (n *Node) linkConfig(deliver func(link.Event)) link.Config {
-	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network,
+	return link.Config{TLS: n.cfg.TLS, Deliver: deliver, Log: n.log, Record: n.cfg.Record, Network: n.cfg.Network, Traffic: &n.traffic,
 		PeerTimeout: cmp.Or(n.cfg.PeerTimeout, link.DefaultPeerTimeout)}
 }
 

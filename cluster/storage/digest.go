@@ -132,6 +132,7 @@ func (f *feeder) contents(work *turn, partition int, records bool, from backend.
 			if _, ok := errors.AsType[*backend.CorruptError](err); !ok {
 				return nil, proto.Opt[backend.Key]{}, err
 			}
+			f.n.counts.damaged.Add(1)
 			f.n.log.Error("stored data are damaged", "err", err)
 			x = replica.Content{Damaged: true}
 		}

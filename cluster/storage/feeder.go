@@ -216,6 +216,7 @@ func (f *feeder) failed(conn *link.Conn, id uint32, err error) {
 		conn.AnswerError(id, proto.BackendNotImplemented, "%v", err)
 	default:
 		if corrupt, ok := errors.AsType[*backend.CorruptError](err); ok {
+			f.n.counts.damaged.Add(1)
 			f.n.log.Error("stored data are damaged", "err", corrupt)
 			conn.AnswerError(id, proto.ReplicationError, "%v", corrupt)
 			return
@@ -320,6 +321,7 @@ func (f *feeder) objects(conn *link.Conn, id uint32, q *proto.AskFetchObjects) {
 		if o.DataSerial != tid.Zero {
 			add.DataSerial = proto.Some(o.DataSerial)
 		}
+		f.n.counts.fed.add(1, len(o.Data))
 		conn.SendAs(id, add)
 		if !f.breathe(conn, work, len(o.Data)) {
 			return

@@ -126,6 +126,7 @@ func (i *importer) obey(ctx context.Context) {
 			if err := i.db.Order(o.msg.Order); err != nil {
 				text = err.Error()
 				i.n.log.Warn("order for the import refused", "order", o.msg.Order.String(), "err", err)
+				i.n.endIfBroken()
 			} else {
 				i.n.log.Info("order for the import obeyed", "order", o.msg.Order.String())
 			}

@@ -246,3 +246,53 @@ func TestPackAfterImport(t *testing.T) {
 		t.Errorf("revisions after: %v", got)
 	}
 }
+
+// brokenBy is a database with work of its own that fails, and that can write nothing more if the work has
+// met what broke it.
+type brokenBy struct {
+	progressing
+	work    chan error
+	commits error // atomic by the order of work and Commit
+}
+
+func (b *brokenBy) Run(ctx context.Context) error {
+	select {
+	case err := <-b.work:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *brokenBy) Commit() error { return errors.Join(b.commits, b.Backend.Commit()) }
+
+// A node ends whose database was broken by its own work, though nothing else is written. One whose work has
+// failed for another reason goes on, and begins it again.
+func TestWorkBreaksDatabase(t *testing.T) {
+	for _, breaks := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			b := &brokenBy{progressing: newRunner(), work: make(chan error)}
+			s := r.start(1, backendtest.NewMemory(), func(c *Config) {
+				b.Backend = c.Backend
+				c.Backend = b
+			})
+			s.initialize(1, table("U", "U"))
+			s.operate()
+			synctest.Wait()
+			if breaks {
+				b.commits = errDisk
+				b.work <- errDisk
+				if err := s.wait(); !errors.Is(err, errDisk) {
+					t.Errorf("Run returned %v", err)
+				}
+				return
+			}
+			b.work <- errors.New("a source cannot be read")
+			c := s.client(1)
+			s.commit(c, 10, 0, "x", 1)
+			b.work <- nil // it is begun again
+			s.commit(c, 12, 0, "y", 2)
+		})
+	}
+}

@@ -665,6 +665,7 @@ func (n *Node) leaveOperation() error {
 	if err := n.commit(); err != nil {
 		return err
 	}
+	n.sessionEnds(s)
 	n.session = nil
 	n.announced = s.replicator.m.Announced()
 	s.feeder.stop()

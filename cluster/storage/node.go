@@ -65,6 +65,8 @@ type Node struct {
 	served   *pace.Service
 	feeding  *pace.Pace // what is read for other storages
 	fetching *pace.Pace // what is replicated from them
+	counts   counts
+	traffic  link.Traffic
 
 	// For readers on other goroutines.
 	readable  atomic.Pointer[[]bool]    // by partition
@@ -365,9 +367,11 @@ func (n *Node) commit() error {
 // commitBy commits, and sends the answers that waited for it.
 func (n *Node) commitBy(commit func() error) error {
 	n.sendQueued() // not to wait for the disk
+	begin := time.Now()
 	if err := commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
+	n.counts.commits.Observe(time.Since(begin))
 	for _, r := range n.batch {
 		r.conn.Queue(r.id, r.packet)
 		n.queued = append(n.queued, r.conn)

@@ -154,6 +154,7 @@ func (n *Node) finishRead(ctx context.Context, conn *link.Conn, id uint32, p pro
 			return
 		}
 		if _, corrupt := errors.AsType[*backend.CorruptError](err); corrupt {
+			n.counts.damaged.Add(1)
 			n.log.Error("stored data are damaged", "err", err)
 		}
 	}
@@ -191,6 +192,7 @@ func (n *Node) object(ctx context.Context, limit tid.TID, p *proto.AskObject) (p
 	if err != nil {
 		return nil, err
 	}
+	n.counts.loaded.add(1, len(o.Data))
 	return answerObject(limit, p.OID, &o), nil
 }
 

@@ -349,6 +349,7 @@ func (r *replicator) write(e *replica.Effect) error {
 		if err := db.AddObject(q.OID, q.Serial, q.ObjectData, q.DataSerial); err != nil {
 			return fmt.Errorf("replicating object %v at %v: %w", q.OID, q.Serial, err)
 		}
+		r.n.counts.fetched.add(1, len(q.Data))
 	case replica.DeleteTransaction:
 		if err := db.DeleteTransaction(k.TID); err != nil {
 			return fmt.Errorf("deleting transaction %v: %w", k.TID, err)

@@ -454,11 +454,15 @@ func callPack(c *conn, m *call) error {
 		}
 	}
 	pack := func(ctx context.Context) error {
-		c.log().Info("pack started", "time", at.UTC())
-		if err := c.seq.st.Pack(ctx, tid.FromTime(at)); err != nil {
+		c.log().Info("pack started: history is removed, objects that no other refers to stay", "up_to", at.UTC())
+		start := time.Now()
+		err := c.seq.st.Pack(ctx, tid.FromTime(at))
+		took := time.Since(start).Round(time.Millisecond)
+		if err != nil {
+			c.log().Warn("pack failed", "up_to", at.UTC(), "took", took, "err", err)
 			return err
 		}
-		c.log().Info("pack done", "time", at.UTC())
+		c.log().Info("pack done", "up_to", at.UTC(), "took", took)
 		c.seq.info()
 		return nil
 	}
@@ -468,9 +472,7 @@ func callPack(c *conn, m *call) error {
 		})
 	}
 	c.srv.wg.Go(func() { // goes on without the client
-		if err := pack(c.srv.ctx); err != nil {
-			c.log().Error("pack", "err", err)
-		}
+		_ = pack(c.srv.ctx) // has said how it ended
 	})
 	c.answer(m, (*wire.Encoder).Null)
 	return nil

@@ -790,3 +790,32 @@ func TestSilence(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The log says of a pack that it began, what it does not do, and how it ended and when,
+// whether the client waits for it or not.
+func TestPackIsLogged(t *testing.T) {
+	s := serve(t, zeotest.NewMemory(), nil)
+	c := s.client(true)
+	for i, wait := range []bool{true, false} {
+		if _, err := c.Call("pack", 1e9, wait); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("pack done", func() bool { return strings.Count(s.log.String(), `msg="pack done" `) == i+1 })
+	}
+	if _, err := c.Commit(zeotest.Store{OID: 0, Data: []byte("no pickle")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Call("pack", 4e9, true); err == nil {
+		t.Error("the pack of what cannot be read has succeeded")
+	}
+	log := s.log.String()
+	for text, n := range map[string]int{
+		`objects that no other refers to stay" client=127.0.0.1:`: 3,
+		`up_to=2001-09-09T01:46:40.000Z took=`:                    2,
+		`level=WARN msg="pack failed" `:                           1,
+	} {
+		if got := strings.Count(log, text); got != n {
+			t.Errorf("logged %d times, want %d: %s\n%s", got, n, text, log)
+		}
+	}
+}

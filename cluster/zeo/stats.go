@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/zeo/wire"
 )
 
@@ -158,4 +159,39 @@ func (s *Server) statusJSON() []byte {
 		panic("zeo: " + err.Error()) // numbers and text only
 	}
 	return b
+}
+
+// StorageStats is what a server has done for the clients of one of its storages since it was
+// started, and what they do now.
+type StorageStats struct {
+	Connections   int
+	Loads, Stores int64 // objects
+	Commits       int64 // transactions
+	Aborts        int64
+	Conflicts     int64         // objects that clients had to resolve
+	Active        int64         // transactions begun
+	Waiting       int64         // votes that wait for the storage
+	Locked        time.Duration // since when the oldest transaction that holds locks does so; 0: none does
+	LastTID       tid.TID
+	OutOfService  bool // the database is out of reach: there are no connections
+}
+
+// Stats returns the state of each storage, by name. It waits for nothing.
+func (s *Server) Stats() map[string]StorageStats {
+	all := make(map[string]StorageStats, len(s.storages))
+	for name, q := range s.storages {
+		st := &q.stats
+		q.mu.Lock()
+		n, out := len(q.conns), q.out
+		q.mu.Unlock()
+		r := StorageStats{
+			Connections: n, Loads: st.loads.Load(), Stores: st.stores.Load(), Commits: st.commits.Load(), Aborts: st.aborts.Load(),
+			Conflicts: st.conflicts.Load(), Active: st.active.Load(), Waiting: st.waiting.Load(), LastTID: q.last(), OutOfService: out,
+		}
+		if t := st.lockTime(); !t.IsZero() {
+			r.Locked = time.Since(t)
+		}
+		all[name] = r
+	}
+	return all
 }

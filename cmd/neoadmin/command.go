@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/mail"
@@ -12,13 +11,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
-	"github.com/spf13/cobra"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 )
 
 type options struct {
@@ -30,6 +33,7 @@ type options struct {
 	smtp     string
 	smtpTLS  bool
 	smtpAuth string
+	monitor  monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -46,6 +50,9 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 			if err := o.Load(cmd.Flags()); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -58,7 +65,27 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
+	o.monitor.AddFlags(fs, "")
 	return cmd
+}
+
+// check refuses values that make no sense, alone or without other options.
+func (o *options) check(fs *pflag.FlagSet) error {
+	if !(o.maxLag >= 0) {
+		return cli.Usagef("--monitor-maxlag must be 0 seconds or more")
+	}
+	if !(o.interval > 0) {
+		return cli.Usagef("--monitor-interval must be more than 0 seconds")
+	}
+	if len(o.backups) == 0 && cli.Given(fs, "monitor-maxlag") {
+		return cli.Usagef("--monitor-maxlag is about backups, and none is watched: --monitor-backup")
+	}
+	for _, name := range []string{"monitor-interval", "smtp", "smtp-tls", "smtp-auth"} {
+		if len(o.mailTo) == 0 && cli.Given(fs, name) {
+			return cli.Usagef("--%s is about mails, and no address gets them: --monitor-email", name)
+		}
+	}
+	return nil
 }
 
 func run(ctx context.Context, env *cli.Env, o *options) (err error) {
@@ -73,6 +100,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg.Log, cfg.Record, cfg.FlushLog = log.Logger, log.LinkConfig(nil).Record, log.FlushFile
 	cfg.Identified = func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) }
@@ -99,6 +130,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched := metrics.NewSet("starting")
+	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("an admin of cluster %s at %v", o.Cluster, node.Addr()))
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, node.Dump)
 	err = cli.Stopped(ctx, node.Run(ctx))
@@ -120,12 +157,6 @@ func (o *options) config(ctx context.Context, env *cli.Env) (admin.Config, error
 	bind, err := o.Bind(ctx)
 	if err != nil {
 		return admin.Config{}, err
-	}
-	if !(o.maxLag >= 0) {
-		return admin.Config{}, cli.Usagef("--monitor-maxlag must be 0 seconds or more")
-	}
-	if !(o.interval > 0) {
-		return admin.Config{}, cli.Usagef("--monitor-interval must be more than 0 seconds")
 	}
 	cfg := admin.Config{
 		Self: vitals.NewSelf(cli.Version()),
@@ -156,7 +187,7 @@ const smtpPort = 25
 func (o *options) mailer(env *cli.Env) (*admin.Mailer, error) {
 	server, err := conf.ParseAddress(o.smtp, smtpPort)
 	if err != nil {
-		return nil, fmt.Errorf("mail server: %w", err)
+		return nil, cli.Usagef("--smtp: %w", err)
 	}
 	m := &admin.Mailer{
 		Server:   net.JoinHostPort(server.Host, strconv.Itoa(int(server.Port))),
@@ -166,13 +197,13 @@ func (o *options) mailer(env *cli.Env) (*admin.Mailer, error) {
 	}
 	for _, to := range m.To {
 		if _, err := mail.ParseAddress(to); err != nil {
-			return nil, fmt.Errorf("mail address %q: %w", to, err)
+			return nil, cli.Usagef("mail address %q: %w", to, err)
 		}
 	}
 	if o.smtpAuth != "" {
 		var ok bool
 		if m.User, m.Password, ok = strings.Cut(o.smtpAuth, ":"); !ok {
-			return nil, errors.New("smtp-auth: want USER:PASSWORD")
+			return nil, cli.Usagef("--smtp-auth: want USER:PASSWORD")
 		}
 	}
 	if m.From.Address == "" {

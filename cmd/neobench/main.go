@@ -28,10 +28,11 @@ func newCommand(env *cli.Env) *cobra.Command {
   neobench backup --bin bin                 start clusters, measure a backup cluster and what it costs
   neobench import --bin bin                 start clusters, measure an import and reads during it
   neobench memory --bin bin                 start clusters, measure their peak memory
+  neobench backends --bin bin               start clusters on SQLite, InnoDB and RocksDB, measure all
 
 Exit status: 0 done; 1 failed; 2 usage.`,
 	}
-	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newBackup(env), newSnapshot(env), newServing(env), newFollowing(env), newImport(env), newMemory(env), newEcho(env))
+	cmd.AddCommand(newGenerate(env), newRun(env), newCompare(env), newReplication(env), newBackup(env), newSnapshot(env), newServing(env), newFollowing(env), newImport(env), newMemory(env), newBackends(env), newEcho(env))
 	return cmd
 }
 

@@ -3,7 +3,8 @@
   peer.py scan FILE            rebuild of the index of a Data.fs, and a check of it
   peer.py storage TARGET [N [TXNS [LOADS [PID...]]]]
                                N processes commit ten objects of 2 kB, then load cold;
-                               with the CPU time of other processes meanwhile
+                               with the CPU time of other processes meanwhile, of all
+                               together and of each
   peer.py conflicts TARGET [N [TXNS [HOT]]]
                                N processes commit ten objects of 2 kB, one of which is
                                one of HOT shared ones: they conflict and try again
@@ -65,7 +66,7 @@ def client(target, n, txns, loads, barrier, out):
             for _ in range(16)]
     oids = [[s.new_oid() for _ in range(10)] for _ in range(txns)]
     barrier.wait()
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     latency = []
     for group in oids:
         t0 = time.perf_counter()
@@ -76,20 +77,20 @@ def client(target, n, txns, loads, barrier, out):
         s.tpc_vote(t)
         s.tpc_finish(t)
         latency.append(time.perf_counter() - t0)
-    commit = time.perf_counter() - start
+    commit, commit_spent = time.perf_counter() - start, time.process_time() - spent
     barrier.wait()
     barrier.wait()
     flat = [oid for group in oids for oid in group]
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     load_latency = []
     for _ in range(loads):
         t0 = time.perf_counter()
         if s.loadBefore(r.choice(flat), b'\x7f' + b'\xff' * 7) is None:
             raise SystemExit('an object is missing')
         load_latency.append(time.perf_counter() - t0)
-    load = time.perf_counter() - start
+    load, load_spent = time.perf_counter() - start, time.process_time() - spent
     barrier.wait()
-    out.put((commit, load, latency, load_latency))
+    out.put((commit, load, latency, load_latency, commit_spent, load_spent))
     s.close()
 
 
@@ -104,14 +105,14 @@ def storage(target, n=1, txns=200, loads=2000, *pids):
     for p in ps:
         p.start()
     barrier.wait()
-    begin = cpu(pids)
+    each = [(pid, cpu([pid])) for pid in pids]
     barrier.wait()
     if pids:
         time.sleep(AFTER)
-    between = cpu(pids)
+    between = [(pid, cpu([pid])) for pid in pids]
     barrier.wait()
     barrier.wait()
-    end = cpu(pids)
+    end = [(pid, cpu([pid])) for pid in pids]
     results = [out.get(timeout=600) for _ in ps]
     for p in ps:
         p.join()
@@ -119,9 +120,16 @@ def storage(target, n=1, txns=200, loads=2000, *pids):
     def p50(i):
         values = sorted(v for r in results for v in r[i])
         return values[len(values) // 2] * 1e6
-    return dict(commits_s=txns // n * n / max(r[0] for r in results), loads_s=loads // n * n / max(r[1] for r in results),
-                commit_us=p50(2), load_us=p50(3),
-                commit_cpu_us=(between - begin) / (txns // n * n) * 1e6, load_cpu_us=(end - between) / (loads // n * n) * 1e6)
+    commits, loaded = txns // n * n, loads // n * n
+    answer = dict(commits_s=commits / max(r[0] for r in results), loads_s=loaded / max(r[1] for r in results),
+                  commit_us=p50(2), load_us=p50(3),
+                  client_commit_cpu_us=sum(r[4] for r in results) / commits * 1e6,
+                  client_load_cpu_us=sum(r[5] for r in results) / loaded * 1e6)
+    for what, before, after, count in ('commit', each, between, commits), ('load', between, end, loaded):
+        answer[what + '_cpu_us'] = (sum(c for _, c in after) - sum(c for _, c in before)) / count * 1e6
+        for (pid, b), (_, a) in zip(before, after):
+            answer['%s_cpu_us_%d' % (what, pid)] = (a - b) / count * 1e6
+    return answer
 
 
 def contender(target, n, txns, hot, barrier, out):

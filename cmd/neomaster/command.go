@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/spf13/cobra"
 )
 
@@ -26,6 +27,7 @@ type options struct {
 	delay           string
 	replicas        int
 	partitions      int
+	monitor         monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -60,6 +62,7 @@ number of storage nodes given with --autostart is there.` + cli.ExitStatus,
 	cli.Text(fs, &o.delay, "backup-delay", "", "", "how old a transaction must be to be copied, such as 90m, 12h or 7d (default: it is copied at once)")
 	fs.IntVarP(&o.replicas, "replicas", "r", 0, "copies beside the first, of a new database")
 	fs.IntVarP(&o.partitions, "partitions", "p", 100, "partitions of a new database, never to be changed")
+	o.monitor.AddFlags(fs, "")
 	return cmd
 }
 
@@ -67,17 +70,19 @@ number of storage nodes given with --autostart is there.` + cli.ExitStatus,
 func (o *options) check() error {
 	switch {
 	case o.replicas < 0:
-		return errors.New("replicas must be a positive integer")
+		return cli.Usagef("replicas must be a positive integer")
 	case o.partitions <= 0:
-		return errors.New("partitions must be more than zero")
+		return cli.Usagef("partitions must be more than zero")
 	case o.autostart < 0:
-		return errors.New("autostart must be a positive integer")
+		return cli.Usagef("autostart must be a positive integer")
 	case o.upstreamCluster != "" && o.upstreamCluster == o.Cluster:
-		return errors.New("upstream cluster name must be different from cluster name")
+		return cli.Usagef("upstream cluster name must be different from cluster name")
 	case o.upstreamCluster != "" && o.upstreamMasters == "":
-		return errors.New("an upstream cluster needs upstream masters")
+		return cli.Usagef("an upstream cluster needs upstream masters: --upstream-masters")
 	case o.backup && o.upstreamCluster == "":
-		return errors.New("a backup needs an upstream cluster")
+		return cli.Usagef("a backup needs an upstream cluster: --upstream-cluster")
+	case o.upstreamMasters != "" && o.upstreamCluster == "":
+		return cli.Usagef("upstream masters are those of an upstream cluster: --upstream-cluster")
 	}
 	return nil
 }
@@ -138,6 +143,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log.Node.Identify(o.Cluster, 0)
 	cfg := master.Config{
 		Self: vitals.NewSelf(cli.Version()),
@@ -160,10 +169,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	if o.upstreamCluster != "" {
 		upstream, err := conf.ParseMasters(o.upstreamMasters)
-		if err == nil {
-			upstream, err = conf.ResolveAll(ctx, upstream)
-		}
 		if err != nil {
+			return cli.Usagef("upstream masters: %w", err)
+		}
+		if upstream, err = conf.ResolveAll(ctx, upstream); err != nil {
 			return fmt.Errorf("upstream masters: %w", err)
 		}
 		cfg.Upstream = up
@@ -186,6 +195,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return fmt.Errorf("starting the master: %w", err)
 	}
+	watched := metrics.NewSet("starting")
+	watched.Complete(metrics.Master(o.Cluster, cli.Version(), node))
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("a master of cluster %s at %v", o.Cluster, node.Addr()))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)

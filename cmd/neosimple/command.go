@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/spf13/cobra"
 )
@@ -39,6 +41,8 @@ type options struct {
 	engine     string
 	wait       float64
 	quiet      bool
+	monitor    monitored.Option
+	watched    *metrics.Set
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -76,6 +80,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 			if o.backupOf != "" && cmd.Flags().Changed("partitions") {
 				return cli.Usagef("--partitions does not go with --backup-of: a backup has as many as the cluster that it follows")
 			}
+			if o.quiet {
+				o.Logging.Quiet(cmd.Flags())
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -96,8 +103,10 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
+	o.monitor.AddFlags(fs, "")
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	return cmd
 }
@@ -151,6 +160,10 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if zeoPort != nil {
 		defer zeoPort.Close() // by who serves it, unless the start failed
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
 	log, err := o.OpenLog(env)
 	if err != nil {
 		return err
@@ -158,6 +171,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer log.End(&err)
 	defer log.Crashed()
 	cfg.Log = log.Logger
+	o.watched = metrics.NewSet("starting")
+	o.monitor.Serve(o.watched, log.Logger, nil)
 	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {
 		return log.LinkConfig(nil).Record
 	}
@@ -181,6 +196,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	o.watch(cluster)
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)
@@ -188,6 +204,15 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	stop()
 	wait()
 	return err
+}
+
+// watch lets the nodes of the cluster be watched.
+func (o *options) watch(cluster *simple.Cluster) {
+	m, storages, a := cluster.Nodes()
+	o.watched.Add(metrics.Master(cluster.Name(), cli.Version(), m), metrics.Admin(cluster.Name(), cli.Version(), a))
+	for _, s := range storages {
+		o.watched.Add(metrics.Storage(cluster.Name(), cli.Version(), s))
+	}
 }
 
 func (o *options) config(ctx context.Context) (simple.Config, error) {
@@ -292,14 +317,19 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 			return fmt.Errorf("serving ZEO clients: %w", openErr)
 		}
 		defer func() { err = errors.Join(err, d.close()) }()
+		o.watched.Complete(metrics.ZEO(cluster.Name(), cli.Version(), d.server, map[string]metrics.Client{"1": d.storage}))
 		ready += fmt.Sprintf(" zeo=%v", zeoPort.Addr())
 	}
+	o.watched.Complete()
 	if !o.quiet {
 		fmt.Fprint(env.Stderr, welcome(o, cluster, b, dir, imported, zeoPort))
 	}
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(ready)
 	if b.backend != nil {
 		b.follow(ctx, env, o.quiet)
 	}

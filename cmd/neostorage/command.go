@@ -10,14 +10,17 @@ import (
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 type options struct {
@@ -34,6 +37,7 @@ type options struct {
 	newNID      bool
 	reset       bool
 	extend      bool
+	monitor     monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -61,6 +65,9 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 			if err := o.Load(cmd.Flags()); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return run(cmd.Context(), env, &o)
 		},
 	}
@@ -81,7 +88,33 @@ the cluster: then it erases its database.` + cli.ExitStatus,
 	cli.Required(fs, "database")
 	cli.CommandLineOnly(fs, "reset")
 	cli.CommandLineOnly(fs, "extend-import")
+	o.monitor.AddFlags(fs, "")
 	return cmd
+}
+
+// check refuses options that make no sense together.
+func (o *options) check(fs *pflag.FlagSet) error {
+	importing, sqlite := o.adapter == adapter.Importer, o.adapter == adapter.SQLite
+	switch {
+	case importing && cli.Given(fs, "engine"):
+		return cli.Usagef("--engine does not go with --adapter Importer: the engine of what the data are copied to is a key of %s", o.database)
+	case sqlite && cli.Given(fs, "engine"):
+		return cli.Usagef("--engine %s is for MySQL: it does not go with --adapter %s", o.engine, o.adapter)
+	case o.extend && !importing:
+		return cli.Usagef("--extend-import is for --adapter Importer, not %s", o.adapter)
+	case o.extend && (o.reset || o.newNID):
+		return cli.Usagef("--extend-import goes neither with --reset nor with --new-nid")
+	case o.reset && o.newNID:
+		return cli.Usagef("--reset does not go with --new-nid: a database that is erased has no node id")
+	case o.newNID && o.NodeID != 0:
+		return cli.Usagef("--new-nid does not go with --nid: the master gives the new id")
+	case o.newNID && importing:
+		return cli.Usagef("--new-nid does not go with --adapter Importer: a database that was copied gets another id when its import is finished, with the adapter that %s names first", o.database)
+	}
+	if importing || sqlite {
+		o.engine = "" // [DEFAULT] means the other storages
+	}
+	return nil
 }
 
 func (o *options) adapterConfig(log *slog.Logger) adapter.Config {
@@ -94,12 +127,6 @@ func (o *options) databaseName() string { return adapter.Name(o.adapter, o.datab
 
 // extendImport makes the next start import what was added to the source.
 func (o *options) extendImport(ctx context.Context, env *cli.Env, log *cli.Log) error {
-	switch {
-	case o.adapter != adapter.Importer:
-		return cli.Usagef("--extend-import is for --adapter Importer, not %s", o.adapter)
-	case o.reset || o.newNID:
-		return cli.Usagef("--extend-import goes neither with --reset nor with --new-nid")
-	}
 	x, err := adapter.ExtendImport(ctx, o.adapterConfig(log.Logger))
 	if err != nil {
 		return fmt.Errorf("extending the import of %s: %w", o.database, err)
@@ -176,14 +203,19 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.newNID && o.adapter == adapter.Importer {
-		return cli.Usagef("--new-nid does not go with --adapter Importer: a database that was copied gets another id when its import is finished, with the adapter that %s names first", o.database)
-	}
 	if o.extend {
 		return o.locked(o.extendImport(ctx, env, log))
 	}
 	if o.adapter == adapter.Importer {
 		cli.SpareMemory()
+	}
+	watched := metrics.NewSet("starting: the database is being opened")
+	if !o.reset {
+		if err := o.monitor.Listen(ctx); err != nil {
+			return err
+		}
+		defer o.monitor.Close()
+		o.monitor.Serve(watched, log.Logger, nil)
 	}
 	db, err := o.openDatabase(ctx, log.Logger)
 	if errors.Is(err, backend.ErrLocked) {
@@ -207,6 +239,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log.Node.Identify(o.Cluster, 0)
 	self := vitals.NewSelf(cli.Version())
 	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
 	cfg := storage.Config{
 		Self:        self,
 		Cluster:     o.Cluster,
@@ -224,9 +258,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		TLS:         tlsConfig,
 		PeerTimeout: limit,
 		FlushLog:    log.FlushFile,
-		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:         log.Logger,
-		Record:      log.LinkConfig(nil).Record,
+		Identified: func(id proto.NodeID) {
+			log.Node.Identify(o.Cluster, int32(id))
+			service.Status(fmt.Sprintf("%v of cluster %s", id, o.Cluster))
+		},
+		Log:    log.Logger,
+		Record: log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
@@ -243,6 +280,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	if err != nil {
 		return err
 	}
+	watched.Complete(metrics.Storage(o.Cluster, cli.Version(), node))
+	service.Ready(fmt.Sprintf("listening at %v, looking for the primary master of cluster %s", node.Addr(), o.Cluster))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)

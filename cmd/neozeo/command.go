@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,10 +17,12 @@ import (
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/zeo"
 	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/monitored"
 )
 
 type options struct {
@@ -44,6 +47,7 @@ type options struct {
 	sslCert   string
 	sslKey    string
 	sslAuth   string
+	monitor   monitored.Option
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -61,11 +65,21 @@ masters of a cluster.
 
 Conflicts are resolved by the clients, which have the classes. Any number of
 neozeo may serve one cluster: all clients see the same transactions in the same
-order.` + cli.ExitStatus,
+order.
+
+Clients may pack: this removes history, as with pack-gc false in a Python server.
+Objects that no other refers to stay; multi-zodb-gc of zc.zodbdgc removes them. What
+they are shown as the number of objects and the size is an estimate from a sample.
+They may copy other storages into an empty cluster (copyTransactionsFrom,
+zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			given := slices.Clone(o.bind)
 			if err := cli.MergeFile(cmd.Flags(), o.config, o.section); err != nil {
 				return err
+			}
+			if len(given) > 0 { // instead of those of the file
+				o.bind = given
 			}
 			if env.Getenv("ZEO_MSGPACK") != "" && !cmd.Flags().Changed("msgpack") {
 				o.msgpack = true
@@ -82,11 +96,12 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.section, "section", "s", "zeo", "section of the configuration file")
 	cli.Text(fs, &o.cluster, "cluster", "c", "", "name of the cluster")
 	cli.Text(fs, &o.masters, "masters", "m", "127.0.0.1:10000", "addresses of the masters, separated by spaces")
-	cli.Texts(fs, &o.bind, "bind", "b", "listening address: HOST:PORT, PORT, or the path of a Unix socket; repeatable (required)")
+	cli.Texts(fs, &o.bind, "bind", "b", "listening address: HOST:PORT, PORT, or the path of a Unix socket; repeatable (required); those of the command line replace those of the file")
 	cli.Texts(fs, &o.storages, "storage", "", `NAME or NAME=SOURCE of a storage; repeatable (default "1")`)
 	cli.Path(fs, &o.file, "file", "", "", "serve this Data.fs, read-only, instead of a cluster")
 	cli.Text(fs, &o.cacheSize, "cache-size", "", "256MB", "memory for cached objects, for each cluster")
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	o.PeerTimeout.AddFlags(fs)
 	cli.Flag(fs, &o.readOnly, "read-only", "", "clients cannot write")
@@ -99,6 +114,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	cli.Path(fs, &o.sslCert, "ssl-certificate", "", "", "(PEM) certificate shown to clients; enables TLS with them")
 	cli.Path(fs, &o.sslKey, "ssl-key", "", "", "(PEM) its private key (default: in the same file)")
 	cli.Path(fs, &o.sslAuth, "ssl-authenticate", "", "", "(PEM) file or directory of the authorities of clients, with revocation lists")
+	o.monitor.AddFlags(fs, "")
 	cli.Required(fs, "bind")
 	cli.CommandLineOnly(fs, "config", "section")
 }
@@ -154,6 +170,15 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		}
 		listeners = append(listeners, l)
 	}
+	if err := o.monitor.Listen(ctx); err != nil {
+		return err
+	}
+	defer o.monitor.Close()
+	watched := metrics.NewSet("starting: waiting for the databases to serve")
+	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Status("waiting for what is to be served")
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
@@ -176,6 +201,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		return cli.Stopped(ctx, err)
 	}
 	defer server.Close()
+	watched.Complete(metrics.ZEO(o.cluster, cli.Version(), server, clients(open)))
 	if o.pidFile != "" {
 		if err := os.WriteFile(o.pidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o666); err != nil {
 			return err
@@ -190,6 +216,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		go func() { failed <- server.Serve(l) }()
 	}
 	ready(addrs)
+	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
 	select {
 	case <-ctx.Done():
@@ -202,6 +229,17 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		err = errors.Join(err, <-failed)
 	}
 	return err
+}
+
+// clients returns the storages that are in a cluster.
+func clients(open map[string]storage) map[string]metrics.Client {
+	in := map[string]metrics.Client{}
+	for name, st := range open {
+		if c, ok := st.(metrics.Client); ok {
+			in[name] = c
+		}
+	}
+	return in
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -86,6 +86,10 @@ func TestListen(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "neo.conf")
+	if err := os.WriteFile(file, []byte("[zeo]\nbind = nowhere.invalid:0\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		args   string
 		status int
@@ -98,6 +102,8 @@ func TestUsage(t *testing.T) {
 		{"-b 127.0.0.1:0 -c c --ssl-certificate none.pem", 1, "authenticate"},
 		{"-b 127.0.0.1:0 -c c --cache-size x", 2, "size"},
 		{"-b nowhere.invalid:0 --file x.fs", 1, "nowhere"},
+		{"-f " + file + " --file none.fs", 1, "nowhere"},
+		{"-f " + file + " -b 127.0.0.1:0 --file none.fs", 1, "none.fs"}, // instead of that of the file
 		{"extra", 2, "extra"},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -411,5 +412,104 @@ func TestLongMetadata(t *testing.T) {
 	must(t, db.Commit())
 	if found, err := db.Unfinished(); err != nil || len(found) > 0 {
 		t.Errorf("unfinished: %v, %v", found, err)
+	}
+}
+
+// What is copied from elsewhere was committed there, in databases with room for it: the columns get
+// longer. Readers go on, and so does what is pending.
+func TestLongMetadataIsCopied(t *testing.T) {
+	for _, engine := range []string{InnoDB, RocksDB} {
+		t.Run(engine, func(t *testing.T) {
+			d := newTestDatabase(t)
+			db := d.mustOpen(Options{Engine: engine})
+			must(t, backendtest.PrepareSample(db))
+			must(t, db.Vote(100, nil, &backend.Meta{Description: []byte("pending")}, nil))
+			read := func() {
+				t.Helper()
+				if _, err := db.Transaction(t.Context(), 4); err != nil {
+					t.Fatal(err)
+				}
+			}
+			read() // this connection has seen the table as it was
+			data := bytes.Repeat([]byte("x"), 17<<20)
+			many := make([]tid.OID, 1<<21+5)
+			for i := range many {
+				many[i] = tid.OID(i)
+			}
+			wide := map[tid.TID]backend.Meta{
+				8:  {User: data[:65536], Description: []byte{}, Extension: []byte{}, TTID: 8, OIDs: []tid.OID{}},
+				12: {User: []byte{}, Description: data[:70000], Extension: data, TTID: 12, OIDs: []tid.OID{}},
+				16: {User: []byte{}, Description: []byte{}, Extension: []byte{}, TTID: 16, OIDs: many},
+			}
+			for _, at := range []tid.TID{8, 12, 16} {
+				var pack *proto.PackState
+				if at == 16 {
+					pack = &proto.PackState{Partial: true, OIDs: many, Time: 8}
+				}
+				must(t, db.AddTransaction(at, wide[at], pack))
+				must(t, db.Commit())
+				read()
+			}
+			must(t, db.AddTransaction(12, wide[12], nil)) // comes again
+			must(t, db.Commit())
+			check := func(db *sqldb.DB) {
+				t.Helper()
+				for at, want := range wide {
+					m, pack, err := db.FetchTransaction(t.Context(), at)
+					same := bytes.Equal(m.User, want.User) && bytes.Equal(m.Description, want.Description) && bytes.Equal(m.Extension, want.Extension)
+					if err != nil || !same || !slices.Equal(m.OIDs, want.OIDs) {
+						t.Errorf("transaction %v differs, %v", at, err)
+					}
+					if at == 16 && (pack == nil || len(pack.OIDs) != len(many)) {
+						t.Errorf("pack order %.100v", pack)
+					}
+				}
+				if found, err := db.Unfinished(); err != nil || len(found) != 1 {
+					t.Errorf("unfinished: %v, %v", found, err)
+				}
+			}
+			check(db)
+			must(t, db.Close())
+			db = d.mustOpen(Options{})
+			check(db)
+			q := "SELECT column_name, column_type, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name IN ('trans', 'pack') AND column_type LIKE '%blob' ORDER BY 1, 2"
+			want := "description mediumblob NO,ext longblob NO,oids longblob NO,oids longblob YES,user mediumblob NO"
+			if got := strings.Join(d.query(q), ","); got != want {
+				t.Errorf("columns %s, want %s", got, want)
+			}
+			// The server takes no row of this size.
+			must(t, db.AddTransaction(20, backend.Meta{Description: bytes.Repeat(data, 4)}, nil))
+			if err := db.Commit(); err == nil || !strings.Contains(err.Error(), tid.TID(20).String()) || !strings.Contains(err.Error(), "set max_allowed_packet = 69M") {
+				t.Errorf("error %v", err)
+			}
+			_ = db.Close() // in vain
+			check(d.mustOpen(Options{}))
+		})
+	}
+}
+
+// A table is copied in many SQL transactions where one would not fit in memory.
+func TestCopyingInParts(t *testing.T) {
+	d := newTestDatabase(t)
+	must(t, d.mustOpen(Options{Engine: RocksDB}).Close())
+	d.exec("INSERT INTO trans SELECT 0, seq, 0, X'', X'', X'', X'', seq FROM seq_1_to_5000")
+	md, err := newDialect(d.url(), Options{Engine: RocksDB})
+	must(t, err)
+	c, err := sqldb.Connect(t.Context(), md, sqldb.Writer)
+	must(t, err)
+	defer c.Close()
+	must(t, md.Prepare(c))
+	// So many changes are too many for one.
+	must(t, c.ExecOnce("SET SESSION rocksdb_max_row_locks = 2000"))
+	q, err := md.Lengthen(c, "trans", map[string]int{"user": 1 << 16})
+	must(t, err)
+	if err := c.ExecOnce(q); err == nil {
+		t.Error("the table was copied in one SQL transaction")
+	}
+	must(t, md.Copying(c, func() error { return c.ExecOnce(q) }))
+	must(t, c.ExecOnce(md.CreateTable("trans", "new_trans", false)))
+	must(t, md.Copying(c, func() error { return c.ExecOnce("INSERT INTO new_trans SELECT * FROM trans") }))
+	if got := d.query("SELECT COUNT(*) FROM new_trans")[0]; got != "5000" {
+		t.Errorf("%s rows", got)
 	}
 }

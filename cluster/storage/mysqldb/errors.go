@@ -20,12 +20,13 @@ const (
 	codeShutdown    = 1053
 	codeInterrupted = 1317
 	codeTooLong     = 1406
+	codeTableNew    = 1412 // a snapshot is older than the definition of a table
 	codeKilled      = 1927
 )
 
 // lostCodes are those after which a connection is of no use, or its statement had no effect
 // for a reason outside of it.
-var lostCodes = []uint16{codeTooMany, codeShutdown, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, codeInterrupted, codeKilled, 3169, 4031}
+var lostCodes = []uint16{codeTooMany, codeShutdown, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, codeInterrupted, codeTableNew, codeKilled, 3169, 4031}
 
 // lost reports that a connection is gone, or cannot be had for a moment.
 func lost(err error) bool {

@@ -26,6 +26,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -183,6 +184,9 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
+		}
+		if err.Error() == "bad connection" { // lost before anything was sent: the driver does not export this error
+			err = driver.ErrBadConn
 		}
 		return nil, err
 	}
@@ -387,6 +391,70 @@ func (d *dialect) Widen(err error, n int) string {
 		return "ALTER TABLE config MODIFY value MEDIUMBLOB NULL"
 	}
 	return fmt.Sprintf("ALTER TABLE config MODIFY value VARBINARY(%d) NULL", n)
+}
+
+// blob is a type of columns for bytes, with the greatest length of its values.
+type blob struct {
+	name string
+	max  int
+}
+
+var blobs = []blob{{"TINYBLOB", 1<<8 - 1}, {"BLOB", 1<<16 - 1}, {"MEDIUMBLOB", 1<<24 - 1}, {"LONGBLOB", 1<<32 - 1}}
+
+// rowOverhead is more than what a row has beside its long values.
+const rowOverhead = 1 << 10
+
+// Lengthen implements sqldb.Dialect. The Python implementation reads longer columns as well.
+func (d *dialect) Lengthen(c *sqldb.Conn, table string, sizes map[string]int) (string, error) {
+	total, packet := rowOverhead, 0
+	for _, n := range sizes {
+		total += n
+	}
+	if _, err := c.One("SELECT @@GLOBAL.max_allowed_packet", func(r *sqldb.Row) error {
+		packet = int(r.Int(0))
+		return nil
+	}); err != nil {
+		return "", err
+	}
+	if total > packet {
+		return "", fmt.Errorf("its metadata has %d bytes, but max_allowed_packet of the server is %d: set max_allowed_packet = %dM in section [mysqld] of its configuration, and restart it", total-rowOverhead, packet, total>>20+1)
+	}
+	var changes []string
+	q := "SELECT column_name, data_type, is_nullable FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ? ORDER BY ordinal_position"
+	err := c.Each(q, func(r *sqldb.Row) error {
+		n, long := sizes[r.Text(0)]
+		for _, b := range blobs {
+			if strings.EqualFold(b.name, r.Text(1)) {
+				long = long && n > b.max
+			}
+		}
+		if !long {
+			return nil
+		}
+		i := slices.IndexFunc(blobs, func(b blob) bool { return n <= b.max })
+		null := " NOT NULL"
+		if strings.EqualFold(r.Text(2), "YES") {
+			null = " NULL"
+		}
+		changes = append(changes, "MODIFY "+r.Text(0)+" "+blobs[i].name+null)
+		return nil
+	}, table)
+	if err != nil || changes == nil {
+		return "", err
+	}
+	return "ALTER TABLE " + table + " " + strings.Join(changes, ", "), nil
+}
+
+// Copying implements sqldb.Dialect: RocksDB has in memory what is not committed.
+func (d *dialect) Copying(c *sqldb.Conn, f func() error) error {
+	if d.tables != RocksDB {
+		return f()
+	}
+	const set = "SET SESSION rocksdb_commit_in_the_middle = "
+	if err := c.ExecOnce(set + "1"); err != nil {
+		return err
+	}
+	return errors.Join(f(), c.ExecOnce(set+"0"))
 }
 
 // AfterCommit implements sqldb.Dialect.

@@ -110,6 +110,7 @@ type Manager struct {
 	locks   map[tid.OID]tid.TID // write locks
 	effects []Effect
 	dirty   bool
+	counts  Counts
 
 	writes  []*write           // by ttid, then in order of arrival
 	asked   map[tid.OID]bool   // objects whose last revision the database learns
@@ -170,6 +171,21 @@ func (m *Manager) Dirty() bool {
 	m.dirty = false
 	return d
 }
+
+// Counts are what a manager has counted.
+type Counts struct {
+	Waits     uint64 // requests that had to wait for a write lock
+	Conflicts uint64 // requests refused because the object has a later revision
+	Deadlocks uint64 // locks that a transaction was asked to give to an older one
+}
+
+// Plus returns the sum.
+func (c Counts) Plus(o Counts) Counts {
+	return Counts{c.Waits + o.Waits, c.Conflicts + o.Conflicts, c.Deadlocks + o.Deadlocks}
+}
+
+// Counts returns what was counted until now.
+func (m *Manager) Counts() Counts { return m.counts }
 
 // Len returns the number of transactions in progress, and of delayed requests.
 func (m *Manager) Len() (transactions, delayed int) { return len(m.txns), len(m.writes) + len(m.reads) }

@@ -57,6 +57,7 @@ func (m *Manager) lock(t *transaction, serial tid.TID, oid tid.OID) (outcome, ti
 		case owner != t:
 			if other != nil && !other.deadlock {
 				other.deadlock = true
+				m.counts.Deadlocks++
 				m.effects = append(m.effects, Effect{Kind: NotifyClient, Client: owner.client,
 					Packet: &proto.NotifyDeadlock{TTID: ttid, OID: oid}})
 			}
@@ -101,6 +102,7 @@ func (m *Manager) lock(t *transaction, serial tid.TID, oid tid.OID) (outcome, ti
 		if serial > previous.V {
 			return invalid, previous.V, nil
 		}
+		m.counts.Conflicts++
 		return conflict, previous.V, nil
 	}
 	m.locks[oid] = t.ttid
@@ -177,6 +179,7 @@ func (m *Manager) start(w *write) error {
 	if !wait || err != nil {
 		return err
 	}
+	m.counts.Waits++
 	i, _ := slices.BinarySearchFunc(m.writes, w.ttid, func(q *write, t tid.TID) int {
 		if q.ttid <= t {
 			return -1 // after those of the same transaction

@@ -49,6 +49,8 @@ type checker struct {
 	queue   []checkOrder
 	current *comparison
 	repairs map[int]checkOrder // of cells that the master is going to take out of service
+
+	differences uint64 // found so far
 }
 
 // checkOrder is an order to compare, or to repair from the source.
@@ -691,6 +693,7 @@ func (c *checker) differs(i backend.Key, kind check.Kind, m *member) {
 // count counts a difference.
 func (c *checker) count(d check.Difference, m *member) {
 	k := c.current
+	c.differences++
 	k.total++
 	if m.of == "" {
 		k.nodes[m.id] = true

@@ -105,9 +105,15 @@ type Dialect interface {
 	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
 	// MaxMeta is the greatest length of the user, the description and the extension of a
-	// transaction, each, in bytes. 0: there is none. If there is one, a list of object ids is a
-	// MEDIUMBLOB.
+	// transaction, each, in bytes, for which new tables have room. 0: there is none. If there is
+	// one, a list of object ids is a MEDIUMBLOB.
 	MaxMeta() int
+	// Lengthen returns the statement that makes columns of a table long enough for values of so many
+	// bytes, by column, which are one row. "": they are. It may end the SQL transaction.
+	Lengthen(c *Conn, table string, sizes map[string]int) (string, error)
+	// Copying runs f, which copies a table into another one. What it has written may be committed at
+	// any moment.
+	Copying(c *Conn, f func() error) error
 	// MaxPartition is the greatest partition number.
 	MaxPartition() int
 	// Parking is the first of the ids under which data may wait for being moved to

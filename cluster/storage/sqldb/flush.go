@@ -196,6 +196,9 @@ func (db *DB) carryOut(w *work) error {
 	if np == 0 {
 		return fmt.Errorf("database %s: objects were stored without a partition table", db.d.Name())
 	}
+	if err := db.lengthen(w); err != nil { // before anything is written: it may commit
+		return err
+	}
 	if err := c.move(w.parked, w.gone); err != nil {
 		return err
 	}

@@ -247,12 +247,20 @@ func (db *DB) rebuild(table, to, from string) error {
 		for _, q := range []string{
 			"DROP TABLE IF EXISTS " + next,
 			db.d.CreateTable(table, next, false),
-			"INSERT INTO " + next + " (" + to + ") SELECT " + from + " FROM " + table,
-			"DROP TABLE " + table,
 		} {
 			if err := c.ExecOnce(q); err != nil {
 				return err
 			}
+		}
+		// A copy of which only a part is committed is made anew at the next start.
+		err := db.d.Copying(c, func() error {
+			return c.ExecOnce("INSERT INTO " + next + " (" + to + ") SELECT " + from + " FROM " + table)
+		})
+		if err != nil {
+			return err
+		}
+		if err := c.ExecOnce("DROP TABLE " + table); err != nil {
+			return err
 		}
 	}
 	return c.ExecOnce("ALTER TABLE " + next + " RENAME TO " + table)

@@ -290,6 +290,12 @@ func (d *dialect) Widen(error, int) string { return "" }
 // MaxMeta implements sqldb.Dialect.
 func (d *dialect) MaxMeta() int { return 0 }
 
+// Lengthen implements sqldb.Dialect.
+func (d *dialect) Lengthen(*sqldb.Conn, string, map[string]int) (string, error) { return "", nil }
+
+// Copying implements sqldb.Dialect.
+func (d *dialect) Copying(_ *sqldb.Conn, f func() error) error { return f() }
+
 // MaxPartition implements sqldb.Dialect.
 func (d *dialect) MaxPartition() int { return maxPartition }
 

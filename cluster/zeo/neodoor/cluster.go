@@ -30,6 +30,7 @@ type Cluster struct {
 	ctx         context.Context // ends with Close
 	cancel      context.CancelFunc
 	grace       time.Duration // see outageGrace
+	size        size
 
 	mu      sync.Mutex
 	w       zeo.Watcher
@@ -59,6 +60,11 @@ func Open(ctx context.Context, cfg client.Config) (*Cluster, error) {
 	s.c = c
 	s.mu.Unlock()
 	s.Reader = zeo.NewReader(c, zeo.ReaderConfig{})
+	first, cancel := context.WithTimeout(ctx, sampleWait)
+	defer cancel()
+	if s.size.sample(first, c, sampleFirst) != nil {
+		s.resize() // takes its time
+	}
 	return s, nil
 }
 
@@ -80,6 +86,7 @@ func (s *Cluster) Features() zeo.Features {
 		Undo:     true,
 		Iterate:  true,
 		Objects:  true,
+		Restore:  true,
 		GC:       true,
 	}
 }
@@ -101,6 +108,7 @@ func (s *Cluster) watcher() zeo.Watcher {
 
 // invalidate is called in the order of the commits.
 func (s *Cluster) invalidate(t tid.TID, oids []tid.OID) {
+	s.size.committed(0, 0)
 	if w := s.watcher(); w != nil {
 		w.Committed(t, oids)
 	}
@@ -219,24 +227,50 @@ func (s *Cluster) Pack(ctx context.Context, at tid.TID) error {
 
 // Begin implements [zeo.Storage].
 func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
-	if b.Status != txn.Committed && b.Status != 0 {
-		return nil, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
-	}
-	t, err := s.c.Begin(ctx, client.BeginOptions{
-		TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension,
-	})
+	opt, err := beginOptions(&b)
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{s, t}, nil
+	if b.TID != tid.Zero {
+		// Masters of the Python implementation hang up, to the loss of all clients.
+		last, err := s.c.LastTID(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if b.TID <= last {
+			return nil, fmt.Errorf("transaction %v cannot be copied behind the last one, %v: the cluster must be empty, or have nothing but what comes before", b.TID, last)
+		}
+	}
+	t, err := s.c.Begin(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	return &clusterTxn{s: s, t: t}, nil
+}
+
+// beginOptions returns how a transaction is begun in the cluster, which cannot be told that
+// one was packed: it becomes an ordinary one.
+func beginOptions(b *zeo.Begin) (client.BeginOptions, error) {
+	opt := client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension, NoCache: b.TID != tid.Zero}
+	switch b.Status {
+	case 0, txn.Committed:
+	case txn.Packed:
+		if b.TID == tid.Zero {
+			return opt, fmt.Errorf("transaction with status %q and without id: %w", b.Status, zeo.ErrUnsupported)
+		}
+	default:
+		return opt, fmt.Errorf("transaction with status %q: %w", b.Status, zeo.ErrUnsupported)
+	}
+	return opt, nil
 }
 
 // BeginAsync implements [zeo.AsyncStorage].
 func (s *Cluster) BeginAsync(b zeo.Begin) zeo.PendingBegin {
-	if b.Status != txn.Committed && b.Status != 0 {
+	opt, err := beginOptions(&b)
+	if err != nil { // for Begin to say
 		return nil
 	}
-	begun := s.c.BeginAsync(client.BeginOptions{TID: b.TID, User: b.User, Description: b.Description, Extension: b.Extension})
+	begun := s.c.BeginAsync(opt)
 	if begun == nil {
 		return nil
 	}
@@ -254,7 +288,7 @@ func (b beginning) Take() zeo.AsyncTxn {
 	if t == nil {
 		return nil
 	}
-	return &clusterTxn{b.s, t}
+	return &clusterTxn{s: b.s, t: t}
 }
 
 func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
@@ -262,7 +296,7 @@ func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{b.s, t}, nil
+	return &clusterTxn{s: b.s, t: t}, nil
 }
 
 func (b beginning) Abandon() { b.b.Abandon() }
@@ -271,9 +305,15 @@ func (b beginning) Abandon() { b.b.Abandon() }
 type clusterTxn struct {
 	s *Cluster
 	t *client.Txn
+
+	objects, bytes int64 // that it creates
 }
 
 func (t *clusterTxn) Store(ctx context.Context, oid tid.OID, base tid.TID, data []byte) error {
+	if base == tid.Zero {
+		t.objects++
+		t.bytes += int64(len(data))
+	}
 	return t.t.Store(ctx, oid, base, data)
 }
 
@@ -282,7 +322,13 @@ func (t *clusterTxn) Check(ctx context.Context, oid tid.OID, base tid.TID) error
 }
 
 func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) error {
+	t.objects--
 	return t.t.Delete(ctx, oid, base)
+}
+
+// Restore implements [zeo.Restorer].
+func (t *clusterTxn) Restore(ctx context.Context, r txn.Record) error {
+	return t.t.Restore(ctx, r.OID, r.Data, r.DataTID)
 }
 
 func (t *clusterTxn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {
@@ -332,7 +378,15 @@ func (t *clusterTxn) conflicts(ctx context.Context, errs []error) ([]*txn.Confli
 }
 
 func (t *clusterTxn) Finish(ctx context.Context, committed func(tid.TID)) (tid.TID, error) {
-	return t.t.Finish(ctx, committed)
+	return t.t.Finish(ctx, t.counted(committed))
+}
+
+// counted is committed, and counts.
+func (t *clusterTxn) counted(committed func(tid.TID)) func(tid.TID) {
+	return func(at tid.TID) {
+		t.s.size.committed(t.objects, t.bytes)
+		committed(at)
+	}
 }
 
 func (t *clusterTxn) VoteAsync(done func(bool)) { t.t.VoteAsync(done) }
@@ -340,7 +394,10 @@ func (t *clusterTxn) VoteAsync(done func(bool)) { t.t.VoteAsync(done) }
 func (t *clusterTxn) GiveUp() { t.t.GiveUp() }
 
 func (t *clusterTxn) FinishAsync(committed func(tid.TID), done func(tid.TID, bool)) {
-	t.t.FinishAsync(committed, done)
+	t.t.FinishAsync(t.counted(committed), done)
 }
 
 func (t *clusterTxn) Abort(ctx context.Context) error { return t.t.Abort(ctx) }
+
+// Stats returns what the client of the cluster has counted. See [client.Client.Stats].
+func (s *Cluster) Stats() client.Stats { return s.c.Stats() }

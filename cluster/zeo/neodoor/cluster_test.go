@@ -241,9 +241,9 @@ func (p *pool) create(*zeotest.Order) (zeotest.Database, error) {
 // What ZEO and ZODB test a remote storage with, over a cluster.
 func TestPython(t *testing.T) {
 	full := append([]string{
-		"--without", "IStorageRestoreable",
 		// NEO collects no garbage.
 		"--expect-failure", "testPackAllRevisions",
+		"--expect-failure", "testPackWithMultiDatabaseReferences",
 		// NEO does not note in transactions that they were packed.
 		"--expect-failure", "checkPackUndoLog",
 		"--expect-failure", "testTransactionalUndoAfterPack",
@@ -256,9 +256,14 @@ func TestPython(t *testing.T) {
 	}{
 		{"Full", full},
 		{"Msgpack", []string{
-			"--msgpack", "--expect-failure", "testPackAllRevisions",
+			"--msgpack", "--expect-failure", "testPackAllRevisions", "--expect-failure", "testPackWithMultiDatabaseReferences",
 			"ZEO.tests.testZEO:ClientConflictResolutionTests",
 			"ZEO.tests.testZEO:MappingStorageTests",
+		}},
+		{"Recovery", []string{
+			// NEO collects no garbage.
+			"--expect-failure", "testPackWithGCOnDestinationAfterRestore",
+			"ZEO.tests.testZEO:FileStorageRecoveryTests",
 		}},
 		{"Connections", []string{"ZEO.tests.testConnection:FileStorageConnectionTests"}},
 		{"Reconnections", []string{

@@ -5,7 +5,7 @@
 // # Invariant
 //
 // A command exits with 0 only if it did what it was asked, 2 if it was asked
-// wrongly (with its usage on stderr), and 1 or a code of its own otherwise (with
+// wrongly (with its usage, or the line of its configuration file, on stderr), and 1 or a code of its own otherwise (with
 // the reason on stderr). SIGINT and SIGTERM are requests to stop in order: they
 // end the context of the command, which returns; one that comes later kills.
 package cli
@@ -150,6 +150,10 @@ func report(ctx context.Context, env *Env, cmd *cobra.Command, err error) int {
 	}
 	exit := &Exit{1, err}
 	errors.As(err, &exit)
+	if _, ok := errors.AsType[*badConfig](err); ok {
+		fmt.Fprintf(env.Stderr, "%s: error: %v\n", cmd.CommandPath(), err)
+		return 2
+	}
 	switch {
 	case exit.Err == nil:
 	case exit.Code == 2:
@@ -179,4 +183,4 @@ func Version() string {
 }
 
 // ExitStatus is the end of a help text: what the exit codes of all commands mean.
-const ExitStatus = "\n\nExit status: 0 done; 1 failed, the reason is on stderr; 2 wrong usage."
+const ExitStatus = "\n\nExit status: 0 done; 1 failed, the reason is on stderr; 2 wrong usage or configuration."

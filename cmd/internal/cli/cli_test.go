@@ -60,20 +60,25 @@ func TestOptions(t *testing.T) {
 	content := `[DEFAULT]
 cluster: test
 masters: 10.0.0.1:1 10.0.0.2:2
-unknown-key = ignored
+dir = /var/lib/neo
+replicas = 1
 [storage]
 partitions = 12
 backup = on
 monitor_email = a@x
    b@x
 [s2]
-logfile = %(cluster)s.log
+logfile = %(dir)s/%(cluster)s.log
 [bad]
 partitions = many
 [erase]
 reset = yes
 [empty]
 cluster =
+[typo]
+replica = 1
+upstream-cluster = x
+owner = %%(nobody)s
 `
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -88,11 +93,18 @@ cluster =
 		{args: "", code: 2, wantStderr: "--cluster"},
 		{args: "-f FILE", want: "test 10.0.0.1:1 10.0.0.2:2 127.0.0.1 12 true [a@x b@x] "},
 		{args: "-fFILE --part=3 --monitor-email c@x -c y", want: "y 10.0.0.1:1 10.0.0.2:2 127.0.0.1 3 true [a@x b@x c@x] "},
-		{args: "-f FILE -s s2 -Bp7", want: "test 10.0.0.1:1 10.0.0.2:2 127.0.0.1 7 true [] test.log"},
-		{args: "-f FILE --section bad", code: 1, wantStderr: `section "bad": key "partitions"`},
-		{args: "-f FILE -s erase", code: 1, wantStderr: "only allowed on the command line"},
-		{args: "-f FILE -s empty", code: 1, wantStderr: "value is empty"},
-		{args: "-f FILE -s nowhere", code: 1, wantStderr: `no section "nowhere"`},
+		{args: "-f FILE -s s2 -Bp7", want: "test 10.0.0.1:1 10.0.0.2:2 127.0.0.1 7 true [] /var/lib/neo/test.log"},
+		{args: "-f FILE --section bad", code: 2, wantStderr: `FILE:14: section "bad": key "partitions"`},
+		{args: "-f FILE -s erase", code: 2, wantStderr: "only allowed on the command line"},
+		{args: "-f FILE -s empty", code: 2, wantStderr: "value is empty"},
+		{args: "-f FILE -s nowhere", code: 2, wantStderr: `no section "nowhere": the file has [storage], [s2]`},
+		{args: "-f FILE -s storge", code: 2, wantStderr: `no section "storge"; did you mean "storage"?`},
+		{args: "-f FILE -s typo", code: 2, wantStderr: `FILE:20: unknown key "replica"; did you mean "replicas"?`},
+		{args: "-f FILE -s typo", code: 2, wantStderr: `FILE:21: unknown key "upstream-cluster": keys are written with _, as in "upstream_cluster"`},
+		{args: "-f FILE -s typo", code: 2, wantStderr: "FILE:22: unknown key \"owner\"\n"},
+		{args: "-c x -s storage", code: 2, wantStderr: "none is given"},
+		{args: "-c x --log-level warnin", code: 2, wantStderr: `--log-level: "warnin" is none of debug, info, warning, error; did you mean "warning"?`},
+		{args: "-c x --log-format xml", code: 2, wantStderr: `"xml" is neither text nor json`},
 		{args: "-f FILE.none", code: 1, wantStderr: "no such file"},
 		{args: "--c x", code: 2, wantStderr: "ambiguous option: --c could match --ca, --cert, --cluster"},
 		{args: "--cl x --log l", want: "x 127.0.0.1:10000 127.0.0.1 100 false [] l"},
@@ -103,7 +115,7 @@ cluster =
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			code, stdout, stderr := run(t, sample, strings.Fields(strings.ReplaceAll(tt.args, "FILE", file))...)
-			if code != tt.code || stdout != tt.want || !strings.Contains(stderr, tt.wantStderr) {
+			if code != tt.code || stdout != tt.want || !strings.Contains(stderr, strings.ReplaceAll(tt.wantStderr, "FILE", file)) {
 				t.Errorf("exit %d, stdout %q, stderr %q; want %d, %q, %q", code, stdout, stderr, tt.code, tt.want, tt.wantStderr)
 			}
 		})

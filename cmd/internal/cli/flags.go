@@ -86,21 +86,32 @@ func annotate(fs *pflag.FlagSet, key string, names []string) {
 // MergeFile gives the options that were not on the command line the values that
 // a section of a configuration file has for them, and checks that the required
 // ones have got a value. An empty path means no file. The key of an option is its
-// long name with _ for -; keys that are no option are ignored, since one file
-// serves all kinds of nodes. Errors say where the value came from.
+// long name with _ for -. Keys of other programs are ignored, since one file serves all
+// of them; those that none of them has are refused. Errors say where the value came from.
 func MergeFile(fs *pflag.FlagSet, file, section string) error {
+	_, err := mergeFile(fs, file, section)
+	return err
+}
+
+// mergeFile is [MergeFile], and returns the keys of the section that are for other programs.
+func mergeFile(fs *pflag.FlagSet, file, section string) (unused []string, err error) {
 	if file != "" {
 		f, err := conf.ReadFile(file)
 		if err != nil {
-			return err
+			return nil, badFile(err)
 		}
 		s, err := f.Section(section)
 		if err != nil {
-			return err
+			return nil, &badConfig{err}
+		}
+		if unused, err = checkKeys(fs, f, s); err != nil {
+			return nil, &badConfig{err}
 		}
 		if err := mergeSection(fs, s, file, section); err != nil {
-			return err
+			return nil, &badConfig{err}
 		}
+	} else if f := fs.Lookup("section"); f != nil && f.Changed {
+		return nil, Usagef("--section %s is the section of a configuration file, and none is given", section)
 	}
 	var missing []string
 	fs.VisitAll(func(f *pflag.Flag) {
@@ -109,9 +120,24 @@ func MergeFile(fs *pflag.FlagSet, file, section string) error {
 		}
 	})
 	if missing != nil {
-		return Usagef("required and neither on the command line nor in a configuration file: %s", strings.Join(missing, ", "))
+		return nil, Usagef("required and neither on the command line nor in a configuration file: %s", strings.Join(missing, ", "))
 	}
-	return nil
+	return unused, nil
+}
+
+// badConfig is what is wrong with a configuration file: exit code 2, without the usage of
+// the command line, which is not at fault.
+type badConfig struct{ err error }
+
+func (e *badConfig) Error() string { return e.err.Error() }
+func (e *badConfig) Unwrap() error { return e.err }
+
+// badFile tells a file that cannot be understood from one that cannot be read.
+func badFile(err error) error {
+	if _, ok := errors.AsType[*conf.SyntaxError](err); ok {
+		return &badConfig{err}
+	}
+	return err
 }
 
 // flagError says in plain words why pflag refuses a value.
@@ -119,6 +145,9 @@ func flagError(err error) error {
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		if e := valueError(invalid.Unwrap(), invalid.GetFlag().Value.Type(), invalid.GetValue()); e != nil {
 			return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, e)
+		}
+		if cause := invalid.Unwrap(); cause != nil && invalid.GetFlag().Value.Type() != "bool" {
+			return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, cause)
 		}
 	}
 	return err
@@ -144,12 +173,16 @@ func valueError(err error, typ, value string) error {
 func mergeSection(fs *pflag.FlagSet, s *conf.Section, file, section string) error {
 	var errs []error
 	fs.VisitAll(func(f *pflag.Flag) {
-		key := strings.ReplaceAll(f.Name, "-", "_")
+		key := keyOf(f)
 		if !s.Has(key) {
 			return
 		}
+		given := f.Changed
 		if err := mergeOption(f, s, key); err != nil {
-			errs = append(errs, fmt.Errorf("%s: section %q: key %q: %w", file, section, key, err))
+			errs = append(errs, fmt.Errorf("%s:%d: section %q: key %q: %w", file, s.KeyLine(key), section, key, err))
+		}
+		if !given && !s.Own(key) {
+			annotate(fs, fromDefaultKey, []string{f.Name})
 		}
 	})
 	return errors.Join(errs...)

@@ -4,14 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
@@ -22,22 +25,95 @@ import (
 type Logging struct {
 	LogFile string // -l
 	LogSize int    // in MB; 0: no limit
+
+	level  logLevel
+	format string
+	notes  []note // to be logged when the log is open
 }
 
-// AddFlags defines -l and --logfile-size.
+// note is a record of level INFO.
+type note struct {
+	text  string
+	attrs []any
+}
+
+// AddFlags defines -l, --logfile-size, --log-level and --log-format. What is written to
+// stderr are warnings, unless [Logging.Informs] is called.
 func (o *Logging) AddFlags(fs *pflag.FlagSet) {
 	Path(fs, &o.LogFile, "logfile", "l", "", "keep a log in this SQLite database")
 	fs.IntVar(&o.LogSize, "logfile-size", nodelog.DefaultMaxSize>>20,
 		"size in MB at which the log is renamed to NAME.old, in place of the one before, and a new one begun; 0: never")
-	InFull(fs, "logfile-size")
+	o.level = logLevel(slog.LevelWarn)
+	fs.Var(&o.level, logLevelOption, "what is written to stderr, at least: "+strings.Join(levelNames, ", "))
+	o.format = "text"
+	fs.Var((*logFormat)(&o.format), "log-format", "how it is written to stderr: text, or json with an object in each line")
+	InFull(fs, "logfile-size", logLevelOption, "log-format")
 }
+
+const logLevelOption = "log-level"
+
+// Informs makes INFO the level of what is written to stderr by default, for a command that
+// runs as a service. It comes after [Logging.AddFlags].
+func (o *Logging) Informs(fs *pflag.FlagSet) {
+	o.level = logLevel(slog.LevelInfo)
+	fs.Lookup(logLevelOption).DefValue = o.level.String()
+}
+
+// Quiet makes a command that informs write warnings alone, unless the level was given.
+func (o *Logging) Quiet(fs *pflag.FlagSet) {
+	if !fs.Changed(logLevelOption) {
+		o.level = logLevel(slog.LevelWarn)
+	}
+}
+
+// note logs something once the log is open.
+func (o *Logging) note(text string, attrs ...any) { o.notes = append(o.notes, note{text, attrs}) }
+
+// levelNames are the values of --log-level.
+var levelNames = []string{"debug", "info", "warning", "error"}
+
+var levels = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}
+
+// logLevel is the value of --log-level.
+type logLevel slog.Level
+
+func (l *logLevel) Set(s string) error {
+	i := slices.Index(levelNames, strings.ToLower(s))
+	if i < 0 {
+		return fmt.Errorf("%q is none of %s%s", s, strings.Join(levelNames, ", "), conf.DidYouMean(s, levelNames))
+	}
+	*l = logLevel(levels[i])
+	return nil
+}
+
+func (l *logLevel) String() string {
+	if i := slices.Index(levels, slog.Level(*l)); i >= 0 {
+		return levelNames[i]
+	}
+	return slog.Level(*l).String()
+}
+func (l *logLevel) Type() string { return "level" }
+
+// logFormat is the value of --log-format.
+type logFormat string
+
+func (f *logFormat) Set(s string) error {
+	switch s = strings.ToLower(s); s {
+	case "text", "json":
+		*f = logFormat(s)
+		return nil
+	}
+	return fmt.Errorf("%q is neither text nor json", s)
+}
+func (f *logFormat) String() string { return string(*f) }
+func (f *logFormat) Type() string   { return "format" }
 
 // maxBody is the size in bytes of the arguments of a packet above which they are
 // left out of the log: lists of thousands of objects tell nothing.
 const maxBody = 64 << 10
 
-// Log is where a command logs: to stderr from level WARNING on, and everything
-// to the log database if there is one.
+// Log is where a command logs: to stderr from some level on, and everything to the log
+// database if there is one.
 type Log struct {
 	*slog.Logger
 	File *nodelog.Log  // nil without log database
@@ -58,7 +134,27 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 	if o.LogSize < 0 {
 		return nil, Usagef("--logfile-size must be 0 MB or more")
 	}
-	stderr := nodelog.NewTextHandler(env.Stderr, slog.LevelWarn)
+	log, err := o.open(o.stderr(env), cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range o.notes {
+		log.Info(n.text, n.attrs...)
+	}
+	o.notes = nil
+	return log, nil
+}
+
+// stderr returns what writes to stderr.
+func (o *Logging) stderr(env *Env) slog.Handler {
+	level := slog.Level(o.level)
+	if o.format == "json" {
+		return nodelog.NewJSONHandler(env.Stderr, level)
+	}
+	return nodelog.NewTextHandler(env.Stderr, level)
+}
+
+func (o *Logging) open(stderr slog.Handler, cfg nodelog.Config) (*Log, error) {
 	if o.LogFile == "" {
 		return &Log{Logger: slog.New(stderr)}, nil
 	}

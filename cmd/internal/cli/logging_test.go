@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,12 +15,13 @@ import (
 	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/spf13/pflag"
 )
 
 // Each signal of NEO reaches the process, SIGRTMIN too, and what it asks for can
 // then be read from the log file.
 func TestSignals(t *testing.T) {
-	o := Logging{LogFile: filepath.Join(t.TempDir(), "node.log")}
+	o := Logging{LogFile: filepath.Join(t.TempDir(), "node.log"), level: logLevel(slog.LevelWarn)}
 	var stderr bytes.Buffer
 	log, err := o.OpenLog(&Env{Stderr: &stderr})
 	if err != nil {
@@ -73,15 +75,17 @@ func waitFor(t *testing.T, file, text string) {
 
 func TestWarningsGoToStderr(t *testing.T) {
 	var stderr bytes.Buffer
-	log, err := new(Logging).OpenLog(&Env{Stderr: &stderr})
+	var o Logging
+	o.AddFlags(pflag.NewFlagSet("", pflag.ContinueOnError))
+	log, err := o.OpenLog(&Env{Stderr: &stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
 	log.Info("quiet")
 	log.Warn("disk full", "path", "/data with space", "free", 0)
 	got := stderr.String()
-	if strings.Contains(got, "quiet") || !strings.Contains(got, ` WARNING   NEO        [  logging_test:`) ||
-		!strings.HasSuffix(got, `] disk full path="/data with space" free=0`+"\n") {
+	if strings.Contains(got, "quiet") || !strings.Contains(got, ` WARNING  disk full `) ||
+		!strings.HasSuffix(got, ` disk full path="/data with space" free=0`+"\n") {
 		t.Errorf("stderr: %q", got)
 	}
 	log.End(&err)

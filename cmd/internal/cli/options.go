@@ -3,9 +3,8 @@ package cli
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
@@ -34,7 +33,7 @@ func (o *TLS) TLSConfig() (*tls.Config, error) {
 	case *o == TLS{}:
 		return nil, nil
 	case o.CA == "" || o.Cert == "" || o.Key == "":
-		return nil, errors.New("to enable encryption, 3 files must be provided: the CA certificate, and the certificate of this node with its private key")
+		return nil, Usagef("to enable encryption, 3 files must be provided: the CA certificate, and the certificate of this node with its private key")
 	}
 	return link.LoadTLS(o.CA, o.Cert, o.Key)
 }
@@ -96,10 +95,10 @@ func WireAddresses(list []conf.Address) []proto.Address {
 func resolveMasters(ctx context.Context, list string) ([]conf.Address, error) {
 	masters, err := conf.ParseMasters(list)
 	if err != nil {
-		return nil, err
+		return nil, Usagef("--masters: %w", err)
 	}
 	if len(masters) == 0 {
-		return nil, fmt.Errorf("no master address given")
+		return nil, Usagef("no master address given")
 	}
 	return conf.ResolveAll(ctx, masters)
 }
@@ -148,6 +147,7 @@ func (o *Daemon) AddFlags(fs *pflag.FlagSet, role Role) {
 	Text(fs, &o.BindTo, "bind", "b", bind, "listening address; a free port if none is given")
 	Path(fs, &o.DynamicList, "dynamic-master-list", "D", "", "file where to keep the list of masters (JSON)")
 	o.Logging.AddFlags(fs)
+	o.Logging.Informs(fs)
 	o.TLS.AddFlags(fs)
 	o.PeerTimeout.AddFlags(fs)
 	fs.IntVarP(&o.NodeID, "nid", "i", 0, "force the id of this node (for tests)")
@@ -158,7 +158,11 @@ func (o *Daemon) AddFlags(fs *pflag.FlagSet, role Role) {
 // Load completes the options with those of the configuration file. fs is the
 // flag set of the command, with the options of its own.
 func (o *Daemon) Load(fs *pflag.FlagSet) error {
-	return MergeFile(fs, o.File, o.Section)
+	unused, err := mergeFile(fs, o.File, o.Section)
+	if len(unused) > 0 {
+		o.Logging.note("keys of the section are for other programs, and not used here", "file", o.File, "section", o.Section, "keys", strings.Join(unused, " "))
+	}
+	return err
 }
 
 // Masters returns the addresses of the masters, resolved, and those of the
@@ -167,7 +171,7 @@ func (o *Daemon) Load(fs *pflag.FlagSet) error {
 func (o *Daemon) Masters(ctx context.Context) ([]conf.Address, *conf.MasterList, error) {
 	masters, err := conf.ParseMasters(o.MasterList)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, Usagef("--masters: %w", err)
 	}
 	if masters, err = conf.ResolveAll(ctx, masters); err != nil {
 		return nil, nil, err
@@ -185,7 +189,7 @@ func (o *Daemon) Masters(ctx context.Context) ([]conf.Address, *conf.MasterList,
 		}
 	}
 	if len(masters) == 0 && o.role != Master {
-		return nil, nil, fmt.Errorf("no master address given")
+		return nil, nil, Usagef("no master address given")
 	}
 	return masters, dynamic, nil
 }
@@ -194,7 +198,7 @@ func (o *Daemon) Masters(ctx context.Context) ([]conf.Address, *conf.MasterList,
 func (o *Daemon) Bind(ctx context.Context) (conf.Address, error) {
 	a, err := conf.ParseAddress(o.BindTo, 0)
 	if err != nil {
-		return a, err
+		return a, Usagef("--bind: %w", err)
 	}
 	return a.Resolve(ctx)
 }

@@ -9,11 +9,14 @@ package monitored
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cluster/monitor"
+	"github.com/neozodb/neo/cluster/monitor/metrics"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
@@ -35,6 +38,9 @@ func (o *Option) Listen(ctx context.Context) (err error) {
 	if o.addr == "" {
 		return nil
 	}
+	if _, _, err := net.SplitHostPort(o.addr); err != nil {
+		return cli.Usagef("--monitor: %q is not HOST:PORT", o.addr)
+	}
 	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
 		return fmt.Errorf("--monitor: %w", err)
 	}
@@ -49,11 +55,15 @@ func (o *Option) Addr() net.Addr {
 	return o.listener.Addr()
 }
 
-// Serve begins to answer.
-func (o *Option) Serve(cfg monitor.Config) {
-	if o.listener != nil {
-		o.server = monitor.Serve(o.listener, cfg)
+// Serve begins to answer, as early as possible: a start may take its time.
+// page is what there is beside metrics and probes, nil if nothing.
+func (o *Option) Serve(watched *metrics.Set, log *slog.Logger, page http.Handler) {
+	if o.listener == nil {
+		return
 	}
+	cfg := watched.Config()
+	cfg.Log, cfg.Page = log, page
+	o.server = monitor.Serve(o.listener, cfg)
 }
 
 // Close ends it.

@@ -41,6 +41,8 @@ type Options struct {
 	Master     []string // more options for the masters, such as those of a backup
 	Admin      []string // more options for the admin
 	State      string   // to wait for; default RUNNING
+
+	Databases [][]string // adapter and database of each storage, instead of new ones in Dir
 }
 
 // StartCluster starts a new cluster and waits until it is RUNNING, or as [Options].State says.
@@ -95,6 +97,9 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	for i := range o.Storages {
 		name := fmt.Sprintf("s%d", i+1)
 		database := o.Storage
+		if o.Databases != nil {
+			database = o.Databases[i]
+		}
 		if database == nil {
 			database = []string{"-a", "SQLite", "-d", filepath.Join(dir, name+".sqlite")}
 		}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +33,8 @@ import (
 type Server struct {
 	Socket string
 	dir    string
+	data   string   // directory of the data
+	more   []string // options of each start
 	m      sync.Mutex
 	cmd    *exec.Cmd
 	ended  chan struct{} // the process of cmd has
@@ -87,14 +90,29 @@ var errMissing = errors.New("no database server (make install-database-server, o
 // stops it starts it again, and does not run beside others.
 func Get(t testing.TB) *Server {
 	t.Helper()
-	shared.once.Do(func() { shared.s, shared.err = newServer() })
-	if errors.Is(shared.err, errMissing) {
-		Missing(t, "%v", shared.err)
+	shared.once.Do(func() { shared.s, shared.err = newServer("") })
+	return made(t, shared.s, shared.err)
+}
+
+func made(t testing.TB, s *Server, err error) *Server {
+	t.Helper()
+	if errors.Is(err, errMissing) {
+		Missing(t, "%v", err)
 	}
-	if shared.err != nil {
-		t.Fatal(shared.err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return shared.s
+	return s
+}
+
+// New returns a server that a test has for itself, with more options for each of its starts, and its data in
+// dir, which is empty; "": in a directory of the server.
+func New(t testing.TB, dir string, options ...string) *Server {
+	t.Helper()
+	s, err := newServer(dir, options...)
+	s = made(t, s, err)
+	t.Cleanup(s.close)
+	return s
 }
 
 // Main runs the tests of a package and ends the server that they have shared. It returns
@@ -118,7 +136,7 @@ func program(name string) (string, error) {
 	return path, nil
 }
 
-func newServer() (s *Server, err error) {
+func newServer(data string, options ...string) (s *Server, err error) {
 	install, err := program("mariadb-install-db")
 	if err != nil {
 		return nil, err
@@ -131,7 +149,10 @@ func newServer() (s *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Server{dir: dir, Socket: filepath.Join(dir, "s")}
+	s = &Server{dir: dir, Socket: filepath.Join(dir, "s"), data: data, more: options}
+	if data == "" {
+		s.data = filepath.Join(dir, "data")
+	}
 	made := s // s is nil when an error is returned
 	defer func() {
 		if err != nil {
@@ -141,7 +162,7 @@ func newServer() (s *Server, err error) {
 	if err := os.WriteFile(s.conf(), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	out, err := exec.Command(install, append(s.args(), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")...).CombinedOutput()
+	out, err := exec.Command(install, append(append(s.args(), options...), "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")...).CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("mariadb-install-db: %w\n%s", err, out)
 	}
@@ -163,6 +184,13 @@ func removeLeft() error {
 		if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			continue // it runs, or is none of ours
 		}
+		info, err := os.Lstat(dir)
+		if err != nil {
+			continue // another process removes it
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Getuid() {
+			continue // another user's, who removes it
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
@@ -175,7 +203,7 @@ func (s *Server) conf() string { return filepath.Join(s.dir, "my.cnf") }
 // args are the options of all programs. --defaults-file, the first one, keeps them from
 // reading the configuration of the machine.
 func (s *Server) args() []string {
-	args := []string{"--defaults-file=" + s.conf(), "--datadir=" + filepath.Join(s.dir, "data")}
+	args := []string{"--defaults-file=" + s.conf(), "--datadir=" + s.data}
 	if os.Getuid() == 0 {
 		args = append(args, "--user=root") // or it refuses to run
 	}
@@ -190,7 +218,7 @@ func (s *Server) Start(options ...string) error {
 		return err
 	}
 	log := filepath.Join(s.dir, "log")
-	cmd := exec.Command(path, append(append(s.args(), "--socket="+s.Socket, "--pid-file="+filepath.Join(s.dir, "pid"), "--log-error="+log), options...)...)
+	cmd := exec.Command(path, slices.Concat(s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)...)
 	cmd.SysProcAttr = childAttr()
 	ended := make(chan struct{})
 	if err := cmd.Start(); err != nil {
@@ -268,6 +296,30 @@ func (s *Server) Database(t testing.TB) string {
 		s.Exec(t, "", "DROP DATABASE "+name)
 	})
 	return name
+}
+
+// Log returns what the server has logged.
+func (s *Server) Log() string {
+	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// Running reports that the process of the server has not ended.
+func (s *Server) Running() bool {
+	s.m.Lock()
+	defer s.m.Unlock()
+	if s.cmd == nil {
+		return false
+	}
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // String returns the database string of a database.
