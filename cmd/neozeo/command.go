@@ -79,6 +79,9 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 			if err := cli.MergeFile(cmd.Flags(), o.config, o.section); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			if len(given) > 0 { // instead of those of the file
 				o.bind = given
 			}
@@ -90,6 +93,26 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 	}
 	o.addFlags(cmd.Flags())
 	return cmd
+}
+
+// check refuses options that make no sense together.
+func (o *options) check(fs *pflag.FlagSet) error {
+	if o.file != "" && !cli.Given(fs, "cluster") {
+		o.cluster = "" // [DEFAULT] means the nodes of a cluster
+	}
+	switch {
+	case o.cluster == "" && cli.Given(fs, "masters"):
+		return cli.Usagef("--masters are those of a cluster, and none is named: --cluster")
+	case (o.sslKey != "" || o.sslAuth != "") && o.sslCert == "":
+		return cli.Usagef("--ssl-key and --ssl-authenticate do not go without --ssl-certificate")
+	case o.sslCert != "" && o.sslAuth == "":
+		return cli.Usagef("--ssl-certificate needs --ssl-authenticate, which says which clients are let in")
+	case !(o.queueAge >= 0):
+		return cli.Usagef("--invalidation-age must be 0 seconds or more")
+	case !(o.timeout >= 0):
+		return cli.Usagef("--transaction-timeout must be 0 seconds or more")
+	}
+	return nil
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {

@@ -179,7 +179,7 @@ func (d *dialect) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 			return dc, d.advise(err)
 		}
 		if !logged {
-			d.log.Warn("waiting for the database server", "database", d.Name(), "err", err)
+			d.log.Info("waiting for the database server", "database", d.Name(), "err", err)
 			logged = true
 		}
 		select {
