@@ -44,6 +44,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/internal", "cluster/proto"},
 	{"cluster/socket", ""},
 	{"cluster/monitor", ""},
+	{"cluster/systemd", ""},
 	{"cluster/nodetab", "cluster/proto"},
 	{"cluster/parttab", "cluster/proto"},
 	{"cluster/link", "cluster/proto cluster/socket"},
@@ -94,8 +95,8 @@ var layers = []struct{ name, may string }{
 	{"backup/keeper", "backup"},
 	{"backup/drill", "backup/feed backup/restore backup/verify backup/serve cluster/simple cluster/zeo/zeoclient cluster/client"},
 	{"backup/config", "cluster/moment cluster/following backup"},
-	{"backup/daemon", "backup/config backup/writer"},
-	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link"},
+	{"backup/daemon", "backup/config backup/writer cluster/systemd"},
+	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link cluster/systemd"},
 	{"cmd", "*"},
 }
 

@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/neozodb/neo/cluster/systemd"
 )
 
 // ErrBusy reports a repository that another daemon of this host looks after.
@@ -23,10 +25,10 @@ var ErrBusy = errors.New("another neobackup daemon looks after this repository")
 type Config struct {
 	Repositories []Repository
 	Notifiers    []Notifier
-	Listener     net.Listener // of /metrics and /healthz; nil: none. Run closes it
-	Host         string       // name of this host, for notices
-	Manager      *Manager     // default: none
-	Log          *slog.Logger // default: discard
+	Listener     net.Listener     // of /metrics and /healthz; nil: none. Run closes it
+	Host         string           // name of this host, for notices
+	Manager      *systemd.Manager // default: none
+	Log          *slog.Logger     // default: discard
 
 	// Flushes are the durations of flushes, observed by the commands; nil: none are.
 	Flushes *prometheus.HistogramVec
@@ -69,7 +71,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		d.Now = time.Now
 	}
 	if d.Manager == nil {
-		d.Manager = NewManager("")
+		d.Manager = systemd.NewManager("")
 	}
 	if cfg.Listener != nil {
 		defer cfg.Listener.Close() // also if it is never served

@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -88,30 +86,6 @@ func (hanging) Name() string { return "hanging" }
 func (hanging) Notify(ctx context.Context, _ *Notice) error {
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-// A service manager is told in datagrams of lines; without one nothing is told.
-func TestManager(t *testing.T) {
-	if err := NewManager("").Tell("READY=1"); err != nil {
-		t.Error(err)
-	}
-	path := filepath.Join(t.TempDir(), "s")
-	if err := NewManager(path).Tell("READY=1"); err == nil {
-		t.Error("no socket, no error")
-	}
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if err := NewManager(path).Tell("STATUS=two\nlines", "STOPPING=1"); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 100)
-	n, err := c.Read(b)
-	if got, want := string(b[:n]), "STATUS=two lines\nSTOPPING=1"; got != want || err != nil {
-		t.Errorf("got %q, %v", got, err)
-	}
 }
 
 // An alarm has one notice at the beginning, one a day, one at the end, whatever fails and wherever the clock goes.

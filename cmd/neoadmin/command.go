@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/mail"
 	"os"
@@ -9,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
@@ -18,8 +22,6 @@ import (
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 type options struct {
@@ -131,6 +133,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	watched := metrics.NewSet("starting")
 	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
 	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(fmt.Sprintf("an admin of cluster %s at %v", o.Cluster, node.Addr()))
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, node.Dump)
 	err = cli.Stopped(ctx, node.Run(ctx))

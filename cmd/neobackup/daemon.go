@@ -33,10 +33,9 @@ import (
 	"github.com/neozodb/neo/backup/writer"
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/systemd"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
-
-const envNotify = "NOTIFY_SOCKET" // of systemd
 
 type daemonOptions struct{ common }
 
@@ -72,7 +71,7 @@ noticed within two heartbeats. That costs 2 LIST and up to 1 GET in each minute,
 }
 
 // manager returns what tells a service manager that a command is ready.
-func manager(env *cli.Env) *daemon.Manager { return daemon.NewManager(env.Getenv(envNotify)) }
+func manager(env *cli.Env) *systemd.Manager { return systemd.NewManager(env.Getenv(systemd.Socket)) }
 
 func runDaemon(ctx context.Context, env *cli.Env, o *daemonOptions) (err error) {
 	if isURL(o.repo) {

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/backup/config"
-	"github.com/neozodb/neo/backup/daemon"
 	"github.com/neozodb/neo/backup/feed"
 	"github.com/neozodb/neo/backup/snapshot"
 	"github.com/neozodb/neo/backup/store"
@@ -22,6 +21,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/systemd"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -428,7 +428,7 @@ func drain(ctx context.Context, w *writer.Writer) error {
 }
 
 // tell tells the service manager how the command is.
-func (o *writing) tell(env *cli.Env, m *daemon.Manager, lines ...string) {
+func (o *writing) tell(env *cli.Env, m *systemd.Manager, lines ...string) {
 	if err := m.Tell(lines...); err != nil {
 		o.say(env, "the service manager cannot be told: %v", err)
 	}
@@ -436,7 +436,7 @@ func (o *writing) tell(env *cli.Env, m *daemon.Manager, lines ...string) {
 
 func runFollow(ctx context.Context, env *cli.Env, o *writing) error {
 	start := time.Now()
-	m := daemon.NewManager("")
+	m := systemd.NewManager("")
 	if o.hooks == nil {
 		m = manager(env)
 	}

@@ -106,7 +106,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	o.monitor.AddFlags(fs, "")
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
-	o.Logging.Informs(fs)
+	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words
+		o.Logging.Informs(fs)
+	}
 	o.TLS.AddFlags(fs)
 	return cmd
 }
@@ -327,6 +329,9 @@ func use(ctx context.Context, stop func(), env *cli.Env, o *options, log *cli.Lo
 	if _, err := fmt.Fprintln(env.Stdout, ready); err != nil {
 		return err
 	}
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Ready(ready)
 	if b.backend != nil {
 		b.follow(ctx, env, o.quiet)
 	}

@@ -239,6 +239,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	log.Node.Identify(o.Cluster, 0)
 	self := vitals.NewSelf(cli.Version())
 	self.Adapter, self.Database = o.adapter, adapter.Place(o.adapter, o.database)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
 	cfg := storage.Config{
 		Self:        self,
 		Cluster:     o.Cluster,
@@ -256,9 +258,12 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		TLS:         tlsConfig,
 		PeerTimeout: limit,
 		FlushLog:    log.FlushFile,
-		Identified:  func(id proto.NodeID) { log.Node.Identify(o.Cluster, int32(id)) },
-		Log:         log.Logger,
-		Record:      log.LinkConfig(nil).Record,
+		Identified: func(id proto.NodeID) {
+			log.Node.Identify(o.Cluster, int32(id))
+			service.Status(fmt.Sprintf("%v of cluster %s", id, o.Cluster))
+		},
+		Log:    log.Logger,
+		Record: log.LinkConfig(nil).Record,
 	}
 	if dynamic != nil {
 		cfg.MastersKnown = func(list []proto.Address) {
@@ -276,6 +281,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return err
 	}
 	watched.Complete(metrics.Storage(o.Cluster, cli.Version(), node))
+	service.Ready(fmt.Sprintf("listening at %v, looking for the primary master of cluster %s", node.Addr(), o.Cluster))
 	ctx, cancel := context.WithCancel(ctx)
 	wait := log.HandleSignals(ctx, node.Dump)
 	err = node.Run(ctx)

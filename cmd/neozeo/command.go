@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -176,6 +177,9 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	defer o.monitor.Close()
 	watched := metrics.NewSet("starting: waiting for the databases to serve")
 	o.monitor.Serve(watched, log.Logger, nil)
+	service := log.Service(ctx, env)
+	defer service.Stopping()
+	service.Status("waiting for what is to be served")
 	open := make(map[string]storage)
 	defer func() {
 		for name, st := range open {
@@ -209,10 +213,12 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		addrs = append(addrs, l.Addr())
-		log.Info("listening", "address", l.Addr().String())
+		log.Info("listening on", "addr", l.Addr().String())
 		go func() { failed <- server.Serve(l) }()
 	}
+	log.Info("ready", "storages", strings.Join(slices.Sorted(maps.Keys(sources)), " "))
 	ready(addrs)
+	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
 	select {
 	case <-ctx.Done():

@@ -1,4 +1,11 @@
-package daemon
+// Package systemd tells a service manager how a program is, as sd_notify does.
+//
+// # Invariant
+//
+// What is told is what is: READY=1 comes once a program does what it was started for, or waits
+// for others with everything of its own open; STOPPING=1 before it ends in order. Without a
+// service manager nothing is told, and a manager that cannot be told keeps no program from its work.
+package systemd
 
 import (
 	"errors"
@@ -6,7 +13,10 @@ import (
 	"strings"
 )
 
-// Manager is the service manager, which is told how the daemon is; create it with [NewManager].
+// Socket is the variable of the environment with the address of the service manager.
+const Socket = "NOTIFY_SOCKET"
+
+// Manager is the service manager, which is told how the program is; create it with [NewManager].
 type Manager struct{ addr *net.UnixAddr }
 
 // NewManager returns the manager that listens on a socket, that of NOTIFY_SOCKET. It may be
