@@ -155,4 +155,17 @@ func TestPrometheusRules(t *testing.T) {
 		t.Fatalf("%d files of rules, %v", len(rules), err)
 	}
 	promtool(t, "", append([]string{"check", "rules"}, rules...)...)
+
+	// Each alert is raised by what it is for, and none by a cluster that is well.
+	path, err := filepath.Abs("../../../contrib/prometheus/neo.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := strings.Count(string(read(t, path)), "- alert:")
+	test := filepath.Join(t.TempDir(), "test.yml")
+	text := strings.NewReplacer("RULES", path, "value: ALERTS", fmt.Sprint("value: ", alerts)).Replace(string(read(t, "testdata/neo.rules.test.yml")))
+	if err := os.WriteFile(test, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "", "test", "rules", test)
 }
