@@ -102,6 +102,16 @@ func TestMonitoring(t *testing.T) {
 			promtool(t, body, "check", "metrics")
 		})
 	}
+	// A master that stands by is ready, and tells nothing of the cluster, as it knows nothing.
+	standbyAt := addr()
+	standby := Start(t, "neomaster", "-c", c.Name, "-m", c.Masters, "-b", "127.0.0.1:0", "--monitor", standbyAt)
+	waitProbe(t, standbyAt, "/readyz", 200, "ready\n")
+	if _, body := get(t, standbyAt, "/metrics"); !strings.Contains(body, `neo_master_primary{cluster="test",node="M2"} 0`) || strings.Contains(body, "neo_cluster_") {
+		t.Errorf("a master that stands by exports\n%s", body)
+	}
+	if err := standby.Stop(t); err != nil {
+		t.Error(err)
+	}
 	// Without a storage the cluster is of no use. All live.
 	c.Storages[0].Kill()
 	waitProbe(t, masterAt, "/readyz", 503, "the cluster is RECOVERING")
