@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
+# Targets: build test docs-test bench gobench fuzz nightly cross release deb man install-test-deps install-s3-servers install-database-server install-monitoring-tools
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
+.PHONY: all build release deb man container journey test docs-test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -20,7 +20,22 @@ all: build
 
 # One static program per command, in bin/.
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
+
+# What is given out, in dist/: archives of programs, units of systemd, manual pages, completion
+# and documentation; Debian packages; checksums. The same commit gives the same bytes.
+ARCHITECTURES ?= amd64 arm64
+VERSION       ?= $(shell contrib/release/version)
+release:
+	GO=$(GO) contrib/release/build $(VERSION) dist $(ARCHITECTURES)
+
+# A Debian package for this machine, in dist/.
+deb:
+	GO=$(GO) FORMATS=deb contrib/release/build $(VERSION) dist $$($(GO) env GOHOSTARCH)
+
+# Manual pages and completion of shells, in bin/manual/.
+man: build
+	for program in bin/neo*; do $$program __manual bin/manual; done
 
 # The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
 # those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some run
@@ -30,6 +45,10 @@ build:
 # the tests for which the machine lacks something; here, and with CI set, they fail.
 test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server install-monitoring-tools
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
+
+# The commands of the pages in docs, which make test runs as well.
+docs-test: $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed)
+	$(GO) test -count 1 -timeout $(TIMEOUT) -run 'Guide|Troubleshooting' ./cmd/internal/proctest
 
 vet:
 	$(GO) build ./...
@@ -76,10 +95,10 @@ cross:
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
 
 # Python peers for the tests of compatibility, in virtual environments of their
-# own: ZODB and ZEO, the last ZEO 5, and zodbtools, whose last release needs ZODB 5,
-# and Cython below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
+# own: ZODB and ZEO, the last ZEO 5, zodbtools, whose last release needs ZODB 5,
+# and Cython below 3 to be built, and the tools that people have for ZODB. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)/installed
-$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
+$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt .ci/zodb-tools.txt .ci/zodb-convert.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
 	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, ZODB.tests.util, ZEO.tests.forker'
@@ -89,6 +108,10 @@ $(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
 	python3 -m venv --clear $(PEERS)/zeo5
 	$(PEERS)/zeo5/bin/python -m pip install --quiet -r .ci/zeo5.txt
 	$(PEERS)/zeo5/bin/python -c 'import ZODB, ZEO._forker, msgpack'
+	python3 -m venv --clear $(PEERS)/tools
+	$(PEERS)/tools/bin/python -m pip install --quiet -r .ci/zodb-tools.txt
+	$(PEERS)/tools/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r .ci/zodb-convert.txt
+	for tool in zodbconvert zodb-convert multi-zodb-gc zodbverify zodbupdate zeo-nagios; do $(PEERS)/tools/bin/$$tool --help >/dev/null; done
 	touch $@
 
 # The S3 servers of the tests: MinIO, versitygw, moto, s3rver. It takes some minutes

@@ -39,7 +39,10 @@ type Config struct {
 	// Accepted, if not nil, is called by the goroutine that will call Deliver,
 	// before the first event.
 	Accepted func(*Result)
-	Log      *slog.Logger // default: discard
+	// Refused, if not nil, is told after a round of all masters why there is no primary one yet,
+	// when that is another reason than before.
+	Refused func(addr proto.Address, err error)
+	Log     *slog.Logger // default: discard
 }
 
 // Result is an accepted identification.
@@ -80,6 +83,7 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 		addr = list[0]
 	}
 	var wait socket.Waiting
+	told := "" // to cfg.Refused
 	for {
 		if err := lookup(ctx, cfg); err != nil {
 			wait.Failed(log, "the addresses of masters are not known", "err", err)
@@ -123,6 +127,10 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 		}
 		if why != nil {
 			wait.Failed(log, "no primary master", "addr", at.String(), "err", why)
+			if text := why.Error(); cfg.Refused != nil && text != told {
+				told = text
+				cfg.Refused(at, why)
+			}
 		}
 	}
 }

@@ -137,6 +137,16 @@ func (c *Client) findMaster() (*view, error) {
 	}
 }
 
+// waits tells the user of the client why it waits, and the end of that. It is called by
+// one goroutine at a time.
+func (c *Client) waits(why error) {
+	if c.cfg.OnWait == nil || why == nil && !c.waiting {
+		return
+	}
+	c.waiting = why != nil
+	c.cfg.OnWait(why)
+}
+
 // tryMaster returns neither a view nor an error if it is worth trying again.
 func (c *Client) tryMaster() (*view, error) {
 	s := &session{c: c}
@@ -160,8 +170,9 @@ func (c *Client) tryMaster() (*view, error) {
 			s.conn, s.id = r.Conn, r.ID // nobody else knows the session yet
 			r.Conn.SetPeer(r.MasterID.String())
 		},
-		Dialer: c.cfg.Dialer,
-		Log:    c.log,
+		Refused: func(addr proto.Address, err error) { c.waits(err) },
+		Dialer:  c.cfg.Dialer,
+		Log:     c.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find the primary master: %w", fromWire(err))
@@ -196,6 +207,7 @@ func (c *Client) tryMaster() (*view, error) {
 		return nil, nil
 	}
 	c.wait.Over(c.log, "the cluster serves")
+	c.waits(nil)
 	c.log.Info("connected", "master", found.MasterID, "id", found.ID, "last_tid", tid.TID(c.last.Load()))
 	return v, nil
 }

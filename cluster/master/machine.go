@@ -88,6 +88,7 @@ type Machine struct {
 	gate     gate
 	checks   checks
 	imports  imports
+	reasons  map[proto.NodeID]string // why storages that are away have ended, as far as they said it
 	ids      allocator
 	txns     transactions
 	pack     packs

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/parting"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/pending"
@@ -32,11 +33,11 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1, vitals.Extension: 1}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1, vitals.Extension: 1, parting.Extension: 1}}
 	if n.importer != nil {
 		ask.Extra[importing.Extension] = 1
 	}
-	n.noted = proto.Opt[uint64]{}
+	n.noted, n.listens = proto.Opt[uint64]{}, false
 	if err := n.tellState(ask.Extra); err != nil {
 		return err
 	}
@@ -212,6 +213,10 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.CloseClient:
 		return n.drop(n.master)
 	case *proto.NotifyMonitorInformation:
+		if _, ok, err := parting.Parse(q); ok && err == nil {
+			n.listens = true
+			return nil
+		}
 		if msg, ok, err := importing.Parse(q); err != nil {
 			n.log.Error("message of the master not understood", "err", err)
 			return nil
@@ -715,4 +720,20 @@ func (n *Node) linkAnswered(p *peer, ev link.Event) error {
 		return s.replicator.tell(replica.Event{Kind: replica.LinkReady, Link: p})
 	}
 	return n.drop(p)
+}
+
+// sayWhyLimit is how long the master may take to be told why the node ends.
+const sayWhyLimit = time.Second
+
+// sayWhy tells the master, last of all, why the node ends.
+func (n *Node) sayWhy(err error) {
+	if n.master == nil || !n.listens || n.master.conn.Closed() {
+		return
+	}
+	n.master.conn.Send((&parting.Message{Reason: err.Error()}).Packet())
+	n.master.conn.Abort()
+	select {
+	case <-n.master.conn.Done():
+	case <-time.After(sayWhyLimit):
+	}
 }

@@ -102,6 +102,7 @@ type Node struct {
 	timing        bool // commitTimer runs
 	unseen        int  // packets processed since all else was looked at
 	exit          bool
+	listens       bool // the master wants to know why the node ends
 }
 
 // session is one period of operation: everything in it is volatile.
@@ -154,6 +155,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			n.session.feeder.stop()
 		}
 		n.wg.Wait()
+		if err != nil {
+			n.sayWhy(err)
+		}
 		n.conns.close()
 		if n.session != nil && err == nil {
 			err = n.session.drop()

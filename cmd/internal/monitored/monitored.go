@@ -19,6 +19,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/monitor"
 	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
@@ -27,6 +28,7 @@ type Option struct {
 	addr     string
 	listener net.Listener
 	server   *monitor.Server
+	stopPage func()
 }
 
 // AddFlags defines --monitor. pages says what there is beside metrics and probes, "" if nothing.
@@ -71,8 +73,34 @@ func (o *Option) Serve(watched *metrics.Set, log *slog.Logger, page http.Handler
 	o.server = monitor.Serve(o.listener, cfg)
 }
 
+// PageText is what the usage of --monitor says of the page.
+const PageText = "; / is a page that shows the cluster"
+
+// ServePage begins to answer, with the page of the cluster that asker asks about.
+func (o *Option) ServePage(watched *metrics.Set, log *slog.Logger, asker *page.Asker) {
+	if o.listener == nil {
+		return
+	}
+	p := page.New(page.Config{Collect: asker.Collect, Version: cli.Version(), Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Run(ctx)
+	}()
+	o.stopPage = func() {
+		cancel()
+		<-done
+		asker.Close()
+	}
+	o.Serve(watched, log, p)
+}
+
 // Close ends it.
 func (o *Option) Close() {
+	if o.stopPage != nil {
+		defer o.stopPage()
+	}
 	switch {
 	case o.server != nil:
 		o.server.Close()
