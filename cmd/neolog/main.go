@@ -66,7 +66,7 @@ flush_log or SIGRTMIN. A line is
 and " ! " begins a node that a packet tells of: id, type, address, state, since when (UTC).
 
 Times (--from, --until) are local: 2026-11-20, '2026-11-20 18:00', 2026-11-20T18:00:00Z (Z: UTC), today, 'yesterday 18:00',
-seconds since 1970, or a TID; -N is N seconds ago. TIDs and OIDs are hexadecimal. Filters of different kinds must all
+seconds since 1970, or a TID; -N is N seconds ago. For --tid and --oid, ids are hexadecimal. Filters of different kinds must all
 be met; of one kind, any. --packet shows packets alone and --level records alone; together, both.` + cli.ExitStatus + `
 2 also if no packet has the name asked for. A table or file that is damaged, or not there, is told on stderr; the rest is shown.`,
 		Args: cobra.MinimumNArgs(1),
