@@ -53,7 +53,7 @@ in use or not, compressed (.gz .bz2 .xz .zst) or not. Several files are merged b
   neolog --level WARNING --from 'yesterday 18:00' *.log
                                                       what went wrong since
   neolog -a --tid 0x40d564cb0d194fc *.log             how a transaction was committed, on all nodes
-  neolog -a --oid 1f --packet 'Ask*Object' *.log      who loaded and stored an object
+  neolog -a --oid 1f --packet 'Ask*Object' *.log      the loads and stores of an object
   neolog --packet Error --level ERROR master.log      what was refused, and what failed
   neolog --json -a storage1.log | jq .msg             for programs: one object a line
 
@@ -139,7 +139,7 @@ func run(cmd *cobra.Command, env *cli.Env, o *options, files []string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return cli.Stopped(ctx, context.Cause(ctx)) // the way to end it
 		case <-time.After(time.Duration(o.sleep * float64(time.Second))):
 		}
 		err = showMore(ctx, logs, f, p, res)
