@@ -76,10 +76,10 @@ cross:
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
 
 # Python peers for the tests of compatibility, in virtual environments of their
-# own: ZODB and ZEO, the last ZEO 5, and zodbtools, whose last release needs ZODB 5,
-# and Cython below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
+# own: ZODB and ZEO, the last ZEO 5, zodbtools, whose last release needs ZODB 5,
+# and Cython below 3 to be built, and the tools that people have for ZODB. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)/installed
-$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
+$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt .ci/zodb-tools.txt .ci/zodb-convert.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
 	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, ZODB.tests.util, ZEO.tests.forker'
@@ -89,6 +89,10 @@ $(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
 	python3 -m venv --clear $(PEERS)/zeo5
 	$(PEERS)/zeo5/bin/python -m pip install --quiet -r .ci/zeo5.txt
 	$(PEERS)/zeo5/bin/python -c 'import ZODB, ZEO._forker, msgpack'
+	python3 -m venv --clear $(PEERS)/tools
+	$(PEERS)/tools/bin/python -m pip install --quiet -r .ci/zodb-tools.txt
+	$(PEERS)/tools/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r .ci/zodb-convert.txt
+	for tool in zodbconvert zodb-convert multi-zodb-gc zodbverify zodbupdate zeo-nagios; do $(PEERS)/tools/bin/$$tool --help >/dev/null; done
 	touch $@
 
 # The S3 servers of the tests: MinIO, versitygw, moto, s3rver. It takes some minutes

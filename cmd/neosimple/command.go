@@ -108,7 +108,9 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	o.monitor.AddFlags(fs, monitored.PageText)
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
-	o.Logging.Informs(fs)
+	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words
+		o.Logging.Informs(fs)
+	}
 	o.TLS.AddFlags(fs)
 	return cmd
 }
