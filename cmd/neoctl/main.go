@@ -62,6 +62,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 	o.Logging.AddFlags(fs)
 	o.TLS.AddFlags(fs)
 	cli.StopAtFirstWord(cmd)
+	addTLSCommand(cmd, env)
 	return cmd
 }
 
