@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"log/slog"
@@ -140,6 +141,12 @@ func sha(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// document is what neoctl status --json prints too.
+type document struct {
+	*status.Status
+	Health status.Health `json:"health"`
+}
+
 // ServeHTTP implements [http.Handler].
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -159,7 +166,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		body = b.Bytes()
 	case "/status.json":
-		b, err := p.status(r.Context()).JSON()
+		s := p.status(r.Context())
+		b, err := json.Marshal(document{s, s.Health()})
 		if err != nil {
 			p.cfg.Log.Error("the status cannot be written as JSON", "err", err)
 			http.Error(w, "the status cannot be made: see the log of the program", http.StatusInternalServerError)

@@ -148,6 +148,7 @@ func hostile() *status.Status {
 
 func pageOf(s *status.Status) *Page {
 	p := New(Config{Collect: func(context.Context) *status.Status { return s }, Version: "v1.4.0"})
+	p.repositories = []repository{{name: "home", proofAge: ref(10800.0), proofTo: ref(float64(day.Unix() - 12000)), behind: ref(0.0)}}
 	for i := range samples {
 		c, l := 30+25*math.Sin(float64(i)/9)+float64(i*7%11), 900+700*math.Sin(float64(i)/25)
 		if s.CommitsPerSecond == nil || i > 60 && i < 70 {
@@ -229,8 +230,8 @@ func TestHeaders(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	w := get(t, pageOf(healthy()), "/status.json")
-	var s status.Status
-	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || s.Cluster != "site" || len(s.Nodes) != 8 || w.Header().Get("Content-Type") != "application/json" {
+	var s document
+	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || s.Health.Level != status.OK || !strings.Contains(w.Body.String(), `"health":{"level":"ok"`) || s.Cluster != "site" || len(s.Nodes) != 8 || w.Header().Get("Content-Type") != "application/json" {
 		t.Errorf("%v, %s", err, w.Body)
 	}
 }
