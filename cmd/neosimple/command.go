@@ -137,6 +137,9 @@ func (o *options) check() error {
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
 	if o.source != "" {
+		if err := side.Files(o.source); err != nil {
+			return err
+		}
 		if _, err := os.Stat(o.source); err != nil {
 			return fmt.Errorf("--import: %w", err)
 		}

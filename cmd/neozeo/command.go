@@ -23,6 +23,7 @@ import (
 	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
+	"github.com/neozodb/neo/cmd/internal/side"
 )
 
 type options struct {
@@ -337,6 +338,9 @@ func parseSource(s string) (source, error) {
 // open opens a database.
 func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, error) {
 	if src.file != "" {
+		if err := side.Files(src.file); err != nil {
+			return nil, err
+		}
 		path, err := conf.ExpandUser(src.file)
 		if err != nil {
 			return nil, err
