@@ -43,6 +43,9 @@ after the other.` + exitStatus,
 }
 
 func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, path string) (err error) {
+	if err := side.CheckMagic(o.magic); err != nil {
+		return err
+	}
 	in := io.Reader(env.Stdin)
 	if o.input != "" && o.input != "-" {
 		if err := side.Distinct(o.input, path); err != nil {

@@ -69,6 +69,9 @@ func TestSides(t *testing.T) {
 		{[]string{"--blob-dir", dir, uri, filepath.Join(dir, "3.fs")}, 2, "--blob-dir"},
 		{[]string{"--blob-dir", filepath.Join(dir, "none"), file, uri}, 1, "none"},
 		{[]string{"--window", "0", file, uri}, 2, "--window"},
+		{[]string{"-c", "test", file, "host:port"}, 2, "host:port"},
+		{[]string{"-c", "test", file, ""}, 2, "empty"},
+		{[]string{file, "neo://test@host:port"}, 2, "host:port"},
 	} {
 		if code, _, stderr := command(t.Context(), tt.args...); code != tt.code || !strings.Contains(stderr, tt.want) {
 			t.Errorf("%q: exit code %d, want %d and %s\n%s", tt.args, code, tt.code, tt.want, stderr)

@@ -123,6 +123,8 @@ func (o *options) check() error {
 		return cli.Usagef("--storages must be more than zero")
 	case o.replicas < 0:
 		return cli.Usagef("--replicas must not be negative")
+	case (o.storages > 0 || o.temporary()) && o.replicas >= max(o.storages, simple.DefaultStorages) && o.replicas > 0:
+		return cli.Usagef("--replicas %d needs at least --storages %d", o.replicas, o.replicas+1)
 	case o.extend && (o.source == "" || o.temporary()):
 		return cli.Usagef("--extend-import needs --import and --dir")
 	case o.adapter == adapter.SQLite && (len(o.databases) > 0 || o.engine != ""):
