@@ -109,7 +109,7 @@ func (o *Options) masters(ctx context.Context, env *cli.Env, name string) ([]con
 	}
 	masters, err := conf.ParseMasters(list)
 	switch {
-	case err != nil && strings.Contains(name, "/"):
+	case err != nil && strings.Contains(name, "/") && !IsURI(name):
 		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
 	case err != nil && name == list:
 		return nil, cli.Usagef("%q is neither an existing file nor a list of masters: %w", name, err)
