@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
+# Targets: build test docs-test bench gobench fuzz nightly cross release deb man install-test-deps install-s3-servers install-database-server install-monitoring-tools
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
+.PHONY: all build release deb man container journey test docs-test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -20,7 +20,22 @@ all: build
 
 # One static program per command, in bin/.
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
+
+# What is given out, in dist/: archives of programs, units of systemd, manual pages, completion
+# and documentation; Debian packages; checksums. The same commit gives the same bytes.
+ARCHITECTURES ?= amd64 arm64
+VERSION       ?= $(shell contrib/release/version)
+release:
+	GO=$(GO) contrib/release/build $(VERSION) dist $(ARCHITECTURES)
+
+# A Debian package for this machine, in dist/.
+deb:
+	GO=$(GO) FORMATS=deb contrib/release/build $(VERSION) dist $$($(GO) env GOHOSTARCH)
+
+# Manual pages and completion of shells, in bin/manual/.
+man: build
+	for program in bin/neo*; do $$program __manual bin/manual; done
 
 # The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
 # those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some run
@@ -28,8 +43,12 @@ build:
 # which is installed if need be. Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
-test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server
+test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server install-monitoring-tools
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
+
+# The commands of the pages in docs, which make test runs as well.
+docs-test: $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed)
+	$(GO) test -count 1 -timeout $(TIMEOUT) -run 'Guide|Troubleshooting' ./cmd/internal/proctest
 
 vet:
 	$(GO) build ./...
@@ -105,3 +124,7 @@ $(S3)/installed: .ci/s3-servers
 # The database server of the tests, on Debian and Ubuntu: MariaDB with its plugin RocksDB.
 install-database-server:
 	.ci/database-server
+
+# What the tests of monitoring need, on Debian and Ubuntu: promtool.
+install-monitoring-tools:
+	.ci/monitoring-tools

@@ -66,6 +66,7 @@ var layers = []struct{ name, may string }{
 	{"cluster/admin", "cluster/bootstrap cluster/parttab cluster/check cluster/importing cluster/following cluster/vitals"},
 	{"cluster/ctl", "cluster/link cluster/check cluster/importing cluster/following cluster/vitals"},
 	{"cluster/status", "cluster/ctl"},
+	{"cluster/monitor/page", "cluster/status"},
 	{"fsformat", "cluster/txn fsformat/pickle"},
 	{"fsformat/zdump", "cluster/txn"},
 	{"cluster/zeo/wire", "cluster/tid"},

@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -105,6 +106,7 @@ type Client struct {
 	wg     sync.WaitGroup // goroutines that connect
 
 	view atomic.Pointer[view] // nil: no usable master
+	wait socket.Waiting       // of the goroutine that connects
 
 	mu         sync.Mutex
 	id         proto.NodeID // last id that a master gave us

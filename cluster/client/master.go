@@ -196,16 +196,17 @@ func (c *Client) tryMaster() (*view, error) {
 		if pe, ok := errors.AsType[*proto.Error](err); ok && pe.ErrCode == proto.ReadOnlyAccess {
 			return nil, fromWire(err)
 		}
-		c.log.Info("master did not serve us", "master", found.MasterID, "err", err)
+		c.wait.Failed(c.log, "the primary master does not serve", "master", found.MasterID, "err", err)
 		return nil, nil
 	}
 	v := c.view.Load()
 	if v == nil || v.session != s || !v.operational() {
 		found.Conn.Close()
 		c.masterLost(s, errors.New("partition table is not operational"))
-		c.log.Info("cluster is not operational", "master", found.MasterID)
+		c.wait.Failed(c.log, "the cluster is not operational", "master", found.MasterID)
 		return nil, nil
 	}
+	c.wait.Over(c.log, "the cluster serves")
 	c.waits(nil)
 	c.log.Info("connected", "master", found.MasterID, "id", found.ID, "last_tid", tid.TID(c.last.Load()))
 	return v, nil
@@ -279,9 +280,9 @@ func (s *session) deliver(ev link.Event) {
 			err = fmt.Errorf("unexpected packet %T", p)
 		} // the backup asks for the orders, see PackOrders
 	case *proto.NotifyClusterInformation:
-		s.c.log.Info("cluster state", "state", p.State)
+		s.c.log.Debug("cluster state", "state", p.State)
 	case *proto.StopOperation:
-		s.c.log.Error("master stops the operation of the cluster")
+		s.c.log.Info("the master stops the operation of the cluster")
 	case *proto.Error:
 		s.c.log.Warn("error from master that answers nothing", "err", p)
 	default:

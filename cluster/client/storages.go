@@ -109,7 +109,7 @@ func (l *storageLink) open(ctx context.Context, v *view, addr proto.Address) {
 			s.failures[l.id] = time.Now().Add(failedFor)
 		}
 		if l.c.ctx.Err() == nil {
-			l.c.log.Info("storage not connected", "storage", l.id, "address", addr, "err", err)
+			l.c.log.Info("storage not connected", "storage", l.id, "addr", addr, "err", err)
 		}
 	} else {
 		delete(s.failures, l.id)

@@ -260,7 +260,11 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.stores[n.ID] = p
 		delete(m.reasons, n.ID)
 	}
-	m.log(slog.LevelInfo, "node identified", "node", p.String(), "address", r.Addr.String(), "state", state.String())
+	attrs := []any{"node", p.String()}
+	if !r.Addr.IsZero() {
+		attrs = append(attrs, "addr", r.Addr.String())
+	}
+	m.log(slog.LevelInfo, "node identified", append(attrs, "state", state.String())...)
 	m.out = append(m.out, Effect{Op: Name, Conn: p.conn, Text: n.ID.String()})
 	m.answer(p, id, &proto.AcceptIdentification{Type: proto.Master, ID: m.self.ID, YourID: n.ID})
 	m.sendNodes(p)

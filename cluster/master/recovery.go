@@ -127,7 +127,7 @@ func (m *Machine) makePlace(p *peer) bool {
 	if m.state != proto.Recovering || info == nil || info.PTID.OK {
 		return false
 	}
-	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "address", p.node.Addr.String())
+	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "addr", p.node.Addr.String())
 	m.displaced[p.node.Addr] = true
 	m.close(p)
 	return true

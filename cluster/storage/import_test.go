@@ -255,12 +255,19 @@ type brokenBy struct {
 	commits error // atomic by the order of work and Commit
 }
 
-func (b *brokenBy) Run(context.Context) error { return <-b.work }
+func (b *brokenBy) Run(ctx context.Context) error {
+	select {
+	case err := <-b.work:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 func (b *brokenBy) Commit() error { return errors.Join(b.commits, b.Backend.Commit()) }
 
 // A node ends whose database was broken by its own work, though nothing else is written. One whose work has
-// failed for another reason goes on.
+// failed for another reason goes on, and begins it again.
 func TestWorkBreaksDatabase(t *testing.T) {
 	for _, breaks := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -284,6 +291,8 @@ func TestWorkBreaksDatabase(t *testing.T) {
 			b.work <- errors.New("a source cannot be read")
 			c := s.client(1)
 			s.commit(c, 10, 0, "x", 1)
+			b.work <- nil // it is begun again
+			s.commit(c, 12, 0, "y", 2)
 		})
 	}
 }

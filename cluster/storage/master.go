@@ -74,7 +74,7 @@ func (n *Node) connect() error {
 				// not have noticed yet that it ended.
 				if text := err.Error(); text != last {
 					last = text
-					n.log.Warn("refused by the primary master, trying again", "err", err)
+					n.log.Info("refused by the primary master, trying again", "err", err)
 				}
 				continue
 			default:
@@ -107,7 +107,7 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 		n.importer.wanted(nil)
 	}
 	n.vitalsWanted(nil)
-	n.log.Info("connected to the primary master", "master", found.MasterID, "node", found.ID)
+	n.log.Debug("connected to the primary master", "master", found.MasterID, "node", found.ID)
 	n.idTimestamp, n.infoTimestamp = proto.Opt[float64]{}, proto.Opt[float64]{}
 	if found.ID == 0 {
 		return errors.New("the master gave no node id")
@@ -393,7 +393,7 @@ func (n *Node) operation(ev link.Event) error {
 func (n *Node) nodeInformation(ev link.Event, q *proto.NotifyNodeInformation) error {
 	first := !n.infoTimestamp.OK
 	if !first && q.Timestamp <= n.infoTimestamp.V {
-		n.log.Warn("node information is not newer than the last one", "timestamp", q.Timestamp, "last", n.infoTimestamp.V)
+		n.log.Info("node information is not newer than the last one", "timestamp", q.Timestamp, "last", n.infoTimestamp.V)
 	}
 	n.infoTimestamp = proto.Some(q.Timestamp)
 	if first && len(q.Nodes) > 0 && q.Nodes[0].ID == n.id {
@@ -482,7 +482,7 @@ func (n *Node) partitionTable(ev link.Event, q *proto.SendPartitionTable) error 
 		return err
 	}
 	for _, i := range n.doubtful(old) {
-		n.log.Warn("cell will be compared from the beginning: others may have gone on without it", "partition", i)
+		n.log.Info("cell will be compared from the beginning: others may have gone on without it", "partition", i)
 		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
 			return fmt.Errorf("storing the state of partition %d: %w", i, err)
 		}
@@ -533,7 +533,7 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 		return fmt.Errorf("storing change %d of the partition table: %w", q.PTID, err)
 	}
 	for _, i := range refused {
-		n.log.Warn("cell will be compared from the beginning: another copy has transactions that are not here", "partition", i)
+		n.log.Info("cell will be compared from the beginning: another copy has transactions that are not here", "partition", i)
 		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
 			return fmt.Errorf("storing the state of partition %d: %w", i, err)
 		}
@@ -655,7 +655,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	if err := n.db.DropUnfinished(); err != nil {
 		return fmt.Errorf("deleting unfinished transactions: %w", err)
 	}
-	n.log.Info("operational", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
+	n.log.Info("ready", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
 	s.feeder.runDatabase()
 	return s.worker.begin()
 }

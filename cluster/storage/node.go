@@ -143,6 +143,7 @@ func (n *Node) Close() {
 // Run serves until ctx ends, or the master tells the node to shut down: then it
 // returns nil. Any other end is an error of the database.
 func (n *Node) Run(ctx context.Context) (err error) {
+	n.log.Info("listening on", "addr", n.listener.Addr().String())
 	n.commitTimer = time.NewTimer(commitDelay)
 	n.commitTimer.Stop()
 	panicked := false

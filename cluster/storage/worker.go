@@ -41,6 +41,7 @@ type worker struct {
 	n         *Node
 	s         *session
 	drop      map[int]bool
+	dropped   int // partitions, since nothing was to be dropped
 	packing   *packing
 	started   *packing  // the last order that was begun
 	asking    bool      // the master, for an order
@@ -264,7 +265,11 @@ func (w *worker) stepDrop(n int) error {
 	}
 	if done {
 		delete(w.drop, p)
-		w.n.log.Info("dropped", "partition", p)
+		w.n.log.Debug("dropped", "partition", p)
+		if w.dropped++; len(w.drop) == 0 {
+			w.n.log.Info("no data are left here of partitions that are on other storages", "partitions", w.dropped)
+			w.dropped = 0
+		}
 		w.dirty = false
 		return w.n.commit()
 	}

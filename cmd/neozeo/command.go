@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -216,9 +217,10 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		addrs = append(addrs, l.Addr())
-		log.Info("listening", "address", l.Addr().String())
+		log.Info("listening on", "addr", l.Addr().String())
 		go func() { failed <- server.Serve(l) }()
 	}
+	log.Info("ready", "storages", strings.Join(slices.Sorted(maps.Keys(sources)), " "))
 	ready(addrs)
 	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)

@@ -52,6 +52,9 @@ func counter(name, help string, labels ...string) *metric {
 	return define(prometheus.CounterValue, name, help, labels)
 }
 
+// histogram defines a metric for [emitter.histogram], which gives it its type.
+func histogram(name, help string) *metric { return define(prometheus.UntypedValue, name, help, nil) }
+
 // Metrics of every node.
 var (
 	mInfo       = gauge("node_info", "1, with the kind of the node and its version.", "type", "version")

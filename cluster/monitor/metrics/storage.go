@@ -22,9 +22,9 @@ var (
 	mLoadedBytes  = counter("storage_loaded_bytes_total", "Data of these objects as they are stored.")
 	mStores       = counter("storage_stores_total", "Objects stored by clients, in transactions that were aborted too.")
 	mStoredBytes  = counter("storage_stored_bytes_total", "Data of these objects as they are stored.")
-	mDBCommit     = counter("storage_commit_duration_seconds", "Time that the database took to make durable what was written. One commit serves many transactions.")
+	mDBCommit     = histogram("storage_commit_duration_seconds", "Time that the database took to make durable what was written. One commit serves many transactions.")
 
-	mReplicating = gauge("storage_replication_cells", "Cells that are replicated or wait for it.")
+	mReplicating = gauge("storage_replication_cells", "Cells that are replicated, wait for it, or are not declared up to date yet.")
 	mLag         = gauge("storage_replication_lag_seconds", "How far the last of these cells is behind what it is to have, by the times of the transactions. A cell that has nothing yet does not count.")
 	mFetched     = counter("storage_replication_received_records_total", "Records received by replication.")
 	mFetchedSize = counter("storage_replication_received_bytes_total", "Data of these records.")

@@ -185,6 +185,9 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
 		}
+		if err.Error() == "bad connection" { // lost before anything was sent: the driver does not export this error
+			err = driver.ErrBadConn
+		}
 		return nil, err
 	}
 	if err := d.configure(dc, role, session); err != nil {

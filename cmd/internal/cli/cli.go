@@ -131,6 +131,9 @@ func Run(ctx context.Context, env *Env, build func(*Env) *cobra.Command) int {
 		}
 		c.Flags().SortFlags = false
 	})
+	if len(env.Args) == 2 && env.Args[0] == manualCommand {
+		return report(ctx, env, root, writeManual(root, env.Args[1], env.Getenv("MANUAL_DATE")))
+	}
 	args, err := expandOptions(root, env.Args)
 	cmd := root
 	if err == nil {
@@ -173,8 +176,15 @@ func forEachCommand(c *cobra.Command, do func(*cobra.Command)) {
 	}
 }
 
-// Version returns the version of the module this program was built from.
+// version is set by builds of a release.
+var version string
+
+// Version returns the version of the module this program was built from: that of its release; or a
+// tag, or the time and the commit, with +dirty if what was built was not committed.
 func Version() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

@@ -8,15 +8,18 @@ package monitored
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cluster/monitor"
 	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
 
@@ -25,6 +28,7 @@ type Option struct {
 	addr     string
 	listener net.Listener
 	server   *monitor.Server
+	stopPage func()
 }
 
 // AddFlags defines --monitor. pages says what there is beside metrics and probes, "" if nothing.
@@ -42,6 +46,9 @@ func (o *Option) Listen(ctx context.Context) (err error) {
 		return cli.Usagef("--monitor: %q is not HOST:PORT", o.addr)
 	}
 	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("--monitor: %w: each node needs an address of its own", err)
+		}
 		return fmt.Errorf("--monitor: %w", err)
 	}
 	return nil
@@ -66,8 +73,34 @@ func (o *Option) Serve(watched *metrics.Set, log *slog.Logger, page http.Handler
 	o.server = monitor.Serve(o.listener, cfg)
 }
 
+// PageText is what the usage of --monitor says of the page.
+const PageText = "; / is a page that shows the cluster"
+
+// ServePage begins to answer, with the page of the cluster that asker asks about.
+func (o *Option) ServePage(watched *metrics.Set, log *slog.Logger, asker *page.Asker) {
+	if o.listener == nil {
+		return
+	}
+	p := page.New(page.Config{Collect: asker.Collect, Version: cli.Version(), Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Run(ctx)
+	}()
+	o.stopPage = func() {
+		cancel()
+		<-done
+		asker.Close()
+	}
+	o.Serve(watched, log, p)
+}
+
 // Close ends it.
 func (o *Option) Close() {
+	if o.stopPage != nil {
+		defer o.stopPage()
+	}
 	switch {
 	case o.server != nil:
 		o.server.Close()
