@@ -109,6 +109,13 @@ func TestUsage(t *testing.T) {
 		{"-f " + file + " --file none.fs", 1, "nowhere"},
 		{"-f " + file + " -b 127.0.0.1:0 --file none.fs", 1, "none.fs"}, // instead of that of the file
 		{"extra", 2, "extra"},
+		{"-b a:b:c --file none.fs", 2, "--bind"},
+		{"-b localhost:http --file none.fs", 2, "--bind"},
+		{"-b 127.0.0.1:0 --file -", 2, "neither stdin nor stdout"},
+		{"-b 127.0.0.1:0 -c c -m h:x", 2, "h:x"},
+		{"-b 127.0.0.1:0 -c c --transaction-timeout -1", 2, "--transaction-timeout"},
+		{"-b 127.0.0.1:0 -c c --invalidation-age NaN", 2, "--invalidation-age"},
+		{"-b 127.0.0.1:0 -c c --invalidation-queue-size 0", 2, "--invalidation-queue-size"},
 	} {
 		var stdout, stderr bytes.Buffer
 		env := &cli.Env{Args: strings.Fields(tt.args), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }}
