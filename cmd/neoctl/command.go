@@ -73,7 +73,7 @@ func usage() string {
 
 // usage is a command and what it does.
 func (c *command) usage() string {
-	return fmt.Sprintf("  %s\n        %s\n", strings.TrimSpace(c.words+" "+c.args+c.options()), c.help)
+	return fmt.Sprintf("  %s\n        %s\n", strings.Join(strings.Fields(c.words+" "+c.args+c.options()), " "), c.help)
 }
 
 // options are those that several commands have.
