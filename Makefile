@@ -57,11 +57,13 @@ vet:
 	$(GO) tool staticcheck ./...
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
-# is a Python that can import neo, the Python implementation. Then the ZEO servers
-# again, with clients that cost little. The peak memory of each program is measured
+# is a Python that can import neo, the Python implementation; with MySQLdb, also on
+# MariaDB, where that is installed. Then the ZEO servers again, with clients that cost little. The peak memory of each program is measured
 # over databases of LENGTHS: a longer run is LENGTHS=100MB,400MB,1600MB.
 bench: build $(PEERS)/installed
 	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER)) --lengths $(LENGTHS)
+	if command -v mariadbd /usr/sbin/mariadbd >/dev/null; then bin/neobench backends --bin bin $(if $(PEER),--peer $(PEER)); \
+		else echo 'left out: neobench backends, because there is no mariadbd (make install-database-server)'; fi
 	$(GO) test -run '^$$' -bench Door -benchtime 3s ./cmd/internal/proctest
 
 # The benchmarks of the packages; compare two runs with benchstat.
