@@ -173,7 +173,7 @@ func TestPrometheusRules(t *testing.T) {
 	}
 	alerts := strings.Count(string(read(t, path)), "- alert:")
 	test := filepath.Join(t.TempDir(), "test.yml")
-	text := strings.NewReplacer("RULES", path, "value: ALERTS", fmt.Sprint("value: ", alerts)).Replace(string(read(t, "testdata/neo.rules.test.yml")))
+	text := strings.NewReplacer("RULES", path, "BACKUPS", filepath.Join(filepath.Dir(path), "neobackup.rules.yml"), "value: ALERTS", fmt.Sprint("value: ", alerts)).Replace(string(read(t, "testdata/neo.rules.test.yml")))
 	if err := os.WriteFile(test, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
