@@ -57,11 +57,13 @@ vet:
 	$(GO) tool staticcheck ./...
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
-# is a Python that can import neo, the Python implementation. Then the ZEO servers
-# again, with clients that cost little. The peak memory of each program is measured
+# is a Python that can import neo, the Python implementation; with MySQLdb, also on
+# MariaDB, where that is installed. Then the ZEO servers again, with clients that cost little. The peak memory of each program is measured
 # over databases of LENGTHS: a longer run is LENGTHS=100MB,400MB,1600MB.
 bench: build $(PEERS)/installed
 	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER)) --lengths $(LENGTHS)
+	if command -v mariadbd /usr/sbin/mariadbd >/dev/null; then bin/neobench backends --bin bin $(if $(PEER),--peer $(PEER)); \
+		else echo 'left out: neobench backends, because there is no mariadbd (make install-database-server)'; fi
 	$(GO) test -run '^$$' -bench Door -benchtime 3s ./cmd/internal/proctest
 
 # The benchmarks of the packages; compare two runs with benchstat.
@@ -125,6 +127,17 @@ $(S3)/installed: .ci/s3-servers
 install-database-server:
 	.ci/database-server
 
-# What the tests of monitoring need, on Debian and Ubuntu: promtool.
+# What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
 install-monitoring-tools:
 	.ci/monitoring-tools
+
+# The files of a container image, in dist/container: podman build -t neo dist/container
+container: build
+	contrib/container/build bin dist/container
+
+# From the package to the upgrade, on two machines of their own that run Debian with systemd: as root, with
+# apt-get install -y mmdebstrap iproute2. It takes some minutes.
+journey:
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; arch=$$($(GO) env GOHOSTARCH); \
+	for version in v1.9.0 v1.10.0; do GO=$(GO) FORMATS=deb contrib/release/build $$version "$$work" "$$arch"; done; \
+	contrib/journey/run "$$work/neozodb_1.9.0_$$arch.deb" "$$work/neozodb_1.10.0_$$arch.deb" testdata/fs/site.fs

@@ -105,7 +105,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
-	o.monitor.AddFlags(fs, monitored.PageText)
+	o.monitor.AddPageFlags(fs)
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
 	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words

@@ -80,20 +80,43 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 			if err := cli.MergeFile(cmd.Flags(), o.config, o.section); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			if len(given) > 0 { // instead of those of the file
 				o.bind = given
 			}
 			if env.Getenv("ZEO_MSGPACK") != "" && !cmd.Flags().Changed("msgpack") {
 				o.msgpack = true
 			}
-			if err := o.check(); err != nil {
-				return err
-			}
 			return run(cmd.Context(), env, &o, func([]net.Addr) {})
 		},
 	}
 	o.addFlags(cmd.Flags())
 	return cmd
+}
+
+// check refuses options that make no sense together.
+func (o *options) check(fs *pflag.FlagSet) error {
+	const most = 100 * 365 * 86400. // seconds
+	if o.file != "" && !cli.Given(fs, "cluster") {
+		o.cluster = "" // [DEFAULT] means the nodes of a cluster
+	}
+	switch {
+	case o.cluster == "" && cli.Given(fs, "masters"):
+		return cli.Usagef("--masters are those of a cluster, and none is named: --cluster")
+	case (o.sslKey != "" || o.sslAuth != "") && o.sslCert == "":
+		return cli.Usagef("--ssl-key and --ssl-authenticate do not go without --ssl-certificate")
+	case o.sslCert != "" && o.sslAuth == "":
+		return cli.Usagef("--ssl-certificate needs --ssl-authenticate, which says which clients are let in")
+	case o.queueSize <= 0:
+		return cli.Usagef("--invalidation-queue-size must be more than zero")
+	case !(o.queueAge >= 0 && o.queueAge <= most):
+		return cli.Usagef("--invalidation-age %v: want seconds, not negative", o.queueAge)
+	case !(o.timeout >= 0 && o.timeout <= most):
+		return cli.Usagef("--transaction-timeout %v: want seconds, 0 for no limit", o.timeout)
+	}
+	return nil
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
@@ -246,20 +269,6 @@ func clients(open map[string]storage) map[string]metrics.Client {
 		}
 	}
 	return in
-}
-
-// check refuses values that make no sense.
-func (o *options) check() error {
-	const most = 100 * 365 * 86400.
-	switch {
-	case o.queueSize <= 0:
-		return cli.Usagef("--invalidation-queue-size must be more than zero")
-	case !(o.queueAge >= 0 && o.queueAge <= most):
-		return cli.Usagef("--invalidation-age %v: want seconds, not negative", o.queueAge)
-	case !(o.timeout >= 0 && o.timeout <= most):
-		return cli.Usagef("--transaction-timeout %v: want seconds, 0 for no limit", o.timeout)
-	}
-	return nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
