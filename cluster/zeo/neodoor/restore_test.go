@@ -78,7 +78,7 @@ func TestRestore(t *testing.T) {
 	other := open() // knows no revision of these objects
 	must(restore(t, other, 400, txn.Committed, txn.Record{OID: 1}, txn.Record{OID: 50, Data: a, DataTID: 150}))
 	must(restore(t, s, 500, txn.Committed, txn.Record{OID: 1, DataTID: 400}, txn.Record{OID: 50, Data: a, DataTID: 400})) // and this one not those of the other
-	must(restore(t, s, 560, txn.Committed, txn.Record{OID: 50, Data: b, DataTID: 500})) // which has other data
+	must(restore(t, s, 560, txn.Committed, txn.Record{OID: 50, Data: b, DataTID: 500}))                                   // which has other data
 	must(restore(t, s, 600, txn.Committed))
 	type record struct {
 		oid  tid.OID
