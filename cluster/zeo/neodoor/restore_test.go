@@ -78,6 +78,7 @@ func TestRestore(t *testing.T) {
 	other := open() // knows no revision of these objects
 	must(restore(t, other, 400, txn.Committed, txn.Record{OID: 1}, txn.Record{OID: 50, Data: a, DataTID: 150}))
 	must(restore(t, s, 500, txn.Committed, txn.Record{OID: 1, DataTID: 400}, txn.Record{OID: 50, Data: a, DataTID: 400})) // and this one not those of the other
+	must(restore(t, s, 560, txn.Committed, txn.Record{OID: 50, Data: b, DataTID: 500}))                                   // which has other data
 	must(restore(t, s, 600, txn.Committed))
 	type record struct {
 		oid  tid.OID
@@ -90,6 +91,7 @@ func TestRestore(t *testing.T) {
 		300: {{1, "one", 100}, {50, "another", 0}}, // no such revision
 		400: {{1, "", 0}, {50, "one", 0}},
 		500: {{1, "", 400}, {50, "one", 400}},
+		560: {{50, "another", 0}},
 		600: nil,
 	}
 	n := 0
