@@ -127,6 +127,17 @@ $(S3)/installed: .ci/s3-servers
 install-database-server:
 	.ci/database-server
 
-# What the tests of monitoring need, on Debian and Ubuntu: promtool.
+# What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
 install-monitoring-tools:
 	.ci/monitoring-tools
+
+# The files of a container image, in dist/container: podman build -t neo dist/container
+container: build
+	contrib/container/build bin dist/container
+
+# From the package to the upgrade, on two machines of their own that run Debian with systemd: as root, with
+# apt-get install -y mmdebstrap iproute2. It takes some minutes.
+journey:
+	work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; arch=$$($(GO) env GOHOSTARCH); \
+	for version in v1.9.0 v1.10.0; do GO=$(GO) FORMATS=deb contrib/release/build $$version "$$work" "$$arch"; done; \
+	contrib/journey/run "$$work/neozodb_1.9.0_$$arch.deb" "$$work/neozodb_1.10.0_$$arch.deb" testdata/fs/site.fs

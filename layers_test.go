@@ -98,7 +98,7 @@ var layers = []struct{ name, may string }{
 	{"backup/drill", "backup/feed backup/restore backup/verify backup/serve cluster/simple cluster/zeo/zeoclient cluster/client"},
 	{"backup/config", "cluster/moment cluster/following backup"},
 	{"backup/daemon", "backup/config backup/writer cluster/systemd"},
-	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link cluster/systemd"},
+	{"cmd/internal/cli", "cluster/conf cluster/nodelog cluster/link cluster/systemd cluster/importing"},
 	{"cmd", "*"},
 }
 

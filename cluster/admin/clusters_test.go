@@ -101,14 +101,7 @@ func (l *letters) send(_ context.Context, subject, body string) error {
 }
 
 // runAdmin runs one more admin of a cluster, and connects an operator.
-func runAdmin(t *testing.T, of *simple.Cluster, change func(*admin.Config)) *ctl.Client {
-	t.Helper()
-	_, op := runAdminNode(t, of, change)
-	return op
-}
-
-// runAdminNode is runAdmin, for a test that needs the admin too.
-func runAdminNode(t *testing.T, of *simple.Cluster, change func(*admin.Config)) (*admin.Node, *ctl.Client) {
+func runAdmin(t *testing.T, of *simple.Cluster, change func(*admin.Config)) (*admin.Node, *ctl.Client) {
 	t.Helper()
 	cfg := admin.Config{Cluster: of.Name(), Bind: proto.Address{Host: "127.0.0.1"}, Masters: bootstrap.NewMasters(of.Master()), MailInterval: time.Nanosecond}
 	change(&cfg)
@@ -265,7 +258,7 @@ func TestTwoClusters(t *testing.T) {
 	address := up.Master()
 	var mails letters
 	watch := func(c *admin.Config) { c.Backups, c.Mail, c.MaxLag = []string{"down"}, mails.send, time.Second }
-	node, op := runAdminNode(t, up, watch)
+	node, op := runAdmin(t, up, watch)
 	own := func(last tid.TID) string {
 		return fmt.Sprintf("RUNNING; UP_TO_DATE=%d; ltid=%v (%s)", partitions, last, pythonTime(last))
 	}

@@ -258,7 +258,7 @@ const maxOutput = 64 << 20
 // must not fill the memory. It begins anew when it comes back.
 func (m *Master) checkOutput(c *connection) {
 	if n := c.Buffered(); n > maxOutput {
-		m.cfg.Log.Warn("the peer does not read: closing", "peer", c.String(), "waiting", n)
+		m.cfg.Log.Warn("the peer does not read: closing", "peer", c.String(), "waiting_bytes", n)
 		c.Close()
 	}
 }

@@ -195,6 +195,9 @@ func (m *Machine) tryCreate() {
 	storages := m.ofType(proto.Storage)
 	enough := m.set.Autostart > 0 && len(storages) >= m.set.Autostart
 	if enough && m.maxPTID > 0 && m.startup != startupForced {
+		if slices.ContainsFunc(storages, func(p *peer) bool { return m.rec.info[p] == nil }) {
+			return // it may be one of those, and has not answered yet
+		}
 		m.warnOnce("waiting: the storages present are empty, those of the database are away; an explicit start makes a new database")
 		return
 	}

@@ -111,11 +111,13 @@ func (s *Status) copies() (lost, few []string) {
 				readable++
 			}
 		}
-		if readable >= wanted {
-			continue // what is more is on its way to another node
+		if readable >= wanted && missing == nil {
+			continue
 		}
 		text := fmt.Sprintf("%s of %d", readableCopies(readable), wanted)
 		switch {
+		case readable >= wanted: // another one is being made, or would have to go: no node is to be stopped now
+			text = fmt.Sprintf("enough readable copies, but %s", strings.Join(missing, ", "))
 		case missing != nil:
 			text += ": " + strings.Join(missing, ", ")
 		case len(row) < wanted:

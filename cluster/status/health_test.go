@@ -46,9 +46,10 @@ func TestHealth(t *testing.T) {
 		{"a storage that the admin does not know", func(s *Status) { s.Nodes = s.Nodes[:2] }, Health{Degraded, []string{"partitions 0-3 have one readable copy of 2: S2 is UNKNOWN"}}},
 		{"too few cells", func(s *Status) { s.Partitions.Replicas = 2 }, Health{Degraded, []string{
 			"partitions 0-3 have 2 readable copies of 3: no storage is to have another one (neoctl tweak)"}}},
-		{"a cell more than needed", func(s *Status) {
+		{"a cell is moved to another storage", func(s *Status) {
 			s.Partitions.Rows[0] = []Cell{{"S1", "FEEDING"}, {"S2", "UP_TO_DATE"}, {"S3", "OUT_OF_DATE"}}
-		}, Health{OK, []string{}}},
+			s.Nodes = append(s.Nodes, Node{ID: "S3", Type: "STORAGE", State: "RUNNING", Host: "db3"})
+		}, Health{Degraded, []string{"partition 0 has enough readable copies, but S3 (db3) is OUT_OF_DATE"}}},
 		{"recovering", func(s *Status) { s.State = "RECOVERING"; s.Partitions.Rows = nil }, Health{Down, []string{"the cluster is RECOVERING"}}},
 		{"no admin", func(s *Status) { *s = *Unreachable("h:1", cmpErr("refused")) }, Health{Down, []string{"the admin at h:1 cannot be asked: refused"}}},
 		{"a master is lost", func(s *Status) {

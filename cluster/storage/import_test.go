@@ -296,3 +296,19 @@ func TestWorkBreaksDatabase(t *testing.T) {
 		})
 	}
 }
+
+// A storage that cannot pack yet says that it has packed nothing: else the master would call
+// an order completed when the others have executed it.
+func TestPackedNothingYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Backend = importerLike{c.Backend} })
+		s.announce(proto.NodeRunning)
+		s.master.Send(&proto.SendPartitionTable{PTID: proto.Some[uint64](1), Rows: table("U", "U")})
+		s.master.Ask(&proto.AskLastIDs{}, nil)
+		if got := expect[*proto.NotifyPackCompleted](s); got.ID != tid.Zero {
+			t.Errorf("%+v", got)
+		}
+		expect[*proto.AnswerLastIDs](s)
+	})
+}

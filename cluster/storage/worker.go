@@ -385,16 +385,20 @@ func (n *Node) notifyPacked(initial bool) error {
 	id := n.lastPack
 	if !n.cfg.DisablePack {
 		packed, err := n.db.PackedIDs(false)
-		if errors.Is(err, backend.ErrNotImplemented) {
+		switch {
+		case errors.Is(err, backend.ErrNotImplemented) && initial:
+			// During an import. The master does not wait for a storage that says nothing: it would
+			// call an order completed which this one is going to execute.
+			id = tid.Zero
+		case errors.Is(err, backend.ErrNotImplemented):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("completed pack orders: %w", err)
-		}
-		if len(packed) == 0 {
+		case len(packed) == 0:
 			return nil
+		default:
+			id = slices.Min(slices.Collect(maps.Values(packed)))
 		}
-		id = slices.Min(slices.Collect(maps.Values(packed)))
 	}
 	if id != n.completedPack || initial {
 		n.completedPack = id

@@ -67,7 +67,7 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
-	o.monitor.AddFlags(fs, monitored.PageText)
+	o.monitor.AddPageFlags(fs)
 	return cmd
 }
 

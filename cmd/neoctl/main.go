@@ -1,7 +1,8 @@
 // Neoctl operates a NEO cluster through an admin node.
 //
-// What it prints and what it exits with are those of the Python implementation,
-// which scripts rely on.
+// What it prints and what it exits with are those of the Python implementation, which
+// scripts rely on, with one exception in favour of the data: what erases data for good
+// is refused without a terminal unless --yes is given.
 package main
 
 import (
@@ -42,7 +43,12 @@ func newCommand(env *cli.Env) *cobra.Command {
 			"\ngo on without a record, or a transaction, that it cannot read: TID and OID as print import names them. print import shows" +
 			"\na line of JSON after a #, by storage (bytes, seconds, null for what is not known), then all of it in words; with --follow only" +
 			"\nwhen nothing more happens by itself, and meanwhile on stderr how far it is." +
-			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences," +
+			"\n\nWhat drop, truncate, prune_orphan 0 and pack without --at erase is told before, and must be confirmed by an answer on a terminal, or by --yes:" +
+			"\na script without --yes is refused. drop of a storage without cells erases nothing of the cluster and is not asked about." +
+			"\n\nWith --json, print, status and health print one document of JSON: ids in hexadecimal, times in RFC 3339, null for what is not known." +
+			"\nWith -f, a section of neo.conf (by default [admin]) tells the address of the admin (bind) and the certificates." +
+			"\npack is given by a client: the admin tells the name of the cluster and its masters; with an admin of the Python implementation, -f does." +
+			"\n\nExit status of health: 0 all is well; 1 degraded: it serves, but something needs you; 2 down, or it cannot be asked. Of the others: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences," +
 			"\nor print import finds an import that has failed, or whose copy differs from its sources; 2 wrong usage; 3 check or repair" +
 			"\nhas found no difference, but could not compare everything, or print import finds no import.",
 		Args: cobra.ArbitraryArgs,

@@ -35,7 +35,7 @@ var (
 	anAge    = regexp.MustCompile(`\d+ (s|min) ago`)
 	aPort    = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 	aRate    = regexp.MustCompile(`(_per_second":)[\d.e+-]+|\d+\.\d (commits|loads)/s`)
-	aDir     = regexp.MustCompile(`/[^ ",:]*/(storage\d\.sqlite)`)
+	aDir     = regexp.MustCompile(`/[^ ",:)]*/storage\d\.sqlite`)
 	aVersion = regexp.MustCompile(`"version":"[^"]*"`)
 	spaces   = regexp.MustCompile(` {2,}`)
 )
@@ -51,7 +51,7 @@ func timeless(s string) string {
 	s = anAge.ReplaceAllString(s, "AGO")
 	s = aPort.ReplaceAllString(s, "ADDRESS")
 	s = aRate.ReplaceAllString(s, "${1}RATE")
-	s = aDir.ReplaceAllString(s, "DIR/$1")
+	s = aDir.ReplaceAllString(s, "DB")
 	s = anID.ReplaceAllString(s, "TID")
 	return spaces.ReplaceAllString(s, "  ")
 }
@@ -120,6 +120,7 @@ func TestStatus(t *testing.T) {
 		t.Fatalf("%v: %s", err, stdout)
 	}
 	commitOne(t, nodes[0].Address)
+	await("print node --json", "storage1.sqlite")
 	await("print node --json", "storage2.sqlite")
 	await("print node client", "Empty list!")
 	say("status", `cluster  neo, RUNNING, primary M1
@@ -130,8 +131,8 @@ load  RATE, RATE
 
 NODE  STATE  SINCE  HOST  ADDRESS  SERVES
 M1  RUNNING  -  HOST  ADDRESS  primary master
-S1  RUNNING  DATE  HOST  ADDRESS  SQLite DIR/storage1.sqlite: 3 UP_TO_DATE
-S2  RUNNING  DATE  HOST  ADDRESS  SQLite DIR/storage2.sqlite: 3 UP_TO_DATE
+S1  RUNNING  DATE  HOST  ADDRESS  SQLite DB: 3 UP_TO_DATE
+S2  RUNNING  DATE  HOST  ADDRESS  SQLite DB: 3 UP_TO_DATE
 A1  RUNNING  DATE  HOST  ADDRESS  admin
 `, "", 0)
 	say("health", "ok\n", "", 0)
@@ -147,8 +148,8 @@ A1  RUNNING  DATE  HOST  ADDRESS  admin
 		`"pack_disabled":false,"commits":null,"commits_per_second":null,"loads":null,"loads_per_second":null,"cells":null}]`+"\n", "", 0)
 
 	say("pack --dry-run", `Would delete what was replaced or deleted up to TID (DATE), in 3 partitions.
-would pack: S1 (HOST, DIR/storage1.sqlite)
-would pack: S2 (HOST, DIR/storage2.sqlite)
+would pack: S1 (HOST, DB)
+would pack: S2 (HOST, DB)
 Nothing was done.
 `, "", 0)
 	_, stderr, code := run("pack")
@@ -181,7 +182,7 @@ Nothing was done.
 
 	run("kill S2")
 	await("health", "degraded\npartitions 0-2 have one readable copy of 2: S2 (")
-	if stdout, _, code := run("health"); code != 1 || !strings.Contains(stdout, "storage2.sqlite) is DOWN since ") {
+	if stdout, _, code := run("health"); code != 1 || !strings.Contains(stdout, ".sqlite) is DOWN since ") {
 		t.Errorf("health: exit %d: %s", code, stdout)
 	}
 	var doc statusDocument

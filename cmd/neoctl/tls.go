@@ -81,10 +81,11 @@ func (o *tlsOptions) hostFlag(c *cobra.Command) {
 }
 
 func (o *tlsOptions) check() error {
-	for name, n := range map[string]int{"days": o.days, "ca-days": o.caDays} {
-		if n < 0 || n > maxDays {
-			return cli.Usagef("--%s %d is not in 1..%d", name, n, maxDays)
-		}
+	if o.days < 1 || o.days > maxDays {
+		return cli.Usagef("--days %d is not in 1..%d", o.days, maxDays)
+	}
+	if o.caDays < 1 || o.caDays > maxDays {
+		return cli.Usagef("--ca-days %d is not in 1..%d", o.caDays, maxDays)
 	}
 	return nil
 }
@@ -144,7 +145,7 @@ always among them. Nodes do not look at them.` + cli.ExitStatus,
 }
 
 func newTLSAdd(env *cli.Env) *cobra.Command {
-	var o tlsOptions
+	o := tlsOptions{caDays: 1} // not used
 	cmd := &cobra.Command{
 		Use:   "add [options] NAME",
 		Short: "Make one more certificate",

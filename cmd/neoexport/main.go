@@ -72,6 +72,9 @@ With --verify, a difference is a failure.`,
 }
 
 func run(ctx context.Context, env *cli.Env, o *options, source, destination string) (err error) {
+	if err := side.CheckMagic(o.magic); err != nil {
+		return err
+	}
 	opt := exporter.FileOptions{Restart: o.restart, Full: o.full, Magic: fsformat.Magic(o.magic)}
 	if opt.UpTo, err = parseTID("--at", o.at); err != nil {
 		return err

@@ -105,7 +105,7 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
-	o.monitor.AddFlags(fs, monitored.PageText)
+	o.monitor.AddPageFlags(fs)
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
 	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words
@@ -127,6 +127,8 @@ func (o *options) check() error {
 		return cli.Usagef("--storages must be more than zero")
 	case o.replicas < 0:
 		return cli.Usagef("--replicas must not be negative")
+	case (o.storages > 0 || o.temporary()) && o.replicas >= max(o.storages, simple.DefaultStorages) && o.replicas > 0:
+		return cli.Usagef("--replicas %d needs at least --storages %d", o.replicas, o.replicas+1)
 	case o.extend && (o.source == "" || o.temporary()):
 		return cli.Usagef("--extend-import needs --import and --dir")
 	case o.adapter == adapter.SQLite && (len(o.databases) > 0 || o.engine != ""):
@@ -141,6 +143,9 @@ func (o *options) check() error {
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
 	if o.source != "" {
+		if err := side.Files(o.source); err != nil {
+			return err
+		}
 		if _, err := os.Stat(o.source); err != nil {
 			return fmt.Errorf("--import: %w", err)
 		}

@@ -377,3 +377,35 @@ func TestSilence(t *testing.T) {
 		t.Error("it is responsive, or ready")
 	}
 }
+
+// BenchmarkScrape is the price of a scrape, of a master with 1,000 partitions, two storages and an
+// admin together. Prometheus asks every 15 seconds or so.
+func BenchmarkScrape(b *testing.B) {
+	c, err := simple.New(simple.Config{Dir: b.TempDir(), Storages: 2, Partitions: 1000})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}()
+	if err := c.WaitRunning(ctx); err != nil {
+		b.Fatal(err)
+	}
+	set := NewSet("")
+	m, storages, a := c.Nodes()
+	set.Complete(Master("neo", "1", m), Admin("neo", "1", a), Storage("neo", "1", storages[0]), Storage("neo", "1", storages[1]))
+	r := prometheus.NewRegistry()
+	r.MustRegister(set)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := r.Gather(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

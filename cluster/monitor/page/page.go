@@ -7,10 +7,12 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -32,7 +34,11 @@ const (
 type Config struct {
 	// Collect asks how the cluster is, as status.Collect does; required. It returns a status
 	// also if the cluster cannot be asked.
-	Collect  func(context.Context) *status.Status
+	Collect func(context.Context) *status.Status
+	// Repositories are the addresses of the metrics of daemons of neobackup, whose last proofs
+	// are shown. Default: none are.
+	Repositories []*url.URL
+
 	Version  string        // of the program; default: not shown
 	Interval time.Duration // between two looks, also of the page itself; default: DefaultInterval
 	Log      *slog.Logger  // default: discard
@@ -47,6 +53,8 @@ type Page struct {
 	last    *status.Status
 	commits ring
 	loads   ring
+
+	repositories []repository // as they were last asked
 }
 
 // New returns a page. It collects nothing before it is asked, or runs.
@@ -71,11 +79,13 @@ func (p *Page) Run(ctx context.Context) {
 }
 
 func (p *Page) sample(ctx context.Context) {
+	repositories := askRepositories(ctx, p.cfg.Repositories)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.collectLocked(ctx)
 	p.commits.add(s.CommitsPerSecond)
 	p.loads.add(s.LoadsPerSecond)
+	p.repositories = repositories
 }
 
 func (p *Page) collectLocked(ctx context.Context) *status.Status {
@@ -85,14 +95,25 @@ func (p *Page) collectLocked(ctx context.Context) *status.Status {
 	return p.last
 }
 
-// status returns how the cluster is, and how busy it was.
-func (p *Page) status(ctx context.Context) (s *status.Status, commits, loads []point) {
+// status returns how the cluster is.
+func (p *Page) status(ctx context.Context) *status.Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s = p.last; s == nil || time.Since(s.Time) > fresh {
-		s = p.collectLocked(ctx)
+	return p.statusLocked(ctx)
+}
+
+func (p *Page) statusLocked(ctx context.Context) *status.Status {
+	if s := p.last; s != nil && time.Since(s.Time) <= fresh {
+		return s
 	}
-	return s, p.commits.points(), p.loads.points()
+	return p.collectLocked(ctx)
+}
+
+// view returns what is to be shown.
+func (p *Page) view(ctx context.Context) *view {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return newView(p.statusLocked(ctx), p.cfg, p.commits.points(), p.loads.points(), p.repositories)
 }
 
 // The page, its style and its script are part of the program.
@@ -120,6 +141,12 @@ func sha(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
+// document is what neoctl status --json prints too.
+type document struct {
+	*status.Status
+	Health status.Health `json:"health"`
+}
+
 // ServeHTTP implements [http.Handler].
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -130,9 +157,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var body []byte
 	switch r.URL.Path {
 	case "/":
-		s, commits, loads := p.status(r.Context())
 		var b bytes.Buffer
-		if err := pageTemplate.Execute(&b, newView(s, p.cfg, commits, loads)); err != nil {
+		if err := pageTemplate.Execute(&b, p.view(r.Context())); err != nil {
 			p.cfg.Log.Error("the status page cannot be made", "err", err)
 			http.Error(w, "the page cannot be made: see the log of the program", http.StatusInternalServerError)
 			return
@@ -140,8 +166,8 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		body = b.Bytes()
 	case "/status.json":
-		s, _, _ := p.status(r.Context())
-		b, err := s.JSON()
+		s := p.status(r.Context())
+		b, err := json.Marshal(document{s, s.Health()})
 		if err != nil {
 			p.cfg.Log.Error("the status cannot be written as JSON", "err", err)
 			http.Error(w, "the status cannot be made: see the log of the program", http.StatusInternalServerError)

@@ -148,6 +148,7 @@ func hostile() *status.Status {
 
 func pageOf(s *status.Status) *Page {
 	p := New(Config{Collect: func(context.Context) *status.Status { return s }, Version: "v1.4.0"})
+	p.repositories = []repository{{name: "home", proofAge: ref(10800.0), proofTo: ref(float64(day.Unix() - 12000)), behind: ref(0.0)}}
 	for i := range samples {
 		c, l := 30+25*math.Sin(float64(i)/9)+float64(i*7%11), 900+700*math.Sin(float64(i)/25)
 		if s.CommitsPerSecond == nil || i > 60 && i < 70 {
@@ -182,7 +183,7 @@ func TestPage(t *testing.T) {
 			`content="10"`, "2026-11-29 18:59:03 UTC",
 		}, []string{"Replication", `class="few"`, `class="lost"`}},
 		{"busy", busy(), []string{
-			"<title>! site: degraded</title>", "Degraded", "2 of 3", "S3 (db3, /var/lib/neo/storage3.sqlite) is DOWN since 2026-11-29T18:47:03Z",
+			"<title>! site: degraded</title>", "Degraded", "2 of 3", "S3 (db3, /var/lib/neo/storage3.sqlite) is DOWN since 2026-11-29",
 			"cells to be copied: S2 (1), S3 (8), which does not run", "S2 copies partition 3: it has all up to 2026-08-31", "copying, 6.9 GiB of 20 GiB, 36 MiB a second, 6 min left",
 			"35 %", "12 transactions still to be written back to the source", "the record does not end", "not connected", "partitions with differences: 4-6",
 			"goes on: S1, S2", `<li class="few"`, `title="Partition 2: S3 out of date, and its node does not run; S1 up to date"`, "✕ its node does not run",
@@ -229,8 +230,8 @@ func TestHeaders(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	w := get(t, pageOf(healthy()), "/status.json")
-	var s status.Status
-	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || s.Cluster != "site" || len(s.Nodes) != 8 || w.Header().Get("Content-Type") != "application/json" {
+	var s document
+	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || s.Health.Level != status.OK || !strings.Contains(w.Body.String(), `"health":{"level":"ok"`) || s.Cluster != "site" || len(s.Nodes) != 8 || w.Header().Get("Content-Type") != "application/json" {
 		t.Errorf("%v, %s", err, w.Body)
 	}
 }

@@ -109,14 +109,27 @@ func ago(d time.Duration) string {
 }
 
 // duration says how long something takes, roughly.
-func duration(seconds float64) string {
-	return strings.TrimSuffix(ago(time.Duration(seconds*float64(time.Second))), " ago")
+func duration(s float64) string {
+	d := seconds(s)
+	if d < 2*time.Second {
+		return "less than 2 s"
+	}
+	return strings.TrimSuffix(ago(d), " ago")
+}
+
+// seconds makes a duration of a number of seconds, which may be any.
+func seconds(s float64) time.Duration {
+	const most = 100 * 365 * 24 * 3600
+	if math.IsNaN(s) {
+		return 0
+	}
+	return time.Duration(max(-most, min(most, s)) * float64(time.Second))
 }
 
 // maxReasons is how many reasons are shown.
 const maxReasons = 12
 
-func newView(s *status.Status, cfg Config, commits, loads []point) *view {
+func newView(s *status.Status, cfg Config, commits, loads []point, repositories []repository) *view {
 	h := s.Health()
 	v := &view{
 		Cluster: cmp.Or(s.Cluster, "unknown"), State: cmp.Or(s.State, "state unknown"), Health: h.Level.String(), Reasons: h.Reasons,
@@ -139,6 +152,9 @@ func newView(s *status.Status, cfg Config, commits, loads []point) *view {
 	v.partitions(s)
 	v.facts(s, commits, loads)
 	v.work(s)
+	for i := range repositories {
+		v.Work = append(v.Work, repositoryWork(&repositories[i], s.Time))
+	}
 	v.nodes(s)
 	return v
 }
@@ -303,9 +319,6 @@ func backupWork(s *status.Status, b *status.Backup) work {
 		w.Text = "not connected"
 	case b.Due != nil && b.Behind:
 		w.Text = duration(*b.Due) + " late"
-		if *b.Due < 2 {
-			w.Text = "less than 2 s late"
-		}
 	case b.Behind:
 		w.Text = "behind"
 	default:

@@ -21,7 +21,7 @@ const daemonKeys = "cluster masters bind monitor dynamic_master_list nid peer_ti
 var programKeys = map[string]string{
 	"neomaster":  daemonKeys + " autostart upstream_cluster upstream_masters backup backup_schedule backup_window backup_bandwidth backup_delay replicas partitions",
 	"neostorage": daemonKeys + " adapter database wait engine dedup disable_pack disable_drop_partitions replication_share replication_rate new_nid",
-	"neoadmin":   daemonKeys + " monitor_backup monitor_maxlag monitor_interval monitor_email smtp smtp_tls smtp_auth",
+	"neoadmin":   daemonKeys + " backup_metrics monitor_backup monitor_maxlag monitor_interval monitor_email smtp smtp_tls smtp_auth",
 	"neozeo": "cluster masters bind monitor storage file cache_size logfile logfile_size log_level log_format ca cert key peer_timeout read_only invalidation_queue_size " +
 		"invalidation_age transaction_timeout client_conflict_resolution msgpack pid_filename ssl_certificate ssl_key ssl_authenticate",
 }

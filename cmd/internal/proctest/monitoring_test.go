@@ -102,6 +102,16 @@ func TestMonitoring(t *testing.T) {
 			promtool(t, body, "check", "metrics")
 		})
 	}
+	// A master that stands by is ready, and tells nothing of the cluster, as it knows nothing.
+	standbyAt := addr()
+	standby := Start(t, "neomaster", "-c", c.Name, "-m", c.Masters, "-b", "127.0.0.1:0", "--monitor", standbyAt)
+	waitProbe(t, standbyAt, "/readyz", 200, "ready\n")
+	if _, body := get(t, standbyAt, "/metrics"); !strings.Contains(body, `neo_master_primary{cluster="test",node="M2"} 0`) || strings.Contains(body, "neo_cluster_") {
+		t.Errorf("a master that stands by exports\n%s", body)
+	}
+	if err := standby.Stop(t); err != nil {
+		t.Error(err)
+	}
 	// Without a storage the cluster is of no use. All live.
 	c.Storages[0].Kill()
 	waitProbe(t, masterAt, "/readyz", 503, "the cluster is RECOVERING")
@@ -155,4 +165,17 @@ func TestPrometheusRules(t *testing.T) {
 		t.Fatalf("%d files of rules, %v", len(rules), err)
 	}
 	promtool(t, "", append([]string{"check", "rules"}, rules...)...)
+
+	// Each alert is raised by what it is for, and none by a cluster that is well.
+	path, err := filepath.Abs("../../../contrib/prometheus/neo.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alerts := strings.Count(string(read(t, path)), "- alert:")
+	test := filepath.Join(t.TempDir(), "test.yml")
+	text := strings.NewReplacer("RULES", path, "value: ALERTS", fmt.Sprint("value: ", alerts)).Replace(string(read(t, "testdata/neo.rules.test.yml")))
+	if err := os.WriteFile(test, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "", "test", "rules", test)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -53,13 +54,16 @@ func (f *File) countRecords(records iter.Seq2[*txn.Record, error]) iter.Seq2[*tx
 	}
 }
 
-// TellBlobs says on stderr, after a copy, how many records of blobs it has, and that the
-// files with their data stay where they are. dir is the directory of these; "": one of the
-// usual name beside the file, if there is one.
-func (f *File) TellBlobs(dir string) error {
+// TellBlobs says on stderr, after a copy, what [TellBlobs] says.
+func (f *File) TellBlobs(dir string) error { return TellBlobs(f.env.Stderr, f.Name(), dir, f.blobs) }
+
+// TellBlobs says how many records of blobs of a Data.fs were copied, and that the files
+// with their data stay where they are. dir is the directory of these; "": one of the usual
+// name beside the Data.fs, if there is one.
+func TellBlobs(w io.Writer, file, dir string, records int64) error {
 	if dir == "" {
 		for _, name := range []string{"blobstorage", "blobs"} {
-			d := filepath.Join(filepath.Dir(f.Name()), name)
+			d := filepath.Join(filepath.Dir(file), name)
 			if info, err := os.Stat(d); err == nil && info.IsDir() {
 				dir = d
 				break
@@ -70,15 +74,15 @@ func (f *File) TellBlobs(dir string) error {
 	if err != nil {
 		return fmt.Errorf("blobs: %w", err)
 	}
-	if f.blobs == 0 && files == 0 {
+	if records == 0 && files == 0 {
 		return nil
 	}
-	where := "no directory of theirs is beside " + f.Name()
+	where := "no directory of theirs is beside it"
 	if dir != "" {
 		where = fmt.Sprintf("%s has %s, %.1f MB", dir, count(files, "file"), float64(size)/1e6)
 	}
-	fmt.Fprintf(f.env.Stderr, "warning: %s: %s copied, but not the files with their data, which a cluster cannot have: %s; keep them\n",
-		f.Name(), count(f.blobs, "record of a blob", "records of blobs"), where)
+	fmt.Fprintf(w, "warning: %s: %s copied, but not the files with their data, which a cluster cannot have: %s; keep them\n",
+		file, count(records, "record of a blob", "records of blobs"), where)
 	return nil
 }
 

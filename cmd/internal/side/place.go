@@ -108,13 +108,17 @@ func (o *Options) masters(ctx context.Context, env *cli.Env, name string) ([]con
 		return nil, cli.Usagef("%q is not a file, so it must be the masters of a cluster: its name is missing (-c)", name)
 	}
 	masters, err := conf.ParseMasters(list)
-	if err == nil && len(masters) == 0 {
+	switch {
+	case err != nil && strings.Contains(name, "/") && !IsURI(name):
+		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
+	case err != nil && name == list:
+		return nil, cli.Usagef("%q is neither an existing file nor a list of masters: %w", name, err)
+	case err != nil:
+		return nil, cli.Usagef("masters of %s: %w", name, err)
+	case len(masters) == 0:
 		return nil, cli.Usagef("empty list of masters")
 	}
-	if err == nil {
-		masters, err = conf.ResolveAll(ctx, masters)
-	}
-	if err != nil && name == list {
+	if masters, err = conf.ResolveAll(ctx, masters); err != nil && name == list {
 		err = fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
 	}
 	return masters, err

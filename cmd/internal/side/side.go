@@ -152,6 +152,15 @@ func Files(paths ...string) error {
 	return nil
 }
 
+// CheckMagic returns an error if the value of --magic is none; "" is that of a default.
+func CheckMagic(magic string) error {
+	switch fsformat.Magic(magic) {
+	case "", fsformat.FS30, fsformat.FS21:
+		return nil
+	}
+	return cli.Usagef("--magic %q: want %s or %s", magic, fsformat.FS30, fsformat.FS21)
+}
+
 // ErrSame reports a copy of a database onto itself.
 var ErrSame = errors.New("source and destination are the same file")
 

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The certificates of a cluster are made, listed and renewed without an admin; what is wrong is refused.
+func TestTLS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "tls")
+	run := func(want int, pattern string, args ...string) {
+		t.Helper()
+		args = append([]string{"tls"}, args...)
+		if args[1] != "frob" && args[1] != "init" || len(args) > 2 {
+			args = append(args, "--dir", dir)
+		}
+		stdout, stderr, code := runCtl(t, args...)
+		if code != want || !strings.Contains(stdout+stderr, pattern) {
+			t.Errorf("neoctl %s: exit %d, want %d with %q:\n%s%s", strings.Join(args, " "), code, want, pattern, stdout, stderr)
+		}
+	}
+	run(2, `unknown command "frob"`, "frob")
+	run(1, "no such file", "show")
+	run(1, "no authority in", "add", "zope1")
+	run(0, "an authority, and certificates node and client", "init", "--host", "neo1.example.com", "--days", "20", "--ca-days", "100")
+	run(1, "ca.crt is there already: nothing is overwritten", "init", "--host", "x")
+	run(0, "--cert "+dir+"/zope1.crt", "add", "zope1")
+	run(2, "cannot be the name of a certificate", "add", "../zope1")
+	run(2, "--days 40000 is not in 1..36500", "add", "x", "--days", "40000")
+	run(1, "valid for less than 30 days: client, node: see neoctl tls renew", "show")
+	run(0, "localhost neo1.example.com 127.0.0.1 ::1", "show", "--within", "5")
+	run(0, "node: valid until ", "renew")
+	run(0, "(authority)", "show")
+	run(0, "ca: valid until ", "renew", "ca")
+	run(1, "nobody.crt: no such file", "renew", "nobody", "node")
+}
