@@ -191,7 +191,13 @@ func (d *dialect) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 }
 
 func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, error) {
-	connector, err := mysql.NewConnector(d.cfg)
+	var nc net.Conn
+	cfg := d.cfg.Clone()
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
+		nc, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, addr)
+		return nc, err
+	}
+	connector, err := mysql.NewConnector(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +215,24 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	if err := d.configure(dc, role, session); err != nil {
 		return nil, errors.Join(err, closeLost(dc))
 	}
-	return dc, nil
+	return interruptible{dc.(driverConn), nc}, nil
+}
+
+// interruptible implements sqldb.Interrupter.
+type interruptible struct {
+	driverConn
+	nc net.Conn
+}
+
+// driverConn is what is used of a connection of the driver.
+type driverConn interface {
+	driver.Conn
+	driver.ExecerContext
+}
+
+// Interrupt implements sqldb.Interrupter: what waits for the server fails.
+func (c interruptible) Interrupt() {
+	_ = c.nc.SetDeadline(time.Unix(1, 0)) // it fails if the connection is closed
 }
 
 // closeLost closes a connection that may be lost.
@@ -376,8 +399,9 @@ func (d *dialect) Bytes() int { return bytesInSQL }
 // Batches implements sqldb.Dialect. MySQL has another syntax for it.
 func (d *dialect) Batches() bool { return d.maria.Load() }
 
-// CheapContext implements sqldb.Dialect: each connection has a goroutine for all its contexts.
-func (d *dialect) CheapContext() bool { return true }
+// CheapContext implements sqldb.Dialect: two other goroutines wake up for each query that has one. The
+// connections are interrupted instead.
+func (d *dialect) CheapContext() bool { return false }
 
 // Begin implements sqldb.Dialect: without autocommit there always is an SQL transaction.
 func (d *dialect) Begin() string { return "" }

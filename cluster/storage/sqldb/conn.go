@@ -234,6 +234,15 @@ func (c *Conn) query(query string, args []driver.Value) (driver.Rows, error) {
 	return rows, nil
 }
 
+// interruptAfter lets the end of a context end what the connection does, if its driver can. goesOn ends
+// that, and reports whether the connection was left alone.
+func (c *Conn) interruptAfter(ctx context.Context) (goesOn func() bool) {
+	if i, ok := c.c.(Interrupter); ok && ctx.Done() != nil {
+		return context.AfterFunc(ctx, i.Interrupt)
+	}
+	return func() bool { return true }
+}
+
 // cancellable reports that what is read has a context that may end.
 func (c *Conn) cancellable() bool { return c.ctx != nil && c.ctx.Done() != nil }
 

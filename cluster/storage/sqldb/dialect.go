@@ -28,6 +28,11 @@ const (
 	tToDel   = "todel"
 )
 
+// Interrupter is implemented by a connection of a driver that can be interrupted from another goroutine: what it
+// waits for fails at once, and so does all that it is asked later. It is what ends reads at little cost where a query
+// with a context costs much; see CheapContext.
+type Interrupter interface{ Interrupt() }
+
 // Dialect is what differs between databases. Statements are written once, with
 // ? for parameters, `partition` quoted this way, and these words, which Rewrite
 // replaces:

@@ -71,7 +71,7 @@ func (p *pool) use(ctx context.Context, f func(c *Conn) error) error { return p.
 func (p *pool) useFor(ctx context.Context, long bool, f func(c *Conn) error) error {
 	for attempt := 1; ; attempt++ {
 		err := p.useOnce(ctx, long, f)
-		if err == nil || attempt == maxAttempts || !p.lost(err) {
+		if err == nil || attempt == maxAttempts || ctx.Err() != nil || !p.lost(err) {
 			return err
 		}
 		p.log.Warn("reading connection lost, connecting again", "err", err)
@@ -111,10 +111,19 @@ func (p *pool) useOnce(ctx context.Context, long bool, f func(c *Conn) error) er
 		return err
 	}
 	c.ctx, c.long = ctx, long
+	goesOn := c.interruptAfter(ctx)
 	if err = p.renew(c); err == nil {
 		err = f(c)
 	}
 	c.ctx = nil
+	if !goesOn() {
+		// It is of no use any more: its end cannot fail in a way that matters.
+		_ = p.discard(c)
+		if err != nil {
+			err = errors.Join(ctx.Err(), err)
+		}
+		return err
+	}
 	// A query that was interrupted leaves a connection of which little is known.
 	if err != nil && (!answer(err) || ctx.Err() != nil) {
 		return errors.Join(err, p.discard(c))
