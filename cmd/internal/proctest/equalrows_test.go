@@ -123,6 +123,12 @@ func runRows(t *testing.T, cl *client.Client) {
 	}
 	tx = begin(client.BeginOptions{Description: []byte("after the packs")})
 	finish(tx, tx.Store(ctx, 2, second, text("two again ")), tx.Store(ctx, 6, long, []byte("short")))
+	cl.ClearCache()
+	for _, oid := range []tid.OID{2, 6} { // a load waits until the storage has been told to unlock
+		if _, err := cl.LoadBefore(ctx, oid, tid.Max); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // rowsQueries are what is compared: the order of the rows, and of the columns, matters. Keys of table config that the

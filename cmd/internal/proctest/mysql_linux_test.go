@@ -155,7 +155,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				}
 			}
 			c.ctl(t, 0, ``, "add", "S3")
-			c.ctl(t, 0, ``, "drop", "S2")
+			c.ctl(t, 0, ``, "drop", "S2", "--yes")
 			during(t, s, name, func() error {
 				c.ctl(t, 0, ``, "tweak")
 				return nil
@@ -254,7 +254,8 @@ func TestDatabaseServerDiskFull(t *testing.T) {
 			t.Parallel()
 			dir := tmpfs(t, "size=60m")
 			s := mysqltest.New(t, filepath.Join(dir, "data"), append(durable, "--innodb-log-file-size=4M", "--innodb-data-file-path=ibdata1:12M:autoextend",
-				"--innodb-autoextend-increment=1", "--innodb-buffer-pool-size=16M", "--loose-rocksdb-db-write-buffer-size=4M", "--aria-log-file-size=8M")...)
+				"--innodb-autoextend-increment=1", "--innodb-buffer-pool-size=16M", "--loose-rocksdb-db-write-buffer-size=4M", "--loose-rocksdb-wal-recovery-mode=2", // 1 refuses a torn end
+				"--aria-log-file-size=8M")...)
 			name := s.Database(t)
 			c := StartCluster(t, Options{Storage: []string{"-a", "MySQL", "-d", s.String(name), "-e", engine, "-w", "30"}})
 			fill := filepath.Join(dir, "ballast")
