@@ -1,10 +1,10 @@
-# Targets: build test bench gobench fuzz nightly cross release deb man install-test-deps install-s3-servers install-database-server
+# Targets: build test docs-test bench gobench fuzz nightly cross release deb man install-test-deps install-s3-servers install-database-server install-monitoring-tools
 #
 # `make test` is everything that must pass before a change is merged.
 
 SHELL     := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: all build release deb man container journey test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server
+.PHONY: all build release deb man container journey test docs-test vet bench gobench fuzz nightly cross install-test-deps install-s3-servers install-database-server install-monitoring-tools
 
 GO       ?= go
 FUZZTIME ?= 20s
@@ -43,8 +43,12 @@ man: build
 # which is installed if need be. Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
-test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server
+test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server install-monitoring-tools
 	NEO_TEST_PEERS=required $(GO) test -race -timeout $(TIMEOUT) ./...
+
+# The commands of the pages in docs, which make test runs as well.
+docs-test: $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed)
+	$(GO) test -count 1 -timeout $(TIMEOUT) -run 'Guide|Troubleshooting' ./cmd/internal/proctest
 
 vet:
 	$(GO) build ./...
@@ -53,11 +57,13 @@ vet:
 	$(GO) tool staticcheck ./...
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
-# is a Python that can import neo, the Python implementation. Then the ZEO servers
-# again, with clients that cost little. The peak memory of each program is measured
+# is a Python that can import neo, the Python implementation; with MySQLdb, also on
+# MariaDB, where that is installed. Then the ZEO servers again, with clients that cost little. The peak memory of each program is measured
 # over databases of LENGTHS: a longer run is LENGTHS=100MB,400MB,1600MB.
 bench: build $(PEERS)/installed
 	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER)) --lengths $(LENGTHS)
+	if command -v mariadbd /usr/sbin/mariadbd >/dev/null; then bin/neobench backends --bin bin $(if $(PEER),--peer $(PEER)); \
+		else echo 'left out: neobench backends, because there is no mariadbd (make install-database-server)'; fi
 	$(GO) test -run '^$$' -bench Door -benchtime 3s ./cmd/internal/proctest
 
 # The benchmarks of the packages; compare two runs with benchstat.
@@ -91,10 +97,10 @@ cross:
 	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build ./...
 
 # Python peers for the tests of compatibility, in virtual environments of their
-# own: ZODB and ZEO, the last ZEO 5, and zodbtools, whose last release needs ZODB 5,
-# and Cython below 3 to be built. On Debian: apt-get install -y python3-venv g++ python3-dev
+# own: ZODB and ZEO, the last ZEO 5, zodbtools, whose last release needs ZODB 5,
+# and Cython below 3 to be built, and the tools that people have for ZODB. On Debian: apt-get install -y python3-venv g++ python3-dev
 install-test-deps: $(PEERS)/installed
-$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
+$(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt .ci/zodb-tools.txt .ci/zodb-convert.txt
 	python3 -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet -r .ci/requirements.txt
 	$(PEERS)/bin/python -c 'import ZODB, ZEO, msgpack, ZODB.tests.util, ZEO.tests.forker'
@@ -104,6 +110,10 @@ $(PEERS)/installed: .ci/requirements.txt .ci/zodbtools.txt .ci/zeo5.txt
 	python3 -m venv --clear $(PEERS)/zeo5
 	$(PEERS)/zeo5/bin/python -m pip install --quiet -r .ci/zeo5.txt
 	$(PEERS)/zeo5/bin/python -c 'import ZODB, ZEO._forker, msgpack'
+	python3 -m venv --clear $(PEERS)/tools
+	$(PEERS)/tools/bin/python -m pip install --quiet -r .ci/zodb-tools.txt
+	$(PEERS)/tools/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r .ci/zodb-convert.txt
+	for tool in zodbconvert zodb-convert multi-zodb-gc zodbverify zodbupdate zeo-nagios; do $(PEERS)/tools/bin/$$tool --help >/dev/null; done
 	touch $@
 
 # The S3 servers of the tests: MinIO, versitygw, moto, s3rver. It takes some minutes
@@ -116,6 +126,10 @@ $(S3)/installed: .ci/s3-servers
 # The database server of the tests, on Debian and Ubuntu: MariaDB with its plugin RocksDB.
 install-database-server:
 	.ci/database-server
+
+# What the tests of monitoring need, on Debian and Ubuntu: promtool.
+install-monitoring-tools:
+	.ci/monitoring-tools
 
 # The files of a container image, in dist/container: podman build -t neo dist/container
 container: build

@@ -190,6 +190,7 @@ func (n *Node) discard(c *link.Conn) {
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	n.work.ctx = ctx
+	n.log.Info("listening on", "addr", n.listener.Addr().String())
 	n.search()
 	err := n.loop(ctx)
 	cancel()
@@ -325,6 +326,7 @@ func (n *Node) connected(r *bootstrap.Result) {
 	if n.cfg.Identified != nil {
 		n.cfg.Identified(r.ID)
 	}
+	n.log.Info("ready", "node", n.id.String(), "master", n.masterID.String())
 	n.tellMasters()
 	n.master.Ask(&proto.AskClusterState{}, nil)
 }

@@ -152,7 +152,7 @@ func (n *Node) dialUpstream() {
 			}
 			if err.Error() != logged && ctx.Err() == nil {
 				logged = err.Error()
-				n.log.Warn("upstream admin not reached", "err", err)
+				n.log.Info("upstream admin not reached yet, trying again", "err", err)
 			}
 		}
 	})

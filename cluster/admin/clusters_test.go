@@ -101,7 +101,7 @@ func (l *letters) send(_ context.Context, subject, body string) error {
 }
 
 // runAdmin runs one more admin of a cluster, and connects an operator.
-func runAdmin(t *testing.T, of *simple.Cluster, change func(*admin.Config)) *ctl.Client {
+func runAdmin(t *testing.T, of *simple.Cluster, change func(*admin.Config)) (*admin.Node, *ctl.Client) {
 	t.Helper()
 	cfg := admin.Config{Cluster: of.Name(), Bind: proto.Address{Host: "127.0.0.1"}, Masters: bootstrap.NewMasters(of.Master()), MailInterval: time.Nanosecond}
 	change(&cfg)
@@ -118,7 +118,7 @@ func runAdmin(t *testing.T, of *simple.Cluster, change func(*admin.Config)) *ctl
 		t.Fatal(err)
 	}
 	t.Cleanup(op.Close)
-	return op
+	return n, op
 }
 
 // shown returns the summary and who is in warning and in problem.
@@ -205,6 +205,23 @@ func awaitMail(t *testing.T, what string, l *letters, level, names, text string)
 	t.Fatalf("%s:\n got %q\nwant %s%s: %q", what, l.list, level, names, text)
 }
 
+// awaitBackupStats waits until the stats of a backup are as they must be.
+func awaitBackupStats(t *testing.T, n *admin.Node, what string, ok func(admin.BackupStats) bool) {
+	t.Helper()
+	var s admin.Stats
+	for range 600 {
+		var err error
+		if s, err = n.Stats(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if ok(s.Backups[0]) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("%s: %+v", what, s.Backups[0])
+}
+
 func storeOne(t *testing.T, cl *client.Client, oid tid.OID) tid.TID {
 	t.Helper()
 	x, err := cl.Begin(t.Context(), client.BeginOptions{})
@@ -241,7 +258,7 @@ func TestTwoClusters(t *testing.T) {
 	address := up.Master()
 	var mails letters
 	watch := func(c *admin.Config) { c.Backups, c.Mail, c.MaxLag = []string{"down"}, mails.send, time.Second }
-	op := runAdmin(t, up, watch)
+	node, op := runAdmin(t, up, watch)
 	own := func(last tid.TID) string {
 		return fmt.Sprintf("RUNNING; UP_TO_DATE=%d; ltid=%v (%s)", partitions, last, pythonTime(last))
 	}
@@ -268,6 +285,9 @@ func TestTwoClusters(t *testing.T) {
 	awaitShown(t, "a backup follows", op, "warning:  problem: \n"+own(t1)+backup(t1, "0.0"))
 	awaitMail(t, "a backup follows", &mails, "OK", "", own(t1)+backup(t1, "0.0"))
 	awaitDue(t, op, "0 s")
+	awaitBackupStats(t, node, "a backup follows", func(b admin.BackupStats) bool {
+		return b.Connected && b.State == proto.Some(proto.BackingUp) && b.Lag == proto.Some(time.Duration(0))
+	})
 
 	// It is late: the upstream storage is not heard of. What it lacks begins at t2.
 	nodes, err := op.Nodes(t.Context(), proto.Some(proto.Storage))
@@ -283,11 +303,13 @@ func TestTwoClusters(t *testing.T) {
 	lag := strconv.FormatFloat(t3.Time().Sub((t2 - 1).Time()).Seconds(), 'f', -1, 64)
 	awaitShown(t, "late", op, "warning: down problem: \n"+own(t3)+backup(t2-1, lag))
 	awaitDue(t, op, "2 s") // it grows
+	awaitBackupStats(t, node, "late", func(b admin.BackupStats) bool { return b.Lag.V >= time.Second })
 	resume()
 	awaitShown(t, "not late any more", op, "warning:  problem: \n"+own(t3)+backup(t3, "0.0"))
 
 	// It is lost, and comes back.
 	stopDown()
+	awaitBackupStats(t, node, "a lost backup", func(b admin.BackupStats) bool { return !b.Connected && !b.State.OK && !b.Lag.OK })
 	awaitShown(t, "a lost backup", op, "warning:  problem: down\n"+own(t3)+"\n\ndown\n    None")
 	awaitMail(t, "a lost backup", &mails, "PROBLEM", " (down)", own(t3)+"\n\ndown\n    None")
 	start()
@@ -297,6 +319,9 @@ func TestTwoClusters(t *testing.T) {
 	// The upstream cluster is lost, and comes back at the same address.
 	stopUp()
 	awaitShown(t, "no master", op, "NOT_READY: Not connected to a primary master.")
+	if s, err := node.Stats(t.Context()); err != nil || s.Connected || s.Ready() == nil || s.State.OK || len(s.Nodes) != 0 {
+		t.Errorf("without a master: %+v, %v", s, err)
+	}
 	awaitMail(t, "no master", &mails, "PROBLEM", " (up)", "Not connected to a primary master.")
 	up, _ = runSimple(t, simple.Config{Dir: upDir, Name: "up", Master: address})
 	if err := up.WaitRunning(t.Context()); err != nil {

@@ -125,8 +125,9 @@ func (n *Node) noteStates(nodes []proto.Node) {
 		case node.Type == proto.Client || node.Type == proto.Admin:
 			delete(n.vitals.nodes, node.ID)
 		default:
-			v := n.vitals.node(node.ID)
-			v.Since, v.at = time.Now(), time.Time{}
+			if v := n.vitals.node(node.ID); v.Since.IsZero() { // else the master has said it
+				v.Since, v.at = time.Now(), time.Time{}
+			}
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 )
 
 // identifyTimeout is how long a master may take to accept us before another one
@@ -38,7 +39,10 @@ type Config struct {
 	// Accepted, if not nil, is called by the goroutine that will call Deliver,
 	// before the first event.
 	Accepted func(*Result)
-	Log      *slog.Logger // default: discard
+	// Refused, if not nil, is told after a round of all masters why there is no primary one yet,
+	// when that is another reason than before.
+	Refused func(addr proto.Address, err error)
+	Log     *slog.Logger // default: discard
 }
 
 // Result is an accepted identification.
@@ -78,11 +82,14 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 	if list := cfg.Masters.List(); len(list) > 0 {
 		addr = list[0]
 	}
-	last := map[proto.Address]string{} // errors already logged
+	var wait socket.Waiting
+	told := "" // to cfg.Refused
 	for {
 		if err := lookup(ctx, cfg); err != nil {
-			log.Warn("looking up masters", "err", err)
+			wait.Failed(log, "the addresses of masters are not known", "err", err)
 		}
+		var at proto.Address
+		var why error // of the last master that has answered, or of the first one
 		// One round; a reference to the primary does not count.
 		for range max(1, len(cfg.Masters.List())) {
 			addr = cfg.Masters.after(addr)
@@ -101,7 +108,8 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				next = proto.Address{}
 				res, err := Identify(ctx, addr, cfg)
 				if err == nil {
-					log.Info("identified to the primary master", "addr", addr.String(), "master", res.MasterID.String(), "id", res.ID.String())
+					wait.Over(log, "the primary master is found", "addr", addr.String())
+					log.Debug("identified to the primary master", "addr", addr.String(), "master", res.MasterID.String(), "id", res.ID.String())
 					return res, nil
 				}
 				if ctx.Err() != nil {
@@ -112,13 +120,25 @@ func Find(ctx context.Context, cfg Config) (*Result, error) {
 				} else if e, ok := errors.AsType[*proto.Error](err); ok && fatal(e.ErrCode) {
 					return nil, err
 				}
-				if text := err.Error(); last[addr] != text {
-					last[addr] = text
-					log.Warn("no primary master here", "addr", addr.String(), "err", err)
+				if next.IsZero() && (why == nil || answered(err)) {
+					at, why = addr, err
 				}
 			}
 		}
+		if why != nil {
+			wait.Failed(log, "no primary master", "addr", at.String(), "err", why)
+			if text := why.Error(); cfg.Refused != nil && text != told {
+				told = text
+				cfg.Refused(at, why)
+			}
+		}
 	}
+}
+
+// answered reports whether an error is what a master has answered.
+func answered(err error) bool {
+	_, ok := errors.AsType[*proto.Error](err)
+	return ok
 }
 
 func fatal(c proto.ErrorCode) bool { return c == proto.ProtocolError || c == proto.ReadOnlyAccess }

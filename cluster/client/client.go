@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/deflate"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
@@ -66,6 +67,11 @@ type Config struct {
 	OnLost       func()
 	OnReset      func()
 
+	// OnWait is told why the client cannot go on yet, while it connects anew: what a master
+	// answers, or that none is reached. With nil it is told that the cluster serves again.
+	// It must not block. Default: nothing is told.
+	OnWait func(why error)
+
 	// SaveMasters is given the known masters after a master was announced; see
 	// conf.MasterList. Default: they are not saved.
 	SaveMasters func([]proto.Address) error
@@ -100,10 +106,12 @@ type Client struct {
 	wg     sync.WaitGroup // goroutines that connect
 
 	view atomic.Pointer[view] // nil: no usable master
+	wait socket.Waiting       // of the goroutine that connects
 
 	mu         sync.Mutex
 	id         proto.NodeID // last id that a master gave us
 	connecting *connecting  // nil: no call connects to a master
+	waiting    bool         // OnWait was told why; of the goroutine that connects
 	txns       map[tid.TID]*Txn
 	finishing  map[*finishAsked]struct{} // without a caller that waits
 	storages   storages

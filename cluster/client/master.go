@@ -137,6 +137,16 @@ func (c *Client) findMaster() (*view, error) {
 	}
 }
 
+// waits tells the user of the client why it waits, and the end of that. It is called by
+// one goroutine at a time.
+func (c *Client) waits(why error) {
+	if c.cfg.OnWait == nil || why == nil && !c.waiting {
+		return
+	}
+	c.waiting = why != nil
+	c.cfg.OnWait(why)
+}
+
 // tryMaster returns neither a view nor an error if it is worth trying again.
 func (c *Client) tryMaster() (*view, error) {
 	s := &session{c: c}
@@ -160,8 +170,9 @@ func (c *Client) tryMaster() (*view, error) {
 			s.conn, s.id = r.Conn, r.ID // nobody else knows the session yet
 			r.Conn.SetPeer(r.MasterID.String())
 		},
-		Dialer: c.cfg.Dialer,
-		Log:    c.log,
+		Refused: func(addr proto.Address, err error) { c.waits(err) },
+		Dialer:  c.cfg.Dialer,
+		Log:     c.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find the primary master: %w", fromWire(err))
@@ -185,16 +196,18 @@ func (c *Client) tryMaster() (*view, error) {
 		if pe, ok := errors.AsType[*proto.Error](err); ok && pe.ErrCode == proto.ReadOnlyAccess {
 			return nil, fromWire(err)
 		}
-		c.log.Info("master did not serve us", "master", found.MasterID, "err", err)
+		c.wait.Failed(c.log, "the primary master does not serve", "master", found.MasterID, "err", err)
 		return nil, nil
 	}
 	v := c.view.Load()
 	if v == nil || v.session != s || !v.operational() {
 		found.Conn.Close()
 		c.masterLost(s, errors.New("partition table is not operational"))
-		c.log.Info("cluster is not operational", "master", found.MasterID)
+		c.wait.Failed(c.log, "the cluster is not operational", "master", found.MasterID)
 		return nil, nil
 	}
+	c.wait.Over(c.log, "the cluster serves")
+	c.waits(nil)
 	c.log.Info("connected", "master", found.MasterID, "id", found.ID, "last_tid", tid.TID(c.last.Load()))
 	return v, nil
 }
@@ -267,9 +280,9 @@ func (s *session) deliver(ev link.Event) {
 			err = fmt.Errorf("unexpected packet %T", p)
 		} // the backup asks for the orders, see PackOrders
 	case *proto.NotifyClusterInformation:
-		s.c.log.Info("cluster state", "state", p.State)
+		s.c.log.Debug("cluster state", "state", p.State)
 	case *proto.StopOperation:
-		s.c.log.Error("master stops the operation of the cluster")
+		s.c.log.Info("the master stops the operation of the cluster")
 	case *proto.Error:
 		s.c.log.Warn("error from master that answers nothing", "err", p)
 	default:

@@ -16,17 +16,18 @@ import (
 // object is: there are no conflicts. The transaction must have an imposed TID. Data nil:
 // the object does not exist at this revision. dataTID, if not Zero, is an earlier
 // revision that probably has the same data; it is kept only if it has. data must not be
-// changed until the transaction ends.
+// changed until the transaction ends. created reports that this client has not restored a
+// revision of the object before.
 //
 // For one transaction after the other. [Appender] has many under way.
-func (t *Txn) Restore(ctx context.Context, oid tid.OID, data []byte, dataTID tid.TID) error {
+func (t *Txn) Restore(ctx context.Context, oid tid.OID, data []byte, dataTID tid.TID) (created bool, err error) {
 	if t.opt.TID == tid.Zero {
-		return fmt.Errorf("transaction %v: restore without an imposed id", t.ttid)
+		return false, fmt.Errorf("transaction %v: restore without an imposed id", t.ttid)
 	}
 	if dataTID != tid.Zero {
 		same, err := t.c.sameData(ctx, oid, dataTID, data)
 		if err != nil {
-			return fmt.Errorf("transaction %v: object %v: %w", t.ttid, oid, err)
+			return false, fmt.Errorf("transaction %v: object %v: %w", t.ttid, oid, err)
 		}
 		if !same {
 			dataTID = tid.Zero
@@ -36,7 +37,7 @@ func (t *Txn) Restore(ctx context.Context, oid tid.OID, data []byte, dataTID tid
 	if !again {
 		base = t.c.restored.get(oid, tid.TID(t.c.last.Load()))
 	}
-	return t.write(ctx, oid, &write{
+	return !again && base == tid.Zero, t.write(ctx, oid, &write{
 		data: data, serial: base, dataSerial: dataTID, deleted: data == nil && dataTID == tid.Zero, restored: true,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -104,12 +105,18 @@ func (l *storageLink) open(ctx context.Context, v *view, addr proto.Address) {
 	}
 	if err != nil {
 		conn = nil
+		again := false
 		if s.links[l.id] == l {
 			delete(s.links, l.id)
+			_, again = s.failures[l.id]
 			s.failures[l.id] = time.Now().Add(failedFor)
 		}
 		if l.c.ctx.Err() == nil {
-			l.c.log.Info("storage not connected", "storage", l.id, "address", addr, "err", err)
+			level := slog.LevelInfo
+			if again {
+				level = slog.LevelDebug // it is tried all the time
+			}
+			l.c.log.Log(ctx, level, "storage not connected", "storage", l.id, "addr", addr, "err", err)
 		}
 	} else {
 		delete(s.failures, l.id)

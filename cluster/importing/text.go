@@ -62,13 +62,23 @@ func (r *Report) Copied() string {
 	if r.Size <= 0 {
 		return humanize.Comma(r.Transactions) + " transactions"
 	}
-	position, size := humanBytes(float64(r.Position)), humanBytes(float64(r.Size))
-	if number, unit, _ := strings.Cut(position, " "); strings.HasSuffix(size, " "+unit) {
-		position = number
+	return Portion(r.Position, r.Size)
+}
+
+// Portion tells how much of something in bytes is done: 45.2 % (1.2 of 2.7 GB).
+func Portion(position, size int64) string {
+	of, all := humanBytes(float64(position)), humanBytes(float64(size))
+	if number, unit, _ := strings.Cut(of, " "); strings.HasSuffix(all, " "+unit) {
+		of = number
 	}
+	return fmt.Sprintf("%s (%s of %s)", Percent(position, size), of, all)
+}
+
+// Percent tells how much of something is done: 45.2 %
+func Percent(n, total int64) string {
 	// 100 % would say that it is done.
-	percent := math.Floor(1000*float64(r.Position)/float64(r.Size)) / 10
-	return fmt.Sprintf("%.1f %% (%s of %s)", min(100, percent), position, size)
+	percent := math.Floor(1000*float64(n)/float64(total)) / 10
+	return fmt.Sprintf("%.1f %%", min(100, percent))
 }
 
 // humanBytes writes bytes in decimal units.

@@ -154,6 +154,9 @@ func (m *Machine) removeStorage(p *peer, id uint32, n *proto.Node, s proto.NodeS
 		table = m.table.Clone() // kill only has to be possible like drop
 	}
 	changes, err := table.DropNodes([]proto.NodeID{n.ID})
+	if only, ok := errors.AsType[*parttab.OnlyCopyError](err); ok {
+		return deny("Refuse to drop nodes that contain the only readable copies of partition %d", only.Partition)
+	}
 	if err != nil {
 		return deny("%v: %v", n.ID, err)
 	}

@@ -79,7 +79,7 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 		upTo = pkt.Max.V
 	}
 	if pkt.Min > upTo {
-		m.log(slog.LevelWarn, "nothing to check", "min_tid", pkt.Min.String(), "max_tid", upTo.String())
+		m.log(slog.LevelInfo, "nothing to check", "min_tid", pkt.Min.String(), "max_tid", upTo.String())
 		text := ""
 		if p.reports {
 			text = check.Nothing
@@ -384,7 +384,7 @@ func (m *Machine) repairCell(run int64, part *check.Part, cell repairCell) {
 			m.notify(s, (&check.Report{Check: run, Partition: n, State: check.Repair, Reference: from, Max: m.ids.committed}).Packet())
 			m.broadcastCells(changes)
 			m.checks.repairs[cell] = run
-			m.log(slog.LevelWarn, "repairing", "partition", n, "node", id.String(), "from", from.String())
+			m.log(slog.LevelInfo, "repairing", "partition", n, "node", id.String(), "from", from.String())
 			m.report(&check.Report{Check: run, Partition: n, State: check.Repairing, Reference: from, Nodes: []proto.NodeID{id}})
 			return
 		}

@@ -36,7 +36,8 @@ func (m *Machine) playPrimary() {
 		m.self = m.nodes.Put(*m.self)
 	}
 	m.self.State, m.self.IDTimestamp = proto.NodeRunning, proto.Opt[float64]{}
-	m.log(slog.LevelInfo, "playing primary", "id", m.self.ID.String())
+	m.log(slog.LevelDebug, "playing primary", "id", m.self.ID.String())
+	m.log(slog.LevelInfo, "ready", "role", "primary", "node", m.self.ID.String())
 	m.enterRecovery()
 	m.elect()
 }
@@ -193,7 +194,7 @@ func (m *Machine) identified(p *peer, pkt proto.Packet) {
 	accepted, ok := pkt.(*proto.AcceptIdentification)
 	if !ok || accepted.Type != proto.Master || accepted.YourID.Type() != proto.Master || accepted.YourID == 0 {
 		if e, ok := pkt.(*proto.Error); ok {
-			m.log(slog.LevelWarn, "identification refused by a master", "address", p.dialed.String(), "err", e.Error())
+			m.log(slog.LevelWarn, "identification refused by a master", "addr", p.dialed.String(), "err", e.Error())
 		}
 		m.close(p)
 		return
@@ -206,7 +207,7 @@ func (m *Machine) identified(p *peer, pkt proto.Packet) {
 	// Its list of nodes, which follows, tells the rest.
 	m.nodes.Put(proto.Node{Type: proto.Master, Addr: p.dialed, ID: accepted.ID, State: proto.NodeRunning})
 	m.rename(accepted.YourID)
-	m.log(slog.LevelInfo, "secondary master", "id", m.self.ID.String(), "primary", p.dialed.String())
+	m.log(slog.LevelInfo, "ready", "role", "secondary", "node", m.self.ID.String(), "primary", p.dialed.String())
 }
 
 // rename takes the id that the primary gives us.
@@ -219,7 +220,7 @@ func (m *Machine) rename(id proto.NodeID) {
 // becomeSecondary leaves the primary role to the master at an address. All
 // connections end but the one to keep, if any, which leads there.
 func (m *Machine) becomeSecondary(a proto.Address, keep *peer) {
-	m.log(slog.LevelInfo, "another master is primary", "address", a.String())
+	m.log(slog.LevelDebug, "another master is primary", "addr", a.String())
 	for _, p := range m.allPeers() {
 		if p != keep {
 			m.out = append(m.out, Effect{Op: Close, Conn: p.conn})
@@ -298,7 +299,7 @@ func (m *Machine) leaderLost(p *peer) {
 		m.seekNext()
 		return
 	}
-	m.log(slog.LevelWarn, "primary lost", "address", s.target.String())
+	m.log(slog.LevelWarn, "primary lost", "addr", s.target.String())
 	for _, n := range m.nodes.OfType(proto.Master) {
 		if n != m.self {
 			n.State = proto.NodeDown

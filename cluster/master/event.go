@@ -37,8 +37,9 @@ type Event struct {
 	Request proto.Request
 	Tag     any // of the Ask
 	Silence time.Duration
-	Alive   bool // the peer has given a sign of life
-	Beats   bool // it does so by itself, however busy it is
+	Err     error // why the connection has ended; may be nil
+	Alive   bool  // the peer has given a sign of life
+	Beats   bool  // it does so by itself, however busy it is
 }
 
 // Op says what the shell must do.

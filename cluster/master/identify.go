@@ -7,6 +7,7 @@ import (
 	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/parting"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/vitals"
@@ -22,6 +23,7 @@ type extra struct {
 	tails    bool // it can compare the end of a partition with the upstream cluster
 	imports  bool // it understands messages about imports
 	follows  bool // it understands messages about backup clusters
+	parts    bool // it can say why it ends
 	vitals   bool // it understands messages about nodes
 	hold     proto.Opt[tid.TID]
 }
@@ -35,6 +37,7 @@ func parseExtra(typ proto.NodeType, values map[string]proto.Value) extra {
 	e.reports, e.imports, e.follows = check.Understands(values), importing.Understands(values), following.Understands(values)
 	e.vitals = vitals.Understands(values)
 	e.tails = check.UnderstandsTail(values)
+	e.parts = typ == proto.Storage && parting.Understands(values)
 	if list, ok := values["new_nid"].([]proto.Value); ok {
 		for _, v := range list {
 			if n, ok := v.(int64); ok {
@@ -120,7 +123,7 @@ func (m *Machine) identify(p *peer, id uint32, r *proto.RequestIdentification) {
 			break
 		}
 		if m.state != proto.Running && (m.state != proto.Stopping || len(m.txns.pending) == 0) {
-			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v", m.state)
+			m.refuseAs(proto.NotReady, p, id, r, "the cluster is %v%s", m.state, m.awaited())
 			return
 		}
 	case proto.Storage:
@@ -255,8 +258,13 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	m.members = append(m.members, p)
 	if r.Type == proto.Storage {
 		m.stores[n.ID] = p
+		delete(m.reasons, n.ID)
 	}
-	m.log(slog.LevelInfo, "node identified", "node", p.String(), "address", r.Addr.String(), "state", state.String())
+	attrs := []any{"node", p.String()}
+	if !r.Addr.IsZero() {
+		attrs = append(attrs, "addr", r.Addr.String())
+	}
+	m.log(slog.LevelInfo, "node identified", append(attrs, "state", state.String())...)
 	m.out = append(m.out, Effect{Op: Name, Conn: p.conn, Text: n.ID.String()})
 	m.answer(p, id, &proto.AcceptIdentification{Type: proto.Master, ID: m.self.ID, YourID: n.ID})
 	m.sendNodes(p)
@@ -265,6 +273,9 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	}
 	m.joinImports(p)
 	m.joinFollowing(p)
+	if e.parts {
+		m.notify(p, (&parting.Message{}).Packet())
+	}
 	m.joinVitals(p)
 	switch {
 	case r.Type == proto.Master:

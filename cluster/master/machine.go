@@ -31,6 +31,7 @@ type Settings struct {
 type Machine struct {
 	set      Settings
 	now      time.Time
+	hungUp   error   // why the connection that is being dropped has ended, nil if we end it
 	clock    float64 // last moment given by monotonic
 	out      []Effect
 	returned bool // out was returned by the last step
@@ -87,6 +88,7 @@ type Machine struct {
 	gate     gate
 	checks   checks
 	imports  imports
+	reasons  map[proto.NodeID]string // why storages that are away have ended, as far as they said it
 	ids      allocator
 	txns     transactions
 	pack     packs
@@ -247,6 +249,7 @@ func (m *Machine) event(ev Event) {
 		m.answered(p, ev)
 	case Closed:
 		m.upstreamHungUp(p)
+		m.hungUp = ev.Err
 		m.drop(p)
 	}
 }
@@ -460,7 +463,11 @@ func (m *Machine) tellRefusal(p *peer, pkt proto.Packet, e *proto.Error) {
 		}
 		m.refusals[e.Error()] = refusal{told: m.now}
 	}
-	m.log(slog.LevelWarn, "connection refused", attrs...)
+	level := slog.LevelWarn
+	if e.ErrCode == proto.NotReady {
+		level = slog.LevelInfo // it waits, as it should
+	}
+	m.log(level, "connection refused", attrs...)
 }
 
 func (m *Machine) unexpected(p *peer, id uint32, pkt proto.Packet) {
@@ -504,6 +511,7 @@ func (m *Machine) drop(p *peer) {
 	if p.gone {
 		return
 	}
+	m.tellLost(p)
 	m.forget(p)
 	switch p.role {
 	case candidate:

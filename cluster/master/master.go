@@ -180,6 +180,7 @@ func (m *Master) Dump(w io.Writer) {
 // Run serves until ctx ends, the cluster is stopped, or the primary stops this
 // master, and then returns nil. When it returns, all connections have ended.
 func (m *Master) Run(ctx context.Context) error {
+	m.cfg.Log.Info("listening on", "addr", m.listener.Addr().String())
 	m.perform(m.machine.Step(m.cfg.Now(), Event{}))
 	for !m.ended {
 		var late <-chan time.Time
@@ -257,7 +258,7 @@ const maxOutput = 64 << 20
 // must not fill the memory. It begins anew when it comes back.
 func (m *Master) checkOutput(c *connection) {
 	if n := c.Buffered(); n > maxOutput {
-		m.cfg.Log.Warn("the peer does not read: closing", "peer", c.String(), "waiting", n)
+		m.cfg.Log.Warn("the peer does not read: closing", "peer", c.String(), "waiting_bytes", n)
 		c.Close()
 	}
 }
@@ -309,7 +310,7 @@ func (m *Master) handle(in input) {
 		switch e := in.event; {
 		case e.End():
 			delete(m.conns, ev.Conn)
-			ev.Kind = Closed
+			ev.Kind, ev.Err = Closed, e.Err
 		case e.Packet == nil:
 			return // the end follows
 		case e.Asked != nil:
@@ -424,7 +425,7 @@ func (m *Master) dial(a proto.Address) {
 	}
 	c, err := m.dialer.Dial(m.dials, a, cfg)
 	if err != nil {
-		m.cfg.Log.Debug("master not reached", "address", a.String(), "err", err)
+		m.cfg.Log.Debug("master not reached", "addr", a.String(), "err", err)
 		m.put(input{dialed: a})
 		return
 	}

@@ -127,7 +127,7 @@ func (m *Machine) makePlace(p *peer) bool {
 	if m.state != proto.Recovering || info == nil || info.PTID.OK {
 		return false
 	}
-	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "address", p.node.Addr.String())
+	m.log(slog.LevelWarn, "a new storage was given the id of another one", "node", p.String(), "addr", p.node.Addr.String())
 	m.displaced[p.node.Addr] = true
 	m.close(p)
 	return true
@@ -195,6 +195,9 @@ func (m *Machine) tryCreate() {
 	storages := m.ofType(proto.Storage)
 	enough := m.set.Autostart > 0 && len(storages) >= m.set.Autostart
 	if enough && m.maxPTID > 0 && m.startup != startupForced {
+		if slices.ContainsFunc(storages, func(p *peer) bool { return m.rec.info[p] == nil }) {
+			return // it may be one of those, and has not answered yet
+		}
 		m.warnOnce("waiting: the storages present are empty, those of the database are away; an explicit start makes a new database")
 		return
 	}

@@ -82,7 +82,7 @@ type placeClaim struct {
 // one may be dead, which TCP tells late: it is asked, and the claim waits.
 func (m *Machine) claimed(old, p *peer, id uint32, r *proto.RequestIdentification) {
 	if !slices.ContainsFunc(m.claims, func(c placeClaim) bool { return c.old == old }) {
-		m.log(slog.LevelInfo, "a node that is connected comes again", "node", old.String(), "address", r.Addr.String())
+		m.log(slog.LevelInfo, "a node that is connected comes again", "node", old.String(), "addr", r.Addr.String())
 		m.out = append(m.out, Effect{Op: Probe, Conn: old.conn})
 	}
 	m.claims = append(m.claims, placeClaim{old, p, id, r})

@@ -42,7 +42,7 @@ type sim struct {
 	names   map[tid.TID]string // of transactions
 	checks  []int64            // K1, K2...
 	said    []string
-	line    Line // last logged
+	lines   []Line // logged last, in one step
 	wake    time.Time
 	quiet   bool
 	ended   bool
@@ -177,8 +177,10 @@ func (s *sim) command(c string) {
 	case "show":
 		s.show()
 		return
-	case "log": // the last line
-		s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{s.line.Level, s.line.Text}, s.line.Attrs...)...), "\n"))
+	case "log": // the last lines
+		for _, l := range s.lines {
+			s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{l.Level, l.Text}, l.Attrs...)...), "\n"))
+		}
 		return
 	case "value": // value t1 T1: these ids as numbers
 		for _, w := range words[1:] {
@@ -374,7 +376,11 @@ func (s *sim) answer(p *simPeer, pkt proto.Packet) {
 // automatic storages react.
 func (s *sim) step(ev Event) {
 	s.now = s.now.Add(time.Millisecond)
-	for _, e := range slices.Clone(s.m.Step(s.now, ev)) {
+	effects := slices.Clone(s.m.Step(s.now, ev))
+	if slices.ContainsFunc(effects, func(e Effect) bool { return e.Op == Log }) {
+		s.lines = nil
+	}
+	for _, e := range effects {
 		s.effect(e)
 	}
 }
@@ -428,7 +434,7 @@ func (s *sim) effect(e Effect) {
 	case StopListening:
 		s.say("stop listening")
 	case Log:
-		s.line = *e.Line
+		s.lines = append(s.lines, *e.Line)
 	case Exit:
 		s.ended, s.err = true, e.Err
 		if e.Err != nil {

@@ -10,11 +10,11 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// counts are what a machine has counted since its beginning.
+// counts are what a machine has counted since its beginning, beside its board.
 type counts struct {
-	begun, committed, aborted uint64
-	recoveries, lost          uint64
-	commits                   latency.Histogram
+	begun, aborted   uint64
+	recoveries, lost uint64
+	commits          latency.Histogram
 }
 
 // Stats is what a master knows now and has counted since it was started.
@@ -95,7 +95,7 @@ func (m *Machine) stats() Stats {
 	c := &m.counts
 	s := Stats{
 		ID: m.self.ID, Primary: m.second == nil, State: m.state,
-		Begun: c.begun, Committed: c.committed, Aborted: c.aborted, Commits: c.commits.Snapshot(), Recoveries: c.recoveries, LostStorages: c.lost,
+		Begun: c.begun, Committed: uint64(m.board.commits), Aborted: c.aborted, Commits: c.commits.Snapshot(), Recoveries: c.recoveries, LostStorages: c.lost,
 	}
 	if !s.Primary {
 		s.Following = m.second.identified

@@ -24,6 +24,9 @@ func (m *Machine) storagePacket(p *peer, id uint32, pkt proto.Packet) {
 		m.log(slog.LevelError, "replicas differ", "node", p.String(), "partition", pkt.Partition, "nodes", idTexts(pkt.IDs))
 		m.corrupted(p, pkt)
 	case *proto.NotifyMonitorInformation:
+		if m.partingMessage(p, pkt) {
+			return
+		}
 		if !m.importMessage(p, pkt) && !m.followMessage(p, pkt) && !m.vitalsMessage(p, pkt) {
 			m.checkReported(p, pkt)
 		}

@@ -281,7 +281,6 @@ func (m *Machine) commitReady() {
 // commit announces a transaction. The client is told before the storages unlock,
 // and the other clients before they can read what it wrote.
 func (m *Machine) commit(t *transaction) {
-	m.counts.committed++
 	m.counts.commits.Observe(m.now.Sub(t.asked))
 	var invalidate *proto.InvalidateObjects
 	for _, p := range m.members {

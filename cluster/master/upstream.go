@@ -221,7 +221,7 @@ func (m *Machine) upstreamAnswered(p *peer, ev Event) {
 		}
 		u.id = a.YourID
 		if u.note == "" { // else it is the next of many attempts
-			m.log(slog.LevelInfo, "upstream master found", "address", p.dialed.String())
+			m.log(slog.LevelInfo, "upstream master found", "addr", p.dialed.String())
 		}
 	case *proto.AnswerLastTransaction:
 		m.upstreamLast(a.TID)
@@ -397,7 +397,7 @@ func (m *Machine) upstreamLost(p *peer) {
 	if m.state != proto.BackingUp {
 		return
 	}
-	m.log(slog.LevelWarn, "upstream cluster lost", "address", p.dialed.String())
+	m.log(slog.LevelWarn, "upstream cluster lost", "addr", p.dialed.String())
 	m.backup = proto.Some(m.keepable())
 	m.follow.lost()
 	m.gate.lost()

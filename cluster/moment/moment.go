@@ -65,8 +65,26 @@ func ParseTID(s string, now time.Time) (tid.TID, error) {
 	return m.TID, err
 }
 
+// ParseTime reads a time, or the id of a transaction, which is one. A time that names no zone,
+// and today and yesterday, are those of loc.
+func ParseTime(s string, now time.Time, loc *time.Location) (time.Time, error) {
+	m, err := parseIn(s, now, loc)
+	if errors.Is(err, errForm) {
+		err = fmt.Errorf("%q: want a time such as 2026-11-20, \"2026-11-20 18:00\", 2026-11-20T18:00:00Z or \"yesterday 18:00\", a UNIX timestamp, or a TID", strings.TrimSpace(s))
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	if m.IsTime {
+		return m.Time, nil
+	}
+	return m.TID.Time(), nil
+}
+
 // parse reads all but latest.
-func parse(s string, now time.Time) (Moment, error) {
+func parse(s string, now time.Time) (Moment, error) { return parseIn(s, now, time.UTC) }
+
+func parseIn(s string, now time.Time, loc *time.Location) (Moment, error) {
 	s = strings.TrimSpace(s)
 	if t, err := tid.Parse(s); err == nil && len(s) == 16 {
 		return complete(Moment{TID: t}, s)
@@ -79,26 +97,26 @@ func parse(s string, now time.Time) (Moment, error) {
 		return complete(Moment{TID: tid.TID(n)}, s)
 	}
 	for _, l := range layouts {
-		if at, err := time.Parse(l, s); err == nil {
+		if at, err := time.ParseInLocation(l, s, loc); err == nil {
 			return complete(Moment{IsTime: true, Time: at.UTC()}, s)
 		}
 	}
 	if day, clock, _ := strings.Cut(s, " "); day == "today" || day == "yesterday" {
-		y, m, d := now.UTC().Date()
+		y, m, d := now.In(loc).Date()
 		if day == "yesterday" {
 			d--
 		}
-		at := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+		var c time.Time
 		if clock = strings.TrimSpace(clock); clock != "" {
-			c, err := time.Parse("15:04", clock)
-			if err != nil {
+			var err error
+			if c, err = time.Parse("15:04", clock); err != nil {
 				if c, err = time.Parse("15:04:05", clock); err != nil {
 					return Moment{}, fmt.Errorf("%q: %q is not a time of the day, such as 18:00", s, clock)
 				}
 			}
-			at = at.Add(c.Sub(time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)))
 		}
-		return complete(Moment{IsTime: true, Relative: true, Time: at}, s)
+		at := time.Date(y, m, d, c.Hour(), c.Minute(), c.Second(), c.Nanosecond(), loc)
+		return complete(Moment{IsTime: true, Relative: true, Time: at.UTC()}, s)
 	}
 	t, err := conf.ParseTID(s)
 	switch {

@@ -61,3 +61,27 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+// Times of a place: what names no zone is of that place, also where its clock is changed.
+func TestParseTime(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skip(err)
+	}
+	now := time.Date(2026, 3, 29, 22, 30, 0, 0, time.UTC) // 30 March there, a day after summer time began
+	for _, tt := range []struct{ in, want string }{
+		{"2026-02-27 18:00", "2026-02-27T17:00:00Z"},
+		{"2026-02-27 18:00Z", ""},
+		{"2026-02-27T18:00:00Z", "2026-02-27T18:00:00Z"},
+		{"today", "2026-03-29T22:00:00Z"},
+		{"yesterday", "2026-03-28T23:00:00Z"},
+		{"yesterday 18:00", "2026-03-29T16:00:00Z"}, // in summer time
+		{"0406d7ec80000000", "2026-02-12T19:56:30Z"},
+		{"yesterday noon", ""},
+	} {
+		got, err := ParseTime(tt.in, now, berlin)
+		if text := got.UTC().Format(time.RFC3339); err == nil && text != tt.want || err != nil && tt.want != "" {
+			t.Errorf("ParseTime(%q) = %s, %v, want %q", tt.in, text, err, tt.want)
+		}
+	}
+}

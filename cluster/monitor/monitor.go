@@ -57,7 +57,6 @@ type Server struct {
 	http *http.Server
 	addr net.Addr
 	done chan struct{}
-	stop context.CancelFunc
 }
 
 // Listen opens the address HOST:PORT, or :PORT for all addresses of the machine. What connects
@@ -87,13 +86,11 @@ func Serve(l net.Listener, cfg Config) *Server {
 			text(w, http.StatusOK, "/metrics\n/healthz\n/readyz")
 		})
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{addr: l.Addr(), done: make(chan struct{}), stop: stop}
+	s := &Server{addr: l.Addr(), done: make(chan struct{})}
 	s.http = &http.Server{
 		Handler: readOnly(mux), ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout,
 		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	log.Info("listening on", "addr", s.addr.String(), "for", "monitoring")
 	go func() {
@@ -108,9 +105,9 @@ func Serve(l net.Listener, cfg Config) *Server {
 // Addr returns the address that the server listens on.
 func (s *Server) Addr() net.Addr { return s.addr }
 
-// Close ends the server at once. It closes all connections and waits for no watcher.
+// Close ends the server at once. It closes all connections, which ends the contexts of requests, and
+// waits for no watcher.
 func (s *Server) Close() {
-	s.stop()
 	// The error is that of closing the listener, which has served its time.
 	_ = s.http.Close()
 	<-s.done

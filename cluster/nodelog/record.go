@@ -137,6 +137,27 @@ func NewTextHandler(w io.Writer, min slog.Leveler) slog.Handler {
 	return &textHandler{w: w, min: min, mu: &sync.Mutex{}}
 }
 
+// NewJournalHandler is [NewTextHandler] for the journal of systemd, which knows the time:
+// a line begins with its priority instead, as syslog has them.
+//
+//	<4>WARNING  message key=value
+func NewJournalHandler(w io.Writer, min slog.Leveler) slog.Handler {
+	return &textHandler{w: w, min: min, mu: &sync.Mutex{}, journal: true}
+}
+
+// priority returns the priority of syslog that a level has.
+func priority(l slog.Level) int {
+	switch {
+	case l < slog.LevelInfo:
+		return 7
+	case l < slog.LevelWarn:
+		return 6
+	case l < slog.LevelError:
+		return 4
+	}
+	return 3
+}
+
 // NewJSONHandler returns a handler that writes records of at least some level as JSON, an
 // object in each line with time, level and msg. What has a text form, as durations,
 // transaction ids and addresses have, is written as that text.
@@ -163,12 +184,16 @@ type textHandler struct {
 	min          slog.Leveler
 	mu           *sync.Mutex // of w
 	attrs, group string
+	journal      bool
 }
 
 func (h *textHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.min.Level() }
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	start := fmt.Sprintf("%s %-8s ", r.Time.Format("2006-01-02 15:04:05.000"), LevelName(pythonLevel(r.Level)))
+	if h.journal {
+		start = fmt.Sprintf("<%d>%-8s ", priority(r.Level), LevelName(pythonLevel(r.Level)))
+	}
 	var b bytes.Buffer
 	for l := range strings.SplitSeq(message(r, h.group, h.attrs), "\n") {
 		b.WriteString(start)

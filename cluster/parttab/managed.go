@@ -258,6 +258,16 @@ func (m *Managed) onlyFeeds(id proto.NodeID) bool {
 	return true
 }
 
+// OnlyCopyError is an ErrNotOperational that names the partition.
+type OnlyCopyError struct{ Partition int }
+
+func (e *OnlyCopyError) Error() string {
+	return fmt.Sprintf("partition %d: %v", e.Partition, ErrNotOperational)
+}
+
+// Unwrap returns ErrNotOperational.
+func (e *OnlyCopyError) Unwrap() error { return ErrNotOperational }
+
 // DropNodes removes all cells of nodes. It refuses with ErrNotOperational, and
 // changes nothing, if one of them has the only readable copy of a partition. A
 // feeding cell left behind is taken back. The nodes stop being members.
@@ -282,7 +292,7 @@ func (m *Managed) DropNodes(ids []proto.NodeID) ([]proto.CellChange, error) {
 		case removed && feeding != 0:
 			changes = append(changes, proto.CellChange{Partition: p, ID: feeding, State: proto.UpToDate})
 		case removedReadable && !upToDate:
-			return nil, fmt.Errorf("partition %d: %w", p, ErrNotOperational)
+			return nil, &OnlyCopyError{p}
 		}
 	}
 	var applied []proto.CellChange

@@ -170,7 +170,7 @@ func (c *Cluster) make() error {
 	return nil
 }
 
-func (c *Cluster) log(node string) *slog.Logger { return c.cfg.Log.With("node", node) }
+func (c *Cluster) log(node string) *slog.Logger { return c.cfg.Log.With("part", node) }
 
 func (c *Cluster) record(node string) func(bool, string, uint32, proto.Packet) {
 	if c.cfg.Record == nil {

@@ -9,7 +9,8 @@ import (
 
 // A socket that does not block needs not be entered as a system call that may: Go's
 // scheduler would be told twice, and would wake a thread to watch it, which costs
-// more than the call.
+// more than the call. For commits and loads of four clients, a storage takes 4 % less
+// processor time than with syscall.Read and syscall.Write, a client 10 % and a master 30 %.
 
 func read(fd uintptr, b []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, b) }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/neozodb/neo/cluster/ctl"
@@ -28,7 +30,7 @@ func Collect(ctx context.Context, c *ctl.Client) (*Status, error) {
 	} {
 		err := part(ctx, c, v)
 		if refused, ok := errors.AsType[*proto.Error](err); ok {
-			s.Unknown = refused.Message
+			s.Unknown = strings.TrimSuffix(refused.Message, ".")
 			break
 		}
 		if err != nil {
@@ -42,8 +44,16 @@ func Collect(ctx context.Context, c *ctl.Client) (*Status, error) {
 // Unreachable is the status of a cluster whose admin cannot be asked.
 func Unreachable(admin string, err error) *Status {
 	s := newStatus(admin)
-	s.Unknown = "the admin at " + admin + " cannot be asked: " + err.Error()
+	s.Unknown = "the admin at " + admin + " cannot be asked: " + why(err)
 	return s
+}
+
+// why is an error of a connection without the addresses that are known.
+func why(err error) string {
+	if code, ok := errors.AsType[syscall.Errno](err); ok {
+		return code.Error()
+	}
+	return err.Error()
 }
 
 // newStatus returns one whose lists are empty and not null in JSON.
@@ -88,7 +98,7 @@ func NodesOf(nodes []proto.Node) []Node {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(without(a), without(b)), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Addr.String(), b.Addr.String()))
 	})
 	for _, n := range nodes {
-		o := Node{Type: n.Type.String(), State: n.State.String(), Cells: map[string]int{}}
+		o := Node{Type: n.Type.String(), State: n.State.String()}
 		if n.ID != 0 {
 			o.ID = n.ID.String()
 		}
@@ -121,6 +131,9 @@ func (s *Status) table(ctx context.Context, c *ctl.Client, _ *ctl.Vitals) error 
 		for _, cell := range row {
 			n := s.Node(cell.Node)
 			if n != nil {
+				if n.Cells == nil {
+					n.Cells = map[string]int{}
+				}
 				n.Cells[cell.State]++
 			}
 			if cell.State == proto.OutOfDate.String() {
@@ -248,6 +261,35 @@ func BackupOf(b ctl.Backup) Backup {
 	return r
 }
 
+// NamedNodes is NodesOf with what the nodes tell of themselves; v may be nil.
+func NamedNodes(nodes []proto.Node, v *ctl.Vitals) []Node {
+	list := NodesOf(nodes)
+	if v == nil {
+		return list
+	}
+	byName := map[string]vitals.Node{}
+	for id, n := range v.Nodes {
+		byName[id.String()] = n
+	}
+	for i := range list {
+		if n, ok := byName[list[i].ID]; ok {
+			list[i].named(&n)
+		}
+	}
+	return list
+}
+
+// named adds what a node tells of itself but its counters.
+func (n *Node) named(v *vitals.Node) {
+	if !v.Since.IsZero() && !n.Running() {
+		n.Since = moment(v.Since)
+	}
+	if v.Known {
+		n.Host, n.Adapter, n.Database, n.Version, n.Started = v.Host, v.Adapter, v.Database, v.Version, moment(v.Started)
+		n.PackDisabled = v.PackDisabled
+	}
+}
+
 // vitals adds what nodes tell of themselves.
 func (s *Status) vitals(v *ctl.Vitals) {
 	var loads float64
@@ -256,15 +298,8 @@ func (s *Status) vitals(v *ctl.Vitals) {
 		if o == nil {
 			continue
 		}
-		if !n.Since.IsZero() && !o.Running() {
-			o.Since = moment(n.Since)
-		}
-		if !n.Known {
-			continue
-		}
-		o.Host, o.Adapter, o.Database, o.Version, o.Started = n.Host, n.Adapter, n.Database, n.Version, moment(n.Started)
-		o.PackDisabled = n.PackDisabled
-		if !o.Running() {
+		o.named(&n)
+		if !n.Known || !o.Running() {
 			continue
 		}
 		switch o.Type {

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	adminnode "github.com/neozodb/neo/cluster/admin"
+	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/link"
@@ -59,7 +62,6 @@ func TestCollect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer admin.Close()
 	await := func(what string, ok func(*status.Status) bool) *status.Status {
 		t.Helper()
 		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -95,7 +97,7 @@ func TestCollect(t *testing.T) {
 			t.Errorf("%s: %+v", id, n)
 		}
 	}
-	if h := s.Health(); h.Level != status.OK || h.Reasons != nil {
+	if h := s.Health(); h.Level != status.OK || len(h.Reasons) > 0 {
 		t.Errorf("%+v", h)
 	}
 
@@ -106,9 +108,36 @@ func TestCollect(t *testing.T) {
 	if n := s.Node("S2"); n.Running() || n.Database != s2.Database || time.Since(*n.Since) > time.Minute {
 		t.Errorf("%+v", n)
 	}
-	t.Log(s.Health())
 	if len(s.Replication) != 4 || s.Replication[0].Running {
 		t.Errorf("%+v", s.Replication)
+	}
+
+	// An admin that comes later knows as much.
+	later, err := adminnode.New(adminnode.Config{Cluster: "test", Bind: proto.Address{Host: "127.0.0.1"}, Masters: bootstrap.NewMasters(c.Master())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	laterCtx, stopLater := context.WithCancel(ctx)
+	laterDone := make(chan error, 1)
+	go func() { laterDone <- later.Run(laterCtx) }()
+	defer func() {
+		stopLater()
+		<-laterDone
+	}()
+	first := s
+	admin2, err := ctl.Dial(ctx, later.Addr(), link.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin2.Close()
+	admin.Close()
+	admin = admin2
+	s = await("as much", func(s *status.Status) bool { return s.Node("S2") != nil && s.Node("S2").Since != nil && s.Pack != nil })
+	if diff := cmp.Diff(first.Node("S2"), s.Node("S2")); diff != "" {
+		t.Errorf("(-first +later):\n%s", diff)
+	}
+	if diff := cmp.Diff(first.Pack, s.Pack); diff != "" {
+		t.Errorf("(-first +later):\n%s", diff)
 	}
 	text, err := json.Marshal(s)
 	if err != nil {
@@ -121,5 +150,4 @@ func TestCollect(t *testing.T) {
 	if second, err := json.Marshal(again); err != nil || string(second) != string(text) {
 		t.Errorf("%v\n%s\n%s", err, text, second)
 	}
-	t.Log(string(text))
 }

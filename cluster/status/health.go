@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/neozodb/neo/cluster/proto"
 )
@@ -32,6 +31,17 @@ func (l Level) String() string {
 
 // MarshalText implements [encoding.TextMarshaler].
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (l *Level) UnmarshalText(text []byte) error {
+	for _, level := range []Level{OK, Degraded, Down} {
+		if level.String() == string(text) {
+			*l = level
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not ok, degraded or down", text)
+}
 
 // Health is how well a cluster is, and why: a sentence without full stop for each
 // reason, the worst first; none if it is OK.
@@ -65,7 +75,7 @@ func (s *Status) Health() Health {
 	if slices.Contains(s.Problems, "") && down == nil && degraded == nil {
 		degraded = append(degraded, "the admin reports a problem: "+strings.Join(strings.Fields(s.Summary), " "))
 	}
-	h := Health{Reasons: slices.Concat(down, degraded)}
+	h := Health{Reasons: append(append([]string{}, down...), degraded...)}
 	switch {
 	case down != nil:
 		h.Level = Down
@@ -101,11 +111,13 @@ func (s *Status) copies() (lost, few []string) {
 				readable++
 			}
 		}
-		if readable >= wanted {
-			continue // what is more is on its way to another node
+		if readable >= wanted && missing == nil {
+			continue
 		}
 		text := fmt.Sprintf("%s of %d", readableCopies(readable), wanted)
 		switch {
+		case readable >= wanted: // another one is being made, or would have to go: no node is to be stopped now
+			text = fmt.Sprintf("enough readable copies, but %s", strings.Join(missing, ", "))
 		case missing != nil:
 			text += ": " + strings.Join(missing, ", ")
 		case len(row) < wanted:
@@ -155,7 +167,11 @@ func Numbers(list []int) string {
 func (s *Status) masters() (reasons []string) {
 	for i := range s.Nodes {
 		if n := &s.Nodes[i]; n.Type == proto.Master.String() && !n.Running() {
-			reasons = append(reasons, "the master "+n.Name()+" is "+stateSince(n))
+			name := n.Address
+			if n.ID != "" {
+				name = n.Name()
+			}
+			reasons = append(reasons, "the master "+name+" is "+stateSince(n))
 		}
 	}
 	return reasons
@@ -225,5 +241,5 @@ func stateSince(n *Node) string {
 	if n.Since == nil {
 		return n.State
 	}
-	return n.State + " since " + n.Since.UTC().Format(time.RFC3339)
+	return n.State + " since " + n.Since.UTC().Format("2006-01-02 15:04:05 UTC")
 }

@@ -71,7 +71,7 @@ type Node struct {
 	Loads            *int64   `json:"loads"`
 	LoadsPerSecond   *float64 `json:"loads_per_second"`
 
-	Cells map[string]int `json:"cells"` // of a storage: how many in each state
+	Cells map[string]int `json:"cells"` // of a storage: how many in each state; nil: none, or not asked for
 }
 
 // Size is a number of bytes.

@@ -69,9 +69,7 @@ func (importerLike) CheckTIDs(context.Context, int, int, tid.TID, tid.TID) (*pro
 func TestBackendNotImplemented(t *testing.T) {
 	r := newRig(t)
 	s := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Backend = importerLike{c.Backend} })
-	s.announce(proto.NodeRunning, clientNode(1))
-	s.master.Send(&proto.SendPartitionTable{PTID: proto.Some[uint64](1), Rows: table("U", "U")})
-	ask[*proto.AnswerLastIDs](s, &proto.AskLastIDs{})
+	s.initialize(1, table("U", "U"))
 	s.operate()
 	c := s.client(1)
 	s.commit(c, 10, 0, "x", 1)

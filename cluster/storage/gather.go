@@ -67,7 +67,7 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 	keys := make([]backend.ObjectKey, 0, len(reads))
 	for len(reads) > 0 {
 		keys = keys[:0]
-		records, bytes := 0, 0
+		bytes := 0
 		for _, r := range reads {
 			at, before := when(n.limitOfLoad(a, r.ask), r.ask)
 			keys = append(keys, backend.ObjectKey{OID: r.ask.OID, At: at, Before: before})
@@ -75,7 +75,7 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 		n.db.GetObjects(ctx, keys, func(i int, o *backend.Object, err error) bool {
 			r := &reads[i]
 			if err == nil {
-				records, bytes = records+1, bytes+len(o.Data)
+				bytes += len(o.Data)
 				p.conn.Queue(r.id, answerObject(n.limitOfLoad(a, r.ask), r.ask.OID, o))
 			} else {
 				n.finishRead(ctx, p.conn, r.id, nil, r.ask.OID, err)
@@ -83,7 +83,7 @@ func (n *Node) answerTogether(a *access, p *peer, reads []gathered) {
 			r.ask = nil
 			return p.conn.Buffered() <= maxOutput
 		})
-		n.counts.loaded.add(records, bytes)
+		n.counts.loaded.Add(uint64(bytes))
 		p.conn.Flush()
 		n.throttle(p.conn)
 		left := reads[:0]

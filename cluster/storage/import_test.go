@@ -255,12 +255,19 @@ type brokenBy struct {
 	commits error // atomic by the order of work and Commit
 }
 
-func (b *brokenBy) Run(context.Context) error { return <-b.work }
+func (b *brokenBy) Run(ctx context.Context) error {
+	select {
+	case err := <-b.work:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 func (b *brokenBy) Commit() error { return errors.Join(b.commits, b.Backend.Commit()) }
 
 // A node ends whose database was broken by its own work, though nothing else is written. One whose work has
-// failed for another reason goes on.
+// failed for another reason goes on, and begins it again.
 func TestWorkBreaksDatabase(t *testing.T) {
 	for _, breaks := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -284,6 +291,24 @@ func TestWorkBreaksDatabase(t *testing.T) {
 			b.work <- errors.New("a source cannot be read")
 			c := s.client(1)
 			s.commit(c, 10, 0, "x", 1)
+			b.work <- nil // it is begun again
+			s.commit(c, 12, 0, "y", 2)
 		})
 	}
+}
+
+// A storage that cannot pack yet says that it has packed nothing: else the master would call
+// an order completed when the others have executed it.
+func TestPackedNothingYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		s := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Backend = importerLike{c.Backend} })
+		s.announce(proto.NodeRunning)
+		s.master.Send(&proto.SendPartitionTable{PTID: proto.Some[uint64](1), Rows: table("U", "U")})
+		s.master.Ask(&proto.AskLastIDs{}, nil)
+		if got := expect[*proto.NotifyPackCompleted](s); got.ID != tid.Zero {
+			t.Errorf("%+v", got)
+		}
+		expect[*proto.AnswerLastIDs](s)
+	})
 }

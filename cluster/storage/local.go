@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
@@ -117,6 +118,9 @@ func (n *Node) endIfBroken() {
 	}
 }
 
+// workPause is how long after its failure the work of a database is begun again.
+const workPause = 10 * time.Second
+
 // runDatabase lets a database with work of its own do it, until the operation ends.
 func (f *feeder) runDatabase() {
 	r, ok := f.n.db.(backend.Runner)
@@ -129,22 +133,29 @@ func (f *feeder) runDatabase() {
 				f.n.fail(fmt.Errorf("internal error in the work of the database: %v\n%s", p, debug.Stack()))
 			}
 		}()
-		err := r.Run(f.ctx)
-		switch {
-		case f.ctx.Err() != nil:
-			f.n.log.Info("the work of the database is interrupted", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
-		case err != nil:
-			f.n.log.Error("the work of the database has failed: it is begun again when the node becomes operational", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
+		for {
+			err := r.Run(f.ctx)
+			switch {
+			case f.ctx.Err() != nil:
+				f.n.log.Info("the work of the database is interrupted", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
+				return
+			case err == nil:
+				f.n.log.Info("the work of the database is done", "state", r.Progress().State, "tid", r.Progress().Last)
+				// What it has refused meanwhile is possible from now on.
+				f.post(func() error {
+					if f.n.session != f.s {
+						return nil
+					}
+					return f.s.worker.begin()
+				})
+				return
+			}
+			f.n.log.Error("the work of the database has failed: it is begun again", "state", r.Progress().State, "tid", r.Progress().Last, "in", workPause, "err", err)
 			f.n.endIfBroken()
-		default:
-			f.n.log.Info("the work of the database is done", "state", r.Progress().State, "tid", r.Progress().Last)
-			// What it has refused meanwhile is possible from now on.
-			f.post(func() error {
-				if f.n.session != f.s {
-					return nil
-				}
-				return f.s.worker.begin()
-			})
+			select {
+			case <-time.After(workPause):
+			case <-f.ctx.Done():
+			}
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/parting"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/pending"
@@ -32,11 +33,11 @@ func (n *Node) connect() error {
 		newIDs = append(newIDs, int64(i))
 	}
 	ask := proto.RequestIdentification{Type: proto.Storage, ID: n.id, Addr: n.Addr(), Cluster: n.cfg.Cluster,
-		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1, vitals.Extension: 1}}
+		Extra: map[string]proto.Value{"devpath": devices, "new_nid": newIDs, check.Extension: check.Version, following.Extension: 1, vitals.Extension: 1, parting.Extension: 1}}
 	if n.importer != nil {
 		ask.Extra[importing.Extension] = 1
 	}
-	n.noted = proto.Opt[uint64]{}
+	n.noted, n.listens = proto.Opt[uint64]{}, false
 	if err := n.tellState(ask.Extra); err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func (n *Node) connect() error {
 				// not have noticed yet that it ended.
 				if text := err.Error(); text != last {
 					last = text
-					n.log.Warn("refused by the primary master, trying again", "err", err)
+					n.log.Info("refused by the primary master, trying again", "err", err)
 				}
 				continue
 			default:
@@ -106,7 +107,7 @@ func (n *Node) connected(p *peer, found *bootstrap.Result) error {
 		n.importer.wanted(nil)
 	}
 	n.vitalsWanted(nil)
-	n.log.Info("connected to the primary master", "master", found.MasterID, "node", found.ID)
+	n.log.Debug("connected to the primary master", "master", found.MasterID, "node", found.ID)
 	n.idTimestamp, n.infoTimestamp = proto.Opt[float64]{}, proto.Opt[float64]{}
 	if found.ID == 0 {
 		return errors.New("the master gave no node id")
@@ -212,6 +213,10 @@ func (n *Node) fromMaster(ev link.Event) error {
 	case *proto.CloseClient:
 		return n.drop(n.master)
 	case *proto.NotifyMonitorInformation:
+		if _, ok, err := parting.Parse(q); ok && err == nil {
+			n.listens = true
+			return nil
+		}
 		if msg, ok, err := importing.Parse(q); err != nil {
 			n.log.Error("message of the master not understood", "err", err)
 			return nil
@@ -388,7 +393,7 @@ func (n *Node) operation(ev link.Event) error {
 func (n *Node) nodeInformation(ev link.Event, q *proto.NotifyNodeInformation) error {
 	first := !n.infoTimestamp.OK
 	if !first && q.Timestamp <= n.infoTimestamp.V {
-		n.log.Warn("node information is not newer than the last one", "timestamp", q.Timestamp, "last", n.infoTimestamp.V)
+		n.log.Info("node information is not newer than the last one", "timestamp", q.Timestamp, "last", n.infoTimestamp.V)
 	}
 	n.infoTimestamp = proto.Some(q.Timestamp)
 	if first && len(q.Nodes) > 0 && q.Nodes[0].ID == n.id {
@@ -477,7 +482,7 @@ func (n *Node) partitionTable(ev link.Event, q *proto.SendPartitionTable) error 
 		return err
 	}
 	for _, i := range n.doubtful(old) {
-		n.log.Warn("cell will be compared from the beginning: others may have gone on without it", "partition", i)
+		n.log.Info("cell will be compared from the beginning: others may have gone on without it", "partition", i)
 		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
 			return fmt.Errorf("storing the state of partition %d: %w", i, err)
 		}
@@ -528,7 +533,7 @@ func (n *Node) partitionChanges(ev link.Event, q *proto.NotifyPartitionChanges) 
 		return fmt.Errorf("storing change %d of the partition table: %w", q.PTID, err)
 	}
 	for _, i := range refused {
-		n.log.Warn("cell will be compared from the beginning: another copy has transactions that are not here", "partition", i)
+		n.log.Info("cell will be compared from the beginning: another copy has transactions that are not here", "partition", i)
 		if err := n.db.SetCellTID(i, tid.Zero); err != nil {
 			return fmt.Errorf("storing the state of partition %d: %w", i, err)
 		}
@@ -650,7 +655,7 @@ func (n *Node) startOperation(inBackup bool) error {
 	if err := n.db.DropUnfinished(); err != nil {
 		return fmt.Errorf("deleting unfinished transactions: %w", err)
 	}
-	n.log.Info("operational", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
+	n.log.Info("ready", "node", n.id, "ptid", n.table.PTID().V, "backup", inBackup)
 	s.feeder.runDatabase()
 	return s.worker.begin()
 }
@@ -715,4 +720,20 @@ func (n *Node) linkAnswered(p *peer, ev link.Event) error {
 		return s.replicator.tell(replica.Event{Kind: replica.LinkReady, Link: p})
 	}
 	return n.drop(p)
+}
+
+// sayWhyLimit is how long the master may take to be told why the node ends.
+const sayWhyLimit = time.Second
+
+// sayWhy tells the master, last of all, why the node ends.
+func (n *Node) sayWhy(err error) {
+	if n.master == nil || !n.listens || n.master.conn.Closed() {
+		return
+	}
+	n.master.conn.Send((&parting.Message{Reason: err.Error()}).Packet())
+	n.master.conn.Abort()
+	select {
+	case <-n.master.conn.Done():
+	case <-time.After(sayWhyLimit):
+	}
 }

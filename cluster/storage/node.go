@@ -102,6 +102,7 @@ type Node struct {
 	timing        bool // commitTimer runs
 	unseen        int  // packets processed since all else was looked at
 	exit          bool
+	listens       bool // the master wants to know why the node ends
 }
 
 // session is one period of operation: everything in it is volatile.
@@ -142,6 +143,7 @@ func (n *Node) Close() {
 // Run serves until ctx ends, or the master tells the node to shut down: then it
 // returns nil. Any other end is an error of the database.
 func (n *Node) Run(ctx context.Context) (err error) {
+	n.log.Info("listening on", "addr", n.listener.Addr().String())
 	n.commitTimer = time.NewTimer(commitDelay)
 	n.commitTimer.Stop()
 	panicked := false
@@ -153,6 +155,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			n.session.feeder.stop()
 		}
 		n.wg.Wait()
+		if err != nil {
+			n.sayWhy(err)
+		}
 		n.conns.close()
 		if n.session != nil && err == nil {
 			err = n.session.drop()

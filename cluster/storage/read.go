@@ -192,7 +192,7 @@ func (n *Node) object(ctx context.Context, limit tid.TID, p *proto.AskObject) (p
 	if err != nil {
 		return nil, err
 	}
-	n.counts.loaded.add(1, len(o.Data))
+	n.counts.loaded.Add(uint64(len(o.Data)))
 	return answerObject(limit, p.OID, &o), nil
 }
 

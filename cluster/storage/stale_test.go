@@ -63,6 +63,7 @@ func TestConfirmedTable(t *testing.T) {
 	want := map[string]proto.Value{
 		"confirmed_ptid": int64(4),
 		"following":      int64(1),
+		"last_words":     int64(1),
 		"last_tids":      []proto.Value{[]proto.Value{int64(0), pack(10), pack(10)}, []proto.Value{int64(1), pack(0), pack(10)}},
 		"unfinished":     []proto.Value{[]proto.Value{pack(14), pack(16)}},
 	}

@@ -16,11 +16,11 @@ import (
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-// counts are what a node counts.
+// counts are what a node counts, beside its vitals.
 type counts struct {
-	loaded, stored, fetched, fed amount
-	damaged                      atomic.Uint64
-	commits                      latency.Histogram
+	loaded, damaged      atomic.Uint64 // bytes, reads
+	stored, fetched, fed amount
+	commits              latency.Histogram
 
 	// Of the periods of operation that are over. Owned by Run.
 	waits       pending.Counts
@@ -53,8 +53,9 @@ type Stats struct {
 	Waiting      int // requests that wait for a lock or for a commit
 	pending.Counts
 
-	Loaded Amount // by clients
-	Stored Amount // by clients, in transactions that were aborted too
+	Committed uint64 // transactions, by orders to unlock them
+	Loaded    Amount // by clients; records that were asked for, bytes of those that are there
+	Stored    Amount // by clients, in transactions that were aborted too
 	// Fetched is what came from other storages by replication, Fed what they were given.
 	Fetched, Fed Amount
 
@@ -107,7 +108,9 @@ func (n *Node) Stats(ctx context.Context) (Stats, error) {
 		err = fmt.Errorf("the storage takes no packets: it is busy, or its database hangs: %w", context.Cause(ctx))
 	}
 	c := &n.counts
-	s.Loaded, s.Stored, s.Fetched, s.Fed = c.loaded.get(), c.stored.get(), c.fetched.get(), c.fed.get()
+	s.Committed = uint64(n.vitals.commits.Load())
+	s.Loaded = Amount{uint64(n.vitals.loads.Load()), c.loaded.Load()}
+	s.Stored, s.Fetched, s.Fed = c.stored.get(), c.fetched.get(), c.fed.get()
 	s.Damaged, s.Commits, s.Traffic = c.damaged.Load(), c.commits.Snapshot(), n.traffic.Stats()
 	if db, ok := n.db.(backend.Runner); ok {
 		r := db.Progress()

@@ -41,6 +41,7 @@ type worker struct {
 	n         *Node
 	s         *session
 	drop      map[int]bool
+	dropped   int // partitions, since nothing was to be dropped
 	packing   *packing
 	started   *packing  // the last order that was begun
 	asking    bool      // the master, for an order
@@ -264,7 +265,11 @@ func (w *worker) stepDrop(n int) error {
 	}
 	if done {
 		delete(w.drop, p)
-		w.n.log.Info("dropped", "partition", p)
+		w.n.log.Debug("dropped", "partition", p)
+		if w.dropped++; len(w.drop) == 0 {
+			w.n.log.Info("no data are left here of partitions that are on other storages", "partitions", w.dropped)
+			w.dropped = 0
+		}
 		w.dirty = false
 		return w.n.commit()
 	}
@@ -380,16 +385,20 @@ func (n *Node) notifyPacked(initial bool) error {
 	id := n.lastPack
 	if !n.cfg.DisablePack {
 		packed, err := n.db.PackedIDs(false)
-		if errors.Is(err, backend.ErrNotImplemented) {
+		switch {
+		case errors.Is(err, backend.ErrNotImplemented) && initial:
+			// During an import. The master does not wait for a storage that says nothing: it would
+			// call an order completed which this one is going to execute.
+			id = tid.Zero
+		case errors.Is(err, backend.ErrNotImplemented):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("completed pack orders: %w", err)
-		}
-		if len(packed) == 0 {
+		case len(packed) == 0:
 			return nil
+		default:
+			id = slices.Min(slices.Collect(maps.Values(packed)))
 		}
-		id = slices.Min(slices.Collect(maps.Values(packed)))
 	}
 	if id != n.completedPack || initial {
 		n.completedPack = id

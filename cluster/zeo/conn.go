@@ -84,7 +84,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	}
 	c.setLog(srv.log.With("client", nc.RemoteAddr().String()))
 	c.out = newOutput(nc, srv.cfg.OutputLimit, func() {
-		c.log().Warn("client does not read: dropped", "waiting", srv.cfg.OutputLimit)
+		c.log().Warn("client does not read: dropped", "waiting_bytes", srv.cfg.OutputLimit)
 	})
 	c.frames = wire.NewFrameReader(&watchedReader{nc: nc, in: socket.NewReader(nc), idle: helloTimeout}, helloLimit)
 	c.tx.init(c)
@@ -136,12 +136,15 @@ func (c *conn) serve() {
 	c.wg.Wait()
 	c.iters.closeAll()
 	refusal, refused := errors.AsType[*refusedError](err)
+	_, lost := errors.AsType[*net.OpError](err)
 	switch {
 	case c.seq == nil && err == io.EOF: // a look-out for a free port, or ruok
 	case refused && !errors.Is(err, net.ErrClosed):
 		c.srv.refusals.Log(c.srv.log, "client refused", host(c.nc.RemoteAddr()), c.nc.RemoteAddr().String(), refusal.err)
 	case err == io.EOF, errors.Is(err, errClose), errors.Is(err, net.ErrClosed):
 		c.log().Info("disconnected")
+	case lost: // a client that was killed, or a network
+		c.log().Info("disconnected", "err", err)
 	default:
 		c.log().Warn("disconnected", "err", err)
 	}

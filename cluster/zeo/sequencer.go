@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/neozodb/neo/cluster/socket"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
 	"github.com/neozodb/neo/cluster/zeo/wire"
@@ -141,12 +142,16 @@ func (s *sequencer) begin(ctx context.Context) (base tid.TID, more bool, err err
 // changes asks for what was committed last, again and again while the storage is
 // out of service: a server that starts at a bad moment must not end.
 func (s *sequencer) changes(ctx context.Context, c Changer, n int) ([]Change, tid.TID, error) {
+	var wait socket.Waiting
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		known, base, err := c.Changes(ctx, tid.Zero, n)
 		if !errors.Is(err, txn.ErrUnavailable) {
+			if err == nil {
+				wait.Over(s.log, "the storage is there")
+			}
 			return known, base, err
 		}
-		s.log.Warn("waiting for the storage", "err", err)
+		wait.Failed(s.log, "the storage is out of service", "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, tid.Zero, fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -17,7 +17,9 @@ import (
 	"github.com/neozodb/neo/cluster/admin"
 	"github.com/neozodb/neo/cluster/bootstrap"
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/vitals"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -65,7 +67,7 @@ The node ends by itself when the cluster is shut down.` + cli.ExitStatus,
 	cli.Text(fs, &o.smtp, "smtp", "", "localhost", "mail server, HOST[:PORT]")
 	cli.Flag(fs, &o.smtpTLS, "smtp-tls", "", "encrypt the connection to the mail server (STARTTLS)")
 	cli.Text(fs, &o.smtpAuth, "smtp-auth", "", "", "log in to the mail server with USER:PASSWORD")
-	o.monitor.AddFlags(fs, "")
+	o.monitor.AddPageFlags(fs)
 	return cmd
 }
 
@@ -132,7 +134,9 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	}
 	watched := metrics.NewSet("starting")
 	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
-	o.monitor.Serve(watched, log.Logger, nil)
+	asker := page.NewAsker(link.Config{TLS: cfg.TLS})
+	asker.Use(o.Cluster, node.Addr())
+	o.monitor.ServePage(watched, log.Logger, asker)
 	service := log.Service(ctx, env)
 	defer service.Stopping()
 	service.Ready(fmt.Sprintf("an admin of cluster %s at %v", o.Cluster, node.Addr()))

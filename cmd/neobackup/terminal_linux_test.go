@@ -68,7 +68,7 @@ func TestProgressOnTerminal(t *testing.T) {
 	}{
 		{"snapshot", []string{`^storing: 334 transactions +100% \|█+\| \(1\.1/1\.1 MB`, `^storing: 334 transactions, 1\.1 MB in `}},
 		{"restore " + w.path("x.fs"), []string{`^restoring +100% \|█+\| \(1\.1/1\.1 MB`, `^restoring: 1\.1 MB in `, `^comparing: 1\.1 MB in `}},
-		{"verify", []string{`^verifying +100% \|█+\| \(\d+/\d+ kB`, `^verifying: \d+\.\d kB in `}},
+		{"verify", []string{`^verifying +100% \|█+\| \(\d+/\d+ kB`, `^verifying: [\d.]+ kB in `}},
 		{"snapshot -q", nil},
 	} {
 		tty, end := terminal(t)

@@ -9,9 +9,11 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/status"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -39,17 +41,17 @@ func parseBackup(args []string) (order, error) {
 	case "run-now":
 		o.Kind = following.RunNow
 	default:
-		return nil, fmt.Errorf("unexpected %q", args[0])
+		return nil, fmt.Errorf("unexpected %q%s", args[0], conf.DidYouMean(args[0], []string{"hold", "release", "run-now"}))
 	}
 	if o.Kind != following.Hold {
 		if err := atMost(args, 1, 1); err != nil {
 			return nil, err
 		}
 	}
-	return func(ctx context.Context, c *ctl.Client) (string, error) { return orderBackup(ctx, c, o) }, nil
+	return func(ctx context.Context, c *session) (string, error) { return orderBackup(ctx, c, o) }, nil
 }
 
-func orderBackup(ctx context.Context, c *ctl.Client, o following.Order) (string, error) {
+func orderBackup(ctx context.Context, c *session, o following.Order) (string, error) {
 	if err := c.OrderBackup(ctx, o); err != nil {
 		if errors.Is(err, ctl.ErrNoBackup) {
 			return "", proto.Errorf(proto.Denied, "%v", err)
@@ -60,13 +62,22 @@ func orderBackup(ctx context.Context, c *ctl.Client, o following.Order) (string,
 }
 
 // printBackup shows how far this cluster follows another one, and the backups of this one.
-func printBackup(ctx context.Context, c *ctl.Client) (string, error) {
+func printBackup(ctx context.Context, c *session) (string, error) {
 	list, err := c.Backups(ctx)
 	switch {
+	case errors.Is(err, ctl.ErrNoBackup) && c.json:
+		return "[]\n", &cli.Exit{Code: exitNoBackup}
 	case errors.Is(err, ctl.ErrNoBackup):
 		return capital(err) + ".\n", &cli.Exit{Code: exitNoBackup}
 	case err != nil:
 		return "", err
+	}
+	if c.json {
+		all := []status.Backup{}
+		for _, b := range list {
+			all = append(all, status.BackupOf(b))
+		}
+		return jsonText(all)
 	}
 	text, err := backupJSON(list)
 	if err != nil {
@@ -142,7 +153,7 @@ func backupText(b ctl.Backup) string {
 			line(key, "%s", nothing)
 			return
 		}
-		line(key, "%s", tidText(proto.Some(t)))
+		line(key, "%s", idAndTimeUTC(t))
 	}
 	at("readable", b.Readable, "nothing yet")
 	at("kept", b.Backup, "nothing yet")
@@ -152,7 +163,7 @@ func backupText(b ctl.Backup) string {
 		line("link", "NOT CONNECTED to the upstream master")
 	}
 	if b.Hold.OK {
-		line("held at", "%s", tidText(b.Hold))
+		line("held at", "%s", idAndTimeUTC(b.Hold.V))
 	}
 	if b.Delay > 0 {
 		line("delay", "%s", following.Duration(b.Delay))

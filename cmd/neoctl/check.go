@@ -100,7 +100,7 @@ func parseCheck(args []string) (order, error) {
 		}
 	}
 	last := proto.Opt[tid.TID]{V: bounds[1], OK: len(args[n:]) == 2}
-	return func(ctx context.Context, c *ctl.Client) (string, error) {
+	return func(ctx context.Context, c *session) (string, error) {
 		if all {
 			t, err := c.PartitionTable(ctx, 0, 0, 0)
 			if err != nil {
@@ -131,7 +131,7 @@ func parseCheck(args []string) (order, error) {
 }
 
 // onlyReplicas makes a check of a backup cluster leave the upstream cluster out.
-func onlyReplicas(ctx context.Context, c *ctl.Client, partitions map[int]proto.Opt[proto.NodeID]) error {
+func onlyReplicas(ctx context.Context, c *session, partitions map[int]proto.Opt[proto.NodeID]) error {
 	switch s, err := c.ClusterState(ctx); {
 	case err != nil:
 		return err
@@ -167,7 +167,7 @@ type interrupted struct {
 func (e *interrupted) Unwrap() error { return e.error }
 
 // runCheck compares and waits for the end.
-func runCheck(ctx context.Context, c *ctl.Client, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) (*check.Run, error) {
+func runCheck(ctx context.Context, c *session, partitions map[int]proto.Opt[proto.NodeID], min tid.TID, max proto.Opt[tid.TID]) (*check.Run, error) {
 	id, err := c.CheckReplicas(ctx, partitions, min, max)
 	if err != nil {
 		return nil, err
@@ -334,12 +334,12 @@ func parseRepair(args []string) (order, error) {
 	case slices.Contains(nodes, from):
 		return nil, fmt.Errorf("%v cannot be repaired from itself", from)
 	}
-	return func(ctx context.Context, c *ctl.Client) (string, error) { return repair(ctx, c, from, nodes, given) }, nil
+	return func(ctx context.Context, c *session) (string, error) { return repair(ctx, c, from, nodes, given) }, nil
 }
 
 // repair checks with the good copy as reference, lets the nodes get what differs, and
 // checks again what was repaired.
-func repair(ctx context.Context, c *ctl.Client, from proto.NodeID, nodes []proto.NodeID, given []int) (string, error) {
+func repair(ctx context.Context, c *session, from proto.NodeID, nodes []proto.NodeID, given []int) (string, error) {
 	t, err := c.PartitionTable(ctx, 0, 0, 0)
 	if err != nil {
 		return "", err

@@ -71,7 +71,7 @@ func TestHold(t *testing.T) {
 	say("print ids", 0, fmt.Sprintf("backup_tid = %#x ", uint64(h)))
 	say("backup release", 0)
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(t2)))
-	say("backup hold", 0, "held at:        "+fmt.Sprintf("%#x", uint64(t2)))
+	say("backup hold", 0, "held at:        "+t2.String())
 	t3 := commitAll(t, cl, t2, "third")
 	awaitText(t, ctl, "print backup", fmt.Sprintf(`"upstream_tid":"%v"`, t3))
 	say("print ids", 0, fmt.Sprintf("backup_tid = %#x ", uint64(t2)))

@@ -12,9 +12,11 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/neozodb/neo/cluster/client"
+	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/status"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -34,20 +36,20 @@ func parsePrintImport(args []string) (order, error) {
 		return printImport, nil
 	}
 	if args[0] != "--follow" {
-		return nil, fmt.Errorf("unexpected %q", args[0])
+		return nil, fmt.Errorf("unexpected %q%s", args[0], conf.DidYouMean(args[0], []string{"--follow"}))
 	}
 	return followImport, nil
 }
 
-func printImport(ctx context.Context, c *ctl.Client) (string, error) {
+func printImport(ctx context.Context, c *session) (string, error) {
 	list, err := c.Imports(ctx)
-	return importsText(list, err)
+	return importsText(list, err, c.json)
 }
 
 // followImport shows how far an import is until nothing more happens by itself.
-func followImport(ctx context.Context, c *ctl.Client) (string, error) {
+func followImport(ctx context.Context, c *session) (string, error) {
 	list, err := c.FollowImports(ctx)
-	return importsText(list, err)
+	return importsText(list, err, c.json)
 }
 
 // follower returns what tells on stderr how far imports are. end completes the line.
@@ -77,20 +79,33 @@ func importLines(list []ctl.Import) string {
 }
 
 // importsText is what print import prints, and what it exits with.
-func importsText(list []ctl.Import, err error) (string, error) {
+func importsText(list []ctl.Import, err error, asJSON bool) (string, error) {
 	switch {
+	case errors.Is(err, ctl.ErrNoImport) && asJSON:
+		return "[]\n", &cli.Exit{Code: exitNoImport}
 	case errors.Is(err, ctl.ErrNoImport):
 		return capital(err) + ".\n", &cli.Exit{Code: exitNoImport}
 	case err != nil:
 		return "", err
 	}
-	head, err := importJSON(list)
+	var text string
+	if asJSON {
+		all := []status.Import{}
+		for _, i := range list {
+			all = append(all, status.ImportOf(i))
+		}
+		text, err = jsonText(all)
+	} else {
+		text, err = importJSON(list)
+	}
 	if err != nil {
 		return "", err
 	}
-	text, bad := head, false
+	bad := false
 	for _, i := range list {
-		text += importText(i)
+		if !asJSON {
+			text += importText(i)
+		}
 		bad = bad || i.State.Bad()
 	}
 	if bad {
@@ -252,6 +267,11 @@ func importText(i ctl.Import) string {
 	return b.String()
 }
 
+// idAndTimeUTC writes a TID with its time, for people who may not know that all times are UTC.
+func idAndTimeUTC(t tid.TID) string {
+	return fmt.Sprintf("%v (%s UTC)", t, dateText(t.Time().Truncate(time.Second)))
+}
+
 // idAndTime writes a TID as the logs do, with its time.
 func idAndTime(t tid.TID) string {
 	return fmt.Sprintf("%v (%s)", t, dateText(t.Time().Truncate(time.Second)))
@@ -278,7 +298,7 @@ func parseImport(args []string) (order, error) {
 	case "skip":
 		o.Kind, wanted = importing.Skip, 1
 	default:
-		return nil, fmt.Errorf("unexpected %q", args[0])
+		return nil, fmt.Errorf("unexpected %q%s", args[0], conf.DidYouMean(args[0], []string{"pause", "resume", "limit", "compare", "skip"}))
 	}
 	if err := atMost(values, wanted, wanted); err != nil {
 		return nil, err
@@ -292,7 +312,7 @@ func parseImport(args []string) (order, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, c *ctl.Client) (string, error) {
+	return func(ctx context.Context, c *session) (string, error) {
 		err := c.OrderImport(ctx, o)
 		if errors.Is(err, ctl.ErrNoImport) {
 			return "", proto.Errorf(proto.Denied, "%s", capital(err))
@@ -330,13 +350,18 @@ func parseSkipped(s string) (t tid.TID, oid proto.Opt[tid.OID], err error) {
 	first, second, more := strings.Cut(s, ":")
 	// A bare integer would be a moment elsewhere.
 	t, err = tid.Parse(first)
+	if digits, ok := strings.CutPrefix(strings.ToLower(first), "0x"); ok && !number {
+		var n uint64
+		n, err = strconv.ParseUint(digits, 16, 64)
+		t = tid.TID(n)
+	}
 	if number {
 		var n uint64
 		n, err = strconv.ParseUint(first, 0, 64)
 		t = tid.TID(n)
 	}
 	if err != nil || t == tid.Zero || t > tid.Max {
-		return 0, oid, fmt.Errorf("%q is not the id of one transaction: want 16 hexadecimal digits, or tid:<integer>", first)
+		return 0, oid, fmt.Errorf("%q is not the id of one transaction: want 16 hexadecimal digits, 0x and hexadecimal digits, or tid:<integer>", first)
 	}
 	if more {
 		var n uint64

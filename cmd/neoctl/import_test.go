@@ -232,7 +232,7 @@ func TestImportText(t *testing.T) {
 				"  compared:       no difference, up to 040d265a1099e841 (2026-11-20 20:10:03)\n" +
 				"  written back:   up to 040d265a1099e841 (2026-11-20 20:10:03), nothing is left\n", 0},
 	} {
-		got, err := importsText([]ctl.Import{{Node: 1, Report: tt.report}}, nil)
+		got, err := importsText([]ctl.Import{{Node: 1, Report: tt.report}}, nil, false)
 		_, text, _ := strings.Cut(got, "\n")
 		exit, _ := errors.AsType[*cli.Exit](err)
 		if code := 0; text != tt.text || exit != nil && exit.Code != tt.code || exit == nil && code != tt.code {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,14 @@ func startCluster(t *testing.T, cfg simple.Config) string {
 	return c.Admin().String()
 }
 
+// erases begins what is said before something is erased.
+const erases = "*** THIS ERASES DATA FOR GOOD ***\n\n"
+
+var place = regexp.MustCompile(`\([^ ()]+, [^ ()]*/storage\d\.sqlite\)`)
+
+// anonymous leaves the machine and the directory of this run out.
+func anonymous(s string) string { return place.ReplaceAllString(s, "(HOST, DB)") }
+
 // An operator's session with a real cluster, as text: what is printed and the exit
 // code are those of the Python implementation.
 func TestSession(t *testing.T) {
@@ -80,9 +89,15 @@ func TestSession(t *testing.T) {
 		{"repair --from S1 S2", "0 transactions and records of 12 partitions compared: no difference found\nNothing to repair.\n", "", 0},
 		{"repair --from S1 S7", "", "S1 has no partition in common with the nodes to be repaired: see neoctl print pt\n", 1},
 		{"prune_orphan 1 all", "\n", "", 0},
-		{"prune_orphan 0 S1 S2", "\n", "", 0},
+		{"prune_orphan 0 S1 S2", "", erases + "Data that nothing refers to are deleted in the databases of S1 (HOST, DB), S2 (HOST, DB).\n" +
+			"neoctl prune_orphan 1 only writes to the logs of the storages what they are.\n\nNothing was done. To go on: neoctl prune_orphan 0 S1 S2 --yes\n", 1},
+		{"prune_orphan 0 S1 S2 --yes", "\n", "", 0},
+		{"--yes prune_orphan 0 all", "\n", "", 0},
+		{"set replicas 5", "", "5 replicas need 6 storages: there are 2, S1, S2\n", 1},
+		{"add S9", "", "unknown node: S9; pending: none\n", 1},
+		{"add S1 S9", "", "unknown node: S9; pending: none\n", 1},
 		{"flush_log", "", "", 0},
-		{"kill S2", "state changed\n", "", 0},
+		{"kill S2", "state changed\n", "warning: only S1 (HOST, DB) has a readable copy of partitions 0-11 now\n", 0},
 		{"kill S2", "node already in DOWN state\n", "", 0},
 		{"check :", "partitions 0-11: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
 			"0 transactions and records of 12 partitions compared: no difference found\n", "", 0},
@@ -91,15 +106,21 @@ func TestSession(t *testing.T) {
 		{"repair --from S1 --partition 3 S2", "partition 3: only S1 has it: only checksums were verified; the copy of S2 is not readable: it was not compared\n" +
 			"0 transactions and records of 1 partition compared: no difference found\n" +
 			"partition 3: the copy of S2 is OUT_OF_DATE: it is replicated when S2 runs, and can be repaired then\nNothing to repair.\n", "", 3},
-		{"kill S1", "", "S1: partition 0: a partition would have no readable cell\n", 1},
+		{"kill S1", "", "Refuse to drop nodes that contain the only readable copies of partition 0\n", 1},
 		{"tweak", "", "tweak: down nodes must be listed explicitly: S2 is DOWN\n", 1},
-		{"drop S2", "node permanently removed\n", "", 0},
+		{"drop S2", "", erases + "S2 (HOST, DB) is removed from the cluster for good, with its copies of partitions 0-11.\n" +
+			"What only its database has is lost to the cluster, and the storage cannot come back with it.\n\nNothing was done. To go on: neoctl drop S2 --yes\n", 1},
+		{"drop S2 --yes", "node permanently removed\n", "", 0},
 		{"print pt", "# ptid: 4, replicas: 1\n             10v\nS1 R UUUUUUUUUUUU\n", "", 0},
 		{"foo bar", "", "invalid command: foo bar\n", 1},
-		{"print", "", "invalid command: print\n", 1},
+		{"print", "", "invalid command: print; it goes on with cluster, node, pt, ids, primary, summary, import, backup\n", 1},
+		{"print nodes", "", "invalid command: print nodes; did you mean \"print node\"?\n", 1},
+		{"twek -n", "", "invalid command: twek -n; did you mean \"tweak\"?\n", 1},
+		{"stauts", "", "invalid command: stauts; did you mean \"status\"?\n", 1},
 		{"set cluster STOPPING", "Cluster state changed\n", "", 0},
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-a", admin}, strings.Fields(tt.args)...)...)
+		stdout, stderr = anonymous(stdout), anonymous(stderr)
 		if stdout != tt.stdout || stderr != tt.stderr || code != tt.code {
 			t.Errorf("neoctl %s:\n got %q, %q, exit %d\nwant %q, %q, exit %d", tt.args, stdout, stderr, code, tt.stdout, tt.stderr, tt.code)
 		}

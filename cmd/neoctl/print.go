@@ -13,20 +13,34 @@ import (
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/parttab"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/status"
 	"github.com/neozodb/neo/cluster/tid"
 )
 
-func printCluster(ctx context.Context, c *ctl.Client) (string, error) {
+func printCluster(ctx context.Context, c *session) (string, error) {
 	s, err := c.ClusterState(ctx)
+	if err == nil && c.json {
+		return jsonText(map[string]string{"state": s.String()})
+	}
 	return s.String() + "\n", err
 }
 
-func printPrimary(ctx context.Context, c *ctl.Client) (string, error) {
+func printPrimary(ctx context.Context, c *session) (string, error) {
 	id, err := c.Primary(ctx)
+	if err == nil && c.json {
+		return jsonText(map[string]string{"primary": id.String()})
+	}
 	return id.String() + "\n", err
 }
 
-func printNodes(ctx context.Context, c *ctl.Client, typ proto.Opt[proto.NodeType]) (string, error) {
+func printNodes(ctx context.Context, c *session, typ proto.Opt[proto.NodeType]) (string, error) {
+	if c.json {
+		nodes, err := namedNodes(ctx, c, typ)
+		if err != nil {
+			return "", err
+		}
+		return jsonText(nodes)
+	}
 	nodes, err := c.Nodes(ctx, typ)
 	if err != nil {
 		return "", err
@@ -95,17 +109,20 @@ func tableHead(p *proto.AnswerPartitionList) string {
 	return fmt.Sprintf("# ptid: %s, replicas: %d\n", id, p.Replicas)
 }
 
-func printTable(ctx context.Context, c *ctl.Client) (string, error) {
+func printTable(ctx context.Context, c *session) (string, error) {
 	p, err := c.PartitionTable(ctx, 0, 0, 0)
 	if err != nil {
 		return "", err
+	}
+	if c.json {
+		return tableJSON(0, p)
 	}
 	text, err := picture(ctx, c, p.Rows)
 	return tableHead(p) + text, err
 }
 
 // picture shows rows with one line per storage that has cells or runs.
-func picture(ctx context.Context, c *ctl.Client, rows [][]proto.Cell) (string, error) {
+func picture(ctx context.Context, c *session, rows [][]proto.Cell) (string, error) {
 	nodes, err := c.Nodes(ctx, proto.Some(proto.Storage))
 	if err != nil {
 		return "", err
@@ -134,12 +151,24 @@ func shown(rows [][]proto.Cell, nodes []proto.Node) []proto.Node {
 	return list
 }
 
-func printRows(ctx context.Context, c *ctl.Client, min, max int, node proto.NodeID) (string, error) {
+func printRows(ctx context.Context, c *session, min, max int, node proto.NodeID) (string, error) {
 	p, err := c.PartitionTable(ctx, min, max, node)
 	if err != nil {
 		return "", err
 	}
+	if c.json {
+		return tableJSON(min, p)
+	}
 	return tableHead(p) + rowTable(min, p.Rows), nil
+}
+
+// tableJSON is the table, or some rows of it, as a status has it; first is the partition of the
+// first row.
+func tableJSON(first int, p *proto.AnswerPartitionList) (string, error) {
+	return jsonText(struct {
+		First int `json:"first"`
+		status.Partitions
+	}{first, status.PartitionsOf(p)})
 }
 
 func rowTable(first int, rows [][]proto.Cell) string {
@@ -154,12 +183,34 @@ func rowTable(first int, rows [][]proto.Cell) string {
 	return b.String()
 }
 
-func printIDs(ctx context.Context, c *ctl.Client) (string, error) {
+func printIDs(ctx context.Context, c *session) (string, error) {
 	ids, err := c.LastIDs(ctx)
 	if err != nil {
 		return "", err
 	}
+	if c.json {
+		return idsJSON(ids)
+	}
 	return idText(ids), nil
+}
+
+// idsJSON is where the database is, with the names of a status.
+func idsJSON(ids *ctl.LastIDs) (string, error) {
+	var doc struct {
+		LastOID *status.OID    `json:"last_oid"`
+		Last    *status.Moment `json:"last"`
+		Backup  *status.Moment `json:"backup"`
+		PTID    *uint64        `json:"ptid"`
+	}
+	if ids.LastOID.OK {
+		oid := status.OID(ids.LastOID.V)
+		doc.LastOID = &oid
+	}
+	doc.Last, doc.Backup = status.MomentOf(ids.LastTID.V), status.MomentOf(ids.BackupTID.V)
+	if ids.PTID.OK {
+		doc.PTID = &ids.PTID.V
+	}
+	return jsonText(doc)
 }
 
 func idText(ids *ctl.LastIDs) string {
@@ -188,7 +239,10 @@ func tidText(t proto.Opt[tid.TID]) string {
 	return fmt.Sprintf("%#x (%s)", uint64(t.V), dateText(t.V.Time()))
 }
 
-func printSummary(ctx context.Context, c *ctl.Client) (string, error) {
+func printSummary(ctx context.Context, c *session) (string, error) {
+	if c.json {
+		return summaryJSON(ctx, c)
+	}
 	p, err := c.Summary(ctx)
 	if err != nil {
 		return "", err
@@ -204,6 +258,23 @@ func printSummary(ctx context.Context, c *ctl.Client) (string, error) {
 		}
 	}
 	return summaryText(p, due)
+}
+
+// summaryJSON is the summary with the names of a status.
+func summaryJSON(ctx context.Context, c *session) (string, error) {
+	s, err := status.Collect(ctx, c.Client)
+	if err != nil {
+		return "", err
+	}
+	if s.Unknown != "" {
+		return "", proto.Errorf(proto.NotReady, "%s", s.Unknown)
+	}
+	return jsonText(struct {
+		Warnings []string        `json:"warnings"`
+		Problems []string        `json:"problems"`
+		Summary  string          `json:"summary"`
+		Backups  []status.Backup `json:"backups"`
+	}{s.Warnings, s.Problems, s.Summary, s.Backups})
 }
 
 // summaryText begins with a line for programs: the names of the clusters that are

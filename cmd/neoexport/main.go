@@ -39,7 +39,8 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Short: "Copy a cluster, or another Data.fs, into a Data.fs",
 		Long: `Copy a cluster, or another Data.fs, into a Data.fs that FileStorage accepts.
 
-SOURCE is an existing file, or the masters of a cluster separated by spaces.
+SOURCE is an existing file, or a cluster.
+` + side.ClusterHelp + `
 
 A DESTINATION that exists is brought up to date: what it lacks is appended,
 provided that it ends with what SOURCE has at the same place. A new one is called
@@ -71,6 +72,9 @@ With --verify, a difference is a failure.`,
 }
 
 func run(ctx context.Context, env *cli.Env, o *options, source, destination string) (err error) {
+	if err := side.CheckMagic(o.magic); err != nil {
+		return err
+	}
 	opt := exporter.FileOptions{Restart: o.restart, Full: o.full, Magic: fsformat.Magic(o.magic)}
 	if opt.UpTo, err = parseTID("--at", o.at); err != nil {
 		return err
@@ -80,6 +84,12 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 	}
 	if opt.PackedUpTo, err = parseTID("--packed-up-to", o.packedUpTo); err != nil {
 		return err
+	}
+	if err := side.Files(source, destination); err != nil {
+		return err
+	}
+	if side.IsURI(destination) {
+		return cli.Usagef("%s is a cluster: neomigrate copies into one", destination)
 	}
 	if err := side.Distinct(source, destination); err != nil {
 		return err

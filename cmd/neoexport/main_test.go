@@ -233,7 +233,7 @@ func TestErrors(t *testing.T) {
 		{"cluster without name", []string{"127.0.0.1:1", other}, 2, "-c"},
 		{"moment", []string{"--at", "someday", other, text}, 2, "--at"},
 		{"before everything", []string{"--at", "tid:0", other, text}, 2, "--at"},
-		{"magic", []string{"--magic", "FS99", other, filepath.Join(dir, "other.fs.new")}, 1, "FS99"},
+		{"magic", []string{"--magic", "FS99", other, filepath.Join(dir, "other.fs.new")}, 2, "FS99"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, _, stderr := neoexport(t, tt.args...)

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
 )
 
@@ -33,6 +34,7 @@ A TID is 16 hexadecimal digits, or a moment: 2026-01-31, 2026-01-31T12:30,
 2026-01-31T12:30:00Z (UTC; a day is its first moment). A RANGE is FROM..TO, both
 included, and both may be left out. An OID is up to 16 hexadecimal digits; 0 is the root.
 ` + strings.TrimPrefix(exitStatus, "\n"),
+		PersistentPreRunE: func(_ *cobra.Command, args []string) error { return side.Files(args...) },
 	}
 	cmd.AddCommand(
 		newInfoCommand(env), newCheckCommand(env), newLogCommand(env), newCatCommand(env), newRefsCommand(env),

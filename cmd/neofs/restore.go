@@ -36,15 +36,18 @@ after the other.` + exitStatus,
 			return runRestore(cmd.Context(), env, &o, args[0])
 		},
 	}
-	cli.Path(cmd.Flags(), &o.input, "input", "i", "", "read the dump from a file (default: standard input)")
+	cli.Path(cmd.Flags(), &o.input, "input", "i", "", "read the dump from a file (default, or -: standard input)")
 	cli.Text(cmd.Flags(), &o.magic, "magic", "", string(fsformat.FS30), "FS30 for Python 3, FS21 for Python 2")
 	cli.Flag(cmd.Flags(), &o.append, "append", "a", "append to a file that exists")
 	return cmd
 }
 
 func runRestore(ctx context.Context, env *cli.Env, o *restoreOptions, path string) (err error) {
+	if err := side.CheckMagic(o.magic); err != nil {
+		return err
+	}
 	in := io.Reader(env.Stdin)
-	if o.input != "" {
+	if o.input != "" && o.input != "-" {
 		if err := side.Distinct(o.input, path); err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"path"
@@ -11,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/moment"
 	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
@@ -62,7 +63,7 @@ func newFilter(o *options, now time.Time) (*filter, error) {
 	if o.level != "" {
 		i := slices.Index(severities, strings.ToUpper(o.level))
 		if i < 0 {
-			return nil, cli.Usagef("--level: %q is none of %s", o.level, strings.Join(severities, ", "))
+			return nil, cli.Usagef("--level: %q is none of %s%s", o.level, strings.Join(severities, ", "), conf.DidYouMean(o.level, severities))
 		}
 		f.level = (i + 1) * 10
 	}
@@ -93,24 +94,7 @@ func checkPattern(p string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("no packet is called %q; the nearest is %s", p, nearest(p, names))
-}
-
-// nearest returns the word that has the most pairs of letters in common with s.
-func nearest(s string, words []string) string {
-	best, most := "", -1.0
-	for _, w := range words {
-		common := 0
-		for i := range len(s) - 1 {
-			if strings.Contains(strings.ToLower(w), strings.ToLower(s[i:i+2])) {
-				common++
-			}
-		}
-		if score := float64(common) / float64(len(s)+len(w)); score > most {
-			best, most = w, score
-		}
-	}
-	return best
+	return fmt.Errorf("no packet is called %q%s", p, conf.DidYouMean(p, names))
 }
 
 // parseIDs reads ids: up to 16 hexadecimal digits, with or without 0x.
@@ -125,47 +109,21 @@ func parseIDs(list []string) (ids []id, err error) {
 	return ids, nil
 }
 
-var (
-	timeLayouts = []string{"2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", "2006-01-02"}
-	errTime     = errors.New(`want a time such as 2026-11-20, "2026-11-20 18:00", 2026-11-20T18:00:00Z or "yesterday 18:00", seconds since 1970, -N for N seconds ago, or a TID of 16 hexadecimal digits`)
-)
-
-// parseTime reads a time. What names no zone is local.
+// parseTime reads a time. What names no zone is local, as what is shown.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	s = strings.TrimSpace(s)
-	if t, err := tid.Parse(strings.TrimPrefix(s, "0x")); err == nil {
-		return t.Time(), nil
-	}
-	if n, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(n) < 1e11 {
+	if n, err := strconv.ParseFloat(s, 64); err == nil && len(s) < 16 && math.Abs(n) < 1e10 {
 		d := time.Duration(math.Round(n*1e6)) * time.Microsecond
-		if n < 0 || s[0] == '-' {
+		if strings.HasPrefix(s, "-") {
 			return now.Add(d), nil
 		}
 		return time.Unix(0, 0).Add(d), nil
 	}
-	if t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "T", 1)); err == nil {
-		return t, nil
+	t, err := moment.ParseTime(s, now, time.Local)
+	if err != nil {
+		return t, fmt.Errorf("%w; -N is N seconds ago", err)
 	}
-	for _, l := range timeLayouts {
-		if t, err := time.ParseInLocation(l, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	day, clock, _ := strings.Cut(s, " ")
-	back := slices.Index([]string{"today", "yesterday"}, day)
-	if back < 0 {
-		return time.Time{}, fmt.Errorf("%q: %w", s, errTime)
-	}
-	date := now.Local().AddDate(0, 0, -back).Format(time.DateOnly)
-	if clock = strings.TrimSpace(clock); clock != "" {
-		date += " " + clock
-	}
-	for _, l := range timeLayouts {
-		if t, err := time.ParseInLocation(l, date, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%q: %w", s, errTime)
+	return t, nil
 }
 
 // wants reports whether an entry may be shown, by what need not be decoded. node is

@@ -53,7 +53,7 @@ in use or not, compressed (.gz .bz2 .xz .zst) or not. Several files are merged b
   neolog --level WARNING --from 'yesterday 18:00' *.log
                                                       what went wrong since
   neolog -a --tid 0x40d564cb0d194fc *.log             how a transaction was committed, on all nodes
-  neolog -a --oid 1f --packet 'Ask*Object' *.log      who loaded and stored an object
+  neolog -a --oid 1f --packet 'Ask*Object' *.log      the loads and stores of an object
   neolog --packet Error --level ERROR master.log      what was refused, and what failed
   neolog --json -a storage1.log | jq .msg             for programs: one object a line
 
@@ -66,7 +66,7 @@ flush_log or SIGRTMIN. A line is
 and " ! " begins a node that a packet tells of: id, type, address, state, since when (UTC).
 
 Times (--from, --until) are local: 2026-11-20, '2026-11-20 18:00', 2026-11-20T18:00:00Z (Z: UTC), today, 'yesterday 18:00',
-seconds since 1970, or a TID; -N is N seconds ago. TIDs and OIDs are hexadecimal. Filters of different kinds must all
+seconds since 1970, or a TID; -N is N seconds ago. For --tid and --oid, ids are hexadecimal. Filters of different kinds must all
 be met; of one kind, any. --packet shows packets alone and --level records alone; together, both.` + cli.ExitStatus + `
 2 also if no packet has the name asked for. A table or file that is damaged, or not there, is told on stderr; the rest is shown.`,
 		Args: cobra.MinimumNArgs(1),
@@ -139,7 +139,7 @@ func run(cmd *cobra.Command, env *cli.Env, o *options, files []string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return cli.Stopped(ctx, context.Cause(ctx)) // the way to end it
 		case <-time.After(time.Duration(o.sleep * float64(time.Second))):
 		}
 		err = showMore(ctx, logs, f, p, res)

@@ -129,7 +129,7 @@ func TestJSON(t *testing.T) {
 	if n != 131 || code != 0 {
 		t.Errorf("%d entries, exit status %d", n, code)
 	}
-	out, _, _ = neolog(t, "--json", "-A", "--packet", "AskStoreObject", "--until", "2026-11-29 18:37:31.73Z", python)
+	out, _, _ = neolog(t, "--json", "-A", "--packet", "AskStoreObject", "--until", "2026-11-29T18:37:31.73Z", python)
 	want := `{"date":"2026-11-29T18:37:31.725747Z","node":"S1","cluster":"bench","packet":"AskStoreObject","code":28,"msg_id":1,"sent":false,"peer":"C1 (127.0.0.1:57352)","args":{"data":"gANjcGVyc2lzdGVudC5tYXBwaW5nClBlcnNpc3RlbnRNYXBwaW5nCnEALoADfXEBWAQAAABkYXRhcQJ9cQNzLg==","data_serial":null,"oid":"0000000000000000","serial":"0000000000000000","ttid":"040d589d875aa444"}}` + "\n"
 	if diff := cmp.Diff(want, out); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -145,10 +145,10 @@ func TestUsage(t *testing.T) {
 		{[]string{"-s", "0", python}, "--sleep-interval must be more than 0"},
 		{[]string{"-F", "1", python}, "--flush is of no use without --follow"},
 		{[]string{"-C", "-N", python}, "[cluster no-nid]"},
-		{[]string{"--packet", "AskObjekt", python}, `no packet is called "AskObjekt"; the nearest is AskObject`},
+		{[]string{"--packet", "AskObjekt", python}, `no packet is called "AskObjekt"; did you mean "AskObject"?`},
 		{[]string{"--level", "LOUD", python}, `"LOUD" is none of DEBUG`},
 		{[]string{"--from", "sometime", python}, `"sometime": want a time such as`},
-		{[]string{"--until", "yesterday noon", python}, `"yesterday noon": want a time such as`},
+		{[]string{"--until", "yesterday noon", python}, `"yesterday noon": "noon" is not a time of the day, such as 18:00`},
 		{[]string{"--oid", "xyz", python}, `"xyz" is not an id`},
 	} {
 		_, stderr, code := neolog(t, tt.args...)
@@ -171,6 +171,7 @@ func TestTimes(t *testing.T) {
 		{"1795977423.5", "2026-11-29T18:37:03.5Z"},
 		{"0", "1970-01-01T00:00:00Z"},
 		{"0406d7ec80000000", "2026-02-12T19:56:30Z"},
+		{"0x406d7ec80000000", "2026-02-12T19:56:30Z"},
 	} {
 		got, err := parseTime(tt.in, now)
 		if err != nil || got.UTC().Format(time.RFC3339Nano) != tt.want {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,8 +24,10 @@ func main() {
 
 type options struct {
 	side.Options
-	level  int
-	window int
+	level   int
+	window  int
+	verify  bool
+	blobDir string
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -34,9 +37,9 @@ func newCommand(env *cli.Env) *cobra.Command {
 		Short: "Copy a Data.fs into a cluster, or a cluster into a Data.fs",
 		Long: `Copy a Data.fs into a cluster, or a cluster into a Data.fs.
 
-If SOURCE is an existing file, DESTINATION is the list of the masters of a
-cluster, separated by spaces. Otherwise SOURCE is such a list, and DESTINATION
-the Data.fs to make or to bring up to date.
+If SOURCE is an existing file, DESTINATION is a cluster. Otherwise SOURCE is one, and
+DESTINATION the Data.fs to make or to bring up to date.
+` + side.ClusterHelp + `
 
 Transactions keep their ids, metadata, links to undone data and order of objects,
 transactions without objects included. A cluster cannot be told that a transaction
@@ -44,11 +47,21 @@ was packed: its status becomes that of an ordinary one.
 
 A copy that was interrupted goes on where it stopped when the command is run
 again. A destination that does not hold exactly the beginning of the source is
-left as it is. No other client may write to the cluster while it is filled.
+left as it is. No other client may write to the cluster while it is filled. If the
+cluster stops to serve, because the disk of a storage is full for instance, it is said
+why, and the copy goes on when it serves again.
+
+A cluster has no blobs: their records are copied, the files with their data are not.
+How many there are is said at the end.
+
+With --verify nothing is written: all transactions up to the last one of the file are
+compared, record by record. The status, the order of the records of a transaction,
+and whether data are shared with an earlier record do not count.
 
 An import by a storage node (neostorage --adapter Importer) serves the database while it
 is copied: see neomigrate plan.
-` + side.Help + cli.ExitStatus,
+` + side.Help + cli.ExitStatus + `
+With --verify, a difference is a failure.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return run(cmd.Context(), env, &o, args[0], args[1])
@@ -56,17 +69,15 @@ is copied: see neomigrate plan.
 	}
 	fs := cmd.Flags()
 	o.AddFlags(fs)
-	cli.Required(fs, "cluster")
 	fs.IntVar(&o.level, "compress", client.DefaultLevel, "zlib level of records stored in the cluster, 0 for none; 1 costs a tenth less work than 5, and 6 % of space")
 	fs.IntVar(&o.window, "window", 128, "transactions under way at once; 1 if another node of the cluster is too old for more")
+	cli.Flag(fs, &o.verify, "verify", "", "write nothing, and compare both sides, record by record")
+	cli.Path(fs, &o.blobDir, "blob-dir", "", "", "directory of the blobs of SOURCE, whose files are counted (default: blobstorage or blobs beside it)")
 	cmd.AddCommand(newPlanCommand(env))
 	return cmd
 }
 
 func run(ctx context.Context, env *cli.Env, o *options, source, destination string) (err error) {
-	if o.Cluster == "" {
-		return cli.Usagef("the name of the cluster is missing (-c)")
-	}
 	if o.level < 0 || o.level > 9 {
 		return cli.Usagef("--compress %d is not in 0..9", o.level)
 	}
@@ -78,21 +89,41 @@ func run(ctx context.Context, env *cli.Env, o *options, source, destination stri
 		return err
 	}
 	defer log.End(&err)
-	start := time.Now()
-	if side.IsFile(source) {
-		if side.IsFile(destination) {
-			return cli.Usagef("both %s and %s are files: see neoexport", source, destination)
+	if err := side.Files(source, destination); err != nil {
+		return err
+	}
+	fromFile := side.IsFile(source)
+	file, cluster := source, destination
+	if !fromFile {
+		file, cluster = destination, source
+	}
+	switch {
+	case side.IsFile(cluster):
+		return cli.Usagef("both %s and %s are files: see neoexport", source, destination)
+	case side.IsURI(file):
+		return cli.Usagef("%s and %s are both clusters: one side must be a Data.fs", source, destination)
+	case o.blobDir != "" && !fromFile:
+		return cli.Usagef("--blob-dir is for the copy of a Data.fs")
+	}
+	if o.blobDir != "" {
+		if _, err := os.Stat(o.blobDir); err != nil {
+			return fmt.Errorf("--blob-dir: %w", err)
 		}
-		o.say(env, "Migrating from %s to %s", source, destination)
+	}
+	if o.verify {
+		return verify(ctx, env, o, log, file, cluster)
+	}
+	start := time.Now()
+	o.say(env, "Migrating from %s to %s", source, destination)
+	if fromFile {
 		err = toCluster(ctx, env, o, log, source, destination)
 	} else {
-		o.say(env, "Migrating from %s to %s", source, destination)
 		err = toFile(ctx, env, o, log, source, destination)
 	}
 	if err != nil {
 		return err
 	}
-	o.say(env, "Migration done in %.5f", time.Since(start).Seconds())
+	o.say(env, "Migration done in %.5f s", time.Since(start).Seconds())
 	return nil
 }
 
@@ -120,49 +151,28 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 	if level == 0 {
 		level = client.NoCompression
 	}
-	c, err := o.OpenCluster(ctx, destination, log, client.Config{Level: level, CacheSize: 16 << 20})
+	c, err := o.OpenCluster(ctx, env, destination, log, client.Config{Level: level, CacheSize: 16 << 20})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	var bar *cli.Progress
-	defer func() {
-		if bar != nil {
-			bar.Done()
-		}
-	}()
-	var refused error
-	begin := func(last, _ tid.TID) error {
-		if last > tid.Zero {
-			o.say(env, "The cluster has everything up to transaction %v already", last)
-		}
-		if refused = r.TellRenumbered(ctx, last); refused != nil {
-			return refused
-		}
-		var total int64
-		if total, refused = side.Remaining(ctx, r.Reader, last); refused != nil {
-			return refused
-		}
-		bar = cli.NewProgress(env, cli.ProgressConfig{What: "migrating", Items: "transactions", Bytes: true, Total: total, Quiet: o.Quiet})
-		return nil
+	m := migration{env: env, o: o, file: r, c: c}
+	defer m.done()
+	err = m.run(ctx)
+	if m.refused != nil {
+		return m.refused
 	}
-	err = exporter.ToCluster(ctx, r, c, func() exporter.Appender { return c.NewAppender(ctx, client.AppenderOptions{Window: o.window}) }, exporter.ClusterOptions{
-		Recent: recent,
-		Opened: begin,
-		Progress: func(_ tid.TID, transactions, records, bytes int64) {
-			bar.Set(transactions, transactions*31+records*42+bytes) // about as much as in the file
-		},
-	})
 	if e, ok := errors.AsType[*exporter.InterruptedError](err); ok {
 		return fmt.Errorf("stopped after transaction %v, run again to go on: %w", e.Last, e.Err)
 	}
-	switch {
-	case err == nil || refused != nil:
-		return refused
-	case errors.As(err, new(*exporter.NotPrefixError)):
+	if errors.As(err, new(*exporter.NotPrefixError)) {
 		return fmt.Errorf("cluster %s: %w; it stays as it is: migrate to a new cluster instead", o.Cluster, err)
 	}
-	return fmt.Errorf("cluster %s: %w", o.Cluster, err)
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", o.Cluster, err)
+	}
+	m.done()
+	return r.TellBlobs(o.blobDir)
 }
 
 // toFile copies a cluster.

@@ -17,6 +17,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/storage/adapter"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer/config"
 	"github.com/neozodb/neo/importer/plan"
@@ -110,6 +111,9 @@ func runPlan(ctx context.Context, env *cli.Env, o *planOptions, args []string) (
 			return cli.Usagef("--mount: %w", err)
 		}
 		cfg.Mounts = append(cfg.Mounts, m)
+	}
+	if err := side.Files(args...); err != nil {
+		return err
 	}
 	for _, arg := range args {
 		if err := addSource(env, &cfg, o, arg); err != nil {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/conf"
+	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/monitor/metrics"
+	"github.com/neozodb/neo/cluster/monitor/page"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage/adapter"
@@ -103,10 +105,12 @@ Once it is running, a line is written to stdout (with --zeo none without zeo=):
 	cli.Text(fs, &o.engine, "engine", "e", "", "engine of MySQL: InnoDB or RocksDB (default InnoDB)")
 	fs.Float64VarP(&o.wait, "wait", "w", 0, "seconds to wait for the database server, -1: without limit")
 	cli.Flag(fs, &o.quiet, "quiet", "q", "only write the line to stdout, and errors")
-	o.monitor.AddFlags(fs, "")
+	o.monitor.AddPageFlags(fs)
 	o.Reading.AddFlags(fs)
 	o.Logging.AddFlags(fs)
-	o.Logging.Informs(fs)
+	if !cli.OnTerminal(env) { // as a service; a person is told what matters in words
+		o.Logging.Informs(fs)
+	}
 	o.TLS.AddFlags(fs)
 	return cmd
 }
@@ -123,6 +127,8 @@ func (o *options) check() error {
 		return cli.Usagef("--storages must be more than zero")
 	case o.replicas < 0:
 		return cli.Usagef("--replicas must not be negative")
+	case (o.storages > 0 || o.temporary()) && o.replicas >= max(o.storages, simple.DefaultStorages) && o.replicas > 0:
+		return cli.Usagef("--replicas %d needs at least --storages %d", o.replicas, o.replicas+1)
 	case o.extend && (o.source == "" || o.temporary()):
 		return cli.Usagef("--extend-import needs --import and --dir")
 	case o.adapter == adapter.SQLite && (len(o.databases) > 0 || o.engine != ""):
@@ -137,6 +143,9 @@ func (o *options) check() error {
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
 	if o.source != "" {
+		if err := side.Files(o.source); err != nil {
+			return err
+		}
 		if _, err := os.Stat(o.source); err != nil {
 			return fmt.Errorf("--import: %w", err)
 		}
@@ -172,7 +181,8 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer log.Crashed()
 	cfg.Log = log.Logger
 	o.watched = metrics.NewSet("starting")
-	o.monitor.Serve(o.watched, log.Logger, nil)
+	asker := page.NewAsker(link.Config{TLS: cfg.TLS})
+	o.monitor.ServePage(o.watched, log.Logger, asker)
 	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {
 		return log.LinkConfig(nil).Record
 	}
@@ -197,6 +207,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return err
 	}
 	o.watch(cluster)
+	asker.Use(cluster.Name(), cluster.Admin())
 	log.Node.Identify(cluster.Name(), 0)
 	signals, stop := context.WithCancel(ctx)
 	wait := log.HandleSignals(signals, cluster.Dump)

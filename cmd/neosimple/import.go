@@ -15,6 +15,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/side"
 	"github.com/neozodb/neo/exporter"
 	"github.com/neozodb/neo/fsformat"
 	"github.com/neozodb/neo/importer"
@@ -152,6 +153,10 @@ func (b *background) follow(ctx context.Context, env *cli.Env, quiet bool) {
 			status.Show(r.State.String(), r.String())
 		}
 		if r.State.Over() && !r.State.Bad() {
+			status.End()
+			if err := side.TellBlobs(env.Stderr, b.source, "", r.Blobs); err != nil {
+				fmt.Fprintf(env.Stderr, "warning: %v\n", err)
+			}
 			return
 		}
 		select {
@@ -221,6 +226,7 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 			if err := file.TellRenumbered(ctx, last); err != nil {
 				return err
 			}
+			file.CountBlobs(last)
 			bar = cli.NewProgress(env, cli.ProgressConfig{What: "importing", Items: "transactions", Bytes: true, Total: file.Size(), Quiet: o.quiet})
 			return nil
 		},
@@ -239,6 +245,9 @@ func importFile(ctx context.Context, env *cli.Env, o *options, log *cli.Log, clu
 		return "", err
 	case bar == nil:
 		return fmt.Sprintf("It already has everything that is in %s.", o.source), nil
+	}
+	if err := file.TellBlobs(""); err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("It has %s with %s from %s.", plural(int(transactions), "transaction"), plural(int(records), "record"), o.source), nil
 }

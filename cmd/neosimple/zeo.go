@@ -48,7 +48,7 @@ type zeoDoor struct {
 // openZEO begins to serve; the context is that of all the time until close, and
 // failed is called if accepting connections fails.
 func openZEO(ctx context.Context, o *options, log *cli.Log, cluster *simple.Cluster, l net.Listener, failed func()) (d *zeoDoor, err error) {
-	cfg := zeo.Config{Log: log.With("node", "zeo")}
+	cfg := zeo.Config{Log: log.With("part", "zeo")}
 	if o.TLS != (cli.TLS{}) {
 		// Who may not talk to the nodes must not get in here.
 		if cfg.TLS, err = zeo.LoadTLS(o.CA, o.Cert, o.Key); err != nil {

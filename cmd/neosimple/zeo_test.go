@@ -121,7 +121,7 @@ func TestStopWithClients(t *testing.T) {
 	if d := time.Since(started); d > 4*time.Second {
 		t.Errorf("the end took %v", d)
 	}
-	if text := p.stderr.String(); !strings.HasSuffix(text, "Stopped.\n") || strings.Contains(text, "ERROR") {
+	if text := p.stderr.String(); !strings.Contains(text, "\nStopped.\n") || strings.Contains(text, "ERROR") {
 		t.Errorf("stderr:\n%s", text)
 	}
 	p = start(t, "--dir", dir, "-q")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/neozodb/neo/cluster/zeo/neodoor"
 	"github.com/neozodb/neo/cmd/internal/cli"
 	"github.com/neozodb/neo/cmd/internal/monitored"
+	"github.com/neozodb/neo/cmd/internal/side"
 )
 
 type options struct {
@@ -78,17 +80,43 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 			if err := cli.MergeFile(cmd.Flags(), o.config, o.section); err != nil {
 				return err
 			}
+			if err := o.check(cmd.Flags()); err != nil {
+				return err
+			}
 			if len(given) > 0 { // instead of those of the file
 				o.bind = given
 			}
 			if env.Getenv("ZEO_MSGPACK") != "" && !cmd.Flags().Changed("msgpack") {
 				o.msgpack = true
 			}
+			if err := o.check(); err != nil {
+				return err
+			}
 			return run(cmd.Context(), env, &o, func([]net.Addr) {})
 		},
 	}
 	o.addFlags(cmd.Flags())
 	return cmd
+}
+
+// check refuses options that make no sense together.
+func (o *options) check(fs *pflag.FlagSet) error {
+	if o.file != "" && !cli.Given(fs, "cluster") {
+		o.cluster = "" // [DEFAULT] means the nodes of a cluster
+	}
+	switch {
+	case o.cluster == "" && cli.Given(fs, "masters"):
+		return cli.Usagef("--masters are those of a cluster, and none is named: --cluster")
+	case (o.sslKey != "" || o.sslAuth != "") && o.sslCert == "":
+		return cli.Usagef("--ssl-key and --ssl-authenticate do not go without --ssl-certificate")
+	case o.sslCert != "" && o.sslAuth == "":
+		return cli.Usagef("--ssl-certificate needs --ssl-authenticate, which says which clients are let in")
+	case !(o.queueAge >= 0):
+		return cli.Usagef("--invalidation-age must be 0 seconds or more")
+	case !(o.timeout >= 0):
+		return cli.Usagef("--transaction-timeout must be 0 seconds or more")
+	}
+	return nil
 }
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
@@ -212,9 +240,10 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		addrs = append(addrs, l.Addr())
-		log.Info("listening", "address", l.Addr().String())
+		log.Info("listening on", "addr", l.Addr().String())
 		go func() { failed <- server.Serve(l) }()
 	}
+	log.Info("ready", "storages", strings.Join(slices.Sorted(maps.Keys(sources)), " "))
 	ready(addrs)
 	service.Ready(fmt.Sprintf("serving ZEO clients at %v", addrs))
 	running := len(listeners)
@@ -242,6 +271,20 @@ func clients(open map[string]storage) map[string]metrics.Client {
 	return in
 }
 
+// check refuses values that make no sense.
+func (o *options) check() error {
+	const most = 100 * 365 * 86400.
+	switch {
+	case o.queueSize <= 0:
+		return cli.Usagef("--invalidation-queue-size must be more than zero")
+	case !(o.queueAge >= 0 && o.queueAge <= most):
+		return cli.Usagef("--invalidation-age %v: want seconds, not negative", o.queueAge)
+	case !(o.timeout >= 0 && o.timeout <= most):
+		return cli.Usagef("--transaction-timeout %v: want seconds, 0 for no limit", o.timeout)
+	}
+	return nil
+}
+
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // listen opens a listener on what -b names.
@@ -253,6 +296,11 @@ func listen(bind string) (net.Listener, error) {
 		bind = ":" + bind
 	} else if !strings.Contains(bind, ":") || strings.HasSuffix(bind, "]") {
 		bind += ":0"
+	}
+	if host, port, err := net.SplitHostPort(bind); err != nil {
+		return nil, cli.Usagef("--bind: %w", err)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return nil, cli.Usagef("--bind %s: port %q is not a number from 0 to 65535", net.JoinHostPort(host, port), port)
 	}
 	return net.Listen("tcp", bind)
 }
@@ -337,6 +385,9 @@ func parseSource(s string) (source, error) {
 // open opens a database.
 func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, error) {
 	if src.file != "" {
+		if err := side.Files(src.file); err != nil {
+			return nil, err
+		}
 		path, err := conf.ExpandUser(src.file)
 		if err != nil {
 			return nil, err
@@ -348,10 +399,10 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 		return nil, cli.Usagef("--cache-size: %w", err)
 	}
 	masters, err := conf.ParseMasters(src.masters)
-	if err == nil {
-		masters, err = conf.ResolveAll(ctx, masters)
-	}
 	if err != nil {
+		return nil, cli.Usagef("masters of cluster %s: %w", src.cluster, err)
+	}
+	if masters, err = conf.ResolveAll(ctx, masters); err != nil {
 		return nil, err
 	}
 	if len(masters) == 0 {

@@ -99,12 +99,23 @@ func TestUsage(t *testing.T) {
 		{"", 2, "--bind"},
 		{"-b 127.0.0.1:0", 2, "nothing to serve"},
 		{"-b 127.0.0.1:0 --file none.fs", 1, "none.fs"},
-		{"-b 127.0.0.1:0 -c c --ssl-certificate none.pem", 1, "authenticate"},
+		{"-b 127.0.0.1:0 -c c --ssl-certificate none.pem", 2, "--ssl-authenticate"},
+		{"-b 127.0.0.1:0 -c c --ssl-key none.pem", 2, "--ssl-certificate"},
+		{"-b 127.0.0.1:0 -m 127.0.0.1:1 --file x.fs", 2, "--cluster"},
+		{"-b 127.0.0.1:0 -c c --transaction-timeout -1", 2, "0 seconds or more"},
+		{"-b 127.0.0.1:0 -c c --invalidation-age NaN", 2, "0 seconds or more"},
 		{"-b 127.0.0.1:0 -c c --cache-size x", 2, "size"},
 		{"-b nowhere.invalid:0 --file x.fs", 1, "nowhere"},
 		{"-f " + file + " --file none.fs", 1, "nowhere"},
 		{"-f " + file + " -b 127.0.0.1:0 --file none.fs", 1, "none.fs"}, // instead of that of the file
 		{"extra", 2, "extra"},
+		{"-b a:b:c --file none.fs", 2, "--bind"},
+		{"-b localhost:http --file none.fs", 2, "--bind"},
+		{"-b 127.0.0.1:0 --file -", 2, "neither stdin nor stdout"},
+		{"-b 127.0.0.1:0 -c c -m h:x", 2, "h:x"},
+		{"-b 127.0.0.1:0 -c c --transaction-timeout -1", 2, "--transaction-timeout"},
+		{"-b 127.0.0.1:0 -c c --invalidation-age NaN", 2, "--invalidation-age"},
+		{"-b 127.0.0.1:0 -c c --invalidation-queue-size 0", 2, "--invalidation-queue-size"},
 	} {
 		var stdout, stderr bytes.Buffer
 		env := &cli.Env{Args: strings.Fields(tt.args), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }}

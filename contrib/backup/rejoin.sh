@@ -48,7 +48,7 @@ if [ $((${last%% *})) -gt $((kept)) ]; then
 		read -r answer || answer=
 		[ "$answer" = yes ] || fail "nothing was changed"
 	fi
-	neoctl -a "$admin" "$@" truncate "tid:$((kept))"
+	neoctl -a "$admin" "$@" truncate "tid:$((kept))" --yes
 	n=0
 	until last=$(id "$(neoctl -a "$admin" "$@" print ids)" last_tid) && [ -n "$last" ] && [ $((${last%% *})) -le $((kept)) ]; do
 		n=$((n + 1))

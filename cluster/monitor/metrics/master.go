@@ -16,7 +16,7 @@ var (
 	mBegun      = counter("master_transactions_begun_total", "Transactions begun.")
 	mCommitted  = counter("master_transactions_committed_total", "Transactions committed.")
 	mAborted    = counter("master_transactions_aborted_total", "Transactions that ended without a commit, as far as this master knows.")
-	mCommit     = counter("master_commit_duration_seconds", "Time from the request of a client to finish a transaction to the commit.")
+	mCommit     = histogram("master_commit_duration_seconds", "Time from the request of a client to finish a transaction to the commit.")
 	mRecoveries = counter("master_recoveries_total", "Recoveries begun, that at the start included.")
 	mLost       = counter("master_storages_lost_total", "Connections with storages that have ended, in order or not.")
 

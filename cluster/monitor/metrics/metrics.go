@@ -52,9 +52,13 @@ func counter(name, help string, labels ...string) *metric {
 	return define(prometheus.CounterValue, name, help, labels)
 }
 
+// histogram defines a metric for [emitter.histogram], which gives it its type.
+func histogram(name, help string) *metric { return define(prometheus.UntypedValue, name, help, nil) }
+
 // Metrics of every node.
 var (
 	mInfo       = gauge("node_info", "1, with the kind of the node and its version.", "type", "version")
+	mStarted    = gauge("node_start_timestamp_seconds", "When the program was started. A hardened service cannot export process_start_time_seconds.")
 	mReady      = gauge("node_ready", "1 if the node serves its purpose, as /readyz says.")
 	mResponsive = gauge("node_responsive", "1 if the node has answered within 2 seconds. Otherwise only what it counts is reported.")
 
@@ -88,6 +92,7 @@ type Node struct {
 // Set is a program: the nodes that run in it. Its methods may be called at any time.
 type Set struct {
 	starting string // what the program does while there is no node yet
+	started  time.Time
 
 	mu    sync.Mutex
 	nodes []*Node
@@ -95,7 +100,7 @@ type Set struct {
 }
 
 // NewSet returns a program without nodes. It is not ready before [Set.Complete]: starting says why.
-func NewSet(starting string) *Set { return &Set{starting: starting} }
+func NewSet(starting string) *Set { return &Set{starting: starting, started: time.Now()} }
 
 // Add adds nodes.
 func (s *Set) Add(nodes ...*Node) {
@@ -187,6 +192,7 @@ func (s *Set) Collect(ch chan<- prometheus.Metric) {
 			name, tell, silent, err := n.look(ctx)
 			e := &emitter{ch, n.cluster, name}
 			e.set(mInfo, 1, n.typ, n.version)
+			e.set(mStarted, float64(s.started.UnixMilli())/1e3)
 			e.flag(mResponsive, !silent)
 			e.flag(mReady, err == nil)
 			tell(e)

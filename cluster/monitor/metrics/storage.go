@@ -18,13 +18,14 @@ var (
 	mWaits        = counter("storage_lock_waits_total", "Requests that had to wait for a write lock.")
 	mConflicts    = counter("storage_conflicts_total", "Requests to store or check an object that has a later revision.")
 	mDeadlocks    = counter("storage_deadlocks_total", "Write locks that a transaction was asked to give to an older one.")
-	mLoads        = counter("storage_loads_total", "Objects loaded by clients.")
-	mLoadedBytes  = counter("storage_loaded_bytes_total", "Data of these objects as they are stored.")
+	mUnlocked     = counter("storage_transactions_committed_total", "Transactions committed that concern this storage.")
+	mLoads        = counter("storage_loads_total", "Objects that clients have asked for.")
+	mLoadedBytes  = counter("storage_loaded_bytes_total", "Data of objects loaded by clients, as they are stored.")
 	mStores       = counter("storage_stores_total", "Objects stored by clients, in transactions that were aborted too.")
 	mStoredBytes  = counter("storage_stored_bytes_total", "Data of these objects as they are stored.")
-	mDBCommit     = counter("storage_commit_duration_seconds", "Time that the database took to make durable what was written. One commit serves many transactions.")
+	mDBCommit     = histogram("storage_commit_duration_seconds", "Time that the database took to make durable what was written. One commit serves many transactions.")
 
-	mReplicating = gauge("storage_replication_cells", "Cells that are replicated or wait for it.")
+	mReplicating = gauge("storage_replication_cells", "Cells that are replicated, wait for it, or are not declared up to date yet.")
 	mLag         = gauge("storage_replication_lag_seconds", "How far the last of these cells is behind what it is to have, by the times of the transactions. A cell that has nothing yet does not count.")
 	mFetched     = counter("storage_replication_received_records_total", "Records received by replication.")
 	mFetchedSize = counter("storage_replication_received_bytes_total", "Data of these records.")
@@ -69,6 +70,7 @@ func Storage(cluster, version string, n *storage.Node) *Node {
 }
 
 func (e *emitter) storage(s *storage.Stats, silent bool) {
+	e.set(mUnlocked, float64(s.Committed))
 	e.set(mLoads, float64(s.Loaded.Records))
 	e.set(mLoadedBytes, float64(s.Loaded.Bytes))
 	e.set(mStores, float64(s.Stored.Records))

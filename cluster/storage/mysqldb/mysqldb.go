@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -86,6 +87,7 @@ const (
 	rowsInInsert = 256
 	bytesInSQL   = 4 << 20
 	dialTimeout  = 10 * time.Second
+	maxSilence   = 20 * time.Second
 	waitPause    = time.Second
 	// Seconds to wait for the lock: of a process that has just ended, of a connection
 	// of this one that was lost.
@@ -100,7 +102,8 @@ type dialect struct {
 	log    *slog.Logger
 	cfg    *mysql.Config
 
-	tables string // engine of the tables
+	silence time.Duration // see dial
+	tables  string        // engine of the tables
 	// session is the id of the last writing connection, 0: there was none.
 	session atomic.Uint64
 	// started is when the server was, as that connection found, in seconds since 1970.
@@ -119,7 +122,7 @@ func newDialect(database string, o Options) (*dialect, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dialect{name: n, engine: cmp.Or(o.Engine, InnoDB), wait: o.Wait, log: o.Log}
+	d := &dialect{name: n, engine: cmp.Or(o.Engine, InnoDB), wait: o.Wait, log: o.Log, silence: maxSilence}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -134,6 +137,9 @@ func newDialect(database string, o Options) (*dialect, error) {
 		if c.Addr, err = n.path(); err != nil {
 			return nil, err
 		}
+	}
+	if c.Net == "tcp" {
+		c.DialFunc = d.dial
 	}
 	c.Collation = "binary"
 	c.MaxAllowedPacket = 0 // that of the server
@@ -150,6 +156,16 @@ func newDialect(database string, o Options) (*dialect, error) {
 	return d, nil
 }
 
+// dial opens a TCP connection that ends when nothing has come from the machine of the server for a while, not even an
+// acknowledgement. What the server needs for a statement is not limited.
+func (d *dialect) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	dialer := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: d.silence / 2, Interval: d.silence / 4, Count: 2},
+		Control:         limitSilence(d.silence),
+	}
+	return dialer.DialContext(ctx, network, addr)
+}
+
 // Name implements sqldb.Dialect.
 func (d *dialect) Name() string { return d.name.String() }
 
@@ -163,7 +179,7 @@ func (d *dialect) Connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 			return dc, d.advise(err)
 		}
 		if !logged {
-			d.log.Warn("waiting for the database server", "database", d.Name(), "err", err)
+			d.log.Info("waiting for the database server", "database", d.Name(), "err", err)
 			logged = true
 		}
 		select {
@@ -184,6 +200,9 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.Join(ctx.Err(), err)
+		}
+		if err.Error() == "bad connection" { // lost before anything was sent: the driver does not export this error
+			err = driver.ErrBadConn
 		}
 		return nil, err
 	}
@@ -257,7 +276,7 @@ func (d *dialect) lock(dc driver.Conn, old uint64) error {
 		return err
 	}
 	if row[1] != "1" {
-		return backend.ErrLocked
+		return fmt.Errorf("%w%s", backend.ErrLocked, holder(dc, name))
 	}
 	id, err := strconv.ParseUint(row[0], 10, 64)
 	if err != nil {
@@ -265,6 +284,15 @@ func (d *dialect) lock(dc driver.Conn, old uint64) error {
 	}
 	d.session.Store(id)
 	return nil
+}
+
+// holder tells which connection has a lock, for messages; "" if that cannot be found out.
+func holder(dc driver.Conn, lock string) string {
+	row, err := query(dc, "SELECT id, host FROM information_schema.processlist WHERE id = IS_USED_LOCK(?)", lock)
+	if err != nil {
+		return "" // it is free again, or of another user, without the right to see that
+	}
+	return fmt.Sprintf(" by connection %s, from %s: if no process has it any more, because that machine was lost or cut off, end it with KILL %s on the server", row[0], row[1], row[0])
 }
 
 func exec(dc driver.Conn, statement string) error {
@@ -372,6 +400,9 @@ func (d *dialect) Parking() int64 { return 0 }
 
 // Transient implements sqldb.Dialect: no other program writes.
 func (d *dialect) Transient(error) bool { return false }
+
+// Shared implements sqldb.Dialect: the lock ends with the connection.
+func (d *dialect) Shared() bool { return true }
 
 // Lost implements sqldb.Dialect.
 func (d *dialect) Lost(err error) bool { return lost(err) }

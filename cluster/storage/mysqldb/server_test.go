@@ -419,6 +419,26 @@ func TestIdleNodeGoesOn(t *testing.T) {
 	}
 }
 
+// A node whose connection was lost does not go on with a database that another one has used meanwhile: what it has
+// in memory, such as the next ids, is of another time.
+func TestAnotherProcessMeanwhile(t *testing.T) {
+	d := newTestDatabase(t)
+	db := d.mustOpen(Options{})
+	must(t, backendtest.PrepareSample(db))
+	must(t, db.Commit())
+	d.Disconnect(t, d.name)
+	other := d.mustOpen(Options{})
+	must(t, other.Close())
+	if err := db.SetName("x"); err == nil {
+		t.Error("written")
+	}
+	_ = db.Close() // in vain
+	db = d.mustOpen(Options{})
+	if cfg, err := db.Config(); err != nil || cfg.Name == "x" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
 // A lock that another program holds for too long ends the node; nothing is lost.
 func TestLockWait(t *testing.T) {
 	d := newTestDatabase(t)
@@ -469,5 +489,36 @@ func TestIdleReadersHoldNothing(t *testing.T) {
 	}
 	if o, err := db.GetObject(t.Context(), 1, none, none); err != nil || o.Serial != 4 {
 		t.Errorf("load: %+v, %v", o, err)
+	}
+}
+
+// A server may have a binary log, in any format but STATEMENT.
+func TestBinaryLog(t *testing.T) {
+	s := mysqltest.New(t, "", "--log-bin=binlog", "--binlog-format=MIXED", "--server-id=1")
+	for _, format := range []string{"MIXED", "ROW", "STATEMENT"} {
+		s.Exec(t, "", "SET GLOBAL binlog_format = "+format)
+		for _, engine := range []string{InnoDB, RocksDB} {
+			name := s.Database(t)
+			db, err := Open(t.Context(), s.String(name), Options{Engine: engine})
+			if format == "STATEMENT" {
+				if err == nil || !strings.Contains(err.Error(), "set binlog_format = MIXED") {
+					t.Errorf("%s: %v", engine, err)
+				}
+				continue
+			}
+			must(t, err)
+			must(t, backendtest.PrepareSample(db))
+			var acked tid.TID
+			if err := work(db, 8, func(n tid.TID) bool { acked = n; return n < 100 }); err != nil {
+				t.Fatalf("%s %s: %v", format, engine, err)
+			}
+			must(t, errors.Join(db.DeleteObject(100, 12), db.AddTransaction(200, backend.Meta{User: make([]byte, 1<<16)}, nil), db.Commit(), db.Close()))
+			db, err = Open(t.Context(), s.String(name), Options{})
+			must(t, err)
+			if m, err := db.Transaction(t.Context(), acked); err != nil || len(m.OIDs) != 20 {
+				t.Errorf("%s %s: %v, %v", format, engine, m, err)
+			}
+			must(t, errors.Join(db.Erase(), db.Close()))
+		}
 	}
 }

@@ -194,6 +194,7 @@ type Line struct {
 type Machine struct {
 	set        Settings
 	now        time.Time
+	caughtUp   caughtUp
 	out        []Effect
 	cells      map[int]*progress
 	todo       map[int]tid.TID // replicate up to

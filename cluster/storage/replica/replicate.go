@@ -407,6 +407,9 @@ func (m *Machine) begin(f *fetch) {
 	}
 	f.min = f.cell.nextTrans
 	delete(m.todo, f.partition)
+	if m.caughtUp.since.IsZero() && f.origin.upstream == "" {
+		m.caughtUp.since = m.now
+	}
 	m.log(slog.LevelDebug, "replicating", "partition", f.partition, "after", f.min, "up_to", f.max, "peer", f.link)
 	m.listTransactions(true)
 }
@@ -659,7 +662,11 @@ func (m *Machine) finish(f *fetch) {
 	m.record(p, f.max)
 	m.sign(c)
 	m.commit()
-	m.log(slog.LevelInfo, "replicated", "partition", p, "up_to", f.max, "peer", f.link)
+	m.log(slog.LevelDebug, "replicated", "partition", p, "up_to", f.max, "peer", f.link)
+	if f.origin.upstream == "" { // what a backup follows has no end
+		m.caughtUp.partitions++
+		m.caughtUp.last = f.max
+	}
 	m.current, c.failures = nil, 0
 	m.do(Effect{Op: Satisfied, Link: f.link})
 	_, more := m.todo[p]
@@ -673,12 +680,24 @@ func (m *Machine) finish(f *fetch) {
 	m.goOn()
 }
 
+// caughtUp is what was replicated from other storages of the cluster since nothing was to be
+// replicated.
+type caughtUp struct {
+	since      time.Time
+	partitions int // how often one was complete
+	last       tid.TID
+}
+
 // goOn begins the next partition. The link used last is released if there is none.
 func (m *Machine) goOn() {
 	m.next()
 	if m.current == nil && m.link != nil {
 		m.release(m.link)
 		m.link = nil
+	}
+	if c := m.caughtUp; c.partitions > 0 && m.current == nil && len(m.todo) == 0 {
+		m.caughtUp = caughtUp{}
+		m.log(slog.LevelInfo, "replicated", "partitions", c.partitions, "up_to", c.last, "took", m.now.Sub(c.since).Round(time.Millisecond))
 	}
 }
 
@@ -710,7 +729,7 @@ func (m *Machine) linkLost(l Link) {
 		m.link = nil
 	}
 	if m.Uses(l) {
-		m.log(slog.LevelWarn, "source of replication lost", "partition", m.current.partition, "peer", l)
+		m.log(slog.LevelInfo, "source of replication lost", "partition", m.current.partition, "peer", l)
 		m.abort()
 	}
 }
@@ -723,7 +742,7 @@ func (m *Machine) linkReplaced(old, l Link) {
 	switch {
 	case !m.Uses(old):
 	case f.started: // the answer will never come
-		m.log(slog.LevelWarn, "source of replication connected again", "partition", f.partition, "peer", l)
+		m.log(slog.LevelInfo, "source of replication connected again", "partition", f.partition, "peer", l)
 		m.abort()
 	default:
 		f.link = l

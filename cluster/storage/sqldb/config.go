@@ -29,6 +29,7 @@ const (
 	keyGapBegin    = "backup_gap_begin"
 	keyGapEnd      = "backup_gap_end"
 	keyErasure     = "erasure" // begun, and not at its end
+	keyOpened      = "opened"  // by the last process, which chose the value
 )
 
 func readConfig(c *Conn) (map[string]string, error) {

@@ -3,6 +3,7 @@ package sqldb
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type DB struct {
 	conn     *Conn
 	begun    bool // there is an SQL transaction
 	topology []string
+	opened   string       // value of keyOpened
 	drop     map[int]bool // partitions to be dropped
 	parking  int64        // next id to park data under, 0: none
 
@@ -94,10 +96,16 @@ func Open(ctx context.Context, d Dialect, o Options) (*DB, error) {
 	c.reconnect = func() (driver.Conn, error) {
 		db.pool.log.Warn("writing connection lost, connecting again: nothing was uncommitted")
 		dc, err := d.Connect(context.Background(), Writer)
+		if err == nil {
+			if err = db.checkOpened(dc); err != nil {
+				err = errors.Join(err, dc.Close())
+			}
+		}
 		if err != nil {
 			db.pool.log.Warn("no other writing connection can be had", "err", err)
+			return nil, err
 		}
-		return dc, err
+		return dc, nil
 	}
 	db.pool.open = func(ctx context.Context) (*Conn, error) { return Connect(ctx, d, Reader) }
 	db.pool.lost = d.Lost
@@ -141,6 +149,12 @@ func (db *DB) setup() error {
 	if err := db.create(); err != nil {
 		return err
 	}
+	if db.d.Shared() {
+		db.opened = rand.Text()
+		if err := setConfig(db.conn, keyOpened, proto.Some(db.opened)); err != nil {
+			return err
+		}
+	}
 	if err := db.commitSQL(); err != nil {
 		return err
 	}
@@ -167,6 +181,26 @@ func (db *DB) setup() error {
 		return err
 	}
 	return db.loadLayout()
+}
+
+// checkOpened refuses a connection to a database that another process has opened since this one did: what is in
+// memory is not what is there. The Python implementation leaves no mark.
+func (db *DB) checkOpened(dc driver.Conn) error {
+	if db.opened == "" { // not yet: the tables are being made
+		return nil
+	}
+	c, opened := NewConn(db.d, dc), ""
+	_, err := c.One("SELECT value FROM config WHERE name = ?", func(r *Row) error {
+		opened = r.Text(0)
+		return nil
+	}, keyOpened)
+	if err = errors.Join(err, c.forget()); err != nil {
+		return err
+	}
+	if opened != db.opened {
+		return fmt.Errorf("database %s: another process has used it while the connection was lost: start the storage again", db.d.Name())
+	}
+	return nil
 }
 
 // broken returns the error that ended the use of the database.

@@ -104,6 +104,9 @@ type Dialect interface {
 	// may be had, or why there is none yet: a Reader connects again and repeats what it has read,
 	// the Writer goes on with another connection if nothing is uncommitted.
 	Lost(err error) bool
+	// Shared reports that another process may use the database while the connection of the Writer
+	// is lost.
+	Shared() bool
 	// MaxMeta is the greatest length of the user, the description and the extension of a
 	// transaction, each, in bytes, for which new tables have room. 0: there is none. If there is
 	// one, a list of object ids is a MEDIUMBLOB.

@@ -431,15 +431,27 @@ func (in *inserter) add(size int, values ...driver.Value) error {
 	return nil
 }
 
-// flush sends the rows in statements of as few different lengths as possible,
-// which stay prepared.
+// exactRows is up to how many rows an INSERT of its own is made for each number: those
+// of a transaction, mostly, which a client waits for.
+const exactRows = 24
+
+// insertRows returns how many of n rows the next INSERT has.
+func insertRows(n, most int) int {
+	if n <= min(exactRows, most) {
+		return n
+	}
+	for most > n {
+		most /= 2
+	}
+	return most
+}
+
+// flush sends the rows in few statements, of a bounded number of different lengths, which stay
+// prepared.
 func (in *inserter) flush() error {
 	args := in.args
 	for len(args) > 0 {
-		n := in.c.dialect.Rows()
-		for n > len(args)/in.cols {
-			n = max(1, n/4)
-		}
+		n := insertRows(len(args)/in.cols, in.c.dialect.Rows())
 		changed, err := in.c.Exec(in.c.rows(in.prefix, in.cols, n), args[:n*in.cols]...)
 		if err != nil {
 			return err

@@ -293,6 +293,9 @@ func (d *dialect) MaxMeta() int { return 0 }
 // Lengthen implements sqldb.Dialect.
 func (d *dialect) Lengthen(*sqldb.Conn, string, map[string]int) (string, error) { return "", nil }
 
+// Shared implements sqldb.Dialect: the process has the lock, whatever becomes of connections.
+func (d *dialect) Shared() bool { return false }
+
 // Copying implements sqldb.Dialect.
 func (d *dialect) Copying(_ *sqldb.Conn, f func() error) error { return f() }
 

@@ -328,7 +328,12 @@ func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) erro
 
 // Restore implements [zeo.Restorer].
 func (t *clusterTxn) Restore(ctx context.Context, r txn.Record) error {
-	return t.t.Restore(ctx, r.OID, r.Data, r.DataTID)
+	created, err := t.t.Restore(ctx, r.OID, r.Data, r.DataTID)
+	if created && r.Data != nil {
+		t.objects++
+		t.bytes += int64(len(r.Data))
+	}
+	return err
 }
 
 func (t *clusterTxn) Undo(ctx context.Context, undone tid.TID) ([]tid.OID, error) {

@@ -12,7 +12,7 @@ import (
 )
 
 // daemonKeys are the keys that all nodes of a cluster have.
-const daemonKeys = "cluster masters bind dynamic_master_list nid peer_timeout logfile logfile_size log_level log_format ca cert key"
+const daemonKeys = "cluster masters bind monitor dynamic_master_list nid peer_timeout logfile logfile_size log_level log_format ca cert key"
 
 // programKeys are the keys of a configuration file, by the program that reads them: its
 // options, with _ for -. One file serves all programs, so each knows the keys of the others.
@@ -21,8 +21,8 @@ const daemonKeys = "cluster masters bind dynamic_master_list nid peer_timeout lo
 var programKeys = map[string]string{
 	"neomaster":  daemonKeys + " autostart upstream_cluster upstream_masters backup backup_schedule backup_window backup_bandwidth backup_delay replicas partitions",
 	"neostorage": daemonKeys + " adapter database wait engine dedup disable_pack disable_drop_partitions replication_share replication_rate new_nid",
-	"neoadmin":   daemonKeys + " monitor_backup monitor_maxlag monitor_interval monitor_email smtp smtp_tls smtp_auth",
-	"neozeo": "cluster masters bind storage file cache_size logfile logfile_size log_level log_format ca cert key peer_timeout read_only invalidation_queue_size " +
+	"neoadmin":   daemonKeys + " backup_metrics monitor_backup monitor_maxlag monitor_interval monitor_email smtp smtp_tls smtp_auth",
+	"neozeo": "cluster masters bind monitor storage file cache_size logfile logfile_size log_level log_format ca cert key peer_timeout read_only invalidation_queue_size " +
 		"invalidation_age transaction_timeout client_conflict_resolution msgpack pid_filename ssl_certificate ssl_key ssl_authenticate",
 }
 

@@ -26,9 +26,10 @@ type Logging struct {
 	LogFile string // -l
 	LogSize int    // in MB; 0: no limit
 
-	level  logLevel
-	format string
-	notes  []note // to be logged when the log is open
+	level   logLevel
+	format  string
+	service bool   // says when it ends
+	notes   []note // to be logged when the log is open
 }
 
 // note is a record of level INFO.
@@ -55,7 +56,7 @@ const logLevelOption = "log-level"
 // Informs makes INFO the level of what is written to stderr by default, for a command that
 // runs as a service. It comes after [Logging.AddFlags].
 func (o *Logging) Informs(fs *pflag.FlagSet) {
-	o.level = logLevel(slog.LevelInfo)
+	o.level, o.service = logLevel(slog.LevelInfo), true
 	fs.Lookup(logLevelOption).DefValue = o.level.String()
 }
 
@@ -118,6 +119,8 @@ type Log struct {
 	*slog.Logger
 	File *nodelog.Log  // nil without log database
 	Node *nodelog.Node // of File, nil without: takes packets and the node's identity
+
+	end *slog.Logger // told how the command ends; nil: nothing
 }
 
 // OpenLog opens the log of a command. Close it at the end.
@@ -142,6 +145,17 @@ func (o *Logging) openLog(env *Env, cfg nodelog.Config) (*Log, error) {
 		log.Info(n.text, n.attrs...)
 	}
 	o.notes = nil
+	if o.service {
+		// Why a command fails is written to stderr as its error.
+		ends := []slog.Handler{slog.DiscardHandler}
+		if log.Node != nil {
+			ends = append(ends, log.Node.Handler())
+		}
+		if o.format == "json" {
+			ends = append(ends, o.stderr(env))
+		}
+		log.end = slog.New(slog.NewMultiHandler(ends...))
+	}
 	return log, nil
 }
 
@@ -150,6 +164,9 @@ func (o *Logging) stderr(env *Env) slog.Handler {
 	level := slog.Level(o.level)
 	if o.format == "json" {
 		return nodelog.NewJSONHandler(env.Stderr, level)
+	}
+	if toJournal(env) {
+		return nodelog.NewJournalHandler(env.Stderr, level)
 	}
 	return nodelog.NewTextHandler(env.Stderr, level)
 }
@@ -169,7 +186,7 @@ func (o *Logging) open(stderr slog.Handler, cfg nodelog.Config) (*Log, error) {
 		return nil, err
 	}
 	node := file.Node("")
-	return &Log{slog.New(slog.NewMultiHandler(stderr, node.Handler())), file, node}, nil
+	return &Log{Logger: slog.New(slog.NewMultiHandler(stderr, node.Handler())), File: file, Node: node}, nil
 }
 
 // LinkConfig returns what the links of a node have in common: they log here, and
@@ -242,6 +259,11 @@ func (l *Log) FlushFile() { l.File.FlushSoon() }
 // its packets are written then. A log that cannot be written has said so on stderr,
 // and makes no command fail.
 func (l *Log) End(err *error) {
+	if l.end != nil && *err == nil {
+		l.Info("stopped")
+	} else if l.end != nil {
+		l.end.Error("ended", "err", *err)
+	}
 	if *err != nil {
 		l.File.FlushSoon()
 	}

@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +20,7 @@ import (
 	"github.com/neozodb/neo/cluster/nodelog"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -164,5 +170,60 @@ func TestRecordedPacketsHaveNoData(t *testing.T) {
 	}
 	if n != len(packets)+1 || len(secret.Data) == 0 {
 		t.Errorf("%d packets", n)
+	}
+}
+
+// What goes to stderr has the level and the form that were asked for: text for people, JSON
+// for programs, and what the journal of systemd understands.
+func TestLogFormats(t *testing.T) {
+	build := func(env *Env) *cobra.Command {
+		var o Logging
+		cmd := &cobra.Command{Use: "neox", RunE: func(*cobra.Command, []string) (err error) {
+			log, err := o.OpenLog(env)
+			if err != nil {
+				return err
+			}
+			defer log.End(&err)
+			log.Debug("a detail")
+			log.Info("listening on", "addr", "127.0.0.1:1")
+			log.Warn("lost", "tid", tid.TID(255), "took", 1500*time.Millisecond, "err", errors.New("no disk"), "n", 3)
+			return nil
+		}}
+		o.AddFlags(cmd.Flags())
+		o.Informs(cmd.Flags())
+		return cmd
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"", `^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO     listening on addr=127\.0\.0\.1:1\n.* WARNING  lost tid=00000000000000ff took=1\.5s err="no disk" n=3\n.* INFO     stopped\n$`},
+		{"--log-level warning", `^\S+ \S+ WARNING  lost .*\n$`},
+		{"--log-level Debug", `^\S+ \S+ DEBUG    a detail\n`},
+		{"--log-format json", `^\{"time":"[^"]+","level":"INFO","msg":"listening on","addr":"127\.0\.0\.1:1"\}\n\{"time":"[^"]+","level":"WARNING","msg":"lost","tid":"00000000000000ff","took":"1\.5s","err":"no disk","n":3\}\n`},
+	} {
+		_, _, stderr := run(t, build, strings.Fields(tt.args)...)
+		if !regexp.MustCompile(tt.want).MatchString(stderr) {
+			t.Errorf("%s: got\n%swant %s", tt.args, stderr, tt.want)
+		}
+	}
+
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || runtime.GOOS != "linux" {
+		t.Skip("there is no journal")
+	}
+	stream := fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+	Run(t.Context(), &Env{Stderr: f, Getenv: func(string) string { return stream }}, build)
+	got, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "<6>INFO     listening on addr=127.0.0.1:1\n<4>WARNING  lost "; !strings.HasPrefix(string(got), want) {
+		t.Errorf("to the journal: %s", got)
 	}
 }

@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/neozodb/neo/cluster/importing"
 )
 
 // ProgressConfig says what a [Progress] measures.
@@ -53,7 +56,7 @@ func NewProgress(env *Env, cfg ProgressConfig) *Progress {
 	p.shown = p.start
 	if f, ok := env.Stderr.(*os.File); ok && !cfg.Quiet && term.IsTerminal(int(f.Fd())) {
 		if cfg.Bytes && cfg.Items != "" {
-			p.count()
+			p.both()
 		} else {
 			p.bar = p.newBar()
 		}
@@ -138,20 +141,20 @@ func (p *Progress) counted() int64 {
 // work goes on without being watched.
 func (p *Progress) showBar() {
 	if p.bytes > 0 && p.cfg.Items != "" && p.inText == "" {
-		p.count()
+		p.both()
 	}
 	n := p.counted()
 	if p.cfg.Total > 0 {
 		n = min(n, p.cfg.Total) // beyond it the bar refuses
 	}
 	if p.inText != "" {
-		p.bar.Describe(fmt.Sprintf("%s: %s %s", p.cfg.What, group(p.items), p.inText))
+		p.bar.Describe(fmt.Sprintf("%s: %s %s", p.cfg.What, humanize.Comma(p.items), p.inText))
 	}
 	_ = p.bar.Set64(n)
 }
 
-// count makes a bar for both: it is about bytes, the items go to its text.
-func (p *Progress) count() {
+// both makes a bar for both: it is about bytes, the items go to its text.
+func (p *Progress) both() {
 	p.inText = p.cfg.Items
 	items := p.cfg.Items
 	p.cfg.Items = ""
@@ -175,72 +178,67 @@ func (p *Progress) Done() {
 		fmt.Fprintln(p.w)
 	}
 	now := p.now()
-	fmt.Fprintf(p.w, "%s: %s in %v\n", p.cfg.What, p.amount(), round(now.Sub(p.start)))
+	fmt.Fprintf(p.w, "%s: %s in %s\n", p.cfg.What, p.amount(), took(now.Sub(p.start)))
 }
 
 // maxLeft is a remaining time that says nothing: the work has hardly begun.
 const maxLeft = 10 * 365 * 24 * time.Hour
 
-// line is the progress as a text: importing: 1,200 transactions, 5.0 MB (12%), 1.0 MB/s, 40s left
+// line is the progress as a text, as [importing.Report] has it:
+// importing: 12.0 % (5.0 of 41 MB), 1,200 transactions, 1.0 MB/s, 40 s left
 func (p *Progress) line(now time.Time) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s", p.cfg.What, p.amount())
+	var parts []string
 	n, total := p.counted(), p.cfg.Total
-	if total > 0 {
-		fmt.Fprintf(&b, " (%d%%)", min(100, int64(100*float64(n)/float64(total))))
+	switch {
+	case total > 0 && p.counts():
+		parts = append(parts, importing.Portion(n, total))
+		if p.cfg.Items != "" {
+			parts = append(parts, p.count(p.items))
+		}
+	case total > 0:
+		parts = append(parts, importing.Percent(n, total), p.amount())
+	default:
+		parts = append(parts, p.amount())
 	}
 	seconds := now.Sub(p.start).Seconds()
 	if seconds > 0 && n > 0 {
 		rate := float64(n) / seconds
-		if p.bytes > 0 {
-			fmt.Fprintf(&b, ", %s/s", size(rate))
+		if p.counts() {
+			parts = append(parts, size(rate)+"/s")
 		} else {
-			fmt.Fprintf(&b, ", %.0f/s", rate)
+			parts = append(parts, p.count(int64(rate))+"/s")
 		}
 		if left := float64(total-n) / rate; left > 0 && left < maxLeft.Seconds() {
-			fmt.Fprintf(&b, ", %v left", round(time.Duration(left*float64(time.Second))))
+			parts = append(parts, importing.Duration(time.Duration(left*float64(time.Second)))+" left")
 		}
 	}
-	return b.String()
+	return p.cfg.What + ": " + strings.Join(parts, ", ")
 }
+
+// counts reports whether it is bytes that are counted.
+func (p *Progress) counts() bool { return p.bytes > 0 || p.cfg.Items == "" }
+
+// count writes a number of items.
+func (p *Progress) count(n int64) string { return humanize.Comma(n) + " " + p.cfg.Items }
 
 func (p *Progress) amount() string {
 	var parts []string
 	if p.cfg.Items != "" {
-		parts = append(parts, group(p.items)+" "+p.cfg.Items)
+		parts = append(parts, p.count(p.items))
 	}
-	if p.bytes > 0 || p.cfg.Items == "" {
+	if p.counts() {
 		parts = append(parts, size(float64(p.bytes)))
 	}
 	return strings.Join(parts, ", ")
 }
 
-func round(d time.Duration) time.Duration {
+// took writes how long something has taken.
+func took(d time.Duration) string {
 	if d < 10*time.Second {
-		return d.Round(100 * time.Millisecond)
+		return fmt.Sprintf("%.1f s", d.Seconds())
 	}
-	return d.Round(time.Second)
+	return importing.Duration(d)
 }
 
 // size writes bytes in decimal units.
-func size(n float64) string {
-	for _, unit := range []string{"B", "kB", "MB", "GB"} {
-		if n < 1000 {
-			if unit == "B" {
-				return fmt.Sprintf("%.0f B", n)
-			}
-			return fmt.Sprintf("%.1f %s", n, unit)
-		}
-		n /= 1000
-	}
-	return fmt.Sprintf("%.1f TB", n)
-}
-
-// group writes 1234567 as 1,234,567.
-func group(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
+func size(n float64) string { return humanize.Bytes(uint64(max(n, 0))) }

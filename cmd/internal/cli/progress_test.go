@@ -21,12 +21,12 @@ func TestProgressLines(t *testing.T) {
 	}
 	p.Done()
 	p.Done() // says nothing more
-	want := `importing: 2,400 transactions, 10.0 MB (10%), 2.0 MB/s, 45s left
-importing: 4,800 transactions, 20.0 MB (20%), 2.0 MB/s, 40s left
-importing: 7,200 transactions, 30.0 MB (30%), 2.0 MB/s, 35s left
-importing: 9,600 transactions, 40.0 MB (40%), 2.0 MB/s, 30s left
-importing: 12,000 transactions, 50.0 MB (50%), 2.0 MB/s, 25s left
-importing: 12,000 transactions, 50.0 MB in 25s
+	want := `importing: 10.0 % (10 of 100 MB), 2,400 transactions, 2.0 MB/s, 45 s left
+importing: 20.0 % (20 of 100 MB), 4,800 transactions, 2.0 MB/s, 40 s left
+importing: 30.0 % (30 of 100 MB), 7,200 transactions, 2.0 MB/s, 35 s left
+importing: 40.0 % (40 of 100 MB), 9,600 transactions, 2.0 MB/s, 30 s left
+importing: 50.0 % (50 of 100 MB), 12,000 transactions, 2.0 MB/s, 25 s left
+importing: 12,000 transactions, 50 MB in 25 s
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -42,7 +42,7 @@ func TestProgressHardlyBegun(t *testing.T) {
 	p.start, p.shown = now, now
 	now = now.Add(5 * time.Second)
 	p.Set(0, 154)
-	if diff := cmp.Diff("importing: 154 B (0%), 31 B/s\n", out.String()); diff != "" {
+	if diff := cmp.Diff("importing: 0.0 % (154 B of 1.0 TB), 30 B/s\n", out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -56,7 +56,7 @@ func TestProgressWithoutTotal(t *testing.T) {
 	now = now.Add(5 * time.Second)
 	p.Set(1234567, 0)
 	p.Done()
-	want := "checking: 1,234,567 objects, 246913/s\nchecking: 1,234,567 objects in 5s\n"
+	want := "checking: 1,234,567 objects, 246,913 objects/s\nchecking: 1,234,567 objects in 5.0 s\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -82,7 +82,7 @@ func TestProgressBar(t *testing.T) {
 		p.Add(1, 1)
 	}
 	p.Done()
-	if !bytes.Contains(out.Bytes(), []byte("100%")) || !bytes.HasSuffix(out.Bytes(), []byte("importing: 20 objects, 20 B in 0s\n")) {
+	if !bytes.Contains(out.Bytes(), []byte("100%")) || !bytes.HasSuffix(out.Bytes(), []byte("importing: 20 objects, 20 B in 0.0 s\n")) {
 		t.Errorf("bar: %q", out.String())
 	}
 }

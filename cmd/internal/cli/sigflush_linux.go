@@ -11,7 +11,8 @@ import (
 )
 
 // SIGRTMIN is the one signal that os/signal cannot deliver: the Go runtime leaves
-// number 34 to a C library, so that it would kill the process. Operators and
+// number 34 to a C library (the flags of its table lack _SigNotify, so that signal.Notify
+// has no effect), and it would kill the process. Operators and
 // neolog --flush send it, therefore we install a handler of our own. It only
 // writes a byte to a pipe; a goroutine does the rest. A process has one handler
 // per signal, hence the package variables.

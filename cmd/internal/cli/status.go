@@ -27,11 +27,18 @@ type Status struct {
 
 // NewStatus returns a Status that has shown nothing yet.
 func NewStatus(env *Env) *Status {
-	s := &Status{w: env.Stderr, fd: -1}
+	return &Status{w: env.Stderr, fd: terminal(env)}
+}
+
+// OnTerminal reports whether a person reads what is written to stderr.
+func OnTerminal(env *Env) bool { return terminal(env) >= 0 }
+
+// terminal returns the file descriptor of stderr if it is a terminal, and -1 otherwise.
+func terminal(env *Env) int {
 	if f, ok := env.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		s.fd = int(f.Fd())
+		return int(f.Fd())
 	}
-	return s
+	return -1
 }
 
 // Show shows a line of text. state tells lines apart that must not be left out.

@@ -231,7 +231,7 @@ func TestClusterDuringImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.ctl(t, 1, `the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)))
+	c.ctl(t, 1, `the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)), "--yes")
 	order, err := cl.Pack(t.Context(), last)
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestClusterDuringImport(t *testing.T) {
 	c.ctl(t, 0, ``, "set", "replicas", "1")
 	c.ctl(t, 0, ``, "tweak")
 	c.ctl(t, 0, `S2 R O+`, "print", "pt")
-	c.ctl(t, 1, `only readable copies|must be stopped`, "drop", "S1")
+	c.ctl(t, 1, `only readable copies|must be stopped`, "drop", "S1", "--yes")
 	c.ctl(t, 1, ``, "set", "cluster", "STARTING_BACKUP")
 	c.ctl(t, 3, `S1 was not compared to the end.*\n.*4 partitions could not be compared`, "check", ":")
 
@@ -284,7 +284,7 @@ func TestClusterDuringImport(t *testing.T) {
 		t.Error("the pack that was ordered is not executed")
 	}
 	c.ctl(t, 0, `no difference found`, "check", ":")
-	c.ctl(t, 1, `packed by an order after|the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)))
+	c.ctl(t, 1, `packed by an order after|the sources of the import of S1 go up to`, "truncate", fmt.Sprint("tid:", uint64(old.Serial-1)), "--yes")
 	wantRunning(t, c.Nodes())
 	for _, p := range c.Nodes() {
 		if strings.Contains(p.Output(), "NOT_IMPLEMENTED") || strings.Count(p.Output(), "a source of the import is damaged") > 3 {

@@ -79,7 +79,7 @@ func TestWrongStarts(t *testing.T) {
 		{2, []string{`unknown node type: "router"`}, "neoctl -a " + c.Admin + " print node router"},
 		{1, []string{`(?i)unknown node`}, "neoctl -a " + c.Admin + " kill S9"},
 		{1, []string{`can not kill primary master`}, "neoctl -a " + c.Admin + " kill M1"},
-		{1, []string{`only readable copies|must be stopped`}, "neoctl -a " + c.Admin + " drop S1"},
+		{1, []string{`only readable copies|must be stopped`}, "neoctl -a " + c.Admin + " drop S1 --yes"},
 	} {
 		f := strings.Fields(x.command)
 		refused(t, x.status, x.says, f[0], f[1:]...)

@@ -104,6 +104,11 @@ type rise struct {
 
 // startWorkload starts clients. They stop with the test, or by [workload.stop].
 func startWorkload(t testing.TB, c *Cluster, clients int) *workload {
+	return startMarked(t, c, clients, "")
+}
+
+// startMarked is startWorkload with a prefix for the marks of the transactions.
+func startMarked(t testing.TB, c *Cluster, clients int, prefix string) *workload {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &workload{cancel: cancel, since: time.Now()}
 	t.Cleanup(func() { w.stop() })
@@ -118,7 +123,7 @@ func startWorkload(t testing.TB, c *Cluster, clients int) *workload {
 			own, base := tid.OID(0), tid.Zero
 			for i := 0; ctx.Err() == nil; i++ {
 				w.mu.Lock()
-				a := clustertest.Attempt{Mark: fmt.Sprintf("%d.%d", n, i), After: w.last}
+				a := clustertest.Attempt{Mark: fmt.Sprintf("%s%d.%d", prefix, n, i), After: w.last}
 				w.mu.Unlock()
 				commit(ctx, cl, &a, &own, &base)
 				w.add(a)

@@ -81,10 +81,10 @@ func TestCtlOutput(t *testing.T) {
 		{"print summary", `# \{"problem": \[null\]\}\nRUNNING; OUT_OF_DATE=12, UP_TO_DATE=12; DOWN=1; ltid=.*\n`},
 		{"print node storage", `S1 \| STORAGE \| ` + address + ` \| RUNNING \| ` + date + `\nS2 \| STORAGE \| ` + address + ` \| DOWN +\| .*\n`},
 		{"set replicas 0", `\n`},
-		{"drop S2", `node permanently removed\n`},
+		{"drop S2 --yes", `node permanently removed\n`},
 		{"print pt 0 1", `# ptid: \d+, replicas: 0\n000 \| S1 - UP_TO_DATE \|\n`},
 		{"print summary", `# \{\}\nRUNNING; UP_TO_DATE=12; ltid=.*\n`},
-		{"truncate tid:0x" + list[0].tid.String(), ``},
+		{"truncate --yes tid:0x" + list[0].tid.String(), ``},
 	} {
 		out, errOut, status := c.Ctl(t, strings.Fields(x.command)...)
 		if status != 0 || errOut != "" || !regexp.MustCompile(`^(?:`+x.want+`)$`).MatchString(out) {

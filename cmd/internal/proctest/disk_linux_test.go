@@ -283,3 +283,40 @@ func TestReadOnlyDisk(t *testing.T) {
 	c.WaitState(t, "RUNNING", 30*time.Second)
 	c.alive(t, file)
 }
+
+// The disk of a storage gets full under a copy into the cluster: whoever copies is told at
+// once which storage is gone and why, and the copy goes on when it is back.
+func TestDiskFullInMigration(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "source.fs")
+	must(t, "neobench", "generate", file, "--size", "8MB")
+	dir := tmpfs(t, "size=5m")
+	fill := ballast(t, dir, 2<<20)
+	c := StartCluster(t, Options{Dir: dir})
+	copying := Start(t, "neomigrate", "-c", c.Name, file, c.Masters)
+	if err := c.Storages[0].Wait(t, 60*time.Second); err == nil {
+		t.Fatal("the disk is full, and the storage has ended without an error")
+	}
+	waits := regexp.MustCompile(`waiting for cluster \w+: the cluster is RECOVERING: 4 of 4 partitions cannot be read without S1 \(127\.0\.0\.1:\d+\), which is gone: .*s1\.sqlite.*(disk is full|no space left)`)
+	for deadline := time.Now().Add(20 * time.Second); !waits.MatchString(copying.Output()); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the copy does not say what it waits for:\n%s", copying.Output())
+		}
+	}
+	says(t, "the master", c.Master.Output(), `a storage ends.*S1.*(disk is full|no space left)`)
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=100m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Storages[0].Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if err := copying.Wait(t, 90*time.Second); err != nil {
+		t.Fatalf("the copy does not go on: %v\n%s", err, copying.Output())
+	}
+	says(t, "the copy", copying.Output(), `(?m)^cluster \w+ serves again$`, `Migration done in`)
+	out, _, _ := Run(t, "neomigrate", "--verify", "-c", c.Name, file, c.Masters)
+	says(t, "the comparison", out, `No difference in \d+ transactions`)
+}

@@ -167,7 +167,7 @@ func TestInterruptedCopies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, errOut, code := c.Ctl(t, "truncate", fmt.Sprintf("tid:%d", uint64(at-1))); code != 0 {
+		if _, errOut, code := c.Ctl(t, "truncate", "--yes", fmt.Sprintf("tid:%d", uint64(at-1))); code != 0 {
 			t.Fatal(errOut)
 		}
 		c.WaitState(t, "RUNNING", 30*time.Second)

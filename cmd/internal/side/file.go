@@ -47,7 +47,11 @@ type File struct {
 	opt   Reading
 	quiet bool
 	bar   *cli.Progress // during CheckOrder
-	wrong Wrong
+
+	counting bool
+	after    tid.TID // records of blobs are counted behind it
+	blobs    int64
+	wrong    Wrong
 }
 
 // OpenFile opens a Data.fs to copy it. quiet: show no progress, and not which

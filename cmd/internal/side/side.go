@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cluster/client"
-	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cluster/txn"
@@ -24,15 +24,17 @@ type Options struct {
 	cli.Logging
 	cli.TLS
 	Reading
-	Cluster   string // -c
+	Cluster   string // -c, or what the file or a side says once OpenCluster was called
+	File      string // -f
 	Quiet     bool   // -q
 	AnyStatus bool   // --any-status
 }
 
-// AddFlags defines -c, -q, --any-status, --strict, --renumber, -l, --ca, --cert and
+// AddFlags defines -c, -f, -q, --any-status, --strict, --renumber, -l, --ca, --cert and
 // --key.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	cli.Text(fs, &o.Cluster, "cluster", "c", "", "name of the cluster")
+	cli.Path(fs, &o.File, "file", "f", "", "configuration file, whose section DEFAULT has cluster, masters, ca, cert and key")
 	cli.Flag(fs, &o.Quiet, "quiet", "q", "print nothing but errors")
 	cli.Flag(fs, &o.AnyStatus, "any-status", "", "take transactions of a Data.fs with an invalid status for committed ones, as Python does")
 	o.Reading.AddFlags(fs)
@@ -42,24 +44,20 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 
 // IsFile reports whether a side that exists is a Data.fs.
 func IsFile(name string) bool {
+	if IsURI(name) {
+		return false
+	}
 	_, err := os.Stat(name)
 	return err == nil
 }
 
-// OpenCluster connects to a cluster. name is the list of its masters.
-func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cfg client.Config) (*client.Client, error) {
-	if o.Cluster == "" {
-		return nil, cli.Usagef("%q is not a file, so it must be the masters of a cluster: its name is missing (-c)", name)
-	}
-	masters, err := conf.ParseMasters(name)
+// OpenCluster connects to a cluster. name is the list of its masters, its URI, or
+// neo:// for that of the configuration file. While a cluster does not serve, it is said on
+// stderr why.
+func (o *Options) OpenCluster(ctx context.Context, env *cli.Env, name string, log *cli.Log, cfg client.Config) (*client.Client, error) {
+	masters, err := o.masters(ctx, env, name)
 	if err != nil {
-		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
-	}
-	if len(masters) == 0 {
-		return nil, cli.Usagef("empty list of masters")
-	}
-	if masters, err = conf.ResolveAll(ctx, masters); err != nil {
-		return nil, fmt.Errorf("%q is neither an existing file nor a list of masters: %w", name, err)
+		return nil, err
 	}
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
 		return nil, err
@@ -68,9 +66,28 @@ func (o *Options) OpenCluster(ctx context.Context, name string, log *cli.Log, cf
 		cfg.Masters = append(cfg.Masters, proto.Address(a))
 	}
 	cfg.Cluster = o.Cluster
+	cfg.OnWait = tellWait(env, o.Cluster)
 	links := log.LinkConfig(cfg.TLS)
 	cfg.Log, cfg.Record, cfg.FlushLog = links.Log, links.Record, log.FlushFile
 	return client.Open(ctx, cfg)
+}
+
+// tellWait says why a cluster is waited for, once for each reason, and the end of that.
+func tellWait(env *cli.Env, cluster string) func(error) {
+	last := ""
+	return func(why error) {
+		text := "cluster " + cluster + " serves again"
+		if why != nil {
+			if e, ok := errors.AsType[*proto.Error](why); ok && e.ErrCode == proto.NotReady {
+				why = errors.New(e.Message) // of the master
+			}
+			text = fmt.Sprintf("waiting for cluster %s: %v", cluster, why)
+		}
+		if text != last {
+			fmt.Fprintln(env.Stderr, text)
+		}
+		last = text
+	}
 }
 
 // Remaining returns how many bytes of a file hold what comes after a transaction:
@@ -120,11 +137,28 @@ func (o *Options) OpenSource(ctx context.Context, env *cli.Env, name string, log
 		return &Source{f, f, f.Close}, nil
 	}
 	// Nothing is loaded twice: the cache would only take memory.
-	c, err := o.OpenCluster(ctx, name, log, client.Config{ReadOnly: true, CacheSize: 1 << 20})
+	c, err := o.OpenCluster(ctx, env, name, log, client.Config{ReadOnly: true, CacheSize: 1 << 20})
 	if err != nil {
 		return nil, err
 	}
 	return &Source{c, nil, c.Close}, nil
+}
+
+// Files returns an error if one of the paths is that by which programs mean stdin or stdout.
+func Files(paths ...string) error {
+	if slices.Contains(paths, "-") {
+		return cli.Usagef("- is neither stdin nor stdout here: a Data.fs is read and written at many places; for a file of that name write ./-")
+	}
+	return nil
+}
+
+// CheckMagic returns an error if the value of --magic is none; "" is that of a default.
+func CheckMagic(magic string) error {
+	switch fsformat.Magic(magic) {
+	case "", fsformat.FS30, fsformat.FS21:
+		return nil
+	}
+	return cli.Usagef("--magic %q: want %s or %s", magic, fsformat.FS30, fsformat.FS21)
 }
 
 // ErrSame reports a copy of a database onto itself.

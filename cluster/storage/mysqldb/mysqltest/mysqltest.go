@@ -32,6 +32,7 @@ import (
 // Server is a running database server.
 type Server struct {
 	Socket string
+	Wrap   []string // program with arguments that is to run the server, as of another network
 	dir    string
 	data   string   // directory of the data
 	more   []string // options of each start
@@ -217,8 +218,9 @@ func (s *Server) Start(options ...string) error {
 	if err != nil {
 		return err
 	}
-	log := filepath.Join(s.dir, "log")
-	cmd := exec.Command(path, slices.Concat(s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)...)
+	log := filepath.Join(s.dir, "log.err") // the server adds .err to a name without
+	words := slices.Concat(s.Wrap, []string{path}, s.args(), s.more, []string{"--socket=" + s.Socket, "--pid-file=" + filepath.Join(s.dir, "pid"), "--log-error=" + log}, options)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.SysProcAttr = childAttr()
 	ended := make(chan struct{})
 	if err := cmd.Start(); err != nil {
@@ -300,7 +302,7 @@ func (s *Server) Database(t testing.TB) string {
 
 // Log returns what the server has logged.
 func (s *Server) Log() string {
-	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	text, err := os.ReadFile(filepath.Join(s.dir, "log.err"))
 	if err != nil {
 		return err.Error()
 	}
