@@ -127,6 +127,8 @@ $(S3)/installed: .ci/s3-servers
 install-database-server:
 	.ci/database-server
 
+# What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
+
 # What the tests of monitoring need, on Debian and Ubuntu: promtool.
 install-monitoring-tools:
 	.ci/monitoring-tools

@@ -25,7 +25,7 @@ type command struct {
 	words string // "print pt"
 	args  string // for the usage
 	help  string
-	parse func(args []string) (order, error)
+	parse func(args []string) (order, error) // nil: it is carried out elsewhere
 }
 
 // commands is in the order of the usage.
@@ -56,6 +56,7 @@ func commands() []command {
 		{"prune_orphan", "0|1 NODE... | all", "delete data that nothing refers to; 1 only logs them", parsePrune},
 		{"truncate", "TID", "cut the database after a transaction", parseTruncate},
 		{"flush_log", "", "make all nodes write their logs", noArgs(flushLog)},
+		{"tls", "init | add | show | renew", "certificates of a cluster: see neoctl tls --help", nil},
 		{"help", "[COMMAND]", "what a command does", nil},
 	}
 }
@@ -73,7 +74,7 @@ func usage() string {
 
 // usage is a command and what it does.
 func (c *command) usage() string {
-	return fmt.Sprintf("  %s\n        %s\n", strings.TrimSpace(c.words+" "+c.args+c.options()), c.help)
+	return fmt.Sprintf("  %s\n        %s\n", strings.Join(strings.Fields(c.words+" "+c.args+c.options()), " "), c.help)
 }
 
 // options are those that several commands have.
@@ -149,7 +150,7 @@ var errInvalid = errors.New("invalid command")
 func (o *options) parse(words []string) (order, error) {
 	for _, c := range commands() {
 		name := strings.Fields(c.words)
-		if len(words) < len(name) || !slices.Equal(words[:len(name)], name) {
+		if c.parse == nil || len(words) < len(name) || !slices.Equal(words[:len(name)], name) {
 			continue
 		}
 		args := slices.Clone(words[len(name):])

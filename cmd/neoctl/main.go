@@ -48,7 +48,8 @@ func newCommand(env *cli.Env) *cobra.Command {
 			"\n\nWith --json, print, status and health print one document of JSON: ids in hexadecimal, times in RFC 3339, null for what is not known." +
 			"\nWith -f, a section of neo.conf (by default [admin]) tells the address of the admin (bind) and the certificates." +
 			"\npack is given by a client: the admin tells the name of the cluster and its masters; with an admin of the Python implementation, -f does." +
-			"\n\nExit status of health: 0 all is well; 1 degraded: it serves, but something needs you; 2 down, or it cannot be asked. Of the others: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences," +
+			"\n\nExit status of health: 0 all is well; 1 degraded: it serves, but something needs you; 2 down, or it cannot be asked." +
+			"\n\nExit status: 0 done; 1 refused or failed, the reason is on stderr, or check or repair has found differences," +
 			"\nor print import finds an import that has failed, or whose copy differs from its sources; 2 wrong usage; 3 check or repair" +
 			"\nhas found no difference, but could not compare everything, or print import finds no import.",
 		Args: cobra.ArbitraryArgs,

@@ -89,9 +89,6 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 			if env.Getenv("ZEO_MSGPACK") != "" && !cmd.Flags().Changed("msgpack") {
 				o.msgpack = true
 			}
-			if err := o.check(); err != nil {
-				return err
-			}
 			return run(cmd.Context(), env, &o, func([]net.Addr) {})
 		},
 	}
@@ -101,6 +98,7 @@ zodbconvert): transactions keep their ids.` + cli.ExitStatus,
 
 // check refuses options that make no sense together.
 func (o *options) check(fs *pflag.FlagSet) error {
+	const most = 100 * 365 * 86400. // seconds
 	if o.file != "" && !cli.Given(fs, "cluster") {
 		o.cluster = "" // [DEFAULT] means the nodes of a cluster
 	}
@@ -111,10 +109,12 @@ func (o *options) check(fs *pflag.FlagSet) error {
 		return cli.Usagef("--ssl-key and --ssl-authenticate do not go without --ssl-certificate")
 	case o.sslCert != "" && o.sslAuth == "":
 		return cli.Usagef("--ssl-certificate needs --ssl-authenticate, which says which clients are let in")
-	case !(o.queueAge >= 0):
-		return cli.Usagef("--invalidation-age must be 0 seconds or more")
-	case !(o.timeout >= 0):
-		return cli.Usagef("--transaction-timeout must be 0 seconds or more")
+	case o.queueSize <= 0:
+		return cli.Usagef("--invalidation-queue-size must be more than zero")
+	case !(o.queueAge >= 0 && o.queueAge <= most):
+		return cli.Usagef("--invalidation-age %v: want seconds, not negative", o.queueAge)
+	case !(o.timeout >= 0 && o.timeout <= most):
+		return cli.Usagef("--transaction-timeout %v: want seconds, 0 for no limit", o.timeout)
 	}
 	return nil
 }
@@ -269,20 +269,6 @@ func clients(open map[string]storage) map[string]metrics.Client {
 		}
 	}
 	return in
-}
-
-// check refuses values that make no sense.
-func (o *options) check() error {
-	const most = 100 * 365 * 86400.
-	switch {
-	case o.queueSize <= 0:
-		return cli.Usagef("--invalidation-queue-size must be more than zero")
-	case !(o.queueAge >= 0 && o.queueAge <= most):
-		return cli.Usagef("--invalidation-age %v: want seconds, not negative", o.queueAge)
-	case !(o.timeout >= 0 && o.timeout <= most):
-		return cli.Usagef("--transaction-timeout %v: want seconds, 0 for no limit", o.timeout)
-	}
-	return nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -102,8 +102,6 @@ func TestUsage(t *testing.T) {
 		{"-b 127.0.0.1:0 -c c --ssl-certificate none.pem", 2, "--ssl-authenticate"},
 		{"-b 127.0.0.1:0 -c c --ssl-key none.pem", 2, "--ssl-certificate"},
 		{"-b 127.0.0.1:0 -m 127.0.0.1:1 --file x.fs", 2, "--cluster"},
-		{"-b 127.0.0.1:0 -c c --transaction-timeout -1", 2, "0 seconds or more"},
-		{"-b 127.0.0.1:0 -c c --invalidation-age NaN", 2, "0 seconds or more"},
 		{"-b 127.0.0.1:0 -c c --cache-size x", 2, "size"},
 		{"-b nowhere.invalid:0 --file x.fs", 1, "nowhere"},
 		{"-f " + file + " --file none.fs", 1, "nowhere"},
