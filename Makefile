@@ -129,7 +129,6 @@ install-database-server:
 
 # What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
 
-# What the tests of monitoring need, on Debian and Ubuntu: promtool.
 install-monitoring-tools:
 	.ci/monitoring-tools
 
