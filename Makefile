@@ -128,7 +128,6 @@ install-database-server:
 	.ci/database-server
 
 # What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
-
 install-monitoring-tools:
 	.ci/monitoring-tools
 
