@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -87,6 +86,11 @@ func (o *tlsOptions) check() error {
 	if o.caDays < 1 || o.caDays > maxDays {
 		return cli.Usagef("--ca-days %d is not in 1..%d", o.caDays, maxDays)
 	}
+	for _, h := range o.hosts {
+		if err := authority.CheckHost(h); err != nil {
+			return cli.Usagef("--host: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -116,10 +120,8 @@ always among them. Nodes do not look at them.` + cli.ExitStatus,
 			a := o.authority()
 			// All or nothing: what is there already is told before anything is made.
 			for _, name := range []string{authority.CA, "node", "client"} {
-				for _, path := range []string{a.CertificatePath(name), a.KeyPath(name)} {
-					if _, err := os.Lstat(path); err == nil {
-						return fmt.Errorf("%s is there already: nothing is overwritten; see tls show, tls add and tls renew", path)
-					}
+				if err := a.Free(name); err != nil {
+					return fmt.Errorf("%w; see tls show, tls add and tls renew", err)
 				}
 			}
 			if err := a.Init(o.name, days(o.caDays)); err != nil {

@@ -23,6 +23,9 @@ func TestTLS(t *testing.T) {
 	run(2, `unknown command "frob"`, "frob")
 	run(1, "no such file", "show")
 	run(1, "no authority in", "add", "zope1")
+	// Nothing is made of a half: the second attempt is as good as the first.
+	run(2, `--host: "neo1:8100" is neither`, "init", "--host", "neo1:8100")
+	run(2, `--host: "bücher.example" is neither`, "init", "--host", "bücher.example")
 	run(0, "an authority, and certificates node and client", "init", "--host", "neo1.example.com", "--days", "20", "--ca-days", "100")
 	run(1, "ca.crt is there already: nothing is overwritten", "init", "--host", "x")
 	run(0, "--cert "+dir+"/zope1.crt", "add", "zope1")

@@ -3,9 +3,9 @@
 //
 // # Invariant
 //
-// What is there is never overwritten, but by a renewal, which keeps the private key and takes the place
-// of the certificate at once: who reads the files at any time finds a certificate and its key. Keys are
-// for their owner alone.
+// What is there is never overwritten, but by a renewal, which keeps the private key, and all else that is in the
+// file (a revocation list, a second authority), and takes the place of the certificate at once: a program that
+// reads the files at any time finds a certificate and its key. Keys are for their owner alone.
 //
 // Certificates are what the strictest peers demand (VERIFY_X509_STRICT, which is the default of
 // Python 3.13): key usages and constraints that are critical, key identifiers, and host names as
@@ -39,6 +39,8 @@ const CA = "ca"
 const (
 	certificateExt = ".crt"
 	keyExt         = ".key"
+
+	certificateType = "CERTIFICATE" // in PEM
 )
 
 // early is how long before it is made a certificate is valid, for clocks that are late.
@@ -68,6 +70,18 @@ func (a *Authority) KeyPath(name string) string { return filepath.Join(a.Dir, na
 func CheckName(name string) error {
 	if name == "" || len(name) > 60 || strings.ContainsAny(name, "/\\\x00\n") || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "-") {
 		return fmt.Errorf("%q cannot be the name of a certificate: up to 60 characters, without /, not beginning with . or -", name)
+	}
+	return nil
+}
+
+// CheckHost refuses what is neither the name nor the address of a host.
+func CheckHost(host string) error {
+	if net.ParseIP(strings.Trim(host, "[]")) != nil {
+		return nil
+	}
+	ascii := func(r rune) bool { return r > ' ' && r < 0x7f }
+	if host == "" || strings.ContainsAny(host, ":/@") || strings.ContainsFunc(host, func(r rune) bool { return !ascii(r) }) {
+		return fmt.Errorf("%q is neither the name nor the address of a host (names of other scripts are written as xn--…)", host)
 	}
 	return nil
 }
@@ -112,10 +126,11 @@ func (a *Authority) Add(name string, hosts []string, valid time.Duration) error 
 			SubjectKeyId: id,
 		}
 		for _, h := range hosts {
+			if err := CheckHost(h); err != nil {
+				return nil, err
+			}
 			if ip := net.ParseIP(strings.Trim(h, "[]")); ip != nil {
 				c.IPAddresses = append(c.IPAddresses, ip)
-			} else if strings.ContainsAny(h, ":/ @") || h == "" {
-				return nil, fmt.Errorf("%q is neither the name nor the address of a host", h)
 			} else {
 				c.DNSNames = append(c.DNSNames, h)
 			}
@@ -126,13 +141,8 @@ func (a *Authority) Add(name string, hosts []string, valid time.Duration) error 
 
 // create makes a key, and the certificate that a template describes. Neither may be there yet.
 func (a *Authority) create(name string, template func(*ecdsa.PublicKey) (*x509.Certificate, error)) error {
-	for _, path := range []string{a.CertificatePath(name), a.KeyPath(name)} {
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			if err == nil {
-				err = fmt.Errorf("%s is there already: nothing is overwritten", path)
-			}
-			return err
-		}
+	if err := a.Free(name); err != nil {
+		return err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -157,10 +167,38 @@ func (a *Authority) create(name string, template func(*ecdsa.PublicKey) (*x509.C
 		return err
 	}
 	// The key comes first: a certificate without one is of no use.
-	if err := writeNew(a.KeyPath(name), "PRIVATE KEY", secret, 0o600); err != nil {
+	if err := writeNew(a.KeyPath(name), encode("PRIVATE KEY", secret), 0o600); err != nil {
 		return err
 	}
-	return writeNew(a.CertificatePath(name), "CERTIFICATE", der, 0o644)
+	if err := writeNew(a.CertificatePath(name), encode(certificateType, der), 0o644); err != nil {
+		// The key is of no use either, and would be in the way of the next attempt.
+		return errors.Join(err, os.Remove(a.KeyPath(name)))
+	}
+	return syncDir(a.Dir)
+}
+
+// Free returns an error if there is anything of a certificate already.
+func (a *Authority) Free(name string) error {
+	certificate, key := a.CertificatePath(name), a.KeyPath(name)
+	for _, path := range []string{certificate, key} {
+		_, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = fmt.Errorf("%s is there already: nothing is overwritten", path)
+		if path == key {
+			err = fmt.Errorf("%w; there is no %s, so the certificate is elsewhere, or was never made: then delete the key", err, filepath.Base(certificate))
+		}
+		return err
+	}
+	return nil
+}
+
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
 // sign completes a template and signs it. A certificate does not outlive the authority.
@@ -228,43 +266,66 @@ func (a *Authority) key(name string, c *x509.Certificate) (crypto.Signer, error)
 }
 
 func readCertificate(path string) (*x509.Certificate, error) {
+	c, _, err := readFile(path)
+	return c, err
+}
+
+// readFile returns the first certificate in a file, and how the file is with another one in its place.
+func readFile(path string) (c *x509.Certificate, with func(der []byte) []byte, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("%s: no certificate in PEM form", path)
+	for rest := text; ; {
+		before := rest
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, nil, fmt.Errorf("%s: no certificate in PEM form", path)
+		}
+		if block.Type != certificateType {
+			continue
+		}
+		if c, err = x509.ParseCertificate(block.Bytes); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", path, err)
+		}
+		// Text before the block, of which openssl writes much, is about the old certificate: it goes.
+		head := text[:len(text)-len(before)]
+		return c, func(der []byte) []byte { return slices.Concat(head, encode(certificateType, der), rest) }, nil
 	}
-	c, err := x509.ParseCertificate(block.Bytes)
+}
+
+// syncDir makes new names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	return c, nil
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // writeNew makes a file that must not be there.
-func writeNew(path, kind string, der []byte, mode fs.FileMode) error {
+func writeNew(path string, text []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
-	if err != nil {
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }
 
 // Renew signs a certificate again, for the same key and hosts. The key of a node need not be there, only its
-// certificate. An authority that is renewed remains that of all certificates that it has signed, if each node
+// certificate. What else is in the file stays. An authority that is renewed remains that of all certificates that it has signed, if each node
 // gets its new certificate.
 func (a *Authority) Renew(name string, valid time.Duration) (before, after *x509.Certificate, err error) {
 	if err := CheckName(name); err != nil {
 		return nil, nil, err
 	}
 	path := a.CertificatePath(name)
-	if before, err = readCertificate(path); err != nil {
+	before, with, err := readFile(path)
+	if err != nil {
 		return nil, nil, err
 	}
 	issuer, key, err := a.signer()
@@ -293,10 +354,13 @@ func (a *Authority) Renew(name string, valid time.Duration) (before, after *x509
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
-	if err := writeNew(temporary, "CERTIFICATE", der, 0o644); err != nil {
+	if err := writeNew(temporary, with(der), 0o644); err != nil {
 		return nil, nil, err
 	}
-	return before, after, os.Rename(temporary, path)
+	if err := os.Rename(temporary, path); err != nil {
+		return nil, nil, err
+	}
+	return before, after, syncDir(a.Dir)
 }
 
 // Certificate is one that is in the directory.

@@ -2,8 +2,10 @@ package authority
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"math/big"
 	"os"
 	"os/exec"
 	"slices"
@@ -96,7 +98,7 @@ func TestNotOverwritten(t *testing.T) {
 			t.Errorf("a certificate named %q", name)
 		}
 	}
-	for _, host := range []string{"", "a b", "http://x", "neo1:8100"} {
+	for _, host := range []string{"", "a b", "http://x", "neo1:8100", "bücher.example", "a\nb"} {
 		if err := a.Add("x", []string{host}, year); err == nil {
 			t.Errorf("a certificate for host %q", host)
 		}
@@ -107,7 +109,7 @@ func TestNotOverwritten(t *testing.T) {
 	if err := os.Remove(a.CertificatePath("node")); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Add("node", nil, year); err == nil || !strings.Contains(err.Error(), "node.key is there already") {
+	if err := a.Add("node", nil, year); err == nil || !strings.Contains(err.Error(), "node.key is there already: nothing is overwritten; there is no node.crt") {
 		t.Errorf("a key was overwritten: %v", err)
 	}
 }
@@ -170,6 +172,46 @@ func TestRenew(t *testing.T) {
 	}
 	if err := a.Add("x", nil, year); err == nil || !strings.Contains(err.Error(), "is not the key of") {
 		t.Errorf("signed with the key of another authority: %v", err)
+	}
+}
+
+// A renewal keeps what else is in a file: a revocation list and a second authority in ca.crt, wherever they are.
+func TestRenewKeepsOthers(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	ca, key, err := a.signer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(year),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: get(t, a, "node").SerialNumber, RevocationTime: time.Now()}},
+	}, ca, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked, second := encode("X509 CRL", list), encode("CERTIFICATE", get(t, other, CA).Raw)
+	own, err := os.ReadFile(a.CertificatePath(CA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string][]byte{
+		"after it": slices.Concat(own, revoked, []byte("the second authority\n"), second), "before it": slices.Concat(revoked, []byte("text\n"), own, second),
+	} {
+		if err := os.WriteFile(a.CertificatePath(CA), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		before, after, err := a.Renew(CA, 20*year)
+		if err != nil {
+			t.Fatal(what, err)
+		}
+		got, err := os.ReadFile(a.CertificatePath(CA))
+		if err != nil || !before.Equal(ca) || !bytes.Contains(got, revoked) || !bytes.Contains(got, second) ||
+			!bytes.Contains(got, encode("CERTIFICATE", after.Raw)) || bytes.Contains(got, own) {
+			t.Errorf("%s: %v\n%s", what, err, got)
+		}
+		if err := a.Add("with the list "+what, nil, year); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
