@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,7 +209,16 @@ type emitter struct {
 }
 
 func (e *emitter) set(m *metric, v float64, labels ...string) {
-	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, append([]string{e.cluster, e.node}, labels...)...)
+	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, e.labels(labels)...)
+}
+
+// labels returns the values of all labels. A name in a configuration file may be no UTF-8, which Prometheus refuses.
+func (e *emitter) labels(more []string) []string {
+	all := append([]string{e.cluster, e.node}, more...)
+	for i, s := range all {
+		all[i] = strings.ToValidUTF8(s, "\uFFFD")
+	}
+	return all
 }
 
 func (e *emitter) flag(m *metric, on bool, labels ...string) {
@@ -231,7 +241,7 @@ func (e *emitter) histogram(m *metric, s latency.Snapshot) {
 	for i, n := range s.Within {
 		within[latency.Bounds[i].Seconds()] = n
 	}
-	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, e.cluster, e.node)
+	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, e.labels(nil)...)
 }
 
 func (e *emitter) states(state proto.ClusterState) {

@@ -26,6 +26,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/latency"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
@@ -375,6 +376,21 @@ func TestSilence(t *testing.T) {
 	all := gather(t, silent(false))
 	if value(t, all, "neo_node_responsive") != 0 || value(t, all, "neo_node_ready") != 0 {
 		t.Error("it is responsive, or ready")
+	}
+}
+
+// A name that is no UTF-8 ends neither the program nor the scrape.
+func TestNameIsNoUTF8(t *testing.T) {
+	set := NewSet("")
+	set.Complete(&Node{cluster: "B\xfcro", typ: "zeo", look: func(context.Context) (string, func(*emitter), bool, error) {
+		return "zeo", func(e *emitter) {
+			e.zeo("H\xfctte", &zeo.StorageStats{Loads: 7})
+			e.histogram(mCommit, latency.Snapshot{Count: 1})
+		}, false, nil
+	}})
+	all := gather(t, set)
+	if got := value(t, all, "neo_zeo_loads_total", "cluster=B\uFFFDro", "storage=H\uFFFDtte"); got != 7 {
+		t.Errorf("%v loads, want 7", got)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/neozodb/neo/cluster/status"
+	"github.com/neozodb/neo/cluster/zeo/zeotest"
 )
 
 // chromium returns the browser, or skips the test.
@@ -29,10 +30,7 @@ func chromium(t *testing.T) string {
 			return path
 		}
 	}
-	if os.Getenv("NEO_TEST_PEERS") == "required" {
-		t.Fatal("chromium is not installed: make install-monitoring-tools")
-	}
-	t.Skip("chromium is not installed")
+	zeotest.Missing(t, "chromium is not installed: make install-monitoring-tools")
 	return ""
 }
 

@@ -89,10 +89,13 @@ func (p *Page) sample(ctx context.Context) {
 }
 
 func (p *Page) collectLocked(ctx context.Context) *status.Status {
-	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
+	limited, cancel := context.WithTimeout(ctx, collectTimeout)
 	defer cancel()
-	p.last = p.cfg.Collect(ctx)
-	return p.last
+	s := p.cfg.Collect(limited)
+	if ctx.Err() == nil { // what a reader has interrupted says nothing about the cluster
+		p.last = s
+	}
+	return s
 }
 
 // status returns how the cluster is.

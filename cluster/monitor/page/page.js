@@ -1,10 +1,10 @@
 // Reads the page again from time to time, without the flicker of loading it. Without
-// scripts, the browser loads it.
+// scripts, the browser loads it. It is read also while it is hidden, as its title is not: that of a
+// tab in the background must not say that all is well when it no longer is.
 (() => {
   const every = 1000 * document.documentElement.dataset.interval;
   let failed = 0;
   const again = async () => {
-    if (document.hidden) return;
     try {
       const answer = await fetch(location.href, {cache: 'no-store', signal: AbortSignal.timeout(15000)});
       if (!answer.ok) throw new Error(answer.status);

@@ -275,6 +275,22 @@ func TestReadersShare(t *testing.T) {
 	}
 }
 
+// A reader that goes away while the cluster is asked does not make it unreachable for the next one.
+func TestReaderGoesAway(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := New(Config{Collect: func(asking context.Context) *status.Status {
+		if ctx.Err() == nil {
+			cancel()
+			return status.Unreachable("10.0.0.1:9999", asking.Err())
+		}
+		return healthy()
+	}})
+	p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
+	if body := get(t, p, "/").Body.String(); !strings.Contains(body, "Healthy") {
+		t.Errorf("the next reader sees %s", body)
+	}
+}
+
 func TestChart(t *testing.T) {
 	r := newRing(samples)
 	if newChart(r.points()) != nil {
