@@ -40,7 +40,7 @@ man: build
 # The race detector needs a C compiler. Some tests run Python's ZODB and ZEO:
 # those of NEO_TEST_PYTHON if set, otherwise of $(PEERS), made if needed. Some run
 # S3 servers: those in the directory NEO_TEST_S3, otherwise in $(S3). Some run MariaDB,
-# which is installed if need be. Some mount
+# which is installed if need be, as are promtool, a browser and what checks units and manual pages. Some mount
 # small disks and make networks, which takes root. `go test ./...` alone leaves out
 # the tests for which the machine lacks something; here, and with CI set, they fail.
 test: vet $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed) $(if $(NEO_TEST_S3),,$(S3)/installed) install-database-server install-monitoring-tools
@@ -127,7 +127,7 @@ $(S3)/installed: .ci/s3-servers
 install-database-server:
 	.ci/database-server
 
-# What the tests of monitoring need, on Debian and Ubuntu: promtool, a browser.
+# What the tests of monitoring and of packages need, on Debian and Ubuntu: promtool, a browser, mandoc, systemd-analyze.
 install-monitoring-tools:
 	.ci/monitoring-tools
 

@@ -67,12 +67,14 @@ func TestManual(t *testing.T) {
 	if err != nil || len(pages) < 60 {
 		t.Errorf("%d pages, %v", len(pages), err)
 	}
-	if mandoc, err := exec.LookPath("mandoc"); err == nil {
-		if out, err := exec.CommandContext(t.Context(), mandoc, append([]string{"-Tlint", "-Wwarning"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 {
-			t.Errorf("mandoc: %v\n%s", err, out)
+	t.Run("mandoc", func(t *testing.T) {
+		args := append([]string{"-Tlint", "-Wwarning"}, pages...)
+		if out, err := exec.CommandContext(t.Context(), tool(t, "mandoc"), args...).CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%v\n%s", err, out)
 		}
-	}
-	if man, err := exec.LookPath("man"); err == nil {
+	})
+	t.Run("man", func(t *testing.T) {
+		man := tool(t, "man")
 		for _, name := range []string{"neostorage", "neoctl", "neobackup", "neobackup-restore", "neoctl-tls-init"} {
 			cmd := exec.CommandContext(t.Context(), man, "--warnings=all", "-l", filepath.Join(dir, "man1", name+".1"))
 			cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "MANWIDTH=100", "MANPAGER=cat")
@@ -82,7 +84,17 @@ func TestManual(t *testing.T) {
 				t.Errorf("man %s: %v\n%s", name, err, warnings.String())
 			}
 		}
+	})
+}
+
+// tool returns where a program is that the tests of packages need.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		zeotest.Missing(t, "%s is not installed: make install-monitoring-tools", name)
 	}
+	return path
 }
 
 // The commands of docs/install.md install the programs from an archive, and serve a Data.fs with what neosimple.service starts.
