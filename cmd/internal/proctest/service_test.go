@@ -110,7 +110,7 @@ func TestUnits(t *testing.T) {
 		"neosimple.service":   "neosimple -q -d /var/lib/neo/simple -m 127.0.0.1:10000 --admin 127.0.0.1:9999 --zeo 127.0.0.1:8100 $OPTIONS",
 	} {
 		text := string(read(t, units+name))
-		for _, line := range []string{"ExecStart=/usr/local/bin/" + want, "Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2",
+		for _, line := range []string{"ExecStart=/usr/local/bin/" + want, "Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2", "StartLimitIntervalSec=0",
 			"ProtectSystem=strict", "NoNewPrivileges=yes", "StateDirectory=neo", "User=neo", "LimitNOFILE=65536"} {
 			if !strings.Contains(text, "\n"+line+"\n") {
 				t.Errorf("%s has no %s", name, line)
