@@ -11,10 +11,14 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"time"
 )
 
 // Socket is the variable of the environment with the address of the service manager.
 const Socket = "NOTIFY_SOCKET"
+
+// patience is how long a manager may take to read what it was told before.
+const patience = time.Second
 
 // Manager is the service manager, which is told how the program is; create it with [NewManager].
 type Manager struct{ addr *net.UnixAddr }
@@ -37,9 +41,12 @@ func (m *Manager) Tell(lines ...string) error {
 	if err != nil {
 		return err
 	}
+	text := make([]string, len(lines))
 	for i, l := range lines {
-		lines[i] = strings.ReplaceAll(l, "\n", " ")
+		text[i] = strings.ReplaceAll(l, "\n", " ")
 	}
-	_, err = c.Write([]byte(strings.Join(lines, "\n")))
+	if err = c.SetWriteDeadline(time.Now().Add(patience)); err == nil {
+		_, err = c.Write([]byte(strings.Join(text, "\n")))
+	}
 	return errors.Join(err, c.Close())
 }
