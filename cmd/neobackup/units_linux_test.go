@@ -24,7 +24,7 @@ func TestUnits(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := string(b)
-		for _, line := range []string{"Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2 4 6 7", "ProtectSystem=strict", "StateDirectory=neobackup", "User=neobackup"} {
+		for _, line := range []string{"Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2 4 6 7", "Environment=GOTRACEBACK=crash", "LimitCORE=0", "ProtectSystem=strict", "StateDirectory=neobackup", "User=neobackup"} {
 			if !strings.Contains(text, "\n"+line+"\n") {
 				t.Errorf("%s has no %s", name, line)
 			}

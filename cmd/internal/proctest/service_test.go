@@ -1,6 +1,7 @@
 package proctest
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -110,7 +112,7 @@ func TestUnits(t *testing.T) {
 		"neosimple.service":   "neosimple -q -d /var/lib/neo/simple -m 127.0.0.1:10000 --admin 127.0.0.1:9999 --zeo 127.0.0.1:8100 $OPTIONS",
 	} {
 		text := string(read(t, units+name))
-		for _, line := range []string{"ExecStart=/usr/local/bin/" + want, "Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2", "StartLimitIntervalSec=0",
+		for _, line := range []string{"ExecStart=/usr/local/bin/" + want, "Type=notify", "Restart=on-failure", "RestartPreventExitStatus=2", "Environment=GOTRACEBACK=crash", "LimitCORE=0", "StartLimitIntervalSec=0",
 			"ProtectSystem=strict", "NoNewPrivileges=yes", "StateDirectory=neo", "User=neo", "LimitNOFILE=65536"} {
 			if !strings.Contains(text, "\n"+line+"\n") {
 				t.Errorf("%s has no %s", name, line)
@@ -149,5 +151,37 @@ func TestUnits(t *testing.T) {
 		if level, err := strconv.ParseFloat(string(m[1]), 64); err != nil || level > 2 {
 			t.Errorf("%s: exposure %s, want at most 2", path, m[1])
 		}
+	}
+}
+
+// A node that crashes is started again by its unit, which does not do so after exit status 2, that of wrong options.
+func TestCrashIsNoUsageError(t *testing.T) {
+	t.Parallel()
+	environment := regexp.MustCompile(`(?m)^Environment=(.*)$`).FindStringSubmatch(string(read(t, units+"neoadmin.service")))
+	if environment == nil {
+		t.Fatal("the unit sets nothing")
+	}
+	cmd := exec.CommandContext(t.Context(), Bin(t, "neoadmin"), "-c", "n", "-m", fmt.Sprintf("127.0.0.1:%d", FreePort(t)), "-b", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), environment[1])
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() && !strings.Contains(lines.Text(), "listening on") {
+	}
+	// The runtime ends a program upon this signal as upon a panic.
+	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	for lines.Scan() {
+	}
+	err = cmd.Wait()
+	state, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok || !state.Signaled() {
+		t.Errorf("it ends with %v, want a signal", err)
 	}
 }
