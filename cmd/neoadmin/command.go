@@ -133,6 +133,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return err
 	}
 	watched := metrics.NewSet("starting")
+	watched.Certificates(cfg.TLS)
 	watched.Complete(metrics.Admin(o.Cluster, cli.Version(), node))
 	asker := page.NewAsker(link.Config{TLS: cfg.TLS})
 	asker.Use(o.Cluster, node.Addr())

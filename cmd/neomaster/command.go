@@ -196,6 +196,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		return fmt.Errorf("starting the master: %w", err)
 	}
 	watched := metrics.NewSet("starting")
+	watched.Certificates(tlsConfig)
 	watched.Complete(metrics.Master(o.Cluster, cli.Version(), node))
 	o.monitor.Serve(watched, log.Logger, nil)
 	service := log.Service(ctx, env)

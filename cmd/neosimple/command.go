@@ -181,6 +181,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 	defer log.Crashed()
 	cfg.Log = log.Logger
 	o.watched = metrics.NewSet("starting")
+	o.watched.Certificates(cfg.TLS)
 	asker := page.NewAsker(link.Config{TLS: cfg.TLS})
 	o.monitor.ServePage(o.watched, log.Logger, asker)
 	cfg.Record = func(node string) func(bool, string, uint32, proto.Packet) {

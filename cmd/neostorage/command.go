@@ -210,6 +210,7 @@ func run(ctx context.Context, env *cli.Env, o *options) (err error) {
 		cli.SpareMemory()
 	}
 	watched := metrics.NewSet("starting: the database is being opened")
+	watched.Certificates(tlsConfig)
 	if !o.reset {
 		if err := o.monitor.Listen(ctx); err != nil {
 			return err

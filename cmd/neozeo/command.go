@@ -50,6 +50,7 @@ type options struct {
 	sslKey    string
 	sslAuth   string
 	monitor   monitored.Option
+	watched   *metrics.Set
 }
 
 func newCommand(env *cli.Env) *cobra.Command {
@@ -202,8 +203,9 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		return err
 	}
 	defer o.monitor.Close()
-	watched := metrics.NewSet("starting: waiting for the databases to serve")
-	o.monitor.Serve(watched, log.Logger, nil)
+	o.watched = metrics.NewSet("starting: waiting for the databases to serve")
+	o.watched.Certificates(cfg.TLS)
+	o.monitor.Serve(o.watched, log.Logger, nil)
 	service := log.Service(ctx, env)
 	defer service.Stopping()
 	service.Status("waiting for what is to be served")
@@ -229,7 +231,7 @@ func run(ctx context.Context, env *cli.Env, o *options, ready func([]net.Addr)) 
 		return cli.Stopped(ctx, err)
 	}
 	defer server.Close()
-	watched.Complete(metrics.ZEO(o.cluster, cli.Version(), server, clients(open)))
+	o.watched.Complete(metrics.ZEO(o.cluster, cli.Version(), server, clients(open)))
 	if o.pidFile != "" {
 		if err := os.WriteFile(o.pidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o666); err != nil {
 			return err
@@ -401,6 +403,7 @@ func (o *options) open(ctx context.Context, log *cli.Log, src source) (storage, 
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
 		return nil, err
 	}
+	o.watched.Certificates(cfg.TLS)
 	if cfg.PeerTimeout, err = o.PeerTimeout.Limit(); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ package metrics
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -61,6 +62,7 @@ var (
 	mInfo       = gauge("node_info", "1, with the kind of the node and its version.", "type", "version")
 	mStarted    = gauge("node_start_timestamp_seconds", "When the program was started. A hardened service cannot export process_start_time_seconds.")
 	mReady      = gauge("node_ready", "1 if the node serves its purpose, as /readyz says.")
+	mExpiry     = gauge("node_certificate_expiry_timestamp_seconds", "When the first of the certificates ends that the program has read.")
 	mResponsive = gauge("node_responsive", "1 if the node has answered within 2 seconds. Otherwise only what it counts is reported.")
 
 	mConnections = gauge("link_connections", "Connections with other nodes that are open, in either direction.")
@@ -95,9 +97,10 @@ type Set struct {
 	starting string // what the program does while there is no node yet
 	started  time.Time
 
-	mu    sync.Mutex
-	nodes []*Node
-	full  bool
+	mu     sync.Mutex
+	nodes  []*Node
+	full   bool
+	expiry time.Time // of the first certificate that ends; zero: there is none
 }
 
 // NewSet returns a program without nodes. It is not ready before [Set.Complete]: starting says why.
@@ -116,6 +119,22 @@ func (s *Set) Complete(nodes ...*Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.full = true
+}
+
+// Certificates notes when the certificates end that the program shows. A nil configuration has none.
+func (s *Set) Certificates(configs ...*tls.Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, cfg := range configs {
+		if cfg == nil {
+			continue
+		}
+		for _, c := range cfg.Certificates {
+			if end := c.Leaf; end != nil && (s.expiry.IsZero() || end.NotAfter.Before(s.expiry)) {
+				s.expiry = end.NotAfter
+			}
+		}
+	}
 }
 
 func (s *Set) list() (nodes []*Node, full bool) {
@@ -185,6 +204,9 @@ func (s *Set) Describe(chan<- *prometheus.Desc) {}
 // Collect implements [prometheus.Collector].
 func (s *Set) Collect(ch chan<- prometheus.Metric) {
 	nodes, _ := s.list()
+	s.mu.Lock()
+	expiry := s.expiry
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -194,6 +216,9 @@ func (s *Set) Collect(ch chan<- prometheus.Metric) {
 			e := &emitter{ch, n.cluster, name}
 			e.set(mInfo, 1, n.typ, n.version)
 			e.set(mStarted, float64(s.started.UnixMilli())/1e3)
+			if !expiry.IsZero() {
+				e.set(mExpiry, float64(expiry.Unix()))
+			}
 			e.flag(mResponsive, !silent)
 			e.flag(mReady, err == nil)
 			tell(e)

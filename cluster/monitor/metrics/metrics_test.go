@@ -2,6 +2,8 @@ package metrics
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,6 +92,7 @@ func full() *Set {
 		return &Node{cluster: "test", typ: typ, version: "1", look: func(context.Context) (string, func(*emitter), bool, error) { return typ, tell, false, nil }}
 	}
 	set := NewSet("")
+	set.Certificates(nil, &tls.Config{Certificates: []tls.Certificate{{Leaf: &x509.Certificate{NotAfter: time.Unix(2000, 0)}}, {Leaf: &x509.Certificate{NotAfter: time.Unix(1000, 0)}}}})
 	set.Complete(
 		node("master", func(e *emitter) {
 			e.master(&master.Stats{ID: 1, Primary: true, State: proto.Running, PTID: proto.Some[uint64](1), LastTID: now, Traffic: traffic,
@@ -114,6 +117,9 @@ func full() *Set {
 // Each metric is exported when what it tells is known, and named as Prometheus wants it.
 func TestNames(t *testing.T) {
 	all := gather(t, full())
+	if got := value(t, all, "neo_node_certificate_expiry_timestamp_seconds", "node=storage"); got != 1000 {
+		t.Errorf("the first certificate ends at %v, want 1000", got)
+	}
 	for _, name := range names {
 		if all[name] == nil {
 			t.Errorf("%s is never exported", name)
