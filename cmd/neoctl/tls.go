@@ -256,7 +256,11 @@ certificate takes the place of the one before at once. Programs read it when the
 					errs = append(errs, fmt.Errorf("%s: %w", name, err))
 					continue
 				}
-				fmt.Fprintf(env.Stdout, "%s: valid until %s, before until %s\n", name, after.NotAfter.UTC().Format(time.DateOnly), before.NotAfter.UTC().Format(time.DateOnly))
+				limit := ""
+				if after.NotAfter.Before(time.Now().Add(valid - time.Hour)) {
+					limit = ": the authority ends then, see tls renew ca"
+				}
+				fmt.Fprintf(env.Stdout, "%s: valid until %s, before until %s%s\n", name, after.NotAfter.UTC().Format(time.DateOnly), before.NotAfter.UTC().Format(time.DateOnly), limit)
 			}
 			return errors.Join(errs...)
 		},

@@ -34,6 +34,8 @@ func TestTLS(t *testing.T) {
 	run(1, "valid for less than 30 days: client, node: see neoctl tls renew", "show")
 	run(0, "localhost neo1.example.com 127.0.0.1 ::1", "show", "--within", "5")
 	run(0, "node: valid until ", "renew")
+	run(0, ": the authority ends then, see tls renew ca\n", "renew", "node")
+	run(0, "\nnode: valid until ", "renew", "client", "node", "--days", "50")
 	run(0, "(authority)", "show")
 	run(0, "ca: valid until ", "renew", "ca")
 	run(1, "nobody.crt: no such file", "renew", "nobody", "node")

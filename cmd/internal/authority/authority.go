@@ -106,7 +106,7 @@ func (a *Authority) Init(cn string, valid time.Duration) error {
 }
 
 // Add makes a certificate and its key. Hosts are names and addresses under which peers that look at them, as
-// ZEO clients do, reach the one who shows it.
+// ZEO clients do, reach the program that shows it.
 func (a *Authority) Add(name string, hosts []string, valid time.Duration) error {
 	if err := CheckName(name); err != nil {
 		return err
