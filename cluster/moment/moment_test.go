@@ -66,7 +66,7 @@ func TestParse(t *testing.T) {
 func TestParseTime(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err) // Go has the zones, if the system has none
 	}
 	now := time.Date(2026, 3, 29, 22, 30, 0, 0, time.UTC) // 30 March there, a day after summer time began
 	for _, tt := range []struct{ in, want string }{

@@ -48,8 +48,11 @@ func Unreachable(admin string, err error) *Status {
 	return s
 }
 
-// why is an error of a connection without the addresses that are known.
+// why is an error of a connection in words, without the addresses that are known.
 func why(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "it has not answered in time"
+	}
 	if code, ok := errors.AsType[syscall.Errno](err); ok {
 		return code.Error()
 	}

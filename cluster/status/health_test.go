@@ -1,6 +1,12 @@
 package status
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,3 +84,20 @@ func TestHealth(t *testing.T) {
 type cmpErr string
 
 func (e cmpErr) Error() string { return string(e) }
+
+// Why the admin cannot be asked is told in words.
+func TestUnreachable(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("asking 10.0.0.1:9999: %w", context.DeadlineExceeded), "it has not answered in time"},
+		{&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "connection refused"},
+		{errors.New("the peer hung up"), "the peer hung up"},
+	} {
+		h := Unreachable("10.0.0.1:9999", x.err).Health()
+		if want := "the admin at 10.0.0.1:9999 cannot be asked: " + x.want; h.Level != Down || len(h.Reasons) != 1 || h.Reasons[0] != want {
+			t.Errorf("%v: %v, want %q", x.err, h, want)
+		}
+	}
+}
