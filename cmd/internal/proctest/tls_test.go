@@ -143,7 +143,7 @@ func TestTLS(t *testing.T) {
 func TestTLSOptions(t *testing.T) {
 	t.Parallel()
 	own, foreign := certificates(t), certificates(t)
-	incomplete := []string{`^error: (?i:to enable encryption, 3 files must be provided)`}
+	incomplete := []string{`(?m)^neo[a-z]+: error: to enable encryption, 3 files must be provided`}
 	garbage := write(t, "garbage.pem", []byte("no certificate"))
 	for _, command := range [][]string{
 		{"neomaster", "-c", "test", "-b", "127.0.0.1:0"},
@@ -154,21 +154,21 @@ func TestTLSOptions(t *testing.T) {
 		{"neosimple", "-q"},
 		{"neoctl"},
 	} {
-		run := func(patterns []string, options ...string) {
+		run := func(status int, patterns []string, options ...string) {
 			t.Helper()
 			args := append(append([]string{}, options...), command[1:]...)
 			if command[0] == "neoctl" {
 				args = append(args, "print", "cluster")
 			}
-			refused(t, 1, patterns, command[0], args...)
+			refused(t, status, patterns, command[0], args...)
 		}
-		run(incomplete, own[:2]...)
-		run(incomplete, own[:4]...)
-		run(incomplete, own[2:]...)
-		run([]string{`/missing\.pem: no such file`}, "--ca", "/missing.pem", own[2], own[3], own[4], own[5])
-		run([]string{`garbage\.pem`}, own[0], own[1], "--cert", garbage, own[4], own[5])
-		run([]string{`garbage\.pem`}, "--ca", garbage, own[2], own[3], own[4], own[5])
-		run([]string{`(?i)certificate|private key`}, own[0], own[1], own[2], own[3], foreign[4], foreign[5])
-		run([]string{`(?i)certificate`}, foreign[0], foreign[1], own[2], own[3], own[4], own[5])
+		run(2, incomplete, own[:2]...)
+		run(2, incomplete, own[:4]...)
+		run(2, incomplete, own[2:]...)
+		run(1, []string{`/missing\.pem: no such file`}, "--ca", "/missing.pem", own[2], own[3], own[4], own[5])
+		run(1, []string{`garbage\.pem`}, own[0], own[1], "--cert", garbage, own[4], own[5])
+		run(1, []string{`garbage\.pem`}, "--ca", garbage, own[2], own[3], own[4], own[5])
+		run(1, []string{`(?i)certificate|private key`}, own[0], own[1], own[2], own[3], foreign[4], foreign[5])
+		run(1, []string{`(?i)certificate`}, foreign[0], foreign[1], own[2], own[3], own[4], own[5])
 	}
 }
