@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,7 +209,15 @@ type emitter struct {
 }
 
 func (e *emitter) set(m *metric, v float64, labels ...string) {
-	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, append([]string{e.cluster, e.node}, labels...)...)
+	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, valid(append([]string{e.cluster, e.node}, labels...))...)
+}
+
+// valid makes UTF-8 of labels, which Prometheus requires: names of clusters and of ZEO storages are any bytes.
+func valid(labels []string) []string {
+	for i, l := range labels {
+		labels[i] = strings.ToValidUTF8(l, "\uFFFD")
+	}
+	return labels
 }
 
 func (e *emitter) flag(m *metric, on bool, labels ...string) {
@@ -231,7 +240,7 @@ func (e *emitter) histogram(m *metric, s latency.Snapshot) {
 	for i, n := range s.Within {
 		within[latency.Bounds[i].Seconds()] = n
 	}
-	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, e.cluster, e.node)
+	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, valid([]string{e.cluster, e.node})...)
 }
 
 func (e *emitter) states(state proto.ClusterState) {

@@ -26,6 +26,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/latency"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
@@ -375,6 +376,28 @@ func TestSilence(t *testing.T) {
 	all := gather(t, silent(false))
 	if value(t, all, "neo_node_responsive") != 0 || value(t, all, "neo_node_ready") != 0 {
 		t.Error("it is responsive, or ready")
+	}
+}
+
+// A name that is not UTF-8, which the protocol and files allow, does not end the program when its
+// metrics are read.
+func TestNamesOfAnyBytes(t *testing.T) {
+	set := NewSet("")
+	set.Complete(&Node{cluster: "caf\xe9", typ: "node", look: func(context.Context) (string, func(*emitter), bool, error) {
+		return "N1", func(e *emitter) {
+			e.set(mBackupLag, 3, "b\xff")
+			e.histogram(mCommit, latency.Snapshot{Count: 1})
+		}, false, nil
+	}})
+	all := gather(t, set)
+	for name, labels := range map[string][]string{
+		"neo_node_ready":                     {"cluster=caf\uFFFD"},
+		"neo_backup_lag_seconds":             {"cluster=caf\uFFFD", "backup=b\uFFFD"},
+		"neo_master_commit_duration_seconds": {"cluster=caf\uFFFD"},
+	} {
+		if value(t, all, name, labels...) == 0 {
+			t.Errorf("%s%q: 0", name, labels)
+		}
 	}
 }
 
