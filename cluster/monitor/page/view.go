@@ -34,7 +34,6 @@ type view struct {
 	Nodes   []node
 	Clients string // "" if there are none
 	Map     *partitions
-	Summary string // what the admin says, if it says more
 }
 
 // fact is a number with its name.
