@@ -128,7 +128,7 @@ func parseIn(s string, now time.Time, loc *time.Location) (Moment, error) {
 	return complete(Moment{TID: tid.TID(t.ID)}, s)
 }
 
-// complete completes a Moment.
+// complete sets the TID of a time, and refuses what no database can have. s is what was written.
 func complete(m Moment, s string) (Moment, error) {
 	if m.IsTime {
 		if y := m.Time.Year(); y < 1900 || y > 9999 {
