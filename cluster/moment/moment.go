@@ -1,5 +1,10 @@
 // Package moment reads places in the history of a database as operators write them, in all
 // programs alike: a transaction by its id, or a time.
+//
+// # Invariant
+//
+// A moment has a TID that a database can hold, and a text means the same in all programs. The
+// exception are times that name no zone in neolog: they are local, as those that it shows.
 package moment
 
 import (

@@ -373,7 +373,7 @@ func packWork(s *status.Status, p *status.Pack) work {
 	case p.Done:
 		w.Text = "done"
 	case !p.Signed:
-		w.Text = "waits for its approval"
+		w.Text = "waits for an earlier order"
 	default:
 		w.Text = "goes on: " + strings.Join(p.Waiting, ", ")
 	}
