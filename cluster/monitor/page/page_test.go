@@ -249,6 +249,33 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// A reader that goes away while the cluster is asked does not make others see a cluster that is down.
+func TestReaderGoesAway(t *testing.T) {
+	asked := make(chan struct{})
+	hang := true
+	p := New(Config{Collect: func(ctx context.Context) *status.Status {
+		if hang {
+			hang = false
+			close(asked)
+			<-ctx.Done()
+			return status.Unreachable("10.0.0.1:9999", ctx.Err())
+		}
+		return healthy()
+	}})
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/", http.NoBody))
+	}()
+	<-asked
+	cancel()
+	<-gone
+	if body := get(t, p, "/status.json").Body.String(); !strings.Contains(body, `"unknown":""`) {
+		t.Errorf("another reader sees %s", body)
+	}
+}
+
 // Many readers cost the cluster one question a second, and see nothing that is older.
 func TestReadersShare(t *testing.T) {
 	asked, now := 0, time.Now()
