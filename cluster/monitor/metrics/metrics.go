@@ -94,6 +94,7 @@ type Node struct {
 type Set struct {
 	starting string // what the program does while there is no node yet
 	started  time.Time
+	timeout  time.Duration // of a node to say how it is
 
 	mu    sync.Mutex
 	nodes []*Node
@@ -101,7 +102,9 @@ type Set struct {
 }
 
 // NewSet returns a program without nodes. It is not ready before [Set.Complete]: starting says why.
-func NewSet(starting string) *Set { return &Set{starting: starting, started: time.Now()} }
+func NewSet(starting string) *Set {
+	return &Set{starting: starting, started: time.Now(), timeout: statsTimeout}
+}
 
 // Add adds nodes.
 func (s *Set) Add(nodes ...*Node) {
@@ -157,7 +160,7 @@ func (s *Set) ready(ctx context.Context) error {
 
 // probe asks all nodes at once. It returns the first reason.
 func (s *Set) probe(ctx context.Context, nodes []*Node, reason func(silent bool, err error) error) error {
-	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	errs := make([]error, len(nodes))
 	var wg sync.WaitGroup
@@ -185,7 +188,7 @@ func (s *Set) Describe(chan<- *prometheus.Desc) {}
 // Collect implements [prometheus.Collector].
 func (s *Set) Collect(ch chan<- prometheus.Metric) {
 	nodes, _ := s.list()
-	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, n := range nodes {

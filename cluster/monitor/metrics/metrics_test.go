@@ -224,6 +224,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	set := NewSet("starting: not yet")
+	set.timeout = time.Minute // the machine may be busy
 	m, storages, a := c.Nodes()
 	if err := set.ready(t.Context()); err == nil || err.Error() != "starting: not yet" {
 		t.Errorf("ready before the start: %v", err)
@@ -364,6 +365,9 @@ func TestSilence(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
+	if NewSet("").timeout != statsTimeout {
+		t.Error("nodes are not waited for as documented")
+	}
 	for _, busy := range []bool{false, true} {
 		set := silent(busy)
 		if err := set.ready(ctx); err == nil || !strings.Contains(err.Error(), "no answer") {
@@ -373,7 +377,9 @@ func TestSilence(t *testing.T) {
 			t.Errorf("alive although it does not answer, which it may be too busy for (%v): %v", busy, err)
 		}
 	}
-	all := gather(t, silent(false))
+	set := silent(false)
+	set.timeout = time.Millisecond
+	all := gather(t, set)
 	if value(t, all, "neo_node_responsive") != 0 || value(t, all, "neo_node_ready") != 0 {
 		t.Error("it is responsive, or ready")
 	}

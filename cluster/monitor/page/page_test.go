@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/neozodb/neo/cluster/status"
@@ -278,28 +279,29 @@ func TestReaderGoesAway(t *testing.T) {
 
 // Many readers cost the cluster one question a second, and see nothing that is older.
 func TestReadersShare(t *testing.T) {
-	asked, now := 0, time.Now()
-	p := New(Config{Collect: func(ctx context.Context) *status.Status {
-		asked++
-		if _, ok := ctx.Deadline(); !ok {
-			t.Error("asked without limit")
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		p := New(Config{Collect: func(ctx context.Context) *status.Status {
+			asked++
+			if _, ok := ctx.Deadline(); !ok {
+				t.Error("asked without limit")
+			}
+			s := healthy()
+			s.Time = time.Now()
+			return s
+		}})
+		for range 20 {
+			get(t, p, "/")
 		}
-		s := healthy()
-		s.Time = now
-		return s
-	}})
-	for range 20 {
-		get(t, p, "/")
-	}
-	if asked > 2 { // a slow machine
-		t.Errorf("asked %d times", asked)
-	}
-	now = now.Add(-time.Minute)
-	p.last.Time = now
-	before := asked
-	if get(t, p, "/"); asked != before+1 {
-		t.Error("an old status was shown")
-	}
+		time.Sleep(fresh)
+		if get(t, p, "/"); asked != 1 {
+			t.Errorf("asked %d times within a second", asked)
+		}
+		time.Sleep(time.Millisecond)
+		if get(t, p, "/"); asked != 2 {
+			t.Error("an old status was shown")
+		}
+	})
 }
 
 func TestChart(t *testing.T) {
