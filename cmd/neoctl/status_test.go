@@ -203,6 +203,21 @@ Nothing was done.
 	say("status", "health  DOWN\n  the admin at ADDRESS cannot be asked: connection refused\n", "", 1)
 }
 
+// What an admin of another version does not say is left out.
+func TestStatusNotKnown(t *testing.T) {
+	at := status.MomentOf(5 << 50)
+	text := statusText(&status.Status{
+		Check:       &status.Check{Differences: 1, Nodes: []string{"S1"}},
+		Pack:        &status.Pack{Order: *at},
+		Replication: []status.Replication{{Node: "S1", Active: true, Reached: at}},
+	})
+	for _, want := range []string{"check       goes on: 1 difference on S1 so far\n", "; S1 copies partition 0\n", "pack        ordered "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
 // neo.conf tells where the admin is; the command line comes first.
 func TestFile(t *testing.T) {
 	admin := startCluster(t, simple.Config{Partitions: 1})

@@ -26,6 +26,7 @@ import (
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
+	"github.com/neozodb/neo/cluster/latency"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
 	"github.com/neozodb/neo/cluster/proto"
@@ -223,6 +224,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	set := NewSet("starting: not yet")
+	set.timeout = time.Minute // the machine may be busy
 	m, storages, a := c.Nodes()
 	if err := set.ready(t.Context()); err == nil || err.Error() != "starting: not yet" {
 		t.Errorf("ready before the start: %v", err)
@@ -363,6 +365,9 @@ func TestSilence(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
+	if NewSet("").timeout != statsTimeout {
+		t.Error("nodes are not waited for as documented")
+	}
 	for _, busy := range []bool{false, true} {
 		set := silent(busy)
 		if err := set.ready(ctx); err == nil || !strings.Contains(err.Error(), "no answer") {
@@ -372,9 +377,33 @@ func TestSilence(t *testing.T) {
 			t.Errorf("alive although it does not answer, which it may be too busy for (%v): %v", busy, err)
 		}
 	}
-	all := gather(t, silent(false))
+	set := silent(false)
+	set.timeout = time.Millisecond
+	all := gather(t, set)
 	if value(t, all, "neo_node_responsive") != 0 || value(t, all, "neo_node_ready") != 0 {
 		t.Error("it is responsive, or ready")
+	}
+}
+
+// A name that is not UTF-8, which the protocol and files allow, does not end the program when its
+// metrics are read.
+func TestNamesOfAnyBytes(t *testing.T) {
+	set := NewSet("")
+	set.Complete(&Node{cluster: "caf\xe9", typ: "node", look: func(context.Context) (string, func(*emitter), bool, error) {
+		return "N1", func(e *emitter) {
+			e.set(mBackupLag, 3, "b\xff")
+			e.histogram(mCommit, latency.Snapshot{Count: 1})
+		}, false, nil
+	}})
+	all := gather(t, set)
+	for name, labels := range map[string][]string{
+		"neo_node_ready":                     {"cluster=caf\uFFFD"},
+		"neo_backup_lag_seconds":             {"cluster=caf\uFFFD", "backup=b\uFFFD"},
+		"neo_master_commit_duration_seconds": {"cluster=caf\uFFFD"},
+	} {
+		if value(t, all, name, labels...) == 0 {
+			t.Errorf("%s%q: 0", name, labels)
+		}
 	}
 }
 

@@ -88,11 +88,14 @@ func (p *Page) sample(ctx context.Context) {
 	p.repositories = repositories
 }
 
-func (p *Page) collectLocked(ctx context.Context) *status.Status {
-	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
+func (p *Page) collectLocked(reader context.Context) *status.Status {
+	ctx, cancel := context.WithTimeout(reader, collectTimeout)
 	defer cancel()
-	p.last = p.cfg.Collect(ctx)
-	return p.last
+	s := p.cfg.Collect(ctx)
+	if reader.Err() == nil { // else it tells only that the reader is gone
+		p.last = s
+	}
+	return s
 }
 
 // status returns how the cluster is.

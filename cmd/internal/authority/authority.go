@@ -4,7 +4,7 @@
 // # Invariant
 //
 // What is there is never overwritten, but by a renewal, which keeps the private key and takes the place
-// of the certificate at once: who reads the files at any time finds a certificate and its key. Keys are
+// of the certificate at once: a reader of the files finds a certificate and its key at any time. Keys are
 // for their owner alone.
 //
 // Certificates are what the strictest peers demand (VERIFY_X509_STRICT, which is the default of

@@ -141,7 +141,7 @@ func manualPage(c *cobra.Command, date string) []byte {
 		}
 		fmt.Fprintf(&b, ".BR %s (1)%s\n", roff(o), comma)
 	}
-	b.WriteString(".PP\nThe documentation is in /usr/share/doc/neo, and at https://github.com/neozodb/neo.\n")
+	b.WriteString(".PP\nThe documentation is in /usr/share/doc/neozodb, and at https://github.com/neozodb/neo.\n")
 	return b.Bytes()
 }
 

@@ -61,14 +61,6 @@ func (o *Option) Listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// Addr returns the address that is listened on, nil if there is none.
-func (o *Option) Addr() net.Addr {
-	if o.listener == nil {
-		return nil
-	}
-	return o.listener.Addr()
-}
-
 // Serve begins to answer, as early as possible: a start may take its time.
 // page is what there is beside metrics and probes, nil if nothing.
 func (o *Option) Serve(watched *metrics.Set, log *slog.Logger, page http.Handler) {
