@@ -229,6 +229,7 @@ func TestFile(t *testing.T) {
 		{"no section", "[master]\n", "print cluster", "", "admin", 2},
 		{"any port", "[admin]\nbind: 127.0.0.1:0", "print cluster", "", "any free port", 2},
 		{"not an address", "[admin]\nbind: a:b", "print cluster", "", `key "bind"`, 2},
+		{"unknown key", "[admin]\nbnd: " + admin, "print cluster", "", `neo.conf:2: unknown key "bnd"; did you mean "bind"?`, 2},
 		{"two certificates", "[admin]\nbind: " + admin + "\nca: ca.pem\ncert: c.pem", "print cluster", "", "3 files must be provided", 2},
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-f", write(tt.text + "\n")}, strings.Fields(tt.args)...)...)
