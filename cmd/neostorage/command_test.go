@@ -70,7 +70,7 @@ func TestStartFails(t *testing.T) {
 		{"another id", "-c test -a Importer --new-nid -d x.conf", 2, "--new-nid does not go with --adapter Importer"},
 		{"no import to extend", "-c test -a SQLite --extend-import -d " + file("a"), 2, "--extend-import is for --adapter Importer"},
 		{"extended and erased", "-c test -a Importer --reset --extend-import -d x.conf", 2, "neither with --reset"},
-		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 1, "unsupported engine TokuDB: MariaDB has removed it"},
+		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 2, "unsupported engine TokuDB: MariaDB has removed it"},
 		{"engine of SQLite", "-c test -a SQLite -e InnoDB -d " + file("a"), 2, "--engine InnoDB is for MySQL"},
 		{"engine of an import", "-c test -a Importer -e InnoDB -d x.conf", 2, "a key of x.conf"},
 		{"erased and cloned", "-c test -a SQLite --reset --new-nid -d " + file("a"), 2, "--reset does not go with --new-nid"},
