@@ -74,7 +74,7 @@ func TestWrongStarts(t *testing.T) {
 		{2, []string{`replicas must be a positive integer`}, "neomaster -c x -r -1"},
 		{1, []string{`^ERROR: not connected: connecting to 127\.0\.0\.1:1: .*connection refused`}, "neoctl -a 127.0.0.1:1 print cluster"},
 		{1, []string{`^ERROR: .*identification expected`}, "neoctl -a " + c.Masters + " print cluster"},
-		{1, []string{`invalid command`}, "neoctl -a " + c.Admin + " print everything"},
+		{2, []string{`invalid command`}, "neoctl -a " + c.Admin + " print everything"},
 		{2, []string{`unknown cluster state: "ON"`}, "neoctl -a " + c.Admin + " set cluster ON"},
 		{2, []string{`unknown node type: "router"`}, "neoctl -a " + c.Admin + " print node router"},
 		{1, []string{`(?i)unknown node`}, "neoctl -a " + c.Admin + " kill S9"},
