@@ -167,6 +167,9 @@ func TestServedImport(t *testing.T) {
 	p := start(t, "--dir", dir, "--import", site, "--name", "sample")
 	p.ready()
 	p.stop()
+	if want := "reading " + site + ", which has no index: 1.1 MB in "; !strings.Contains(p.stderr.String(), want) {
+		t.Errorf("no %q in:\n%s", want, p.stderr.String())
+	}
 	p = start(t, "--dir", dir, "--import", site)
 	p.ready()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(p.stderr.String(), "done: "); time.Sleep(10 * time.Millisecond) {
