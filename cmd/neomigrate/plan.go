@@ -96,7 +96,7 @@ func runPlan(ctx context.Context, env *cli.Env, o *planOptions, args []string) (
 	if o.adapter == adapter.Importer {
 		return cli.Usagef("--adapter Importer is what the plan is for: name the adapter of its destination")
 	}
-	if err := adapter.Check(o.adapter, o.engine); err != nil {
+	if err := adapter.Check(o.adapter, o.engine, o.destination); err != nil {
 		return cli.Usagef("%w", err)
 	}
 	if !(o.wait > 0 && o.wait < 86400) {

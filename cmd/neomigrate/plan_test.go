@@ -97,6 +97,7 @@ func TestPlanUsage(t *testing.T) {
 		{sample("01-basic.fs") + " --wait 0", 2, "more than 0"},
 		{sample("01-basic.fs") + " --adapter DB2", 2, "unknown adapter"},
 		{sample("01-basic.fs") + " --adapter MySQL --engine TokuDB", 2, "unsupported engine TokuDB"},
+		{sample("01-basic.fs") + " --destination file:x?y=1", 2, "unknown parameter y"},
 		{sample("01-basic.fs") + " --engine InnoDB", 2, "SQLite has none"},
 		{"zeo://", 2, "want zeo://HOST:PORT"},
 		{"neo://x", 2, "NAME@MASTERS"},

@@ -142,8 +142,10 @@ func (o *options) check() error {
 	case o.backupOf != "" && o.source != "":
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
-	if err := adapter.Check(o.adapter, o.engine); err != nil {
-		return cli.Usagef("%w", err)
+	for _, d := range append([]string{""}, o.databases...) {
+		if err := adapter.Check(o.adapter, o.engine, d); err != nil {
+			return cli.Usagef("%w", err)
+		}
 	}
 	if o.source != "" {
 		if err := side.Files(o.source); err != nil {

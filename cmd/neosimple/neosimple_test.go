@@ -245,6 +245,7 @@ func TestRefused(t *testing.T) {
 	fails(t, 2, "--masters: address", "--masters", "x:y")
 	fails(t, 2, "--admin: address", "--admin", "x:y")
 	fails(t, 2, "unsupported engine TokuDB", "--adapter", "MySQL", "--database", "neo1", "--engine", "TokuDB")
+	fails(t, 2, "not of the form", "--adapter", "MySQL", "--database", "neo1", "--database", "/neo2")
 	fails(t, 2, `unknown adapter "DB2"`, "--adapter", "DB2", "--database", "neo1")
 	fails(t, 2, "--monitor: \"127.0.0.1:http-x\" is not HOST:PORT", "--monitor", "127.0.0.1:http-x")
 	fails(t, 2, "unknown command", "word")

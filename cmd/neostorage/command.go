@@ -113,9 +113,8 @@ func (o *options) check(fs *pflag.FlagSet) error {
 	}
 	if importing || sqlite {
 		o.engine = "" // [DEFAULT] means the other storages
-		return nil
 	}
-	if err := adapter.Check(o.adapter, o.engine); err != nil {
+	if err := adapter.Check(o.adapter, o.engine, o.database); err != nil {
 		return cli.Usagef("%w", err)
 	}
 	return nil

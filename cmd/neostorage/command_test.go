@@ -87,7 +87,9 @@ func TestStartFails(t *testing.T) {
 		{"share of more than all", "-c test -a SQLite --replication-share 101 -d " + file("f"), 2, "--replication-share 101"},
 		{"rate without number", "-c test -a SQLite --replication-rate fast -d " + file("f"), 2, "--replication-rate"},
 		{"TLS in part", "-c test -a SQLite --ca x -d " + file("e"), 2, "3 files"},
-		{"bad database option", "-c test -a SQLite -d file:" + file("f") + "?x=1", 1, "x"},
+		{"bad database option", "-c test -a SQLite -d file:" + file("f") + "?x=1", 2, "unknown parameter x"},
+		{"no database of MySQL", "-c test -a MySQL -d /neo1", 2, "not of the form [USER[:PASSWORD]@]DATABASE[SOCKET]"},
+		{"unknown adapter with an engine", "-c test -a DB2 -e InnoDB -d x", 2, "unknown adapter"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stderr := neostorage(t.Context(), strings.Fields(tt.args)...)

@@ -53,7 +53,7 @@ type Config struct {
 // [backend.ErrLocked]: another process uses it.
 func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 	if cfg.Adapter != Importer { // which names the file where its engine is
-		if err := Check(cfg.Adapter, cfg.Engine); err != nil {
+		if err := Check(cfg.Adapter, cfg.Engine, ""); err != nil {
 			return nil, err
 		}
 	}
@@ -74,13 +74,22 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 	return openImporter(ctx, cfg)
 }
 
-// Check returns an error for the name of an adapter that is none, [ErrUnknown], and for an
-// engine that the adapter cannot have; "" is the default.
-func Check(adapter, engine string) error {
+// Check returns an error for the name of an adapter that is none, [ErrUnknown], for an engine that
+// the adapter cannot have, "" being the default, and for a database string that it does not
+// understand, unless that is "". It opens nothing.
+func Check(adapter, engine, database string) error {
 	switch adapter {
 	case MySQL, MySQLdb, PyMySQL:
-		return mysqldb.CheckEngine(engine)
-	case SQLite, Importer:
+		if err := mysqldb.CheckEngine(engine); err != nil || database == "" {
+			return err
+		}
+		return mysqldb.CheckName(database)
+	case SQLite:
+		if engine == "" && database != "" {
+			return sqlitedb.CheckName(database)
+		}
+		fallthrough
+	case Importer:
 		if engine != "" {
 			return fmt.Errorf("unsupported engine %q: %s has none", engine, adapter)
 		}
