@@ -277,6 +277,9 @@ func TestNearest(t *testing.T) {
 		"--json tweak":              "tweak prints no JSON",
 		"status --watch soon":       "number of seconds",
 		"prnt pt":                   `did you mean "print pt"?`,
+		"stat":                      `did you mean "status"?`,
+		"repl":                      "invalid command: repl\n",
+		"trunc":                     `did you mean "truncate"?`,
 		"hlth":                      "invalid command",
 		"truncate 2026-11-20 10:00": "unexpected",
 	} {
