@@ -1,8 +1,8 @@
 // Neoctl operates a NEO cluster through an admin node.
 //
 // What it prints and what it exits with are those of the Python implementation, which
-// scripts rely on, with one exception in favour of the data: what erases data for good
-// is refused without a terminal unless --yes is given.
+// scripts rely on, with two exceptions: what erases data for good is refused without a
+// terminal unless --yes is given, in favour of the data; and wrong usage exits with 2.
 package main
 
 import (
@@ -84,7 +84,7 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 	order, err := o.parse(words)
 	if errors.Is(err, errInvalid) {
 		fmt.Fprintf(env.Stderr, "invalid command: %s\n", strings.Join(words, " ")+nearest(words))
-		return &cli.Exit{Code: 1}
+		return &cli.Exit{Code: 2}
 	}
 	if err != nil {
 		return err

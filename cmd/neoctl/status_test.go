@@ -244,6 +244,7 @@ func TestFile(t *testing.T) {
 		{"no section", "[master]\n", "print cluster", "", "admin", 2},
 		{"any port", "[admin]\nbind: 127.0.0.1:0", "print cluster", "", "any free port", 2},
 		{"not an address", "[admin]\nbind: a:b", "print cluster", "", `key "bind"`, 2},
+		{"unknown key", "[admin]\nbnd: " + admin, "print cluster", "", `neo.conf:2: unknown key "bnd"; did you mean "bind"?`, 2},
 		{"two certificates", "[admin]\nbind: " + admin + "\nca: ca.pem\ncert: c.pem", "print cluster", "", "3 files must be provided", 2},
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-f", write(tt.text + "\n")}, strings.Fields(tt.args)...)...)
@@ -291,6 +292,9 @@ func TestNearest(t *testing.T) {
 		"--json tweak":              "tweak prints no JSON",
 		"status --watch soon":       "number of seconds",
 		"prnt pt":                   `did you mean "print pt"?`,
+		"stat":                      `did you mean "status"?`,
+		"repl":                      "invalid command: repl\n",
+		"trunc":                     `did you mean "truncate"?`,
 		"hlth":                      "invalid command",
 		"truncate 2026-11-20 10:00": "unexpected",
 	} {

@@ -32,6 +32,10 @@ func TestSides(t *testing.T) {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, "[DEFAULT]\ncluster: test\nmasters: %s\n[storage]\ndatabase: x\n", c.Master()), 0o666); err != nil {
 		t.Fatal(err)
 	}
+	typo := filepath.Join(dir, "typo.conf")
+	if err := os.WriteFile(typo, fmt.Appendf(nil, "[DEFAULT]\nclustre: test\nmasters: %s\n", c.Master()), 0o666); err != nil {
+		t.Fatal(err)
+	}
 	uri, file := "neo://test@"+c.Master().String(), sample("02-undo.fs")
 	for i, args := range [][]string{
 		{file, uri},
@@ -63,7 +67,8 @@ func TestSides(t *testing.T) {
 		{[]string{file, uri + "?wait=1"}, 2, "option wait"},
 		{[]string{file, uri + "?read-only=1"}, 2, "option read-only"},
 		{[]string{file, "127.0.0.1:1"}, 2, "-c"},
-		{[]string{"-f", filepath.Join(dir, "none"), file, "neo://"}, 1, "none"},
+		{[]string{"-f", filepath.Join(dir, "none"), file, "neo://"}, 2, "none"},
+		{[]string{"-f", typo, file, "neo://"}, 2, `typo.conf:2: unknown key "clustre"; did you mean "cluster"?`},
 		{[]string{"-", uri}, 2, "neither stdin nor stdout"},
 		{[]string{uri, "-"}, 2, "neither stdin nor stdout"},
 		{[]string{"--blob-dir", dir, uri, filepath.Join(dir, "3.fs")}, 2, "--blob-dir"},
