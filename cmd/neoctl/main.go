@@ -43,7 +43,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 			"\ngo on without a record, or a transaction, that it cannot read: TID and OID as print import names them. print import shows" +
 			"\na line of JSON after a #, by storage (bytes, seconds, null for what is not known), then all of it in words; with --follow only" +
 			"\nwhen nothing more happens by itself, and meanwhile on stderr how far it is." +
-			"\n\nWhat drop, truncate, prune_orphan 0 and pack without --at erase is told before, and must be confirmed by an answer on a terminal, or by --yes:" +
+			"\n\nWhat drop, truncate, prune_orphan 0 and pack (without --at, or up to a time to come) erase is told before, and must be confirmed by an answer on a terminal, or by --yes:" +
 			"\na script without --yes is refused. drop of a storage without cells erases nothing of the cluster and is not asked about." +
 			"\n\nWith --json, print, status and health print one document of JSON: ids in hexadecimal, times in RFC 3339, null for what is not known." +
 			"\nWith -f, a section of neo.conf (by default [admin]) tells the address of the admin (bind) and the certificates." +

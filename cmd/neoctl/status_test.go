@@ -152,9 +152,18 @@ would pack: S1 (HOST, DB)
 would pack: S2 (HOST, DB)
 Nothing was done.
 `, "", 0)
-	_, stderr, code := run("pack")
-	if code != 1 || !strings.Contains(stderr, "All history is deleted") || !strings.Contains(stderr, "Nothing was done. To go on: neoctl pack --yes\n") {
-		t.Errorf("pack: exit %d: %s", code, stderr)
+	var stderr string
+	var code int
+	for args, again := range map[string]string{
+		"pack":                                "pack",
+		"pack --at latest --wait":             "pack --wait",
+		"pack --at 4000-01-01":                "pack", // a wrong year
+		"pack --at 0x7fffffffffffffff --wait": "pack --wait",
+	} {
+		_, stderr, code = run(args)
+		if code != 1 || !strings.Contains(stderr, "All history is deleted") || !strings.Contains(stderr, "Nothing was done. To go on: neoctl "+again+" --yes\n") {
+			t.Errorf("%s: exit %d: %s", args, code, stderr)
+		}
 	}
 	await("status --json", `"pack":null`) // nothing was done
 	say("pack --at tomorrow", "", "usage: neoctl [options] [command [arguments]]\nneoctl: error: "+`pack [--at TIME] [--wait] [--dry-run]: --at: "tomorrow": want latest, a TID (16 hexadecimal digits, 0x and hexadecimal digits, or tid:<integer>), `+

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -158,6 +159,42 @@ func TestBlobs(t *testing.T) {
 	}
 	if _, _, stderr = command(t.Context(), sample("01-basic.fs"), "neo://test@"+startCluster(t, simple.Config{Partitions: 1}).Master().String()); strings.Contains(stderr, "blob") {
 		t.Errorf("a file without blobs: %s", stderr)
+	}
+}
+
+// A transaction may be missing among the last ones after the loss of a storage: it is said how the copy goes on then.
+func TestGap(t *testing.T) {
+	c := startCluster(t, simple.Config{Partitions: 2})
+	file, masters := sample("site.fs"), c.Master().String()
+	r, err := fsformat.Open(file, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	a := openClient(t, c).NewAppender(t.Context(), client.AppenderOptions{})
+	var gap tid.TID
+	n := 0
+	for x, err := range r.Transactions(t.Context(), 0, tid.Max) {
+		if n++; n == 20 {
+			gap = x.TID
+			continue
+		}
+		if err == nil {
+			err = a.Append(x)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 25 {
+			break
+		}
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("neoctl truncate 0x%v takes away what follows the gap", gap-1)
+	if code, _, stderr := neomigrate(t.Context(), file, masters); code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d, want %s:\n%s", code, want, stderr)
 	}
 }
 
