@@ -52,14 +52,15 @@ docs-test: $(if $(NEO_TEST_PYTHON),,$(PEERS)/installed)
 
 vet:
 	$(GO) build ./...
-	test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	! gofmt -l $$(git ls-files '*.go') | grep . >&2
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
 # Everything measured beside Python in one run: FileStorage and ZEO, and, if PEER
 # is a Python that can import neo, the Python implementation; with MySQLdb, also on
-# MariaDB, where that is installed. Then the ZEO servers again, with clients that cost little. The peak memory of each program is measured
-# over databases of LENGTHS: a longer run is LENGTHS=100MB,400MB,1600MB.
+# MariaDB, where that is installed. Then the ZEO servers again, with clients that cost
+# little. The peak memory of each program is measured over databases of LENGTHS: a longer
+# run is LENGTHS=100MB,400MB,1600MB.
 bench: build $(PEERS)/installed
 	bin/neobench compare --bin bin --python $(PEERS)/bin/python $(if $(PEER),--peer $(PEER)) --lengths $(LENGTHS)
 	if command -v mariadbd /usr/sbin/mariadbd >/dev/null; then bin/neobench backends --bin bin $(if $(PEER),--peer $(PEER)); \

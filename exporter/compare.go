@@ -312,6 +312,9 @@ func (e *NotPrefixError) Error() string {
 	return fmt.Sprintf("the destination, which ends with transaction %v, is not the beginning of the source: %v; %s", e.Last, e.First, e.Why)
 }
 
+// MissingInDestination is the What of a transaction that only the source has.
+const MissingInDestination = "missing in the destination"
+
 // What may have happened to a destination that is not the beginning of its source.
 const (
 	whyPacked  = "the source was packed after the destination was copied from it, or the two are different databases"
@@ -348,7 +351,7 @@ func Follows(ctx context.Context, src, dst Source, after, last tid.TID, opt Comp
 		why := whyOther
 		switch d.What {
 		case MissingInSecond:
-			d.What, why = "missing in the destination", whyThinned
+			d.What, why = MissingInDestination, whyThinned
 		case MissingInFirst:
 			d.What, why = "missing in the source", whyPacked
 		}

@@ -1,12 +1,18 @@
 package daemon
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/neozodb/neo/cluster/tid"
 )
 
 const label = "repository"
+
+// Label returns the label for the name of a repository, in UTF-8, which Prometheus requires: in the
+// configuration it is any bytes.
+func Label(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
 
 // NewFlushes returns the histogram of the durations of flushes, by repository.
 func NewFlushes() *prometheus.HistogramVec {
@@ -81,7 +87,7 @@ func (r *repo) collect(ch chan<- prometheus.Metric) {
 	defer r.mu.Unlock()
 	r.seeWriter()
 	set := func(m metric, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, append([]string{r.name}, labels...)...)
+		ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, append([]string{Label(r.name)}, labels...)...)
 	}
 	flag := func(m metric, on bool, labels ...string) {
 		v := 0.0

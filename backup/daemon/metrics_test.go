@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
@@ -110,6 +111,21 @@ func TestMetrics(t *testing.T) {
 	}
 	if len(names) > 0 {
 		t.Errorf("more than is known: %v", names)
+	}
+}
+
+// A repository whose name is not UTF-8, as in a file of another encoding, does not end the daemon
+// when its metrics are read.
+func TestNameOfAnyBytes(t *testing.T) {
+	d := full(t)
+	before := scrape(t, d)
+	for _, r := range d.repos {
+		r.name += "\xe9"
+	}
+	d.Flushes.WithLabelValues(Label("caf\xe9")).Observe(1)
+	before["neobackup_flush_duration_seconds"]++
+	if diff := cmp.Diff(before, scrape(t, d)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -25,6 +25,7 @@ type fakeMaster struct {
 	answer   func(proto.Packet) proto.Packet // nil: no answer
 
 	mu    sync.Mutex
+	mute  bool // does not tell the state of the cluster
 	conns []*link.Conn
 	got   []proto.Packet
 }
@@ -74,6 +75,12 @@ func (m *fakeMaster) deliver(ev link.Event) {
 			{{ID: 2, State: proto.UpToDate}},
 		}})
 	case *proto.AskClusterState:
+		m.mu.Lock()
+		mute := m.mute
+		m.mu.Unlock()
+		if mute {
+			return
+		}
 		ev.Conn.Answer(ev.ID, &proto.AnswerClusterState{State: proto.Some(proto.Running)})
 	default:
 		if a := m.answer; a != nil {
@@ -307,6 +314,42 @@ func TestNoMaster(t *testing.T) {
 	var err error
 	if m.listener, err = link.Listen(t.Context(), proto.Address{Host: "127.0.0.1"}, link.Config{}, func(*link.Conn) {}); err != nil {
 		t.Fatal(err) // for the cleanup
+	}
+}
+
+// levels takes the levels of the lines of a log that have a text.
+type levels struct {
+	slog.Handler
+	text string
+	got  chan slog.Level
+}
+
+func (l *levels) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == l.text {
+		l.got <- r.Level
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+// A primary master that is lost is worth a warning; one that becomes secondary before it has said
+// anything, as when masters are started together, is not.
+func TestLostMaster(t *testing.T) {
+	m := newMaster(t, nil)
+	m.mute = true
+	l := &levels{slog.NewTextHandler(t.Output(), nil), "connection to the primary master lost", make(chan slog.Level, 10)}
+	n, _ := start(t, m, func(c *Config) { c.Log = slog.New(l) })
+	until(t, "a question", func() bool { return m.received((&proto.AskClusterState{}).Code()) })
+	m.mu.Lock()
+	m.mute = false
+	m.mu.Unlock()
+	m.hangUp()
+	if got := <-l.got; got != slog.LevelInfo {
+		t.Errorf("lost before it has told its state: %v", got)
+	}
+	dial(t, n)
+	m.hangUp()
+	if got := <-l.got; got != slog.LevelWarn {
+		t.Errorf("lost in service: %v", got)
 	}
 }
 

@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 
 	"github.com/neozodb/neo/cluster/link"
@@ -95,7 +97,11 @@ func (n *Node) masterLost(err error) error {
 		n.stopping = true
 		return nil
 	}
-	n.log.Warn("connection to the primary master lost", "err", err)
+	level := slog.LevelWarn
+	if !n.state.OK { // as when masters are started together: it has become secondary
+		level = slog.LevelInfo
+	}
+	n.log.Log(context.Background(), level, "connection to the primary master lost", "err", err)
 	n.refuseWaiting()
 	n.checksLost()
 	n.importsLost()

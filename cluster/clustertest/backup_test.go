@@ -557,9 +557,11 @@ func (l replicationLog) Handle(ctx context.Context, r slog.Record) error {
 			}
 			return true
 		})
-		l.all.mu.Lock()
-		l.all.list = append(l.all.list, e)
-		l.all.mu.Unlock()
+		if e.partition != "" { // else it is the line that sums up all partitions
+			l.all.mu.Lock()
+			l.all.list = append(l.all.list, e)
+			l.all.mu.Unlock()
+		}
 	}
 	if !l.Handler.Enabled(ctx, r.Level) {
 		return nil

@@ -2,6 +2,7 @@ package master
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -13,6 +14,10 @@ import (
 
 // adminPacket handles what an operator asks through an admin node.
 func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
+	if order := orderText(pkt); order != "" {
+		// Before it is carried out: that may be the end of this master.
+		m.log(slog.LevelInfo, "operator orders", "order", order, "node", p.String())
+	}
 	var denied *proto.Error
 	switch pkt := pkt.(type) {
 	case *proto.SetClusterState:
@@ -43,6 +48,48 @@ func (m *Machine) adminPacket(p *peer, id uint32, pkt proto.Packet) {
 		m.log(slog.LevelInfo, "operator denied", "err", denied.Message)
 		m.answer(p, id, denied)
 	}
+}
+
+// orderText writes an order of an operator as neoctl takes it, "" for what changes nothing or is
+// logged elsewhere.
+func orderText(pkt proto.Packet) string {
+	nodes := func(order string, ids []proto.NodeID) string {
+		for _, id := range ids {
+			order += " " + id.String()
+		}
+		return order
+	}
+	switch pkt := pkt.(type) {
+	case *proto.SetClusterState:
+		return "set cluster " + pkt.State.String()
+	case *proto.SetNodeState:
+		switch pkt.State {
+		case proto.NodeDown:
+			return nodes("kill", []proto.NodeID{pkt.ID})
+		case proto.NodeUnknown:
+			return nodes("drop", []proto.NodeID{pkt.ID})
+		}
+		return nodes("set node "+pkt.State.String(), []proto.NodeID{pkt.ID})
+	case *proto.AddPendingNodes:
+		return nodes("add", pkt.IDs)
+	case *proto.TweakPartitionTable:
+		if pkt.DryRun {
+			return ""
+		}
+		return nodes("tweak", pkt.IDs)
+	case *proto.SetNumReplicas:
+		return fmt.Sprintf("set replicas %d", pkt.Replicas)
+	case *proto.Truncate:
+		return "truncate " + pkt.TID.String()
+	case *proto.Repair:
+		if pkt.DryRun {
+			return nodes("prune_orphan 1", pkt.IDs)
+		}
+		return nodes("prune_orphan 0", pkt.IDs)
+	case *proto.CheckReplicas:
+		return "check"
+	}
+	return ""
 }
 
 // stateChanged is what an operator is told whatever the state. This and the other

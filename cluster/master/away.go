@@ -14,9 +14,9 @@ func (m *Machine) partingMessage(p *peer, pkt *proto.NotifyMonitorInformation) b
 	msg, ok, err := parting.Parse(pkt)
 	switch {
 	case err != nil:
-		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "error", err.Error())
+		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "err", err.Error())
 	case ok && msg.Reason != "" && m.stores[p.node.ID] == p:
-		m.log(slog.LevelError, "a storage ends", "node", p.String(), "address", p.node.Addr.String(), "err", msg.Reason)
+		m.log(slog.LevelError, "a storage ends", "node", p.String(), "addr", p.node.Addr.String(), "err", msg.Reason)
 		if m.reasons == nil {
 			m.reasons = map[proto.NodeID]string{}
 		}

@@ -37,9 +37,31 @@ func (m *Machine) playPrimary() {
 	}
 	m.self.State, m.self.IDTimestamp = proto.NodeRunning, proto.Opt[float64]{}
 	m.log(slog.LevelDebug, "playing primary", "id", m.self.ID.String())
-	m.log(slog.LevelInfo, "ready", "role", "primary", "node", m.self.ID.String())
+	m.unheard = map[proto.Address]bool{}
+	for _, n := range m.nodes.OfType(proto.Master) {
+		if n != m.self && !n.Addr.IsZero() {
+			m.unheard[n.Addr] = true
+		}
+	}
+	m.announcePrimary()
 	m.enterRecovery()
 	m.elect()
+}
+
+// heard notes that a master stands by, or cannot be asked.
+func (m *Machine) heard(a proto.Address) {
+	delete(m.unheard, a)
+	m.announcePrimary()
+}
+
+// announcePrimary logs once that this master is primary: not as long as another one, which may
+// be primary already, was not asked yet.
+func (m *Machine) announcePrimary() {
+	if m.second != nil || m.unheard == nil || len(m.unheard) > 0 {
+		return
+	}
+	m.unheard = nil
+	m.log(slog.LevelInfo, "ready", "role", "primary", "node", m.self.ID.String())
 }
 
 // newTerm forgets what is only known as long as no other master has been primary: one
@@ -178,6 +200,7 @@ func (m *Machine) connectFailed(a proto.Address) {
 	}
 	switch {
 	case m.second == nil:
+		m.heard(a)
 		m.elect()
 	case m.second.target == a && m.second.link == nil:
 		m.seekNext()

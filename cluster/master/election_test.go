@@ -38,6 +38,52 @@ func TestElectionsEnd(t *testing.T) {
 	}
 }
 
+// A master says that it is primary once it knows that no other one is.
+func TestReadyIsSaidOfTheRole(t *testing.T) {
+	w := &electionWorld{r: rand.New(rand.NewPCG(1, 1)), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), all: true,
+		ends: map[ConnID]*electionEnd{}, cut: map[[2]*electionMaster]bool{}}
+	first, second := &electionMaster{addr: simAddr(1)}, &electionMaster{addr: simAddr(2)}
+	w.masters = []*electionMaster{first, second}
+	says := func(n *electionMaster, when string, want ...any) {
+		t.Helper()
+		if !slices.Equal(n.roles, want) {
+			t.Errorf("%s: ready as %v, want %v", when, n.roles, want)
+		}
+		n.roles = nil
+	}
+	acts := func(done func() bool) {
+		t.Helper()
+		for range 1000 {
+			if done() {
+				return
+			}
+			w.act()
+		}
+		t.Fatal("it does not come to an end")
+	}
+	w.start(first)
+	says(first, "before the other one was asked")
+	w.act()
+	says(first, "the other one does not run", "primary")
+	w.start(second)
+	acts(w.settled)
+	says(second, "one is primary already", "secondary")
+	says(first, "another one stands by")
+	w.cut[[2]*electionMaster{first, second}], w.cut[[2]*electionMaster{second, first}] = true, true
+	w.disconnect(func(e *electionEnd) bool { return e.of == first })
+	acts(func() bool { return len(second.roles) > 0 })
+	says(second, "the primary is lost", "primary")
+	// Both at once.
+	clear(w.cut)
+	first.roles = nil
+	w.start(first)
+	w.start(second)
+	acts(w.settled)
+	if roles := slices.Concat(first.roles, second.roles); len(roles) != 2 || roles[0] == roles[1] {
+		t.Errorf("started together: ready as %v and %v", first.roles, second.roles)
+	}
+}
+
 // electionWorld is several masters with the messages under way between them.
 type electionWorld struct {
 	r       *rand.Rand
@@ -54,6 +100,7 @@ type electionMaster struct {
 	addr  proto.Address
 	skew  time.Duration // of its clock
 	dials []proto.Address
+	roles []any // that it says it is ready for
 }
 
 // electionEnd is one end of a connection.
@@ -184,6 +231,9 @@ func (w *electionWorld) step(n *electionMaster, ev Event) {
 		e := w.ends[eff.Conn]
 		if eff.Op == Dial {
 			n.dials = append(n.dials, eff.Addr)
+		}
+		if eff.Op == Log && eff.Line.Text == "ready" {
+			n.roles = append(n.roles, eff.Line.Attrs[1])
 		}
 		if e == nil {
 			continue

@@ -260,6 +260,9 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 		m.stores[n.ID] = p
 		delete(m.reasons, n.ID)
 	}
+	if r.Type == proto.Master {
+		m.heard(r.Addr)
+	}
 	attrs := []any{"node", p.String()}
 	if !r.Addr.IsZero() {
 		attrs = append(attrs, "addr", r.Addr.String())

@@ -32,7 +32,7 @@ func (m *Machine) importMessage(p *peer, pkt *proto.NotifyMonitorInformation) bo
 	msg, ok, err := importing.Parse(pkt)
 	switch {
 	case err != nil:
-		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "error", err.Error())
+		m.log(slog.LevelWarn, "message not understood", "node", p.String(), "err", err.Error())
 		return true
 	case !ok:
 		return false

@@ -52,9 +52,12 @@ type Machine struct {
 	announced proto.NodeID           // own id last told to the shell
 	refusals  map[string]refusal     // of identifications, by reason
 
-	claims  []placeClaim // to places that are taken
-	second  *secondary   // nil: this master plays primary
-	started float64      // since when it plays primary
+	claims []placeClaim // to places that are taken
+	second *secondary   // nil: this master plays primary
+	// unheard are the masters that this primary waits to hear of before it says that it is one;
+	// nil: it has said so.
+	unheard map[proto.Address]bool
+	started float64 // since when it plays primary
 
 	state  proto.ClusterState
 	epoch  any // changes when answers to earlier questions become meaningless
@@ -515,6 +518,7 @@ func (m *Machine) drop(p *peer) {
 	m.forget(p)
 	switch p.role {
 	case candidate:
+		m.heard(p.dialed)
 		m.elect()
 	case leader:
 		m.leaderLost(p)

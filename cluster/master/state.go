@@ -11,6 +11,10 @@ import (
 // become changes the state of the cluster and tells every member.
 func (m *Machine) become(s proto.ClusterState) {
 	m.state = s
+	if s != proto.Recovering && m.unheard != nil {
+		clear(m.unheard)
+		m.announcePrimary()
+	}
 	m.newEpoch()
 	m.log(slog.LevelInfo, "cluster state", "state", s.String())
 	pkt := &proto.NotifyClusterInformation{State: s}

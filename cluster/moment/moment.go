@@ -1,5 +1,10 @@
 // Package moment reads places in the history of a database as operators write them, in all
 // programs alike: a transaction by its id, or a time.
+//
+// # Invariant
+//
+// A moment has a TID that a database can hold, and a text means the same in all programs. The
+// exception are times that name no zone in neolog: they are local, as those that it shows.
 package moment
 
 import (
@@ -128,7 +133,7 @@ func parseIn(s string, now time.Time, loc *time.Location) (Moment, error) {
 	return complete(Moment{TID: tid.TID(t.ID)}, s)
 }
 
-// complete completes a Moment.
+// complete sets the TID of a time, and refuses what no database can have. s is what was written.
 func complete(m Moment, s string) (Moment, error) {
 	if m.IsTime {
 		if y := m.Time.Year(); y < 1900 || y > 9999 {

@@ -3,6 +3,7 @@ package moment
 import (
 	"testing"
 	"time"
+	_ "time/tzdata" // of machines that have none
 
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -66,7 +67,7 @@ func TestParse(t *testing.T) {
 func TestParseTime(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Fatal(err) // Go has the zones, if the system has none
+		t.Fatal(err)
 	}
 	now := time.Date(2026, 3, 29, 22, 30, 0, 0, time.UTC) // 30 March there, a day after summer time began
 	for _, tt := range []struct{ in, want string }{
@@ -84,4 +85,24 @@ func TestParseTime(t *testing.T) {
 			t.Errorf("ParseTime(%q) = %s, %v, want %q", tt.in, text, err, tt.want)
 		}
 	}
+}
+
+// What can be read is in a database, and is read again from what it is written as.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"latest", "03f1a2b3c4d5e6f7", "0x3f", "tid:255", "2026-11-20T10:00:00.123456789Z", "2026-11-20 10:00", "yesterday 18:00", "today", "1700000000.5", "-1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := Parse(s, now)
+		if err != nil {
+			return
+		}
+		if m.Latest != (m.TID == tid.Zero) || m.TID > tid.Max {
+			t.Errorf("%q: %+v", s, m)
+		}
+		again, err := Parse(m.String(), now)
+		if err != nil || again.TID != m.TID || again.Latest != m.Latest || again.IsTime != m.IsTime {
+			t.Errorf("%q is %v, which is read as %+v, %v, want %+v", s, m, again, err, m)
+		}
+	})
 }

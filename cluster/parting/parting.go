@@ -2,6 +2,10 @@
 // clients which wait for it learn why: a full disk, a damaged file. It travels in
 // NotifyMonitorInformation, and only to a master that has asked for it; masters ask only
 // storages that understand it.
+//
+// # Invariant
+//
+// It is one short line that explains: nothing that a node decides depends on it.
 package parting
 
 import (

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Who waits writes a line, another one when it takes long, and one when it is over; but none
+// A program that waits writes a line, another one when it takes long, and one when it is over; but none
 // for each attempt.
 func TestWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

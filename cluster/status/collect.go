@@ -117,8 +117,11 @@ func NodesOf(nodes []proto.Node) []Node {
 	return list
 }
 
-// unixTime converts seconds since 1970 to the nearest microsecond.
+// unixTime converts seconds since 1970 to the nearest microsecond; zero if no calendar has them.
 func unixTime(s float64) time.Time {
+	if !(s >= 0 && s < 1<<37) { // beyond the year 6000
+		return time.Time{}
+	}
 	sec, frac := math.Modf(s)
 	return time.Unix(int64(sec), 0).Add(time.Duration(math.RoundToEven(frac*1e6)) * time.Microsecond).UTC()
 }

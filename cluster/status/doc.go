@@ -1,6 +1,6 @@
 // Package status is how a whole cluster is, as one value: [Status], which [Collect] asks
-// an admin node for. It is what neoctl prints, what the status page shows and what metrics
-// count. It has no text for people but the reasons of [Status.Health].
+// an admin node for. It is what neoctl prints and what the status page shows. It has no text
+// for people but the reasons of [Status.Health].
 //
 // # Invariant
 //

@@ -60,6 +60,12 @@ func (s *Status) Health() Health {
 	case proto.Running.String(), proto.BackingUp.String():
 	case proto.StartingBackup.String(), proto.StoppingBackup.String():
 		degraded = append(degraded, "the cluster is "+s.State)
+	case proto.Recovering.String():
+		text := "the cluster is " + s.State
+		if s.unmade() {
+			text += ", and no storage that is there has a partition table: if the cluster is new, neoctl start makes one of the storages that there are then; if not, start those that are missing"
+		}
+		down = append(down, text)
 	default:
 		down = append(down, "the cluster is "+s.State)
 	}
@@ -85,9 +91,15 @@ func (s *Status) Health() Health {
 	return h
 }
 
+// unmade reports that the partition table has no cell at all, as in a new cluster and in one
+// of which no storage has come back yet.
+func (s *Status) unmade() bool {
+	return len(s.Partitions.Rows) > 0 && !slices.ContainsFunc(s.Partitions.Rows, func(row []Cell) bool { return len(row) > 0 })
+}
+
 // copies returns which partitions have no readable copy, and which have too few.
 func (s *Status) copies() (lost, few []string) {
-	if len(s.Partitions.Rows) == 0 {
+	if len(s.Partitions.Rows) == 0 || s.State == proto.Recovering.String() && s.unmade() {
 		return nil, nil // the state of the cluster says so
 	}
 	wanted := s.Partitions.Replicas + 1

@@ -57,6 +57,8 @@ func TestHealth(t *testing.T) {
 			s.Nodes = append(s.Nodes, Node{ID: "S3", Type: "STORAGE", State: "RUNNING", Host: "db3"})
 		}, Health{Degraded, []string{"partition 0 has enough readable copies, but S3 (db3) is OUT_OF_DATE"}}},
 		{"recovering", func(s *Status) { s.State = "RECOVERING"; s.Partitions.Rows = nil }, Health{Down, []string{"the cluster is RECOVERING"}}},
+		{"a new cluster", func(s *Status) { s.State = "RECOVERING"; s.Partitions.Rows = make([][]Cell, 4) }, Health{Down, []string{
+			"the cluster is RECOVERING, and no storage that is there has a partition table: if the cluster is new, neoctl start makes one of the storages that there are then; if not, start those that are missing"}}},
 		{"no admin", func(s *Status) { *s = *Unreachable("h:1", cmpErr("refused")) }, Health{Down, []string{"the admin at h:1 cannot be asked: refused"}}},
 		{"a master is lost", func(s *Status) {
 			s.Nodes = append(s.Nodes, Node{Type: "MASTER", State: "DOWN", Address: "10.0.0.2:10000"})

@@ -2,6 +2,7 @@ package status
 
 import (
 	"encoding/json"
+	"math"
 	"testing"
 	"time"
 
@@ -48,5 +49,15 @@ func TestJSON(t *testing.T) {
 	var l Level
 	if err := l.UnmarshalText([]byte("fine")); err == nil {
 		t.Error("fine is a level")
+	}
+}
+
+// A time of a node that no calendar has is not known; the rest is shown.
+func TestImpossibleTime(t *testing.T) {
+	for _, at := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), 1e18, -1e18, -1} {
+		s := Status{Nodes: NodesOf([]proto.Node{{ID: 1, State: proto.NodeRunning, IDTimestamp: proto.Some(at)}})}
+		if _, err := s.JSON(); err != nil || s.Nodes[0].Since != nil {
+			t.Errorf("%v: %v, %v", at, s.Nodes[0].Since, err)
+		}
 	}
 }

@@ -1,7 +1,9 @@
 package storage
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -419,6 +421,43 @@ func TestMasterLost(t *testing.T) {
 	want := map[tid.TID]proto.Opt[tid.TID]{14: proto.Some[tid.TID](16)}
 	if a := ask[*proto.AnswerLockedTransactions](s, &proto.AskLockedTransactions{}); !cmp.Equal(a.TIDs, want) {
 		t.Errorf("unfinished: %v, want %v", a.TIDs, want)
+	}
+}
+
+// lossLevels takes the levels of the lines about lost masters.
+type lossLevels struct {
+	slog.Handler
+	got chan slog.Level
+}
+
+func (l *lossLevels) WithAttrs(a []slog.Attr) slog.Handler {
+	return &lossLevels{l.Handler.WithAttrs(a), l.got}
+}
+
+func (l *lossLevels) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "connection to the master lost" {
+		l.got <- r.Level
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+// The loss of the master is worth a warning if the storage serves. One that waits loses nothing:
+// of masters that are started together, one becomes secondary.
+func TestLossOfAMasterIsWarnedOfInOperation(t *testing.T) {
+	r := newRig(t)
+	l := &lossLevels{slog.NewTextHandler(testWriter{t}, nil), make(chan slog.Level, 10)}
+	s := r.start(1, backendtest.NewMemory(), func(c *Config) { c.Log = slog.New(l) })
+	s.master.Close()
+	s.connected()
+	if got := <-l.got; got != slog.LevelInfo {
+		t.Errorf("before the operation: %v", got)
+	}
+	s.initialize(1, table("U", "U"))
+	s.operate()
+	s.master.Close()
+	s.connected()
+	if got := <-l.got; got != slog.LevelWarn {
+		t.Errorf("in operation: %v", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -165,7 +166,11 @@ func (n *Node) lost(p *peer, cause error) error {
 	n.forgetIdentification(p)
 	switch p.role {
 	case masterRole:
-		n.log.Warn("connection to the master lost", "err", cause)
+		level := slog.LevelWarn
+		if n.session == nil { // nothing is served: as when masters are started together, and it has become secondary
+			level = slog.LevelInfo
+		}
+		n.log.Log(context.Background(), level, "connection to the master lost", "err", cause)
 		n.master = nil
 		if err := n.leaveOperation(); err != nil {
 			return err

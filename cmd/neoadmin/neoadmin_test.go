@@ -120,7 +120,7 @@ func TestRefusals(t *testing.T) {
 		{"-c x --logfile-size -1", 2, "--logfile-size must be 0 MB or more"},
 		{"-c x --monitor-email nobody", 2, "nobody"},
 		{"-c x --monitor-email a@b --smtp-auth user", 2, "USER:PASSWORD"},
-		{"-c x -f /no/such/file", 1, "no such file"},
+		{"-c x -f /no/such/file", 2, "no such file"},
 		{"-c x word", 2, "word"},
 	} {
 		code, stderr := runAdmin(t.Context(), strings.Fields(tt.args)...)

@@ -202,7 +202,7 @@ func (o *daemonOptions) repository(env *cli.Env, f *config.File, set *config.Rep
 	var mu sync.Mutex
 	var w *writer.Writer
 	all := &meter{}
-	flushes := cfg.Flushes.WithLabelValues(set.Name)
+	flushes := cfg.Flushes.WithLabelValues(daemon.Label(set.Name))
 	hooks := func(job string, m *meter) *hooks {
 		h := &hooks{file: f, log: &cli.Log{Logger: log.With("repository", set.Name, "job", job)}, meter: m}
 		h.flush = func(took time.Duration) { flushes.Observe(took.Seconds()) }

@@ -46,11 +46,12 @@ with those of Python in turn: commits and loads that nothing caches, then on new
 neomigrate of a Data.fs, replication to a second storage, a pack, and an import by the
 adapter Importer.
 
-With --peer, a Python that can import neo, and MySQLdb for the server, the clients of the commits and loads
-are its processes, the same for both storages, and the figures named (Go) are those of our
-client. Each side has its own neomigrate. Python gets a shorter Data.fs, because it takes
-long, except by the Importer into the server. Figures are medians of the rounds, and the ratio is the median of the ratios in each
-round, with the least and the greatest in brackets.`,
+With --peer, a Python that can import neo, and MySQLdb for the server, the clients of the
+commits and loads are its processes, the same for both storages, and the figures named (Go)
+are those of our client. Each side has its own neomigrate. Python gets a shorter Data.fs,
+because it takes long, except by the Importer into the server. Figures are medians of the
+rounds, and the ratio is the median of the ratios in each round, with the least and the
+greatest in brackets.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if c.size, err = parseSize(size); err != nil {

@@ -94,7 +94,7 @@ func startServer(ctx context.Context, dir string) (s *databaseServer, err error)
 	c.MaxAllowedPacket = 0 // that of the server
 	connector, err := mysql.NewConnector(c)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	s.db = sql.OpenDB(connector)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {

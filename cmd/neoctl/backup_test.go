@@ -178,15 +178,15 @@ func TestBackupOtherHistory(t *testing.T) {
 	upDir, dir := t.TempDir(), t.TempDir()
 	up, stopUp := runCluster(t, upDir, simple.Config{Name: "up", Partitions: partitions})
 	address := up.Master()
-	open := func() *client.Client {
+	open := func(master proto.Address) *client.Client {
 		t.Helper()
-		cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{address}, Level: client.NoCompression})
+		cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{master}, Level: client.NoCompression})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return cl
 	}
-	cl := open()
+	cl := open(address)
 	t1 := commitAll(t, cl, 0, "first")
 	t2 := commitAll(t, cl, t1, "second")
 	cl.Close()
@@ -196,10 +196,14 @@ func TestBackupOtherHistory(t *testing.T) {
 	stopUp()
 	awaitText(t, ctl, "print cluster", "STARTING_BACKUP")
 
-	_, stopOther := runCluster(t, t.TempDir(), simple.Config{Name: "up", Partitions: partitions, Master: address})
-	cl = open()
+	// It gets its transactions elsewhere: an empty one would be taken for the right one, truncated.
+	otherDir := t.TempDir()
+	other, stopOther := runCluster(t, otherDir, simple.Config{Name: "up", Partitions: partitions})
+	cl = open(other.Master())
 	last := commitAll(t, cl, commitAll(t, cl, 0, "third"), "fourth")
 	cl.Close()
+	stopOther()
+	_, stopOther = runCluster(t, otherDir, simple.Config{Name: "up", Partitions: partitions, Master: address})
 	for n := 0; !strings.Contains(log.String(), "another history"); n++ {
 		if n == 600 {
 			t.Fatalf("the other cluster is not refused:\n%s", log.String())
@@ -229,7 +233,7 @@ func TestBackupOtherHistory(t *testing.T) {
 	}
 
 	up, _ = runCluster(t, upDir, simple.Config{Master: address})
-	cl = open()
+	cl = open(address)
 	defer cl.Close()
 	order, err := cl.Pack(t.Context(), t2)
 	if err != nil {

@@ -129,6 +129,15 @@ func nearest(words []string) string {
 	if near != nil {
 		return fmt.Sprintf("; it goes on with %s", strings.Join(near, ", "))
 	}
+	var begins []string
+	for _, c := range commands() {
+		if len(words) == 1 && len(words[0]) > 1 && strings.HasPrefix(c.words, words[0]) {
+			begins = append(begins, c.words)
+		}
+	}
+	if len(begins) == 1 {
+		return fmt.Sprintf("; did you mean %q?", begins[0])
+	}
 	for n := min(2, len(words)); n > 0; n-- {
 		var known []string
 		for _, c := range commands() {

@@ -1,8 +1,8 @@
 // Neoctl operates a NEO cluster through an admin node.
 //
 // What it prints and what it exits with are those of the Python implementation, which
-// scripts rely on, with one exception in favour of the data: what erases data for good
-// is refused without a terminal unless --yes is given.
+// scripts rely on, with two exceptions: what erases data for good is refused without a
+// terminal unless --yes is given, in favour of the data; and wrong usage exits with 2.
 package main
 
 import (
@@ -43,7 +43,7 @@ func newCommand(env *cli.Env) *cobra.Command {
 			"\ngo on without a record, or a transaction, that it cannot read: TID and OID as print import names them. print import shows" +
 			"\na line of JSON after a #, by storage (bytes, seconds, null for what is not known), then all of it in words; with --follow only" +
 			"\nwhen nothing more happens by itself, and meanwhile on stderr how far it is." +
-			"\n\nWhat drop, truncate, prune_orphan 0 and pack without --at erase is told before, and must be confirmed by an answer on a terminal, or by --yes:" +
+			"\n\nWhat drop, truncate, prune_orphan 0 and pack (without --at, or up to a time to come) erase is told before, and must be confirmed by an answer on a terminal, or by --yes:" +
 			"\na script without --yes is refused. drop of a storage without cells erases nothing of the cluster and is not asked about." +
 			"\n\nWith --json, print, status and health print one document of JSON: ids in hexadecimal, times in RFC 3339, null for what is not known." +
 			"\nWith -f, a section of neo.conf (by default [admin]) tells the address of the admin (bind) and the certificates." +
@@ -84,7 +84,7 @@ func run(ctx context.Context, env *cli.Env, o *options, words []string) (err err
 	order, err := o.parse(words)
 	if errors.Is(err, errInvalid) {
 		fmt.Fprintf(env.Stderr, "invalid command: %s\n", strings.Join(words, " ")+nearest(words))
-		return &cli.Exit{Code: 1}
+		return &cli.Exit{Code: 2}
 	}
 	if err != nil {
 		return err

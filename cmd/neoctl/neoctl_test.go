@@ -112,11 +112,11 @@ func TestSession(t *testing.T) {
 			"What only its database has is lost to the cluster, and the storage cannot come back with it.\n\nNothing was done. To go on: neoctl drop S2 --yes\n", 1},
 		{"drop S2 --yes", "node permanently removed\n", "", 0},
 		{"print pt", "# ptid: 4, replicas: 1\n             10v\nS1 R UUUUUUUUUUUU\n", "", 0},
-		{"foo bar", "", "invalid command: foo bar\n", 1},
-		{"print", "", "invalid command: print; it goes on with cluster, node, pt, ids, primary, summary, import, backup\n", 1},
-		{"print nodes", "", "invalid command: print nodes; did you mean \"print node\"?\n", 1},
-		{"twek -n", "", "invalid command: twek -n; did you mean \"tweak\"?\n", 1},
-		{"stauts", "", "invalid command: stauts; did you mean \"status\"?\n", 1},
+		{"foo bar", "", "invalid command: foo bar\n", 2},
+		{"print", "", "invalid command: print; it goes on with cluster, node, pt, ids, primary, summary, import, backup\n", 2},
+		{"print nodes", "", "invalid command: print nodes; did you mean \"print node\"?\n", 2},
+		{"twek -n", "", "invalid command: twek -n; did you mean \"tweak\"?\n", 2},
+		{"stauts", "", "invalid command: stauts; did you mean \"status\"?\n", 2},
 		{"set cluster STOPPING", "Cluster state changed\n", "", 0},
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-a", admin}, strings.Fields(tt.args)...)...)

@@ -55,8 +55,12 @@ func parsePack(args []string) (order, error) {
 		}
 		return p.tell, nil
 	}
-	if p.at.Latest {
-		return erasing(p.give, "pack", func(ctx context.Context, c *session) (string, error) {
+	if p.at.Latest || p.at.TID >= tid.FromTime(time.Now()) {
+		how := "pack"
+		if p.wait {
+			how += " --wait"
+		}
+		return erasing(p.give, how, func(ctx context.Context, c *session) (string, error) {
 			plan, err := p.plan(ctx, c)
 			if err != nil {
 				return "", err

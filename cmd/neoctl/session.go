@@ -108,13 +108,9 @@ func (o *options) loadFile(given func(option string) bool) error {
 		}
 		return nil
 	}
-	f, err := conf.ReadFile(o.file)
+	s, err := cli.ReadSection(o.file, o.section)
 	if err != nil {
-		return &cli.Exit{Code: 2, Err: err}
-	}
-	s, err := f.Section(o.section)
-	if err != nil {
-		return &cli.Exit{Code: 2, Err: err}
+		return err
 	}
 	for _, k := range []struct {
 		key, option string
@@ -132,12 +128,12 @@ func (o *options) loadFile(given func(option string) bool) error {
 			v, err = conf.ExpandUser(v)
 		}
 		if err != nil {
-			return &cli.Exit{Code: 2, Err: fmt.Errorf("%s: section %q: key %q: %w", o.file, o.section, k.key, err)}
+			return cli.BadConfig(fmt.Errorf("%s: section %q: key %q: %w", o.file, o.section, k.key, err))
 		}
 		*k.to = v
 		if k.key == "bind" {
 			if *k.to, err = reachable(v); err != nil {
-				return &cli.Exit{Code: 2, Err: fmt.Errorf("%s: section %q: key %q: %w", o.file, o.section, k.key, err)}
+				return cli.BadConfig(fmt.Errorf("%s: section %q: key %q: %w", o.file, o.section, k.key, err))
 			}
 		}
 	}

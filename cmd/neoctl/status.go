@@ -206,7 +206,7 @@ func statusWork(s *status.Status, line func(key, format string, args ...any)) {
 			}
 			text += fmt.Sprintf("; %s copies partition %d", r.Node, r.Partition)
 			switch {
-			case r.Reached != nil:
+			case r.Reached != nil && r.End != nil:
 				text += fmt.Sprintf(", at %s of %s", shortTime(r.Reached.Time), shortTime(r.End.Time))
 			case r.End != nil:
 				text += ", transactions first"
@@ -245,7 +245,11 @@ func statusWork(s *status.Status, line func(key, format string, args ...any)) {
 		}
 		switch {
 		case c.Ended == nil:
-			line("check", "goes on since %s: %s so far", shortTime(*c.Begun), found)
+			since := ""
+			if c.Begun != nil {
+				since = " since " + shortTime(*c.Begun)
+			}
+			line("check", "goes on%s: %s so far", since, found)
 		case !c.Complete:
 			line("check", "%s: NOT COMPLETE, %s in what was compared", shortTime(*c.Ended), found)
 		default:

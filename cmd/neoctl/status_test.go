@@ -152,9 +152,18 @@ would pack: S1 (HOST, DB)
 would pack: S2 (HOST, DB)
 Nothing was done.
 `, "", 0)
-	_, stderr, code := run("pack")
-	if code != 1 || !strings.Contains(stderr, "All history is deleted") || !strings.Contains(stderr, "Nothing was done. To go on: neoctl pack --yes\n") {
-		t.Errorf("pack: exit %d: %s", code, stderr)
+	var stderr string
+	var code int
+	for args, again := range map[string]string{
+		"pack":                                "pack",
+		"pack --at latest --wait":             "pack --wait",
+		"pack --at 4000-01-01":                "pack", // a wrong year
+		"pack --at 0x7fffffffffffffff --wait": "pack --wait",
+	} {
+		_, stderr, code = run(args)
+		if code != 1 || !strings.Contains(stderr, "All history is deleted") || !strings.Contains(stderr, "Nothing was done. To go on: neoctl "+again+" --yes\n") {
+			t.Errorf("%s: exit %d: %s", args, code, stderr)
+		}
 	}
 	await("status --json", `"pack":null`) // nothing was done
 	say("pack --at tomorrow", "", "usage: neoctl [options] [command [arguments]]\nneoctl: error: "+`pack [--at TIME] [--wait] [--dry-run]: --at: "tomorrow": want latest, a TID (16 hexadecimal digits, 0x and hexadecimal digits, or tid:<integer>), `+
@@ -203,6 +212,21 @@ Nothing was done.
 	say("status", "health  DOWN\n  the admin at ADDRESS cannot be asked: connection refused\n", "", 1)
 }
 
+// What an admin of another version does not say is left out.
+func TestStatusNotKnown(t *testing.T) {
+	at := status.MomentOf(5 << 50)
+	text := statusText(&status.Status{
+		Check:       &status.Check{Differences: 1, Nodes: []string{"S1"}},
+		Pack:        &status.Pack{Order: *at},
+		Replication: []status.Replication{{Node: "S1", Active: true, Reached: at}},
+	})
+	for _, want := range []string{"check       goes on: 1 difference on S1 so far\n", "; S1 copies partition 0\n", "pack        ordered "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
 // neo.conf tells where the admin is; the command line comes first.
 func TestFile(t *testing.T) {
 	admin := startCluster(t, simple.Config{Partitions: 1})
@@ -229,6 +253,7 @@ func TestFile(t *testing.T) {
 		{"no section", "[master]\n", "print cluster", "", "admin", 2},
 		{"any port", "[admin]\nbind: 127.0.0.1:0", "print cluster", "", "any free port", 2},
 		{"not an address", "[admin]\nbind: a:b", "print cluster", "", `key "bind"`, 2},
+		{"unknown key", "[admin]\nbnd: " + admin, "print cluster", "", `neo.conf:2: unknown key "bnd"; did you mean "bind"?`, 2},
 		{"two certificates", "[admin]\nbind: " + admin + "\nca: ca.pem\ncert: c.pem", "print cluster", "", "3 files must be provided", 2},
 	} {
 		stdout, stderr, code := runCtl(t, append([]string{"-f", write(tt.text + "\n")}, strings.Fields(tt.args)...)...)
@@ -276,6 +301,9 @@ func TestNearest(t *testing.T) {
 		"--json tweak":              "tweak prints no JSON",
 		"status --watch soon":       "number of seconds",
 		"prnt pt":                   `did you mean "print pt"?`,
+		"stat":                      `did you mean "status"?`,
+		"repl":                      "invalid command: repl\n",
+		"trunc":                     `did you mean "truncate"?`,
 		"hlth":                      "invalid command",
 		"truncate 2026-11-20 10:00": "unexpected",
 	} {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/neozodb/neo/cmd/internal/authority"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -59,8 +60,23 @@ is shut out by a new authority, or by a revocation list in ca.crt.` + cli.ExitSt
 			return cmd.Help()
 		},
 	}
+	cmd.SetFlagErrorFunc(notOfTLS)
 	cmd.AddCommand(newTLSInit(env), newTLSAdd(env), newTLSShow(env), newTLSRenew(env))
 	return cmd
+}
+
+// notOfTLS says of an option of neoctl itself that it has no meaning for certificates.
+func notOfTLS(c *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		name, options := e.GetSpecifiedName(), c.Root().Flags()
+		switch {
+		case options.Lookup(name) != nil:
+			return cli.Usagef("--%s is for commands that ask an admin: tls asks none, and has options of its own", name)
+		case len(name) == 1 && options.ShorthandLookup(name) != nil:
+			return cli.Usagef("-%s is for commands that ask an admin: tls asks none, and has options of its own", name)
+		}
+	}
+	return c.Root().FlagErrorFunc()(c, err)
 }
 
 func (o *tlsOptions) dirFlag(c *cobra.Command) {

@@ -21,6 +21,14 @@ func TestTLS(t *testing.T) {
 		}
 	}
 	run(2, `unknown command "frob"`, "frob")
+	for _, options := range [][]string{{"-a", "127.0.0.1:1"}, {"--json"}, {"-f", "neo.conf"}} {
+		for _, words := range [][]string{{"tls"}, {"tls", "show"}} {
+			if _, stderr, code := runCtl(t, append(options[:len(options):len(options)], words...)...); code != 2 || !strings.Contains(stderr, options[0]+" is for commands that ask an admin") {
+				t.Errorf("neoctl %v %v: exit %d, %s", options, words, code, stderr)
+			}
+		}
+	}
+	run(2, "unknown flag: --hots", "add", "zope1", "--hots", "x")
 	run(1, "no such file", "show")
 	run(1, "no authority in", "add", "zope1")
 	// Nothing is made of a half: the second attempt is as good as the first.

@@ -49,7 +49,8 @@ A copy that was interrupted goes on where it stopped when the command is run
 again. A destination that does not hold exactly the beginning of the source is
 left as it is. No other client may write to the cluster while it is filled. If the
 cluster stops to serve, because the disk of a storage is full for instance, it is said
-why, and the copy goes on when it serves again.
+why, and the copy goes on when it serves again. If one of the last transactions was lost with
+a storage, it ends, and says with which order to neoctl it can go on.
 
 A cluster has no blobs: their records are copied, the files with their data are not.
 How many there are is said at the end.
@@ -165,8 +166,13 @@ func toCluster(ctx context.Context, env *cli.Env, o *options, log *cli.Log, sour
 	if e, ok := errors.AsType[*exporter.InterruptedError](err); ok {
 		return fmt.Errorf("stopped after transaction %v, run again to go on: %w", e.Last, e.Err)
 	}
-	if errors.As(err, new(*exporter.NotPrefixError)) {
-		return fmt.Errorf("cluster %s: %w; it stays as it is: migrate to a new cluster instead", o.Cluster, err)
+	if e, ok := errors.AsType[*exporter.NotPrefixError](err); ok {
+		hint := "migrate to a new cluster instead"
+		if d := e.First; d.What == exporter.MissingInDestination && d.TID > 1 {
+			// A storage was lost while many transactions were under way: later ones were committed.
+			hint = fmt.Sprintf("after the loss of a storage, neoctl truncate 0x%v takes away what follows the gap, and this command then goes on from there; else migrate to a new cluster instead", d.TID-1)
+		}
+		return fmt.Errorf("cluster %s: %w; it stays as it is: %s", o.Cluster, err, hint)
 	}
 	if err != nil {
 		return fmt.Errorf("cluster %s: %w", o.Cluster, err)

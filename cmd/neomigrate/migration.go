@@ -95,7 +95,6 @@ func (m *migration) begin(ctx context.Context, last tid.TID) error {
 		m.copied, m.latest = 0, nil
 		m.before = m.total - rest
 		fmt.Fprintf(m.env.Stderr, "the copy goes on after transaction %v\n", last)
-		m.file.CountBlobs(last)
 		return nil
 	}
 	if last > tid.Zero {

@@ -93,6 +93,12 @@ func runPlan(ctx context.Context, env *cli.Env, o *planOptions, args []string) (
 			return func(pos int64) { p.Set(0, pos) }, p.Done
 		},
 	}
+	if o.adapter == adapter.Importer {
+		return cli.Usagef("--adapter Importer is what the plan is for: name the adapter of its destination")
+	}
+	if err := adapter.Check(o.adapter, o.engine, o.destination); err != nil {
+		return cli.Usagef("%w", err)
+	}
 	if !(o.wait > 0 && o.wait < 86400) {
 		return cli.Usagef("--wait %v: want seconds, more than 0 and less than a day", o.wait)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
@@ -30,6 +31,10 @@ func TestSides(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "neo.conf")
 	if err := os.WriteFile(conf, fmt.Appendf(nil, "[DEFAULT]\ncluster: test\nmasters: %s\n[storage]\ndatabase: x\n", c.Master()), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	typo := filepath.Join(dir, "typo.conf")
+	if err := os.WriteFile(typo, fmt.Appendf(nil, "[DEFAULT]\nclustre: test\nmasters: %s\n", c.Master()), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	uri, file := "neo://test@"+c.Master().String(), sample("02-undo.fs")
@@ -63,7 +68,8 @@ func TestSides(t *testing.T) {
 		{[]string{file, uri + "?wait=1"}, 2, "option wait"},
 		{[]string{file, uri + "?read-only=1"}, 2, "option read-only"},
 		{[]string{file, "127.0.0.1:1"}, 2, "-c"},
-		{[]string{"-f", filepath.Join(dir, "none"), file, "neo://"}, 1, "none"},
+		{[]string{"-f", filepath.Join(dir, "none"), file, "neo://"}, 2, "none"},
+		{[]string{"-f", typo, file, "neo://"}, 2, `typo.conf:2: unknown key "clustre"; did you mean "cluster"?`},
 		{[]string{"-", uri}, 2, "neither stdin nor stdout"},
 		{[]string{uri, "-"}, 2, "neither stdin nor stdout"},
 		{[]string{"--blob-dir", dir, uri, filepath.Join(dir, "3.fs")}, 2, "--blob-dir"},
@@ -153,6 +159,42 @@ func TestBlobs(t *testing.T) {
 	}
 	if _, _, stderr = command(t.Context(), sample("01-basic.fs"), "neo://test@"+startCluster(t, simple.Config{Partitions: 1}).Master().String()); strings.Contains(stderr, "blob") {
 		t.Errorf("a file without blobs: %s", stderr)
+	}
+}
+
+// A transaction may be missing among the last ones after the loss of a storage: it is said how the copy goes on then.
+func TestGap(t *testing.T) {
+	c := startCluster(t, simple.Config{Partitions: 2})
+	file, masters := sample("site.fs"), c.Master().String()
+	r, err := fsformat.Open(file, fsformat.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	a := openClient(t, c).NewAppender(t.Context(), client.AppenderOptions{})
+	var gap tid.TID
+	n := 0
+	for x, err := range r.Transactions(t.Context(), 0, tid.Max) {
+		if n++; n == 20 {
+			gap = x.TID
+			continue
+		}
+		if err == nil {
+			err = a.Append(x)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 25 {
+			break
+		}
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("neoctl truncate 0x%v takes away what follows the gap", gap-1)
+	if code, _, stderr := neomigrate(t.Context(), file, masters); code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d, want %s:\n%s", code, want, stderr)
 	}
 }
 

@@ -142,6 +142,11 @@ func (o *options) check() error {
 	case o.backupOf != "" && o.source != "":
 		return cli.Usagef("--import does not go with --backup-of: a backup gets everything from the cluster that it follows")
 	}
+	for _, d := range append([]string{""}, o.databases...) {
+		if err := adapter.Check(o.adapter, o.engine, d); err != nil {
+			return cli.Usagef("%w", err)
+		}
+	}
 	if o.source != "" {
 		if err := side.Files(o.source); err != nil {
 			return err
@@ -234,20 +239,25 @@ func (o *options) config(ctx context.Context) (simple.Config, error) {
 	if cfg.TLS, err = o.TLSConfig(); err != nil {
 		return cfg, err
 	}
-	for _, a := range []struct {
-		text string
-		to   *proto.Address
-	}{{o.masters, &cfg.Master}, {o.admin, &cfg.Admin}} {
-		addr, err := conf.ParseAddress(a.text, 0)
-		if err == nil {
-			addr, err = addr.Resolve(ctx)
-		}
-		if err != nil {
-			return cfg, err
-		}
-		*a.to = proto.Address(addr)
+	if cfg.Master, err = address(ctx, "masters", o.masters); err != nil {
+		return cfg, err
+	}
+	if cfg.Admin, err = address(ctx, "admin", o.admin); err != nil {
+		return cfg, err
 	}
 	return cfg, o.follow(ctx, &cfg)
+}
+
+// address returns the address that an option names, resolved.
+func address(ctx context.Context, option, text string) (proto.Address, error) {
+	a, err := conf.ParseAddress(text, 0)
+	if err != nil {
+		return proto.Address{}, cli.Usagef("--%s: %w", option, err)
+	}
+	if a, err = a.Resolve(ctx); err != nil {
+		return proto.Address{}, fmt.Errorf("--%s: %w", option, err)
+	}
+	return proto.Address(a), nil
 }
 
 // serve runs the cluster until it is told to stop.

@@ -59,6 +59,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		}
 		cli.SpareMemory()
 		var bar *cli.Progress
+		var whole int64 // size of what bar is about
 		cfg := importer.Config{
 			Import: config.Import{
 				Destination: config.Destination{Section: "neo", Adapter: o.adapter, Database: path, Compress: -1},
@@ -70,6 +71,7 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 					bar = cli.NewProgress(env, cli.ProgressConfig{What: "reading " + o.source + ", which has no index", Total: size, Quiet: o.quiet})
 				}
 				bar.Set(0, pos)
+				whole = size
 			},
 			Advice: fmt.Sprintf("The file %s is not needed any more: the next start may be without --import.", o.source),
 			Log:    log,
@@ -89,6 +91,9 @@ func (b *background) opener(ctx context.Context, env *cli.Env, o *options) func(
 		}
 		b.backend, err = importer.Open(ctx, cfg)
 		if bar != nil {
+			if err == nil {
+				bar.Set(0, whole) // it is told now and then
+			}
 			bar.Done()
 		}
 		switch {

@@ -167,6 +167,9 @@ func TestServedImport(t *testing.T) {
 	p := start(t, "--dir", dir, "--import", site, "--name", "sample")
 	p.ready()
 	p.stop()
+	if want := "reading " + site + ", which has no index: 1.1 MB in "; !strings.Contains(p.stderr.String(), want) {
+		t.Errorf("no %q in:\n%s", want, p.stderr.String())
+	}
 	p = start(t, "--dir", dir, "--import", site)
 	p.ready()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(p.stderr.String(), "done: "); time.Sleep(10 * time.Millisecond) {
@@ -234,10 +237,17 @@ func TestRefused(t *testing.T) {
 	fails(t, 1, file, "--dir", filepath.Join(file, "x"))
 	fails(t, 1, "not a Data.fs", "--import", file)
 	fails(t, 1, "no such file", "--import", file+"x")
-	fails(t, 1, "at least 2 storages", "--replicas", "1")
+	fails(t, 2, "needs at least --storages 2", "--replicas", "1")
 	fails(t, 2, "--partitions", "--partitions", "0")
-	fails(t, 1, "--zeo: ", "--zeo", "nowhere.invalid:x")
+	fails(t, 2, "--zeo: ", "--zeo", "nowhere.invalid:x")
 	fails(t, 2, "MySQL", "--adapter", "MySQL")
+	fails(t, 2, "--zeo: address", "--zeo", "x:y")
+	fails(t, 2, "--masters: address", "--masters", "x:y")
+	fails(t, 2, "--admin: address", "--admin", "x:y")
+	fails(t, 2, "unsupported engine TokuDB", "--adapter", "MySQL", "--database", "neo1", "--engine", "TokuDB")
+	fails(t, 2, "not of the form", "--adapter", "MySQL", "--database", "neo1", "--database", "/neo2")
+	fails(t, 2, `unknown adapter "DB2"`, "--adapter", "DB2", "--database", "neo1")
+	fails(t, 2, "--monitor: \"127.0.0.1:http-x\" is not HOST:PORT", "--monitor", "127.0.0.1:http-x")
 	fails(t, 2, "unknown command", "word")
 }
 

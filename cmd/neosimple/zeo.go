@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/neozodb/neo/cluster/client"
-	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/zeo"
@@ -24,12 +23,9 @@ func (o *options) listenZEO(ctx context.Context) (net.Listener, error) {
 	if o.zeo == noZEO {
 		return nil, nil
 	}
-	addr, err := conf.ParseAddress(o.zeo, 0)
-	if err == nil {
-		addr, err = addr.Resolve(ctx)
-	}
+	addr, err := address(ctx, "zeo", o.zeo)
 	if err != nil {
-		return nil, fmt.Errorf("--zeo: %w", err)
+		return nil, err
 	}
 	l, err := net.Listen("tcp", addr.String())
 	if err != nil {

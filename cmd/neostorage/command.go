@@ -114,6 +114,9 @@ func (o *options) check(fs *pflag.FlagSet) error {
 	if importing || sqlite {
 		o.engine = "" // [DEFAULT] means the other storages
 	}
+	if err := adapter.Check(o.adapter, o.engine, o.database); err != nil {
+		return cli.Usagef("%w", err)
+	}
 	return nil
 }
 
@@ -138,11 +141,7 @@ func (o *options) extendImport(ctx context.Context, env *cli.Env, log *cli.Log) 
 
 // openDatabase opens the database that the options name.
 func (o *options) openDatabase(ctx context.Context, log *slog.Logger) (backend.Backend, error) {
-	db, err := adapter.Open(ctx, o.adapterConfig(log))
-	if errors.Is(err, adapter.ErrUnknown) {
-		err = cli.Usagef("%w", err)
-	}
-	return db, err
+	return adapter.Open(ctx, o.adapterConfig(log))
 }
 
 // locked says what to do about a database that another process uses.

@@ -70,7 +70,7 @@ func TestStartFails(t *testing.T) {
 		{"another id", "-c test -a Importer --new-nid -d x.conf", 2, "--new-nid does not go with --adapter Importer"},
 		{"no import to extend", "-c test -a SQLite --extend-import -d " + file("a"), 2, "--extend-import is for --adapter Importer"},
 		{"extended and erased", "-c test -a Importer --reset --extend-import -d x.conf", 2, "neither with --reset"},
-		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 1, "unsupported engine TokuDB: MariaDB has removed it"},
+		{"engine of MySQL", "-c test -a MySQL -e TokuDB -d neo1", 2, "unsupported engine TokuDB: MariaDB has removed it"},
 		{"engine of SQLite", "-c test -a SQLite -e InnoDB -d " + file("a"), 2, "--engine InnoDB is for MySQL"},
 		{"engine of an import", "-c test -a Importer -e InnoDB -d x.conf", 2, "a key of x.conf"},
 		{"erased and cloned", "-c test -a SQLite --reset --new-nid -d " + file("a"), 2, "--reset does not go with --new-nid"},
@@ -87,7 +87,9 @@ func TestStartFails(t *testing.T) {
 		{"share of more than all", "-c test -a SQLite --replication-share 101 -d " + file("f"), 2, "--replication-share 101"},
 		{"rate without number", "-c test -a SQLite --replication-rate fast -d " + file("f"), 2, "--replication-rate"},
 		{"TLS in part", "-c test -a SQLite --ca x -d " + file("e"), 2, "3 files"},
-		{"bad database option", "-c test -a SQLite -d file:" + file("f") + "?x=1", 1, "x"},
+		{"bad database option", "-c test -a SQLite -d file:" + file("f") + "?x=1", 2, "unknown parameter x"},
+		{"no database of MySQL", "-c test -a MySQL -d /neo1", 2, "not of the form [USER[:PASSWORD]@]DATABASE[SOCKET]"},
+		{"unknown adapter with an engine", "-c test -a DB2 -e InnoDB -d x", 2, "unknown adapter"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stderr := neostorage(t.Context(), strings.Fields(tt.args)...)

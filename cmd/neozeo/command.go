@@ -103,6 +103,9 @@ func (o *options) check(fs *pflag.FlagSet) error {
 	if o.file != "" && !cli.Given(fs, "cluster") {
 		o.cluster = "" // [DEFAULT] means the nodes of a cluster
 	}
+	if _, err := client.ParseSize(o.cacheSize); err != nil {
+		return cli.Usagef("--cache-size: %w", err)
+	}
 	switch {
 	case o.cluster == "" && cli.Given(fs, "masters"):
 		return cli.Usagef("--masters are those of a cluster, and none is named: --cluster")
@@ -290,7 +293,11 @@ func listen(bind string) (net.Listener, error) {
 	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return nil, cli.Usagef("--bind %s: port %q is not a number from 0 to 65535", net.JoinHostPort(host, port), port)
 	}
-	return net.Listen("tcp", bind)
+	l, err := net.Listen("tcp", bind)
+	if err != nil {
+		return nil, fmt.Errorf("--bind: %w", err)
+	}
+	return l, nil
 }
 
 // listenUnix replaces a socket that a server which died has left.

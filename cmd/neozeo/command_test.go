@@ -106,6 +106,8 @@ func TestUsage(t *testing.T) {
 		{"-b nowhere.invalid:0 --file x.fs", 1, "nowhere"},
 		{"-f " + file + " --file none.fs", 1, "nowhere"},
 		{"-f " + file + " -b 127.0.0.1:0 --file none.fs", 1, "none.fs"}, // instead of that of the file
+		{"-b 127.0.0.1:0 --file none.fs --cache-size x", 2, "--cache-size"},
+		{"-b nowhere.invalid --file none.fs", 1, "--bind: listen tcp: lookup nowhere.invalid"},
 		{"extra", 2, "extra"},
 		{"-b a:b:c --file none.fs", 2, "--bind"},
 		{"-b localhost:http --file none.fs", 2, "--bind"},

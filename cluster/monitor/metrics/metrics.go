@@ -96,6 +96,7 @@ type Node struct {
 type Set struct {
 	starting string // what the program does while there is no node yet
 	started  time.Time
+	timeout  time.Duration // of a node to say how it is
 
 	mu     sync.Mutex
 	nodes  []*Node
@@ -104,7 +105,9 @@ type Set struct {
 }
 
 // NewSet returns a program without nodes. It is not ready before [Set.Complete]: starting says why.
-func NewSet(starting string) *Set { return &Set{starting: starting, started: time.Now()} }
+func NewSet(starting string) *Set {
+	return &Set{starting: starting, started: time.Now(), timeout: statsTimeout}
+}
 
 // Add adds nodes.
 func (s *Set) Add(nodes ...*Node) {
@@ -176,7 +179,7 @@ func (s *Set) ready(ctx context.Context) error {
 
 // probe asks all nodes at once. It returns the first reason.
 func (s *Set) probe(ctx context.Context, nodes []*Node, reason func(silent bool, err error) error) error {
-	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	errs := make([]error, len(nodes))
 	var wg sync.WaitGroup
@@ -207,7 +210,7 @@ func (s *Set) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
 	expiry := s.expiry
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, n := range nodes {
@@ -234,16 +237,15 @@ type emitter struct {
 }
 
 func (e *emitter) set(m *metric, v float64, labels ...string) {
-	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, e.labels(labels)...)
+	e.ch <- prometheus.MustNewConstMetric(m.desc, m.typ, v, valid(append([]string{e.cluster, e.node}, labels...))...)
 }
 
-// labels returns the values of all labels. A name in a configuration file may be no UTF-8, which Prometheus refuses.
-func (e *emitter) labels(more []string) []string {
-	all := append([]string{e.cluster, e.node}, more...)
-	for i, s := range all {
-		all[i] = strings.ToValidUTF8(s, "\uFFFD")
+// valid makes UTF-8 of labels, which Prometheus requires: names of clusters and of ZEO storages are any bytes.
+func valid(labels []string) []string {
+	for i, l := range labels {
+		labels[i] = strings.ToValidUTF8(l, "\uFFFD")
 	}
-	return all
+	return labels
 }
 
 func (e *emitter) flag(m *metric, on bool, labels ...string) {
@@ -266,7 +268,7 @@ func (e *emitter) histogram(m *metric, s latency.Snapshot) {
 	for i, n := range s.Within {
 		within[latency.Bounds[i].Seconds()] = n
 	}
-	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, e.labels(nil)...)
+	e.ch <- prometheus.MustNewConstHistogram(m.desc, s.Count, s.Sum.Seconds(), within, valid([]string{e.cluster, e.node})...)
 }
 
 func (e *emitter) states(state proto.ClusterState) {

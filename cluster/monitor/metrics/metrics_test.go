@@ -230,6 +230,7 @@ func TestCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	set := NewSet("starting: not yet")
+	set.timeout = time.Minute // the machine may be busy
 	m, storages, a := c.Nodes()
 	if err := set.ready(t.Context()); err == nil || err.Error() != "starting: not yet" {
 		t.Errorf("ready before the start: %v", err)
@@ -370,6 +371,9 @@ func TestSilence(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
+	if NewSet("").timeout != statsTimeout {
+		t.Error("nodes are not waited for as documented")
+	}
 	for _, busy := range []bool{false, true} {
 		set := silent(busy)
 		if err := set.ready(ctx); err == nil || !strings.Contains(err.Error(), "no answer") {
@@ -379,24 +383,33 @@ func TestSilence(t *testing.T) {
 			t.Errorf("alive although it does not answer, which it may be too busy for (%v): %v", busy, err)
 		}
 	}
-	all := gather(t, silent(false))
+	set := silent(false)
+	set.timeout = time.Millisecond
+	all := gather(t, set)
 	if value(t, all, "neo_node_responsive") != 0 || value(t, all, "neo_node_ready") != 0 {
 		t.Error("it is responsive, or ready")
 	}
 }
 
-// A name that is no UTF-8 ends neither the program nor the scrape.
-func TestNameIsNoUTF8(t *testing.T) {
+// A name that is not UTF-8, which the protocol and files allow, does not end the program when its
+// metrics are read.
+func TestNamesOfAnyBytes(t *testing.T) {
 	set := NewSet("")
-	set.Complete(&Node{cluster: "B\xfcro", typ: "zeo", look: func(context.Context) (string, func(*emitter), bool, error) {
-		return "zeo", func(e *emitter) {
-			e.zeo("H\xfctte", &zeo.StorageStats{Loads: 7})
+	set.Complete(&Node{cluster: "caf\xe9", typ: "node", look: func(context.Context) (string, func(*emitter), bool, error) {
+		return "N1", func(e *emitter) {
+			e.set(mBackupLag, 3, "b\xff")
 			e.histogram(mCommit, latency.Snapshot{Count: 1})
 		}, false, nil
 	}})
 	all := gather(t, set)
-	if got := value(t, all, "neo_zeo_loads_total", "cluster=B\uFFFDro", "storage=H\uFFFDtte"); got != 7 {
-		t.Errorf("%v loads, want 7", got)
+	for name, labels := range map[string][]string{
+		"neo_node_ready":                     {"cluster=caf\uFFFD"},
+		"neo_backup_lag_seconds":             {"cluster=caf\uFFFD", "backup=b\uFFFD"},
+		"neo_master_commit_duration_seconds": {"cluster=caf\uFFFD"},
+	} {
+		if value(t, all, name, labels...) == 0 {
+			t.Errorf("%s%q: 0", name, labels)
+		}
 	}
 }
 

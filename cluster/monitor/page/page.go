@@ -88,11 +88,11 @@ func (p *Page) sample(ctx context.Context) {
 	p.repositories = repositories
 }
 
-func (p *Page) collectLocked(ctx context.Context) *status.Status {
-	limited, cancel := context.WithTimeout(ctx, collectTimeout)
+func (p *Page) collectLocked(reader context.Context) *status.Status {
+	ctx, cancel := context.WithTimeout(reader, collectTimeout)
 	defer cancel()
-	s := p.cfg.Collect(limited)
-	if ctx.Err() == nil { // what a reader has interrupted says nothing about the cluster
+	s := p.cfg.Collect(ctx)
+	if reader.Err() == nil { // else it tells only that the reader is gone
 		p.last = s
 	}
 	return s

@@ -34,7 +34,6 @@ type view struct {
 	Nodes   []node
 	Clients string // "" if there are none
 	Map     *partitions
-	Summary string // what the admin says, if it says more
 }
 
 // fact is a number with its name.
@@ -374,7 +373,7 @@ func packWork(s *status.Status, p *status.Pack) work {
 	case p.Done:
 		w.Text = "done"
 	case !p.Signed:
-		w.Text = "waits for its approval"
+		w.Text = "waits for an earlier order"
 	default:
 		w.Text = "goes on: " + strings.Join(p.Waiting, ", ")
 	}

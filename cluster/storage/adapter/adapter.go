@@ -52,11 +52,13 @@ type Config struct {
 // Open opens a database, creating it if need be. [ErrUnknown], and
 // [backend.ErrLocked]: another process uses it.
 func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
+	if cfg.Adapter != Importer { // which names the file where its engine is
+		if err := Check(cfg.Adapter, cfg.Engine, ""); err != nil {
+			return nil, err
+		}
+	}
 	switch cfg.Adapter {
 	case SQLite:
-		if cfg.Engine != "" {
-			return nil, fmt.Errorf("unsupported engine %q: SQLite has none", cfg.Engine)
-		}
 		db, err := sqlitedb.Open(ctx, cfg.Database, sqlitedb.Options{Dedup: cfg.Dedup, HalfImported: cfg.HalfImported, Log: cfg.Log})
 		if err != nil {
 			return nil, err // not db, which is no nil interface
@@ -68,10 +70,32 @@ func Open(ctx context.Context, cfg Config) (backend.Backend, error) {
 			return nil, err // not db, which is no nil interface
 		}
 		return db, nil
-	case Importer:
-		return openImporter(ctx, cfg)
 	}
-	return nil, fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, cfg.Adapter)
+	return openImporter(ctx, cfg)
+}
+
+// Check returns an error for the name of an adapter that is none, [ErrUnknown], for an engine that
+// the adapter cannot have, "" being the default, and for a database string that it does not
+// understand, unless that is "". It opens nothing.
+func Check(adapter, engine, database string) error {
+	switch adapter {
+	case MySQL, MySQLdb, PyMySQL:
+		if err := mysqldb.CheckEngine(engine); err != nil || database == "" {
+			return err
+		}
+		return mysqldb.CheckName(database)
+	case SQLite:
+		if engine == "" && database != "" {
+			return sqlitedb.CheckName(database)
+		}
+		fallthrough
+	case Importer:
+		if engine != "" {
+			return fmt.Errorf("unsupported engine %q: %s has none", engine, adapter)
+		}
+		return nil
+	}
+	return fmt.Errorf("%w %q: want Importer, MySQL, MySQLdb, PyMySQL or SQLite", ErrUnknown, adapter)
 }
 
 // Name returns a database string as messages may show it, without a password.

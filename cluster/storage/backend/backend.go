@@ -425,8 +425,8 @@ type Local interface {
 type Runner interface {
 	// Run works until all is done, or until ctx ends. The node calls it whenever an
 	// operation begins, on a goroutine of its own; ctx ends with the operation, and the node waits
-	// for Run to return. An error is reported, and ends the work until the next operation;
-	// the node goes on to serve. If the database cannot be trusted any more, the other methods say so.
+	// for Run to return. An error is reported, and the node goes on to serve: it calls Run again after
+	// a while. If the database cannot be trusted any more, the other methods say so.
 	Run(ctx context.Context) error
 	// Progress says how far the work is. It may be called at any time.
 	Progress() importing.Report

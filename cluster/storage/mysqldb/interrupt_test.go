@@ -3,10 +3,15 @@ package mysqldb
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/storage/backend"
@@ -58,4 +63,68 @@ func TestReadIsInterrupted(t *testing.T) {
 		}
 	}
 	must(t, c.Close())
+}
+
+// Reads that end at any moment take nothing from others: each answer is the right one, and a read that ends
+// says so by the error of its context.
+func TestInterruptedAmongOthers(t *testing.T) {
+	s := mysqltest.Get(t)
+	db, err := Open(t.Context(), s.String(s.Database(t)), Options{})
+	must(t, err)
+	defer func() { must(t, db.Close()) }()
+	must(t, backendtest.PrepareSample(db))
+	const objects = 40
+	text := func(oid tid.OID) string { return strings.Repeat(fmt.Sprintf("object %d.", oid), 1+int(oid)*100) }
+	for oid := tid.OID(1); oid <= objects; oid++ {
+		must(t, db.AddObject(oid, 8, proto.ObjectData{Checksum: sha(text(oid)), Data: []byte(text(oid))}, none))
+	}
+	must(t, db.Commit())
+	var g errgroup.Group
+	var answered, ended atomic.Int64
+	for n := range 6 {
+		random := rand.New(rand.NewPCG(1, uint64(n)))
+		g.Go(func() error {
+			for range 200 {
+				oid := 1 + tid.OID(random.IntN(objects))
+				ctx, cancel := context.WithCancel(t.Context())
+				stop := time.AfterFunc(time.Duration(random.IntN(1500))*time.Microsecond, cancel)
+				var failed error
+				check := func(want tid.OID, o *backend.Object, err error) {
+					switch {
+					case err == nil && string(o.Data) != text(want):
+						failed = fmt.Errorf("object %v has %.20q", want, o.Data)
+					case err == nil:
+						answered.Add(1)
+					case errors.Is(err, context.Canceled):
+						ended.Add(1)
+					default:
+						failed = fmt.Errorf("object %v: %w", want, err)
+					}
+				}
+				if random.IntN(2) == 0 {
+					o, err := db.GetObject(ctx, oid, none, none)
+					check(oid, &o, err)
+				} else {
+					var keys []backend.ObjectKey
+					for k := range tid.OID(5) {
+						keys = append(keys, backend.ObjectKey{OID: 1 + (oid+k)%objects, At: proto.Some(tid.TID(8))})
+					}
+					db.GetObjects(ctx, keys, func(i int, o *backend.Object, err error) bool {
+						check(keys[i].OID, o, err)
+						return failed == nil
+					})
+				}
+				stop.Stop()
+				cancel()
+				if failed != nil {
+					return failed
+				}
+			}
+			return nil
+		})
+	}
+	must(t, g.Wait())
+	if answered.Load() == 0 || ended.Load() == 0 {
+		t.Errorf("%d answers, %d interrupted", answered.Load(), ended.Load())
+	}
 }

@@ -138,9 +138,6 @@ func newDialect(database string, o Options) (*dialect, error) {
 			return nil, err
 		}
 	}
-	if c.Net == "tcp" {
-		c.DialFunc = d.dial
-	}
 	c.Collation = "binary"
 	c.MaxAllowedPacket = 0 // that of the server
 	c.Logger = &mysql.NopLogger{}
@@ -156,12 +153,13 @@ func newDialect(database string, o Options) (*dialect, error) {
 	return d, nil
 }
 
-// dial opens a TCP connection that ends when nothing has come from the machine of the server for a while, not even an
+// dial opens a connection. One by TCP ends when nothing has come from the machine of the server for a while, not even an
 // acknowledgement. What the server needs for a statement is not limited.
 func (d *dialect) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	dialer := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: d.silence / 2, Interval: d.silence / 4, Count: 2},
-		Control:         limitSilence(d.silence),
+	var dialer net.Dialer
+	if network == "tcp" {
+		dialer.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: d.silence / 2, Interval: d.silence / 4, Count: 2}
+		dialer.Control = limitSilence(d.silence)
 	}
 	return dialer.DialContext(ctx, network, addr)
 }
@@ -194,7 +192,7 @@ func (d *dialect) connect(ctx context.Context, role sqldb.Role) (driver.Conn, er
 	var nc net.Conn
 	cfg := d.cfg.Clone()
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
-		nc, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, addr)
+		nc, err = d.dial(ctx, network, addr)
 		return nc, err
 	}
 	connector, err := mysql.NewConnector(cfg)

@@ -28,6 +28,12 @@ type name struct {
 
 const tcpForm = "//HOST[:PORT]/DATABASE[?user=USER&password=PASSWORD&tls=true]"
 
+// CheckName returns an error for a string that is not the value of option --database.
+func CheckName(s string) error {
+	_, err := parseName(s)
+	return err
+}
+
 // parseName parses the value of option --database.
 func parseName(s string) (name, error) {
 	// A password with an @ that is not written as %40 would make it the other form, with a user

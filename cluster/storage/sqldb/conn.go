@@ -103,7 +103,7 @@ func (c *Conn) stmt(query string) (driver.Stmt, error) {
 }
 
 // restored reports whether a statement that has failed is to be run again, since its connection
-// was lost with nothing uncommitted, and there is another one. n counts its failures.
+// was lost with nothing uncommitted: on another one, or to fail with why there is none. n counts its failures.
 func (c *Conn) restored(n int, err error) bool {
 	if c.reconnect == nil || c.dirty || n >= maxAttempts || !c.dialect.Lost(err) {
 		return false
@@ -116,13 +116,13 @@ func (c *Conn) restored(n int, err error) bool {
 	dc, err := c.reconnect()
 	if err != nil {
 		c.c = lostConn{err}
-		return c.dialect.Lost(err)
+		return true
 	}
 	c.c = dc
 	if c.open && c.begin != "" {
 		if _, err := c.exec(c.begin); err != nil {
 			c.c = lostConn{errors.Join(err, dc.Close())}
-			return c.dialect.Lost(err)
+			return true
 		}
 	}
 	return true

@@ -243,6 +243,9 @@ func (p *pool) get(ctx context.Context) (*Conn, error) {
 	c, err := p.open(ctx)
 	if err != nil {
 		p.left()
+		if ctx.Err() != nil { // a driver may only say that the connection is lost
+			err = errors.Join(ctx.Err(), err)
+		}
 		return nil, err
 	}
 	return c, nil

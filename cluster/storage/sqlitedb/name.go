@@ -14,6 +14,12 @@ type name struct {
 	pragmas [][2]string
 }
 
+// CheckName returns an error for a string that is not the value of option --database.
+func CheckName(s string) error {
+	_, err := parseName(s)
+	return err
+}
+
 // parseName parses the value of option --database. Of the parameters of a URI
 // only cache_size, journal_mode, synchronous and cksumvfs are known, each once.
 func parseName(s string) (name, error) {

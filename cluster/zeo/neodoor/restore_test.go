@@ -117,7 +117,7 @@ func TestRestore(t *testing.T) {
 		t.Errorf("%d transactions, want %d", n, len(want))
 	}
 
-	// Refused, and everybody remains connected.
+	// Refused, and all clients remain connected.
 	for _, at := range []tid.TID{600, 550, 1} {
 		if err := restore(t, s, at, txn.Committed, txn.Record{OID: 1, Data: a}); err == nil || errors.Is(err, txn.ErrUnavailable) {
 			t.Errorf("a copy of %v behind 600: %v", at, err)

@@ -21,7 +21,7 @@ func TestSize(t *testing.T) {
 	show := func(what string, s *Cluster, objects, slack int64) {
 		t.Helper()
 		var n, bytes int64
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			if n, bytes = s.Size(); n >= objects-slack && n <= objects+slack && bytes >= n*100 && bytes < n*100+100 {
 				return
 			}

@@ -105,7 +105,7 @@ owner = %%(nobody)s
 		{args: "-c x -s storage", code: 2, wantStderr: "none is given"},
 		{args: "-c x --log-level warnin", code: 2, wantStderr: `--log-level: "warnin" is none of debug, info, warning, error; did you mean "warning"?`},
 		{args: "-c x --log-format xml", code: 2, wantStderr: `"xml" is neither text nor json`},
-		{args: "-f FILE.none", code: 1, wantStderr: "no such file"},
+		{args: "-f FILE.none", code: 2, wantStderr: "no such file"},
 		{args: "--c x", code: 2, wantStderr: "ambiguous option: --c could match --ca, --cert, --cluster"},
 		{args: "--cl x --log l", want: "x 127.0.0.1:10000 127.0.0.1 100 false [] l"},
 		{args: "-c --part", want: "--part 127.0.0.1:10000 127.0.0.1 100 false [] "}, // a value, not an option

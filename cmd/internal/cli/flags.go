@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,17 +97,11 @@ func MergeFile(fs *pflag.FlagSet, file, section string) error {
 // mergeFile is [MergeFile], and returns the keys of the section that are for other programs.
 func mergeFile(fs *pflag.FlagSet, file, section string) (unused []string, err error) {
 	if file != "" {
-		f, err := conf.ReadFile(file)
+		s, others, err := readSection(fs, file, section)
 		if err != nil {
-			return nil, badFile(err)
+			return nil, err
 		}
-		s, err := f.Section(section)
-		if err != nil {
-			return nil, &badConfig{err}
-		}
-		if unused, err = checkKeys(fs, f, s); err != nil {
-			return nil, &badConfig{err}
-		}
+		unused = others
 		if err := mergeSection(fs, s, file, section); err != nil {
 			return nil, &badConfig{err}
 		}
@@ -125,6 +120,32 @@ func mergeFile(fs *pflag.FlagSet, file, section string) (unused []string, err er
 	return unused, nil
 }
 
+// ReadSection reads a section of a configuration file, for a command that takes single keys
+// of it. It refuses the keys that [MergeFile] refuses.
+func ReadSection(file, section string) (*conf.Section, error) {
+	s, _, err := readSection(pflag.NewFlagSet("", pflag.ContinueOnError), file, section)
+	return s, err
+}
+
+// readSection is [ReadSection] for a command with options of its own, and returns the keys
+// that are for other programs.
+func readSection(fs *pflag.FlagSet, file, section string) (s *conf.Section, unused []string, err error) {
+	f, err := conf.ReadFile(file)
+	if err != nil {
+		return nil, nil, badFile(err)
+	}
+	if s, err = f.Section(section); err == nil {
+		unused, err = checkKeys(fs, f, s)
+	}
+	if err != nil {
+		return nil, nil, &badConfig{err}
+	}
+	return s, unused, nil
+}
+
+// BadConfig makes an error one about what a configuration file says: exit code 2.
+func BadConfig(err error) error { return &badConfig{err} }
+
 // badConfig is what is wrong with a configuration file: exit code 2, without the usage of
 // the command line, which is not at fault.
 type badConfig struct{ err error }
@@ -132,9 +153,9 @@ type badConfig struct{ err error }
 func (e *badConfig) Error() string { return e.err.Error() }
 func (e *badConfig) Unwrap() error { return e.err }
 
-// badFile tells a file that cannot be understood from one that cannot be read.
+// badFile tells a file that cannot be understood, or is not there, from one that cannot be read.
 func badFile(err error) error {
-	if _, ok := errors.AsType[*conf.SyntaxError](err); ok {
+	if _, ok := errors.AsType[*conf.SyntaxError](err); ok || errors.Is(err, os.ErrNotExist) {
 		return &badConfig{err}
 	}
 	return err

@@ -42,14 +42,18 @@ func (o *Option) AddFlags(fs *pflag.FlagSet, pages string) {
 }
 
 // Listen opens the address. Close must be called then, whatever comes.
-func (o *Option) Listen(ctx context.Context) (err error) {
+func (o *Option) Listen(ctx context.Context) error {
 	if err := o.checkPage(); err != nil {
 		return err
 	}
 	if o.addr == "" {
 		return nil
 	}
-	if _, _, err := net.SplitHostPort(o.addr); err != nil {
+	_, port, err := net.SplitHostPort(o.addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
 		return cli.Usagef("--monitor: %q is not HOST:PORT", o.addr)
 	}
 	if o.listener, err = monitor.Listen(ctx, o.addr); err != nil {
@@ -59,14 +63,6 @@ func (o *Option) Listen(ctx context.Context) (err error) {
 		return fmt.Errorf("--monitor: %w", err)
 	}
 	return nil
-}
-
-// Addr returns the address that is listened on, nil if there is none.
-func (o *Option) Addr() net.Addr {
-	if o.listener == nil {
-		return nil
-	}
-	return o.listener.Addr()
 }
 
 // Serve begins to answer, as early as possible: a start may take its time.

@@ -402,7 +402,7 @@ func TestRefusedImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, 1, []string{last + `, the last one of the import that has begun, is not in it`}, "neostorage", append(start, edited(source, cut))...)
-	refused(t, 1, []string{`unsupported engine "InnoDB"`}, "neostorage", append(start, conf, "-e", "InnoDB")...)
+	refused(t, 2, []string{`--engine does not go with --adapter Importer`}, "neostorage", append(start, conf, "-e", "InnoDB")...)
 	refused(t, 2, []string{`--new-nid does not go with --adapter Importer`}, "neostorage", append(start, conf, "--new-nid")...)
 	refused(t, 1, []string{`the database belongs to cluster "test", not "other"`}, "neostorage", "-c", "other", "-m", c.Masters, "-a", "Importer", "-d", conf)
 	refused(t, 1, []string{`the import into this database is not finished`, `adapter Importer`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", database)

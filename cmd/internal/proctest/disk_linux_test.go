@@ -284,7 +284,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	c.alive(t, file)
 }
 
-// The disk of a storage gets full under a copy into the cluster: whoever copies is told at
+// The disk of a storage gets full under a copy into the cluster: the copying tool says at
 // once which storage is gone and why, and the copy goes on when it is back.
 func TestDiskFullInMigration(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,6 +97,43 @@ func tool(t *testing.T, name string) string {
 		zeotest.Missing(t, "%s is not installed: make install-monitoring-tools", name)
 	}
 	return path
+}
+
+// An archive and a Debian package have the files of contrib that the pages name, and manual pages
+// name the directory of the documentation that the package has.
+func TestPackagesHaveWhatDocsName(t *testing.T) {
+	pages, err := filepath.Glob("../../../docs/*.md")
+	if err != nil || len(pages) < 15 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	build, deb := string(read(t, "../../../contrib/release/build")), string(read(t, "../../../contrib/deb/build"))
+	shipped := strings.Fields(between(t, build, "for extra in ", ";"))
+	shipped = append(shipped, "systemd")
+	for _, page := range pages {
+		for _, m := range regexp.MustCompile(`\]\(\.\./contrib/([a-z]+)[/)]`).FindAllStringSubmatch(string(read(t, page)), -1) {
+			if !slices.Contains(shipped, m[1]) {
+				t.Errorf("%s links to contrib/%s, which contrib/release/build leaves out", page, m[1])
+			}
+			if m[1] != "systemd" && !regexp.MustCompile(`contrib/[^"\n]*\b`+m[1]+`\b`).MatchString(deb) {
+				t.Errorf("%s links to contrib/%s, which contrib/deb/build leaves out", page, m[1])
+			}
+		}
+	}
+	documentation := "/" + between(t, deb, "doc=$root/", "\n")
+	if page := string(read(t, filepath.Join(manual(t), "man1", "neoctl.1"))); !strings.Contains(page, "\nThe documentation is in "+documentation+",") {
+		t.Errorf("neoctl(1) does not name %s", documentation)
+	}
+}
+
+// between returns what is between two texts for the first time.
+func between(t testing.TB, s, begin, end string) string {
+	t.Helper()
+	_, s, ok := strings.Cut(s, begin)
+	s, _, ends := strings.Cut(s, end)
+	if !ok || !ends {
+		t.Fatalf("no %q before a %q", begin, end)
+	}
+	return s
 }
 
 // The commands of docs/install.md install the programs from an archive, and serve a Data.fs with what neosimple.service starts.

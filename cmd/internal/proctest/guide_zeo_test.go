@@ -15,7 +15,8 @@ func TestZEOGuide(t *testing.T) {
 // The commands of docs/pack.md pack a cluster, and collect its garbage.
 func TestPackGuide(t *testing.T) {
 	t.Parallel()
-	guide{file: "pack.md", addrs: []string{"127.0.0.1:10000", "127.0.0.1:8100"}, path: zodbToolsPath(t)}.follow(t)
+	out := guide{file: "pack.md", admin: "127.0.0.1:9999", addrs: []string{"127.0.0.1:10000", "127.0.0.1:8100", "127.0.0.1:9999"}, path: zodbToolsPath(t)}.follow(t)
+	says(t, "the guide", out, `Would delete what was replaced or deleted up to`, `Pack up to .* ordered by transaction`, `(?m)^Done\.$`)
 }
 
 // zodbToolsPath returns the directory of the tools that people have for ZODB.

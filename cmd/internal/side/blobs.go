@@ -17,7 +17,8 @@ import (
 	"github.com/neozodb/neo/fsformat/pickle"
 )
 
-// CountBlobs counts the records of blobs behind a transaction, as they are read.
+// CountBlobs counts the records of blobs behind a transaction, as they are read: those of a transaction
+// once, however often it is read.
 func (f *File) CountBlobs(after tid.TID) { f.after, f.counting, f.blobs = after, true, 0 }
 
 // Transactions implements [txn.History], and counts the records of blobs.
@@ -30,7 +31,7 @@ func (f *File) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[
 		for t, err := range all {
 			if err == nil && t.Records != nil && t.TID > f.after {
 				counted := *t
-				counted.Records = f.countRecords(t.Records)
+				counted.Records = f.countRecords(t)
 				t = &counted
 			}
 			if !yield(t, err) {
@@ -40,16 +41,22 @@ func (f *File) Transactions(ctx context.Context, after, upTo tid.TID) iter.Seq2[
 	}
 }
 
-func (f *File) countRecords(records iter.Seq2[*txn.Record, error]) iter.Seq2[*txn.Record, error] {
+func (f *File) countRecords(t *txn.Transaction) iter.Seq2[*txn.Record, error] {
+	at, records := t.TID, t.Records
 	return func(yield func(*txn.Record, error) bool) {
+		n := int64(0)
 		for r, err := range records {
 			// The class is named first.
 			if err == nil && bytes.Contains(r.Data[:min(len(r.Data), 64)], []byte("ZODB.blob")) && pickle.IsBlob(r.Data) {
-				f.blobs++
+				n++
 			}
-			if !yield(r, err) {
+			if !yield(r, err) || err != nil {
 				return
 			}
+		}
+		if at > f.after {
+			f.after = at
+			f.blobs += n
 		}
 	}
 }

@@ -62,11 +62,7 @@ func (o *Options) complete(env *cli.Env, name string) (masters string, err error
 		}
 		return name, nil
 	}
-	f, err := conf.ReadFile(o.File)
-	if err != nil {
-		return "", err
-	}
-	s, err := f.Section("DEFAULT")
+	s, err := cli.ReadSection(o.File, "DEFAULT")
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +80,7 @@ func (o *Options) complete(env *cli.Env, name string) (masters string, err error
 			v, err = conf.ExpandUser(v)
 		}
 		if err != nil {
-			return "", fmt.Errorf("%s: section DEFAULT: %s: %w", o.File, p.key, err)
+			return "", cli.BadConfig(fmt.Errorf("%s: section DEFAULT: %s: %w", o.File, p.key, err))
 		}
 		*p.value = v
 	}
@@ -92,7 +88,7 @@ func (o *Options) complete(env *cli.Env, name string) (masters string, err error
 		return name, nil
 	}
 	if listed == "" {
-		return "", fmt.Errorf("%s: section DEFAULT has no masters", o.File)
+		return "", cli.BadConfig(fmt.Errorf("%s: section DEFAULT has no masters", o.File))
 	}
 	return listed, nil
 }
