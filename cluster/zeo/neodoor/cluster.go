@@ -245,7 +245,7 @@ func (s *Cluster) Begin(ctx context.Context, b zeo.Begin) (zeo.Txn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{s: s, t: t}, nil
+	return &clusterTxn{s: s, t: t, id: b.TID}, nil
 }
 
 // beginOptions returns how a transaction is begun in the cluster, which cannot be told that
@@ -274,13 +274,14 @@ func (s *Cluster) BeginAsync(b zeo.Begin) zeo.PendingBegin {
 	if begun == nil {
 		return nil
 	}
-	return beginning{s, begun}
+	return beginning{s, begun, b.TID}
 }
 
 // beginning is a transaction that the master was asked for.
 type beginning struct {
-	s *Cluster
-	b *client.PendingBegin
+	s  *Cluster
+	b  *client.PendingBegin
+	id tid.TID // that the transaction shall have
 }
 
 func (b beginning) Take() zeo.AsyncTxn {
@@ -288,7 +289,7 @@ func (b beginning) Take() zeo.AsyncTxn {
 	if t == nil {
 		return nil
 	}
-	return &clusterTxn{s: b.s, t: t}
+	return &clusterTxn{s: b.s, t: t, id: b.id}
 }
 
 func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
@@ -296,15 +297,16 @@ func (b beginning) Wait(ctx context.Context) (zeo.AsyncTxn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &clusterTxn{s: b.s, t: t}, nil
+	return &clusterTxn{s: b.s, t: t, id: b.id}, nil
 }
 
 func (b beginning) Abandon() { b.b.Abandon() }
 
 // clusterTxn is a transaction of the cluster.
 type clusterTxn struct {
-	s *Cluster
-	t *client.Txn
+	s  *Cluster
+	t  *client.Txn
+	id tid.TID // that it shall have; Zero: the next one
 
 	objects, bytes int64 // that it creates
 }
@@ -328,6 +330,9 @@ func (t *clusterTxn) Delete(ctx context.Context, oid tid.OID, base tid.TID) erro
 
 // Restore implements [zeo.Restorer].
 func (t *clusterTxn) Restore(ctx context.Context, r txn.Record) error {
+	if r.TID != t.id {
+		return fmt.Errorf("object %v cannot be copied with serial %v: its transaction is to have id %v, and both are the same in a cluster", r.OID, r.TID, t.id)
+	}
 	created, err := t.t.Restore(ctx, r.OID, r.Data, r.DataTID)
 	if created && r.Data != nil {
 		t.objects++

@@ -43,6 +43,32 @@ func restore(t *testing.T, s zeo.Storage, at tid.TID, status byte, records ...tx
 	return nil
 }
 
+// A record whose serial is not the id of its transaction is refused: it would get that id.
+func TestRestoreOtherSerial(t *testing.T) {
+	c, err := startCluster(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Remove)
+	s, err := c.open(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	for _, id := range []tid.TID{tid.Zero, 100} {
+		tx, err := s.Begin(t.Context(), zeo.Begin{TID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.(zeo.Restorer).Restore(t.Context(), txn.Record{OID: 1, TID: 99, Data: []byte("x")}); err == nil {
+			t.Errorf("a record of 99 is taken in transaction %v", id)
+		}
+		if err := tx.Abort(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Transactions that are copied keep their ids, packed ones too, and their links to earlier
 // data if these are the same. What a server does not know of an object, since it has begun
 // later than the copy, it learns from the storage.
