@@ -99,6 +99,13 @@ func newChecker(ctx context.Context, cfg backup.Config, report func(Finding)) *c
 }
 
 func (c *checker) check(stateDir string) error {
+	var before *Seen
+	if stateDir != "" {
+		var err error
+		if before, err = readSeen(stateDir); err != nil {
+			return err
+		}
+	}
 	if err := c.list(); err != nil {
 		return err
 	}
@@ -120,7 +127,7 @@ func (c *checker) check(stateDir string) error {
 	if stateDir == "" {
 		return nil
 	}
-	return c.seen(stateDir)
+	return c.seen(stateDir, before.of(c.repo))
 }
 
 // list reads the names of all objects.
@@ -779,8 +786,8 @@ func (c *checker) versions() error {
 	return nil
 }
 
-// seen compares the newest states with what this host has seen, and remembers them.
-func (c *checker) seen(dir string) error {
+// seen compares the newest states with what this host had seen before they were read, and remembers them.
+func (c *checker) seen(dir string, before *Seen) error {
 	s, err := LoadSeen(dir, c.repo)
 	if err != nil {
 		return err
@@ -791,13 +798,13 @@ func (c *checker) seen(dir string) error {
 		if l.Seq == 0 {
 			continue // reported
 		}
-		for _, text := range s.compare(l.Lineage, l.Seq, l.Tail, l.Head) {
+		for _, text := range before.compare(l.Lineage, l.Seq, l.Tail, l.Head) {
 			c.add(Finding{Kind: Older, Key: snapshot.Prefix(snapshot.KindManifest, l.Lineage), Text: text})
 		}
 		s.update(l.Lineage, l.Seq, l.Tail, l.Head)
 	}
-	if newest < s.K {
-		c.add(Finding{Kind: Older, Key: snapshot.Key{Kind: snapshot.KindLineage, N: s.K}.String(), Text: fmt.Sprintf("the newest lineage is number %d, this host has seen number %d", newest, s.K)})
+	if newest < before.K {
+		c.add(Finding{Kind: Older, Key: snapshot.Key{Kind: snapshot.KindLineage, N: before.K}.String(), Text: fmt.Sprintf("the newest lineage is number %d, this host has seen number %d", newest, before.K)})
 	}
 	s.changed = s.changed || newest > s.K
 	s.K = max(s.K, newest)

@@ -35,12 +35,21 @@ type Mark struct {
 const seenFile = "seen.json"
 
 // LoadSeen reads what a host has seen of a repository; nothing if there is no such file, or
-// if it is about another repository.
+// if it is about another repository. What a state is compared with is read before the state: a
+// writer of the same host may add to both meanwhile.
 func LoadSeen(dir string, repo snapshot.ID) (*Seen, error) {
-	empty := &Seen{V: 1, Repo: repo.String(), Lineages: map[string]Mark{}}
+	s, err := readSeen(dir)
+	if err != nil {
+		return nil, err
+	}
+	return s.of(repo), nil
+}
+
+// readSeen reads the file, whatever repository it is about; nil: there is none.
+func readSeen(dir string) (*Seen, error) {
 	b, err := os.ReadFile(filepath.Join(dir, seenFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -52,13 +61,18 @@ func LoadSeen(dir string, repo snapshot.ID) (*Seen, error) {
 	if s.V != 1 {
 		return nil, fmt.Errorf("%s has version %d, this program knows 1", filepath.Join(dir, seenFile), s.V)
 	}
-	if s.Repo != empty.Repo {
-		return empty, nil
-	}
 	if s.Lineages == nil {
 		s.Lineages = map[string]Mark{}
 	}
 	return s, nil
+}
+
+// of returns what was seen of a repository.
+func (s *Seen) of(repo snapshot.ID) *Seen {
+	if s == nil || s.Repo != repo.String() {
+		return &Seen{V: 1, Repo: repo.String(), Lineages: map[string]Mark{}}
+	}
+	return s
 }
 
 // Save writes the file, if something newer was seen.

@@ -841,3 +841,41 @@ func TestAgainst(t *testing.T) {
 		t.Errorf("a source that fails: %v", err)
 	}
 }
+
+// What a writer of this host stores and notes while the repository is listed makes no state an older one.
+func TestSeenMeanwhile(t *testing.T) {
+	mem, repo, _ := sample(t, true, memstore.Options{})
+	dir := t.TempDir()
+	if found, err := look(t, noting{mem, func() {
+		seen, err := LoadSeen(dir, repo.Marker.ID)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		state := repo.Now()
+		c := state.Chain()
+		seen.Note(state.Lineage, state.Manifest.Seq+1, c.N+1, c.Head+1)
+		if err := seen.Save(dir); err != nil {
+			t.Error(err)
+		}
+	}}, repo, dir); err != nil || len(found) > 0 {
+		t.Fatal(found, err)
+	}
+}
+
+// noting is a store that calls a function after each listing.
+type noting struct {
+	store.Store
+	listed func()
+}
+
+func (s noting) List(ctx context.Context, prefix, after string) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) {
+		for i, err := range s.Store.List(ctx, prefix, after) {
+			if !yield(i, err) {
+				return
+			}
+		}
+		s.listed()
+	}
+}

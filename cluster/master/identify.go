@@ -1,7 +1,6 @@
 package master
 
 import (
-	"log/slog"
 	"slices"
 
 	"github.com/neozodb/neo/cluster/check"
@@ -267,7 +266,7 @@ func (m *Machine) admit(p *peer, id uint32, r *proto.RequestIdentification, know
 	if !r.Addr.IsZero() {
 		attrs = append(attrs, "addr", r.Addr.String())
 	}
-	m.log(slog.LevelInfo, "node identified", append(attrs, "state", state.String())...)
+	m.log(memberLevel(r.Type), "node identified", append(attrs, "state", state.String())...)
 	m.out = append(m.out, Effect{Op: Name, Conn: p.conn, Text: n.ID.String()})
 	m.answer(p, id, &proto.AcceptIdentification{Type: proto.Master, ID: m.self.ID, YourID: n.ID})
 	m.sendNodes(p)

@@ -26,7 +26,7 @@ func (m *Machine) tellLost(p *peer) {
 	told := n.State == proto.NodeDown || n.State == proto.NodeUnknown || m.state == proto.Stopping
 	switch {
 	case told || n.Type == proto.Client || n.Type == proto.Admin:
-		m.log(slog.LevelInfo, "node left", attrs...)
+		m.log(memberLevel(n.Type), "node left", attrs...)
 	case m.state == proto.Recovering && n.Type == proto.Storage:
 		m.log(slog.LevelInfo, "storage lost", attrs...) // nothing is served yet
 	case n.Type == proto.Storage:
@@ -62,4 +62,13 @@ func (m *Machine) worseWithout(id proto.NodeID) (fewer, none []int) {
 		}
 	}
 	return fewer, none
+}
+
+// memberLevel is the level at which nodes that come and go are logged. Clients do so all the
+// time, a backup cluster that does not fit once a second.
+func memberLevel(t proto.NodeType) slog.Level {
+	if t == proto.Client {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }

@@ -141,6 +141,9 @@ type session struct {
 	tried store.Stats // what the probe asked of the store
 	tells bool        // the command itself tells of what was tampered with, or goes on in spite of it
 
+	before    *verify.Seen // what this host had seen before anything was read, and what this session has seen
+	beforeErr error        // why that is not known
+
 	doomed map[string]string // notes of lineages that doom lists name, with the list; nil: not read yet
 }
 
@@ -193,7 +196,11 @@ func (o *common) openSettings(ctx context.Context, env *cli.Env, set *config.Rep
 	if len(set.Recipients) > 0 && !r.Encrypted() {
 		return nil, fmt.Errorf("%s: %w: recipients are configured, but the repository says \"encryption\":\"none\": what is stored there is not encrypted", set.URL, errEncryption)
 	}
-	return &session{Repository: r, o: o, env: env, set: set, log: log, count: count}, nil
+	ses := &session{Repository: r, o: o, env: env, set: set, log: log, count: count}
+	if dir, err := statePath(env, set, r.Marker.ID); err == nil { // else seen says so
+		ses.before, ses.beforeErr = verify.LoadSeen(dir, r.Marker.ID)
+	}
+	return ses, nil
 }
 
 // with opens the repository that is meant and calls do.
@@ -249,18 +256,26 @@ func (s *session) stateDir() (string, error) {
 }
 
 func stateDir(env *cli.Env, set *config.Repository, id snapshot.ID) (string, error) {
-	dir := set.StateDir
-	if dir == "" {
-		var err error
-		if dir, err = defaultStateDir(env); err != nil {
-			return "", err
-		}
-		dir = filepath.Join(dir, id.String())
+	dir, err := statePath(env, set, id)
+	if err != nil {
+		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("state directory: %w", err)
 	}
 	return dir, nil
+}
+
+// statePath returns the path of the state directory, which may not be there.
+func statePath(env *cli.Env, set *config.Repository, id snapshot.ID) (string, error) {
+	if set.StateDir != "" {
+		return set.StateDir, nil
+	}
+	dir, err := defaultStateDir(env)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, id.String()), nil
 }
 
 // defaultStateDir returns the directory above those of repositories without state_dir.
@@ -406,14 +421,15 @@ func (s *session) seen(p *place) error {
 		return nil
 	}
 	seen, err := verify.LoadSeen(dir, s.Marker.ID)
-	if errors.Is(err, fs.ErrPermission) { // it is that of the writer, which is another user
+	if err = errors.Join(s.beforeErr, err); errors.Is(err, fs.ErrPermission) { // it is that of the writer, which is another user
 		s.log.Warn("what this host has seen before is not known", "err", err)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if p.older = seen.Compare(p.state); p.older == nil && p.broken == nil {
+	if p.older = s.before.Compare(p.state); p.older == nil && p.broken == nil {
+		s.before.Update(p.state)
 		seen.Update(p.state)
 		if err := seen.Save(dir); err != nil { // a full disk must not keep anything from being restored
 			s.log.Warn("what was seen is not kept for the next time", "err", err)

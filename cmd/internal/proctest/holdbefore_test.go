@@ -48,7 +48,7 @@ func TestHoldBefore(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	t.Log(out)
-	says(t, "hold-before.sh", out, `held at: +0x`+strings.TrimLeft((mistake-1).String(), "0"))
+	says(t, "hold-before.sh", out, `held at: +`+(mistake-1).String())
 	held := func(when string) {
 		t.Helper()
 		cl, err := down.connect(t.Context(), true)
