@@ -20,7 +20,7 @@ func TestImportToFullDisk(t *testing.T) {
 	if err := os.WriteFile(conf, []byte(text), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	c := startImporting(t, conf, 4)
+	c := beginImporting(t, conf, 4)
 	victim := c.Storages[0]
 	deadline := time.Now().Add(30 * time.Second)
 	for victim.Running() && !regexp.MustCompile(`disk is full|no space left`).MatchString(victim.Output()) {

@@ -36,6 +36,14 @@ func fileSource(name, path string, lines ...string) string {
 // startImporting starts a cluster whose only storage, for now, imports.
 func startImporting(t testing.TB, conf string, partitions int) *Cluster {
 	t.Helper()
+	c := beginImporting(t, conf, partitions)
+	c.WaitState(t, "RUNNING", 30*time.Second)
+	return c
+}
+
+// beginImporting is startImporting for an import that may end before it is seen running.
+func beginImporting(t testing.TB, conf string, partitions int) *Cluster {
+	t.Helper()
 	c := &Cluster{
 		Name: "test", Dir: filepath.Dir(conf),
 		Masters: fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
@@ -44,7 +52,6 @@ func startImporting(t testing.TB, conf string, partitions int) *Cluster {
 	c.Master = Start(t, "neomaster", "-c", c.Name, "-m", c.Masters, "-b", c.Masters, "-A", "1", "-p", fmt.Sprint(partitions))
 	c.Storages = []*Process{Start(t, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "Importer", "-d", conf)}
 	c.AdminP = Start(t, "neoadmin", "-c", c.Name, "-m", c.Masters, "-b", c.Admin)
-	c.WaitState(t, "RUNNING", 30*time.Second)
 	return c
 }
 
