@@ -12,8 +12,8 @@ import (
 // there is space again, the import goes on, and everything is there.
 func TestImportToFullDisk(t *testing.T) {
 	t.Parallel()
-	dir := tmpfs(t, "size=2m")
-	fill := ballast(t, dir, 5<<18)
+	dir := tmpfs(t, "size=4m")
+	fill := ballast(t, dir, 13<<18)
 	file := write(t, "Data.fs", read(t, filepath.Join(samples, "site.fs")))
 	conf, _ := importerConf(t, fileSource("root", file))
 	text := regexp.MustCompile(`database = \S+`).ReplaceAllString(string(read(t, conf)), "database = "+filepath.Join(dir, "neo.sqlite"))
