@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/following"
@@ -93,40 +94,32 @@ func printBackup(ctx context.Context, c *session) (string, error) {
 // not known is null.
 func backupJSON(list []ctl.Backup) (string, error) {
 	type report struct {
-		BackupTID   jsonTID   `json:"backup_tid"`
-		ReadableTID jsonTID   `json:"readable_tid"`
-		UpstreamTID *jsonTID  `json:"upstream_tid"`
-		WantedTID   *jsonTID  `json:"wanted_tid"`
-		Due         *float64  `json:"due"`
-		Behind      bool      `json:"behind"`
-		HoldTID     *jsonTID  `json:"hold_tid"`
-		Delay       float64   `json:"delay"`
-		Closed      bool      `json:"closed"`
-		Opens       *float64  `json:"opens"`
-		Linked      bool      `json:"linked"`
-		Rate        *int64    `json:"rate"`
-		Gap         []jsonTID `json:"gap"`
-		Note        string    `json:"note"`
+		BackupTID   status.ID   `json:"backup_tid"`
+		ReadableTID status.ID   `json:"readable_tid"`
+		UpstreamTID *status.ID  `json:"upstream_tid"`
+		WantedTID   *status.ID  `json:"wanted_tid"`
+		Due         *float64    `json:"due"`
+		Behind      bool        `json:"behind"`
+		HoldTID     *status.ID  `json:"hold_tid"`
+		Delay       float64     `json:"delay"`
+		Closed      bool        `json:"closed"`
+		Opens       *float64    `json:"opens"`
+		Linked      bool        `json:"linked"`
+		Rate        *int64      `json:"rate"`
+		Gap         []status.ID `json:"gap"`
+		Note        string      `json:"note"`
 	}
 	all := map[string]report{}
 	for _, b := range list {
-		r := report{BackupTID: jsonTID(b.Backup), ReadableTID: jsonTID(b.Readable), UpstreamTID: known(jsonTID(b.Upstream)), WantedTID: known(jsonTID(b.Bound)),
-			Behind: b.Readable < b.Bound, Delay: b.Delay.Seconds(), Closed: b.Closed, Linked: b.Linked, Rate: known(b.Rate), Note: b.Note}
-		if b.Upstream != tid.Zero {
-			due := b.Due.Seconds()
-			r.Due = &due
+		r := status.BackupOf(b)
+		gap := r.Gap
+		if len(gap) == 0 {
+			gap = nil // null, as programs know it
 		}
-		if b.Hold.OK {
-			hold := jsonTID(b.Hold.V)
-			r.HoldTID = &hold
+		all[r.Cluster] = report{
+			BackupTID: r.BackupTID, ReadableTID: r.ReadableTID, UpstreamTID: r.UpstreamTID, WantedTID: r.WantedTID, Due: r.Due, Behind: r.Behind,
+			HoldTID: r.HoldTID, Delay: r.Delay, Closed: r.Closed, Opens: seconds(r.Opens), Linked: r.Linked, Rate: r.Rate, Gap: gap, Note: r.Note,
 		}
-		if !b.Opens.IsZero() {
-			r.Opens = known(float64(b.Opens.UnixMilli()) / 1000)
-		}
-		if b.InGap() {
-			r.Gap = []jsonTID{jsonTID(b.Gap[0]), jsonTID(b.Gap[1])}
-		}
-		all[b.Cluster] = r
 	}
 	var text strings.Builder
 	e := json.NewEncoder(&text)

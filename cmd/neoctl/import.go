@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/conf"
 	"github.com/neozodb/neo/cluster/ctl"
@@ -114,57 +115,41 @@ func importsText(list []ctl.Import, err error, asJSON bool) (string, error) {
 	return text, nil
 }
 
-// jsonTID is a TID in 16 hexadecimal digits: many programs round numbers that great.
-type jsonTID tid.TID
-
-func (t jsonTID) MarshalText() ([]byte, error) { return []byte(tid.TID(t).String()), nil }
-
 // importJSON is a line for programs: by storage; sizes in bytes, times in seconds, what is
 // not known is null.
 func importJSON(list []ctl.Import) (string, error) {
 	type report struct {
-		State        string   `json:"state"`
-		LastTID      jsonTID  `json:"last_tid"`
-		EndTID       jsonTID  `json:"end_tid"`
-		Transactions int64    `json:"transactions"`
-		Records      int64    `json:"records"`
-		Bytes        int64    `json:"bytes"`
-		Position     *int64   `json:"position"`
-		Size         *int64   `json:"size"`
-		Rate         float64  `json:"rate"`
-		Left         *float64 `json:"left"`
-		Slow         *string  `json:"slow"`
-		Limit        *int64   `json:"limit"`
-		Skipped      int64    `json:"skipped"`
-		Twice        int64    `json:"twice"`
-		Blobs        int64    `json:"blobs"`
-		ComparedTID  *jsonTID `json:"compared_tid"`
-		ComparedAt   *float64 `json:"compared_at"`
-		Differences  *int64   `json:"differences"`
-		WriteBackTID *jsonTID `json:"write_back_tid"`
-		Behind       *int64   `json:"behind"`
-		Note         string   `json:"note"`
+		State        string     `json:"state"`
+		LastTID      status.ID  `json:"last_tid"`
+		EndTID       status.ID  `json:"end_tid"`
+		Transactions int64      `json:"transactions"`
+		Records      int64      `json:"records"`
+		Bytes        int64      `json:"bytes"`
+		Position     *int64     `json:"position"`
+		Size         *int64     `json:"size"`
+		Rate         float64    `json:"rate"`
+		Left         *float64   `json:"left"`
+		Slow         *string    `json:"slow"`
+		Limit        *int64     `json:"limit"`
+		Skipped      int64      `json:"skipped"`
+		Twice        int64      `json:"twice"`
+		Blobs        int64      `json:"blobs"`
+		ComparedTID  *status.ID `json:"compared_tid"`
+		ComparedAt   *float64   `json:"compared_at"`
+		Differences  *int64     `json:"differences"`
+		WriteBackTID *status.ID `json:"write_back_tid"`
+		Behind       *int64     `json:"behind"`
+		Note         string     `json:"note"`
 	}
 	all := map[string]report{}
 	for _, i := range list {
-		r := report{State: i.State.String(), LastTID: jsonTID(i.Last), EndTID: jsonTID(i.End), Transactions: i.Transactions, Records: i.Records, Bytes: i.Bytes,
-			Skipped: i.Skipped, Twice: i.Twice, Blobs: i.Blobs, Rate: i.Rate, Note: i.Note, Slow: known(i.Slow), Limit: known(i.Limit)}
-		if i.Size > 0 {
-			r.Position, r.Size = &i.Position, &i.Size
+		r := status.ImportOf(i)
+		all[r.Node] = report{
+			State: r.State, LastTID: r.LastTID, EndTID: r.EndTID, Transactions: r.Transactions, Records: r.Records, Bytes: r.Bytes,
+			Position: r.Position, Size: r.Size, Rate: r.Rate, Left: r.Left, Slow: r.Slow, Limit: r.Limit,
+			Skipped: r.Skipped, Twice: r.Twice, Blobs: r.Blobs, ComparedTID: r.ComparedTID, ComparedAt: seconds(r.ComparedAt),
+			Differences: r.Differences, WriteBackTID: r.WriteBackTID, Behind: r.Behind, Note: r.Note,
 		}
-		if i.Left > 0 {
-			r.Left = known(i.Left.Seconds())
-		}
-		if i.Compared != tid.Zero {
-			r.ComparedTID, r.Differences = known(jsonTID(i.Compared)), &i.Differences
-			if !i.ComparedAt.IsZero() {
-				r.ComparedAt = known(float64(i.ComparedAt.UnixMilli()) / 1000)
-			}
-		}
-		if i.WriteBack != tid.Zero {
-			r.WriteBackTID, r.Behind = known(jsonTID(i.WriteBack)), &i.Behind
-		}
-		all[i.Node.String()] = r
 	}
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -175,13 +160,13 @@ func importJSON(list []ctl.Import) (string, error) {
 	return "# " + b.String(), nil
 }
 
-// known returns nil for what is not known, which is zero.
-func known[T comparable](v T) *T {
-	var zero T
-	if v == zero {
+// seconds returns a moment in seconds since 1970, nil if it is not known.
+func seconds(t *time.Time) *float64 {
+	if t == nil {
 		return nil
 	}
-	return &v
+	s := float64(t.UnixMilli()) / 1000
+	return &s
 }
 
 // waitsFor says in words what a copy is slowed down by.
