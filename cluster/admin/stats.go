@@ -11,6 +11,7 @@ import (
 	"github.com/neozodb/neo/cluster/following"
 	"github.com/neozodb/neo/cluster/importing"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -20,7 +21,7 @@ type Stats struct {
 	ID        proto.NodeID
 	Connected bool // to the primary master; nothing of the cluster is known otherwise
 	State     proto.Opt[proto.ClusterState]
-	Nodes     map[NodeClass]int       // nodes that are known, by class
+	Nodes     map[nodetab.Class]int   // nodes that are known, by class
 	Cells     map[proto.CellState]int // of all storages, by state
 	Down      int                     // storages that have cells and do not run
 	LastTID   proto.Opt[tid.TID]      // last transaction, as of a few seconds ago
@@ -32,12 +33,6 @@ type Stats struct {
 	MailFails bool // the last mail could not be sent
 	Peers     int  // operators and admins of backup clusters that are connected
 	Traffic   link.TrafficStats
-}
-
-// NodeClass is a kind of node in a state.
-type NodeClass struct {
-	Type  proto.NodeType
-	State proto.NodeState
 }
 
 // BackupStats is what is known of a backup cluster.
@@ -83,13 +78,11 @@ func (n *Node) Stats(ctx context.Context) (Stats, error) {
 // stats returns all but Traffic, and has the clusters asked for what it needs next time.
 func (n *Node) stats() Stats {
 	m := &n.monitor
-	s := Stats{ID: n.id, Connected: n.master != nil, State: n.state, Nodes: map[NodeClass]int{}, Down: m.own.down,
+	s := Stats{ID: n.id, Connected: n.master != nil, State: n.state, Nodes: map[nodetab.Class]int{}, Down: m.own.down,
 		Cells: maps.Clone(m.own.cells), LastTID: m.own.seen.tid(), Imports: maps.Clone(m.imports.reports), Checks: n.checks.Stats(),
 		MailFails: m.mailErr != nil, Peers: len(n.peers)}
 	if s.Connected {
-		for node := range n.nodes.Nodes() {
-			s.Nodes[NodeClass{node.Type, node.State}]++
-		}
+		s.Nodes = n.nodes.Count()
 	}
 	if m.own.inBackup() && m.own.follows != nil {
 		r := *m.own.follows

@@ -6,6 +6,7 @@ import (
 
 	"github.com/neozodb/neo/cluster/latency"
 	"github.com/neozodb/neo/cluster/link"
+	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/tid"
 )
@@ -26,7 +27,7 @@ type Stats struct {
 	Following bool
 
 	State proto.ClusterState
-	Nodes map[NodeClass]int // nodes that are known, by class
+	Nodes map[nodetab.Class]int // nodes that are known, by class
 	// The partition table.
 	PTID       proto.Opt[uint64]
 	Partitions int
@@ -47,12 +48,6 @@ type Stats struct {
 	Recoveries       uint64           // recoveries begun, that at the start included
 	LostStorages     uint64           // connections with storages that ended, in order or not
 	Traffic          link.TrafficStats
-}
-
-// NodeClass is a kind of node in a state.
-type NodeClass struct {
-	Type  proto.NodeType
-	State proto.NodeState
 }
 
 // Ready returns why the master serves no purpose now, nil if it does: it is primary in a cluster that
@@ -103,10 +98,7 @@ func (m *Machine) stats() Stats {
 	}
 	s.LastTID, s.LastOID = m.ids.committed, m.ids.oid
 	s.Pending, s.Queued, s.Delayed = len(m.txns.pending), len(m.txns.queue), len(m.txns.delayed)
-	s.Nodes = map[NodeClass]int{}
-	for n := range m.nodes.Nodes() {
-		s.Nodes[NodeClass{n.Type, n.State}]++
-	}
+	s.Nodes = m.nodes.Count()
 	s.PTID, s.Partitions, s.Replicas = m.table.PTID(), m.table.NP(), m.table.Replicas()
 	s.Cells = map[proto.CellState]int{}
 	for _, row := range m.table.Rows() {

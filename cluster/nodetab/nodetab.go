@@ -35,6 +35,21 @@ func (t *Table) Running(id proto.NodeID) bool {
 	return n != nil && n.State == proto.NodeRunning
 }
 
+// Class is a kind of node in a state.
+type Class struct {
+	Type  proto.NodeType
+	State proto.NodeState
+}
+
+// Count returns how many nodes there are of each class.
+func (t *Table) Count() map[Class]int {
+	n := map[Class]int{}
+	for node := range t.Nodes() {
+		n[Class{node.Type, node.State}]++
+	}
+	return n
+}
+
 // Nodes yields every node, sorted by id, those without id last by address.
 func (t *Table) Nodes() iter.Seq[*proto.Node] {
 	set := map[*proto.Node]bool{}

@@ -31,6 +31,7 @@ import (
 	"github.com/neozodb/neo/cluster/latency"
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
+	"github.com/neozodb/neo/cluster/nodetab"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cluster/storage"
@@ -96,7 +97,7 @@ func full() *Set {
 	set.Complete(
 		node("master", func(e *emitter) {
 			e.master(&master.Stats{ID: 1, Primary: true, State: proto.Running, PTID: proto.Some[uint64](1), LastTID: now, Traffic: traffic,
-				Nodes: map[master.NodeClass]int{{Type: proto.Storage, State: proto.NodeRunning}: 1}, Cells: map[proto.CellState]int{}})
+				Nodes: map[nodetab.Class]int{{Type: proto.Storage, State: proto.NodeRunning}: 1}, Cells: map[proto.CellState]int{}})
 		}),
 		node("storage", func(e *emitter) {
 			e.storage(&storage.Stats{Packed: now, PackOrdered: now, Import: &importing.Report{State: importing.Copying, Size: 2, Position: 1, Left: 1, WriteBack: now}}, false)
