@@ -243,14 +243,9 @@ func TestCluster(t *testing.T) {
 	for _, s := range storages {
 		set.Add(Storage("neo", "1", s))
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- c.Run(ctx) }()
+	_, stop := started(t, c)
 	defer func() {
 		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
 		if err := set.ready(context.Background()); err == nil || !strings.Contains(err.Error(), "has ended") {
 			t.Errorf("ready after the end: %v", err)
 		}
@@ -414,6 +409,19 @@ func TestNamesOfAnyBytes(t *testing.T) {
 	}
 }
 
+// started runs a cluster until stop, which waits for its end. The context ends before.
+func started(t testing.TB, c *simple.Cluster) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	return ctx, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // BenchmarkScrape is the price of a scrape, of a master with 1,000 partitions, two storages and an
 // admin together. Prometheus asks every 15 seconds or so.
 func BenchmarkScrape(b *testing.B) {
@@ -421,15 +429,8 @@ func BenchmarkScrape(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- c.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			b.Error(err)
-		}
-	}()
+	ctx, stop := started(b, c)
+	defer stop()
 	if err := c.WaitRunning(ctx); err != nil {
 		b.Fatal(err)
 	}
