@@ -42,6 +42,27 @@ func ballast(t testing.TB, dir string, n int) (path string) {
 	return path
 }
 
+// attempts commits one transaction after the other, each of about 60 kB that do not compress, until the
+// context ends, and returns what came of them.
+func (c *Cluster) attempts(ctx context.Context, t testing.TB, writer int) (list []clustertest.Attempt) {
+	cl, err := Connect(ctx, c)
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer cl.Close()
+	own, base, last := tid.OID(0), tid.Zero, tid.Zero
+	for n := 0; ctx.Err() == nil; n++ {
+		a := clustertest.Attempt{Mark: mark(writer, n), After: last}
+		commit(ctx, cl, &a, &own, &base)
+		list = append(list, a)
+		if a.Outcome == clustertest.Committed {
+			last = a.TID
+		}
+	}
+	return list
+}
+
 // The disk of a storage gets full while clients commit: the storage says so and
 // stops. Once there is space again, all that was acknowledged is there, and half a
 // transaction nowhere.
@@ -82,24 +103,10 @@ func TestDiskFullInCommit(t *testing.T) {
 		var seen clustertest.Observed
 		for w := range 3 {
 			wg.Go(func() {
-				cl, err := Connect(ctx, c)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer cl.Close()
-				own, base, last := tid.OID(0), tid.Zero, tid.Zero
-				for n := 0; ctx.Err() == nil; n++ {
-					// About 60 kB that do not compress.
-					a := clustertest.Attempt{Mark: mark(w, n), After: last}
-					commit(ctx, cl, &a, &own, &base)
-					mu.Lock()
-					seen.Attempts = append(seen.Attempts, a)
-					mu.Unlock()
-					if a.Outcome == clustertest.Committed {
-						last = a.TID
-					}
-				}
+				list := c.attempts(ctx, t, w)
+				mu.Lock()
+				seen.Attempts = append(seen.Attempts, list...)
+				mu.Unlock()
 			})
 		}
 		err := victim.Wait(t, 40*time.Second)

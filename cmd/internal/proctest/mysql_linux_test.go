@@ -266,23 +266,7 @@ func TestDatabaseServerDiskFull(t *testing.T) {
 			defer cancel()
 			var seen clustertest.Observed
 			var wg sync.WaitGroup
-			wg.Go(func() {
-				cl, err := Connect(ctx, c)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer cl.Close()
-				own, base, last := tid.OID(0), tid.Zero, tid.Zero
-				for n := 0; ctx.Err() == nil; n++ {
-					a := clustertest.Attempt{Mark: mark(1, n), After: last}
-					commit(ctx, cl, &a, &own, &base)
-					seen.Attempts = append(seen.Attempts, a)
-					if a.Outcome == clustertest.Committed {
-						last = a.TID
-					}
-				}
-			})
+			wg.Go(func() { seen.Attempts = c.attempts(ctx, t, 1) })
 			err := victim.Wait(t, 60*time.Second)
 			cancel()
 			wg.Wait()
