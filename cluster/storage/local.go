@@ -110,12 +110,14 @@ func both(a, b context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// endIfBroken ends the node if nothing can be written any more, because the work of the database has met
+// endIfBroken ends the node, and says so, if nothing can be written any more, because the work of the database has met
 // what ended the use of the tables: there may be no other write that would find out.
-func (n *Node) endIfBroken() {
-	if err := n.db.Commit(); err != nil {
+func (n *Node) endIfBroken() bool {
+	err := n.db.Commit()
+	if err != nil {
 		n.fail(fmt.Errorf("the database is of no use after an error in its own work: %w", err))
 	}
+	return err != nil
 }
 
 // workPause is how long after its failure the work of a database is begun again.
@@ -150,8 +152,11 @@ func (f *feeder) runDatabase() {
 				})
 				return
 			}
-			f.n.log.Error("the work of the database has failed: it is begun again", "state", r.Progress().State, "tid", r.Progress().Last, "in", workPause, "err", err)
-			f.n.endIfBroken()
+			f.n.log.Error("the work of the database has failed", "state", r.Progress().State, "tid", r.Progress().Last, "err", err)
+			if f.n.endIfBroken() {
+				return
+			}
+			f.n.log.Info("the work of the database will be begun again", "in", workPause)
 			select {
 			case <-time.After(workPause):
 			case <-f.ctx.Done():
