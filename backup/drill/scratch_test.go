@@ -141,6 +141,7 @@ func TestKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if the test fails before
 	left := func() []string {
 		list, err := filepath.Glob(filepath.Join(w.o.Scratch, scratchPrefix+"*", "Data.fs"))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,18 +221,17 @@ func (l *lives) rebase(while func()) {
 		old, next := l.now(), &lived{}
 		l.rebases++
 		begin := l.last()
-		n := l.rnd.IntN(4)
-		l.feed.BeforeStep = func(tid.TID) {
-			if n == 0 {
-				l.feed.BeforeStep = nil // the chain before is followed at the same time
+		var n atomic.Int64 // the chain before is followed at the same time
+		n.Store(l.rnd.Int64N(4))
+		l.feed.BeforeStep(func(tid.TID) {
+			if n.Add(-1) == -1 {
 				while()
 			}
-			n--
-		}
+		})
 		if err := w.Rebase(l.t.Context()); err != nil {
 			l.t.Fatal(err)
 		}
-		l.feed.BeforeStep = nil
+		l.feed.BeforeStep(nil)
 		if l.last() != begin { // how much of it came to the old one is not known
 			old.loose = true
 		}
@@ -505,16 +505,16 @@ func (l *lives) run(steps int) {
 			n := l.rnd.IntN(5)
 			l.do(func(w *Writer) {
 				l.read(l.now(), func() {
-					l.feed.BeforeStep = func(tid.TID) {
+					l.feed.BeforeStep(func(tid.TID) {
 						if n == 0 {
 							l.packAt(l.somewhere())
 						}
 						n--
-					}
+					})
 					if err := w.Snapshot(l.t.Context(), 0, ""); err != nil {
 						l.t.Fatal(err)
 					}
-					l.feed.BeforeStep = nil
+					l.feed.BeforeStep(nil)
 				})
 			})
 		case 6:

@@ -182,14 +182,14 @@ func random(t *testing.T, seed uint64) {
 	var stored tid.TID
 	if w.packed {
 		// Also while it is read.
-		w.feed.BeforeStep = func(tid.TID) {
+		w.feed.BeforeStep(func(tid.TID) {
 			if rnd.IntN(40) == 0 {
 				w.pack(rnd)
 			}
 			if rnd.IntN(40) == 0 {
 				w.feed.Commit(feedtest.Transaction{Description: "while it is read"})
 			}
-		}
+		})
 	}
 	w.change(rnd.IntN(60))
 	for range 6 {
@@ -267,7 +267,7 @@ func random(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	w.feed.BeforeStep = nil
+	w.feed.BeforeStep(nil)
 	wr := w.must()
 	defer wr.Close()
 	if err := wr.Snapshot(t.Context(), 0, "end"); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -189,7 +190,7 @@ func TestCutTransaction(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				w.feed.BeforeStep = func(tid.TID) { time.Sleep(time.Second) }
+				w.feed.BeforeStep(func(tid.TID) { time.Sleep(time.Second) })
 				if err := wr.Snapshot(t.Context(), 0, ""); err != nil {
 					t.Fatal(err)
 				}
@@ -385,16 +386,17 @@ func TestRebaseWhileAway(t *testing.T) {
 		if err := wr.Snapshot(ctx, 0, ""); err != nil {
 			t.Fatal(err)
 		}
-		away := false
+		var away sync.Once
 		half := w.last() - 20<<26
-		w.feed.BeforeStep = func(at tid.TID) {
+		w.feed.BeforeStep(func(at tid.TID) {
 			time.Sleep(time.Second) // manifests are published meanwhile
-			if at > half && !away {
-				away = true
-				w.feed.Fail(fmt.Errorf("the test: %w", txn.ErrUnavailable))
-				time.AfterFunc(time.Hour, func() { w.feed.Fail(nil) })
+			if at > half {
+				away.Do(func() {
+					w.feed.Fail(fmt.Errorf("the test: %w", txn.ErrUnavailable))
+					time.AfterFunc(time.Hour, func() { w.feed.Fail(nil) })
+				})
 			}
-		}
+		})
 		if err := wr.Rebase(ctx); err != nil {
 			t.Fatalf("after %d questions: %v", counted.n.Load(), err)
 		}
@@ -422,11 +424,11 @@ func TestRebaseDoomed(t *testing.T) {
 			w.repo.Put(snapshot.Key{Kind: snapshot.KindDoom, Time: now}.String(), b)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		w.feed.BeforeStep = func(tid.TID) {
+		w.feed.BeforeStep(func(tid.TID) {
 			if _, ok := wr.Rebasing(); ok {
 				cancel()
 			}
-		}
+		})
 		if err := wr.Rebase(ctx); !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
@@ -439,12 +441,15 @@ func TestRebaseDoomed(t *testing.T) {
 		wr = w.must()
 		defer wr.Close()
 		second := first
-		w.feed.BeforeStep = func(tid.TID) {
-			if id, _ := wr.Rebasing(); id != first && second == first {
-				second = id
-				doom(id)
+		var doomed sync.Once
+		w.feed.BeforeStep(func(tid.TID) {
+			if id, _ := wr.Rebasing(); id != first {
+				doomed.Do(func() {
+					second = id
+					doom(id)
+				})
 			}
-		}
+		})
 		if err := wr.Rebase(t.Context()); !errors.Is(err, ErrGivenUp) || second == first {
 			t.Fatalf("%v; %v after %v", err, second, first)
 		}

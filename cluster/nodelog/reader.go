@@ -135,13 +135,15 @@ func (r *Reader) open(ctx context.Context) error {
 	if !r.file.Mode().IsRegular() {
 		return errors.New("not a regular file")
 	}
-	if r.db, err = openForReading(ctx, r.path, "ro"); err != nil {
-		return err
-	}
-	if err := r.retry(ctx, func() error { return r.findTables(ctx) }); err != nil {
-		return errors.Join(err, r.db.Close())
-	}
-	return nil
+	return r.retry(ctx, func() error {
+		if r.db, err = openForReading(ctx, r.path, "ro"); err != nil {
+			return err
+		}
+		if err := r.findTables(ctx); err != nil {
+			return errors.Join(err, r.db.Close())
+		}
+		return nil
+	})
 }
 
 func openForReading(ctx context.Context, path, mode string) (*sql.DB, error) {
@@ -297,8 +299,9 @@ func (r *Reader) fill(ctx context.Context, t *table) error {
 	return r.retry(ctx, func() error { return r.readBatch(ctx, t) })
 }
 
-// retry reads again where there is the journal of what was not written to the end. If
-// a process was killed while it wrote, that is undone. Once the file has lost its path,
+// retry reads again where there is the journal of what was not written to the end: SQLite
+// takes for one also that of a process which is just beginning to write, so it waits once.
+// If a process was killed while it wrote, that is undone. Once the file has lost its path,
 // the journal is that of the file which has taken it: to undo it would spoil both, so
 // reading waits for its end. The same goes for a file that is opened to write: it must
 // not stay open.
@@ -309,14 +312,9 @@ func (r *Reader) retry(ctx context.Context, read func() error) error {
 		if resultCode(err) != codeRollback || n == most {
 			return err
 		}
-		if !r.Moved() {
-			db, err := openForReading(ctx, r.path, "rw")
-			if err == nil {
-				_, err = db.ExecContext(ctx, `SELECT 1 FROM sqlite_master`)
-				err = errors.Join(err, db.Close())
-			}
-			if err != nil {
-				return err
+		if n > 0 && !r.Moved() {
+			if err := r.undo(ctx); err != nil {
+				return fmt.Errorf("a process was killed while it wrote to it, which cannot be undone: %w", err)
 			}
 			continue
 		}
@@ -326,6 +324,16 @@ func (r *Reader) retry(ctx context.Context, read func() error) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// undo applies the journal of a process that was killed, which reading alone does.
+func (r *Reader) undo(ctx context.Context) error {
+	db, err := openForReading(ctx, r.path, "rw")
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, `SELECT 1 FROM sqlite_master`)
+	return errors.Join(err, db.Close())
 }
 
 func (r *Reader) readBatch(ctx context.Context, t *table) error {
@@ -365,7 +373,7 @@ func (r *Reader) readBatch(ctx context.Context, t *table) error {
 	}
 	err = errors.Join(err, rows.Err(), rows.Close())
 	t.dry = err == nil && !full
-	r.nameNodes(t.batch, ids)
+	r.nameNodes(ctx, t.batch, ids)
 	if t.packets && !t.old && r.hasProtocol {
 		r.readProtocols(ctx)
 		for _, e := range t.batch {
@@ -397,18 +405,28 @@ const maxProtocol = 1 << 20
 
 // readProtocols reads which protocols packets are of.
 func (r *Reader) readProtocols(ctx context.Context) {
-	rows, err := r.db.QueryContext(ctx, `SELECT date, text FROM protocol ORDER BY date`)
+	var list []protocol
+	err := r.retry(ctx, func() (err error) {
+		list, err = r.loadProtocols(ctx)
+		return err
+	})
 	if err != nil {
 		r.damaged("protocol", err)
 		return
 	}
+	r.protocols = list
+}
+
+func (r *Reader) loadProtocols(ctx context.Context) (list []protocol, err error) {
+	rows, err := r.db.QueryContext(ctx, `SELECT date, text FROM protocol ORDER BY date`)
+	if err != nil {
+		return nil, err
+	}
 	defer rows.Close()
-	var list []protocol
 	for rows.Next() {
 		var p protocol
 		if err := rows.Scan(&p.date, &p.text); err != nil {
-			r.damaged("protocol", err)
-			return
+			return nil, err
 		}
 		known := slices.IndexFunc(r.protocols, func(q protocol) bool { return q.text == p.text })
 		if known >= 0 {
@@ -421,11 +439,7 @@ func (r *Reader) readProtocols(ctx context.Context) {
 		}
 		list = append(list, p)
 	}
-	if err := rows.Err(); err != nil {
-		r.damaged("protocol", err)
-		return
-	}
-	r.protocols = list
+	return list, rows.Err()
 }
 
 func (t *table) scan(rows *sql.Rows) (*Entry, sql.NullInt64, error) {
@@ -458,14 +472,14 @@ func (t *table) scan(rows *sql.Rows) (*Entry, sql.NullInt64, error) {
 
 // nameNodes says of which nodes entries are. They are shown as well if table node
 // does not tell.
-func (r *Reader) nameNodes(entries []*Entry, ids []sql.NullInt64) {
+func (r *Reader) nameNodes(ctx context.Context, entries []*Entry, ids []sql.NullInt64) {
 	for i, id := range ids {
 		if !id.Valid {
 			continue
 		}
 		key, ok := r.nodes[id.Int64]
 		if !ok {
-			r.readNodes()
+			r.readNodes(ctx)
 			key = r.nodes[id.Int64]
 			r.nodes[id.Int64] = key // its row is there before the entry, or never
 		}
@@ -474,12 +488,12 @@ func (r *Reader) nameNodes(entries []*Entry, ids []sql.NullInt64) {
 	}
 }
 
-func (r *Reader) readNodes() {
+func (r *Reader) readNodes(ctx context.Context) {
 	if r.nodes == nil {
 		r.nodes = map[int64]nodeKey{}
 	}
 	d := database{db: r.db, nodes: map[nodeKey]int64{}}
-	if err := d.loadNodes(); err != nil {
+	if err := r.retry(ctx, d.loadNodes); err != nil {
 		r.damaged("node", err)
 	}
 	for key, id := range d.nodes {

@@ -333,6 +333,7 @@ func TestKilledProcessLeavesItsLog(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() }) // if the test fails before
 		eventually(t, func() bool {
 			if _, err := os.Stat(path); err != nil {
 				return false

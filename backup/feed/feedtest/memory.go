@@ -42,10 +42,7 @@ type Memory struct {
 	changed chan struct{} // closed at each change
 	err     error         // what every call returns
 	closed  bool
-
-	// BeforeStep, unless nil, is called by Read before each transaction, without a lock: to
-	// commit, pack or fail while something reads. It is set before the feed is used.
-	BeforeStep func(t tid.TID)
+	before  func(t tid.TID)
 }
 
 var _ feed.Feed = (*Memory)(nil)
@@ -188,6 +185,25 @@ func (m *Memory) Truncate(after tid.TID) {
 	m.wakeLocked()
 }
 
+// BeforeStep makes Read call a function before each transaction, without a lock, to commit,
+// pack or fail while something reads; nil ends that. Several readers call it at the same time.
+func (m *Memory) BeforeStep(f func(t tid.TID)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.before = f
+}
+
+// step reports whether there was something to do before a transaction is read.
+func (m *Memory) step(t tid.TID) bool {
+	m.mu.Lock()
+	f := m.before
+	m.mu.Unlock()
+	if f != nil {
+		f(t)
+	}
+	return f != nil
+}
+
 // Fail makes every call return an error, until it is nil again.
 func (m *Memory) Fail(err error) {
 	m.mu.Lock()
@@ -286,8 +302,7 @@ func (m *Memory) Read(ctx context.Context, after, upTo tid.TID) iter.Seq2[*txn.T
 	return func(yield func(*txn.Transaction, error) bool) {
 		for at := after; ; {
 			t, err := m.next(ctx, at, upTo)
-			if err == nil && t != nil && m.BeforeStep != nil {
-				m.BeforeStep(t.TID)
+			if err == nil && t != nil && m.step(t.TID) {
 				t, err = m.next(ctx, at, upTo)
 			}
 			if err != nil {
