@@ -196,13 +196,27 @@ func (s *Status) work() (reasons []string) {
 			reasons = append(reasons, fmt.Sprintf("the import of %s has stopped (%s): neoctl print import", s.name(i.Node, s.Node(i.Node)), i.State))
 		}
 	}
-	if c := s.Check; c != nil && len(c.Differ) > 0 {
-		reasons = append(reasons, fmt.Sprintf("the last check of replicas found differences in partitions %s (neoctl check, neoctl repair)", Numbers(c.Differ)))
+	if s.Check != nil {
+		reasons = append(reasons, s.Check.Reasons()...)
 	}
 	for _, b := range s.Backups {
 		if b.Cluster == "" && !b.Linked {
 			reasons = append(reasons, "the master of the upstream cluster is not connected")
 		}
+	}
+	return reasons
+}
+
+// Reasons returns why the check needs the operator.
+func (c *Check) Reasons() (reasons []string) {
+	switch {
+	case len(c.Differ) > 0:
+		reasons = append(reasons, fmt.Sprintf("the last check of replicas found differences in partitions %s (neoctl check, neoctl repair)", Numbers(c.Differ)))
+	case c.Ended == nil && c.Differences > 0:
+		reasons = append(reasons, "the check of replicas that goes on has found differences (neoctl status)")
+	}
+	if c.Ended != nil && !c.Complete {
+		reasons = append(reasons, "the last check of replicas could not compare everything (neoctl check)")
 	}
 	return reasons
 }

@@ -121,6 +121,13 @@ func large() *status.Status {
 	return s
 }
 
+// unchecked is healthy, but for a check that could not compare everything.
+func unchecked() *status.Status {
+	s := healthy()
+	s.Check.Complete = false
+	return s
+}
+
 func down() *status.Status {
 	s := cluster(2, 12)
 	s.State, s.CommitsPerSecond, s.LoadsPerSecond, s.Last = "RECOVERING", nil, nil, nil
@@ -188,6 +195,10 @@ func TestPage(t *testing.T) {
 			"cells to be copied: S2 (1), S3 (8), which does not run", "S2 copies partition 3: it has all up to 2026-08-31", "copying, 6.9 GiB of 20 GiB, 36 MiB a second, 6 min left",
 			"35 %", "12 transactions still to be written back to the source", "the record does not end", "not connected", "partitions with differences: 4-6",
 			"goes on: S1, S2", `<li class="few"`, `title="Partition 2: S3 out of date, and its node does not run; S1 up to date"`, "✕ its node does not run",
+		}, []string{"Healthy"}},
+		{"unchecked", unchecked(), []string{
+			"<title>! site: degraded</title>", "the last check of replicas could not compare everything (neoctl check)", "not all could be compared, ended 9 h ago",
+			`<article class="bad">`,
 		}, []string{"Healthy"}},
 		{"large", large(), []string{"480 partitions", `title="Partition 100: S5 corrupted; S6 up to date"`, "C corrupted", "F feeding", "and 109 more", "S24"}, nil},
 		{"down", down(), []string{"<title>✕ site: down</title>", "the cluster is RECOVERING", "12 cannot be read", `<li class="lost"`, "not known"}, []string{"Healthy"}},

@@ -344,7 +344,7 @@ func backupWork(s *status.Status, b *status.Backup) work {
 }
 
 func checkWork(s *status.Status, c *status.Check) work {
-	w := work{Name: "Last check of replicas", Bad: c.Differences > 0 || len(c.Differ) > 0}
+	w := work{Name: "Last check of replicas", Bad: len(c.Reasons()) > 0}
 	switch {
 	case c.Ended == nil:
 		w.Name, w.Text = "Check of replicas", "goes on"
@@ -354,7 +354,6 @@ func checkWork(s *status.Status, c *status.Check) work {
 	case c.Complete:
 		w.Text = "all compared, ended " + momentOf(*c.Ended, s.Time).Ago
 	default:
-		w.Bad = true
 		w.Text = "not all could be compared, ended " + momentOf(*c.Ended, s.Time).Ago
 	}
 	w.Lines = append(w.Lines, fmt.Sprintf("%s, %s, %s", count(c.Partitions, "partition"), count(c.Rows, "row"), count(c.Differences, "difference")))
