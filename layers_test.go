@@ -1,5 +1,6 @@
 // The tests of the module as a whole: which package may import which, as
-// docs/architecture.md explains it, and that each package says what it is.
+// docs/architecture.md explains it, that each package says what it is, and that the links of the
+// documentation lead somewhere.
 package neo_test
 
 import (
