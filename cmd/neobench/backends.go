@@ -534,8 +534,11 @@ func (s *side) imported() error {
 	}
 	switch {
 	case !s.python:
-		// It says so in its log, also when the copy was compared.
-		for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if err = followImport(s.ctx, cl.admin, nil); err != nil {
+			break
+		}
+		// When the copy was at its end is in the log, some time later.
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 			if took, _, err = importTimes(s.ctx, log, begun); err == nil || s.ctx.Err() != nil || time.Now().After(deadline) {
 				break
 			}

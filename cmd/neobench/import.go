@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -114,7 +115,7 @@ func (c *comparison) wholeImport(ctx context.Context, data string, s *sample) er
 		return err
 	}
 	ready := time.Since(begun)
-	err = n.follow(ctx, nil)
+	err = followImport(ctx, n.admin, nil)
 	if err = errors.Join(err, n.stop()); err != nil {
 		return err
 	}
@@ -269,7 +270,7 @@ func (c *comparison) readsBeside(ctx context.Context, data string, s *sample) (e
 	var wg sync.WaitGroup
 	var followErr error
 	wg.Go(func() {
-		followErr = n.follow(ctx, func(r importing.Report) {
+		followErr = followImport(ctx, n.admin, func(r importing.Report) {
 			if r.State > importing.Copying {
 				copied()
 			}
@@ -367,9 +368,9 @@ func (n *simpleNode) stop() error {
 	return nil
 }
 
-// operator calls f with a link to the admin, again while that does not know of the import yet.
-func (n *simpleNode) operator(ctx context.Context, f func(*ctl.Client) error) error {
-	addrs, err := conf.ParseMasters(n.admin)
+// operate calls f with a link to an admin, again while that does not know of the import yet.
+func operate(ctx context.Context, admin string, f func(*ctl.Client) error) error {
+	addrs, err := conf.ParseMasters(admin)
 	if err != nil {
 		return err
 	}
@@ -388,15 +389,26 @@ func (n *simpleNode) operator(ctx context.Context, f func(*ctl.Client) error) er
 
 // limit bounds the rate of the import in bytes per second; 0: not any more.
 func (n *simpleNode) limit(ctx context.Context, rate int64) error {
-	return n.operator(ctx, func(c *ctl.Client) error {
+	return operate(ctx, n.admin, func(c *ctl.Client) error {
 		return c.OrderImport(ctx, importing.Order{Kind: importing.Limit, Rate: rate})
 	})
 }
 
-// follow calls f, if it is not nil, with what is reported of the import, until that has come to its end.
-func (n *simpleNode) follow(ctx context.Context, f func(importing.Report)) error {
-	return n.operator(ctx, func(c *ctl.Client) error {
+// stalled is how long nothing may happen to an import.
+const stalled = time.Minute
+
+// followImport calls f, if it is not nil, with what the admin of a cluster reports of an
+// import, until that has come to its end. An import without progress is an error.
+func followImport(ctx context.Context, admin string, f func(importing.Report)) error {
+	ctx, progress, stop := whileProgressing(ctx, stalled)
+	defer stop()
+	var last []ctl.Import
+	err := operate(ctx, admin, func(c *ctl.Client) error {
 		c.Followed = func(list []ctl.Import) {
+			if !slices.Equal(list, last) {
+				last = slices.Clone(list)
+				progress()
+			}
 			for _, i := range list {
 				if f != nil {
 					f(i.Report)
@@ -414,6 +426,20 @@ func (n *simpleNode) follow(ctx context.Context, f func(importing.Report)) error
 		}
 		return nil
 	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// whileProgressing returns a context that ends when progress was not called for that long.
+func whileProgressing(ctx context.Context, limit time.Duration) (limited context.Context, progress, stop func()) {
+	limited, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(limit, func() { cancel(fmt.Errorf("the import makes no progress for %v", limit)) })
+	return limited, func() { timer.Reset(limit) }, func() {
+		timer.Stop()
+		cancel(nil)
+	}
 }
 
 // sample is what a Data.fs has: its length, and some objects with their current revisions.
