@@ -100,7 +100,12 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 	m.report(r)
 	chosen := map[proto.NodeID]bool{}
 	used := map[proto.Address]bool{}
-	announced := map[*peer]bool{}
+	type given struct {
+		to    *peer
+		order *proto.CheckPartition
+	}
+	var orders []given
+	share := map[*peer][]int{}
 	for _, n := range partitions {
 		source := pkt.Partitions[n]
 		above := !source.OK && m.inBackup()
@@ -153,16 +158,20 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 		}
 		s := m.stores[cells[i]]
 		if s.reports {
-			if !announced[s] {
-				announced[s] = true
-				m.notify(s, (&check.Report{Check: c.last, Partition: check.None}).Packet())
-			}
+			share[s] = append(share[s], n)
 			c.jobs[job{c.last, n}] = s
 			if note != "" {
 				m.report(&check.Report{Check: c.last, Partition: n, State: check.Comparing, Min: pkt.Min, Max: upTo, Note: note, Upstream: order.Upstream})
 			}
 		}
-		m.notify(s, order)
+		orders = append(orders, given{s, order})
+	}
+	for _, o := range orders {
+		if list := share[o.to]; list != nil { // it is told once what follows
+			delete(share, o.to)
+			m.notify(o.to, (&check.Report{Check: c.last, Partition: check.None, Partitions: list}).Packet())
+		}
+		m.notify(o.to, o.order)
 	}
 	text := ""
 	if p.reports {

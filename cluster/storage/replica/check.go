@@ -45,6 +45,8 @@ const (
 type checker struct {
 	m       *Machine
 	run     int64 // of the orders that come, as the master has announced; 0: it does not want reports
+	of      int   // how many these are; 0: it did not say
+	tally   tally // of the check that goes on
 	losses  int   // how often the master has lost the upstream cluster
 	queue   []checkOrder
 	current *comparison
@@ -57,8 +59,17 @@ type checker struct {
 type checkOrder struct {
 	proto.CheckPartition
 	run    int64
+	of     int          // orders of the same check; 0: not known
 	source proto.NodeID // of a repair; 0: a check
 	losses int          // when it came
+}
+
+// tally is what the orders of a check have found.
+type tally struct {
+	begun             bool
+	run               int64
+	done, failed      int // orders
+	rows, differences int
 }
 
 // comparison is the check of one partition.
@@ -144,14 +155,14 @@ func (c *checker) checkable(partition int) bool {
 func (c *checker) told(r *check.Report) {
 	switch {
 	case r.State == check.Begun && r.Partition == check.None:
-		c.run = r.Check
+		c.run, c.of = r.Check, len(r.Partitions)
 	case r.State == check.Repair && r.Partition >= 0:
 		c.repairs[r.Partition] = checkOrder{CheckPartition: proto.CheckPartition{Partition: r.Partition, Max: r.Max}, run: r.Check, source: r.Reference}
 	}
 }
 
 func (c *checker) order(q *proto.CheckPartition) {
-	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run, losses: c.losses})
+	c.queue = append(c.queue, checkOrder{CheckPartition: *q, run: c.run, of: c.of, losses: c.losses})
 	c.next()
 }
 
@@ -179,6 +190,24 @@ func (c *checker) tableChanged(changes []proto.CellChange) {
 func (c *checker) refuse(q checkOrder, why string) {
 	c.m.log(slog.LevelError, "check: "+why, "partition", q.Partition)
 	c.report(q, &check.Report{State: check.Failed, Note: why})
+	c.add(q, tally{failed: 1})
+}
+
+// add adds what an order has found, and logs the end of the check after its last one.
+func (c *checker) add(q checkOrder, found tally) {
+	if q.source != 0 {
+		return
+	}
+	t := &c.tally
+	t.done++
+	t.failed += found.failed
+	t.rows += found.rows
+	t.differences += found.differences
+	if t.done < q.of || slices.ContainsFunc(c.queue, func(o checkOrder) bool { return o.source == 0 && o.run == q.run }) {
+		return
+	}
+	c.m.log(slog.LevelInfo, "check ended", "partitions", t.done, "not_compared", t.failed, "rows", t.rows, "differences", t.differences)
+	c.tally = tally{}
 }
 
 // next begins the next order, unless one is being processed.
@@ -194,6 +223,10 @@ func (c *checker) next() {
 func (c *checker) begin(q checkOrder) {
 	repair := q.source != 0
 	set := &c.m.set
+	if t := &c.tally; !repair && (!t.begun || t.run != q.run) {
+		*t = tally{begun: true, run: q.run}
+		c.m.log(slog.LevelInfo, "check begins", "from", q.Min, "up_to", q.Max)
+	}
 	switch {
 	case repair && set.Table.Cell(q.Partition, set.ID) != proto.OutOfDate:
 		return // decided otherwise meanwhile
@@ -244,6 +277,7 @@ func (c *checker) begin(q checkOrder) {
 	if len(k.members) < 2 {
 		if q.run == 0 {
 			c.m.log(slog.LevelError, "no replica to compare with", "partition", q.Partition)
+			c.add(q, tally{failed: 1})
 			return
 		}
 		k.notes = append(k.notes, fmt.Sprintf("only %v has it: only checksums were verified", set.ID))
@@ -803,7 +837,7 @@ func (c *checker) end(state check.State) {
 	case k.total == 0 && state == check.Failed:
 		log(slog.LevelError, "check given up")
 	case k.total == 0:
-		log(slog.LevelInfo, "replicas are equal", "upstream", k.upstream())
+		log(slog.LevelDebug, "replicas are equal", "upstream", k.upstream())
 	default:
 		if k.source == nil && len(k.members) == 2 { // nothing tells which one is right
 			bad = []proto.NodeID{k.members[0].id, k.members[1].id}
@@ -815,6 +849,11 @@ func (c *checker) end(state check.State) {
 		}
 	}
 	c.progress(state, note)
+	found := tally{rows: k.rows, differences: k.total}
+	if state == check.Failed {
+		found.failed = 1
+	}
+	c.add(k.order, found)
 	c.current = nil
 	if k.order.source != 0 {
 		c.m.unhold(k.order.Partition)

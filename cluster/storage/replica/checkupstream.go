@@ -187,7 +187,7 @@ func (c *checker) restart() bool {
 	clear(k.nodes)
 	clear(k.packed)
 	k.ending, k.records, k.min = false, false, backend.Key{TID: k.order.Min}
-	c.m.log(slog.LevelInfo, "packed meanwhile: compared again", "partition", k.order.Partition)
+	c.m.log(slog.LevelDebug, "packed meanwhile: compared again", "partition", k.order.Partition)
 	for _, m := range k.members {
 		m.done = false
 	}

@@ -47,6 +47,7 @@ type conversation struct {
 	masters []Effect
 	events  []Event
 	out     []string
+	lines   []Line // of the log
 }
 
 func newConversation(t *testing.T) *conversation {
@@ -241,6 +242,9 @@ func (s *conversation) run(line string) {
 		}
 		if p, ok := opts["tail"]; ok {
 			r.Partition, r.State = int(number(p)), check.Tail
+		}
+		for _, w := range list("partitions") {
+			r.Partitions = append(r.Partitions, int(number(w)))
 		}
 		s.tell(Event{Kind: CheckAnnounced, Report: r})
 	case "check": // a partition, up to max, perhaps against a source
@@ -589,11 +593,58 @@ func (s *conversation) carryOut(e Effect) {
 		s.note("pack: 0 %v, 1 %v", s.m.Complete(0, s.m.lastPack), s.m.Complete(1, s.m.lastPack))
 	case ReadKept, TellPacked:
 	case Log:
+		s.lines = append(s.lines, *e.Line)
 		if e.Line.Level >= slog.LevelWarn {
 			s.note("log: %s", e.Line.Text)
 		}
 	default:
 		s.t.Fatalf("unknown effect %d", e.Op)
+	}
+}
+
+// The log has a line where a check begins, and one with what was found where it ends, however
+// many partitions there are, and also if one is compared before the next one is ordered. A line
+// for each partition is for developers, unless something is wrong.
+func TestCheckLog(t *testing.T) {
+	const equal = "from S2\nadd 10\nanswer packed=0\nadd 2@10\nanswer\nanswer packed=0"
+	const lacks = "from S2\nanswer packed=0\nanswer\nanswer packed=0"
+	for _, tt := range []struct {
+		name, commands string
+		want           []string
+	}{
+		{"one after the other", "announce partitions=0,1\ncheck 0 max=20\n" + equal + "\ncheck 1 max=20\n" + lacks,
+			[]string{"INFO check begins", "ERROR replicas differ", "INFO check ended partitions=2 not_compared=0 rows=3 differences=1"}},
+		{"at once", "announce partitions=0,1\ncheck 0 max=20\ncheck 1 max=20\n" + equal + "\n" + lacks,
+			[]string{"INFO check begins", "ERROR replicas differ", "INFO check ended partitions=2 not_compared=0 rows=3 differences=1"}},
+		{"of a master that does not say how many", "check 0 max=20\ncheck 1 max=20\n" + equal + "\n" + lacks,
+			[]string{"INFO check begins", "ERROR replicas differ", "INFO check ended partitions=2 not_compared=0 rows=3 differences=1"}},
+		{"not to the end", "announce partitions=0\ncheck 0 max=20\nlost S2\n",
+			[]string{"INFO check begins", "WARN check goes on without a replica", "ERROR check given up", "INFO check ended partitions=1 not_compared=1 rows=0 differences=0"}},
+		{"another one", "announce partitions=0\ncheck 0 max=20\n" + equal + "\nannounce partitions=0\ncheck 0 max=20\n" + equal,
+			slices.Repeat([]string{"INFO check begins", "INFO check ended partitions=1 not_compared=0 rows=2 differences=0"}, 2)},
+	} {
+		s := newConversation(t)
+		for line := range strings.Lines("table S1:U,S2:U S1:U,S2:U\nhas 10 11 2@10\nbegin\nready S2\n" + tt.commands) {
+			s.run(line)
+		}
+		var got []string
+		for _, l := range s.lines {
+			switch text := l.Level.String() + " " + l.Text; {
+			case l.Level == slog.LevelDebug:
+			case l.Text == "check ended":
+				for i := 0; i < len(l.Attrs); i += 2 {
+					text += fmt.Sprintf(" %v=%v", l.Attrs[i], l.Attrs[i+1])
+				}
+				got = append(got, text)
+			default:
+				if i := strings.IndexByte(text, ':'); i < 0 { // else it is a single difference
+					got = append(got, text)
+				}
+			}
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: the log has %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 
