@@ -267,7 +267,7 @@ func TestCopy(t *testing.T) {
 				if n := strings.Count(l.String(), "the sources have blobs"); n != int(min(tt.blobs, 1)) {
 					t.Errorf("%d warnings of blobs", n)
 				}
-				if !strings.Contains(l.String(), "All data are imported.") {
+				if !strings.Contains(l.String(), `level=INFO msg="All data are imported.`) {
 					t.Errorf("the end is not logged:\n%s", l)
 				}
 				stored, err := native.ImportProgress()

@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (_ *Backend, err error) {
 		b.copying.advice, b.copying.doneNote = cfg.Advice, note
 		b.finish()
 		b.copying.note = note
-		cfg.Log.Warn("All data are imported. "+cfg.Advice+" Until then the node serves its own tables.", "tid", known.End())
+		cfg.Log.Info("All data are imported. "+cfg.Advice+" Until then the node serves its own tables.", "tid", known.End())
 		b.writesBack(back)
 		if back != nil {
 			if err := back.open(ctx); err != nil { // it may be gone, and nothing else needs it

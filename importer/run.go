@@ -259,7 +259,7 @@ func (b *Backend) conclude() error {
 			b.log.Warn("close the sources of the import", "err", err)
 		}
 	}
-	b.log.Warn("All data are imported. " + b.copying.advice +
+	b.log.Info("All data are imported. " + b.copying.advice +
 		" There is no hurry: all data were compared with the sources, which are not needed any more, and this node serves its own tables from now on.")
 	return errFinished
 }

@@ -210,7 +210,7 @@ const imported = "All data are imported"
 // peaksOfImport measures a cluster in one process that imports, until everything is copied
 // and compared.
 func (c *comparison) peaksOfImport(ctx context.Context, dir, data string, p *peaks) error {
-	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "neosimple"), "-q", "--dir", filepath.Join(dir, "simple"), "--import", data)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, "neosimple"), "-q", "--log-level", "info", "--dir", filepath.Join(dir, "simple"), "--import", data)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		return err
