@@ -9,13 +9,14 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cluster/status"
 )
 
 // The page of a real cluster: while it starts, runs, is gone, and is back.
 func TestAsker(t *testing.T) {
 	a := NewAsker(link.Config{})
 	defer a.Close()
-	p := New(Config{Collect: a.Collect})
+	p := New(Config{Collect: func(context.Context) *status.Status { return a.Collect(t.Context()) }}) // however long it takes
 	shows := func(when string, texts ...string) {
 		t.Helper()
 		p.mu.Lock()
