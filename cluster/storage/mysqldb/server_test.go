@@ -378,6 +378,9 @@ func TestLockIsOfAnotherProcess(t *testing.T) {
 	s.Stop()
 	must(t, s.Start(durable))
 	name := s.Database(t)
+	for range 20 { // for an id that the next server comes to only later
+		s.Query(t, "", "SELECT 1")
+	}
 	d, err := newDialect(s.String(name), Options{})
 	must(t, err)
 	db, err := sqldb.Open(t.Context(), d, sqldb.Options{})
