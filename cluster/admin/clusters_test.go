@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"regexp"
 	"slices"
@@ -66,6 +67,20 @@ func (c *stalledConn) Read(b []byte) (int, error) {
 		<-open
 	}
 	return k, err
+}
+
+// lastingAddress returns one that no outgoing connection gets while nothing listens there.
+func lastingAddress(t *testing.T) proto.Address {
+	t.Helper()
+	for range 100 {
+		a := proto.Address{Host: "127.0.0.1", Port: 15000 + rand.N[uint16](5000)}
+		if l, err := net.Listen("tcp", a.String()); err == nil {
+			l.Close()
+			return a
+		}
+	}
+	t.Fatal("no free port")
+	panic("not reached")
 }
 
 // runSimple runs a cluster until it is stopped.
@@ -256,7 +271,7 @@ func pythonTime(t tid.TID) string {
 func TestTwoClusters(t *testing.T) {
 	const partitions = 1
 	upDir, downDir := t.TempDir(), t.TempDir()
-	up, stopUp := runSimple(t, simple.Config{Dir: upDir, Name: "up", Partitions: partitions})
+	up, stopUp := runSimple(t, simple.Config{Dir: upDir, Name: "up", Partitions: partitions, Master: lastingAddress(t)})
 	if err := up.WaitRunning(t.Context()); err != nil {
 		t.Fatal(err)
 	}
