@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ type scenario struct {
 	*following
 	*replicas // the upstream cluster
 	cl        *client.Client
-	n         int
+	n         atomic.Int64 // of puts
 }
 
 // scenarioPlan is an upstream cluster of two storages, and a backup of two that has the given
@@ -59,8 +60,7 @@ func runScenario(t *testing.T, plan FollowPlan, log *slog.Logger, test func(s *s
 
 // put commits upstream.
 func (s *scenario) put(oids ...tid.OID) tid.TID {
-	s.n++
-	return s.write(s.up.ctx, s.cl, fmt.Sprint("put ", s.n), false, oids...)
+	return s.write(s.up.ctx, s.cl, fmt.Sprint("put ", s.n.Add(1)), false, oids...)
 }
 
 // packAll packs the upstream cluster up to its last transaction.

@@ -637,7 +637,7 @@ func checkGoroutines(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		var stacks string
-		for range 100 {
+		for range 6000 {
 			b := make([]byte, 1<<20)
 			stacks = string(b[:runtime.Stack(b, true)])
 			if !strings.Contains(stacks, "link.(*Conn)") && !strings.Contains(stacks, "link.(*Listener)") {

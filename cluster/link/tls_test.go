@@ -330,7 +330,7 @@ func TestAbortDuringTLSHandshake(t *testing.T) {
 	c.Abort()
 	select {
 	case <-c.Done():
-	case <-time.After(lingerTimeout + 2*time.Second):
+	case <-time.After(handshakeTimeout / 2):
 		t.Error("the connection has not ended")
 		c.Close()
 		<-c.Done()

@@ -33,7 +33,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 		<-other.Done()
 	}()
 	addr := l.Addr().(*net.TCPAddr)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	conn, err := link.Dial(ctx, proto.Address{Host: "127.0.0.1", Port: addr.AddrPort().Port()}, link.Config{Deliver: func(link.Event) {}})
 	if err != nil {

@@ -280,12 +280,12 @@ func (l *Log) tryLocked(entries []entry) error {
 
 // rotateLocked puts the file in place of the old one if it has become too large.
 func (l *Log) rotateLocked() error {
-	if l.cfg.MaxSize < 0 || l.db.moved() {
+	if l.cfg.MaxSize < 0 {
 		return nil
 	}
 	file, err := os.Stat(l.cfg.Path)
-	if err != nil || file.Size() < l.cfg.MaxSize {
-		return err
+	if err != nil || !os.SameFile(file, l.db.file) || file.Size() < l.cfg.MaxSize {
+		return nil // also if it was moved away: the next write finds out
 	}
 	err = l.db.close()
 	l.db = nil

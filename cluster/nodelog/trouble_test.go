@@ -166,7 +166,12 @@ func TestLogFailsLater(t *testing.T) {
 	}
 	log.Info("after")
 	eventually(t, func() bool { return out.String() != "" })
-	eventually(t, func() bool { return slices.Equal(texts(t, path), []string{"after"}) })
+	if err := l.Flush(); err != nil { // waits for the new file
+		t.Fatal(err)
+	}
+	if got := texts(t, path); !slices.Equal(got, []string{"after"}) {
+		t.Errorf("the new file has %q", got)
+	}
 	if len(asides(t, path)) != 1 || !strings.Contains(out.String(), "put aside") {
 		t.Errorf("put aside %q, told %q", asides(t, path), out.String())
 	}
@@ -227,17 +232,18 @@ func TestLogWithoutRoom(t *testing.T) {
 
 	l.mu.Lock()
 	_, err := l.db.db.Exec(`PRAGMA max_page_count = 10`)
-	l.mu.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var want []string
 	for i := range 300 {
 		text := fmt.Sprintf("%d %s", i, strings.Repeat("x", 300))
 		log.Info(text)
 		want = append(want, text)
 	}
-	if err := l.Flush(); err == nil || !strings.Contains(out.String(), "full") {
+	full := l.writeLocked(true)
+	l.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := full; err == nil || !strings.Contains(out.String(), "full") {
 		t.Errorf("flush: %v, told %q", err, out.String())
 	}
 	if err := l.Flush(); err != nil { // opened anew: there is room

@@ -66,7 +66,7 @@ func store(t *testing.T, cl *client.Client, data string, oids ...tid.OID) tid.TI
 
 func await(t *testing.T, c *ctl.Client, want proto.ClusterState) {
 	t.Helper()
-	for range 600 {
+	for range 2400 {
 		if s, err := c.ClusterState(t.Context()); err == nil && s == want {
 			return
 		}
@@ -79,7 +79,7 @@ func await(t *testing.T, c *ctl.Client, want proto.ClusterState) {
 func awaitBackup(t *testing.T, c *ctl.Client, id tid.TID) {
 	t.Helper()
 	var ids *ctl.LastIDs
-	for range 600 {
+	for range 2400 {
 		var err error
 		if ids, err = c.LastIDs(t.Context()); err == nil && ids.BackupTID.OK && ids.BackupTID.V >= id {
 			return
@@ -167,7 +167,7 @@ func TestBackupTellsClients(t *testing.T) {
 			if got.tid != last || !slices.Equal(got.oids, oids) {
 				t.Fatalf("told of %v with %v, want %v with %v", got.tid, got.oids, last, oids)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("a reader of the backup is not told of %v", last)
 		}
 		// Load would give the revision before until LastTID names the transaction.

@@ -55,7 +55,7 @@ func TestBackupOfNewerProtocol(t *testing.T) {
 	for range 4 {
 		select {
 		case <-tried:
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("the upstream master is not tried again")
 		}
 	}
@@ -149,7 +149,7 @@ func TestBackupTakesNoWrites(t *testing.T) {
 		if _, err = s.Call(t.Context(), &identify); err == nil {
 			break
 		}
-		if i == 200 {
+		if i == 6000 {
 			t.Fatal(err)
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -2,9 +2,10 @@ package simple
 
 import (
 	"context"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/master"
@@ -24,9 +25,23 @@ func TestPartitions(t *testing.T) {
 		!strings.Contains(err.Error(), `upstream cluster "other": `) || !strings.Contains(err.Error(), `this is cluster "up"`) {
 		t.Errorf("another name: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := Partitions(ctx, master.Upstream{Cluster: "up", Masters: []proto.Address{unreachable}}, link.Config{}); err == nil || !strings.Contains(err.Error(), "connection refused") {
+	tries := 0
+	refusing := refusingNetwork(func() error {
+		if tries++; tries == 2 {
+			cancel()
+		}
+		return syscall.ECONNREFUSED
+	})
+	if _, err := Partitions(ctx, master.Upstream{Cluster: "up", Masters: []proto.Address{unreachable}}, link.Config{Network: refusing}); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("without a master: %v", err)
 	}
 }
+
+// refusingNetwork is a network without hosts.
+type refusingNetwork func() error
+
+func (f refusingNetwork) Dial(context.Context, string) (net.Conn, error) { return nil, f() }
+
+func (f refusingNetwork) Listen(context.Context, string) (net.Listener, error) { return nil, f() }

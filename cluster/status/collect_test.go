@@ -64,7 +64,7 @@ func TestCollect(t *testing.T) {
 	}
 	await := func(what string, ok func(*status.Status) bool) *status.Status {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			s, err := status.Collect(ctx, admin)
 			if err != nil {
 				t.Fatal(err)
@@ -79,7 +79,12 @@ func TestCollect(t *testing.T) {
 		}
 	}
 	s := await("known with its pack order", func(s *status.Status) bool {
-		return s.Node("S2") != nil && s.Node("S2").Database != "" && s.Pack != nil && s.Pack.Done
+		for _, id := range []string{"M1", "A1", "S1", "S2"} {
+			if n := s.Node(id); n == nil || n.Host == "" {
+				return false
+			}
+		}
+		return s.Pack != nil && s.Pack.Done
 	})
 	host, _ := os.Hostname()
 	s2 := s.Node("S2")
@@ -133,7 +138,9 @@ func TestCollect(t *testing.T) {
 	defer admin2.Close()
 	admin.Close()
 	admin = admin2
-	s = await("as much", func(s *status.Status) bool { return s.Node("S2") != nil && s.Node("S2").Since != nil && s.Pack != nil })
+	s = await("as much", func(s *status.Status) bool {
+		return s.Node("S2") != nil && s.Node("S2").Since != nil && s.Node("S2").Database != "" && s.Pack != nil
+	})
 	if diff := cmp.Diff(first.Node("S2"), s.Node("S2")); diff != "" {
 		t.Errorf("(-first +later):\n%s", diff)
 	}

@@ -56,11 +56,11 @@ func TestWorkOfDatabase(t *testing.T) {
 	}
 	s.operate()
 	<-b.begun
-	var dump strings.Builder
-	s.Dump(&dump)
-	if !strings.Contains(dump.String(), "import: copying") {
-		t.Errorf("the dump says nothing of the work: %s", &dump)
-	}
+	eventually(t, "the dump tells of the work", func() bool { // it does not wait for long
+		var dump strings.Builder
+		s.Dump(&dump)
+		return strings.Contains(dump.String(), "import: copying")
+	})
 	b.end <- errors.New("the source is gone")
 	c := s.client(1)
 	call[*proto.AnswerStoreObject](c, store(10, 1, 0, "x"))

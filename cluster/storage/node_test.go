@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -463,33 +464,35 @@ func TestLossOfAMasterIsWarnedOfInOperation(t *testing.T) {
 
 // An unlock may be lost in a crash, but a vote and a lock may not.
 func TestCrash(t *testing.T) {
-	r := newRig(t)
-	mem := backendtest.NewMemory()
-	s := r.start(1, mem, nil)
-	s.initialize(1, table("U", "U"))
-	s.operate()
-	c := s.client(1)
-	s.commit(c, 10, 0, "one", 1)
-	call[*proto.AnswerStoreObject](c, store(12, 2, 0, "voted"))
-	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 12, OIDs: []tid.OID{2}})
-	call[*proto.AnswerStoreObject](c, store(14, 4, 0, "two"))
-	call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 14, OIDs: []tid.OID{4}})
-	ask[*proto.AnswerInformationLocked](s, &proto.AskLockInformation{TTID: 14, TID: 16})
-	s.master.Send(&proto.NotifyUnlockInformation{TTID: 14})
-	s.barrier()
-	if err := mem.Crash(); err != nil {
-		t.Fatal(err)
-	}
-	s.cancel()
-	s.wait()
+	synctest.Test(t, func(t *testing.T) { // no commit comes by itself meanwhile
+		r := newRig(t)
+		mem := backendtest.NewMemory()
+		s := r.start(1, mem, nil)
+		s.initialize(1, table("U", "U"))
+		s.operate()
+		c := s.client(1)
+		s.commit(c, 10, 0, "one", 1)
+		call[*proto.AnswerStoreObject](c, store(12, 2, 0, "voted"))
+		call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 12, OIDs: []tid.OID{2}})
+		call[*proto.AnswerStoreObject](c, store(14, 4, 0, "two"))
+		call[*proto.AnswerStoreTransaction](c, &proto.AskStoreTransaction{TTID: 14, OIDs: []tid.OID{4}})
+		ask[*proto.AnswerInformationLocked](s, &proto.AskLockInformation{TTID: 14, TID: 16})
+		s.master.Send(&proto.NotifyUnlockInformation{TTID: 14})
+		s.barrier()
+		if err := mem.Crash(); err != nil {
+			t.Fatal(err)
+		}
+		s.cancel()
+		s.wait()
 
-	s = r.start(1, mem, nil)
-	s.announce(proto.NodePending)
-	got := ask[*proto.AnswerLockedTransactions](s, &proto.AskLockedTransactions{}).TIDs
-	want := map[tid.TID]proto.Opt[tid.TID]{12: {}, 14: proto.Some[tid.TID](16)}
-	if !cmp.Equal(got, want) {
-		t.Errorf("unfinished after a crash: %v, want %v", got, want)
-	}
+		s = r.start(1, mem, nil)
+		s.announce(proto.NodePending)
+		got := ask[*proto.AnswerLockedTransactions](s, &proto.AskLockedTransactions{}).TIDs
+		want := map[tid.TID]proto.Opt[tid.TID]{12: {}, 14: proto.Some[tid.TID](16)}
+		if !cmp.Equal(got, want) {
+			t.Errorf("unfinished after a crash: %v, want %v", got, want)
+		}
+	})
 }
 
 // slowCommits is a database whose commits wait until they are let go.
@@ -511,51 +514,53 @@ func (b *slowCommits) CommitVotes() error { return b.Commit() }
 // Votes that arrive during a commit share the next one, and loads do not wait
 // for either.
 func TestGroupCommit(t *testing.T) {
-	r := newRig(t)
-	slow := &slowCommits{}
-	s := r.run(func(c *Config) {
-		slow.Backend = c.Backend
-		c.Backend = slow
-	})
-	c := s.client(1)
-	s.commit(c, 2, 0, "zero", 0)
-	begun, goOn := make(chan struct{}, 100), make(chan struct{})
-	s.post(func() error { slow.begun, slow.goOn = begun, goOn; return nil })
-	votes := make(chan error, 10)
-	vote := func(ttid tid.TID) {
-		call[*proto.AnswerStoreObject](c, store(ttid, tid.OID(ttid), 0, "x"))
-		go func() {
-			_, err := try(c, &proto.AskStoreTransaction{TTID: ttid, OIDs: []tid.OID{tid.OID(ttid)}})
-			votes <- err
-		}()
-	}
-	vote(10)
-	<-begun
-	for ttid := tid.TID(12); ttid < 20; ttid++ {
-		c.Ask(store(ttid, tid.OID(ttid), 0, "x"), nil)
-		go func() {
-			_, err := try(c, &proto.AskStoreTransaction{TTID: ttid, OIDs: []tid.OID{tid.OID(ttid)}})
-			votes <- err
-		}()
-	}
-	for range 10 {
-		call[*proto.AnswerObject](s.loads(c), &proto.AskObject{OID: 0})
-	}
-	eventually(t, "all votes have arrived", func() bool { return len(s.inbox) == 16 })
-	goOn <- struct{}{}
-	<-begun
-	goOn <- struct{}{}
-	for range 9 {
-		if err := <-votes; err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) { // no commit comes by itself meanwhile
+		r := newRig(t)
+		slow := &slowCommits{}
+		s := r.run(func(c *Config) {
+			slow.Backend = c.Backend
+			c.Backend = slow
+		})
+		c := s.client(1)
+		s.commit(c, 2, 0, "zero", 0)
+		begun, goOn := make(chan struct{}, 100), make(chan struct{})
+		s.post(func() error { slow.begun, slow.goOn = begun, goOn; return nil })
+		votes := make(chan error, 10)
+		vote := func(ttid tid.TID) {
+			call[*proto.AnswerStoreObject](c, store(ttid, tid.OID(ttid), 0, "x"))
+			go func() {
+				_, err := try(c, &proto.AskStoreTransaction{TTID: ttid, OIDs: []tid.OID{tid.OID(ttid)}})
+				votes <- err
+			}()
 		}
-	}
-	if len(begun) > 0 {
-		t.Error("more than two commits for nine votes")
-	}
-	ended := make(chan struct{})
-	s.post(func() error { slow.goOn = nil; close(ended); return nil })
-	<-ended // before the last commit
+		vote(10)
+		<-begun
+		for ttid := tid.TID(12); ttid < 20; ttid++ {
+			c.Ask(store(ttid, tid.OID(ttid), 0, "x"), nil)
+			go func() {
+				_, err := try(c, &proto.AskStoreTransaction{TTID: ttid, OIDs: []tid.OID{tid.OID(ttid)}})
+				votes <- err
+			}()
+		}
+		for range 10 {
+			call[*proto.AnswerObject](s.loads(c), &proto.AskObject{OID: 0})
+		}
+		eventually(t, "all votes have arrived", func() bool { return len(s.inbox) == 16 })
+		goOn <- struct{}{}
+		<-begun
+		goOn <- struct{}{}
+		for range 9 {
+			if err := <-votes; err != nil {
+				t.Error(err)
+			}
+		}
+		if len(begun) > 0 {
+			t.Error("more than two commits for nine votes")
+		}
+		ended := make(chan struct{})
+		s.post(func() error { slow.goOn = nil; close(ended); return nil })
+		<-ended // before the last commit
+	})
 }
 
 // loads returns the client itself: its loads need not wait for what it voted.

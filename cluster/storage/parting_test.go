@@ -25,6 +25,8 @@ func (d fullDisk) Commit() error {
 	return d.Backend.Commit()
 }
 
+func (d fullDisk) CommitVotes() error { return d.Commit() }
+
 // A storage that ends by an error says why to a master that has asked for it, and to no
 // other: that is the last that it sends.
 func TestSaysWhyItEnds(t *testing.T) {

@@ -380,6 +380,7 @@ func TestPackGivesWay(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 				took := time.Since(begin)
+				s.barrier() // before slices are read
 				t.Logf("%v for slices of %v records", took, db.slices)
 				if n := len(db.slices); n < 10 || slices.Max(db.slices) > int(longest/rowTime) {
 					t.Errorf("%d slices of %v records", n, db.slices)

@@ -220,18 +220,21 @@ func TestVotesWait(t *testing.T) {
 func TestTransactionTimeout(t *testing.T) {
 	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.TransactionTimeout = 50 * time.Millisecond })
 	c := s.client(false)
-	if _, err := c.Vote(1, zeotest.Store{OID: 1, Data: []byte("a")}); err != nil {
-		t.Fatal(err)
+	if _, err := c.Vote(1, zeotest.Store{OID: 1, Data: []byte("a")}); err == nil { // else it has ended already
+		if _, err := c.Read(); err == nil {
+			t.Error("the connection is still open")
+		}
 	}
-	if _, err := c.Read(); err == nil {
-		t.Error("the connection is still open")
-	}
+	s.eventually("the timeout is in the log", func() bool { return s.log.Contains("transaction timeout") })
 	s.eventually("the lock is free", func() bool { return !s.m.Busy() })
-	if !s.log.Contains("transaction timeout") {
-		t.Error("the timeout is not in the log")
-	}
-	d := s.client(false)
-	commit(t, d, zeotest.Store{OID: 1, Data: []byte("b")})
+	var d *zeotest.Client
+	oid := tid.OID(1)
+	s.eventually("a transaction ends in time", func() bool {
+		oid++
+		d = s.client(false)
+		_, err := d.Commit(zeotest.Store{OID: oid, Data: []byte("b")})
+		return err == nil
+	})
 	time.Sleep(100 * time.Millisecond)
 	if _, err := d.Call("ping"); err != nil {
 		t.Errorf("a transaction that ended in time: %v", err)

@@ -73,13 +73,11 @@ func (s *served) client(msgpack bool) *zeotest.Client {
 
 func (s *served) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for range 500 {
-		if ok() {
-			return
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("not after two minutes: %s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	s.t.Fatalf("not after 5 s: %s", what)
 }
 
 func commit(t testing.TB, c *zeotest.Client, stores ...zeotest.Store) tid.TID {
@@ -193,7 +191,7 @@ func TestBadInput(t *testing.T) {
 					}
 					write(b)
 				}
-				if err := nc.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				if err := nc.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := io.Copy(io.Discard, nc); errors.Is(err, context.DeadlineExceeded) || err != nil && strings.Contains(err.Error(), "timeout") {
@@ -342,7 +340,7 @@ func TestStuckClientIsDropped(t *testing.T) {
 			stores[i].Base = at
 		}
 	}
-	if slowest > 20*time.Second { // it would wait for ever
+	if slowest > 2*time.Minute { // it would wait for ever
 		t.Errorf("a commit took %v", slowest)
 	}
 	s.eventually("only the writer is left", func() bool {
@@ -767,7 +765,7 @@ func TestAnswerIsSentBeforeASilence(t *testing.T) {
 
 // Whoever is silent for too long is taken for dead; signs of life are enough.
 func TestSilence(t *testing.T) {
-	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 2 * time.Second })
+	s := serve(t, zeotest.NewMemory(), func(cfg *zeo.Config) { cfg.IdleTimeout = 10 * time.Second })
 	alive, dead := s.client(false), s.client(true)
 	ended := make(chan error, 1)
 	go func() {

@@ -2,6 +2,8 @@ package page
 
 import (
 	"context"
+	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -9,13 +11,14 @@ import (
 	"github.com/neozodb/neo/cluster/link"
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
+	"github.com/neozodb/neo/cluster/status"
 )
 
 // The page of a real cluster: while it starts, runs, is gone, and is back.
 func TestAsker(t *testing.T) {
 	a := NewAsker(link.Config{})
 	defer a.Close()
-	p := New(Config{Collect: a.Collect})
+	p := New(Config{Collect: func(context.Context) *status.Status { return a.Collect(t.Context()) }}) // however long it takes
 	shows := func(when string, texts ...string) {
 		t.Helper()
 		p.mu.Lock()
@@ -29,13 +32,12 @@ func TestAsker(t *testing.T) {
 		}
 	}
 	shows("before the start", "the program is starting")
-	dir, addr := t.TempDir(), proto.Address{}
+	dir, addr := t.TempDir(), lastingAddress(t)
 	for range 2 {
 		c, err := simple.New(simple.Config{Dir: dir, Name: "site", Storages: 2, Replicas: 1, Partitions: 5, Admin: addr})
 		if err != nil {
 			t.Fatal(err)
 		}
-		addr = c.Admin() // the same again
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- c.Run(ctx) }()
@@ -53,4 +55,18 @@ func TestAsker(t *testing.T) {
 		}
 		shows("stopped", "✕ site: down", "Not known: the cluster cannot be asked", "the admin at "+addr.String()+" cannot be asked: ")
 	}
+}
+
+// lastingAddress returns one that no outgoing connection gets while nothing listens there.
+func lastingAddress(t *testing.T) proto.Address {
+	t.Helper()
+	for range 100 {
+		a := proto.Address{Host: "127.0.0.1", Port: 15000 + rand.N[uint16](5000)}
+		if l, err := net.Listen("tcp", a.String()); err == nil {
+			l.Close()
+			return a
+		}
+	}
+	t.Fatal("no free port")
+	panic("not reached")
 }

@@ -37,7 +37,7 @@ func chromium(t *testing.T) string {
 // browse runs the browser, headless, and returns what it printed.
 func browse(t *testing.T, browser, dir string, args ...string) (stdout, stderr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, browser, append([]string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", "--disable-extensions",
@@ -46,7 +46,7 @@ func browse(t *testing.T, browser, dir string, args ...string) (stdout, stderr s
 	cmd.Env = append(os.Environ(), "HOME="+dir)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = time.Minute // for its other processes, which write to the same files
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("chromium %q: %v\n%s", args, err, &errs)
 	}

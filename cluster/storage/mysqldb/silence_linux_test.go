@@ -48,7 +48,7 @@ func TestSilentServer(t *testing.T) {
 		t.Helper()
 		d, err := newDialect(fmt.Sprintf("//%s/%s?user=neo&password=x", host, name), Options{})
 		must(t, err)
-		d.silence, d.cfg.Timeout = time.Second, time.Second
+		d.silence = time.Second
 		db, err := sqldb.Open(t.Context(), d, sqldb.Options{})
 		return d, db, err
 	}

@@ -102,7 +102,7 @@ func (c *testCluster) startMaster(addr proto.Address) error {
 }
 
 func (c *testCluster) open(ctx context.Context, readOnly bool) (*Cluster, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return Open(ctx, client.Config{Cluster: "test", Masters: c.masters, ReadOnly: readOnly, Log: testLog(c.t).With("node", "C")})
 }

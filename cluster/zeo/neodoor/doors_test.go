@@ -182,7 +182,7 @@ func TestMasterRestarts(t *testing.T) {
 			t.Errorf("tpc_finish returned %v", v)
 		}
 		client.Close()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			if client, err = zeotest.Register(addr, n%2 == 0); err == nil {
 				var at tid.TID
 				if at, err = client.Commit(zeotest.Store{OID: 1, Base: base, Data: []byte{'0' + n}}); err == nil {

@@ -25,7 +25,7 @@ func (w watcher) want(t *testing.T, want ...string) {
 			if got != next {
 				t.Fatalf("the watcher was told %q, want %q", got, next)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("the watcher was not told %q", next)
 		}
 	}
@@ -80,7 +80,7 @@ func (w *watched) commit(t *testing.T, oid tid.OID) tid.TID {
 // ended waits for the end of an outage.
 func (w *watched) ended(t *testing.T, outages int) {
 	t.Helper()
-	for range 3000 {
+	for range 12000 {
 		w.mu.Lock()
 		now := w.outages
 		w.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 // restore copies one transaction as the server does it.
 func restore(t *testing.T, s zeo.Storage, at tid.TID, status byte, records ...txn.Record) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tx, err := s.Begin(ctx, zeo.Begin{TID: at, Status: status, Description: []byte("copied")})
 	if err != nil {

@@ -244,7 +244,7 @@ func (s *Server) Start(options ...string) error {
 			return fmt.Errorf("mariadbd has ended: %v\n%s", cmd.ProcessState, text)
 		default:
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > 5*time.Minute {
 			return fmt.Errorf("mariadbd does not answer: %w", err)
 		}
 	}
