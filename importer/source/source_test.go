@@ -271,11 +271,8 @@ func TestServerIsAway(t *testing.T) {
 					t.Errorf("%s: %v", what, err)
 				}
 			}
-			load := func(ctx context.Context) error { // of what no cache has
-				_, err := s.LoadBefore(ctx, oid+1, want.Serial)
-				return err
-			}
-			check("load", load(t.Context()))
+			_, err := s.LoadBefore(t.Context(), oid+1, want.Serial) // which no cache has
+			check("load", err)
 			for _, err := range s.Transactions(t.Context(), 0, tid.Max) {
 				if err == nil {
 					t.Fatal("a transaction of a server that is not there")
@@ -285,7 +282,8 @@ func TestServerIsAway(t *testing.T) {
 			check("trouble", s.Trouble())
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			if err := load(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			lazy := open(t, o, source.Options{Lazy: true, Patience: time.Minute})
+			if _, err := lazy.LoadBefore(ctx, oid+1, want.Serial); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("load with a context that ends: %v", err)
 			}
 			o.start()
