@@ -24,7 +24,7 @@ func (gone) LoadBefore(context.Context, tid.OID, tid.TID) (txn.Revision, error) 
 // A read of a source that was closed because the import has ended is not repeated: whatever asked
 // finds the answer in the tables.
 func TestReadOfClosedSource(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s := newSources(gone{txntest.Small()}, tid.Max, nil)
 	s.wait = time.Hour

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/neozodb/neo/cluster/proto"
 	"github.com/neozodb/neo/cluster/simple"
 	"github.com/neozodb/neo/cmd/internal/cli"
+	"github.com/neozodb/neo/cmd/internal/ports"
 )
 
 func runAdmin(ctx context.Context, args ...string) (code int, stderr string) {
@@ -38,16 +38,13 @@ func TestJoins(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	bind := free.Addr().(*net.TCPAddr)
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := proto.Address{Host: "127.0.0.1", Port: uint16(port)}
 	file := filepath.Join(dir, "neo.conf")
-	text := "[DEFAULT]\ncluster: c\nmasters: " + cluster.Master().String() + "\n[admin]\nbind: " + bind.String() +
+	text := "[DEFAULT]\ncluster: c\nmasters: " + cluster.Master().String() + "\n[admin]\nbind: " + addr.String() +
 		"\ndynamic_master_list: " + filepath.Join(dir, "masters.json") + "\nmonitor_backup: bk1\n bk2\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -58,9 +55,8 @@ func TestJoins(t *testing.T) {
 		t.Log(stderr)
 		done <- code
 	}()
-	addr := proto.Address{Host: "127.0.0.1", Port: uint16(bind.Port)}
 	var client *ctl.Client
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if client == nil {
 			if client, err = ctl.Dial(t.Context(), addr, link.Config{}); err != nil {
 				client = nil
@@ -80,8 +76,14 @@ func TestJoins(t *testing.T) {
 	if err != nil || !strings.Contains(p.Summary, "\n\nbk1\n    None\n\nbk2\n    None") {
 		t.Errorf("summary %v, %v", p, err)
 	}
-	if b, err := os.ReadFile(filepath.Join(dir, "masters.json")); err != nil || !strings.Contains(string(b), cluster.Master().Host) {
-		t.Errorf("masters %s, %v", b, err)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile(filepath.Join(dir, "masters.json"))
+		if err == nil && strings.Contains(string(b), cluster.Master().Host) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("masters %s, %v", b, err)
+		}
 	}
 	if _, err := client.SetClusterState(t.Context(), proto.Stopping); err != nil {
 		t.Fatal(err)

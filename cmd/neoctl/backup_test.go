@@ -16,6 +16,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
+	"github.com/neozodb/neo/cmd/internal/ports"
 )
 
 // runBackup runs a backup of a cluster on a directory until it is stopped. It returns
@@ -55,15 +56,14 @@ func runBackup(t *testing.T, dir string, up *simple.Cluster, last tid.TID, cfg s
 // awaitText waits until a command says something.
 func awaitText(t *testing.T, ctl func(string) (string, int), args, text string) {
 	t.Helper()
-	for n := 0; ; n++ {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		out, _ := ctl(args)
 		if strings.Contains(out, text) {
 			return
 		}
-		if n == 600 {
+		if time.Now().After(deadline) {
 			t.Fatalf("neoctl %s does not say %q:\n%s", args, text, out)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -148,7 +148,7 @@ func TestCheckUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x", uint64(order)))
-	for n := 0; ; n++ {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		out, _ := ctl("check")
 		for line := range strings.Lines(out) {
 			if strings.HasPrefix(line, "partition ") && line != differ[1] && !strings.Contains(line, "executed pack orders") {
@@ -158,10 +158,9 @@ func TestCheckUpstream(t *testing.T) {
 		if strings.HasPrefix(out, differ[1]) && !strings.Contains(out, "executed pack orders") || strings.Contains(out, "no difference found") {
 			break // the order is executed: it may have deleted what is only here
 		}
-		if n == 300 {
+		if time.Now().After(deadline) {
 			t.Fatalf("the pack is not executed:\n%s", out)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 
 	stopUp()
@@ -176,8 +175,12 @@ func TestCheckUpstream(t *testing.T) {
 // it is followed again, also if it was packed meanwhile.
 func TestBackupOtherHistory(t *testing.T) {
 	upDir, dir := t.TempDir(), t.TempDir()
-	up, stopUp := runCluster(t, upDir, simple.Config{Name: "up", Partitions: partitions})
-	address := up.Master()
+	port, err := ports.Free() // one that nothing else takes while no cluster is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := proto.Address{Host: "127.0.0.1", Port: uint16(port)}
+	up, stopUp := runCluster(t, upDir, simple.Config{Name: "up", Partitions: partitions, Master: address})
 	open := func(master proto.Address) *client.Client {
 		t.Helper()
 		cl, err := client.Open(t.Context(), client.Config{Cluster: "up", Masters: []proto.Address{master}, Level: client.NoCompression})
@@ -204,11 +207,10 @@ func TestBackupOtherHistory(t *testing.T) {
 	cl.Close()
 	stopOther()
 	_, stopOther = runCluster(t, otherDir, simple.Config{Name: "up", Partitions: partitions, Master: address})
-	for n := 0; !strings.Contains(log.String(), "another history"); n++ {
-		if n == 600 {
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(log.String(), "another history"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
 			t.Fatalf("the other cluster is not refused:\n%s", log.String())
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	if out, _ := ctl("print cluster"); !strings.Contains(out, "STARTING_BACKUP") {
 		t.Errorf("state: %s", out)

@@ -54,6 +54,7 @@ func TestHold(t *testing.T) {
 	t2 := commitAll(t, cl, t1, "second")
 	awaitText(t, ctl, "print ids", fmt.Sprintf("backup_tid = %#x ", uint64(h)))
 	awaitText(t, ctl, "print backup", fmt.Sprintf(`"upstream_tid":"%v"`, t2))
+	awaitText(t, ctl, "print backup", fmt.Sprintf(`"readable_tid":"%v"`, h))
 	out := say("print backup", 0, "this cluster: due 0 s\n")
 	var reports map[string]map[string]any
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(strings.SplitN(out, "\n", 2)[0], "# ")), &reports); err != nil {
@@ -78,6 +79,7 @@ func TestHold(t *testing.T) {
 	say("set cluster STOPPING_BACKUP", 0)
 	awaitText(t, ctl, "print cluster", "RUNNING")
 	say("print ids", 0, fmt.Sprintf("last_tid = %#x ", uint64(t2)))
+	awaitText(t, ctl, "print backup", "No backup reports")
 	say("print backup", 3, "No backup reports")
 	say("backup release", 1, "no backup reports")
 	// As a backup again it is not held any more.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +22,7 @@ import (
 	"github.com/neozodb/neo/cluster/storage"
 	"github.com/neozodb/neo/cluster/storage/backend"
 	"github.com/neozodb/neo/cluster/storage/backendtest"
+	"github.com/neozodb/neo/cluster/testlog"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -158,23 +158,28 @@ S1: copying
 	}
 
 	// The end is waited for.
-	var out, errOut bytes.Buffer
-	followed := make(chan int)
+	var out, errOut testlog.Buffer
+	followed := make(chan int, 1)
 	go func() {
 		env := &cli.Env{Args: []string{"-a", at, "print", "import", "--follow"}, Stdout: &out, Stderr: &errOut}
 		followed <- cli.Run(t.Context(), env, newCommand)
 	}()
 	select {
 	case code := <-followed:
-		t.Fatalf("an import that goes on is not followed: exit %d, %s, %s", code, &out, &errOut)
+		t.Fatalf("an import that goes on is not followed: exit %d, %s, %s", code, out.String(), errOut.String())
 	case <-time.After(2 * time.Second):
+	}
+	for deadline := time.Now().Add(time.Minute); !strings.HasPrefix(errOut.String(), "S1: copying: 45.2 %"); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("what is followed is not shown: %q, %q", out.String(), errOut.String())
+		}
 	}
 	db.set(func(r *importing.Report) {
 		r.State, r.Note = importing.Failed, "root: transaction 040d265a1099e841 is damaged:\nneoctl import skip 040d265a1099e841"
 	})
 	if code := <-followed; code != exitImportBad || !strings.HasPrefix(errOut.String(), "S1: copying: 45.2 %") || !strings.HasSuffix(out.String(),
 		"\n  note:           root: transaction 040d265a1099e841 is damaged:\n                  neoctl import skip 040d265a1099e841\n") {
-		t.Errorf("exit %d, %s, %s", code, &out, &errOut)
+		t.Errorf("exit %d, %s, %s", code, out.String(), errOut.String())
 	}
 	stdout, _ := until(t, "FAILED", "-a", at, "print", "summary")
 	if !strings.HasPrefix(stdout, "# {\"warning\": [null]}\n") {

@@ -125,7 +125,7 @@ func TestSession(t *testing.T) {
 			t.Errorf("neoctl %s:\n got %q, %q, exit %d\nwant %q, %q, exit %d", tt.args, stdout, stderr, code, tt.stdout, tt.stderr, tt.code)
 		}
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		_, stderr, code := runCtl(t, "-a", admin, "print", "cluster")
 		if code == 1 && strings.HasPrefix(stderr, "ERROR: not connected: ") {

@@ -103,7 +103,7 @@ func TestStatus(t *testing.T) {
 	}
 	await := func(args, text string) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			stdout, stderr, _ := run(args)
 			if strings.Contains(stdout, text) {
 				return
@@ -200,7 +200,7 @@ Nothing was done.
 		t.Errorf("%v, exit %d: %s", err, code, stdout)
 	}
 	run("set cluster stopping")
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		stdout, _, code := run("health --json")
 		if code == 2 && strings.Contains(stdout, "cannot be asked: connection refused") {
 			break

@@ -54,7 +54,7 @@ func startCluster(t *testing.T, file string, cfg simple.Config) string {
 			t.Errorf("cluster: %v", err)
 		}
 	})
-	wait, stop := context.WithTimeout(ctx, 30*time.Second)
+	wait, stop := context.WithTimeout(ctx, 2*time.Minute)
 	defer stop()
 	if err := c.WaitRunning(wait); err != nil {
 		t.Fatal(err)

@@ -421,7 +421,7 @@ func (o *output) String() string {
 
 func (o *output) waitFor(t *testing.T, texts ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		got := o.String()
 		if !slices.ContainsFunc(texts, func(s string) bool { return !strings.Contains(got, s) }) {
 			return

@@ -79,7 +79,7 @@ func TestRunsUntilStopped(t *testing.T) {
 		code, stderr := start(ctx, "-f", file, "-m", "127.0.0.1:1", "-l", filepath.Join(dir, "log.db"))
 		ended <- result{code, stderr}
 	}()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if b, err := os.ReadFile(list); err == nil && strings.Count(string(b), "127.0.0.1") == 2 {
 			break
 		}

@@ -35,7 +35,7 @@ func startCluster(t *testing.T, cfg simple.Config) *simple.Cluster {
 			t.Errorf("cluster: %v", err)
 		}
 	})
-	wait, stop := context.WithTimeout(ctx, 30*time.Second)
+	wait, stop := context.WithTimeout(ctx, 2*time.Minute)
 	defer stop()
 	if err := c.WaitRunning(wait); err != nil {
 		t.Fatal(err)

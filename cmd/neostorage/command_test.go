@@ -190,7 +190,7 @@ func TestRunAndStop(t *testing.T) {
 				}
 			case r := <-ended:
 				t.Fatalf("exit %d: %s", r.code, r.stderr)
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the node does not identify itself")
 			}
 			if !down {
@@ -201,7 +201,7 @@ func TestRunAndStop(t *testing.T) {
 				if r.code != 0 {
 					t.Errorf("exit %d: %s", r.code, r.stderr)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("the node does not end")
 			}
 			if info, err := os.Stat(filepath.Join(dir, "s1.log")); err != nil || info.Size() == 0 {

@@ -302,9 +302,10 @@ func TestBackupRepositoryIsRemembered(t *testing.T) {
 	other.Listed(list[:20])
 	other.Manifest(false, false)
 	c2.StateDir = c.StateDir
+	patience := time.Minute
 	last := func(c *config.Backup, again bool) (tid.TID, error) {
 		t.Helper()
-		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: again, Patience: time.Second})
+		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: again, Patience: patience})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,9 +315,11 @@ func TestBackupRepositoryIsRemembered(t *testing.T) {
 	if got, err := last(c, false); got != list[29].TID || err != nil {
 		t.Fatal(got, err)
 	}
+	patience = 3 * time.Second // which are waited
 	if got, err := last(c2, true); err == nil || !strings.Contains(err.Error(), "the import began with repository "+r.Marker.ID.String()) {
 		t.Errorf("%v, %v", got, err)
 	}
+	patience = time.Minute
 	if got, err := last(c, true); got != list[29].TID || err != nil {
 		t.Error(got, err)
 	}
@@ -334,9 +337,10 @@ func TestBackupLineageIsNotGuessed(t *testing.T) {
 	r.Listed(list[:30])
 	r.Manifest(false, false)
 	c.StateDir = ""
+	patience := time.Minute
 	last := func() (tid.TID, error) {
 		t.Helper()
-		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: true, Patience: time.Second})
+		s, err := source.Open(t.Context(), "main", config.Storage{Backup: c}, source.Options{Lazy: true, Patience: patience})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -348,9 +352,11 @@ func TestBackupLineageIsNotGuessed(t *testing.T) {
 	}
 	began := r.Lineage.String()
 	fork(t, r, list[9])
+	patience = 3 * time.Second // which are waited
 	if got, err := last(); err == nil || !strings.Contains(err.Error(), "set lineage") {
 		t.Errorf("%v, %v", got, err)
 	}
+	patience = time.Minute
 	c.Lineage = began
 	if got, err := last(); got != list[29].TID || err != nil {
 		t.Error(got, err)

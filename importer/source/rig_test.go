@@ -146,7 +146,7 @@ func servedOrigin(t *testing.T, st zeo.Storage) *origin {
 			if l, err = net.Listen("tcp", addr); err == nil {
 				break
 			}
-			if i == 100 {
+			if i == 1000 {
 				t.Error(err)
 				return
 			}

@@ -62,7 +62,7 @@ func TestSignals(t *testing.T) {
 
 func waitFor(t *testing.T, file, text string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		for e, err := range nodelog.Read(t.Context(), file, time.Time{}) {
 			if err != nil {

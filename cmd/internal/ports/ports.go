@@ -7,32 +7,65 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync/atomic"
+	"sync"
 )
 
-// The ports, outside of the range from which outgoing connections get theirs.
+// The ports, outside of the range from which outgoing connections get theirs. They are
+// divided into blocks.
 const (
-	first = 15000
-	count = 15000
+	first  = 15000
+	blocks = 150
+	size   = 100
 )
 
-// next counts the ports that were tried, from a place by chance, so that programs that
-// run beside each other seldom try the same.
-var next atomic.Uint32
+// Each block is of one process, which listens on its first port until it ends: a port that
+// is free now may be that of a program which does not listen yet, or is started again.
+var (
+	mu   sync.Mutex
+	held = map[int]net.Listener{}
+	next = rand.IntN(blocks) // the block that is tried next
+	base int                 // first port of the current block
+	used = size              // how many of its ports were tried
+)
 
-func init() { next.Store(rand.Uint32N(count)) }
-
-// Free returns a port of 127.0.0.1 that was free a moment ago. No port is returned twice
-// in 15,000 calls: one that is free now may have been given to a program that does not
-// listen yet.
+// Free returns a port of 127.0.0.1 that was free a moment ago, and that no other process
+// gets from Free while this one runs. None is returned twice before all have been tried.
 func Free() (int, error) {
-	for range 100 {
-		port := first + int(next.Add(1)%count)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
+	mu.Lock()
+	defer mu.Unlock()
+	for range blocks * size {
+		if used == size {
+			if err := begin(); err != nil {
+				return 0, err
+			}
 		}
-		return port, l.Close()
+		port := base + used
+		used++
+		if l, err := listen(port); err == nil {
+			return port, l.Close()
+		}
 	}
-	return 0, errors.New("no free port in 100 tries")
+	return 0, errors.New("no free port")
+}
+
+// begin goes on with the next block that is not of another process.
+func begin() error {
+	for range blocks {
+		base = first + size*next
+		next = (next + 1) % blocks
+		if held[base] == nil {
+			l, err := listen(base)
+			if err != nil {
+				continue
+			}
+			held[base] = l
+		}
+		used = 1
+		return nil
+	}
+	return errors.New("other processes have all ports")
+}
+
+func listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 }

@@ -197,7 +197,7 @@ db.commit()
 	if err := c.Master.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Master.Wait(t, 30*time.Second); err == nil {
+	if err := c.Master.Wait(t, patience); err == nil {
 		t.Error("the master ended with status 0")
 	}
 	says(t, "neomaster", c.Master.Output(), `(?m)^error: the database is a backup: no upstream cluster to backup defined in configuration$`)

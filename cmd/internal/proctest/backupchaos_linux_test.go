@@ -63,10 +63,10 @@ func TestBackupChaos(t *testing.T) {
 			}
 		}
 	}
-	caughtUp("the start", 30*time.Second)
+	caughtUp("the start", patience)
 	from := len(w.times())
 	both := rate(quiet)
-	caughtUp("the quiet time", 30*time.Second)
+	caughtUp("the quiet time", patience)
 	t.Logf("commits of %d clients: %.0f/s alone, %.0f/s with a backup; lag without faults: %s", clients, alone, both, percentiles(tide.lags(w.times()[from:])))
 	if out, _, _ := up.Ctl(t, "print", "summary"); !strings.Contains(out, "down") {
 		t.Errorf("the upstream cluster does not tell of its backup:\n%s", out)
@@ -117,9 +117,9 @@ func TestBackupChaos(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		w.wait(t, 10, 90*time.Second, "after "+k.name)
+		w.wait(t, 10, patience, "after "+k.name)
 		start := time.Now()
-		caughtUp(k.name, 90*time.Second)
+		caughtUp(k.name, patience)
 		longest[k.name] = max(longest[k.name], time.Since(start))
 		count[k.name]++
 		// The next kill finds two copies again.
@@ -135,8 +135,8 @@ func TestBackupChaos(t *testing.T) {
 			}
 		}
 	}
-	seen := w.stop()
-	caughtUp("the end", 90*time.Second)
+	seen := w.finish(t)
+	caughtUp("the end", patience)
 	for _, name := range slices.Sorted(maps.Keys(longest)) {
 		t.Logf("%3d × %-24s caught up within %v", count[name], name, longest[name].Round(time.Millisecond))
 	}

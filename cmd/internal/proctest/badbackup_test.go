@@ -62,7 +62,7 @@ func TestBackupBadUpstream(t *testing.T) {
 			down := StartCluster(t, test.down)
 			before, _, _ := down.Ctl(t, "print", "ids")
 			told := regexp.MustCompile(test.says)
-			end := time.Now().Add(30 * time.Second)
+			end := time.Now().Add(patience)
 			for later := false; time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 				if !later && told.MatchString(down.Master.Output()) {
 					later, end = true, time.Now().Add(4*time.Second) // for more of the same
@@ -87,7 +87,7 @@ func TestBackupBadUpstream(t *testing.T) {
 				if err := up.Master.Restart(); err != nil {
 					t.Fatal(err)
 				}
-				down.WaitState(t, "BACKINGUP", 30*time.Second)
+				down.WaitState(t, "BACKINGUP", patience)
 			}
 		})
 	}
@@ -113,8 +113,8 @@ func TestBackupDatabaseTwice(t *testing.T) {
 	if err := up.Storages[0].Restart(); err != nil {
 		t.Fatal(err)
 	}
-	up.WaitState(t, "RUNNING", 30*time.Second)
-	down.WaitState(t, "BACKINGUP", 30*time.Second)
+	up.WaitState(t, "RUNNING", patience)
+	down.WaitState(t, "BACKINGUP", patience)
 }
 
 // The clock of the upstream cluster is a day ahead of that of the backup, or was a day
@@ -142,7 +142,7 @@ func TestBackupClocks(t *testing.T) {
 			up.migrate(t, file)
 			down := startBackup(t, up, Options{Name: "down"})
 			want := strings.TrimPrefix(fmt.Sprintf("%#x", uint64(next)), "0x")
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 				if out, _, _ := down.Ctl(t, "print", "ids"); strings.Contains(out, "backup_tid = 0x"+want) {
 					break
 				} else if time.Now().After(deadline) {
@@ -157,7 +157,7 @@ func TestBackupClocks(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			w := startWorkload(t, down, 1)
-			w.wait(t, 1, 30*time.Second, "after the promotion")
+			w.wait(t, 1, patience, "after the promotion")
 			w.stop()
 			if first := w.times()[0].tid; first <= next {
 				t.Errorf("%v was committed after %v", first, next)

@@ -19,7 +19,7 @@ import (
 )
 
 // badClient is a client that a master has accepted, and that says to the storage
-// whatever it likes. Its requests have 10 s.
+// whatever it likes.
 type badClient struct {
 	t       *testing.T
 	master  *link.Conn
@@ -52,7 +52,7 @@ func (c *Cluster) joinBadly(t *testing.T) *badClient {
 		t.Fatal(err)
 	}
 	nodes := make(chan []proto.Node, 100)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	found, err := bootstrap.Find(ctx, bootstrap.Config{
 		Masters:  bootstrap.NewMasters(proto.Address(masters[0])),
@@ -93,7 +93,7 @@ func (c *Cluster) joinBadly(t *testing.T) *badClient {
 
 // call makes a request and returns the answer, or the refusal as an error.
 func (b *badClient) call(conn *link.Conn, req proto.Request) (proto.Packet, error) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
 	defer cancel()
 	return conn.Call(ctx, req)
 }
@@ -148,7 +148,7 @@ func TestBadClients(t *testing.T) {
 	var serial tid.TID
 	commit := func(t *testing.T) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		tx, err := good.Begin(ctx, client.BeginOptions{})
 		if err != nil {
@@ -243,7 +243,7 @@ func TestBadClients(t *testing.T) {
 			}
 			select {
 			case <-conn.Done():
-			case <-time.After(10 * time.Second):
+			case <-time.After(patience):
 				t.Error("the link goes on")
 			}
 			commit(t)

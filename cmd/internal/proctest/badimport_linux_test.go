@@ -22,7 +22,7 @@ func TestImportToFullDisk(t *testing.T) {
 	}
 	c := beginImporting(t, conf, 4)
 	victim := c.Storages[0]
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for victim.Running() && !regexp.MustCompile(`disk is full|no space left`).MatchString(victim.Output()) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the disk is not full:\n%s", victim.Output())
@@ -39,7 +39,7 @@ func TestImportToFullDisk(t *testing.T) {
 	if err := victim.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	c.waitImport(t, importDone)
 	out := filepath.Join(t.TempDir(), "out.fs")
 	c.export(t, out)

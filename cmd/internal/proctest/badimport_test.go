@@ -37,7 +37,7 @@ func fileSource(name, path string, lines ...string) string {
 func startImporting(t testing.TB, conf string, partitions int) *Cluster {
 	t.Helper()
 	c := beginImporting(t, conf, partitions)
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	return c
 }
 
@@ -60,7 +60,7 @@ func (c *Cluster) waitImport(t testing.TB, pattern string) string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	var out string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if out, _, _ = c.Ctl(t, "print", "import"); re.MatchString(out) {
 			return out
 		}
@@ -192,7 +192,7 @@ func TestImportOfDamaged(t *testing.T) {
 			}
 			native := Start(t, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", database)
 			c.Storages[0] = native
-			c.WaitState(t, "RUNNING", 30*time.Second)
+			c.WaitState(t, "RUNNING", patience)
 			if _, err := cl.LoadAt(t.Context(), rec.OID, at); err == nil {
 				t.Error("the record that was left out is there")
 			}
@@ -247,7 +247,7 @@ func TestClusterDuringImport(t *testing.T) {
 	refused(t, 1, []string{`the import into this database is not finished`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", copied(t, database))
 	refused(t, 1, []string{`^error: database is locked\n` + regexp.QuoteMeta(database) + ` is used by another process`}, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "Importer", "-d", conf)
 	s2 := Start(t, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", filepath.Join(c.Dir, "s2.sqlite"))
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		if out, _, _ := c.Ctl(t, "print", "node"); strings.Contains(out, "S2 ") {
 			break
 		}
@@ -270,10 +270,13 @@ func TestClusterDuringImport(t *testing.T) {
 		if err := c.Master.Restart(); err != nil {
 			t.Fatal(err)
 		}
-		c.WaitState(t, "RUNNING", 30*time.Second)
+		c.WaitState(t, "RUNNING", patience)
 	}
 	c.waitImport(t, `FAILED`)
-	c.ctl(t, 0, `S2 R O+`, "print", "pt")
+	waitFor(t, "S2 is there again", func() bool {
+		out, _, _ := c.Ctl(t, "print", "pt")
+		return regexp.MustCompile(`S2 R O+`).MatchString(out)
+	})
 	if _, err := cl.LoadAt(t.Context(), 0, old.Serial); err != nil {
 		t.Errorf("a revision is packed during the import: %v", err)
 	}
@@ -281,8 +284,8 @@ func TestClusterDuringImport(t *testing.T) {
 
 	release()
 	c.waitImport(t, importDone)
-	c.waitUpToDate(t, time.Minute)
-	packed, cancel := context.WithTimeout(t.Context(), time.Minute)
+	c.waitUpToDate(t, patience)
+	packed, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := cl.WaitForPack(packed, order); err != nil {
 		t.Fatal(err)
@@ -326,7 +329,7 @@ func TestImportIntoTwoStorages(t *testing.T) {
 	master := Start(t, "neomaster", "-c", "test", "-m", masters, "-b", masters, "-A", "2", "-p", "4")
 	importing := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "Importer", "-d", conf)
 	other := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "SQLite", "-d", filepath.Join(t.TempDir(), "s2.sqlite"))
-	if err := importing.Wait(t, 30*time.Second); err == nil || err.Error() != "exit status 1" {
+	if err := importing.Wait(t, patience); err == nil || err.Error() != "exit status 1" {
 		t.Errorf("the importing storage: %v", err)
 	}
 	says(t, "the importing storage", importing.Output(), `error: .*the import is not finished, and the partition table has .*Make the cluster with this storage alone, and add others afterwards`)
@@ -438,7 +441,7 @@ func TestRefusedImports(t *testing.T) {
 	if err := db.Storages[0].Restart(); err != nil {
 		t.Fatal(err)
 	}
-	db.WaitState(t, "RUNNING", 30*time.Second)
+	db.WaitState(t, "RUNNING", patience)
 	db.export(t, out+"2")
 	sameBytes(t, out+"2", read(t, other))
 }
@@ -454,7 +457,7 @@ func TestImportFromLostServer(t *testing.T) {
 	// It must be there when the import begins: until then the node waits, and says so.
 	masters := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	early := Start(t, "neostorage", "-c", "test", "-m", masters, "-a", "Importer", "-d", conf)
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(early.Output(), addr); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(early.Output(), addr); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the storage does not say that it waits:\n%s", early.Output())
 		}
@@ -475,7 +478,7 @@ func TestImportFromLostServer(t *testing.T) {
 	if err := c.Storages[0].Restart(); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}

@@ -80,7 +80,7 @@ func TestChaos(t *testing.T) {
 	for _, m := range nodes {
 		all = append(all, m.Process)
 	}
-	c.WaitState(t, "RUNNING", time.Minute)
+	c.WaitState(t, "RUNNING", patience)
 
 	w := startWorkload(t, c, 4)
 
@@ -110,7 +110,7 @@ func TestChaos(t *testing.T) {
 		slices.Sort(what)
 		kind := strings.Join(what, " and ")
 		before := w.acknowledged()
-		for deadline := time.Now().Add(90 * time.Second); w.acknowledged() < before+10; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); w.acknowledged() < before+10; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				out, errOut, _ := c.Ctl(t, "print", "node")
 				pt, _, _ := c.Ctl(t, "print", "pt")

@@ -109,7 +109,7 @@ func StartCluster(t testing.TB, o Options) *Cluster {
 	if o.State == "" {
 		o.State = "RUNNING"
 	}
-	c.WaitState(t, o.State, 30*time.Second)
+	c.WaitState(t, o.State, patience)
 	return c
 }
 

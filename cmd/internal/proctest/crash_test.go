@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,7 +60,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := w.acknowledged()
-		for deadline := time.Now().Add(60 * time.Second); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				out, errOut, _ := c.Ctl(t, "print", "node")
 				t.Fatalf("round %d: nothing is committed any more after %s was killed\n%s%s", round, victim.Name, out, errOut)
@@ -76,7 +77,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 
 	c.verify(t, seen)
 	t.Logf("%d rounds, %d transactions acknowledged, %d attempted", *crashRounds, w.acknowledged(), len(seen.Attempts))
@@ -85,6 +86,7 @@ func TestKill(t *testing.T) {
 // workload is clients that commit as fast as a little pause lets them.
 type workload struct {
 	cancel context.CancelFunc
+	enough atomic.Bool
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex
@@ -116,12 +118,14 @@ func startMarked(t testing.TB, c *Cluster, clients int, prefix string) *workload
 		w.wg.Go(func() {
 			cl, err := Connect(ctx, c)
 			if err != nil {
-				t.Error(err)
+				if ctx.Err() == nil {
+					t.Error(err)
+				}
 				return
 			}
 			defer cl.Close()
 			own, base := tid.OID(0), tid.Zero
-			for i := 0; ctx.Err() == nil; i++ {
+			for i := 0; ctx.Err() == nil && !w.enough.Load(); i++ {
 				w.mu.Lock()
 				a := clustertest.Attempt{Mark: fmt.Sprintf("%s%d.%d", prefix, n, i), After: w.last}
 				w.mu.Unlock()
@@ -149,7 +153,25 @@ func (w *workload) add(a clustertest.Attempt) {
 	}
 }
 
-// stop ends the clients and returns what they saw.
+// finish lets the clients end what they have begun, and returns what they saw: nothing is committed
+// any more then.
+func (w *workload) finish(t testing.TB) clustertest.Observed {
+	t.Helper()
+	w.enough.Store(true)
+	ended := make(chan struct{})
+	go func() {
+		w.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("clients do not end")
+	}
+	return w.stop()
+}
+
+// stop ends the clients and returns what they saw. What was under way may be committed later.
 func (w *workload) stop() clustertest.Observed {
 	w.cancel()
 	w.wg.Wait()

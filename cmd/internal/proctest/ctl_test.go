@@ -1,12 +1,23 @@
 package proctest
 
 import (
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
+
+// waitClients waits until the master has noticed that all clients but some have gone. A backup is a
+// client of its upstream cluster.
+func (c *Cluster) waitClients(t testing.TB, n int) {
+	t.Helper()
+	waitFor(t, fmt.Sprint(n, " clients"), func() bool {
+		out, _, status := c.Ctl(t, "print", "node", "client")
+		return status == 0 && strings.Count(out, "CLIENT") == n
+	})
+}
 
 // What neoctl prints, of a cluster with two storages, has its documented form.
 func TestCtlOutput(t *testing.T) {
@@ -15,6 +26,7 @@ func TestCtlOutput(t *testing.T) {
 	list := places(t, file)
 	c := StartCluster(t, Options{Storages: 2, Partitions: 12, Replicas: 1})
 	c.migrate(t, file)
+	c.waitClients(t, 0)
 	const (
 		date    = `\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{6})?`
 		address = `127\.0\.0\.1:\d+`
@@ -62,7 +74,7 @@ func TestCtlOutput(t *testing.T) {
 		t.Errorf("kill S2 printed %q, exit status %d", out, status)
 	}
 	ended := 0
-	for deadline := time.Now().Add(20 * time.Second); ended == 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ended == 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		for _, p := range c.Storages {
 			if !p.Running() {
 				ended++
@@ -93,12 +105,12 @@ func TestCtlOutput(t *testing.T) {
 	}
 	// What was truncated is the beginning.
 	b := read(t, file)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if out, _, _ := c.Ctl(t, "print", "ids"); strings.Contains(out, strings.TrimLeft(list[0].tid.String(), "0")) {
 			break
 		}
 	}
-	c.WaitState(t, "RUNNING", 20*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	truncated := filepath.Join(t.TempDir(), "truncated.fs")
 	c.export(t, truncated)
 	sameBytes(t, truncated, b[:list[0].end])

@@ -182,9 +182,9 @@ metrics:
 
 func waitFor(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(90 * time.Second); !done(); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 90 s", what)
+			t.Fatalf("%s: not within %v", what, patience)
 		}
 	}
 }
@@ -282,22 +282,25 @@ func TestDaemon(t *testing.T) {
 		})
 	}
 	waitFor(t, "the beginning of the file", func() bool { return head("file") != "" })
-	m := scrape(t, addr)
+	// The repository is stored before the metrics tell of it.
 	for _, name := range []string{"put_total", "get_total", "list_total", "uploaded_bytes_total", "flush_duration_seconds", "stored_bytes", "manifest_seq", "head_tid_seconds", "estimated_usd_month"} {
 		for _, repository := range []string{"cluster", "file"} {
-			if v, ok := value(m, name, "repository="+repository); !ok || v <= 0 {
-				t.Errorf("%s of %s: %v, %v", name, repository, v, ok)
-			}
+			waitFor(t, name+" of "+repository, func() bool {
+				v, ok := value(scrape(t, addr), name, "repository="+repository)
+				return ok && v > 0
+			})
 		}
 	}
 	for _, repository := range []string{"cluster", "file"} {
-		if v, ok := value(m, "source_connected", "repository="+repository); !ok || v != 1 {
-			t.Errorf("source_connected of %s: %v, %v", repository, v, ok)
-		}
+		waitFor(t, "source_connected of "+repository, func() bool {
+			v, ok := value(scrape(t, addr), "source_connected", "repository="+repository)
+			return ok && v == 1
+		})
 	}
-	if v, ok := value(m, "rpo_seconds", "repository=file"); !ok || v > 10 {
-		t.Errorf("rpo_seconds of an idle file: %v, %v", v, ok)
-	}
+	waitFor(t, "rpo_seconds of an idle file", func() bool {
+		v, ok := value(scrape(t, addr), "rpo_seconds", "repository=file")
+		return ok && v <= 10
+	})
 	says(t, "info", cluster.run(t, "info", "-r", "cluster"), `daemon +runs on this host`, `last drill +.* UTC, ok`, `next verify +.* 03:30 UTC`, `pro(ved|ven)`)
 	f, err := os.OpenFile(source, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -342,7 +345,7 @@ func TestDaemon(t *testing.T) {
 	if out := p.Output(); strings.Contains(out, "token=secret") || !strings.Contains(out, "SIGHUP: the configuration is read at the start only") {
 		t.Errorf("the daemon printed\n%s", out)
 	}
-	work.stop()
+	work.finish(t)
 	if err := p.Stop(t); err != nil {
 		t.Errorf("the daemon, told to stop, ended with %v", err)
 	}

@@ -73,9 +73,9 @@ func TestDisaster(t *testing.T) {
 	r := newRepository(t, "neo://"+c.Name+"@"+c.Masters, "", "--set", "interval=100ms")
 	follow := Start(t, "neobackup", "follow", "-f", r.conf)
 	w := startWorkload(t, c, 3)
-	w.wait(t, 300, 30*time.Second, "before the disaster")
+	w.wait(t, 300, patience, "before the disaster")
 	acknowledged := w.lastAcknowledged()
-	for deadline := time.Now().Add(30 * time.Second); r.head(t) < acknowledged; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); r.head(t) < acknowledged; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("follow does not reach what is committed")
 		}
@@ -119,12 +119,12 @@ func TestDisaster(t *testing.T) {
 	python(t, writesThroughZEO, door)
 	zodb := time.Since(begun)
 	more := startWorkload(t, c, 2)
-	more.wait(t, 10, 30*time.Second, "after the disaster")
+	more.wait(t, 10, patience, "after the disaster")
 	if out, err := runbook(t, "disaster.sh", args...); err == nil || !strings.Contains(out, "is not empty") {
 		t.Errorf("once more: %v\n%s", err, out)
 	}
 
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		if out, _, _ := c.Ctl(t, "print", "import"); strings.Contains(out, `"done"`) {
 			break
 		}
@@ -144,7 +144,7 @@ func TestDisaster(t *testing.T) {
 	}
 	until := func(what string, ok func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				out, _, _ := c.Ctl(t, "print", "pt")
 				nodes, _, _ := c.Ctl(t, "print", "node")

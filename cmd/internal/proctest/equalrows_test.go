@@ -115,7 +115,7 @@ func runRows(t *testing.T, cl *client.Client) {
 		tx = begin(client.BeginOptions{Description: []byte("IStorage.pack")})
 		tx.SetPackOrder(map[bool]tid.TID{true: second, false: deleted}[oids != nil], oids)
 		order := finish(tx)
-		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+		wait, cancel := context.WithTimeout(ctx, patience)
 		if err := cl.WaitForPack(wait, order); err != nil {
 			t.Fatal(err)
 		}

@@ -33,14 +33,14 @@ func startMasters(t testing.TB, partitions int, extra ...string) (c *Cluster, ma
 		c.Storages = append(c.Storages, Start(t, "neostorage", with("-a", "SQLite", "-d", filepath.Join(c.Dir, fmt.Sprintf("s%d.sqlite", i+1)))...))
 	}
 	c.AdminP = Start(t, "neoadmin", with("-b", c.Admin)...)
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	return c, masters
 }
 
 // primary returns the address of the primary master.
 func (c *Cluster) primary(t testing.TB) string {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		out, _, _ := c.Ctl(t, "print", "node")
 		for line := range strings.Lines(out) {
 			if f := strings.Split(line, " | "); len(f) == 5 && strings.TrimSpace(f[1]) == "MASTER" && strings.TrimSpace(f[3]) == "RUNNING" && strings.TrimSpace(f[4]) == "None" {
@@ -71,7 +71,7 @@ func TestFailover(t *testing.T) {
 	w := startWorkload(t, c, 1)
 	var times []time.Duration
 	for range *failoverRounds {
-		w.wait(t, 10, 30*time.Second, "before the kill")
+		w.wait(t, 10, patience, "before the kill")
 		time.Sleep(2500 * time.Millisecond) // all have settled
 		addr := c.primary(t)
 		i := slices.IndexFunc(masters, func(p *Process) bool { return slices.Contains(p.args, addr) })
@@ -81,9 +81,9 @@ func TestFailover(t *testing.T) {
 		w.longestPause()
 		start := time.Now()
 		masters[i].Kill()
-		w.wait(t, 1, time.Minute, "after the primary was killed")
+		w.wait(t, 1, patience, "after the primary was killed")
 		times = append(times, time.Since(start))
-		w.wait(t, 10, 30*time.Second, "later")
+		w.wait(t, 10, patience, "later")
 		if err := masters[i].Restart(); err != nil {
 			t.Fatal(err)
 		}

@@ -32,7 +32,7 @@ func TestFlushLog(t *testing.T) {
 	if out, errOut, status := c.Ctl(t, "flush_log"); status != 0 || out+errOut != "" {
 		t.Fatalf("neoctl flush_log: exit status %d, printed %q, %q", status, out, errOut)
 	}
-	for deadline := time.Now().Add(30 * time.Second); !hasPacket(t, file, &proto.FlushLog{}); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !hasPacket(t, file, &proto.FlushLog{}); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the log of neozeo has no FlushLog")
 		}

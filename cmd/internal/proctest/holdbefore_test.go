@@ -19,19 +19,18 @@ func TestHoldBefore(t *testing.T) {
 	o := Options{Name: "up", Storages: 2, Partitions: 6, TLS: certificates(t)}
 	up := StartCluster(t, o)
 	w := startWorkload(t, up, 2)
-	w.wait(t, 20, 30*time.Second, "at the beginning")
+	w.wait(t, 20, patience, "at the beginning")
 	o.Name, o.Replicas, o.Master = "down", 1, []string{"--backup-delay", "4s"}
 	down := startBackup(t, up, o)
 	options := append([]string{"-a", down.Admin}, down.extra...)
 	tide := down.watchBackup(t)
 	early := w.times()[9].tid
-	for deadline := time.Now().Add(30 * time.Second); tide.reached() < early; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); tide.reached() < early; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the backup is at %v and has not got %v, which is due", tide.reached(), early)
 		}
 	}
 
-	mistake := w.lastAcknowledged()
 	t.Setenv("WAIT", "yes")
 	if out, err := runbook(t, "hold-before.sh", append([]string{"0x" + early.String()}, options...)...); err == nil {
 		t.Errorf("a hold before what the backup has:\n%s", out)
@@ -43,10 +42,16 @@ func TestHoldBefore(t *testing.T) {
 			t.Errorf("a hold before %q: %v\n%s", bad, err, out)
 		}
 	}
-	out, err := runbook(t, "hold-before.sh", append([]string{"0x" + mistake.String()}, options...)...)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	var mistake tid.TID
+	var out string
+	waitFor(t, "a hold before a mistake", func() bool {
+		mistake = w.lastAcknowledged()
+		var err error
+		if out, err = runbook(t, "hold-before.sh", append([]string{"0x" + mistake.String()}, options...)...); err != nil {
+			t.Logf("%v\n%s", err, out) // it was too late
+		}
+		return err == nil
+	})
 	t.Log(out)
 	says(t, "hold-before.sh", out, `held at: +`+(mistake-1).String())
 	held := func(when string) {
@@ -74,7 +79,7 @@ func TestHoldBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	down.WaitState(t, "BACKINGUP", 30*time.Second)
+	down.WaitState(t, "BACKINGUP", patience)
 	for range 100 {
 		time.Sleep(50 * time.Millisecond)
 		if at := tide.reached(); at >= mistake {
@@ -90,7 +95,7 @@ func TestHoldBefore(t *testing.T) {
 	if out, errOut, status := down.Ctl(t, "backup", "release"); status != 0 {
 		t.Fatalf("release: %s%s", out, errOut)
 	}
-	for deadline := time.Now().Add(30 * time.Second); tide.reached() < w.lastAcknowledged(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); tide.reached() < w.lastAcknowledged(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the backup is at %v and has not got %v after the release", tide.reached(), w.lastAcknowledged())
 		}

@@ -131,7 +131,7 @@ func TestImportMountedDatabases(t *testing.T) {
 	if out, errOut, status := c.Ctl(t, "start"); status != 0 {
 		t.Fatalf("start: %s%s", out, errOut)
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	waitForPort(t, door)
 	c.until(t, "something is copied", func() bool { return c.importStatus(t).Transactions > 0 })
 
@@ -192,7 +192,7 @@ print(db.execute("select value from config where name = 'zodb'").fetchone()[0])`
 		t.Error(err)
 	}
 	Start(t, "neostorage", append(common, "-a", "SQLite", "-d", database)...)
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	look("with the database of the destination")
 	export := filepath.Join(dir, "export.fs")
 	c.export(t, export, "--verify")

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/neozodb/neo/cluster/client"
 	"github.com/neozodb/neo/cluster/importing"
@@ -82,7 +81,7 @@ func TestExportOfImported(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Storages[0] = Start(t, "neostorage", "-c", c.Name, "-m", c.Masters, "-a", "SQLite", "-d", database)
-			c.WaitState(t, "RUNNING", 30*time.Second)
+			c.WaitState(t, "RUNNING", patience)
 			native := filepath.Join(dir, "native.fs")
 			c.export(t, native)
 			sameFiles(t, native, after)

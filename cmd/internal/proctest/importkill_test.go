@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,25 +71,7 @@ func toImport(t testing.TB, size string, seed uint64) *imported {
 // they saw.
 type importedApp struct {
 	*workload
-	file   *imported
-	enough atomic.Bool
-}
-
-// finish lets the clients end what they have begun, and returns what they saw.
-func (a *importedApp) finish(t testing.TB) clustertest.Observed {
-	t.Helper()
-	a.enough.Store(true)
-	ended := make(chan struct{})
-	go func() {
-		a.wg.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(time.Minute):
-		t.Fatal("clients do not end")
-	}
-	return a.stop()
+	file *imported
 }
 
 // connectWithoutCache opens a client of the cluster. Other clients are not told of deletions,
@@ -434,7 +415,7 @@ func (c *importingCluster) killed(t *testing.T, file *imported, round int, r *ra
 		}
 		switch m {
 		case whileCopying:
-			c.waitImport(t, time.Minute, `"copying"`, `"comparing"`, `"done"`)
+			c.waitImport(t, patience, `"copying"`, `"comparing"`, `"done"`)
 		case whileComparing:
 			c.waitImport(t, 2*time.Minute, `"comparing"`, `"done"`)
 		default:
@@ -446,7 +427,7 @@ func (c *importingCluster) killed(t *testing.T, file *imported, round int, r *ra
 	}
 	c.waitImport(t, 2*time.Minute, `"done"`)
 	before := w.acknowledged()
-	for deadline := time.Now().Add(time.Minute); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is committed any more")
 		}

@@ -36,7 +36,7 @@ func TestLogNeverMatters(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.WaitState(t, "RUNNING", 30*time.Second)
+		c.WaitState(t, "RUNNING", patience)
 	}
 	for i, p := range []*Process{c.Master, c.Storages[0], c.AdminP} {
 		if n := strings.Count(p.Output(), "the node log is damaged"); n != 1 {
@@ -75,7 +75,7 @@ func TestResetWithoutLog(t *testing.T) {
 
 func waitForRecord(t *testing.T, file string, texts ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		for _, msg := range logTexts(t, file) {
 			for _, text := range texts {
 				if strings.Contains(msg, text) {

@@ -20,7 +20,7 @@ import (
 // get asks a program that is watched at an address, once it listens.
 func get(t testing.TB, addr, path string) (code int, body string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, http.NoBody)
 		if err != nil {
 			t.Fatal(err)
@@ -44,7 +44,7 @@ func get(t testing.TB, addr, path string) (code int, body string) {
 // waitProbe waits until a probe answers so.
 func waitProbe(t testing.TB, addr, path string, code int, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		got, body := get(t, addr, path)
 		if got == code && strings.Contains(body, text) {
 			return
@@ -62,7 +62,7 @@ func promtool(t testing.TB, stdin string, args ...string) {
 	if err != nil {
 		storetest.Missing(t, "promtool is not installed: make install-monitoring-tools")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -134,7 +134,7 @@ func TestMonitorAddressIsRefused(t *testing.T) {
 	t.Parallel()
 	used := Start(t, "neosimple", "-q", "--monitor", "127.0.0.1:0", "--log-level", "info")
 	var addr string
-	for deadline := time.Now().Add(30 * time.Second); addr == ""; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); addr == ""; time.Sleep(20 * time.Millisecond) {
 		if m := regexp.MustCompile(`listening on.*addr=(\S+).*monitoring`).FindStringSubmatch(used.Output()); m != nil {
 			addr = m[1]
 		} else if time.Now().After(deadline) {

@@ -76,7 +76,10 @@ var allOutages = flag.Bool("all-outages", false, "each way in which a database s
 func during(t testing.TB, s *mysqltest.Server, database string, f func() error, ways ...int) {
 	t.Helper()
 	done := make(chan error, 1)
-	go func() { done <- f() }()
+	go func() {
+		defer close(done) // also if f ends the test
+		done <- f()
+	}()
 	if *allOutages {
 		ways = []int{0, 1, 2, 3, 4, 0, 2}
 	}
@@ -121,7 +124,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				}
 				return nil
 			}, 0, 4)
-			c.waitUpToDate(t, time.Minute)
+			c.waitUpToDate(t, patience)
 			copied := filepath.Join(t.TempDir(), "copied.fs")
 			c.export(t, copied)
 			sameFiles(t, copied, file)
@@ -129,13 +132,13 @@ func TestDatabaseServerFails(t *testing.T) {
 			w := startWorkload(t, c, 2)
 			during(t, s, name, func() error { return nil }, 3, 2)
 			before := w.acknowledged()
-			for deadline := time.Now().Add(time.Minute); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); w.acknowledged() < before+3; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("nothing is committed any more")
 				}
 			}
 			seen := w.stop()
-			c.waitUpToDate(t, time.Minute)
+			c.waitUpToDate(t, patience)
 			c.ctl(t, 0, `no difference found`, "check", ":")
 
 			// Erased, it is a new node, which replicates all from the beginning.
@@ -146,7 +149,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			stop = supervise(t, victim)
-			for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 				if out, _, _ := c.Ctl(t, "print", "node"); strings.Contains(out, "S3 ") {
 					break
 				}
@@ -160,7 +163,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				c.ctl(t, 0, ``, "tweak")
 				return nil
 			}, 2, 1, 0)
-			c.waitUpToDate(t, time.Minute)
+			c.waitUpToDate(t, patience)
 			c.ctl(t, 0, `no difference found`, "check", ":")
 
 			cl, err := Connect(t.Context(), c)
@@ -173,7 +176,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			during(t, s, name, func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				order, err := cl.Pack(ctx, last)
 				if err == nil {
@@ -181,7 +184,7 @@ func TestDatabaseServerFails(t *testing.T) {
 				}
 				return err
 			}, 0, 4)
-			c.waitUpToDate(t, time.Minute)
+			c.waitUpToDate(t, patience)
 			c.ctl(t, 0, `no difference found`, "check", ":")
 			stop()
 			for _, why := range whyEnded.FindAllString(victim.Output(), -1) {
@@ -191,7 +194,7 @@ func TestDatabaseServerFails(t *testing.T) {
 			}
 			// What the victim has is enough.
 			c.Storages[0].Kill()
-			c.WaitState(t, "RUNNING", 30*time.Second)
+			c.WaitState(t, "RUNNING", patience)
 			c.verifyPacked(t, seen)
 		})
 	}
@@ -237,7 +240,7 @@ func TestDatabaseServerFailsInImport(t *testing.T) {
 			defer stop()
 			during(t, s, name, func() error { return nil }, 2, 0, 3, 4)
 			c.waitImport(t, importDone)
-			c.WaitState(t, "RUNNING", 30*time.Second)
+			c.WaitState(t, "RUNNING", patience)
 			copied := filepath.Join(t.TempDir(), "copied.fs")
 			c.export(t, copied)
 			sameFiles(t, copied, file)
@@ -262,12 +265,12 @@ func TestDatabaseServerDiskFull(t *testing.T) {
 			leave(t, fill, 4<<20)
 			victim := c.Storages[0]
 
-			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			var seen clustertest.Observed
 			var wg sync.WaitGroup
 			wg.Go(func() { seen.Attempts = c.attempts(ctx, t, 1) })
-			err := victim.Wait(t, 60*time.Second)
+			err := victim.Wait(t, patience)
 			cancel()
 			wg.Wait()
 			if err == nil || !strings.Contains(err.Error(), "exit status 1") {
@@ -287,7 +290,7 @@ func TestDatabaseServerDiskFull(t *testing.T) {
 			if err := victim.Restart(); err != nil {
 				t.Fatal(err)
 			}
-			c.WaitState(t, "RUNNING", 30*time.Second)
+			c.WaitState(t, "RUNNING", patience)
 			db := c.verify(t, seen)
 			acknowledged := 0
 			for _, a := range seen.Attempts {

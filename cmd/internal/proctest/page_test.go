@@ -14,7 +14,7 @@ func TestStatusPage(t *testing.T) {
 	c := StartCluster(t, Options{Storages: 2, Replicas: 1, TLS: certificates(t), Admin: []string{"--monitor", at}})
 	shows := func(texts ...string) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 			_, body := get(t, at, "/")
 			missing := ""
 			for _, s := range texts {

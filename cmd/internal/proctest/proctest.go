@@ -130,7 +130,7 @@ func (p *Process) Continue() { p.end(syscall.SIGCONT) }
 func (p *Process) Stop(t testing.TB) error {
 	t.Helper()
 	p.end(syscall.SIGTERM)
-	return p.Wait(t, 30*time.Second)
+	return p.Wait(t, patience)
 }
 
 func (p *Process) end(sig syscall.Signal) {
@@ -221,8 +221,11 @@ func (p *Process) peakMemory() (int64, bool) {
 // Output returns all that the program printed so far, all starts together.
 func (p *Process) Output() string { return p.output.String() }
 
+// patience is how long a test waits for what takes a moment on a machine that has nothing else to do.
+const patience = 2 * time.Minute
+
 // runLimit is how long a program may run that has to end by itself.
-const runLimit = 3 * time.Minute
+const runLimit = 6 * time.Minute
 
 // Run runs a program of the module to its end. One that does not end is made to
 // tell what it waits for.

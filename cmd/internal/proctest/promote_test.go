@@ -43,7 +43,10 @@ func TestPromote(t *testing.T) {
 		t.Errorf("promotion of the upstream cluster: %v\n%s", err, out)
 	}
 	w := startWorkload(t, up, 4)
-	w.wait(t, 200, 30*time.Second, "at the beginning")
+	w.wait(t, 200, patience, "at the beginning")
+	tide := down.watchBackup(t)
+	waitFor(t, "a backup of the beginning", func() bool { return tide.reached() >= w.times()[99].tid })
+	tide.stop()
 
 	start := time.Now()
 	up.Master.Kill()
@@ -56,7 +59,7 @@ func TestPromote(t *testing.T) {
 	seen := w.stop()
 	says(t, "promote.sh", out, `(?m)^kept: everything up to 0x[0-9a-f]+ \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\)$`, `(?m)^lost: `, `(?m)^The cluster is RUNNING\.$`)
 	after := startWorkload(t, down, 1)
-	after.wait(t, 1, 30*time.Second, "on the promoted cluster")
+	after.wait(t, 1, patience, "on the promoted cluster")
 	first := time.Since(start)
 	more := after.stop()
 	t.Logf("%sfrom the kill of the masters to RUNNING %v, to the first commit %v", out, script.Round(time.Millisecond), first.Round(time.Millisecond))
@@ -68,7 +71,7 @@ func TestPromote(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	up.WaitState(t, "RUNNING", 30*time.Second)
+	up.WaitState(t, "RUNNING", patience)
 	old := up.verify(t, seen)
 	cl, err := Connect(t.Context(), down)
 	if err != nil {
@@ -114,8 +117,8 @@ func TestPromote(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	after = startWorkload(t, down, 1)
-	after.wait(t, 10, 30*time.Second, "with the old cluster as its backup")
-	after.stop()
+	after.wait(t, 10, patience, "with the old cluster as its backup")
+	after.finish(t)
 	// Back to the first cluster, once no client is left.
 	want, err := clustertest.Dump(t.Context(), cl)
 	if err != nil {
@@ -127,6 +130,7 @@ func TestPromote(t *testing.T) {
 	}
 	up.WaitState(t, "BACKINGUP", 0)
 	cl.Close()
+	down.waitClients(t, 1)
 	if out, err := runbook(t, "switch.sh", move...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -148,12 +152,11 @@ func TestPromoteWithRepository(t *testing.T) {
 	r := newRepository(t, "neo://"+up.Name+"@"+up.Masters, "", "--set", "interval=100ms")
 	follow := Start(t, "neobackup", "follow", "-f", r.conf)
 	w := startWorkload(t, up, 2)
-	w.wait(t, 100, 30*time.Second, "with the backup")
+	w.wait(t, 100, patience, "with the backup")
 	down.Storages[0].Kill()
-	more := w.acknowledged() + 100
-	w.wait(t, more, 30*time.Second, "without the backup")
-	seen := w.stop()
-	for deadline := time.Now().Add(30 * time.Second); r.head(t) < w.lastAcknowledged(); time.Sleep(50 * time.Millisecond) {
+	w.wait(t, 100, patience, "without the backup")
+	seen := w.finish(t)
+	for deadline := time.Now().Add(patience); r.head(t) < w.lastAcknowledged(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("follow does not reach what is committed")
 		}
@@ -171,7 +174,7 @@ func TestPromoteWithRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out string
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		var err error
 		if out, err = runbook(t, "promote.sh", "-a", down.Admin); err == nil {
 			break
@@ -207,6 +210,6 @@ func TestPromoteWithRepository(t *testing.T) {
 		t.Errorf("%d transactions, want %d, %v", len(got), len(want), err)
 	}
 	after := startWorkload(t, down, 1)
-	after.wait(t, 10, 30*time.Second, "after the restore")
+	after.wait(t, 10, patience, "after the restore")
 	after.stop()
 }

@@ -43,7 +43,7 @@ func newNotified(t *testing.T) *notified {
 func (n *notified) want(t *testing.T, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
-	n.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	n.conn.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 4096)
 	for !re.MatchString(n.all) {
 		k, err := n.conn.Read(b)
@@ -62,7 +62,7 @@ func TestNotify(t *testing.T) {
 		t.Helper()
 		p.end(15)
 		n.want(t, `(?m)^STOPPING=1$`)
-		if err := p.Wait(t, 30*time.Second); err != nil {
+		if err := p.Wait(t, patience); err != nil {
 			t.Error(err)
 		}
 	}

@@ -144,9 +144,9 @@ func TestFollowKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.stop()
+	w.finish(t)
 	last := w.lastAcknowledged()
-	for deadline := time.Now().Add(60 * time.Second); r.head(t) < last; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); r.head(t) < last; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) || !p.Running() {
 			t.Fatalf("the repository ends with %v, the cluster with %v", r.head(t), last)
 		}
@@ -194,7 +194,7 @@ func TestTwoWriters(t *testing.T) {
 	source := write(t, "Data.fs", read(t, samples+"/site.fs"))
 	r := newRepository(t, "file://"+source, "")
 	p := Start(t, "neobackup", "follow", "-f", r.conf, "--set", "heartbeat=1s")
-	for deadline := time.Now().Add(30 * time.Second); r.head(t) == tid.Zero; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); r.head(t) == tid.Zero; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is stored")
 		}
@@ -203,7 +203,7 @@ func TestTwoWriters(t *testing.T) {
 	refused(t, 6, []string{`another process uses this state directory`, `hint: another neobackup of this host`}, "neobackup", "snapshot", "-f", r.conf)
 	// On another host nothing does, but for the numbers in the repository.
 	q := Start(t, "neobackup", "follow", "-f", r.conf, "--set", "heartbeat=1s", "--set", "state_dir="+filepath.Join(t.TempDir(), "other"))
-	for deadline := time.Now().Add(30 * time.Second); p.Running() && q.Running(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); p.Running() && q.Running(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("both go on")
 		}
@@ -211,7 +211,7 @@ func TestTwoWriters(t *testing.T) {
 	if p.Running() {
 		p, q = q, p
 	}
-	err := p.Wait(t, 30*time.Second)
+	err := p.Wait(t, patience)
 	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 6 {
 		t.Errorf("the writer that was overtaken ended with %v, want exit status 6", err)
 	}

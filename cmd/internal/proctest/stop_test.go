@@ -27,14 +27,14 @@ func TestOrderlyStop(t *testing.T) {
 	restart := func() {
 		t.Helper()
 		for _, p := range c.Nodes() {
-			if err := p.Wait(t, 20*time.Second); err != nil {
+			if err := p.Wait(t, patience); err != nil {
 				t.Errorf("%s ended with %v", p.Name, err)
 			}
 			if err := p.Restart(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		c.WaitState(t, "RUNNING", 30*time.Second)
+		c.WaitState(t, "RUNNING", patience)
 		c.alive(t, file)
 	}
 	out, errOut, status := c.Ctl(t, "set", "cluster", "STOPPING")
@@ -72,13 +72,13 @@ func TestStopWithoutMaster(t *testing.T) {
 	} {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 			p := Start(t, program, append(more, common...)...)
-			for deadline := time.Now().Add(30 * time.Second); !strings.Contains(p.Output(), "no primary master"); time.Sleep(10 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); !strings.Contains(p.Output(), "no primary master"); time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatalf("%s does not look for a master", program)
 				}
 			}
 			p.end(sig)
-			if err := p.Wait(t, 20*time.Second); err != nil || strings.Contains(p.Output(), "interrupted") {
+			if err := p.Wait(t, patience); err != nil || strings.Contains(p.Output(), "interrupted") {
 				t.Errorf("%s stopped by %v: %v\n%s", program, sig, err, p.Output())
 			}
 		}
@@ -100,7 +100,7 @@ func TestStopUnderLoad(t *testing.T) {
 	go func() {
 		defer close(done)
 		own, base, last := tid.OID(0), tid.Zero, tid.Zero
-		for n := 0; ; n++ {
+		for n := 0; t.Context().Err() == nil; n++ {
 			enough := back.Load()
 			a := clustertest.Attempt{Mark: fmt.Sprint("transaction ", n), After: last}
 			commit(t.Context(), cl, &a, &own, &base)
@@ -118,7 +118,7 @@ func TestStopUnderLoad(t *testing.T) {
 		t.Errorf("set cluster stopping: %s, exit status %d", errOut, status)
 	}
 	for _, p := range c.Nodes() {
-		if err := p.Wait(t, 20*time.Second); err != nil {
+		if err := p.Wait(t, patience); err != nil {
 			t.Errorf("%s ended with %v", p.Name, err)
 		}
 	}
@@ -127,11 +127,11 @@ func TestStopUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	back.Store(true)
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the client does not come back")
 	}
 	db, err := clustertest.Dump(t.Context(), cl)
@@ -151,7 +151,7 @@ var ready = regexp.MustCompile(`(?m)^ready name=(\S+) masters=(\S+) admin=(\S+)(
 // waitReady waits for the nth line of neosimple that says where its cluster is.
 func waitReady(t testing.TB, p *Process, nth int) *Cluster {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if all := ready.FindAllStringSubmatch(p.Output(), -1); len(all) >= nth {
 			m := all[nth-1]
 			return &Cluster{Name: m[1], Masters: m[2], Admin: m[3], Master: p, AdminP: p}
@@ -183,7 +183,7 @@ func TestSimple(t *testing.T) {
 
 	for nth, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		p.end(sig)
-		if err := p.Wait(t, 20*time.Second); err != nil && sig != syscall.SIGKILL {
+		if err := p.Wait(t, patience); err != nil && sig != syscall.SIGKILL {
 			t.Errorf("neosimple stopped by %v: %v", sig, err)
 		}
 		if err := p.Restart(); err != nil {

@@ -52,7 +52,7 @@ func TestTakeOver(t *testing.T) {
 					}
 					nodes = append(nodes, start(t, n.program, path, args))
 				}
-				c.WaitState(t, "RUNNING", time.Minute)
+				c.WaitState(t, "RUNNING", patience)
 			}
 			kill := func() {
 				for _, p := range nodes {
@@ -87,7 +87,7 @@ func TestTakeOver(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				order, err := cl.Pack(ctx, last)
 				if err != nil {
 					t.Fatal(err)

@@ -92,7 +92,7 @@ func TestTLS(t *testing.T) {
 			{"neoadmin", "-c", c.Name, "-m", c.Masters, "-b", "127.0.0.1:0"},
 		} {
 			p := Start(t, args[0], with(options, args[1:]...)...)
-			for deadline := time.Now().Add(30 * time.Second); p.Running() && !reason.MatchString(p.Output()) && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(patience); p.Running() && !reason.MatchString(p.Output()) && time.Now().Before(deadline); {
 				time.Sleep(10 * time.Millisecond)
 			}
 			p.Kill()
@@ -105,13 +105,15 @@ func TestTLS(t *testing.T) {
 	}
 	// The nodes that refuse say so as well.
 	for _, why := range []string{`node without TLS`, `unknown authority|peer refuses our TLS`} {
-		says(t, "neomaster", c.Master.Output(), `peer refused addr=127\.0\.0\.1:\d+ err=.*(`+why+`)`)
-		says(t, "neoadmin", c.AdminP.Output(), `peer refused addr=127\.0\.0\.1:\d+ err=.*(`+why+`)`)
+		said := regexp.MustCompile(`peer refused addr=127\.0\.0\.1:\d+ err=.*(` + why + `)`)
+		for _, p := range []*Process{c.Master, c.AdminP} {
+			waitFor(t, p.Name+" says "+why, func() bool { return said.MatchString(p.Output()) })
+		}
 	}
 	conn, err := tls.Dial("tcp", c.Masters, &tls.Config{InsecureSkipVerify: true})
 	if err == nil {
 		// TLS 1.3 tells of the missing certificate with the first data.
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(patience))
 		if _, err = conn.Read(make([]byte, 1)); err == nil {
 			t.Error("somebody without certificate is served")
 		}
@@ -128,14 +130,14 @@ func TestTLS(t *testing.T) {
 		t.Errorf("set cluster stopping: %s", errOut)
 	}
 	for _, p := range c.Nodes() {
-		if err := p.Wait(t, 20*time.Second); err != nil {
+		if err := p.Wait(t, patience); err != nil {
 			t.Errorf("%s ended with %v", p.Name, err)
 		}
 		if err := p.Restart(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.WaitState(t, "RUNNING", 30*time.Second)
+	c.WaitState(t, "RUNNING", patience)
 	back()
 }
 

@@ -167,7 +167,7 @@ func TestZEOApplication(t *testing.T) {
 		t.Helper()
 		before, since := log.commits(), time.Now()
 		for log.commits() < before+3 {
-			if time.Since(since) > 90*time.Second {
+			if time.Since(since) > patience {
 				out, errOut, _ := c.Ctl(t, "print", "node")
 				t.Fatalf("nothing is committed any more after %s\n%s%s", what, out, errOut)
 			}

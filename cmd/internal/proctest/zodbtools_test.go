@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -93,7 +91,7 @@ func (z *zodbTools) python() *zeoServer {
 		z.t.Fatal(err)
 	}
 	start(z.t, "runzeo", filepath.Join(z.bin, "runzeo"), []string{"-C", conf})
-	waitListen(z.t, addr)
+	waitForPort(z.t, addr)
 	return &zeoServer{"ZEO", addr}
 }
 
@@ -103,23 +101,8 @@ func (z *zodbTools) ours() *zeoServer {
 	masters, addr := fmt.Sprintf("127.0.0.1:%d", FreePort(z.t)), fmt.Sprintf("127.0.0.1:%d", FreePort(z.t))
 	Start(z.t, "neosimple", "-q", "--name", "tools", "--storages", "2", "-p", "6", "--dir", z.t.TempDir(), "-m", masters, "--zeo", "none")
 	Start(z.t, "neozeo", "-c", "tools", "-m", masters, "-b", addr)
-	waitListen(z.t, addr)
+	waitForPort(z.t, addr)
 	return &zeoServer{"neozeo", addr}
-}
-
-// waitListen waits until a server accepts connections.
-func waitListen(t testing.TB, addr string) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		nc, err := net.Dial("tcp", addr)
-		if err == nil {
-			nc.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
 }
 
 // The tools that people have for ZODB do with neozeo and a cluster what they do with ZEO
