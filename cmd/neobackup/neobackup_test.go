@@ -802,7 +802,7 @@ func TestFollowNotesWhatItStores(t *testing.T) {
 		cancel()
 		<-done
 	}()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		tails := int64(len(w.keys(`/t/`)))
 		for _, path := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
 			var seen verify.Seen
