@@ -132,10 +132,7 @@ func start(t testing.TB, name, path, access, secret string, env []string, args f
 			return &Server{Name: name, Endpoint: addr, AccessKey: access, SecretKey: secret}
 		}
 		cmd.Process.Kill()
-		select {
-		case <-ended:
-		default:
-		}
+		<-ended
 		if attempt == 3 {
 			t.Fatalf("%s does not start: %v\n%s", name, err, &out)
 		}
