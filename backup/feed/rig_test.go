@@ -85,7 +85,7 @@ func (r *rig) startMaster() {
 	r.t.Helper()
 	cfg := master.Config{Cluster: "test", Bind: r.at, Partitions: r.partitions, Replicas: r.replicas, Autostart: len(r.storages)}
 	m, err := master.New(cfg)
-	for i := 0; err != nil && i < 100; i++ { // the port is in use for a moment
+	for i := 0; err != nil && i < 3000; i++ { // the port is in use for a moment
 		time.Sleep(20 * time.Millisecond)
 		m, err = master.New(cfg)
 	}
@@ -289,7 +289,7 @@ func TestClusterChanged(t *testing.T) {
 			c.c.Close()
 			tt.change(r, old)
 			r.start()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			_, err = readAll(ctx, f, 0, last)
 			if !errors.Is(err, feed.ErrChanged) {

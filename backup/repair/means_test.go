@@ -1007,7 +1007,7 @@ func TestLastTailWhileWriting(t *testing.T) {
 		return wr
 	}
 	wr := start()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- wr.Follow(ctx) }()
