@@ -758,7 +758,9 @@ func TestFollowPacked(t *testing.T) {
 				}
 			}
 		}
-		until(func() bool { return len(w.keys(`/t/`)) > 0 })
+		until(func() bool { // it is stored, and what it was is noted
+			return len(w.keys(`/t/`)) > 0 && len(must(filepath.Glob(w.path("state/neobackup/*/source")))) > 0
+		})
 		w.write("packed.fs", string(must(os.ReadFile(samples+"05-packed.fs"))), 0o600)
 		if err := os.Rename(w.path("packed.fs"), w.path("Data.fs")); err != nil {
 			t.Fatal(err)
