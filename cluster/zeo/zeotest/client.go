@@ -95,9 +95,9 @@ func (c *Client) WriteFrame(b []byte) error {
 	return err
 }
 
-// ReadFrame reads a frame, for at most 20 seconds.
+// ReadFrame reads a frame, for at most two minutes.
 func (c *Client) ReadFrame() ([]byte, error) {
-	if err := c.Conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.Conn.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return nil, err
 	}
 	var head [4]byte
