@@ -585,11 +585,14 @@ func TestCopyWriterMeanwhile(t *testing.T) {
 	w.repo.Tail(w.more(1)...)
 	w.repo.Manifest(true, false)
 	o := w.options()
+	var begin sync.Once // several objects are put at once
 	begun := false
 	o.To = storetest.NewFaulty(w.to, func(_ context.Context, c storetest.Call) storetest.Fault {
-		if c.Op == "put" && !begun {
-			begun = true
-			other.Tail(there...)
+		if c.Op == "put" {
+			begin.Do(func() {
+				begun = true
+				other.Tail(there...)
+			})
 		}
 		return storetest.Fault{}
 	})

@@ -129,7 +129,7 @@ func TestKilled(t *testing.T) {
 		w.o.Scratch, w.o.Source = dir, nil
 		w.o.Progress = func(p Phase, done, _ int64) {
 			if p == Comparing {
-				select {} // to be killed
+				time.Sleep(time.Hour) // to be killed
 			}
 		}
 		_, err := Run(t.Context(), w.o)
@@ -150,7 +150,7 @@ func TestKilled(t *testing.T) {
 		return list
 	}
 	for i := 0; len(left()) == 0; i++ {
-		if i == 1000 {
+		if i == 6000 {
 			t.Fatal("the drill does not come to its comparison")
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -236,7 +236,7 @@ func (b *follower) await(t *testing.T, want tid.TID) {
 
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for range 15000 {
+	for range 60000 {
 		if done() {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -84,9 +85,16 @@ func (r *rig) stop() {
 func (r *rig) startMaster() {
 	r.t.Helper()
 	cfg := master.Config{Cluster: "test", Bind: r.at, Partitions: r.partitions, Replicas: r.replicas, Autostart: len(r.storages)}
+	if cfg.Bind.Port == 0 {
+		// Not one that the system gives to others while the master is stopped.
+		cfg.Bind.Port = uint16(10_000 + rand.IntN(20_000))
+	}
 	m, err := master.New(cfg)
-	for i := 0; err != nil && i < 100; i++ { // the port is in use for a moment
+	for i := 0; err != nil && i < 3000; i++ { // the port is in use, perhaps for a moment
 		time.Sleep(20 * time.Millisecond)
+		if r.at.Port == 0 {
+			cfg.Bind.Port = uint16(10_000 + rand.IntN(20_000))
+		}
 		m, err = master.New(cfg)
 	}
 	if err != nil {
@@ -289,7 +297,7 @@ func TestClusterChanged(t *testing.T) {
 			c.c.Close()
 			tt.change(r, old)
 			r.start()
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			_, err = readAll(ctx, f, 0, last)
 			if !errors.Is(err, feed.ErrChanged) {

@@ -119,11 +119,11 @@ func TestMemory(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
-func heap() uint64 {
+func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
+	return int64(m.HeapAlloc)
 }
 
 // Lineages are kept until the policy, proofs and holds let them go.

@@ -78,7 +78,7 @@ func with(t *testing.T, s *storetest.Server, bucket string, role Role) *account 
 		t.Fatal(err)
 	}
 	var v credentials.Value
-	for range 100 { // a server that has just started gives none yet
+	for range 600 { // a server that has just started gives none yet
 		if v, err = c.GetWithContext(nil); err == nil {
 			return &account{s, bucket, v, string(role)}
 		}
@@ -120,11 +120,16 @@ func newSite(t *testing.T, s *storetest.Server, mode store.Mode) *site {
 		x.feed.Commit(feedtest.Transaction{Description: fmt.Sprint(i), Records: recordsOf(i)})
 		x.write(func(w *writer.Writer) error { return w.Snapshot(t.Context(), tid.Zero, "") })
 	}
-	x.feed.Commit(feedtest.Transaction{Description: "tail", Records: recordsOf(3)})
+	last := x.feed.Commit(feedtest.Transaction{Description: "tail", Records: recordsOf(3)})
 	x.write(func(w *writer.Writer) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
-		defer cancel()
-		if err := w.Follow(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Follow(ctx) }()
+		for w.Stats().Head < last && len(done) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			return err
 		}
 		return nil

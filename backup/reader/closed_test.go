@@ -55,7 +55,7 @@ func TestClosedWithIndexes(t *testing.T) {
 				if !errors.Is(err, txn.ErrUnavailable) {
 					t.Errorf("%s, directory %q: %v", name, dir, err)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Fatalf("%s, directory %q, does not return", name, dir)
 			}
 		}
@@ -76,7 +76,7 @@ func TestFilledOfASilentStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Millisecond)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		if err := d.Filled(ctx); !errors.Is(err, txn.ErrUnavailable) {
 			t.Errorf("%v", err)
 		}

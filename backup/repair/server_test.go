@@ -22,10 +22,11 @@ func onServer(t *testing.T, server *storetest.Server) {
 		t.Fatal(err)
 	}
 	c.Credentials.AccessKey, c.Credentials.SecretKey = server.AccessKey, server.SecretKey
-	s3, err := s3store.New(c)
+	once, err := s3store.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s3 := store.Retry(once, store.RetryOptions{})
 	list := backuptest.History(history(rand.New(rand.NewPCG(1, 12)), 40))
 	repo := backuptest.New(t, s3, true)
 	keys := repo.Listed(list[:10], list[10:20])

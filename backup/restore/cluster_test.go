@@ -58,7 +58,7 @@ func run(t *testing.T, cfg simple.Config) (*client.Client, func()) {
 		if err == nil && s == proto.Running {
 			break
 		}
-		if i == 600 {
+		if i == 2400 {
 			t.Fatalf("the cluster is %v (%v), not running", s, err)
 		}
 		time.Sleep(50 * time.Millisecond)

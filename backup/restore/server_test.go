@@ -24,10 +24,11 @@ func onServer(t *testing.T, server *storetest.Server, versions bool) {
 		t.Fatal(err)
 	}
 	c.Credentials.AccessKey, c.Credentials.SecretKey = server.AccessKey, server.SecretKey
-	s3, err := s3store.New(c)
+	once, err := s3store.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s3 := store.Retry(once, store.RetryOptions{})
 	r := rand.New(rand.NewPCG(1, 12))
 	s := newSample(t, r, 60, true)
 	repo := backuptest.New(t, s3, true)

@@ -112,11 +112,11 @@ func (f *failing) Get(ctx context.Context, key string, off, n int64) (io.ReadClo
 func TestStoreThatFails(t *testing.T) {
 	f := &failing{Wrapped: store.Wrapped{Store: memstore.New(memstore.Options{})}}
 	f.key.Store("")
-	r := backuptest.New(t, store.Retry(f, store.RetryOptions{Base: time.Millisecond, Max: 10 * time.Millisecond}), false)
+	r := backuptest.New(t, store.Retry(f, store.RetryOptions{Base: time.Millisecond, Max: 10 * time.Millisecond, Attempts: 5}), false)
 	keys := r.Listed([]*txn.Transaction{backuptest.Txn(0x10, object(0, "root"), object(1, "one"))}, []*txn.Transaction{backuptest.Txn(0x20, object(2, "two"))})
 	r.Manifest(false, false)
 	f.key.Store(keys[0])
-	addr := start(t, r, reader.Options{ReadTimeout: 400 * time.Millisecond}, serve.Options{})
+	addr := start(t, r, reader.Options{}, serve.Options{})
 	c, other := dial(t, addr), dial(t, addr)
 	for range 3 {
 		if _, _, _, err := c.LoadBefore(1, tid.Max); err == nil || !strings.Contains(err.Error(), "StorageError") || !strings.Contains(err.Error(), keys[0]) {
@@ -150,7 +150,7 @@ const browse = `
 import sys, time, ZEO, ZODB
 from ZODB.POSException import ReadOnlyError
 host, port = sys.stdin.readline().strip().split(':')
-db = ZODB.DB(ZEO.client((host, int(port)), read_only=True))
+db = ZODB.DB(ZEO.client((host, int(port)), read_only=True, wait_timeout=300))
 c = db.open()
 print(c.root()['last'], len(c.root()['tree']), sum(len(v['text']) for v in c.root()['tree'].values()), flush=True)
 try:
@@ -161,7 +161,7 @@ except ReadOnlyError:
     print('read-only', flush=True)
 c.transaction_manager.abort()
 sys.stdin.readline()
-for _ in range(600):
+for _ in range(6000):
     c.sync()
     if c.root()['last'] == 29:
         break

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,19 +246,25 @@ func TestRetryBody(t *testing.T) {
 // A store that asks for fewer requests gets fewer at once, and more again later.
 func TestRetryConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var running, most, slow atomic.Int64
+		var mu sync.Mutex
+		var running, most, slow int64
 		s := store.Retry(storetest.NewFaulty(memstore.New(memstore.Options{}), func(context.Context, storetest.Call) storetest.Fault {
-			most.Store(max(most.Load(), running.Add(1)))
+			mu.Lock()
+			running++
+			most = max(most, running)
+			mu.Unlock()
 			time.Sleep(time.Millisecond)
-			running.Add(-1)
-			if slow.Load() > 0 {
-				slow.Add(-1)
+			mu.Lock()
+			defer mu.Unlock()
+			running--
+			if slow > 0 {
+				slow--
 				return storetest.Fault{Err: storetest.SlowDown}
 			}
 			return storetest.Fault{}
 		}), store.RetryOptions{Concurrency: 8})
 		burst := func(n int) int64 {
-			most.Store(0)
+			most = 0
 			var wg sync.WaitGroup
 			for i := range n {
 				wg.Go(func() {
@@ -269,12 +274,12 @@ func TestRetryConcurrency(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			return most.Load()
+			return most
 		}
 		if n := burst(100); n != 8 {
 			t.Errorf("%d calls at once, want 8", n)
 		}
-		slow.Store(40)
+		slow = 40
 		burst(5)
 		if n := burst(3); n >= 8 {
 			t.Errorf("%d calls at once after the store asked for fewer", n)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -40,17 +42,40 @@ func TestTwoWriters(t *testing.T) {
 	}
 }
 
+// halting is a store that stores nothing while it is halted.
+type halting struct {
+	store.Wrapped
+	mu sync.RWMutex
+}
+
+func (h *halting) Put(ctx context.Context, key string, body io.ReaderAt, size int64, o store.PutOptions) error {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.Wrapped.Put(ctx, key, body, size, o)
+}
+
 func stopAt(t *testing.T, n int, how string) (bool, error) {
 	w := newWorld(t, uint64(n%2)+20, n%2 == 0)
+	// The call may be one of several that the first writer makes at once: they all have to wait.
+	halt := &halting{Wrapped: store.Wrapped{Store: w.store}}
+	var mu sync.Mutex
 	var stored tid.TID
+	ack := func(wr *Writer) {
+		mu.Lock()
+		defer mu.Unlock()
+		stored = max(stored, acked(wr))
+	}
 	stopped := false
 	other := func() {
+		halt.mu.Lock()
+		defer halt.mu.Unlock()
 		stopped = true
 		wr, err := w.open(t.Context(), w.store, t.TempDir())
 		if err != nil {
 			t.Fatalf("call %d: the other writer: %v", n, err)
 		}
 		defer wr.Close()
+		defer wr.chain.quiesce()
 		for i := range 2 {
 			if how != "rebase" {
 				w.change(3)
@@ -66,13 +91,13 @@ func stopAt(t *testing.T, n int, how string) (bool, error) {
 			if err != nil {
 				t.Fatalf("call %d: the other writer: %v", n, err)
 			}
-			stored = max(stored, acked(wr))
+			ack(wr)
 			if how == "snapshot" {
 				break
 			}
 		}
 	}
-	faulty := storetest.NewFaulty(w.store, func(_ context.Context, c storetest.Call) storetest.Fault {
+	faulty := storetest.NewFaulty(halt, func(_ context.Context, c storetest.Call) storetest.Fault {
 		if c.N == n {
 			other()
 		}
@@ -85,6 +110,7 @@ func stopAt(t *testing.T, n int, how string) (bool, error) {
 			return err
 		}
 		defer wr.Close()
+		defer wr.chain.quiesce()
 		for i := range 4 {
 			w.change(1 + i)
 			var err error
@@ -93,7 +119,7 @@ func stopAt(t *testing.T, n int, how string) (bool, error) {
 			} else {
 				err = wr.Snapshot(t.Context(), 0, "")
 			}
-			stored = max(stored, acked(wr))
+			ack(wr)
 			if err != nil {
 				return err
 			}

@@ -336,23 +336,29 @@ func packsOfFile(t *testing.T, seed uint64) {
 						t.Fatal(err)
 					case <-time.After(2 * time.Millisecond):
 					}
-					if n > 5000 {
+					if n > 60000 {
 						t.Fatalf("%v is not acknowledged", want)
 					}
 				}
 			}
 			r.Close()
-			if rnd.IntN(2) == 0 && f.pack(somewhere()) {
+			packed := rnd.IntN(2) == 0 && f.pack(somewhere())
+			if packed {
 				select {
 				case err := <-done:
 					if !errors.Is(err, ErrDiverged) || !errors.Is(err, feed.ErrPacked) {
 						t.Errorf("followed a packed file: %v", err)
 					}
-				case <-time.After(time.Minute):
+				case <-time.After(5 * time.Minute):
 					t.Fatal("that the file was packed is not found")
 				}
 			}
 			cancel()
+			if !packed {
+				if err := <-done; !errors.Is(err, context.Canceled) {
+					t.Errorf("following ended with %v", err)
+				}
+			}
 			l.acked = max(l.acked, w.Stats().Head)
 			end()
 		}

@@ -187,7 +187,7 @@ func (l *lives) follow(steps int) {
 					l.t.Fatalf("following has ended: %v", err)
 				case <-time.After(2 * time.Millisecond):
 				}
-				if i > 5000 {
+				if i > 60000 {
 					l.t.Fatalf("%v is not acknowledged, only %v", l.last(), acked(w))
 				}
 			}

@@ -237,6 +237,9 @@ func TestStateLost(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := wr.chain.quiesce(); err != nil {
+				t.Fatal(err)
+			}
 			wr.Close()
 			if i%5 == 1 {
 				w.dir = t.TempDir()
@@ -253,6 +256,9 @@ func TestSpoolSpoiled(t *testing.T) {
 		w.change(3)
 		wr := w.must()
 		if err := wr.chain.flush(t.Context(), w.last(), time.Now(), true); err != nil {
+			t.Fatal(err)
+		}
+		if err := wr.chain.quiesce(); err != nil { // it has files in the spool too
 			t.Fatal(err)
 		}
 		list, err := filepath.Glob(filepath.Join(w.dir, "spool", "*"))
@@ -443,7 +449,7 @@ func TestRebaseDoomed(t *testing.T) {
 		second := first
 		var doomed sync.Once
 		w.feed.BeforeStep(func(tid.TID) {
-			if id, _ := wr.Rebasing(); id != first {
+			if id, ok := wr.Rebasing(); ok && id != first {
 				doomed.Do(func() {
 					second = id
 					doom(id)

@@ -10,7 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,22 +29,41 @@ func (w *world) add(lines string) {
 	w.write("neobackup.conf", w.read("neobackup.conf")+lines, 0o600)
 }
 
-// runUntil runs neobackup until done, and returns what it prints and its exit code.
-func (w *world) runUntil(done func() bool, args ...string) (output string, code int) {
+// printed is what was printed up to now.
+type printed struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.Write(b)
+}
+
+func (p *printed) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.String()
+}
+
+// runUntil runs neobackup until it is done, going by what it has printed or by what it has done, and
+// returns what it prints and its exit code.
+func (w *world) runUntil(done func(output string) bool, args ...string) (output string, code int) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(w.t.Context())
 	defer cancel()
-	var out bytes.Buffer
+	var out printed
 	env := &cli.Env{Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Getenv: func(k string) string { return w.env[k] }}
 	end := make(chan int, 1)
 	go func() { end <- cli.Run(ctx, env, newCommand) }()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		select {
 		case code := <-end:
 			return out.String(), code
 		default:
 		}
-		if done() || time.Now().After(deadline) {
+		if done(out.String()) || time.Now().After(deadline) {
 			cancel()
 			code := <-end
 			return out.String(), code
@@ -96,7 +117,7 @@ func TestDaemonFenced(t *testing.T) {
 	w.prepare("site.fs")
 	w.add("[schedule prod]\nfollow: yes\n")
 	w.write("Data.fs", w.read("Data.fs")[:4], 0o600)
-	out, code := w.runUntil(func() bool { return w.status().Repository != "" && len(w.keys(`/t/`)) > 0 }, "daemon", "--set", "heartbeat=1s")
+	out, code := w.runUntil(func(string) bool { return w.status().Repository != "" && len(w.keys(`/t/`)) > 0 }, "daemon", "--set", "heartbeat=1s")
 	if code != 1 && code != 0 { // ended by the test
 		t.Fatalf("exit code %d\n%s", code, out)
 	}
@@ -104,7 +125,7 @@ func TestDaemonFenced(t *testing.T) {
 	if err := os.Chmod(w.path("prod-writer.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out, code = w.runUntil(func() bool { return false }, "daemon")
+	out, code = w.runUntil(func(string) bool { return false }, "daemon")
 	if code != 2 {
 		t.Errorf("exit code %d, want 2\n%s", code, out)
 	}
@@ -124,8 +145,8 @@ func TestDaemonNoStateDirectory(t *testing.T) {
 	w := newWorld(t)
 	w.prepare("site.fs")
 	w.add("[schedule prod]\nfollow: yes\n")
-	since := time.Now()
-	out, code := w.runUntil(func() bool { return time.Since(since) > time.Second }, "daemon", "--set", "state_dir="+w.path("Data.fs/state"))
+	both := regexp.MustCompile(`(?s)there is no state directory.*follow has ended|follow has ended.*there is no state directory`)
+	out, code := w.runUntil(both.MatchString, "daemon", "--set", "state_dir="+w.path("Data.fs/state"))
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}
@@ -165,14 +186,13 @@ func TestDaemonJobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	broke := false
-	text, code := w.runUntil(func() bool {
-		if !broke { // the daemon does not read it again
-			time.Sleep(100 * time.Millisecond)
+	text, code := w.runUntil(func(string) bool {
+		s := w.status()
+		if !broke && s.Host != "" { // it was read, and the daemon does not read it again
 			w.write("neobackup.conf", "[nonsense", 0o600)
 			broke = true
 		}
-		s := w.status()
-		return s.Jobs["check"] != nil && !s.Jobs["check"].Last.IsZero() && !s.Jobs["verify"].Last.IsZero() && !s.Jobs["snapshot"].Last.IsZero()
+		return broke && s.Jobs["check"] != nil && !s.Jobs["check"].Last.IsZero() && !s.Jobs["verify"].Last.IsZero() && !s.Jobs["snapshot"].Last.IsZero()
 	}, "daemon")
 	_ = code
 	s := w.status()
@@ -279,7 +299,20 @@ func TestFollowDrains(t *testing.T) {
 	if !strings.HasPrefix(whole, early) || len(early) == len(whole) {
 		t.Fatal("an earlier state is not the beginning of the file")
 	}
-	w = newWorld(t)
+	var out, got string
+	for _, wait := range []time.Duration{3 * time.Second, time.Minute} { // a writer that has not caught up stores nothing more
+		if out, got = followDrains(t, early, whole[len(early):], wait); got == "040660ee3597d844" {
+			return
+		}
+	}
+	t.Errorf("the head is %s\n%s", got, out)
+}
+
+// followDrains follows a file that grows once and is not followed long enough for that to be
+// stored in time, and returns what was printed and what was stored last.
+func followDrains(t *testing.T, early, later string, wait time.Duration) (out, last string) {
+	t.Helper()
+	w := newWorld(t)
 	w.prepare("site.fs")
 	w.write("Data.fs", early, 0o600)
 	head := func() string {
@@ -291,7 +324,7 @@ func TestFollowDrains(t *testing.T) {
 		return info.Head.TID
 	}
 	grown, since := false, time.Time{}
-	out, code := w.runUntil(func() bool {
+	out, code := w.runUntil(func(string) bool {
 		if head() == "" {
 			return false
 		}
@@ -302,16 +335,14 @@ func TestFollowDrains(t *testing.T) {
 				t.Error(err)
 				return true
 			}
-			if _, err := f.WriteString(whole[len(early):]); err != nil || f.Close() != nil {
+			if _, err := f.WriteString(later); err != nil || f.Close() != nil {
 				t.Error("the file does not grow")
 			}
 		}
-		return time.Since(since) > 3*time.Second // it knows of it, and waits for its interval
+		return time.Since(since) > wait // it knows of it, and waits for its interval
 	}, "follow", "--set", "interval=1h", "--set", "heartbeat=1h")
 	if code != 0 && code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	if got := head(); got != "040660ee3597d844" {
-		t.Errorf("the head is %s\n%s", got, out)
-	}
+	return out, head()
 }

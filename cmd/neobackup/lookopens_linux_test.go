@@ -54,7 +54,7 @@ func TestLookOpensNothing(t *testing.T) {
 		return n
 	}
 	for i := 0; open() > 1; i++ {
-		if i == 50 {
+		if i == 3000 {
 			t.Fatalf("%d stores are still open", open())
 		}
 		runtime.GC()

@@ -337,9 +337,14 @@ func aMonth(t *testing.T) {
 		count(f)
 		before := m.writes.Stats()
 		done := make(chan struct{})
-		m.start(func(w *writer.Writer) error { defer close(done); return w.Rebase(t.Context()) })
+		var after store.Stats
+		m.start(func(w *writer.Writer) error {
+			defer close(done)
+			err := w.Rebase(t.Context())
+			after = m.writes.Stats() // before the source is followed
+			return err
+		})
 		<-done
-		after := m.writes.Stats()
 		puts, sent := after.Puts-before.Puts, after.Sent-before.Sent
 		rebased.Puts, rebased.Sent = rebased.Puts+puts, rebased.Sent+sent
 		t.Logf("a rebase: %d PUTs of %d bytes, forecast %.0f of %d at most", puts, sent, f.RebasePuts, f.RebaseBytes)

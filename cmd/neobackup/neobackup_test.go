@@ -295,8 +295,9 @@ func TestProgress(t *testing.T) {
 	var out, errs bytes.Buffer
 	env := &cli.Env{Stdout: &out, Stderr: &errs}
 	p := (&common{json: true}).progress(env, "storing", "transactions", 0)
+	p.shown = p.shown.Add(time.Hour)
 	p.set(1, 2, 3)
-	p.shown = p.shown.Add(-progressEvery)
+	p.shown = time.Now().Add(-progressEvery)
 	p.set(4, 5, 6)
 	p.done()
 	if want := `{"bytes":5,"items":4,"progress":"storing","total_bytes":6}` + "\n"; errs.String() != want || out.Len() > 0 {
@@ -757,7 +758,9 @@ func TestFollowPacked(t *testing.T) {
 				}
 			}
 		}
-		until(func() bool { return len(w.keys(`/t/`)) > 0 })
+		until(func() bool { // it is stored, and what it was is noted
+			return len(w.keys(`/t/`)) > 0 && len(must(filepath.Glob(w.path("state/neobackup/*/source")))) > 0
+		})
 		w.write("packed.fs", string(must(os.ReadFile(samples+"05-packed.fs"))), 0o600)
 		if err := os.Rename(w.path("packed.fs"), w.path("Data.fs")); err != nil {
 			t.Fatal(err)
@@ -802,7 +805,7 @@ func TestFollowNotesWhatItStores(t *testing.T) {
 		cancel()
 		<-done
 	}()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		tails := int64(len(w.keys(`/t/`)))
 		for _, path := range must(filepath.Glob(filepath.Join(w.path("state"), "neobackup", "*", "seen.json"))) {
 			var seen verify.Seen

@@ -123,7 +123,7 @@ func TestServe(t *testing.T) {
 		t.Fatalf("last transaction %v, %v", before, err)
 	}
 	w.want(0, "snapshot")
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		last, err := c.LastTID(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -49,7 +49,7 @@ func terminal(t *testing.T) (*os.File, func() string) {
 		select {
 		case text := <-shown:
 			return text
-		case <-time.After(30 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatal("the terminal does not end")
 			return ""
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,12 +108,7 @@ func start(t testing.TB, name, path, access, secret string, env []string, args f
 		return d
 	}
 	for attempt := 0; ; attempt++ { // another program may take the port meanwhile
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		l.Close()
+		addr := freeAddress(t)
 		host, port, _ := net.SplitHostPort(addr)
 		cmd := exec.Command(path, args(host, port, dir)...)
 		cmd.Env = append(os.Environ(), env...)
@@ -123,7 +120,7 @@ func start(t testing.TB, name, path, access, secret string, env []string, args f
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		err = answers("http://"+addr, ended)
+		err := answers("http://"+addr, ended)
 		if err == nil {
 			t.Cleanup(func() {
 				cmd.Process.Kill()
@@ -132,12 +129,25 @@ func start(t testing.TB, name, path, access, secret string, env []string, args f
 			return &Server{Name: name, Endpoint: addr, AccessKey: access, SecretKey: secret}
 		}
 		cmd.Process.Kill()
-		select {
-		case <-ended:
-		default:
-		}
+		<-ended
 		if attempt == 3 {
 			t.Fatalf("%s does not start: %v\n%s", name, err, &out)
+		}
+	}
+}
+
+// freeAddress returns an address that nothing listens on. Its port is below those that the system
+// gives to connections and to servers that take any: none of these gets it before it is used.
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	for attempt := 0; ; attempt++ {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000))))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+		if attempt == 100 {
+			t.Fatal(err)
 		}
 	}
 }

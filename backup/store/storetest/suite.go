@@ -313,7 +313,7 @@ func testWhole(t *testing.T, s store.Store) {
 				default:
 				}
 				got, info, err := get(t.Context(), s, "a", 0, store.All)
-				if errors.Is(err, store.ErrChanged) {
+				if errors.Is(err, store.ErrChanged) || store.Temporary(err) {
 					continue
 				} else if err != nil {
 					t.Errorf("Get beside a Put: %v", err)
@@ -763,45 +763,20 @@ func testNoLock(t *testing.T, s store.Store) {
 
 func testLock(t *testing.T, s store.Store) {
 	t.Parallel() // it waits
-	until := time.Now().Add(5 * time.Second).Truncate(time.Second)
-	retain := store.Retention{Mode: store.Governance, Until: until}
-	if err := put(t, s, "a", []byte("a"), store.PutOptions{Create: true, Retain: retain}); err != nil {
-		t.Fatal(err)
-	}
-	same := func(want store.Retention) {
-		t.Helper()
-		if got, err := store.GetRetention(t.Context(), s, "a", ""); err != nil || got.Mode != want.Mode || !got.Until.Equal(want.Until) {
-			t.Errorf("Retention = %v, %v, want %v", got, err, want)
-		}
-	}
-	same(retain)
+	var key string
+	var until time.Time
 	var versions []store.Version
-	for v, err := range store.Versions(t.Context(), s, "a") {
-		if err != nil {
+	for hold := 5 * time.Second; ; hold *= 4 {
+		key, until = fmt.Sprintf("a/%d", hold/time.Second), time.Now().Add(hold).Truncate(time.Second)
+		var err error
+		if versions, err = locked(t, s, key, until); err == nil {
+			break
+		}
+		if time.Now().Before(until.Add(-2*time.Second)) || hold > 10*time.Minute {
 			t.Fatal(err)
 		}
-		versions = append(versions, v)
+		// It took so long that the lock had ended.
 	}
-	if len(versions) != 1 {
-		t.Fatalf("Versions = %v, want one", versions)
-	}
-	err := store.DeleteVersions(t.Context(), s, versions)
-	if l, ok := errors.AsType[*store.LockedError](err); !ok || l.Key != "a" || store.Temporary(err) {
-		t.Errorf("DeleteVersions: %v, want a *LockedError", err)
-	}
-	if got := Get(t, s, "a"); string(got) != "a" {
-		t.Errorf("a = %q", got)
-	}
-	// Shorter or weaker: nothing changes. Longer: it does.
-	if err := store.SetRetention(t.Context(), s, "a", "", store.Retention{Mode: store.Governance, Until: until.Add(-2 * time.Second)}); err != nil {
-		t.Error(err)
-	}
-	same(retain)
-	retain.Until = until.Add(time.Second)
-	if err := store.SetRetention(t.Context(), s, "a", "", retain); err != nil {
-		t.Error(err)
-	}
-	same(retain)
 	if _, err := store.GetRetention(t.Context(), s, "none", ""); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Retention of nothing: %v, want ErrNotFound", err)
 	}
@@ -810,16 +785,17 @@ func testLock(t *testing.T, s store.Store) {
 		t.Errorf("Retention = %v, %v, want none", got, err)
 	}
 	for { // once the time is over
+		late := time.Since(until) > 30*time.Second
 		err := store.DeleteVersions(t.Context(), s, versions)
 		if err == nil {
 			break
 		}
-		if _, ok := errors.AsType[*store.LockedError](err); !ok || time.Since(until) > 30*time.Second {
+		if _, ok := errors.AsType[*store.LockedError](err); !ok || late {
 			t.Fatalf("DeleteVersions after the retention: %v", err)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	absent(t, s, "a")
+	absent(t, s, key)
 	rep, err := store.Probe(t.Context(), s, store.ProbeOptions{Lock: store.Governance})
 	if err != nil {
 		t.Fatal(err)
@@ -827,6 +803,54 @@ func testLock(t *testing.T, s store.Store) {
 	if err := rep.Err("the store"); err != nil {
 		t.Error(err)
 	}
+}
+
+// locked stores an object that is locked until a time, and returns its version. All of it has to
+// be done before that time.
+func locked(t *testing.T, s store.Store, key string, until time.Time) ([]store.Version, error) {
+	t.Helper()
+	retain := store.Retention{Mode: store.Governance, Until: until}
+	if err := put(t, s, key, []byte("a"), store.PutOptions{Create: true, Retain: retain}); err != nil {
+		return nil, err
+	}
+	same := func(want store.Retention) error {
+		if got, err := store.GetRetention(t.Context(), s, key, ""); err != nil || got.Mode != want.Mode || !got.Until.Equal(want.Until) {
+			return fmt.Errorf("Retention = %v, %w, want %v", got, err, want)
+		}
+		return nil
+	}
+	if err := same(retain); err != nil {
+		return nil, err
+	}
+	var versions []store.Version
+	for v, err := range store.Versions(t.Context(), s, key) {
+		if err != nil {
+			return nil, err
+		}
+		versions = append(versions, v)
+	}
+	if len(versions) != 1 {
+		return nil, fmt.Errorf("Versions = %v, want one", versions)
+	}
+	err := store.DeleteVersions(t.Context(), s, versions)
+	if l, ok := errors.AsType[*store.LockedError](err); !ok || l.Key != key || store.Temporary(err) {
+		return nil, fmt.Errorf("DeleteVersions: %w, want a *LockedError", err)
+	}
+	if got, _, err := get(t.Context(), s, key, 0, store.All); err != nil || string(got) != "a" {
+		return nil, fmt.Errorf("%s = %q, %w", key, got, err)
+	}
+	// Shorter or weaker: nothing changes. Longer: it does.
+	if err := store.SetRetention(t.Context(), s, key, "", store.Retention{Mode: store.Governance, Until: until.Add(-2 * time.Second)}); err != nil {
+		return nil, err
+	}
+	if err := same(retain); err != nil {
+		return nil, err
+	}
+	retain.Until = until.Add(time.Second)
+	if err := store.SetRetention(t.Context(), s, key, "", retain); err != nil {
+		return nil, err
+	}
+	return versions, same(retain)
 }
 
 func testVersions(t *testing.T, s store.Store) {
