@@ -87,13 +87,13 @@ func (r *rig) startMaster() {
 	cfg := master.Config{Cluster: "test", Bind: r.at, Partitions: r.partitions, Replicas: r.replicas, Autostart: len(r.storages)}
 	if cfg.Bind.Port == 0 {
 		// Not one that the system gives to others while the master is stopped.
-		cfg.Bind.Port = uint16(10_000 + rand.IntN(20_000))
+		cfg.Bind.Port = uint16(10_000 + rand.IntN(5_000))
 	}
 	m, err := master.New(cfg)
 	for i := 0; err != nil && i < 3000; i++ { // the port is in use, perhaps for a moment
 		time.Sleep(20 * time.Millisecond)
 		if r.at.Port == 0 {
-			cfg.Bind.Port = uint16(10_000 + rand.IntN(20_000))
+			cfg.Bind.Port = uint16(10_000 + rand.IntN(5_000))
 		}
 		m, err = master.New(cfg)
 	}

@@ -141,7 +141,7 @@ func start(t testing.TB, name, path, access, secret string, env []string, args f
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	for attempt := 0; ; attempt++ {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(20_000))))
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(5_000))))
 		if err == nil {
 			defer l.Close()
 			return l.Addr().String()

@@ -61,7 +61,7 @@ func TestAsker(t *testing.T) {
 func lastingAddress(t *testing.T) proto.Address {
 	t.Helper()
 	for range 100 {
-		a := proto.Address{Host: "127.0.0.1", Port: 15000 + rand.N[uint16](5000)}
+		a := proto.Address{Host: "127.0.0.1", Port: 10000 + rand.N[uint16](5000)}
 		if l, err := net.Listen("tcp", a.String()); err == nil {
 			l.Close()
 			return a

@@ -51,7 +51,7 @@ func startCluster(t testing.TB) (*testCluster, error) {
 	c := &testCluster{t: t, dir: dir}
 	for n := 0; ; n++ {
 		// A port that no outgoing connection gets while the master is restarted.
-		err := c.startMaster(proto.Address{Host: "127.0.0.1", Port: 15000 + rand.N[uint16](5000)})
+		err := c.startMaster(proto.Address{Host: "127.0.0.1", Port: 10000 + rand.N[uint16](5000)})
 		if err == nil {
 			break
 		}

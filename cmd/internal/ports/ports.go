@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// The ports, outside of the range from which outgoing connections get theirs. They are
-// divided into blocks.
+// The ports, outside of the range from which outgoing connections get theirs, and above
+// those that tests of packages take. They are divided into blocks.
 const (
 	first  = 15000
 	blocks = 150
