@@ -21,18 +21,22 @@ type LockReport struct {
 	Time     time.Time     `json:"time"` // of the store
 	Mode     store.Mode    `json:"mode"`
 	Days     int64         `json:"days"`
-	Needed   int64         `json:"needed"`           // objects, each with all its versions
-	Extended int64         `json:"extended"`         // versions whose lock was extended
-	Least    time.Duration `json:"least_nanos"`      // that a needed object is locked from now on
-	LeastKey string        `json:"least_key"`        // the object
-	Before   time.Duration `json:"before_nanos"`     // the least before
-	Ended    int64         `json:"ended"`            // needed versions that were not locked any more, or never
-	Damage   []string      `json:"damage,omitempty"` // why more was extended than is needed, maybe
+	Needed   int64         `json:"needed"`       // objects, each with all its versions
+	Extended int64         `json:"extended"`     // versions whose lock was extended
+	Least    time.Duration `json:"least_nanos"`  // that a needed object is locked from now on
+	LeastKey string        `json:"least_key"`    // the object
+	Before   time.Duration `json:"before_nanos"` // the least before
+	Ended    int64         `json:"ended"`        // needed versions that were not locked any more, or never
+
+	// Damage says what is damaged or missing, and why more was extended than is needed, maybe.
+	Damage  []string `json:"damage,omitempty"`
+	Damaged bool     `json:"damaged,omitempty"` // something of that is damage
 }
 
 // ExtendLocks extends the lock of each object that is needed, so that none ends within half of the days
 // for which objects are locked. All versions of an object are locked: which of them is the right one,
-// its hash tells. If it is not known what a lineage needs, that is all it has.
+// its hash tells. If it is not known what a lineage needs, that is all it has. What is damaged or missing is
+// in the report, and no error.
 func (k *Keeper) ExtendLocks(ctx context.Context) (*LockReport, error) {
 	if k.o.Lock == "" {
 		return nil, ErrNoLocks
@@ -41,7 +45,7 @@ func (k *Keeper) ExtendLocks(ctx context.Context) (*LockReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	rep := &LockReport{Time: v.now, Mode: k.o.Lock, Damage: v.refused, Least: -1, Before: -1}
+	rep := &LockReport{Time: v.now, Mode: k.o.Lock, Damage: v.refused, Damaged: len(v.missing) > 0 || v.damaged, Least: -1, Before: -1}
 	if v.policies.Policy != nil {
 		rep.Days = v.policies.Policy.LockDays
 	}

@@ -256,7 +256,7 @@ func TestExtendLocks(t *testing.T) {
 			plan, _ := w.goingOf(k)
 			rep, err := k.ExtendLocks(ctx)
 			w.must(err)
-			if rep.Least < 15*day || rep.Days != 30 {
+			if rep.Least < 15*day || rep.Days != 30 || rep.Damaged {
 				w.t.Fatalf("%+v", rep)
 			}
 			for v, err := range w.mem.Versions(ctx, "") {
@@ -275,7 +275,7 @@ func TestExtendLocks(t *testing.T) {
 		s := w.state(w.current().Lineage)
 		w.mem.Corrupt(s.Tails[0].Key, func(b []byte) []byte { b[100] ^= 1; return b })
 		rep, err := k.ExtendLocks(ctx)
-		if err != nil || len(rep.Damage) == 0 {
+		if err != nil || !rep.Damaged || !strings.Contains(strings.Join(rep.Damage, "\n"), s.Tails[0].Key) {
 			w.t.Fatalf("%+v, %v", rep, err)
 		}
 		for v, err := range w.mem.Versions(ctx, s.Lineage.String()) {

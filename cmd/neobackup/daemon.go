@@ -280,7 +280,7 @@ const maxDocument = 64 << 20
 // document is what a daemon reads of what a command prints with --json.
 type document struct {
 	Error    *failure        `json:"error"`
-	Damage   json.RawMessage `json:"damage"` // how many findings, where it is a number
+	Damage   json.RawMessage `json:"damage"` // how many findings, or what they are
 	Findings []struct {
 		Kind    string `json:"kind"`
 		Warning bool   `json:"warning"`
@@ -298,18 +298,27 @@ func runInDaemon(ctx context.Context, env *cli.Env, args []string) daemon.Outcom
 	errs := &lines{log: log.Logger}
 	code := cli.Run(ctx, &cli.Env{Args: args, Stdin: strings.NewReader(""), Stdout: out, Stderr: errs, Getenv: env.Getenv}, newCommand)
 	errs.flush()
+	return outcome(args[0], code, out.Bytes(), errs)
+}
+
+// outcome returns how a command ended, by what it has printed.
+func outcome(command string, code int, out []byte, errs *lines) daemon.Outcome {
 	o := daemon.Outcome{Exit: code}
 	if code != 0 {
 		o.Code = "failed"
 	}
-	for line := range bytes.Lines(out.Bytes()) {
+	for line := range bytes.Lines(out) {
 		var d document
 		if err := json.Unmarshal(line, &d); err != nil {
-			log.Warn("what the command prints is not understood", "err", err)
+			errs.log.Warn("what the command prints is not understood", "err", err)
 			continue
 		}
 		if n, err := strconv.ParseInt(string(d.Damage), 10, 64); err == nil {
 			o.Damage += n
+		}
+		var damage []string
+		if json.Unmarshal(d.Damage, &damage) == nil && code == 3 {
+			o.Message = strings.Join(damage, "; ")
 		}
 		var found []string
 		for _, f := range d.Findings {
@@ -329,7 +338,7 @@ func runInDaemon(ctx context.Context, env *cli.Env, args []string) daemon.Outcom
 				o.Message = e.Message
 			}
 		}
-		if d.Least != nil && code == 0 {
+		if d.Least != nil {
 			left := time.Duration(*d.Least * float64(time.Second))
 			o.LockLeft = &left
 		}
@@ -341,7 +350,7 @@ func runInDaemon(ctx context.Context, env *cli.Env, args []string) daemon.Outcom
 		o.Code, o.Damage = "damage", max(o.Damage, 1)
 	}
 	if o.Exit != 0 && o.Message == "" {
-		o.Message = cmp.Or(errs.last, fmt.Sprintf("neobackup %s ended with exit status %d", args[0], code))
+		o.Message = cmp.Or(errs.last, fmt.Sprintf("neobackup %s ended with exit status %d", command, code))
 	}
 	return o
 }

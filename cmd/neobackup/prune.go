@@ -362,7 +362,8 @@ func newExtendLocksCommand(env *cli.Env) *cobra.Command {
 restore needs can be deleted for as long, by any credentials (compliance), or without a permission of its own
 (governance). All versions of an object are locked. Run it each day on the host of the keeper.
 
-It prints how much was extended, and the least time for which a needed object is locked.` + exitStatus,
+It prints how much was extended, and the least time for which a needed object is locked. Objects that are
+damaged or missing keep it from nothing else: it names them, and ends with status 3.` + exitStatus,
 		Example: "  neobackup extend-locks",
 		Args:    cobra.NoArgs,
 		RunE:    o.command(env, o.with(env, func(ctx context.Context, s *session) error { return runExtendLocks(ctx, env, &o, s) })),
@@ -380,6 +381,11 @@ func runExtendLocks(ctx context.Context, env *cli.Env, o *common, s *session) er
 	if err != nil {
 		return err
 	}
+	return o.tellLocks(env, s.Marker.Name, rep)
+}
+
+// tellLocks prints how locks were extended. The error is the damage that was found.
+func (o *common) tellLocks(env *cli.Env, repository string, rep *keeper.LockReport) error {
 	var least *int64
 	if rep.Least >= 0 {
 		n := int64(rep.Least.Seconds())
@@ -391,19 +397,32 @@ func runExtendLocks(ctx context.Context, env *cli.Env, o *common, s *session) er
 			Repository   string `json:"repository"`
 			LeastSeconds *int64 `json:"least_seconds,omitempty"`
 			*keeper.LockReport
-		}{1, s.Marker.Name, least, rep}); err != nil {
+		}{1, repository, least, rep}); err != nil {
 			return err
 		}
-	} else if !o.quiet {
-		text := fmt.Sprintf("%d objects are needed; the locks of %d were extended (%s, %d days).\nThe least is locked for %s: %s\n",
+		if rep.Damaged {
+			return &cli.Exit{Code: 3}
+		}
+		return nil
+	}
+	text := ""
+	if !o.quiet {
+		text = fmt.Sprintf("%d objects are needed; the locks of %d were extended (%s, %d days).\nThe least is locked for %s: %s\n",
 			rep.Needed, rep.Extended, rep.Mode, rep.Days, config.FormatDuration(rep.Least.Truncate(time.Minute)), rep.LeastKey)
 		if rep.Ended > 0 {
 			text += fmt.Sprintf("%d were not locked before.\n", rep.Ended)
 		}
+	}
+	if !o.quiet || rep.Damaged {
 		for _, d := range rep.Damage {
 			text += fmt.Sprintf("warning: %s\n", d)
 		}
-		_, err = io.WriteString(env.Stdout, text)
 	}
-	return err
+	if _, err := io.WriteString(env.Stdout, text); err != nil {
+		return err
+	}
+	if rep.Damaged {
+		return fmt.Errorf("%w: the locks of all else that is needed were extended", errDamage)
+	}
+	return nil
 }

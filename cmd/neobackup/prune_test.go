@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -245,6 +246,40 @@ func TestStoppedPrune(t *testing.T) {
 	for _, rep := range []*keeper.PruneReport{nil, {}} {
 		if err := stoppedPrune(keeper.ErrCancelled, rep); err != keeper.ErrCancelled {
 			t.Error(err)
+		}
+	}
+}
+
+// Damage that extend-locks meets is told when all else is locked, by the exit code too; a daemon learns both.
+func TestDamagedLocks(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args common
+		rep  keeper.LockReport
+		code int
+		says string
+	}{
+		{"well", common{}, keeper.LockReport{}, 0, "are needed"},
+		{"no policy", common{}, keeper.LockReport{Damage: []string{"no policy"}}, 0, "warning: no policy"},
+		{"missing", common{}, keeper.LockReport{Damage: []string{"x/s/1 is needed and missing"}, Damaged: true}, 3, "warning: x/s/1 is needed and missing"},
+		{"quiet", common{quiet: true}, keeper.LockReport{Damage: []string{"x/s/1 is needed and missing"}, Damaged: true}, 3, "^warning: x/s/1 is needed and missing\n$"},
+		{"json", common{json: true}, keeper.LockReport{Damage: []string{"x/s/1 is needed and missing"}, Damaged: true}, 3, `"damage":\["x/s/1 is needed and missing"\],"damaged":true`},
+	} {
+		var out, errs bytes.Buffer
+		env := &cli.Env{Stdout: &out, Stderr: &errs}
+		tt.rep.Least = 20 * 24 * time.Hour
+		code := 0
+		if exit, ok := errors.AsType[*cli.Exit](tt.args.report(t.Context(), env, tt.args.tellLocks(env, "prod", &tt.rep))); ok {
+			code = exit.Code
+		}
+		if code != tt.code || !regexp.MustCompile(tt.says).MatchString(out.String()) {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", tt.name, code, tt.code, &out, &errs)
+		}
+		if tt.args.json {
+			o := outcome("extend-locks", code, out.Bytes(), &lines{})
+			if o.Code != "damage" || o.Message != tt.rep.Damage[0] || o.LockLeft == nil || *o.LockLeft != tt.rep.Least {
+				t.Errorf("%+v", o)
+			}
 		}
 	}
 }
