@@ -260,7 +260,7 @@ func (d *run) open(ctx context.Context) (err error) {
 		d.res.Proof = nil
 		return err
 	}
-	d.scratch, err = newScratch(d.o)
+	d.scratch, err = newScratch(ctx, d.o)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
@@ -26,8 +28,8 @@ type scratch struct {
 	lock *os.File
 }
 
-// newScratch removes what killed drills have left, and makes a directory.
-func newScratch(o *Options) (s *scratch, err error) {
+// newScratch removes what killed drills have left, and makes a directory. It waits while another drill does that.
+func newScratch(ctx context.Context, o *Options) (s *scratch, err error) {
 	parent, err := os.Open(o.Scratch)
 	if err != nil {
 		return nil, fmt.Errorf("%w: scratch directory: %w", ErrSetup, err)
@@ -37,11 +39,14 @@ func newScratch(o *Options) (s *scratch, err error) {
 		return nil, fmt.Errorf("%w: scratch %s is no directory", ErrSetup, o.Scratch)
 	}
 	// Between its making and its lock, a directory looks like one that was left.
-	locks := flock(parent, syscall.LOCK_EX) == nil
-	if locks {
+	err = waitFlock(ctx, parent, o)
+	locks := err == nil
+	switch {
+	case locks:
 		err = clean(o.Scratch, o.Log)
-	} else {
-		o.Log.Warn("directories of scratch cannot be locked: what killed drills have left stays", "dir", o.Scratch)
+	case ctx.Err() == nil:
+		o.Log.Warn("directories of scratch cannot be locked: what killed drills have left stays", "dir", o.Scratch, "err", err)
+		err = nil
 	}
 	if err != nil {
 		return nil, err
@@ -65,6 +70,27 @@ func newScratch(o *Options) (s *scratch, err error) {
 		return nil, errors.Join(fmt.Errorf("scratch directory: %w", err), s.remove())
 	}
 	return s, nil
+}
+
+// lockPause is the time between two attempts to lock the scratch directory.
+const lockPause = 100 * time.Millisecond
+
+// waitFlock locks the scratch directory. If another drill has the lock, it tells that it waits.
+func waitFlock(ctx context.Context, parent *os.File, o *Options) error {
+	for told := false; ; told = true {
+		err := flock(parent, syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		if !told {
+			o.Log.Warn("another drill is preparing in the scratch directory: this one waits until that is done", "dir", o.Scratch)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(lockPause):
+		}
+	}
 }
 
 // flock takes a lock that ends with the process.

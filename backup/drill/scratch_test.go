@@ -3,9 +3,11 @@ package drill
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -93,6 +95,62 @@ func TestLeftovers(t *testing.T) {
 		}
 	}
 }
+
+// A drill that finds the scratch directory locked tells that it waits, goes on when it gets the lock, and ends
+// at once when it is interrupted.
+func TestScratchLocked(t *testing.T) {
+	for _, interrupted := range []bool{true, false} {
+		w := newWorld(t)
+		other, err := os.Open(w.o.Scratch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		if err := flock(other, syscall.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		told := make(chan string, 10)
+		w.o.Mode, w.o.Source = Read, nil
+		w.o.Log = slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+			told <- string(b)
+			return len(b), nil
+		}), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := Run(ctx, w.o)
+			ended <- err
+		}()
+		select {
+		case text := <-told:
+			if !strings.Contains(text, "another drill") || !strings.Contains(text, w.o.Scratch) {
+				t.Error(text)
+			}
+		case err := <-ended:
+			t.Fatalf("it does not wait: %v", err)
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not tell that it waits")
+		}
+		if interrupted {
+			cancel()
+		} else if err := other.Close(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			if interrupted != errors.Is(err, context.Canceled) || !interrupted && err != nil {
+				t.Errorf("interrupted: %v: %v", interrupted, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it still waits")
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // What was restored is kept if that is wanted, also by the next drill.
 func TestKeep(t *testing.T) {
