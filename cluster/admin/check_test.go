@@ -22,7 +22,7 @@ func TestCheckReports(t *testing.T) {
 	c := dial(t, n)
 	warned := func() bool {
 		p := call[*proto.AnswerMonitorInformation](t, c, &proto.AskMonitorInformation{})
-		return strings.Contains(p.Summary, "\nCHECK: replicas differ (3 differences; partitions 1; nodes S2)")
+		return strings.Contains(p.Summary, "\nCHECK: replicas differ (3 differences; partition 1; node S2)")
 	}
 	m.send((&check.Report{Check: 7, Partition: check.None, Partitions: []int{1, 2}, Max: 9}).Packet())
 	m.send((&check.Report{Check: 7, Partition: 1, State: check.Compared, Max: 9, Total: 3, Nodes: []proto.NodeID{2}}).Packet())

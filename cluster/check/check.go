@@ -461,7 +461,14 @@ func (b *Board) Summary() string {
 	if len(parts) > most {
 		parts = append(parts[:most], fmt.Sprintf("and %d more", len(parts)-most))
 	}
-	return fmt.Sprintf("CHECK: replicas differ (%d differences; partitions %s; nodes %s)", total, strings.Join(parts, ", "), strings.Join(names, ", "))
+	noun := func(n int, one string) string {
+		if n == 1 {
+			return one
+		}
+		return one + "s"
+	}
+	return fmt.Sprintf("CHECK: replicas differ (%d %s; %s %s; %s %s)", total, noun(total, "difference"),
+		noun(len(b.marks), "partition"), strings.Join(parts, ", "), noun(len(names), "node"), strings.Join(names, ", "))
 }
 
 func sortedKeys(m map[int]mark) []int {

@@ -62,7 +62,7 @@ func TestBoard(t *testing.T) {
 	}
 	want("")
 	b.Apply(done(1, 0, 0, 100, 3, 2))
-	want("CHECK: replicas differ (3 differences; partitions 0; nodes S2)")
+	want("CHECK: replicas differ (3 differences; partition 0; node S2)")
 	b.Apply(done(1, 1, 0, 100, 1, 1))
 	if !b.Run(1).Over() {
 		t.Error("the check is not over")
@@ -73,7 +73,7 @@ func TestBoard(t *testing.T) {
 	b.Apply(&Report{Check: 4, Partition: 0, State: Failed, Max: 200, Note: "S2 was lost"})
 	want("CHECK: replicas differ (4 differences; partitions 0, 1; nodes S1, S2)")
 	b.Apply(done(5, 0, 0, 200, 0))
-	want("CHECK: replicas differ (1 differences; partitions 1; nodes S1)")
+	want("CHECK: replicas differ (1 difference; partition 1; node S1)")
 
 	// Who comes later is told the same.
 	b.Apply(&Report{Check: 6, Partition: None, Partitions: []int{1, 2}, Max: 300})
@@ -122,7 +122,7 @@ func TestBoardUpstream(t *testing.T) {
 		r.Upstream, r.Faulty = "up", true
 		b.Apply(r)
 		found := b.Summary()
-		if want := "CHECK: replicas differ (3 differences; partitions 0; nodes S2, upstream cluster)"; found != want {
+		if want := "CHECK: replicas differ (3 differences; partition 0; nodes S2, upstream cluster)"; found != want {
 			t.Errorf("got %q, want %q", found, want)
 		}
 		var admin Board // of an admin that comes

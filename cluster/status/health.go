@@ -143,11 +143,11 @@ func (s *Status) copies() (lost, few []string) {
 		reasons[i].of = append(reasons[i].of, p)
 	}
 	for _, r := range reasons {
-		have := "partition %s has %s"
+		have := "has"
 		if len(r.of) > 1 {
-			have = "partitions %s have %s"
+			have = "have"
 		}
-		text := fmt.Sprintf(have, Numbers(r.of), r.text)
+		text := fmt.Sprintf("%s %s %s", PartitionNames(r.of), have, r.text)
 		if r.lost {
 			lost = append(lost, text)
 		} else {
@@ -157,8 +157,11 @@ func (s *Status) copies() (lost, few []string) {
 	return lost, few
 }
 
-// Numbers writes numbers in order, ranges as such: 0-3, 7.
-func Numbers(list []int) string {
+// PartitionNames names partitions, with ranges of those that follow each other: partition 7, partitions 0-3, 7.
+func PartitionNames(list []int) string {
+	if len(list) == 1 {
+		return fmt.Sprintf("partition %d", list[0])
+	}
 	var parts []string
 	for i := 0; i < len(list); {
 		k := i
@@ -172,7 +175,7 @@ func Numbers(list []int) string {
 		}
 		i = k + 1
 	}
-	return strings.Join(parts, ", ")
+	return "partitions " + strings.Join(parts, ", ")
 }
 
 // masters returns which masters cannot become primary.
@@ -211,7 +214,7 @@ func (s *Status) work() (reasons []string) {
 func (c *Check) Reasons() (reasons []string) {
 	switch {
 	case len(c.Differ) > 0:
-		reasons = append(reasons, fmt.Sprintf("the last check of replicas found differences in partitions %s (neoctl check, neoctl repair)", Numbers(c.Differ)))
+		reasons = append(reasons, fmt.Sprintf("the last check of replicas found differences in %s (neoctl check, neoctl repair)", PartitionNames(c.Differ)))
 	case c.Ended == nil && c.Differences > 0:
 		reasons = append(reasons, "the check of replicas that goes on has found differences (neoctl status)")
 	}

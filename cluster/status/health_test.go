@@ -68,6 +68,8 @@ func TestHealth(t *testing.T) {
 			Health{Degraded, []string{"the import of S1 (db1, /var/lib/neo/s1.sqlite) has stopped (failed): neoctl print import"}}},
 		{"replicas differ", func(s *Status) { s.Check = &Check{Differ: []int{0, 1, 3}} },
 			Health{Degraded, []string{"the last check of replicas found differences in partitions 0-1, 3 (neoctl check, neoctl repair)"}}},
+		{"a replica of one partition differs", func(s *Status) { s.Check = &Check{Differ: []int{2}} },
+			Health{Degraded, []string{"the last check of replicas found differences in partition 2 (neoctl check, neoctl repair)"}}},
 		{"a check is over", func(s *Status) { s.Check = &Check{Ended: &time.Time{}, Complete: true} }, Health{OK, []string{}}},
 		{"a check goes on", func(s *Status) { s.Check = &Check{} }, Health{OK, []string{}}},
 		{"a check that goes on finds differences", func(s *Status) { s.Check = &Check{Differences: 2} },
@@ -109,6 +111,15 @@ func TestUnreachable(t *testing.T) {
 		h := Unreachable("10.0.0.1:9999", x.err).Health()
 		if want := "the admin at 10.0.0.1:9999 cannot be asked: " + x.want; h.Level != Down || len(h.Reasons) != 1 || h.Reasons[0] != want {
 			t.Errorf("%v: %v, want %q", x.err, h, want)
+		}
+	}
+}
+
+// One partition is named in the singular.
+func TestPartitionNames(t *testing.T) {
+	for want, list := range map[string][]int{"partition 2": {2}, "partitions 0-1": {0, 1}, "partitions 0-2, 5, 7-8": {0, 1, 2, 5, 7, 8}} {
+		if got := PartitionNames(list); got != want {
+			t.Errorf("%v: %q, want %q", list, got, want)
 		}
 	}
 }

@@ -136,7 +136,7 @@ func TestCheckUpstream(t *testing.T) {
 	}
 	say("check", 1, differ...)
 	say("check --local", 0, "no difference found")
-	summary := "CHECK: replicas differ (2 differences; partitions 0, 1; nodes S1)\n"
+	summary := "CHECK: replicas differ (2 differences; partitions 0, 1; node S1)\n"
 	say("print summary", 0, summary) // the replicas alone say nothing about that
 
 	// Upstream is packed. Whether the order is executed here or not: no other difference.

@@ -12,6 +12,7 @@ import (
 	"github.com/neozodb/neo/cluster/check"
 	"github.com/neozodb/neo/cluster/ctl"
 	"github.com/neozodb/neo/cluster/proto"
+	"github.com/neozodb/neo/cluster/status"
 	"github.com/neozodb/neo/cluster/tid"
 	"github.com/neozodb/neo/cmd/internal/cli"
 )
@@ -45,10 +46,10 @@ func progress(env *cli.Env) func(*check.Run) {
 			}
 		}
 		if repairing > 0 {
-			fmt.Fprintf(env.Stderr, "repairing: %d partitions to go\n", repairing)
+			fmt.Fprintf(env.Stderr, "repairing: %s to go\n", counted(repairing, "partition"))
 			return
 		}
-		fmt.Fprintf(env.Stderr, "checking: %d of %d partitions done, %d transactions and records compared, %d differences\n", over, len(r.Parts), rows, total)
+		fmt.Fprintf(env.Stderr, "checking: %d of %s done, %d transactions and records compared, %s\n", over, counted(len(r.Parts), "partition"), rows, counted(total, "difference"))
 	}
 }
 
@@ -206,7 +207,7 @@ func checkText(r *check.Run) string {
 			fmt.Fprintln(&b, d)
 		}
 		if more := p.Total - len(p.Found); more > 0 {
-			fmt.Fprintf(&b, "partition %d: and %d more differences\n", n, more)
+			fmt.Fprintf(&b, "partition %d: and %s\n", n, counted(more, "more difference"))
 		}
 		for _, id := range p.Nodes {
 			nodes[id] = true
@@ -230,7 +231,7 @@ func checkText(r *check.Run) string {
 		}
 	}
 	for _, note := range order {
-		fmt.Fprintf(&b, "%s: %s\n", partitionNames(notes[note]), note)
+		fmt.Fprintf(&b, "%s: %s\n", status.PartitionNames(notes[note]), note)
 	}
 	fmt.Fprintf(&b, "%d transactions and records of %s compared%s: ", rows, counted(len(r.Parts)-failed, "partition"), upstream)
 	if total == 0 {
@@ -258,27 +259,6 @@ func counted(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// partitionNames names partitions, with ranges for those that follow each other.
-func partitionNames(list []int) string {
-	if len(list) == 1 {
-		return fmt.Sprintf("partition %d", list[0])
-	}
-	var parts []string
-	for i := 0; i < len(list); {
-		end := i
-		for end+1 < len(list) && list[end+1] == list[end]+1 {
-			end++
-		}
-		if end == i {
-			parts = append(parts, fmt.Sprint(list[i]))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d-%d", list[i], list[end]))
-		}
-		i = end + 1
-	}
-	return "partitions " + strings.Join(parts, ", ")
 }
 
 // parseRepair reads --from NODE [--partition PARTITION]... NODE...

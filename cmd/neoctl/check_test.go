@@ -340,7 +340,7 @@ func TestRepairBothWays(t *testing.T) {
 		{"repair --from S2 --partition 1 S1", 0, []string{"partition 1: repaired from S2", "no difference found"}},
 		{"check 1:", 0, []string{"no difference found"}},
 		{"check", 1, []string{"2 differences found in S1, S2"}},
-		{"print summary", 0, []string{"CHECK: replicas differ (2 differences; partitions 4; nodes S1, S2)"}},
+		{"print summary", 0, []string{"CHECK: replicas differ (2 differences; partition 4; nodes S1, S2)"}},
 		{"print pt", 0, []string{"S1 R UUUUUUUU\nS2 R UUUUUUUU\n"}},
 	} {
 		out, stderr, code := runCtl(t, append([]string{"-a", c.Admin().String()}, strings.Fields(tt.args)...)...)

@@ -70,7 +70,7 @@ func warnOfLastCopies(ctx context.Context, c *session) error {
 	}
 	for i := range s.Nodes {
 		if list := last[s.Nodes[i].ID]; list != nil {
-			fmt.Fprintf(c.env.Stderr, "warning: only %s has a readable copy of partitions %s now\n", s.Nodes[i].Name(), status.Numbers(list))
+			fmt.Fprintf(c.env.Stderr, "warning: only %s has a readable copy of %s now\n", s.Nodes[i].Name(), status.PartitionNames(list))
 		}
 	}
 	return nil
@@ -110,8 +110,12 @@ func dropLoss(ctx context.Context, c *session, id proto.NodeID) (string, error) 
 	if cells == nil {
 		return "", nil
 	}
-	return fmt.Sprintf("%s is removed from the cluster for good, with its copies of partitions %s.\nWhat only its database has is lost to the cluster, and the storage cannot come back with it.",
-		nodes[i].Name(), status.Numbers(cells)), nil
+	what := "copies"
+	if len(cells) == 1 {
+		what = "copy"
+	}
+	return fmt.Sprintf("%s is removed from the cluster for good, with its %s of %s.\nWhat only its database has is lost to the cluster, and the storage cannot come back with it.",
+		nodes[i].Name(), what, status.PartitionNames(cells)), nil
 }
 
 // parseTruncate reads TID.

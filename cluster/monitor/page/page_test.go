@@ -193,7 +193,7 @@ func TestPage(t *testing.T) {
 		{"busy", busy(), []string{
 			"<title>! site: degraded</title>", "Degraded", "2 of 3", "S3 (db3, /var/lib/neo/storage3.sqlite) is DOWN since 2026-11-29",
 			"cells to be copied: S2 (1), S3 (8), which does not run", "S2 copies partition 3: it has all up to 2026-08-31", "copying, 6.9 GiB of 20 GiB, 36 MiB a second, 6 min left",
-			"35 %", "12 transactions still to be written back to the source", "the record does not end", "not connected", "partitions with differences: 4-6",
+			"35 %", "12 transactions still to be written back to the source", "the record does not end", "not connected", "differences in partitions 4-6",
 			"goes on: S1, S2", `<li class="few"`, `title="Partition 2: S3 out of date, and its node does not run; S1 up to date"`, "✕ its node does not run",
 		}, []string{"Healthy"}},
 		{"unchecked", unchecked(), []string{

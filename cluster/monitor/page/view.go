@@ -361,7 +361,7 @@ func checkWork(s *status.Status, c *status.Check) work {
 		w.Lines = append(w.Lines, "nodes that differ: "+strings.Join(c.Nodes, ", "))
 	}
 	if len(c.Differ) > 0 {
-		w.Lines = append(w.Lines, "partitions with differences: "+status.Numbers(c.Differ))
+		w.Lines = append(w.Lines, "differences in "+status.PartitionNames(c.Differ))
 	}
 	return w
 }
@@ -521,7 +521,7 @@ func (v *view) partitions(s *status.Status) {
 			m.Text += fmt.Sprintf(" %d cannot be read.", lost)
 		}
 		if few > 0 {
-			m.Text += fmt.Sprintf(" %d can be read, but lack copies.", few)
+			m.Text += fmt.Sprintf(" %d can be read, but %s copies.", few, map[bool]string{true: "lacks", false: "lack"}[few == 1])
 		}
 	}
 	v.Map = m
