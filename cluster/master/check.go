@@ -173,6 +173,9 @@ func (m *Machine) checkReplicas(p *peer, id uint32, pkt *proto.CheckReplicas) *p
 		}
 		m.notify(o.to, o.order)
 	}
+	if orders == nil {
+		m.checkEnded(c.last)
+	}
 	text := ""
 	if p.reports {
 		text = fmt.Sprint(check.Started, c.last)
@@ -231,8 +234,35 @@ func (m *Machine) checkReported(p *peer, pkt *proto.NotifyMonitorInformation) {
 	}
 	m.report(r)
 	if r.State != check.Comparing {
-		m.log(slog.LevelInfo, "partition checked", "partition", r.Partition, "node", p.String(), "differences", r.Total, "nodes", idTexts(r.Nodes), "note", r.Note)
+		level := slog.LevelInfo
+		if r.State == check.Compared && r.Total == 0 && r.Note == "" {
+			level = slog.LevelDebug // it is well
+		}
+		m.log(level, "partition checked", "partition", r.Partition, "node", p.String(), "differences", r.Total, "nodes", idTexts(r.Nodes), "note", r.Note)
+		m.checkEnded(r.Check)
 	}
+}
+
+// checkEnded logs the end of a check, unless some of it goes on.
+func (m *Machine) checkEnded(id int64) {
+	run := m.checks.board.Run(id)
+	if run == nil {
+		return
+	}
+	for j := range m.checks.jobs {
+		if j.check == id {
+			return
+		}
+	}
+	failed, rows, differences := 0, 0, 0
+	for _, part := range run.Parts {
+		if part.State == check.Failed {
+			failed++
+		}
+		rows += part.Rows
+		differences += part.Total
+	}
+	m.log(slog.LevelInfo, "check ended", "partitions", len(run.Parts), "not_compared", failed, "rows", rows, "differences", differences)
 }
 
 // corrupted takes what a storage has found that does not report more.
@@ -295,6 +325,7 @@ func (m *Machine) jobFailed(j job, why string) {
 		}
 	}
 	m.report(r)
+	m.checkEnded(j.check)
 }
 
 // checkerLost ends what a storage was ordered to do.

@@ -179,7 +179,7 @@ func (s *sim) command(c string) {
 		return
 	case "log": // the last lines
 		for _, l := range s.lines {
-			s.said = append(s.said, strings.TrimSuffix(fmt.Sprintln(append([]any{l.Level, l.Text}, l.Attrs...)...), "\n"))
+			s.said = append(s.said, strings.TrimSpace(fmt.Sprintln(append([]any{l.Level, l.Text}, l.Attrs...)...)))
 		}
 		return
 	case "value": // value t1 T1: these ids as numbers
