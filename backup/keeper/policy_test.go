@@ -271,16 +271,22 @@ func TestExtendLocks(t *testing.T) {
 			}
 			time.Sleep(day)
 		}
+		// What is missing is named, and its versions stay locked.
+		w.must(w.mem.Delete(ctx, []string{overwritten}))
+		rep, err := k.ExtendLocks(ctx)
+		if err != nil || !rep.Damaged || !strings.Contains(strings.Join(rep.Damage, "\n"), overwritten) || rep.Least < 14*day {
+			w.t.Fatalf("%+v, %v", rep, err)
+		}
 		// What does not verify is locked as a whole.
 		s := w.state(w.current().Lineage)
 		w.mem.Corrupt(s.Tails[0].Key, func(b []byte) []byte { b[100] ^= 1; return b })
-		rep, err := k.ExtendLocks(ctx)
+		rep, err = k.ExtendLocks(ctx)
 		if err != nil || !rep.Damaged || !strings.Contains(strings.Join(rep.Damage, "\n"), s.Tails[0].Key) {
 			w.t.Fatalf("%+v, %v", rep, err)
 		}
 		for v, err := range w.mem.Versions(ctx, s.Lineage.String()) {
 			w.must(err)
-			if r, _ := w.mem.Retention(ctx, v.Key, v.Version); r.Until.Sub(w.now()) < 14*day {
+			if r, _ := w.mem.Retention(ctx, v.Key, v.Version); !v.Deleted && r.Until.Sub(w.now()) < 14*day {
 				w.t.Errorf("%s is locked until %v", v.Key, r.Until)
 			}
 		}
