@@ -91,11 +91,15 @@ var (
 type FencedError struct {
 	Key    string    // that the other writer created
 	Writer string    // host/pid/nonce
-	Asof   time.Time // of what it wrote
+	Asof   time.Time // of what it wrote; zero: not known
 }
 
 func (e *FencedError) Error() string {
-	return fmt.Sprintf("%v: %s was created by writer %s at %s; stop one of the two", ErrFenced, e.Key, e.Writer, e.Asof.UTC().Format(time.RFC3339))
+	at := ""
+	if !e.Asof.IsZero() { // a lineage may end before the source was first asked
+		at = " at " + e.Asof.UTC().Format(time.RFC3339)
+	}
+	return fmt.Sprintf("%v: %s was created by writer %s%s; stop one of the two", ErrFenced, e.Key, e.Writer, at)
 }
 
 // Is reports whether target is ErrFenced.
