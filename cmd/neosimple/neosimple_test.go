@@ -170,6 +170,7 @@ func TestHalfImported(t *testing.T) {
 func TestServedImport(t *testing.T) {
 	site := sample(t, "site.fs")
 	complete := "It has everything that was in " + site
+	done := "\ndone: everything is copied and equal. The file " + site + " is not needed any more: the next start may be without --import.\n"
 	var dir string
 	var p *process
 	for n := 0; n < 20; n++ {
@@ -182,7 +183,7 @@ func TestServedImport(t *testing.T) {
 		}
 		p = start(t, "--dir", dir, "--import", site)
 		p.ready()
-		ended := func(text string) bool { return strings.Contains(text, "done: ") || strings.Contains(text, complete) }
+		ended := func(text string) bool { return strings.Contains(text, done) || strings.Contains(text, complete) }
 		for deadline := time.Now().Add(time.Minute); !ended(p.stderr.String()); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the import does not come to its end:\n%s", p.stderr.String())
@@ -194,7 +195,7 @@ func TestServedImport(t *testing.T) {
 		}
 		// The first one had come to its end before it was stopped: once more.
 	}
-	for _, want := range []string{" print import ", "done: everything is copied and equal. The file " + site + " is not needed any more: the next start may be without --import.\n"} {
+	for _, want := range []string{" print import ", done} {
 		if !strings.Contains(p.stderr.String(), want) {
 			t.Errorf("no %q in:\n%s", want, p.stderr.String())
 		}
