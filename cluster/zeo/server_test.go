@@ -340,7 +340,7 @@ func TestStuckClientIsDropped(t *testing.T) {
 			stores[i].Base = at
 		}
 	}
-	if slowest > 2*time.Minute { // it would wait for ever
+	if slowest > 2*time.Minute { // it would not end
 		t.Errorf("a commit took %v", slowest)
 	}
 	s.eventually("only the writer is left", func() bool {
